@@ -1,0 +1,149 @@
+"""The composition root: from settings to the application that gunicorn's workers run."""
+
+from __future__ import annotations
+
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import cv2
+import fastapi_offline
+from fastapi import FastAPI, Response
+from fastapi.openapi.docs import get_swagger_ui_html
+from fastapi.staticfiles import StaticFiles
+from starlette.exceptions import HTTPException
+
+from app import __version__
+from app.face.errors import InputError
+from app.observability import metrics, multiprocess
+from app.observability.board import Board
+from app.observability.rich_logging import LogOptions
+from app.service.admission import Admission
+from app.service.crop import CropService, Limits
+from app.web import openapi, problems
+from app.web.middleware import RequestContext, RequestMetrics
+from app.web.routes import crop, operations
+from app.web.state import WebState
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+    from prometheus_client import CollectorRegistry
+
+    from app.settings import Settings
+
+DESCRIPTION = (
+    "A photo of a face and its MediaPipe landmarks in; labelled regions out, as an SVG overlay and as contours."
+)
+DOCS_ASSETS = "/docs/assets"
+
+# Parallelism comes from worker processes; threads of cv2's own, inherited through a fork, would be broken besides.
+cv2.setNumThreads(0)
+
+
+def create_app(settings: Settings, *, board: Board | None = None, registry: CollectorRegistry | None = None) -> FastAPI:
+    """Build the application.
+
+    Args:
+        settings: how to run.
+        board: health shared with other processes; None makes one for this process alone.
+        registry: what ``/metrics`` reads; None leaves the path out.
+    """
+    state = WebState(
+        crop=CropService(
+            Limits(max_image_pixels=settings.max_image_pixels, landmark_margin=settings.landmark_margin),
+            fault_work_s=settings.fault_work_s,
+        ),
+        admission=Admission(max_concurrency=settings.max_concurrency, threads=settings.work_threads),
+        board=board or Board(expected_workers=1, timeout_s=settings.timeout_s),
+        registry=registry,
+        api_keys=tuple(key.get_secret_value().encode() for key in settings.api_keys),
+        max_body_bytes=settings.max_body_bytes,
+        body_timeout_s=settings.body_timeout_s,
+        retry_after_s=settings.retry_after_s,
+    )
+
+    @asynccontextmanager
+    async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
+        yield
+        state.admission.close()
+
+    app = FastAPI(
+        title="facial-service",
+        version=__version__,
+        description=DESCRIPTION,
+        docs_url=None,
+        redoc_url=None,
+        root_path=settings.root_path,
+        redirect_slashes=False,
+        lifespan=lifespan,
+        exception_handlers={
+            problems.ProblemError: problems.handle_problem,
+            InputError: problems.handle_input_error,
+            HTTPException: problems.handle_http_exception,
+        },
+    )
+    app.state.web = state
+    app.include_router(crop.router)
+    app.include_router(operations.router)
+    _add_docs(app)
+    # The last one added is the outermost: the context is there before anything else happens, and after.
+    if metrics.is_enabled():
+        app.add_middleware(RequestMetrics)
+    app.add_middleware(RequestContext, is_access_logged=settings.log_access)
+    return app
+
+
+def install_metrics(settings: Settings) -> Path:
+    """Make every recorded metric, in files that worker processes share.
+
+    Returns:
+        The folder of the files.
+    """
+    directory = multiprocess.use_directory(settings.prometheus_multiproc_dir)
+    names = {spec.buckets for spec in metrics.METRICS if spec.buckets is not None}
+    metrics.install({name: getattr(settings, name) for name in names})
+    return directory
+
+
+def log_options(settings: Settings) -> LogOptions:
+    """Pick what the settings say of logs."""
+    return LogOptions(
+        format=settings.log_format,
+        level=settings.log_level,
+        levels=settings.log_levels,
+        theme=settings.log_theme,
+        time_format=settings.log_time_format,
+        file=settings.log_file,
+        file_max_bytes=settings.log_file_max_bytes,
+        file_backups=settings.log_file_backups,
+    )
+
+
+def _add_docs(app: FastAPI) -> None:
+    """Serve the interactive document with assets of our own: a cluster's browser may reach no content network."""
+
+    def openapi_document() -> dict[str, object]:
+        if not app.openapi_schema:
+            app.openapi_schema = openapi.build_document(app)
+        return app.openapi_schema
+
+    app.openapi = openapi_document  # type: ignore[method-assign]  # FastAPI's documented way to change the document
+    assets = Path(fastapi_offline.__file__).parent / "static"
+    app.mount(DOCS_ASSETS, StaticFiles(directory=assets), name="docs-assets")
+
+    @app.get("/docs", include_in_schema=False)
+    async def docs() -> Response:
+        root = settings_root(app)
+        return get_swagger_ui_html(
+            openapi_url=f"{root}/openapi.json",
+            title=app.title,
+            swagger_js_url=f"{root}{DOCS_ASSETS}/swagger-ui-bundle.js",
+            swagger_css_url=f"{root}{DOCS_ASSETS}/swagger-ui.css",
+            swagger_favicon_url=f"{root}{DOCS_ASSETS}/favicon.png",
+        )
+
+
+def settings_root(app: FastAPI) -> str:
+    """Return the prefix under which a proxy serves the application."""
+    return app.root_path.rstrip("/")

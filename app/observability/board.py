@@ -1,0 +1,109 @@
+"""A page of memory that the master, its workers and the exporter share: who is alive, who drains.
+
+It is made before the first fork and inherited, so it needs no file, no socket and no lock: each process writes only
+its own row, and a row is small enough to be read whole.
+"""
+
+from __future__ import annotations
+
+import mmap
+import os
+import struct
+import time
+from dataclasses import dataclass
+from enum import IntEnum
+
+_HEADER = struct.Struct("=iid")  # master pid, expected workers, started at; never changed
+_FLAG = struct.Struct("=i")  # draining, then booted: each on its own, for they have different writers
+_DRAINING, _BOOTED, _FIRST_ROW = _HEADER.size, _HEADER.size + _FLAG.size, _HEADER.size + 2 * _FLAG.size
+_ROW = struct.Struct("=iid")  # pid, state, last beat
+_ROWS = 1024
+
+
+class State(IntEnum):
+    """Where a process is in its life. Zero is a row that nobody has taken."""
+
+    ABSENT = 0
+    STARTING = 1
+    READY = 2
+    DRAINING = 3
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One worker as the board knows it; ``beat_age_s`` is the time since it last showed a sign of life."""
+
+    slot: int
+    pid: int
+    state: State
+    beat_age_s: float
+
+
+class Board:
+    """Health that every process can read.
+
+    Args:
+        expected_workers: how many workers have to have booted before the service is ready.
+        timeout_s: how old a worker's last sign of life may be.
+    """
+
+    def __init__(self, *, expected_workers: int, timeout_s: float) -> None:
+        self._memory = mmap.mmap(-1, _FIRST_ROW + _ROWS * _ROW.size)
+        self._timeout_s = timeout_s
+        _HEADER.pack_into(self._memory, 0, os.getpid(), expected_workers, time.monotonic())
+
+    @property
+    def master_pid(self) -> int:
+        """The process that made the board."""
+        return int(_HEADER.unpack_from(self._memory, 0)[0])
+
+    @property
+    def is_draining(self) -> bool:
+        """Whether the master has been told to stop."""
+        return self._flag(_DRAINING)
+
+    def drain(self) -> None:
+        """Say that the master stops: nobody is ready from here on."""
+        _FLAG.pack_into(self._memory, _DRAINING, 1)
+
+    def beat(self, slot: int, state: State) -> None:
+        """Write a worker's row: its process id, state and the time."""
+        _ROW.pack_into(self._memory, self._offset(slot), os.getpid(), state, time.monotonic())
+
+    def clear(self, slot: int) -> None:
+        """Empty the row of a worker that is gone."""
+        _ROW.pack_into(self._memory, self._offset(slot), 0, State.ABSENT, 0.0)
+
+    def rows(self) -> list[Row]:
+        """List the workers that have a row, by slot."""
+        now = time.monotonic()
+        rows = []
+        for slot in range(_ROWS):
+            pid, state, beat = _ROW.unpack_from(self._memory, self._offset(slot))
+            if state != State.ABSENT:
+                rows.append(Row(slot, pid, State(state), max(0.0, now - beat)))
+        return rows
+
+    def is_live(self) -> bool:
+        """Tell whether some worker showed a sign of life in time; while all still boot, the master counts."""
+        if any(row.beat_age_s <= self._timeout_s for row in self.rows()):
+            return True
+        _, _, started = _HEADER.unpack_from(self._memory, 0)
+        return not self._flag(_BOOTED) and time.monotonic() - started <= self._timeout_s
+
+    def is_ready(self) -> bool:
+        """Tell whether all workers have booted once, one of them serves now, and the service does not stop."""
+        _, expected, _ = _HEADER.unpack_from(self._memory, 0)
+        serving = sum(row.state == State.READY and row.beat_age_s <= self._timeout_s for row in self.rows())
+        if serving >= expected:
+            _FLAG.pack_into(self._memory, _BOOTED, 1)
+        return self._flag(_BOOTED) and serving > 0 and not self.is_draining
+
+    def _flag(self, offset: int) -> bool:
+        return bool(_FLAG.unpack_from(self._memory, offset)[0])
+
+    @staticmethod
+    def _offset(slot: int) -> int:
+        if not 0 <= slot < _ROWS:
+            raise ValueError(f"slot {slot}: the board has room for 0 to {_ROWS - 1}")
+        return _FIRST_ROW + slot * _ROW.size

@@ -1,0 +1,127 @@
+"""Prometheus values across worker processes: stable slots, one folder of files, one registry to scrape.
+
+The client library's default names a file after each process id and keeps it for ever. Here a process writes under the
+name of its *slot* (``worker-0``), which its successor takes over, so that the number of files is bounded by the number
+of processes that ever ran at once, and counters go on where a killed process left them.
+"""
+
+from __future__ import annotations
+
+import heapq
+import os
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from prometheus_client import CollectorRegistry, multiprocess, values
+from prometheus_client.core import GaugeMetricFamily
+from prometheus_client.registry import Collector
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+DIRECTORY_VARIABLE = "PROMETHEUS_MULTIPROC_DIR"
+
+_identity = "main"
+
+
+def set_identity(name: str) -> None:
+    """Name the file set that this process writes from now on; called right after a fork.
+
+    Args:
+        name: the slot, such as ``worker-0``. No two live processes may share one.
+
+    Raises:
+        ValueError: the name holds ``_`` or ``/``; the files' names are split at ``_`` when they are read.
+    """
+    global _identity  # noqa: PLW0603 - one identity a process is the point
+    if "_" in name or "/" in name:
+        raise ValueError(f"a slot's name may hold neither '_' nor '/': {name!r}")
+    _identity = name
+
+
+def get_identity() -> str:
+    """Return the slot that this process writes under."""
+    return _identity
+
+
+def use_directory(directory: Path | None) -> Path:
+    """Wipe (or make) the folder of value files and point the client library at it, before any metric is made.
+
+    Files of an earlier run would be added to this one's: an emptyDir outlives its container.
+
+    Args:
+        directory: an existing or new folder; None makes one under the temporary folder.
+
+    Returns:
+        The folder in use.
+    """
+    path = Path(tempfile.mkdtemp(prefix="facial-service-")) if directory is None else directory
+    path.mkdir(parents=True, exist_ok=True)
+    for file in path.glob("*.db"):
+        file.unlink(missing_ok=True)
+    os.environ[DIRECTORY_VARIABLE] = str(path)
+    values.ValueClass = values.MultiProcessValue(process_identifier=get_identity)
+    return path
+
+
+def forget_slot(name: str, directory: Path) -> None:
+    """Drop the live gauges of a process that is gone, so that its requests in progress are not counted for ever."""
+    multiprocess.mark_process_dead(name, str(directory))
+
+
+class SlotPool:
+    """Numbers for processes, lowest first, each held by one process at a time.
+
+    Example:
+        >>> pool = SlotPool()
+        >>> pool.take(), pool.take()
+        (0, 1)
+        >>> pool.free(0)
+        >>> pool.take()
+        0
+    """
+
+    def __init__(self) -> None:
+        self._free: list[int] = []
+        self._next = 0
+
+    def take(self) -> int:
+        """Return the lowest number that nobody holds."""
+        if self._free:
+            return heapq.heappop(self._free)
+        self._next += 1
+        return self._next - 1
+
+    def free(self, number: int) -> None:
+        """Give a number back; the caller has dropped the live gauges under it."""
+        heapq.heappush(self._free, number)
+
+
+class DirectoryCollector(Collector):
+    """How many value files there are and what they take: a number that grows is a leak."""
+
+    def __init__(self, directory: Path) -> None:
+        self._directory = directory
+
+    def collect(self) -> Iterator[GaugeMetricFamily]:
+        """Yield ``multiprocess_files`` and ``multiprocess_bytes``."""
+        sizes = []
+        for entry in os.scandir(self._directory):
+            if entry.name.endswith(".db"):
+                try:
+                    sizes.append(entry.stat().st_size)
+                except FileNotFoundError:  # a live gauge's file went away with its process
+                    continue
+        yield GaugeMetricFamily("multiprocess_files", "Files that hold the worker processes' values.", len(sizes))
+        yield GaugeMetricFamily("multiprocess_bytes", "Bytes that these files take.", sum(sizes))
+
+
+def scrape_registry(directory: Path, collectors: Iterable[Collector] = ()) -> CollectorRegistry:
+    """Build the registry that a scrape reads: every process's values, and what is read at scrape time."""
+    registry = CollectorRegistry(auto_describe=False)
+    multiprocess.MultiProcessCollector(registry, path=str(directory))
+    registry.register(DirectoryCollector(directory))
+    for collector in collectors:
+        registry.register(collector)
+    return registry

@@ -1,0 +1,75 @@
+"""Memory and CPU of the master, its workers and the exporter, read when somebody scrapes."""
+
+from __future__ import annotations
+
+import os
+import platform
+import time
+from typing import TYPE_CHECKING
+
+import psutil
+from prometheus_client.core import GaugeMetricFamily
+from prometheus_client.registry import Collector
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from app.observability.board import Board
+
+
+class ResourceCollector(Collector):
+    """``memory_usage_bytes`` and ``cpu_usage_percent`` for every process on the board.
+
+    CPU is the mean since this collector's scrape before; the first one gives the mean since the process started.
+
+    Args:
+        board: who is alive.
+    """
+
+    def __init__(self, board: Board) -> None:
+        self._board = board
+        self._before: dict[int, tuple[float, float]] = {}
+
+    def collect(self) -> Iterator[GaugeMetricFamily]:
+        """Yield one sample a process; a process that ended meanwhile is left out."""
+        memory = GaugeMetricFamily("memory_usage_bytes", "Resident memory.", labels=["process"])
+        cpu = GaugeMetricFamily(
+            "cpu_usage_percent", "CPU time since the scrape before, of one core.", labels=["process"]
+        )
+        now, seen = time.monotonic(), {}
+        for name, pid in self._processes():
+            try:
+                process = psutil.Process(pid)
+                with process.oneshot():
+                    times, rss, started = process.cpu_times(), process.memory_info().rss, process.create_time()
+            except psutil.Error:
+                continue
+            used = times.user + times.system
+            at, before = self._before.get(pid, (now - max(time.time() - started, 0.01), 0.0))
+            memory.add_metric([name], rss)
+            cpu.add_metric([name], 100 * max(0.0, used - before) / max(now - at, 0.01))
+            seen[pid] = (now, used)
+        self._before = seen
+        yield memory
+        yield cpu
+
+    def _processes(self) -> Iterator[tuple[str, int]]:
+        yield "master", self._board.master_pid
+        if os.getppid() == self._board.master_pid and os.getpid() not in {row.pid for row in self._board.rows()}:
+            yield "exporter", os.getpid()
+        for row in self._board.rows():
+            if row.pid != self._board.master_pid:
+                yield f"worker-{row.slot}", row.pid
+
+
+class BuildCollector(Collector):
+    """``app_build_info``: which version runs, on which Python."""
+
+    def __init__(self, version: str) -> None:
+        self._version = version
+
+    def collect(self) -> Iterator[GaugeMetricFamily]:
+        """Yield the one sample."""
+        family = GaugeMetricFamily("app_build_info", "Always 1.", labels=["version", "python"])
+        family.add_metric([self._version, platform.python_version()], 1)
+        yield family

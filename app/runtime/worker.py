@@ -1,0 +1,68 @@
+"""The uvicorn worker of the API: it writes its state to the board and leaves logging to the service."""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING, Any
+
+from gunicorn.arbiter import Arbiter
+from uvicorn.server import Server
+from uvicorn_worker import UvicornWorker
+
+from app.observability.board import Board, State
+
+if TYPE_CHECKING:
+    from types import FrameType
+
+
+class _Server(Server):
+    """Tells the board when it stops accepting, before it waits for the requests in flight."""
+
+    def __init__(self, worker: ServiceWorker) -> None:
+        super().__init__(worker.config)
+        self._worker = worker
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """Mark the worker as draining, then stop as usual."""
+        self._worker.board.beat(self._worker.slot, State.DRAINING)
+        super().handle_exit(sig, frame)
+
+
+class ServiceWorker(UvicornWorker):
+    """One API process in one slot.
+
+    Attributes:
+        slot: number of the slot, set by the arbiter before the fork.
+        board: shared with the master and the exporter, set by the arbiter before the fork.
+        exit_status: signal (negative) or exit code, set by the arbiter when the process has ended.
+    """
+
+    CONFIG_KWARGS: dict[str, Any] = {  # noqa: RUF012 - the base class declares it so
+        "loop": "uvloop",
+        "http": "httptools",
+        "ws": "none",
+        "access_log": False,
+        "server_header": False,
+    }
+
+    slot: int
+    board: Board
+    exit_status: int | None = None
+
+    @property
+    def slot_name(self) -> str:
+        """The name that the process's metrics are kept under."""
+        return f"worker-{self.slot}"
+
+    async def _serve(self) -> None:
+        self.config.app = self.wsgi
+        server = _Server(self)
+        self._install_sigquit_handler()
+        await server.serve(sockets=self.sockets)
+        if not server.started:
+            sys.exit(Arbiter.WORKER_BOOT_ERROR)
+
+    async def callback_notify(self) -> None:
+        """Show a sign of life, to gunicorn and to the board; the event loop calls it every half timeout."""
+        await super().callback_notify()
+        self.board.beat(self.slot, State.READY)

@@ -1,0 +1,201 @@
+"""Every setting of the service, in one frozen object; the only module that reads the environment.
+
+Each field is set by the environment variable of the same name in capitals (``max_body_bytes`` by ``MAX_BODY_BYTES``).
+The tables in the README are made from the descriptions here, so units stand in them and in the names.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+import os
+from functools import lru_cache
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import Field, SecretStr, field_validator, model_validator
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+
+CommaList = NoDecode
+"""Marks a field that is written as a comma-separated list instead of as JSON."""
+
+Buckets = Annotated[tuple[float, ...], CommaList]
+
+MIB = 1024 * 1024
+
+# A request that only needs its header read ends in 2 to 5 ms and one that decodes 24 Mpx in under a second, so the
+# bounds are dense around the first and still tell apart what goes wrong beyond the second.
+REQUEST_SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
+# A step of the image work takes from 0.1 ms (a few contours) to a good part of a second (24 Mpx decoded).
+STEP_SECONDS = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0)
+# From a landmark-only answer to the largest body that is accepted by default.
+BODY_BYTES = (1024.0, 4096.0, 16384.0, 65536.0, 262144.0, 1048576.0, 4194304.0, 16777216.0)
+
+
+def count_usable_cores() -> int:
+    """Count the processors this process may use: its affinity, lessened by a cgroup CPU limit (v2 or v1)."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    quota = _cgroup_cpu_limit()
+    return max(1, min(cores, math.ceil(quota)) if quota else cores)
+
+
+def _cgroup_cpu_limit() -> float | None:
+    candidates = (
+        ("/sys/fs/cgroup/cpu.max", None),
+        ("/sys/fs/cgroup/cpu/cpu.cfs_quota_us", "/sys/fs/cgroup/cpu/cpu.cfs_period_us"),
+    )
+    for quota_path, period_path in candidates:
+        try:
+            quota, *rest = Path(quota_path).read_text(encoding="ascii").split()
+            period = rest[0] if period_path is None else Path(period_path).read_text(encoding="ascii").strip()
+            if quota not in {"max", "-1"}:
+                return int(quota) / int(period)
+        except (OSError, ValueError, IndexError):
+            continue
+    return None
+
+
+class Settings(BaseSettings):
+    """How one instance runs. Values are checked at start, and a wrong one stops the service with its name."""
+
+    model_config = SettingsConfigDict(frozen=True, extra="ignore", validate_default=True, hide_input_in_errors=True)
+
+    # Serving
+    host: str = Field("127.0.0.1", description="Address to listen on, for the API and for metrics")
+    port: int = Field(8000, ge=0, le=65535, description="Port of the API; 0 takes a free one")
+    workers: int = Field(
+        default_factory=count_usable_cores, ge=1, le=256, description="API worker processes; default: usable cores"
+    )
+    work_threads: int = Field(1, ge=1, le=32, description="Threads a worker process does image work on")
+    timeout_s: int = Field(30, ge=2, description="Seconds without a sign of life after which a worker is replaced")
+    graceful_timeout_s: int = Field(30, ge=1, description="Seconds that requests in flight get to end on stop")
+    keep_alive_s: int = Field(
+        75, ge=1, description="Seconds an idle connection is kept; longer than the idle timeout of a proxy in front"
+    )
+    backlog: int = Field(2048, ge=64, description="Connections that may wait to be accepted")
+    forwarded_allow_ips: str = Field(
+        "127.0.0.1", description="Proxies whose X-Forwarded-For is believed, separated by commas; `*` for any"
+    )
+    root_path: str = Field("", description="Path prefix that a proxy in front strips, for the links of /docs")
+
+    # Limits
+    max_body_bytes: int = Field(16 * MIB, ge=1024, description="Largest request body, in bytes; beyond it 413")
+    max_image_pixels: int = Field(
+        24_000_000, ge=1, le=100_000_000, description="Largest photo or label map, in pixels, read from its header"
+    )
+    max_concurrency: int = Field(
+        16, ge=1, description="Requests a worker process holds at once; beyond it 503 with Retry-After"
+    )
+    body_timeout_s: float = Field(30.0, gt=0, description="Seconds a request's body may take to arrive; beyond it 408")
+    retry_after_s: int = Field(1, ge=1, description="Seconds that a 503 asks the caller to wait")
+    landmark_margin: float = Field(
+        0.25, ge=0, le=10, description="How far outside the photo a landmark may lie, as a fraction of its side"
+    )
+
+    # Access
+    api_keys: Annotated[tuple[SecretStr, ...], CommaList] = Field(
+        (), description="Keys that /api/ asks for (X-API-Key or bearer), separated by commas; empty: open"
+    )
+
+    # Metrics
+    enable_metrics: bool = Field(default=True, description="Record and serve Prometheus metrics")
+    metrics_port: int = Field(
+        9000, ge=0, le=65535, description="Port of the process that serves metrics and probes; 0 takes a free one"
+    )
+    prometheus_multiproc_dir: Path | None = Field(
+        None, description="Folder of the metric files, wiped at start; default: a new one under the temporary folder"
+    )
+    request_duration_buckets: Buckets = Field(REQUEST_SECONDS, description="Histogram bounds of requests, in seconds")
+    image_duration_buckets: Buckets = Field(STEP_SECONDS, description="Histogram bounds of image steps, in seconds")
+    request_size_buckets: Buckets = Field(BODY_BYTES, description="Histogram bounds of request bodies, in bytes")
+    response_size_buckets: Buckets = Field(BODY_BYTES, description="Histogram bounds of answers, in bytes")
+
+    # Logs
+    log_format: Literal["auto", "rich", "json"] = Field("auto", description="auto: Rich on a terminal, else JSON")
+    log_level: str = Field("INFO", description="Level of every component that log_levels does not name")
+    log_levels: Annotated[dict[str, str], CommaList] = Field(
+        default_factory=dict, description="Level a component (api, images, server), as in `api=DEBUG,images=WARNING`"
+    )
+    log_access: bool = Field(default=True, description="One line a request")
+    log_theme: Annotated[dict[str, str], CommaList] = Field(
+        default_factory=dict,
+        description="Rich styles over the default ones, as in `logging.level.info=cyan,component.api=bold blue`",
+    )
+    log_time_format: str = Field("%H:%M:%S", description="Time on a terminal, in strftime's letters")
+    log_file: Path | None = Field(None, description="File that gets JSON lines as well, rotated")
+    log_file_max_bytes: int = Field(10 * MIB, ge=1024, description="Size at which the log file is rotated, in bytes")
+    log_file_backups: int = Field(5, ge=0, description="Rotated log files that are kept")
+
+    # Fault injection
+    fault_work_s: float = Field(
+        0.0, ge=0, le=60, description="Seconds of CPU that each request burns extra; to rehearse overload, never to run"
+    )
+
+    @field_validator("api_keys", mode="before")
+    @classmethod
+    def _split_keys(cls, value: Any) -> Any:
+        return tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else value
+
+    @field_validator(
+        "request_duration_buckets",
+        "image_duration_buckets",
+        "request_size_buckets",
+        "response_size_buckets",
+        mode="before",
+    )
+    @classmethod
+    def _split_buckets(cls, value: Any) -> Any:
+        return tuple(value.split(",")) if isinstance(value, str) else value
+
+    @field_validator(
+        "request_duration_buckets", "image_duration_buckets", "request_size_buckets", "response_size_buckets"
+    )
+    @classmethod
+    def _check_buckets(cls, value: tuple[float, ...]) -> tuple[float, ...]:
+        is_rising = all(low < high for low, high in itertools.pairwise(value))
+        if not value or not is_rising or not all(math.isfinite(bound) and bound > 0 for bound in value):
+            raise ValueError("expected at least one bound, all above 0 and rising")
+        return value
+
+    @field_validator("log_levels", "log_theme", mode="before")
+    @classmethod
+    def _split_pairs(cls, value: Any) -> Any:
+        if not isinstance(value, str):
+            return value
+        pairs = [part.partition("=") for part in value.split(",") if part.strip()]
+        if any(not sign for _, sign, _ in pairs):
+            raise ValueError("expected name=value pairs separated by commas")
+        return {name.strip(): text.strip() for name, _, text in pairs}
+
+    @field_validator("log_level")
+    @classmethod
+    def _check_level(cls, value: str) -> str:
+        return _level_name(value)
+
+    @field_validator("log_levels")
+    @classmethod
+    def _check_levels(cls, value: dict[str, str]) -> dict[str, str]:
+        return {component.lower(): _level_name(level) for component, level in value.items()}
+
+    @model_validator(mode="after")
+    def _check_ports(self) -> Self:
+        if self.port and self.port == self.metrics_port:
+            raise ValueError(f"PORT and METRICS_PORT are both {self.port}; they need to differ")
+        return self
+
+
+def _level_name(value: str) -> str:
+    levels = ("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL")
+    if value.upper() not in levels:
+        raise ValueError(f"expected one of {', '.join(levels)}")
+    return value.upper()
+
+
+@lru_cache(maxsize=1)
+def load_settings() -> Settings:
+    """Read the environment once.
+
+    Raises:
+        pydantic.ValidationError: a variable has a value that its setting does not take.
+    """
+    return Settings()

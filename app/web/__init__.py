@@ -1,0 +1,1 @@
+"""HTTP: routes, wire formats, problems, limits, and what surrounds a request."""

@@ -1,0 +1,113 @@
+"""What surrounds every request: its ids, its access line, its metrics, and the last catch."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING, Any, cast
+
+from prometheus_fastapi_instrumentator.middleware import PrometheusInstrumentatorMiddleware
+from starlette.datastructures import Headers
+
+from app.observability import context, metrics
+from app.observability.rich_logging import get_logger
+from app.web.problems import internal_error_response
+
+if TYPE_CHECKING:
+    from prometheus_client import Gauge
+    from prometheus_fastapi_instrumentator.metrics import Info
+    from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+log = get_logger("api")
+
+
+class RequestContext:
+    """Gives a request its ids, writes its access line, and turns what nobody caught into a 500.
+
+    Args:
+        app: the application inside.
+        is_access_logged: whether to write the line.
+    """
+
+    def __init__(self, app: ASGIApp, *, is_access_logged: bool) -> None:
+        self._app = app
+        self._is_access_logged = is_access_logged
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Run one request."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        start = time.perf_counter()
+        headers = Headers(scope=scope)
+        request_id = context.accept_request_id(headers.get("x-request-id"))
+        context.request_id.set(request_id)
+        context.trace_id.set(context.parse_trace_id(headers.get("traceparent")))
+        status = 0
+
+        async def send_with_id(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                message["headers"] = [*message["headers"], (b"x-request-id", request_id.encode())]
+            await send(message)
+
+        try:
+            await self._app(scope, receive, send_with_id)
+        except Exception:
+            log.exception("Unhandled error")
+            if status:  # the answer has begun; only a broken connection can still say that it is not whole
+                raise
+            await internal_error_response()(scope, receive, send_with_id)
+        finally:
+            if self._is_access_logged:
+                _log_access(scope, status, 1000 * (time.perf_counter() - start))
+
+
+def _log_access(scope: Scope, status: int, duration_ms: float) -> None:
+    client = scope["client"][0] if scope.get("client") else "-"
+    method, path = metrics.method_label(scope["method"]), scope["path"]
+    fields = {"method": method, "path": path, "status": status, "duration_ms": round(duration_ms, 2), "client": client}
+    log.info("%s %s %d %.1fms %s", method, path, status, duration_ms, client, extra=fields)
+
+
+class _InProgress:
+    """Speaks to the instrumentator as its gauge would, under the labels of our table."""
+
+    @staticmethod
+    def labels(method: str, endpoint: str) -> Any:
+        """Return the gauge of one method and route."""
+        return metrics.child("api_requests_in_progress", metrics.method_label(method), _endpoint(endpoint))
+
+
+class RequestMetrics(PrometheusInstrumentatorMiddleware):
+    """The instrumentator, with its own metrics replaced by ours."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        super().__init__(
+            app,
+            should_group_status_codes=False,
+            should_instrument_requests_inprogress=False,
+            instrumentations=[record_request],
+        )
+        # Its constructor would make a gauge in the default registry under a label of another name.
+        self.should_instrument_requests_inprogress = True
+        self.inprogress_labels = True
+        self.inprogress = cast("Gauge", _InProgress())
+
+
+def record_request(info: Info) -> None:
+    """Record one answered request: count, duration and sizes."""
+    method, endpoint = metrics.method_label(info.method), _endpoint(info.modified_handler)
+    metrics.child("api_requests_total", method, endpoint, info.modified_status).inc()
+    metrics.child("api_request_duration_seconds", method, endpoint).observe(info.modified_duration)
+    body_bytes = getattr(info.request.state, "body_bytes", None)
+    if body_bytes is None:
+        body_bytes = int(info.request.headers.get("content-length", 0))
+    metrics.child("api_request_size_bytes", method, endpoint).observe(body_bytes)
+    if info.response is not None:
+        answer_bytes = int(info.response.headers.get("content-length", 0))
+        metrics.child("api_response_size_bytes", method, endpoint).observe(answer_bytes)
+
+
+def _endpoint(handler: str) -> str:
+    return metrics.UNMATCHED_ENDPOINT if handler == "none" else handler

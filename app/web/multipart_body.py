@@ -1,0 +1,138 @@
+"""A multipart/form-data body to a checked input: the same names as in JSON, pictures as files."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import msgspec
+from python_multipart.exceptions import FormParserError
+from python_multipart.multipart import MultipartParser, parse_options_header
+
+from app.service.crop import CropInput
+from app.service.options import OPTION_NAMES, CropOptions
+from app.web.json_body import FIELDS, parse_points, parse_regions, raise_field_problem
+from app.web.problems import ProblemError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from python_multipart.multipart import MultipartCallbacks
+
+    from app.web.schemas import RegionLandmarks
+
+
+def parse_multipart(body: bytes, content_type: str) -> CropInput:
+    """Read a multipart body.
+
+    Raises:
+        ProblemError: ``invalid_multipart``, ``field_missing``, ``field_unknown``, ``field_invalid`` or
+            ``field_duplicate``.
+    """
+    parts = split_parts(body, content_type)
+    for name in ("image", "landmarks"):
+        if name not in parts:
+            raise ProblemError("field_missing", f"{name}: expected a part of this name, got none")
+    return CropInput(
+        image=parts["image"],
+        points=parse_points(parts["landmarks"], "landmarks"),
+        segmentation_map=_read_map(parts.get("segmentation_map")),
+        options=options_from_text({name: parts[name] for name in OPTION_NAMES if name in parts}, "body"),
+    )
+
+
+def options_from_text(texts: Mapping[str, bytes | str], source: str) -> CropOptions:
+    """Read options whose values are texts: form fields or query parameters.
+
+    Raises:
+        ProblemError: ``field_invalid``.
+    """
+    try:
+        values = {name: value if isinstance(value, str) else value.decode() for name, value in texts.items()}
+        return msgspec.convert(values, CropOptions, strict=False)
+    except UnicodeDecodeError:
+        raise ProblemError("field_invalid", f"{source}: expected UTF-8") from None
+    except msgspec.ValidationError as error:
+        raise_field_problem(str(error), source)
+
+
+def split_parts(body: bytes, content_type: str) -> dict[str, bytes]:
+    """Split a body into its named parts.
+
+    Raises:
+        ProblemError: ``invalid_multipart``, ``field_unknown`` or ``field_duplicate``.
+    """
+    _, options = parse_options_header(content_type.encode("latin-1", "replace"))
+    boundary = options.get(b"boundary")
+    if not boundary:
+        raise ProblemError("invalid_multipart", "expected a boundary in the Content-Type")
+    collector = _Collector()
+    try:
+        parser = MultipartParser(boundary, collector.callbacks(), max_size=len(body) + 1)
+        parser.write(body)
+        parser.finalize()
+    except FormParserError:
+        raise ProblemError("invalid_multipart", "expected parts set off by the boundary of the Content-Type") from None
+    if not collector.is_ended:
+        raise ProblemError("invalid_multipart", "expected a closing boundary; the body ends before it")
+    return collector.parts
+
+
+class _Collector:
+    """Takes the parser's events and keeps the parts."""
+
+    def __init__(self) -> None:
+        self.parts: dict[str, bytes] = {}
+        self.is_ended = False
+        self._name = ""
+        self._chunks: list[bytes] = []
+        self._field, self._value = b"", b""
+
+    def callbacks(self) -> MultipartCallbacks:
+        """Return the methods by the names that the parser knows."""
+        return {
+            "on_part_begin": self._begin,
+            "on_header_field": self._header_field,
+            "on_header_value": self._header_value,
+            "on_header_end": self._header_end,
+            "on_headers_finished": self._headers_finished,
+            "on_part_data": self._data,
+            "on_part_end": self._end_part,
+            "on_end": self._end,
+        }
+
+    def _begin(self) -> None:
+        self._name, self._chunks = "", []
+        self._field, self._value = b"", b""
+
+    def _header_field(self, data: bytes, start: int, end: int) -> None:
+        self._field += data[start:end]
+
+    def _header_value(self, data: bytes, start: int, end: int) -> None:
+        self._value += data[start:end]
+
+    def _header_end(self) -> None:
+        if self._field.lower() == b"content-disposition":
+            self._name = parse_options_header(self._value)[1].get(b"name", b"").decode("utf-8", "replace")
+        self._field, self._value = b"", b""
+
+    def _headers_finished(self) -> None:
+        if self._name not in FIELDS:
+            raise ProblemError("field_unknown", f"body: expected only {', '.join(FIELDS)}; got a part of another name")
+        if self._name in self.parts:
+            raise ProblemError("field_duplicate", f"{self._name}: expected one part of this name, got two")
+
+    def _data(self, data: bytes, start: int, end: int) -> None:
+        self._chunks.append(data[start:end])
+
+    def _end_part(self) -> None:
+        self.parts[self._name] = b"".join(self._chunks)
+
+    def _end(self) -> None:
+        self.is_ended = True
+
+
+def _read_map(part: bytes | None) -> bytes | RegionLandmarks | None:
+    if part is None:
+        return None
+    # No picture format begins with a brace, and an object always does.
+    return parse_regions(part, "segmentation_map") if part.lstrip()[:1] == b"{" else part

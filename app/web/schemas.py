@@ -1,0 +1,147 @@
+"""What a request's body holds: the structures that read it, check it and document it.
+
+They are msgspec structures, not pydantic models: a body is mostly one long base64 string, and reading it is half the
+work of a request. The OpenAPI document is made from these same structures (`openapi`), so the two cannot disagree.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import msgspec
+from msgspec import Meta
+
+from app.service.options import CropOptions
+
+IMAGE_TEXT = "PNG, JPEG or WebP, as base64 or as a data URL."
+LANDMARKS_TEXT = "478 points (468 of MediaPipe's face mesh, 10 of the irises), or the 468 alone, in MediaPipe's order."
+MAP_TEXT = (
+    "A label image (PNG or lossless WebP: grey or palette with one label a pixel, or one label a colour; any size, "
+    "scaled to the photo), or an object of region name to landmark indices. Left out: the catalogue's regions."
+)
+
+
+class Point(msgspec.Struct):
+    """A landmark as MediaPipe writes it; other members are passed over."""
+
+    x: Annotated[float, Meta(description="To the right.")]
+    y: Annotated[float, Meta(description="Down.")]
+    z: Annotated[float | msgspec.UnsetType | None, Meta(description="Depth; not used.")] = msgspec.UNSET
+
+
+class CropBody(CropOptions, kw_only=True, frozen=True, forbid_unknown_fields=True):
+    """The JSON body of a crop request. Pictures are left as they came (raw JSON) until they are decoded."""
+
+    image: Annotated[msgspec.Raw, Meta(description=IMAGE_TEXT)]
+    landmarks: Annotated[list[Point | list[float]], Meta(description=LANDMARKS_TEXT)]
+    segmentation_map: Annotated[msgspec.Raw | msgspec.UnsetType, Meta(description=MAP_TEXT)] = msgspec.UNSET
+
+
+RegionLandmarks = dict[str, list[int]]
+
+
+Coordinate = Annotated[list[float], Meta(min_length=2, max_length=2, description="x and y, in pixels.")]
+Ring = Annotated[list[Coordinate], Meta(min_length=3, description="Closed; the first point is not repeated.")]
+Box = Annotated[list[float], Meta(min_length=4, max_length=4, description="x, y, width, height; in pixels.")]
+
+
+class Hole(msgspec.Struct):
+    """A hole in a region."""
+
+    parent: Annotated[int, Meta(ge=0, description="Position of the contour that it is a hole of.")]
+    contour: Ring
+
+
+class RegionAnswer(msgspec.Struct):
+    """One region of the face."""
+
+    id: Annotated[int, Meta(ge=1, description="Label id.")]
+    name: str
+    area_px: Annotated[float, Meta(gt=0, description="Area of the contours less their holes, in square pixels.")]
+    bbox: Box
+    contours: Annotated[list[Ring], Meta(min_length=1)]
+    holes: list[Hole]
+
+
+class OmittedAnswer(msgspec.Struct):
+    """A region that has no area."""
+
+    id: Annotated[int, Meta(ge=1, description="Label id.")]
+    name: str
+    reason: str
+
+
+class ImageAnswer(msgspec.Struct):
+    """What is known of the photo."""
+
+    width: Annotated[int, Meta(ge=1)]
+    height: Annotated[int, Meta(ge=1)]
+    format: str
+    exif_orientation: Annotated[int, Meta(ge=1, le=8, description="1: the pixels are stored upright.")]
+
+
+class FaceAnswer(msgspec.Struct):
+    """Measures of the face."""
+
+    roll_deg: Annotated[float, Meta(description="Tilt of the line through the outer eye corners; clockwise positive.")]
+    interocular_px: Annotated[float, Meta(gt=0, description="Distance of the outer eye corners.")]
+    bbox: Box
+
+
+class Warning(msgspec.Struct):  # noqa: A001 - the document's word for it
+    """Something that the caller may not expect."""
+
+    code: str
+    message: str
+
+
+class CropAnswer(msgspec.Struct):
+    """The result of a crop request."""
+
+    svg: Annotated[str, Meta(description="The overlay, as base64.", extra_json_schema={"contentEncoding": "base64"})]
+    mask_contours: Annotated[dict[str, Ring], Meta(description="Each region's largest outer contour, by label id.")]
+    regions: list[RegionAnswer]
+    regions_detected: Annotated[int, Meta(ge=0)]
+    omitted: Annotated[list[OmittedAnswer], Meta(description="Regions that came to fewer than 3 points or no area.")]
+    image: ImageAnswer
+    face: FaceAnswer
+    transform: Annotated[
+        list[list[float]], Meta(min_length=2, max_length=2, description="From the photo's pixels to the result's.")
+    ]
+    warnings: list[Warning]
+    processing_time_ms: Annotated[float, Meta(ge=0)]
+
+
+class ProblemAnswer(msgspec.Struct):
+    """What went wrong, after RFC 9457."""
+
+    type: Annotated[str, Meta(description="A URN that ends in the code.")]
+    title: str
+    status: Annotated[int, Meta(ge=400, le=599)]
+    code: Annotated[str, Meta(description="Stable; meant for programs.")]
+    detail: Annotated[str, Meta(description="What was wrong, what was expected and what came.")]
+    request_id: str
+
+
+class WorkerHealth(msgspec.Struct):
+    """One worker process as the instance knows it."""
+
+    name: str
+    state: str
+    last_beat_s: Annotated[float, Meta(ge=0, description="Seconds since its last sign of life.")]
+
+
+class HealthAnswer(msgspec.Struct):
+    """Health of the instance."""
+
+    live: bool
+    ready: bool
+    draining: bool
+    workers: list[WorkerHealth]
+
+
+class VersionAnswer(msgspec.Struct):
+    """Versions."""
+
+    version: str
+    python: str
