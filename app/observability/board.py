@@ -70,6 +70,10 @@ class Board:
         """Write a worker's row: its process id, state and the time."""
         _ROW.pack_into(self._memory, self._offset(slot), os.getpid(), state, time.monotonic())
 
+    def state(self, slot: int) -> State:
+        """Return what a worker last said of itself."""
+        return State(_ROW.unpack_from(self._memory, self._offset(slot))[1])
+
     def clear(self, slot: int) -> None:
         """Empty the row of a worker that is gone."""
         _ROW.pack_into(self._memory, self._offset(slot), 0, State.ABSENT, 0.0)

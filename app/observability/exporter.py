@@ -13,6 +13,8 @@ from wsgiref.simple_server import WSGIRequestHandler, WSGIServer
 import orjson
 from prometheus_client import make_wsgi_app
 
+from app.observability.rich_logging import get_logger
+
 if TYPE_CHECKING:
     import socket
     from collections.abc import Callable, Iterable
@@ -20,6 +22,8 @@ if TYPE_CHECKING:
     from prometheus_client import CollectorRegistry
 
     from app.observability.board import Board
+
+log = get_logger("server")
 
 StartResponse = Any
 ORPHAN_CHECK_S = 1.0
@@ -32,7 +36,12 @@ def health_report(board: Board) -> dict[str, Any]:
         "ready": board.is_ready(),
         "draining": board.is_draining,
         "workers": [
-            {"name": f"worker-{row.slot}", "state": row.state.name.lower(), "last_beat_s": round(row.beat_age_s, 3)}
+            {
+                "name": f"worker-{row.slot}",
+                "pid": row.pid,
+                "state": row.state.name.lower(),
+                "last_beat_s": round(row.beat_age_s, 3),
+            }
             for row in board.rows()
         ],
     }
@@ -61,7 +70,12 @@ def exporter_app(board: Board, registry: CollectorRegistry | None) -> Callable[.
     def application(environ: dict[str, Any], start_response: StartResponse) -> Iterable[bytes]:
         path = environ["PATH_INFO"].rstrip("/")
         if path == "/metrics" and metrics_app is not None:
-            return cast("Iterable[bytes]", metrics_app(environ, start_response))
+            try:
+                return cast("Iterable[bytes]", metrics_app(environ, start_response))
+            except Exception:
+                log.exception("A scrape failed")
+                start_response("500 Internal Server Error", [("Content-Length", "0")])
+                return [b""]
         if path in {"/health", "/health/live", "/health/ready"}:
             status, body = probe(board, path)
         else:

@@ -1,25 +1,20 @@
-"""Every metric of the service: one table, the objects made from it, and the helpers that record.
+"""Every metric of the service: one table, and the objects made from it.
 
-The README's table, the dashboards and the rules are held to `METRICS` by tests. Nothing is recorded, and no helper
-does more than one comparison, until `install` has run; with ``ENABLE_METRICS=false`` it never does.
+The README's table, the dashboards and the rules are held to `METRICS` by tests. There are no objects, and the helpers
+of `recording` do nothing, until `install` has run; with ``ENABLE_METRICS=false`` it never does.
 """
 
 from __future__ import annotations
 
 import functools
-import inspect
-import time
-from contextlib import contextmanager
+import itertools
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal, ParamSpec, TypeVar, cast
+from typing import TYPE_CHECKING, Any, Literal
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping, Sequence
-
-P = ParamSpec("P")
-R = TypeVar("R")
+    from collections.abc import Mapping, Sequence
 
 Kind = Literal["counter", "gauge", "histogram"]
 
@@ -39,7 +34,7 @@ class MetricSpec:
         name: as Prometheus sees it.
         kind: counter, gauge or histogram.
         help: what it means, in a sentence.
-        labels: label name to the values it can take, in words.
+        labels: label name to the values it can take: all of them, or in words where they are too many.
         buckets: the setting that holds a histogram's bounds.
         mode: how a gauge of several processes becomes one; every recorded gauge has one.
         is_collected: read when scraped, by a collector of its own, instead of being recorded.
@@ -48,7 +43,7 @@ class MetricSpec:
     name: str
     kind: Kind
     help: str
-    labels: Mapping[str, str]
+    labels: Mapping[str, str | tuple[str, ...]]
     buckets: str | None = None
     mode: Literal["livesum", "livemax", "mostrecent"] | None = None
     is_collected: bool = False
@@ -93,13 +88,13 @@ METRICS: tuple[MetricSpec, ...] = (
         "api_rejections_total",
         "counter",
         "Requests turned away before any work.",
-        {"reason": "`saturated`, `too_large`, `unauthorized`, `body_timeout`"},
+        {"reason": ("saturated", "too_large", "unauthorized", "body_timeout")},
     ),
     MetricSpec(
         "image_processing_duration_seconds",
         "histogram",
         "Time of one step of the work on an image.",
-        {"operation": "`parse`, `sniff`, `verify`, `decode`, `segmentation`, `contours`, `svg`, `encode`"},
+        {"operation": ("parse", "sniff", "verify", "decode", "segmentation", "contours", "svg", "encode")},
         buckets="image_duration_buckets",
     ),
     MetricSpec("landmarks_processed_total", "counter", "Landmarks that went into a result.", {}),
@@ -139,8 +134,8 @@ METRICS: tuple[MetricSpec, ...] = (
     MetricSpec(
         "app_worker_exits_total",
         "counter",
-        "Worker processes that ended.",
-        {"reason": "`stopped` (told to), `killed` (SIGKILL: out of memory), `timeout`, `crashed`"},
+        "Worker processes that ended: told to, by SIGKILL (mostly for want of memory), for silence, or by a fault.",
+        {"reason": ("stopped", "killed", "timeout", "crashed")},
     ),
     MetricSpec("multiprocess_files", "gauge", "Files that hold the worker processes' values.", {}, is_collected=True),
     MetricSpec("multiprocess_bytes", "gauge", "Bytes that these files take.", {}, is_collected=True),
@@ -161,6 +156,12 @@ class Metrics:
         registry = CollectorRegistry(auto_describe=False)  # never scraped: the files are
         self._objects = {spec.name: _make(spec, buckets, registry) for spec in METRICS if not spec.is_collected}
         self.child = functools.lru_cache(maxsize=4096)(self._child)
+        # A series that starts at 0 lets rate() see its first step; one that starts at 1 hides it.
+        for spec in METRICS:
+            values = [known for known in spec.labels.values() if isinstance(known, tuple)]
+            if not spec.is_collected and len(values) == len(spec.labels):
+                for combination in itertools.product(*values):
+                    self.child(spec.name, *combination)
 
     def _child(self, name: str, *labels: str) -> Any:
         metric = self._objects[name]
@@ -213,77 +214,3 @@ def child(name: str, *labels: str) -> Any:
 def method_label(method: str) -> str:
     """Bound what a caller can put into a label: a standard method, or ``OTHER``."""
     return method if method in HTTP_METHODS else OTHER_METHOD
-
-
-def record_landmarks_processed(count: int) -> None:
-    """Count landmarks that went into a result."""
-    if _metrics is not None:
-        _metrics.child("landmarks_processed_total").inc(count)
-
-
-def record_region_generated(region_type: str, count: int = 1) -> None:
-    """Count regions of one type, which is a name of ours or ``custom``, never the caller's."""
-    if _metrics is not None:
-        _metrics.child("regions_generated_total", region_type).inc(count)
-
-
-def record_error(error_type: str, component: str) -> None:
-    """Count one error by its public code."""
-    if _metrics is not None:
-        _metrics.child("errors_total", error_type, component).inc()
-
-
-def record_rejection(reason: str) -> None:
-    """Count one request that was turned away before any work."""
-    if _metrics is not None:
-        _metrics.child("api_rejections_total", reason).inc()
-
-
-def record_worker_exit(reason: str) -> None:
-    """Count one worker process that ended; called by the master."""
-    if _metrics is not None:
-        _metrics.child("app_worker_exits_total", reason).inc()
-
-
-@contextmanager
-def image_step(operation: str) -> Iterator[None]:
-    """Time one step of the work on an image; a step that fails is timed too."""
-    if _metrics is None:
-        yield
-        return
-    start = time.perf_counter()
-    try:
-        yield
-    finally:
-        _metrics.child("image_processing_duration_seconds", operation).observe(time.perf_counter() - start)
-
-
-def track_image_processing(operation: str) -> Callable[[Callable[P, R]], Callable[P, R]]:
-    """Time every call of a function, sync or async, as one step of the work on an image.
-
-    Example:
-        >>> @track_image_processing("decode")
-        ... def decode(data: bytes) -> int:
-        ...     return len(data)
-        >>> decode(b"abc")
-        3
-    """
-
-    def decorate(function: Callable[P, R]) -> Callable[P, R]:
-        if inspect.iscoroutinefunction(function):
-
-            @functools.wraps(function)
-            async def timed_async(*args: P.args, **kwargs: P.kwargs) -> Any:
-                with image_step(operation):
-                    return await function(*args, **kwargs)
-
-            return cast("Callable[P, R]", timed_async)
-
-        @functools.wraps(function)
-        def timed(*args: P.args, **kwargs: P.kwargs) -> R:
-            with image_step(operation):
-                return function(*args, **kwargs)
-
-        return timed
-
-    return decorate

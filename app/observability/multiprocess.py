@@ -7,18 +7,22 @@ of processes that ever ran at once, and counters go on where a killed process le
 
 from __future__ import annotations
 
+import contextlib
 import heapq
 import os
 import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from prometheus_client import CollectorRegistry, multiprocess, values
+from prometheus_client import CollectorRegistry, values
 from prometheus_client.core import GaugeMetricFamily
+from prometheus_client.multiprocess import MultiProcessCollector, mark_process_dead
 from prometheus_client.registry import Collector
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
+
+    from prometheus_client import Metric
 
 DIRECTORY_VARIABLE = "PROMETHEUS_MULTIPROC_DIR"
 
@@ -67,7 +71,7 @@ def use_directory(directory: Path | None) -> Path:
 
 def forget_slot(name: str, directory: Path) -> None:
     """Drop the live gauges of a process that is gone, so that its requests in progress are not counted for ever."""
-    multiprocess.mark_process_dead(name, str(directory))
+    mark_process_dead(name, str(directory))
 
 
 class SlotPool:
@@ -98,6 +102,31 @@ class SlotPool:
         heapq.heappush(self._free, number)
 
 
+class ValueCollector(MultiProcessCollector):
+    """The client library's collector, less the files that a process has made but not begun to fill.
+
+    Such a file is there for a moment at every start of a worker, and for good where the worker is killed in it; the
+    library's own reading fails on it, and with it the whole scrape.
+    """
+
+    def __init__(self, directory: Path) -> None:
+        super().__init__(None, path=str(directory))
+        self._directory = directory
+
+    def collect(self) -> Iterable[Metric]:
+        """Merge what every slot has written."""
+        files = [entry.path for entry, size in _value_files(self._directory) if size]
+        merged: Iterable[Metric] = self.merge(files, accumulate=True)
+        return merged
+
+
+def _value_files(directory: Path) -> Iterator[tuple[os.DirEntry[str], int]]:
+    for entry in os.scandir(directory):
+        if entry.name.endswith(".db"):
+            with contextlib.suppress(FileNotFoundError):  # a live gauge's file went away with its process
+                yield entry, entry.stat().st_size
+
+
 class DirectoryCollector(Collector):
     """How many value files there are and what they take: a number that grows is a leak."""
 
@@ -106,13 +135,7 @@ class DirectoryCollector(Collector):
 
     def collect(self) -> Iterator[GaugeMetricFamily]:
         """Yield ``multiprocess_files`` and ``multiprocess_bytes``."""
-        sizes = []
-        for entry in os.scandir(self._directory):
-            if entry.name.endswith(".db"):
-                try:
-                    sizes.append(entry.stat().st_size)
-                except FileNotFoundError:  # a live gauge's file went away with its process
-                    continue
+        sizes = [size for _, size in _value_files(self._directory)]
         yield GaugeMetricFamily("multiprocess_files", "Files that hold the worker processes' values.", len(sizes))
         yield GaugeMetricFamily("multiprocess_bytes", "Bytes that these files take.", sum(sizes))
 
@@ -120,8 +143,6 @@ class DirectoryCollector(Collector):
 def scrape_registry(directory: Path, collectors: Iterable[Collector] = ()) -> CollectorRegistry:
     """Build the registry that a scrape reads: every process's values, and what is read at scrape time."""
     registry = CollectorRegistry(auto_describe=False)
-    multiprocess.MultiProcessCollector(registry, path=str(directory))
-    registry.register(DirectoryCollector(directory))
-    for collector in collectors:
+    for collector in (ValueCollector(directory), DirectoryCollector(directory), *collectors):
         registry.register(collector)
     return registry

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any, NoReturn, cast
 
 from gunicorn.arbiter import Arbiter
 
-from app.observability import metrics, multiprocess
+from app.observability import multiprocess, recording
+from app.observability.board import State
 from app.observability.exporter import serve_exporter
 from app.observability.multiprocess import SlotPool
 from app.observability.rich_logging import get_logger
@@ -116,10 +117,10 @@ class ServiceArbiter(Arbiter):
         """
         if self.metrics_directory is not None:
             multiprocess.forget_slot(worker.slot_name, self.metrics_directory)
+        reason = _exit_reason(worker, self.board.state(worker.slot))
         self.board.clear(worker.slot)
         self.slots.free(worker.slot)
-        reason = _exit_reason(worker)
-        metrics.record_worker_exit(reason)
+        recording.record_worker_exit(reason)
         return reason
 
     def _ensure_exporter(self) -> None:
@@ -167,10 +168,11 @@ class ServiceArbiter(Arbiter):
         self.exporter_listener.close()
 
 
-def _exit_reason(worker: ServiceWorker) -> str:
+def _exit_reason(worker: ServiceWorker, last_state: State) -> str:
+    status = worker.exit_status
     if worker.aborted:
         return "timeout"
-    if worker.exit_status in _ORDERLY:
+    # A process that ended between the look at it and its collection has no status; its last word decides.
+    if status in _ORDERLY or (status is None and last_state is State.DRAINING):
         return "stopped"
-    # A process that ended between the look and the collection has no status: it was not told to, or it would be slow.
-    return "killed" if worker.exit_status in {None, -signal.SIGKILL} else "crashed"
+    return "killed" if status in {None, -signal.SIGKILL} else "crashed"

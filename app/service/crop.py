@@ -12,9 +12,8 @@ from app.codec.sniff import ImageInfo, sniff_image
 from app.codec.verify import verify_structure
 from app.face.landmarks import points_to_landmarks_px
 from app.face.pipeline import FaceRequest, FaceResult, process_face
-from app.observability import metrics
 from app.observability.events import log_image_processing
-from app.observability.metrics import image_step
+from app.observability.recording import image_step, record_landmarks_processed, record_region_generated
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -133,7 +132,7 @@ class CropService:
 
 
 def _count(landmarks: int, face: FaceResult) -> None:
-    metrics.record_landmarks_processed(landmarks)
+    record_landmarks_processed(landmarks)
     for region_type, count in Counter(region.kind for region in face.regions).items():
-        metrics.record_region_generated(region_type, count)
+        record_region_generated(region_type, count)
     log_image_processing("extracted", len(face.regions))

@@ -27,7 +27,8 @@ def require_key(request: Request, keys: Sequence[bytes]) -> None:
         return
     authorization = request.headers.get("authorization", "")
     token = authorization[len(BEARER) :] if authorization[: len(BEARER)].lower() == BEARER else ""
-    given = (request.headers.get("x-api-key") or token).strip().encode("utf-8", "surrogateescape")
+    # Headers are bytes, which the framework reads as latin-1: what was sent is had by the same way back.
+    given = (request.headers.get("x-api-key") or token).encode("latin-1").strip(b" \t")
     matches = [hmac.compare_digest(given, key) for key in keys]
     if not any(matches):
         came = "a key that is not known" if given else "none"

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, cast
 from prometheus_fastapi_instrumentator.middleware import PrometheusInstrumentatorMiddleware
 from starlette.datastructures import Headers
 
-from app.observability import context, metrics
+from app.observability import context, metrics, recording
 from app.observability.rich_logging import get_logger
 from app.web.problems import internal_error_response
 
@@ -93,6 +93,11 @@ class RequestMetrics(PrometheusInstrumentatorMiddleware):
         self.should_instrument_requests_inprogress = True
         self.inprogress_labels = True
         self.inprogress = cast("Gauge", _InProgress())
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Record everything that comes of one request once its answer is out."""
+        with recording.held_back():
+            await super().__call__(scope, receive, send)
 
 
 def record_request(info: Info) -> None:

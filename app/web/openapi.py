@@ -43,7 +43,8 @@ def _problem_answers() -> dict[int | str, dict[str, Any]]:
 
 
 @cache
-def _option_schemas() -> dict[str, dict[str, Any]]:
+def option_schemas() -> dict[str, dict[str, Any]]:
+    """Return the schema of every option, by name."""
     components = msgspec.json.schema_components([CropOptions], ref_template=_REF)[1]
     properties: dict[str, dict[str, Any]] = components["CropOptions"]["properties"]
     return properties
@@ -52,7 +53,7 @@ def _option_schemas() -> dict[str, dict[str, Any]]:
 def _option_parameters() -> list[dict[str, Any]]:
     return [
         {"name": name, "in": "query", "description": schema.get("description", ""), "schema": schema}
-        for name, schema in _option_schemas().items()
+        for name, schema in option_schemas().items()
     ]
 
 
@@ -65,7 +66,7 @@ def _multipart_schema() -> dict[str, Any]:
     }
     return {
         "type": "object",
-        "properties": {**properties, **_option_schemas()},
+        "properties": {**properties, **option_schemas()},
         "required": ["image", "landmarks"],
         "additionalProperties": False,
     }

@@ -17,7 +17,7 @@ from fastapi import Request, Response
 from starlette.exceptions import HTTPException
 
 from app.face.errors import InputError
-from app.observability import context, metrics
+from app.observability import context, metrics, recording
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -100,9 +100,9 @@ async def handle_problem(_request: Request, error: Exception) -> Response:
     if not isinstance(error, ProblemError):
         raise error
     if error.code in REJECTIONS:
-        metrics.record_rejection(REJECTIONS[error.code])
+        recording.record_rejection(REJECTIONS[error.code])
     else:
-        metrics.record_error(error.code, "api")
+        recording.record_error(error.code, "api")
     return problem_response(error.code, error.status, error.title, error.detail, headers=error.headers, **error.extra)
 
 
@@ -110,7 +110,7 @@ async def handle_input_error(_request: Request, error: Exception) -> Response:
     """Answer what is wrong with an input; the subclass gives the code."""
     if not isinstance(error, InputError):
         raise error
-    metrics.record_error(error.code, "images")
+    recording.record_error(error.code, "images")
     return problem_response(error.code, INPUT_STATUS, INPUT_TITLE, str(error))
 
 
@@ -126,12 +126,12 @@ async def handle_http_exception(request: Request, error: Exception) -> Response:
     if code == "method_not_allowed":
         allowed = (error.headers or {}).get("Allow", "another method")
         detail = f"expected {allowed}, got {metrics.method_label(request.method)}"
-    metrics.record_error(code, "api")
+    recording.record_error(code, "api")
     return problem_response(code, error.status_code, PROBLEMS[code][1], detail, headers=error.headers)
 
 
 def internal_error_response() -> Response:
     """Answer a fault of ours; the text says nothing of the cause."""
     status, title = PROBLEMS["internal_error"]
-    metrics.record_error("internal_error", "api")
+    recording.record_error("internal_error", "api")
     return problem_response("internal_error", status, title, "the cause is in the service's log, under the request id")

@@ -127,6 +127,7 @@ class WorkerHealth(msgspec.Struct):
     """One worker process as the instance knows it."""
 
     name: str
+    pid: int
     state: str
     last_beat_s: Annotated[float, Meta(ge=0, description="Seconds since its last sign of life.")]
 

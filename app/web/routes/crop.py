@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from fastapi import APIRouter, Request, Response
 from starlette.requests import ClientDisconnect
 
-from app.observability.metrics import image_step
+from app.observability.recording import image_step
 from app.service.admission import SaturatedError
 from app.service.document import result_to_json
 from app.service.options import OPTION_NAMES, CropOptions

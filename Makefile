@@ -1,0 +1,88 @@
+# Every action of the project. `make help` lists them.
+.DELETE_ON_ERROR:
+MAKEFLAGS += --no-builtin-rules
+SHELL := bash
+.SHELLFLAGS := -eu -o pipefail -c
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+PATH := $(CURDIR)/.tools/bin:$(PATH)
+export PATH
+
+PACKAGES := app tests benchmarks examples docs tools
+
+##@ Use
+.PHONY: run
+run: $(VENV)/.runtime ## Set up, start the service, print where to look
+	@$(BIN)/facial-service serve
+
+.PHONY: help
+help: ## List the targets
+	@awk 'BEGIN {FS = ":.*##"} /^##@/ {printf "\n\033[1m%s\033[0m\n", substr($$0, 5)} \
+	  /^[a-z-]+:.*##/ {printf "  \033[36m%-9s\033[0m %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+##@ Check
+.PHONY: test
+test: $(VENV)/.dev tools ## Run every test (ARGS="-k name" for some)
+	@$(BIN)/pytest $(ARGS)
+
+.PHONY: lint
+lint: $(VENV)/.dev ## Types, style, layers, and what is generated against its source
+	@$(BIN)/ruff check $(PACKAGES)
+	@$(BIN)/ruff format --check $(PACKAGES)
+	@$(BIN)/mypy
+	@$(BIN)/lint-imports --no-cache
+	@$(BIN)/python docs/generate.py --check
+
+.PHONY: bench
+bench: $(VENV)/.dev ## Measure cost against the bare program; writes benchmarks/latest.json
+	@$(BIN)/python -m benchmarks.run $(ARGS)
+
+##@ Change
+.PHONY: format
+format: $(VENV)/.dev ## Bring the code into shape
+	@$(BIN)/ruff check --fix $(PACKAGES)
+	@$(BIN)/ruff format $(PACKAGES)
+
+.PHONY: generate
+generate: $(VENV)/.dev ## Write again what is made from tables: README, docs, examples, golden overlays
+	@$(BIN)/python examples/make_label_map.py
+	@$(BIN)/python examples/make_docs_examples.py app/web/static/examples.json
+	@$(BIN)/python docs/generate.py
+
+.PHONY: golden
+golden: $(VENV)/.dev ## Draw the golden overlays again; look at them before you commit
+	@$(BIN)/python tests/golden/regenerate.py
+
+.PHONY: lock
+lock: $(VENV)/.dev ## Resolve the dependencies again
+	@$(BIN)/uv pip compile -q pyproject.toml --group build $(LOCK_OPTIONS) -o requirements.lock
+	@$(BIN)/uv pip compile -q pyproject.toml --group build --group dev -c requirements.lock $(LOCK_OPTIONS) -o requirements-dev.lock
+
+LOCK_OPTIONS := --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header --upgrade
+
+##@ Set up
+.PHONY: tools
+tools: ## Programs that tests need and pip does not bring
+	@$(PYTHON) tools/setup.py
+
+.PHONY: clean
+clean: ## Remove what was set up
+	@rm -rf $(VENV) .tools build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+
+$(VENV)/bin/python:
+	@echo "Setting up $(VENV)"
+	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))' \
+	  || { echo "expected Python 3.11 to 3.13, got $$($(PYTHON) --version); set PYTHON=…" >&2; exit 1; }
+	@$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.runtime: requirements.lock pyproject.toml | $(VENV)/bin/python
+	@$(BIN)/pip install --quiet --progress-bar on --require-hashes -r requirements.lock
+	@$(BIN)/pip install --quiet --no-deps --no-build-isolation --editable .
+	@touch $@
+
+$(VENV)/.dev: requirements-dev.lock pyproject.toml | $(VENV)/bin/python
+	@$(BIN)/pip install --quiet --progress-bar on --require-hashes -r requirements-dev.lock
+	@$(BIN)/pip install --quiet --no-deps --no-build-isolation --editable .
+	@touch $@ $(VENV)/.runtime

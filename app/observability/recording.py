@@ -1,0 +1,127 @@
+"""The helpers that record: one a fact, called where the fact comes about.
+
+Within `held_back`, what is recorded is kept until the block ends. The web layer wraps each request in it, so that
+everything a request leaves in the metrics is there once its answer is out, or, if the process is killed before, not at
+all: the counters never tell of more work than callers have seen.
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import time
+from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, cast
+
+from app.observability import metrics
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+_STEPS = "image_processing_duration_seconds"
+
+_held: ContextVar[list[tuple[str, tuple[str, ...], float]] | None] = ContextVar("held_back", default=None)
+
+
+@contextmanager
+def held_back() -> Iterator[None]:
+    """Keep what is recorded inside the block, on whichever thread, until the block ends."""
+    entries: list[tuple[str, tuple[str, ...], float]] = []
+    token = _held.set(entries)
+    try:
+        yield
+    finally:
+        _held.reset(token)
+        for name, labels, amount in entries:
+            _write(name, labels, amount)
+
+
+def _record(name: str, labels: tuple[str, ...], amount: float = 1) -> None:
+    if not metrics.is_enabled():
+        return
+    held = _held.get()
+    if held is None:
+        _write(name, labels, amount)
+    else:
+        held.append((name, labels, amount))
+
+
+def _write(name: str, labels: tuple[str, ...], amount: float) -> None:
+    child = metrics.child(name, *labels)
+    if name == _STEPS:
+        child.observe(amount)
+    else:
+        child.inc(amount)
+
+
+def record_landmarks_processed(count: int) -> None:
+    """Count landmarks that went into a result."""
+    _record("landmarks_processed_total", (), count)
+
+
+def record_region_generated(region_type: str, count: int = 1) -> None:
+    """Count regions of one type, which is a name of ours or ``custom``, never the caller's."""
+    _record("regions_generated_total", (region_type,), count)
+
+
+def record_error(error_type: str, component: str) -> None:
+    """Count one error by its public code."""
+    _record("errors_total", (error_type, component))
+
+
+def record_rejection(reason: str) -> None:
+    """Count one request that was turned away before any work."""
+    _record("api_rejections_total", (reason,))
+
+
+def record_worker_exit(reason: str) -> None:
+    """Count one worker process that ended; called by the master."""
+    _record("app_worker_exits_total", (reason,))
+
+
+@contextmanager
+def image_step(operation: str) -> Iterator[None]:
+    """Time one step of the work on an image; a step that fails is timed too."""
+    if not metrics.is_enabled():
+        yield
+        return
+    start = time.perf_counter()
+    try:
+        yield
+    finally:
+        _record(_STEPS, (operation,), time.perf_counter() - start)
+
+
+def track_image_processing(operation: str) -> Callable[[Callable[P, R]], Callable[P, R]]:
+    """Time every call of a function, sync or async, as one step of the work on an image.
+
+    Example:
+        >>> @track_image_processing("decode")
+        ... def decode(data: bytes) -> int:
+        ...     return len(data)
+        >>> decode(b"abc")
+        3
+    """
+
+    def decorate(function: Callable[P, R]) -> Callable[P, R]:
+        if inspect.iscoroutinefunction(function):
+
+            @functools.wraps(function)
+            async def timed_async(*args: P.args, **kwargs: P.kwargs) -> Any:
+                with image_step(operation):
+                    return await function(*args, **kwargs)
+
+            return cast("Callable[P, R]", timed_async)
+
+        @functools.wraps(function)
+        def timed(*args: P.args, **kwargs: P.kwargs) -> R:
+            with image_step(operation):
+                return function(*args, **kwargs)
+
+        return timed
+
+    return decorate

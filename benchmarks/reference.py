@@ -1,0 +1,105 @@
+"""The smallest honest program that does the same steps as a crop request: the yardstick of `run.py`.
+
+One ASGI function under uvicorn, with the same libraries and the product's own steps on the face, and nothing else: no
+framework, no threads, no limits, no errors told, no metrics, no logs. What the product costs beyond this is the price
+of being a service.
+
+Example: uvicorn benchmarks.reference:app --port 8001
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+import numpy as np
+import orjson
+import pybase64
+from python_multipart.multipart import MultipartParser, parse_options_header
+
+from app.codec.sniff import sniff_image
+from app.codec.verify import verify_structure
+from app.face.landmarks import points_to_landmarks_px
+from app.face.pipeline import FaceRequest, process_face
+
+
+class Point(msgspec.Struct):
+    """A landmark."""
+
+    x: float
+    y: float
+
+
+class Body(msgspec.Struct):
+    """The JSON body, defaults only."""
+
+    image: str
+    landmarks: list[Point]
+
+
+_BODY = msgspec.json.Decoder(Body)
+_POINTS = msgspec.json.Decoder(list[Point])
+
+
+def answer(image: bytes, points: list[Point]) -> bytes:
+    """Structure check, contours, SVG and the JSON document."""
+    info = verify_structure(image, sniff_image(image, max_pixels=24_000_000))
+    array = np.array([(point.x, point.y) for point in points])
+    face = process_face(FaceRequest(frame=info.size, landmarks_px=points_to_landmarks_px(array, frame=info.size)))
+    regions = [
+        {
+            "id": region.label_id,
+            "name": region.name,
+            "area_px": region.area_px,
+            "bbox": region.bbox,
+            "contours": [polygon.outer for polygon in region.polygons],
+            "holes": [],
+        }
+        for region in face.regions
+    ]
+    document = {
+        "svg": pybase64.b64encode_as_string(face.svg),
+        "mask_contours": {str(region.label_id): region.polygons[0].outer for region in face.regions},
+        "regions": regions,
+        "regions_detected": len(regions),
+        "image": {"width": info.size.width, "height": info.size.height, "format": info.format},
+        "face": {"roll_deg": face.roll_deg, "interocular_px": face.interocular_px, "bbox": face.bbox},
+        "transform": face.transform,
+    }
+    return orjson.dumps(document, option=orjson.OPT_SERIALIZE_NUMPY)
+
+
+def from_json(body: bytes) -> bytes:
+    """Answer a JSON body."""
+    request = _BODY.decode(body)
+    return answer(pybase64.b64decode(request.image, validate=True), request.landmarks)
+
+
+def from_multipart(body: bytes, content_type: bytes) -> bytes:
+    """Answer a multipart body of two files."""
+    parts: list[bytes] = []
+    parser = MultipartParser(
+        parse_options_header(content_type)[1][b"boundary"],
+        {"on_part_data": lambda data, start, end: parts.append(data[start:end])},
+    )
+    parser.write(body)
+    parser.finalize()
+    return answer(parts[0], _POINTS.decode(parts[1]))
+
+
+async def app(scope: dict[str, Any], receive: Any, send: Any) -> None:
+    """Read the whole body, answer it."""
+    if scope["type"] != "http":
+        return
+    chunks = []
+    while True:
+        message = await receive()
+        chunks.append(message["body"])
+        if not message["more_body"]:
+            break
+    body = b"".join(chunks)
+    content_type = dict(scope["headers"])[b"content-type"]
+    result = from_json(body) if content_type == b"application/json" else from_multipart(body, content_type)
+    headers = [(b"content-type", b"application/json"), (b"content-length", str(len(result)).encode())]
+    await send({"type": "http.response.start", "status": 200, "headers": headers})
+    await send({"type": "http.response.body", "body": result})

@@ -1,0 +1,221 @@
+"""Measure what the service costs, as ratios to the bare program in the same run; writes benchmarks/latest.json.
+
+Figures are CPU time of the process that serves, so that a busy machine changes them little, and each ratio is the
+median over rounds in which both sides took turns, so that a machine whose speed drifts changes it little as well.
+
+Example: python -m benchmarks.run --only request_json --only label_map
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import signal
+import statistics
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import psutil
+from rich.console import Console
+from rich.progress import track
+from rich.table import Table
+
+from benchmarks import cases
+from benchmarks.processes import Server, drive, read, reference, service, wait_until
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+LATEST = Path(__file__).parent / "latest.json"
+ROUNDS = 11
+REQUESTS = 80
+WARM_UP = 40
+DEATHS = 500
+DEATH_WORKERS = 8
+SCRAPES = 40
+CROP = "/api/v1/frontal/crop"
+
+BUDGETS = {
+    "request_json": ("ratio", 1.3),
+    "request_multipart": ("ratio", 1.3),
+    "label_map": ("ratio", 1.3),
+    "observability": ("ratio", 1.05),
+    "svg_500_points_ms": ("cpu_ms", 0.1),
+    "scrape_after_500_deaths": ("ratio", 1.5),
+    "ready_s": ("seconds", 2.0),
+    "rss_mb_per_worker": ("megabytes", 90.0),
+}
+
+
+def compare(one: Server, other: Server, body: bytes, content_type: str, title: str) -> dict[str, float]:
+    """Drive two servers in turn with the same request.
+
+    Returns:
+        Median CPU milliseconds a request of both, and the median of the ratios round by round.
+    """
+    rounds = []
+    for server in (one, other):
+        drive(server, CROP, body, content_type, WARM_UP)
+    for _ in track(range(ROUNDS), title):
+        pair = [drive(server, CROP, body, content_type, REQUESTS) for server in (one, other)]
+        rounds.append(pair)
+    return summary(rounds)
+
+
+def summary(rounds: list[list[float]]) -> dict[str, float]:
+    """Put pairs of milliseconds into medians."""
+    ones, others = zip(*rounds, strict=True)
+    return {
+        "cpu_ms": round(statistics.median(ones), 4),
+        "reference_cpu_ms": round(statistics.median(others), 4),
+        "ratio": round(statistics.median(one / other for one, other in rounds), 4),
+        "ratio_min": round(min(one / other for one, other in rounds), 4),
+        "ratio_max": round(max(one / other for one, other in rounds), 4),
+    }
+
+
+def request_json() -> dict[str, float]:
+    """The product with everything on, against the bare program; a JSON body."""
+    with service() as product, reference() as bare:
+        return compare(product, bare, *cases.json_request(), "request_json")
+
+
+def request_multipart() -> dict[str, float]:
+    """The same as a multipart body."""
+    with service() as product, reference() as bare:
+        return compare(product, bare, *cases.multipart_request(), "request_multipart")
+
+
+def observability() -> dict[str, float]:
+    """The product with metrics and access log, against itself with neither."""
+    with service() as loud, service(ENABLE_METRICS="false", LOG_ACCESS="false") as quiet:
+        return compare(loud, quiet, *cases.json_request(), "observability")
+
+
+def label_map() -> dict[str, float]:
+    """A label image of 1024² with 10 labels to contours, against cv2's own decoding and one search a label."""
+    product, bare = cases.label_map_pair()
+    return summary([[cases.cpu_ms(product), cases.cpu_ms(bare)] for _ in track(range(10 * ROUNDS), "label_map")])
+
+
+def svg_500_points_ms() -> dict[str, float]:
+    """The overlay of one region of 500 points."""
+    draw = cases.svg_500_points()
+    return {"cpu_ms": round(statistics.median(cases.cpu_ms(draw, 50) for _ in range(ROUNDS)), 4)}
+
+
+def scrape_after_500_deaths() -> dict[str, float]:
+    """A scrape of the exporter after 500 workers were killed, against one before."""
+    body, content_type = cases.json_request()
+    with service(WORKERS=str(DEATH_WORKERS)) as server:
+
+        def scrape_ms() -> float:
+            for _ in range(DEATH_WORKERS * 6):  # new connections, so that every worker gets its share
+                drive(server, CROP, body, content_type, 1)
+            exporter = server.exporter()
+            before = exporter.cpu_s()
+            for _ in range(SCRAPES):
+                read(server.metrics_port, "/metrics")
+            return 1000 * (exporter.cpu_s() - before) / SCRAPES
+
+        scrape_ms()  # the first requests make the workers' files
+        first = scrape_ms()
+        for _ in track(range(-(-DEATHS // DEATH_WORKERS)), "scrape_after_500_deaths"):
+            kill_workers(server)
+        last = scrape_ms()
+        exits = [
+            line for line in read(server.metrics_port, "/metrics").splitlines() if line.startswith("app_worker_ex")
+        ]
+    killed = sum(float(line.rsplit(" ", 1)[1]) for line in exits if "killed" in line)
+    return {
+        "cpu_ms": round(last, 3),
+        "reference_cpu_ms": round(first, 3),
+        "ratio": round(last / first, 4),
+        "deaths": killed,
+    }
+
+
+def kill_workers(server: Server) -> None:
+    """Kill every worker, and wait until as many others serve."""
+    before = {pid for _, pid in server.workers()}
+    for pid in before:
+        os.kill(pid, signal.SIGKILL)
+
+    def replaced() -> bool:
+        now = {pid for _, pid in server.workers()}
+        report = json.loads(read(server.metrics_port, "/health"))
+        is_serving = sum(worker["state"] == "ready" for worker in report["workers"]) == DEATH_WORKERS
+        return len(now) == DEATH_WORKERS and not now & before and is_serving
+
+    wait_until(replaced)
+
+
+def ready_s() -> dict[str, float]:
+    """From the start of the command to the first yes of the readiness probe, with as many workers as cores."""
+    times = []
+    for _ in track(range(3), "ready_s"):
+        with service(WORKERS=str(os.cpu_count())) as server:
+            times.append(server.ready_s)
+    return {"seconds": round(statistics.median(times), 3)}
+
+
+def rss_mb_per_worker() -> dict[str, float]:
+    """Resident memory of a worker that has worked, shared pages included."""
+    with service() as server:
+        drive(server, CROP, *cases.json_request(), 200)
+        return {"megabytes": round(psutil.Process(server.pid).memory_info().rss / 1e6, 1)}
+
+
+CASES: dict[str, Callable[[], dict[str, float]]] = {
+    function.__name__: function
+    for function in (
+        request_json,
+        request_multipart,
+        label_map,
+        observability,
+        svg_500_points_ms,
+        scrape_after_500_deaths,
+        ready_s,
+        rss_mb_per_worker,
+    )
+}
+
+
+def report(results: dict[str, dict[str, float]]) -> Table:
+    """Draw the figures beside their budgets."""
+    table = Table("case", "figure", "budget", "", "CPU ms", "bare CPU ms")
+    for name, figures in results.items():
+        key, budget = BUDGETS[name]
+        mark = "[green]kept[/]" if figures[key] <= budget else "[red]missed[/]"
+        costs = (str(figures.get("cpu_ms", "")), str(figures.get("reference_cpu_ms", "")))
+        table.add_row(name, f"{figures[key]:g}", f"≤ {budget:g}", mark, *costs)
+    return table
+
+
+def main() -> None:
+    """Run the cases and write what came out."""
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.run", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--only", action="append", choices=CASES, help="a case to run; may be given again")
+    parser.add_argument("--output", type=Path, default=LATEST, help="where the figures go (default: %(default)s)")
+    arguments = parser.parse_args()
+    names = arguments.only or list(CASES)
+    results = {name: CASES[name]() for name in names}
+    before: dict[str, Any] = json.loads(arguments.output.read_text()) if arguments.output.exists() else {}
+    document = {
+        "measured": time.strftime("%Y-%m-%d", time.gmtime()),
+        "python": platform.python_version(),
+        "cores": os.cpu_count(),
+        "budgets": {name: {key: limit} for name, (key, limit) in BUDGETS.items()},
+        "results": {**(before.get("results", {}) if arguments.only else {}), **results},
+    }
+    arguments.output.write_text(json.dumps(document, indent=2) + "\n")
+    Console().print(report(results))
+
+
+if __name__ == "__main__":
+    main()

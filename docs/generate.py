@@ -1,0 +1,140 @@
+"""Write what the documentation says from the tables that the service runs by; with --check, only compare.
+
+Example: python docs/generate.py --check
+"""
+
+from __future__ import annotations
+
+import argparse
+import re
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from app.face.errors import public_codes
+from app.face.regions import REGIONS, RegionSpec
+from app.observability.metrics import METRICS
+from app.service.options import CropOptions
+from app.settings import Settings
+from app.web import openapi
+from app.web.problems import INPUT_STATUS, PROBLEMS
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
+ROOT = Path(__file__).parent.parent
+DOCUMENTS = (ROOT / "README.md", ROOT / "docs" / "errors.md", ROOT / "docs" / "regions.md")
+_BLOCK = re.compile(r"(<!-- generated: (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
+
+
+def markdown_table(head: tuple[str, ...], rows: Iterable[tuple[str, ...]]) -> str:
+    """Draw a table."""
+    lines = [head, ("---",) * len(head), *rows]
+    return "".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |\n" for line in lines)
+
+
+def settings_table() -> str:
+    """Every environment variable, its default and its meaning."""
+    fields = Settings.model_fields.items()
+    rows = ((f"`{name.upper()}`", _default(field), field.description or "") for name, field in fields)
+    return markdown_table(("variable", "default", "meaning"), rows)
+
+
+def _default(field: Any) -> str:
+    value = field.default
+    if field.default_factory is not None:
+        return "" if field.default_factory is dict else "cores"
+    if value is None or value == "" or value == ():
+        return ""
+    if isinstance(value, tuple):
+        return f"`{','.join(f'{bound:g}' for bound in value)}`"
+    return f"`{_text(value)}`"
+
+
+def _text(value: Any) -> str:
+    return str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def metrics_table() -> str:
+    """Every metric, its labels and its meaning."""
+    rows = (
+        (f"`{spec.name}`", spec.kind, ", ".join(f"`{name}`" for name in spec.labels), spec.help) for spec in METRICS
+    )
+    return markdown_table(("metric", "type", "labels", "meaning"), rows)
+
+
+def labels_table() -> str:
+    """Every label of a metric and what it can be."""
+    values = {(label, _label_text(known)) for spec in METRICS for label, known in spec.labels.items()}
+    return markdown_table(("label", "values"), ((f"`{label}`", text) for label, text in sorted(values)))
+
+
+def _label_text(known: str | tuple[str, ...]) -> str:
+    return known if isinstance(known, str) else ", ".join(f"`{value}`" for value in known)
+
+
+def options_table() -> str:
+    """Every option of a request."""
+    schemas = openapi.option_schemas()
+    defaults = {name: schemas[name].get("default") for name in CropOptions.__struct_fields__}
+    rows = ((f"`{name}`", f"`{_text(default)}`", schemas[name]["description"]) for name, default in defaults.items())
+    return markdown_table(("option", "default", "meaning"), rows)
+
+
+def errors_table() -> str:
+    """Every code that an answer can carry."""
+    ours = ((f"`{code}`", str(status), title) for code, (status, title) in PROBLEMS.items())
+    inputs = ((f"`{code}`", str(INPUT_STATUS), _first_line(error.__doc__)) for code, error in public_codes().items())
+    return markdown_table(("code", "status", "meaning"), [*ours, *inputs])
+
+
+def _first_line(text: str | None) -> str:
+    return (text or "").strip().partition("\n")[0].rstrip(".")
+
+
+def _ring(spec: RegionSpec) -> str:
+    return " ".join(map(str, spec.landmarks)) or "in label maps only"
+
+
+def regions_table() -> str:
+    """Every region, with the landmarks it is drawn from."""
+    rows = (
+        (str(spec.label_id), f"`{spec.name}`", f"`{spec.colour}`", _ring(spec))
+        for spec in sorted(REGIONS, key=lambda spec: spec.label_id)
+    )
+    return markdown_table(("label", "region", "colour", "landmarks, in order"), rows)
+
+
+TABLES: dict[str, Callable[[], str]] = {
+    "settings": settings_table,
+    "metrics": metrics_table,
+    "labels": labels_table,
+    "options": options_table,
+    "errors": errors_table,
+    "regions": regions_table,
+}
+
+
+def fill(text: str) -> str:
+    """Put every table between its markers."""
+    return _BLOCK.sub(lambda match: match[1] + TABLES[match[2]]() + match[3], text)
+
+
+def main() -> None:
+    """Write, or compare and exit 1 where a document differs from its tables."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--check", action="store_true", help="change nothing; fail where something would change")
+    is_check = parser.parse_args().check
+    stale = []
+    for path in DOCUMENTS:
+        text = path.read_text(encoding="utf-8")
+        if (new := fill(text)) != text:
+            stale.append(path.relative_to(ROOT))
+            if not is_check:
+                path.write_text(new, encoding="utf-8")
+    if stale and is_check:
+        sys.exit(f"not what the tables say: {', '.join(map(str, stale))}; run `make generate`")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,204 @@
+"""Builders of image files, whole and broken, so that no test needs a binary file."""
+
+import struct
+import zlib
+from collections.abc import Iterable
+from types import SimpleNamespace
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+import pytest
+
+ADAM7 = ((0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4), (0, 2, 2, 4), (1, 0, 2, 2), (0, 1, 1, 2))
+GREY, COLOUR, PALETTE, GREY_ALPHA, COLOUR_ALPHA = 0, 2, 3, 4, 6
+
+
+class ExifBuilder:
+    def tiff(  # noqa: PLR0913 -- each is a way in which blocks differ
+        self,
+        orientation: int = 6,
+        *,
+        order: str = "<",
+        tag: int = 0x0112,
+        kind: int = 3,
+        count: int = 1,
+        offset: int = 8,
+    ) -> bytes:
+        mark = b"II*\0" if order == "<" else b"MM\0*"
+        width = struct.pack(f"{order}HHII", 0x0100, 4, 1, 640)
+        entry = struct.pack(f"{order}HHIHH", tag, kind, count, orientation, 0)
+        return mark + struct.pack(f"{order}IH", offset, 2) + width + entry + bytes(4)
+
+    def app1(self, tiff: bytes | None = None) -> bytes:
+        return b"Exif\0\0" + (self.tiff() if tiff is None else tiff)
+
+
+class PngBuilder:
+    signature = b"\x89PNG\r\n\x1a\n"
+
+    def __init__(self) -> None:
+        self.head, self.data, self.end = self.ihdr(), self.chunk(b"IDAT", zlib.compress(bytes(24))), self.chunk(b"IEND")
+
+    def chunk(self, kind: bytes, content: bytes = b"") -> bytes:
+        checksum = zlib.crc32(kind + content)
+        return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", checksum)
+
+    def ihdr(self, width: int = 5, height: int = 4, *rest: int) -> bytes:
+        return self.chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, *(rest or (8, GREY, 0, 0, 0))))
+
+    def raw(self, samples: npt.NDArray[np.integer], depth: int, *, is_interlaced: bool = False) -> bytes:
+        passes = ADAM7 if is_interlaced else ((0, 0, 1, 1),)
+        parts = (samples[y::step_y, x::step_x] for x, y, step_x, step_y in passes)
+        return b"".join(b"\0" + self._pack(row, depth) for part in parts if part.size for row in part)
+
+    def build(  # noqa: PLR0913 -- each is a way in which files differ
+        self,
+        samples: npt.NDArray[np.integer],
+        *,
+        depth: int = 8,
+        colour: int = GREY,
+        is_interlaced: bool = False,
+        palette: bytes | None = None,
+        before: bytes = b"",
+        after: bytes = b"",
+        raw: bytes | None = None,
+    ) -> bytes:
+        height, width = samples.shape[:2]
+        plte = b"" if palette is None else self.chunk(b"PLTE", palette)
+        data = zlib.compress(self.raw(samples, depth, is_interlaced=is_interlaced) if raw is None else raw)
+        header = self.ihdr(width, height, depth, colour, 0, 0, int(is_interlaced))
+        return self.join(header, plte, before, self.chunk(b"IDAT", data), after, self.chunk(b"IEND"))
+
+    def join(self, *chunks: bytes) -> bytes:
+        return self.signature + b"".join(chunks)
+
+    def zeros(self, megabytes: int) -> bytes:
+        """Give a zlib stream of zeros, made in a time that does not grow with its length."""
+        deflater = zlib.compressobj(9)
+        first, again = (deflater.compress(bytes(1 << 20)) + deflater.flush(zlib.Z_FULL_FLUSH) for _ in range(2))
+        length = megabytes << 20
+        checksum = (length % 65_521) << 16 | 1
+        return first + again * (megabytes - 1) + b"\x03\x00" + struct.pack(">I", checksum)
+
+    def _pack(self, row: npt.NDArray[np.integer], depth: int) -> bytes:
+        if depth == 16:
+            return row.astype(">u2").tobytes()
+        bits = np.unpackbits(row.reshape(-1, 1).astype(np.uint8), axis=1)[:, 8 - depth :]
+        return np.packbits(bits.reshape(-1)).tobytes()
+
+
+class JpegBuilder:
+    sof, dht, dqt, dri, sos, app1, com = 0xC0, 0xC4, 0xDB, 0xDD, 0xDA, 0xE1, 0xFE
+    eoi = b"\xff\xd9"
+
+    def __init__(self, pixels: npt.NDArray[np.uint8]) -> None:
+        self.whole = self.encode(pixels)
+
+    def encode(self, pixels: npt.NDArray[np.uint8], *settings: int) -> bytes:
+        return cv2.imencode(".jpg", pixels, settings)[1].tobytes()
+
+    def segment(self, marker: int, content: bytes = b"") -> bytes:
+        return bytes([0xFF, marker]) + struct.pack(">H", len(content) + 2) + content
+
+    def split(self, data: bytes) -> tuple[list[tuple[int, bytes]], bytes]:
+        """Split a file into the segments up to the first scan's header, and the rest."""
+        segments: list[tuple[int, bytes]] = []
+        position = 2
+        while not segments or segments[-1][0] != self.sos:
+            end = position + 2 + int.from_bytes(data[position + 2 : position + 4])
+            segments.append((data[position + 1], data[position + 4 : end]))
+            position = end
+        return segments, data[position:]
+
+    def join(self, segments: Iterable[tuple[int, bytes]], rest: bytes) -> bytes:
+        return b"\xff\xd8" + b"".join(self.segment(*each) for each in segments) + rest
+
+    def insert(self, data: bytes, inserted: bytes, *, before: int | None = None) -> bytes:
+        """Insert bytes right after the start of the image, or before the first segment of a kind."""
+        if before is None:
+            return data[:2] + inserted + data[2:]
+        segments, rest = self.split(data)
+        index = [marker for marker, _ in segments].index(before)
+        return self.join(segments[:index], inserted) + self.join(segments[index:], rest)[2:]
+
+    def patch(self, data: bytes, marker: int, start: int, content: bytes) -> bytes:
+        """Overwrite a part of the content of the first segment of a kind."""
+        segments, rest = self.split(data)
+        index = [kind for kind, _ in segments].index(marker)
+        old = segments[index][1]
+        segments[index] = marker, old[:start] + content + old[start + len(content) :]
+        return self.join(segments, rest)
+
+    def drop(self, data: bytes, marker: int) -> bytes:
+        segments, rest = self.split(data)
+        return self.join([each for each in segments if each[0] != marker], rest)
+
+
+class WebpBuilder:
+    def __init__(self, pixels: npt.NDArray[np.uint8]) -> None:
+        self.lossy, self.lossless = self.content(pixels, 50), self.content(pixels, 101)
+        self.vp8, self.vp8l = self.chunk(b"VP8 ", self.lossy), self.chunk(b"VP8L", self.lossless)
+        self.canvas = self.vp8x(pixels.shape[1], pixels.shape[0])
+        self.odd = self.chunk(b"VP8L", self.lossless + bytes(1 - len(self.lossless) % 2))
+
+    def chunk(self, kind: bytes, content: bytes, *, padding: bytes = b"\0") -> bytes:
+        return kind + struct.pack("<I", len(content)) + content + padding * (len(content) % 2)
+
+    def vp8x(self, width: int, height: int, flags: int = 0) -> bytes:
+        sides = struct.pack("<I", width - 1)[:3] + struct.pack("<I", height - 1)[:3]
+        return self.chunk(b"VP8X", bytes([flags, 0, 0, 0]) + sides)
+
+    def join(self, *chunks: bytes, size: int | None = None) -> bytes:
+        body = b"WEBP" + b"".join(chunks)
+        return b"RIFF" + struct.pack("<I", len(body) if size is None else size) + body
+
+    def content(self, pixels: npt.NDArray[np.uint8], quality: int) -> bytes:
+        data = cv2.imencode(".webp", pixels, [cv2.IMWRITE_WEBP_QUALITY, quality])[1].tobytes()
+        return data[20 : 20 + struct.unpack_from("<I", data, 16)[0]]
+
+
+@pytest.fixture(scope="session")
+def make() -> SimpleNamespace:
+    """Give the builders, and 5 x 4 pixels of each kind to build from."""
+    rng = np.random.default_rng(3)
+    bgr = rng.integers(0, 256, (4, 5, 3), dtype=np.uint8)
+    return SimpleNamespace(
+        exif=ExifBuilder(),
+        png=PngBuilder(),
+        jpeg=JpegBuilder(bgr),
+        webp=WebpBuilder(bgr),
+        grey=rng.integers(0, 256, (4, 5), dtype=np.uint8),
+        bgr=bgr,
+        bgra=rng.integers(1, 256, (4, 5, 4), dtype=np.uint8),
+        labels=np.arange(20, dtype=np.uint8).reshape(4, 5),
+    )
+
+
+@pytest.fixture(scope="session")
+def samples(make: SimpleNamespace) -> dict[str, bytes]:
+    """Give a small whole file of every kind that is read, each 5 x 4 pixels."""
+    png, jpeg, webp, exif = make.png, make.jpeg, make.webp, make.exif
+    animation = cv2.Animation()
+    animation.frames = [make.bgr, 255 - make.bgr]
+    animation.durations = [100, 100]
+    alpha = cv2.imencode(".webp", make.bgra, [cv2.IMWRITE_WEBP_QUALITY, 50])[1].tobytes()
+    return {
+        "png grey": png.build(make.grey),
+        "png colour": cv2.imencode(".png", make.bgr)[1].tobytes(),
+        "png alpha": cv2.imencode(".png", make.bgra)[1].tobytes(),
+        "png palette": png.build(make.labels % 4, depth=2, colour=PALETTE, palette=bytes(range(12))),
+        "png interlaced": png.build(make.labels, is_interlaced=True),
+        "png 16 bit": png.build(make.grey.astype(np.uint16) * 257, depth=16),
+        "png exif": png.build(make.grey, after=png.chunk(b"eXIf", exif.tiff())),
+        "png animated": cv2.imencodeanimation(".png", animation)[1].tobytes(),
+        "jpeg baseline": jpeg.whole,
+        "jpeg grey": jpeg.encode(make.grey),
+        "jpeg progressive": jpeg.encode(make.bgr, cv2.IMWRITE_JPEG_PROGRESSIVE, 1),
+        "jpeg restarts": jpeg.encode(np.tile(make.bgr, (5, 5, 1))[:4, :5], cv2.IMWRITE_JPEG_RST_INTERVAL, 1),
+        "jpeg exif": jpeg.insert(jpeg.whole, jpeg.segment(jpeg.app1, exif.app1())),
+        "webp lossy": webp.join(webp.vp8),
+        "webp lossless": webp.join(webp.vp8l),
+        "webp extended": webp.join(webp.vp8x(5, 4, 0x08), webp.vp8, webp.chunk(b"EXIF", exif.tiff())),
+        "webp alpha": alpha,
+    }

@@ -1,0 +1,152 @@
+import contextlib
+from collections.abc import Callable
+from types import SimpleNamespace
+
+import cv2
+import numpy as np
+import pytest
+
+from app.codec.jpeg import read_jpeg_header, verify_jpeg
+from app.face.errors import ImageCorruptError, ImageFormatError, ImageTruncatedError
+from app.face.frame import Size
+
+Context = contextlib.AbstractContextManager[object]
+
+WHOLE: Context = contextlib.nullcontext()
+CORRUPT: Context = pytest.raises(ImageCorruptError)
+TRUNCATED: Context = pytest.raises(ImageTruncatedError)
+UNREAD: Context = pytest.raises(ImageFormatError)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        pytest.param((), id="baseline"),
+        pytest.param((cv2.IMWRITE_JPEG_PROGRESSIVE, 1), id="progressive"),
+        pytest.param((cv2.IMWRITE_JPEG_OPTIMIZE, 1), id="own tables"),
+        pytest.param((cv2.IMWRITE_JPEG_RST_INTERVAL, 1), id="restart markers"),
+        pytest.param((cv2.IMWRITE_JPEG_SAMPLING_FACTOR, cv2.IMWRITE_JPEG_SAMPLING_FACTOR_411), id="subsampled"),
+    ],
+)
+@pytest.mark.parametrize("channels", [1, 3])
+def test_whole_files_pass_and_no_prefix_does(make: SimpleNamespace, settings: tuple[int, ...], channels: int) -> None:
+    pixels = np.random.default_rng(1).integers(0, 256, (40, 50, channels), dtype=np.uint8)
+    data = make.jpeg.encode(pixels, *settings)
+    assert read_jpeg_header(memoryview(data)).size == Size(50, 40)
+    assert verify_jpeg(memoryview(data)) == 1
+    for end in range(len(data)):
+        with pytest.raises(ImageTruncatedError):
+            verify_jpeg(memoryview(data)[:end])
+
+
+def test_restart_markers_are_there_to_be_passed_over(make: SimpleNamespace) -> None:
+    data = make.jpeg.encode(np.zeros((64, 64, 3), np.uint8), cv2.IMWRITE_JPEG_RST_INTERVAL, 1)
+    assert all(bytes([0xFF, marker]) in data for marker in range(0xD0, 0xD8))
+
+
+def test_end_of_a_thumbnail_is_not_the_end(make: SimpleNamespace) -> None:
+    thumbnail = make.jpeg.encode(np.zeros((8, 8, 3), np.uint8))
+    data = make.jpeg.insert(make.jpeg.whole, make.jpeg.segment(make.jpeg.app1, make.exif.app1() + thumbnail))
+    header = read_jpeg_header(memoryview(data))
+    assert (header.size, header.exif_orientation) == (Size(5, 4), 6)
+    assert verify_jpeg(memoryview(data)) == 6
+    with TRUNCATED:
+        verify_jpeg(memoryview(data)[:-2])
+    with TRUNCATED:
+        verify_jpeg(memoryview(data)[: data.index(make.jpeg.eoi) + 2])
+
+
+@pytest.mark.parametrize(
+    ("build", "expected"),
+    [
+        pytest.param(lambda j: j.whole, WHOLE, id="whole"),
+        pytest.param(lambda j: j.whole + b"\xff\xd8more", WHOLE, id="bytes after the end"),
+        pytest.param(lambda j: j.whole[:-2] + b"\xff\xff\xff\xd9", WHOLE, id="filling before the end"),
+        pytest.param(lambda j: j.insert(j.whole, b"\xff\xff\xff", before=j.dht), WHOLE, id="filling before a segment"),
+        pytest.param(lambda j: j.insert(j.whole, j.segment(j.com), before=j.dht), WHOLE, id="empty comment"),
+        pytest.param(lambda j: j.whole[:-2] + j.segment(j.com, b"x") + j.eoi, WHOLE, id="segment after the scan"),
+        pytest.param(lambda j: j.insert(j.whole, j.segment(j.com, b"x\xff\xd9")), WHOLE, id="end inside a comment"),
+        pytest.param(lambda j: j.drop(j.whole, j.sof), CORRUPT, id="no frame"),
+        pytest.param(lambda j: j.drop(j.whole, j.sos), CORRUPT, id="no scan header"),
+        pytest.param(lambda j: j.join(j.split(j.whole)[0][:-1], j.eoi), CORRUPT, id="no scan"),
+        pytest.param(lambda j: j.join(j.split(j.whole)[0], j.eoi), CORRUPT, id="scan of nothing"),
+        pytest.param(lambda j: j.whole[:-2], TRUNCATED, id="no end"),
+        pytest.param(lambda j: j.whole[:-1], TRUNCATED, id="half an end"),
+        pytest.param(lambda j: j.whole[:-2] + b"\xff" * 9, TRUNCATED, id="filling instead of the end"),
+        pytest.param(lambda j: b"\xff\xd8" + j.eoi, CORRUPT, id="start and end"),
+        pytest.param(lambda j: b"\xff\xd8" + j.whole, CORRUPT, id="two starts"),
+        pytest.param(lambda j: j.whole[:-2] + j.whole, CORRUPT, id="another image inside the scan"),
+        pytest.param(lambda j: j.whole[:-9] + b"\xff\x02" + j.whole[-7:], CORRUPT, id="reserved marker in the scan"),
+        pytest.param(lambda j: j.insert(j.whole, b"\0\0", before=j.dht), CORRUPT, id="garbage between"),
+        pytest.param(lambda j: j.insert(j.whole, b"\xff\0", before=j.dht), CORRUPT, id="marker 00 between"),
+        pytest.param(lambda j: j.insert(j.whole, b"\xff\xd0", before=j.dht), CORRUPT, id="restart between"),
+        pytest.param(lambda j: j.insert(j.whole, b"\xff\xe1\0\1"), CORRUPT, id="segment of length 1"),
+        pytest.param(lambda j: j.insert(j.whole, b"\xff\xe1\0\0"), CORRUPT, id="segment of length 0"),
+        pytest.param(lambda j: j.whole[:2] + b"\xff\xe1\xff\xff" + j.whole[2:], TRUNCATED, id="segment past the end"),
+        pytest.param(
+            lambda j: j.insert(j.whole, j.segment(*j.split(j.whole)[0][3]), before=j.sos), CORRUPT, id="two frames"
+        ),
+        pytest.param(lambda j: j.patch(j.whole, j.sof, 0, b"\x0c"), UNREAD, id="12 bits"),
+        pytest.param(lambda j: j.patch(j.whole, j.sof, 1, b"\0\0"), CORRUPT, id="height 0"),
+        pytest.param(lambda j: j.patch(j.whole, j.sof, 3, b"\0\0"), CORRUPT, id="width 0"),
+        pytest.param(lambda j: j.patch(j.whole, j.sof, 5, b"\4"), CORRUPT, id="more components than there are"),
+        pytest.param(lambda j: j.patch(j.whole, j.sof, 7, b"\0"), CORRUPT, id="sampling 0 x 0"),
+        pytest.param(lambda j: j.patch(j.whole, j.sof, 7, b"\x51"), CORRUPT, id="sampling 5 x 1"),
+        pytest.param(lambda j: j.patch(j.whole, j.sof, 6, b"\x77"), CORRUPT, id="scan of another component"),
+        pytest.param(lambda j: j.patch(j.whole, j.sos, 0, b"\2"), CORRUPT, id="scan header too long"),
+        pytest.param(lambda j: j.patch(j.whole, j.sos, 3, b"\1"), CORRUPT, id="component without a scan"),
+        pytest.param(lambda j: j.insert(j.whole, j.segment(j.sos), before=j.sos), CORRUPT, id="empty scan header"),
+        pytest.param(lambda j: j.insert(j.whole, j.segment(j.sof), before=j.sof), CORRUPT, id="empty frame header"),
+        pytest.param(lambda j: j.whole.replace(b"\xff\xc0", b"\xff\xc3"), UNREAD, id="lossless"),
+        pytest.param(lambda j: j.whole.replace(b"\xff\xc0", b"\xff\xc9"), UNREAD, id="arithmetic"),
+        pytest.param(lambda j: j.whole.replace(b"\xff\xc0", b"\xff\xcf"), UNREAD, id="hierarchical"),
+        pytest.param(lambda j: j.insert(j.whole, j.segment(j.com) * 5_000), CORRUPT, id="too many segments"),
+        pytest.param(
+            lambda j: j.join(
+                j.split(j.whole)[0], (b"\x55" + j.segment(*j.split(j.whole)[0][-1])) * 101 + b"\x55" + j.eoi
+            ),
+            CORRUPT,
+            id="too many scans",
+        ),
+    ],
+)
+def test_verify_table(make: SimpleNamespace, build: Callable[..., bytes], expected: Context) -> None:
+    with expected:
+        assert verify_jpeg(memoryview(build(make.jpeg))) == 1
+
+
+def test_frame_of_the_table_is_where_the_table_takes_it(make: SimpleNamespace) -> None:
+    assert make.jpeg.split(make.jpeg.whole)[0][3][0] == make.jpeg.sof
+
+
+def test_a_hundred_scans_are_not_too_many(make: SimpleNamespace) -> None:
+    segments, _ = make.jpeg.split(make.jpeg.whole)
+    again = b"\x55" + make.jpeg.segment(*segments[-1])
+    assert verify_jpeg(memoryview(make.jpeg.join(segments, again * 99 + b"\x55" + make.jpeg.eoi))) == 1
+
+
+@pytest.mark.parametrize("before", [None, 0xDA])
+@pytest.mark.parametrize("order", ["<", ">"])
+def test_verify_finds_orientation(make: SimpleNamespace, before: int | None, order: str) -> None:
+    xmp = make.jpeg.segment(make.jpeg.app1, b"http://ns.adobe.com/xap/1.0/\0<x/>")
+    exif = make.jpeg.segment(make.jpeg.app1, make.exif.app1(make.exif.tiff(3, order=order)))
+    later = make.jpeg.segment(make.jpeg.app1, make.exif.app1(make.exif.tiff(8, order=order)))
+    data = make.jpeg.insert(make.jpeg.whole, xmp + exif + later, before=before)
+    assert verify_jpeg(memoryview(data)) == 3
+    assert read_jpeg_header(memoryview(data)).exif_orientation == (3 if before is None else 1)
+
+
+@pytest.mark.parametrize("exif", [b"", b"Exif\0", b"Exif\0\0", b"Exif\0\0II*\0\xff\xff\xff\xff", b"Exif\0\0MM\0*\0\0"])
+def test_malformed_exif_is_upright(make: SimpleNamespace, exif: bytes) -> None:
+    data = make.jpeg.insert(make.jpeg.whole, make.jpeg.segment(make.jpeg.app1, exif))
+    assert read_jpeg_header(memoryview(data)).exif_orientation == 1
+    assert verify_jpeg(memoryview(data)) == 1
+
+
+def test_read_header_needs_nothing_after_the_frame(make: SimpleNamespace) -> None:
+    frame_end = make.jpeg.whole.index(b"\xff\xc0") + 19
+    assert read_jpeg_header(memoryview(make.jpeg.whole)[:frame_end]).size == Size(5, 4)
+    with TRUNCATED:
+        read_jpeg_header(memoryview(make.jpeg.whole)[: frame_end - 1])
+    with CORRUPT:
+        read_jpeg_header(memoryview(make.jpeg.drop(make.jpeg.whole, make.jpeg.sof)))
