@@ -49,19 +49,7 @@ def create_app(settings: Settings, *, board: Board | None = None, registry: Coll
         board: health shared with other processes; None makes one for this process alone.
         registry: what ``/metrics`` reads; None leaves the path out.
     """
-    state = WebState(
-        crop=CropService(
-            Limits(max_image_pixels=settings.max_image_pixels, landmark_margin=settings.landmark_margin),
-            fault_work_s=settings.fault_work_s,
-        ),
-        admission=Admission(max_concurrency=settings.max_concurrency, threads=settings.work_threads),
-        board=board or Board(expected_workers=1, timeout_s=settings.timeout_s),
-        registry=registry,
-        api_keys=tuple(key.get_secret_value().encode() for key in settings.api_keys),
-        max_body_bytes=settings.max_body_bytes,
-        body_timeout_s=settings.body_timeout_s,
-        retry_after_s=settings.retry_after_s,
-    )
+    state = _make_state(settings, board, registry)
 
     @asynccontextmanager
     async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
@@ -92,6 +80,22 @@ def create_app(settings: Settings, *, board: Board | None = None, registry: Coll
         app.add_middleware(RequestMetrics)
     app.add_middleware(RequestContext, is_access_logged=settings.log_access)
     return app
+
+
+def _make_state(settings: Settings, board: Board | None, registry: CollectorRegistry | None) -> WebState:
+    return WebState(
+        crop=CropService(
+            Limits(max_image_pixels=settings.max_image_pixels, landmark_margin=settings.landmark_margin),
+            fault_work_s=settings.fault_work_s,
+        ),
+        admission=Admission(max_concurrency=settings.max_concurrency, threads=settings.work_threads),
+        board=board or Board(expected_workers=1, timeout_s=settings.timeout_s),
+        registry=registry,
+        api_keys=tuple(key.get_secret_value().encode() for key in settings.api_keys),
+        max_body_bytes=settings.max_body_bytes,
+        body_timeout_s=settings.body_timeout_s,
+        retry_after_s=settings.retry_after_s,
+    )
 
 
 def install_metrics(settings: Settings) -> Path:
@@ -134,7 +138,7 @@ def _add_docs(app: FastAPI) -> None:
 
     @app.get("/docs", include_in_schema=False)
     async def docs() -> Response:
-        root = settings_root(app)
+        root = app.root_path.rstrip("/")
         return get_swagger_ui_html(
             openapi_url=f"{root}/openapi.json",
             title=app.title,
@@ -142,8 +146,3 @@ def _add_docs(app: FastAPI) -> None:
             swagger_css_url=f"{root}{DOCS_ASSETS}/swagger-ui.css",
             swagger_favicon_url=f"{root}{DOCS_ASSETS}/favicon.png",
         )
-
-
-def settings_root(app: FastAPI) -> str:
-    """Return the prefix under which a proxy serves the application."""
-    return app.root_path.rstrip("/")

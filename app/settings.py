@@ -112,7 +112,9 @@ class Settings(BaseSettings):
 
     # Logs
     log_format: Literal["auto", "rich", "json"] = Field("auto", description="auto: Rich on a terminal, else JSON")
-    log_level: str = Field("INFO", description="Level of every component that log_levels does not name")
+    log_level: str = Field(
+        "INFO", description="Level of every component that LOG_LEVELS does not name; `images` starts at WARNING in JSON"
+    )
     log_levels: Annotated[dict[str, str], CommaList] = Field(
         default_factory=dict, description="Level a component (api, images, server), as in `api=DEBUG,images=WARNING`"
     )

@@ -53,6 +53,12 @@ class LogOptions:
         """Whether lines go to a person."""
         return self.format == "rich" or (self.format == "auto" and sys.stderr.isatty())
 
+    def level_of(self, component: str) -> str:
+        """Return the level of one component: what was asked for, else quiet about images where nobody looks."""
+        if component in self.levels:
+            return self.levels[component]
+        return "WARNING" if component == "images" and self.level == "INFO" and not self.is_rich else self.level
+
 
 def get_logger(component: str) -> logging.Logger:
     """Return the logger of one component: ``api``, ``images`` or ``server``."""
@@ -79,7 +85,7 @@ def configure_logging(options: LogOptions) -> None:
         root.addHandler(handler)
     logging.getLogger(ROOT).setLevel(options.level)
     for component in COMPONENTS:
-        get_logger(component).setLevel(options.levels.get(component, options.level))
+        get_logger(component).setLevel(options.level_of(component))
     # Libraries speak up only when something is wrong; their routine lines say nothing that ours do not.
     for name in ("gunicorn.error", "uvicorn.error", "uvicorn.access", "asyncio"):
         logging.getLogger(name).setLevel(options.levels.get("server", "WARNING"))

@@ -15,9 +15,12 @@ from app.web.problems import internal_error_response
 if TYPE_CHECKING:
     from prometheus_client import Gauge
     from prometheus_fastapi_instrumentator.metrics import Info
+    from starlette.requests import Request
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 log = get_logger("api")
+
+MAX_LOGGED_PATH = 256
 
 
 class RequestContext:
@@ -65,7 +68,9 @@ class RequestContext:
 
 def _log_access(scope: Scope, status: int, duration_ms: float) -> None:
     client = scope["client"][0] if scope.get("client") else "-"
-    method, path = metrics.method_label(scope["method"]), scope["path"]
+    method = metrics.method_label(scope["method"])
+    # As it came: decoded, it could hold line breaks and what a terminal takes for commands.
+    path = scope["raw_path"][:MAX_LOGGED_PATH].decode("ascii", "replace")
     fields = {"method": method, "path": path, "status": status, "duration_ms": round(duration_ms, 2), "client": client}
     log.info("%s %s %d %.1fms %s", method, path, status, duration_ms, client, extra=fields)
 
@@ -93,11 +98,22 @@ class RequestMetrics(PrometheusInstrumentatorMiddleware):
         self.should_instrument_requests_inprogress = True
         self.inprogress_labels = True
         self.inprogress = cast("Gauge", _InProgress())
+        self._plain: dict[str, tuple[str, bool]] = {}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Record everything that comes of one request once its answer is out."""
         with recording.held_back():
             await super().__call__(scope, receive, send)
+
+    def _get_handler(self, request: Request) -> tuple[str, bool]:
+        """Find the route's template; where that is the path itself, once for all."""
+        path = request.scope["path"]
+        found = self._plain.get(path)
+        if found is None:
+            found = super()._get_handler(request)
+            if found == (path, True):  # as many as there are routes without parameters
+                self._plain[path] = found
+        return found
 
 
 def record_request(info: Info) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -19,6 +20,9 @@ if TYPE_CHECKING:
     from python_multipart.multipart import MultipartCallbacks
 
     from app.web.schemas import RegionLandmarks
+
+# It would log bytes of the body for each request that is refused.
+logging.getLogger("python_multipart").setLevel(logging.CRITICAL)
 
 
 def parse_multipart(body: bytes, content_type: str) -> CropInput:

@@ -1,0 +1,58 @@
+"""Draw the README's picture: the sample photo, and beside it the regions found in it.
+
+Example: python docs/draw_overlay.py docs/overlay.jpg
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+
+import cv2
+import numpy as np
+import resvg_py
+
+from app.face.frame import Size
+from app.face.landmarks import points_to_landmarks_px
+from app.face.overlay import OverlayStyle
+from app.face.pipeline import FaceRequest, process_face
+
+EXAMPLES = Path(__file__).parent.parent / "examples"
+SCALE = 3
+FACE_XYWH = (136, 24, 176, 176)
+
+
+def draw() -> np.ndarray:
+    """Return the picture as ``(H, W, 3)`` uint8 BGR."""
+    photo = cv2.imread(str(EXAMPLES / "astronaut.png"))
+    if photo is None:
+        raise FileNotFoundError("examples/astronaut.png")
+    points = json.loads((EXAMPLES / "astronaut.landmarks.json").read_text())
+    large = cv2.resize(photo, None, fx=SCALE, fy=SCALE, interpolation=cv2.INTER_CUBIC)
+    frame = Size(large.shape[1], large.shape[0])
+    landmarks_px = points_to_landmarks_px([[SCALE * p["x"], SCALE * p["y"]] for p in points], frame=frame)
+    style = OverlayStyle(region_opacity=0.4, stroke_width=2)
+    svg = process_face(FaceRequest(frame=frame, landmarks_px=landmarks_px, style=style)).svg
+    overlay = cv2.imdecode(
+        np.frombuffer(bytes(resvg_py.svg_to_bytes(svg_string=svg.decode())), np.uint8), cv2.IMREAD_UNCHANGED
+    )
+    if overlay is None:
+        raise ValueError("the overlay did not render")
+    alpha = overlay[:, :, 3:] / 255.0
+    drawn = (overlay[:, :, :3] * alpha + large * (1 - alpha)).astype(np.uint8)
+    x, y, width, height = (SCALE * side for side in FACE_XYWH)
+    return np.hstack([picture[y : y + height, x : x + width] for picture in (large, drawn)])
+
+
+def main() -> None:
+    """Write the picture."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("file", type=Path, help="where the picture goes")
+    target = parser.parse_args().file
+    cv2.imwrite(str(target), draw(), [cv2.IMWRITE_JPEG_QUALITY, 85])
+    print(f"{target}: {target.stat().st_size} bytes")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,97 @@
+"""The documentation says what the code does."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+import pytest
+
+from app.face.errors import public_codes
+from app.main import create_app
+from app.observability.metrics import METRICS
+from app.runtime.banner import sample_command
+from app.settings import Settings
+from app.web.problems import PROBLEMS
+from app.web.schemas import CropAnswer
+
+if TYPE_CHECKING:
+    from fastapi import FastAPI
+
+ROOT = Path(__file__).parents[2]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+@pytest.fixture(scope="module")
+def app() -> FastAPI:
+    return create_app(Settings())
+
+
+def test_generated_tables_are_fresh() -> None:
+    done = subprocess.run(
+        [sys.executable, "docs/generate.py", "--check"], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+
+
+def test_worked_examples_are_fresh(tmp_path: Path) -> None:
+    target = tmp_path / "examples.json"
+    subprocess.run([sys.executable, "examples/make_docs_examples.py", str(target)], cwd=ROOT, check=True)
+    made, kept = (json.loads(path.read_text()) for path in (target, ROOT / "app/web/static/examples.json"))
+    assert made.keys() == kept.keys()
+    for name in made:
+        # Encoders of other versions may write other bytes for the same picture; all else is the same.
+        for example in (made[name]["value"], kept[name]["value"]):
+            example.pop("image")
+        assert made[name] == kept[name]
+
+
+def test_readme_command_is_the_banners() -> None:
+    joined = re.sub(r"\s*\\\n\s*", " ", README)
+    assert sample_command("http://127.0.0.1:8000") in joined
+
+
+def test_readme_answer_has_the_answers_fields() -> None:
+    block = next(text for text in re.findall(r"```json\n(.*?)```", README, re.DOTALL) if "mask_contours" in text)
+    answer: dict[str, Any] = json.loads(block)
+    documented = msgspec.convert(
+        {**answer, "regions": [], "mask_contours": {}}, CropAnswer
+    )  # rings are cut short in print, so they are left aside
+    assert list(answer) == list(CropAnswer.__struct_fields__)
+    assert documented.image.width == 512
+
+
+def test_readme_names_every_path(app: FastAPI) -> None:
+    paths = set(app.openapi()["paths"]) | {"/docs", "/openapi.json"}
+    assert {path for path in paths if f"{path}`" not in README} == set()
+
+
+def test_every_metric_and_setting_is_in_the_readme() -> None:
+    names = [spec.name for spec in METRICS] + [name.upper() for name in Settings.model_fields]
+    assert [name for name in names if f"| `{name}` |" not in README] == []
+
+
+def test_every_code_is_documented_once() -> None:
+    text = (ROOT / "docs" / "errors.md").read_text(encoding="utf-8")
+    codes = [*PROBLEMS, *public_codes()]
+    assert len(codes) == len(set(codes))
+    assert [code for code in codes if text.count(f"| `{code}` |") != 1] == []
+
+
+def test_links_lead_somewhere() -> None:
+    for document in [*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")]:
+        for target in re.findall(r"\]\(([^)#:]+)\)", document.read_text(encoding="utf-8")):
+            assert (document.parent / target).exists(), f"{document.name}: {target}"
+
+
+def test_make_targets_in_documents_exist() -> None:
+    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
+    targets = set(re.findall(r"^([a-z-]+):", makefile, re.MULTILINE))
+    for document in [*ROOT.glob("*.md"), ROOT / ".github/workflows/ci.yaml", ROOT / ".ci/run"]:
+        named = set(re.findall(r"(?:`|\$ |run: |^)make ([a-z]+)", document.read_text(encoding="utf-8"), re.MULTILINE))
+        assert named <= targets, document.name

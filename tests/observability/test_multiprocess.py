@@ -1,0 +1,83 @@
+"""Slots, files, and reading them while they come and go."""
+
+from __future__ import annotations
+
+from contextlib import nullcontext
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from app.observability import metrics, multiprocess, recording
+from app.observability.multiprocess import SlotPool
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+
+@given(st.lists(st.booleans(), max_size=60), st.randoms())
+def test_pool_gives_the_lowest_free_number(steps: list[bool], random: Any) -> None:
+    pool, held = SlotPool(), set()
+    for is_taking in steps:
+        if is_taking or not held:
+            number = pool.take()
+            assert number == min(set(range(len(held) + 1)) - held)
+            held.add(number)
+        else:
+            number = random.choice(sorted(held))
+            held.remove(number)
+            pool.free(number)
+
+
+@pytest.mark.parametrize(
+    ("name", "expectation"),
+    [
+        ("worker-0", nullcontext()),
+        ("master", nullcontext()),
+        ("worker_0", pytest.raises(ValueError, match="neither")),
+        ("../x", pytest.raises(ValueError, match="neither")),
+    ],
+)
+def test_identity(monkeypatch: pytest.MonkeyPatch, name: str, expectation: Any) -> None:
+    monkeypatch.setattr(multiprocess, "_identity", "before")
+    with expectation:
+        multiprocess.set_identity(name)
+        assert multiprocess.get_identity() == name
+
+
+def test_successor_counts_on_and_live_gauges_are_dropped(
+    scrape: Callable[[], dict[Any, float]], tmp_path: Path
+) -> None:
+    gauge, read = ("api_requests_in_progress", "POST", "/x"), ("api_requests_in_progress", "/x", "POST")
+    recording.record_landmarks_processed(478)
+    metrics.child(*gauge).inc()
+    multiprocess.set_identity("worker-1")
+    recording.record_landmarks_processed(478)
+    metrics.child(*gauge).inc()
+    assert scrape()["landmarks_processed_total",] == 956
+    assert scrape()[read] == 2
+    multiprocess.forget_slot("worker-0", tmp_path / "values")
+    assert scrape()[read] == 1
+    multiprocess.set_identity("worker-0")
+    recording.record_landmarks_processed(478)
+    assert scrape()["landmarks_processed_total",] == 1434
+
+
+def test_scrape_passes_over_a_file_that_is_not_begun(scrape: Callable[[], dict[Any, float]], tmp_path: Path) -> None:
+    (tmp_path / "values" / "counter_worker-9.db").touch()
+    recording.record_landmarks_processed(478)
+    counted = scrape()
+    assert counted["landmarks_processed_total",] == 478
+    assert counted["multiprocess_files",] == len(list((tmp_path / "values").glob("*.db")))
+    assert counted["multiprocess_bytes",] == sum(file.stat().st_size for file in (tmp_path / "values").iterdir())
+
+
+def test_directory_is_wiped_of_values_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(multiprocess.DIRECTORY_VARIABLE, "")
+    monkeypatch.setattr("prometheus_client.values.ValueClass", None)
+    (tmp_path / "counter_worker-0.db").write_bytes(b"old")
+    (tmp_path / "notes.txt").write_text("mine")
+    assert multiprocess.use_directory(tmp_path) == tmp_path
+    assert [file.name for file in tmp_path.iterdir()] == ["notes.txt"]

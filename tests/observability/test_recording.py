@@ -1,0 +1,108 @@
+"""What helpers and decorators leave in the metrics, and when."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from contextvars import copy_context
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from app.observability import metrics, recording
+from app.observability.metrics import METRICS, MetricSpec
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+STEPS = "image_processing_duration_seconds_count"
+
+
+@recording.track_image_processing("decode")
+def work(value: int) -> int:
+    if value < 0:
+        raise ValueError("negative")
+    return value + 1
+
+
+@recording.track_image_processing("decode")
+async def work_async(value: int) -> int:
+    await asyncio.sleep(0)
+    return work.__wrapped__(value)  # type: ignore[attr-defined,no-any-return]
+
+
+def test_decorator_times_functions_of_both_kinds(scrape: Callable[[], dict[Any, float]]) -> None:
+    assert work(1) == 2
+    assert asyncio.run(work_async(1)) == 2
+    with pytest.raises(ValueError, match="negative"):
+        work(-1)
+    with pytest.raises(ValueError, match="negative"):
+        asyncio.run(work_async(-1))
+    assert scrape()[STEPS, "decode"] == 4
+    assert (work.__name__, work_async.__name__) == ("work", "work_async")
+
+
+def test_helpers_record_nothing_while_metrics_are_off() -> None:
+    metrics.uninstall()
+    recording.record_landmarks_processed(478)
+    recording.record_region_generated("nose")
+    recording.record_error("image_corrupt", "images")
+    recording.record_rejection("saturated")
+    recording.record_worker_exit("killed")
+    assert work(1) == 2
+    with pytest.raises(RuntimeError, match="off"):
+        metrics.child("landmarks_processed_total")
+
+
+def test_helpers_count(scrape: Callable[[], dict[Any, float]]) -> None:
+    recording.record_landmarks_processed(478)
+    recording.record_region_generated("nose")
+    recording.record_region_generated("nose", 2)
+    recording.record_error("image_corrupt", "images")
+    recording.record_rejection("saturated")
+    recording.record_worker_exit("killed")
+    counted = scrape()
+    assert counted["landmarks_processed_total",] == 478
+    assert counted["regions_generated_total", "nose"] == 3
+    assert counted["errors_total", "images", "image_corrupt"] == 1
+    assert counted["api_rejections_total", "saturated"] == 1
+    assert counted["app_worker_exits_total", "killed"] == 1
+
+
+def test_held_back_is_written_at_the_end_from_every_thread(scrape: Callable[[], dict[Any, float]]) -> None:
+    with recording.held_back():
+        recording.record_landmarks_processed(1)
+        context = copy_context()
+        thread = threading.Thread(target=context.run, args=(recording.record_landmarks_processed, 10))
+        thread.start()
+        thread.join()
+        with recording.image_step("svg"):
+            pass
+        during = scrape()
+    after = scrape()
+    assert (during["landmarks_processed_total",], during[STEPS, "svg"]) == (0, 0)
+    assert (after["landmarks_processed_total",], after[STEPS, "svg"]) == (11, 1)
+
+
+def test_closed_labels_start_at_zero(scrape: Callable[[], dict[Any, float]]) -> None:
+    counted = scrape()
+    assert {counted["api_rejections_total", reason] for reason in ("saturated", "too_large")} == {0}
+    assert counted[STEPS, "encode"] == 0
+
+
+@pytest.mark.parametrize(
+    ("spec", "reason"),
+    [
+        (MetricSpec("a_gauge", "gauge", "x", {}), "needs a mode"),
+        (MetricSpec("a_histogram", "histogram", "x", {}), "bounds"),
+    ],
+)
+def test_incomplete_row_is_refused(monkeypatch: pytest.MonkeyPatch, spec: MetricSpec, reason: str) -> None:
+    monkeypatch.setattr(metrics, "METRICS", (*METRICS[:0], spec))
+    with pytest.raises(ValueError, match=reason):
+        metrics.Metrics({})
+
+
+@pytest.mark.parametrize(("method", "label"), [("GET", "GET"), ("PATCH", "PATCH"), ("BREW", "OTHER"), ("get", "OTHER")])
+def test_method_label_is_bounded(method: str, label: str) -> None:
+    assert metrics.method_label(method) == label

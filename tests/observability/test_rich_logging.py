@@ -1,0 +1,147 @@
+"""Lines for a person and lines for a machine."""
+
+from __future__ import annotations
+
+import io
+import json
+import logging
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from app.observability import context, rich_logging
+from app.observability.events import log_image_processing
+from app.observability.rich_logging import LogOptions, configure_logging, get_logger
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
+
+
+@pytest.fixture
+def logged(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., io.StringIO]]:
+    """Give a function that sets logging up and returns what is written; afterwards nothing of it is left."""
+    stream = io.StringIO()
+    monkeypatch.setenv("COLUMNS", "200")
+
+    def configure(**options: Any) -> io.StringIO:
+        monkeypatch.setattr("sys.stderr", stream)
+        configure_logging(LogOptions(**options))
+        return stream
+
+    yield configure
+    root = logging.getLogger()
+    for handler in [handler for handler in root.handlers if getattr(handler, "is_ours", False)]:
+        root.removeHandler(handler)
+        handler.close()
+    for component in rich_logging.COMPONENTS:
+        get_logger(component).setLevel(logging.NOTSET)
+    logging.getLogger(rich_logging.ROOT).setLevel(logging.NOTSET)
+
+
+def test_json_is_one_object_a_line_with_the_request_s_ids(logged: Callable[..., io.StringIO]) -> None:
+    stream = logged(format="json")
+    request = context.request_id.set("order-17")
+    trace = context.trace_id.set("0af7651916cd43dd8448eb211c80319c")
+    get_logger("api").info("one\ntwo %s", "[red]x[/]", extra={"status": 200})
+    try:
+        int("cause")
+    except ValueError:
+        get_logger("api").exception("Unhandled error")
+    context.request_id.reset(request)
+    context.trace_id.reset(trace)
+    get_logger("server").warning("no request")
+    first, second, third = (json.loads(line) for line in stream.getvalue().splitlines())
+    assert first["message"] == "one\ntwo [red]x[/]"
+    assert (first["level"], first["logger"], first["status"]) == ("INFO", "facial.api", 200)
+    assert (first["request_id"], first["trace_id"]) == ("order-17", "0af7651916cd43dd8448eb211c80319c")
+    assert first["time"].endswith("+00:00")
+    assert "ValueError: invalid literal" in second["exc_info"]
+    assert "request_id" not in third
+
+
+def test_rich_lines_name_the_component_and_read_no_markup(logged: Callable[..., io.StringIO]) -> None:
+    stream = logged(format="rich", time_format="at %H")
+    get_logger("api").info("GET /[bold]x[/] 200")
+    request = context.request_id.set("order-17")
+    get_logger("images").warning("odd")
+    context.request_id.reset(request)
+    text = stream.getvalue()
+    assert "API     GET /[bold]x[/] 200" in text
+    assert "Images  odd [order-17]" in text
+    assert text.startswith("at ")
+
+
+@pytest.mark.parametrize(("format_", "is_quiet"), [("json", True), ("rich", False)])
+def test_image_lines_are_for_a_person(logged: Callable[..., io.StringIO], format_: str, is_quiet: bool) -> None:
+    stream = logged(format=format_)
+    log_image_processing("verified", 512, 512, "PNG")
+    log_image_processing("segmentation", 256, 256, 10)
+    log_image_processing("extracted", 10)
+    text = stream.getvalue()
+    assert (text == "") is is_quiet
+    if not is_quiet:
+        assert "Image verified: 512×512 PNG" in text
+        assert "Segmentation map decoded: 256×256, 10 labels" in text
+        assert "Extracted 10 regions" in text
+
+
+def test_image_lines_can_be_asked_for(logged: Callable[..., io.StringIO]) -> None:
+    stream = logged(format="json", levels={"images": "INFO"})
+    log_image_processing("extracted", 10)
+    assert json.loads(stream.getvalue())["event"] == "extracted"
+
+
+def test_levels_a_component(logged: Callable[..., io.StringIO]) -> None:
+    stream = logged(format="json", level="ERROR", levels={"api": "DEBUG"})
+    get_logger("api").debug("seen")
+    get_logger("server").warning("not seen")
+    assert [json.loads(line)["message"] for line in stream.getvalue().splitlines()] == ["seen"]
+
+
+def test_file_gets_json_and_is_rotated(logged: Callable[..., io.StringIO], tmp_path: Path) -> None:
+    file = tmp_path / "logs" / "service.log"
+    logged(format="rich", file=file, file_max_bytes=1024, file_backups=2)
+    for number in range(40):
+        get_logger("api").info("line %d", number)
+    assert json.loads(file.read_text().splitlines()[-1])["message"] == "line 39"
+    assert len(list(file.parent.glob("service.log*"))) == 3
+
+
+def test_configured_again_a_line_is_written_once(logged: Callable[..., io.StringIO]) -> None:
+    logged(format="json")
+    stream = logged(format="json")
+    get_logger("api").info("once")
+    assert stream.getvalue().count("once") == 1
+
+
+@pytest.mark.parametrize(
+    ("header", "is_taken"),
+    [
+        ("order-17", True),
+        ("a" * 128, True),
+        ("a" * 129, False),
+        ("two words", False),
+        ("x\ny", False),
+        ("", False),
+        (None, False),
+    ],
+)
+def test_request_id_is_taken_where_harmless(header: str | None, is_taken: bool) -> None:
+    made = context.accept_request_id(header)
+    assert (made == header) is is_taken
+    assert made.isprintable()
+
+
+@pytest.mark.parametrize(
+    ("header", "trace"),
+    [
+        ("00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01", "0af7651916cd43dd8448eb211c80319c"),
+        ("00-" + "0" * 32 + "-b7ad6b7169203331-01", None),
+        ("00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331", None),
+        ("garbage", None),
+        (None, None),
+    ],
+)
+def test_trace_id(header: str | None, trace: str | None) -> None:
+    assert context.parse_trace_id(header) == trace
