@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from rich.console import Console
+    from rich.text import Text
 
 ROOT = "facial"
 COMPONENTS = ("api", "images", "server")
@@ -33,6 +34,8 @@ DEFAULT_THEME = {
     "status.client": "yellow",
     "status.server": "bold red",
 }
+_COMPONENT = r"\A(?:(?P<api>API)|(?P<images>Images)|(?P<server>Server))\b"
+_STATUS = r" (?:(?P<ok>[123]\d\d)|(?P<client>4\d\d)|(?P<server>5\d\d))(?= [\d.]+ms )"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -93,7 +96,15 @@ def configure_logging(options: LogOptions) -> None:
 
 def _rich_handler(options: LogOptions) -> logging.Handler:
     # Imported here: a worker that writes JSON shall not pay for the memory of a renderer it never uses.
+    from rich.highlighter import Highlighter  # noqa: PLC0415
     from rich.logging import RichHandler  # noqa: PLC0415
+
+    class LineHighlighter(Highlighter):
+        """Colours the component and the status code, by the styles of the theme."""
+
+        def highlight(self, text: Text) -> None:
+            text.highlight_regex(_COMPONENT, style_prefix="component.")
+            text.highlight_regex(_STATUS, style_prefix="status.")
 
     handler = RichHandler(
         console=make_console(options),
@@ -102,6 +113,7 @@ def _rich_handler(options: LogOptions) -> logging.Handler:
         rich_tracebacks=False,
         log_time_format=options.time_format,
         omit_repeated_times=False,
+        highlighter=LineHighlighter(),
         keywords=[],
     )
     handler.setFormatter(ComponentFormatter())

@@ -90,6 +90,8 @@ class ServiceArbiter(Arbiter):
 
     def stop(self, graceful: bool = True) -> None:
         """Turn unready, then stop the workers; the exporter goes on answering until `halt`."""
+        if not self.board.is_draining:
+            log.info("Stopping: requests in flight get up to %d s", self.settings.graceful_timeout_s)
         self.board.drain()
         super().stop(graceful)
 

@@ -72,6 +72,17 @@ def test_rich_lines_name_the_component_and_read_no_markup(logged: Callable[..., 
     assert text.startswith("at ")
 
 
+def test_rich_lines_are_coloured_by_component_and_status(
+    logged: Callable[..., io.StringIO], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    monkeypatch.setenv("TERM", "xterm")
+    stream = logged(format="rich", theme={"status.client": "magenta"})
+    get_logger("api").info("GET /200 404 15.2ms 127.0.0.1")
+    assert "\x1b[1;36mAPI" in stream.getvalue(), "bold cyan, the default of the theme"
+    assert "\x1b[35m404\x1b[0m" in stream.getvalue(), "magenta, as asked for"
+
+
 @pytest.mark.parametrize(("format_", "is_quiet"), [("json", True), ("rich", False)])
 def test_image_lines_are_for_a_person(logged: Callable[..., io.StringIO], format_: str, is_quiet: bool) -> None:
     stream = logged(format=format_)

@@ -1,0 +1,216 @@
+"""Outlines of regions: taken from landmarks or a label map, then simplified, measured and made into regions."""
+
+import re
+from collections.abc import Mapping, Sequence
+from itertools import accumulate, pairwise
+from typing import Final, NamedTuple
+
+import numpy as np
+
+from app.face.contours import (
+    COORDINATE_DECIMALS,
+    Polygon,
+    has_few_points,
+    measure_rings,
+    simplify_rings,
+    trace_labels,
+)
+from app.face.errors import RegionCountError, RegionIndexError, RegionNameError
+from app.face.label_map import LabelMap
+from app.face.landmarks import FloatArray
+from app.face.regions import CATALOGUE, CUSTOM_REGION, PALETTE, REGION_NAMES, OmittedRegion, Region
+
+MAX_REGIONS: Final = 64
+MIN_REGION_LANDMARKS: Final = 3
+MAX_REGION_LANDMARKS: Final = 1024
+"""Twice around every point of the mesh: no outline needs more, and the cost of one stays small."""
+
+MIN_AREA_PX: Final = 0.5 * 10.0 ** (-2 * COORDINATE_DECIMALS) / 2
+"""Half the area of the smallest triangle on the grid of coordinates: whatever is smaller is zero but for rounding."""
+
+_AREA_DECIMALS: Final = 2 * COORDINATE_DECIMALS + 1
+"""Products of coordinates have twice their decimals, and half of one has one more: rounding there loses nothing."""
+
+# Letters and digits of any script, and what is usual between words; nothing that means anything to XML or a shell.
+_REGION_NAME: Final = re.compile(r"[\w .:-]{1,64}")
+
+_KINDS: Final = frozenset(REGION_NAMES)
+
+# The rings of the catalogue end to end, so that one indexing operation fetches the points of all of them.
+_CATALOGUE_LANDMARKS: Final = np.array([index for spec in CATALOGUE for index in spec.landmarks])
+_CATALOGUE_SLICES: Final = tuple(
+    slice(start, end) for start, end in pairwise(accumulate((len(spec.landmarks) for spec in CATALOGUE), initial=0))
+)
+
+
+class Outline(NamedTuple):
+    """A region before it is measured.
+
+    Attributes:
+        label_id: The region's number.
+        name: The region's name.
+        colour: ``#rrggbb``.
+        polygons: Rings polygon by polygon, in each the outer one before its holes.
+    """
+
+    label_id: int
+    name: str
+    colour: str
+    polygons: Sequence[Sequence[FloatArray]]
+
+
+def outline_catalogue(landmarks_px: FloatArray) -> list[Outline]:
+    """Outline the regions of the catalogue.
+
+    Args:
+        landmarks_px: ``(N, 2)`` points in pixels, rounded.
+
+    Returns:
+        An outline for each region of ``CATALOGUE``, in its order.
+    """
+    points = landmarks_px[_CATALOGUE_LANDMARKS]
+    return [
+        Outline(spec.label_id, spec.name, spec.colour, ((points[ring],),))
+        for spec, ring in zip(CATALOGUE, _CATALOGUE_SLICES, strict=True)
+    ]
+
+
+def outline_labels(label_map: LabelMap) -> list[Outline]:
+    """Outline the labels of a label map.
+
+    Args:
+        label_map: Labels at the photo's size.
+
+    Returns:
+        An outline for each label that the map names; one with no polygon for a label lost in scaling down.
+    """
+    return [
+        Outline(
+            label_id,
+            label_map.names[label_id],
+            label_map.colours[label_id],
+            [(polygon.outer, *polygon.holes) for polygon in polygons],
+        )
+        for label_id, polygons in trace_labels(label_map.labels, list(label_map.names)).items()
+    ]
+
+
+def outline_landmarks(region_landmarks: Mapping[str, Sequence[int]], landmarks_px: FloatArray) -> list[Outline]:
+    """Outline the regions that the caller describes by landmarks.
+
+    Args:
+        region_landmarks: Ring of landmark indices by the region's name.
+        landmarks_px: ``(N, 2)`` points in pixels, rounded.
+
+    Returns:
+        An outline for each region; ids count from 1 in the order given.
+
+    Raises:
+        RegionCountError: There is no region, or more than ``MAX_REGIONS``.
+        RegionNameError: A name is empty, too long, or has a character that is not allowed.
+        RegionIndexError: A region has too few or too many indices, or one that is no landmark's.
+    """
+    if not 1 <= len(region_landmarks) <= MAX_REGIONS:
+        raise RegionCountError(f"there must be 1 to {MAX_REGIONS} regions, not {len(region_landmarks)}")
+    outlines: list[Outline] = []
+    for position, (name, indices) in enumerate(region_landmarks.items(), start=1):
+        _check_region(position, name, indices, len(landmarks_px))
+        ring = landmarks_px[list(indices)]
+        outlines.append(Outline(position, name, PALETTE[(position - 1) % len(PALETTE)], ((ring,),)))
+    return outlines
+
+
+def _check_region(position: int, name: str, indices: Sequence[int], landmark_count: int) -> None:
+    # The message tells the region by its position: names are the caller's text and are not repeated.
+    if not _REGION_NAME.fullmatch(name) or name.isspace():
+        raise RegionNameError(
+            f"the name of region {position} must be 1 to 64 letters, digits, spaces or _ - . : and not blank"
+        )
+    if not MIN_REGION_LANDMARKS <= len(indices) <= MAX_REGION_LANDMARKS:
+        raise RegionIndexError(
+            f"region {position} must have {MIN_REGION_LANDMARKS} to {MAX_REGION_LANDMARKS} landmark indices, "
+            f"not {len(indices)}"
+        )
+    # Booleans and floats could be taken for indices, and negative ones would count from the end.
+    if any(type(index) is not int or not 0 <= index < landmark_count for index in indices):
+        raise RegionIndexError(
+            f"the landmark indices of region {position} must be whole numbers from 0 to {landmark_count - 1}"
+        )
+
+
+def measure_outlines(
+    outlines: Sequence[Outline], simplify_px: float
+) -> tuple[tuple[Region, ...], tuple[OmittedRegion, ...]]:
+    """Simplify and measure outlines, and set apart those that have no area.
+
+    Args:
+        outlines: Outlines in pixels of the output frame.
+        simplify_px: How far a contour may be from the one it simplifies.
+
+    Returns:
+        The regions in the order of the outlines, and what was left out and why.
+    """
+    rings = [ring for outline in outlines for polygon in outline.polygons for ring in polygon]
+    simplified = simplify_rings(rings, simplify_px)
+    measured = _RingReader(simplified)
+    regions: list[Region] = []
+    omitted: list[OmittedRegion] = []
+    for outline in outlines:
+        start = measured.position
+        parts = [part for polygon in outline.polygons if (part := measured.read_polygon(len(polygon)))]
+        if parts:
+            regions.append(_make_region(outline, parts))
+        else:
+            few_points = all(has_few_points(ring) for ring in simplified[start : measured.position])
+            reason = "too_few_points" if few_points else "zero_area"
+            omitted.append(OmittedRegion(outline.label_id, outline.name, reason))
+    return tuple(regions), tuple(omitted)
+
+
+class _Part(NamedTuple):
+    """A polygon with its measures; the box is left, top, right, bottom."""
+
+    polygon: Polygon
+    area_px: float
+    box: list[float]
+
+
+class _RingReader:
+    """Puts rings that were measured together back into polygons, in the order in which they were laid end to end."""
+
+    def __init__(self, rings: Sequence[FloatArray]) -> None:
+        self.position = 0
+        self._rings = rings
+        self._areas: list[float] = []
+        self._boxes: list[list[float]] = []
+        if rings:
+            areas, boxes = measure_rings(rings)
+            self._areas, self._boxes = areas.tolist(), boxes.tolist()
+
+    def read_polygon(self, ring_count: int) -> _Part | None:
+        """Take the next rings as one polygon; None where it has no area."""
+        outer = self.position
+        self.position += ring_count
+        holes = [index for index in range(outer + 1, self.position) if self._areas[index] >= MIN_AREA_PX]
+        area_px = self._areas[outer] - sum([self._areas[index] for index in holes])
+        if area_px < MIN_AREA_PX:
+            return None
+        polygon = Polygon(self._rings[outer], tuple([self._rings[index] for index in holes]))
+        return _Part(polygon, area_px, self._boxes[outer])
+
+
+def _make_region(outline: Outline, parts: Sequence[_Part]) -> Region:
+    if len(parts) == 1:
+        left, top, right, bottom = parts[0].box
+    else:
+        lefts, tops, rights, bottoms = zip(*[part.box for part in parts], strict=True)
+        left, top, right, bottom = min(lefts), min(tops), max(rights), max(bottoms)
+    return Region(
+        label_id=outline.label_id,
+        name=outline.name,
+        colour=outline.colour,
+        polygons=tuple([part.polygon for part in parts]),
+        area_px=round(sum([part.area_px for part in parts]), _AREA_DECIMALS),
+        bbox=(left, top, round(right - left, COORDINATE_DECIMALS), round(bottom - top, COORDINATE_DECIMALS)),
+        kind=outline.name if outline.name in _KINDS else CUSTOM_REGION,
+    )

@@ -1,0 +1,128 @@
+"""A checked request to a result: the steps, in order, each reported by its name."""
+
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, replace
+from typing import Final
+
+import numpy as np
+import numpy.typing as npt
+
+from app.face.contours import COORDINATE_DECIMALS
+from app.face.frame import IDENTITY_TRANSFORM, Size, Transform
+from app.face.label_map import LabelMap, image_to_label_map, scale_labels
+from app.face.landmarks import FloatArray, compute_bbox, compute_interocular_px, compute_roll_deg
+from app.face.outlines import Outline, measure_outlines, outline_catalogue, outline_labels, outline_landmarks
+from app.face.overlay import OverlayStyle, render_svg
+from app.face.regions import OmittedRegion, Region
+
+__all__ = ["FaceRequest", "FaceResult", "OmittedRegion", "OnStep", "Region", "no_step", "process_face"]
+
+OnStep = Callable[[str], AbstractContextManager[None]]
+"""Called with a step's name; the step runs inside the context that is returned."""
+
+_NOTHING: Final = nullcontext()
+_DEFAULT_STYLE: Final = OverlayStyle()
+
+
+def no_step(_name: str) -> AbstractContextManager[None]:
+    """Report nothing."""
+    return _NOTHING
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class FaceRequest:
+    """What is asked about one face.
+
+    Attributes:
+        frame: Size of the photo in pixels.
+        landmarks_px: ``(468, 2)`` or ``(478, 2)`` points in pixels of the photo.
+        label_image: Decoded label image of any size, ``(H, W)`` or ``(H, W, 3)`` BGR. It goes before
+            ``region_landmarks``.
+        region_landmarks: Ring of landmark indices by the caller's name for the region. With neither this nor
+            ``label_image`` the regions are those of the catalogue.
+        simplify_px: How far a contour may be from the one it simplifies; 0 keeps every point.
+        style: How the overlay looks.
+    """
+
+    frame: Size
+    landmarks_px: FloatArray
+    label_image: npt.NDArray[np.uint8] | None = None
+    region_landmarks: Mapping[str, Sequence[int]] | None = None
+    simplify_px: float = 0.5
+    style: OverlayStyle = _DEFAULT_STYLE
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class FaceResult:
+    """What was found on one face.
+
+    Attributes:
+        frame: Size of the output frame in pixels.
+        regions: The regions, in drawing order.
+        omitted: Regions that were asked for and have no area on this face.
+        svg: The overlay, UTF-8.
+        roll_deg: Tilt of the head, positive clockwise in the picture.
+        interocular_px: Distance between the outer corners of the eyes.
+        bbox: ``(x, y, width, height)`` of the landmarks in pixels.
+        transform: ``(2, 3)`` map from the photo's pixels to the output frame's.
+    """
+
+    frame: Size
+    regions: tuple[Region, ...]
+    omitted: tuple[OmittedRegion, ...]
+    svg: bytes
+    roll_deg: float
+    interocular_px: float
+    bbox: tuple[float, float, float, float]
+    transform: Transform
+
+
+def process_face(request: FaceRequest, on_step: OnStep = no_step) -> FaceResult:
+    """Find the regions of a face and draw them.
+
+    Args:
+        request: The photo's size, the landmarks and what to do with them.
+        on_step: Told of each step: ``segmentation``, ``contours``, ``svg``.
+
+    Returns:
+        Regions, overlay and the measures of the face.
+
+    Raises:
+        LandmarkDegenerateError: The landmarks do not span a face.
+        LabelMapError: The label image cannot be used.
+        RegionError: The caller's regions cannot be used.
+    """
+    roll_deg = compute_roll_deg(request.landmarks_px)
+    landmarks_px = np.round(request.landmarks_px, COORDINATE_DECIMALS)
+    with on_step("segmentation"):
+        source = _find_source(request, landmarks_px)
+    with on_step("contours"):
+        outlines = outline_labels(source) if isinstance(source, LabelMap) else source
+        regions, omitted = measure_outlines(outlines, request.simplify_px)
+    with on_step("svg"):
+        svg = render_svg(frame=request.frame, regions=regions, landmarks_px=landmarks_px, style=request.style)
+    return FaceResult(
+        frame=request.frame,
+        regions=regions,
+        omitted=omitted,
+        svg=svg,
+        roll_deg=roll_deg,
+        interocular_px=compute_interocular_px(request.landmarks_px),
+        bbox=_compute_face_box(landmarks_px),
+        transform=IDENTITY_TRANSFORM,
+    )
+
+
+def _find_source(request: FaceRequest, landmarks_px: FloatArray) -> LabelMap | list[Outline]:
+    if request.label_image is not None:
+        label_map = image_to_label_map(request.label_image)
+        return replace(label_map, labels=scale_labels(label_map.labels, request.frame))
+    if request.region_landmarks is not None:
+        return outline_landmarks(request.region_landmarks, landmarks_px)
+    return outline_catalogue(landmarks_px)
+
+
+def _compute_face_box(landmarks_px: FloatArray) -> tuple[float, float, float, float]:
+    x, y, width, height = [round(value, COORDINATE_DECIMALS) for value in compute_bbox(landmarks_px)]
+    return x, y, width, height
