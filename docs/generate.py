@@ -44,7 +44,7 @@ def _default(field: Any) -> str:
     value = field.default
     if field.default_factory is not None:
         return "" if field.default_factory is dict else "cores"
-    if value is None or value == "" or value == ():
+    if value in (None, "", ()):
         return ""
     if isinstance(value, tuple):
         return f"`{','.join(f'{bound:g}' for bound in value)}`"
@@ -77,7 +77,10 @@ def options_table() -> str:
     """Every option of a request."""
     schemas = openapi.option_schemas()
     defaults = {name: schemas[name].get("default") for name in CropOptions.__struct_fields__}
-    rows = ((f"`{name}`", f"`{_text(default)}`", schemas[name]["description"]) for name, default in defaults.items())
+    rows = (
+        (f"`{name}`", "" if default is None else f"`{_text(default)}`", schemas[name]["description"])
+        for name, default in defaults.items()
+    )
     return markdown_table(("option", "default", "meaning"), rows)
 
 

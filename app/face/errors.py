@@ -18,10 +18,11 @@
     ├─ LabelMapError                  label_map_invalid
     │  ├─ LabelMapFormatError         label_map_format
     │  └─ LabelMapLabelsError         label_map_labels
-    └─ RegionError                    region_invalid
-       ├─ RegionNameError             region_name
-       ├─ RegionIndexError            region_landmarks
-       └─ RegionCountError            region_count
+    ├─ RegionError                    region_invalid
+    │  ├─ RegionNameError             region_name
+    │  ├─ RegionIndexError            region_landmarks
+    │  └─ RegionCountError            region_count
+    └─ OptionUnavailableError         option_unavailable
 
 ``str(error)`` is the sentence shown to the caller. It holds counts, positions and limits, and never a landmark's
 value, a byte of an image or a name that the caller sent: it ends up in logs and in pages.
@@ -148,6 +149,12 @@ class RegionCountError(RegionError):
     """There are more regions than are allowed, or none."""
 
     code: ClassVar[str] = "region_count"
+
+
+class OptionUnavailableError(InputError):
+    """An option of the interface asks for what this version does not do."""
+
+    code: ClassVar[str] = "option_unavailable"
 
 
 def public_codes() -> dict[str, type[InputError]]:

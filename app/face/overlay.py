@@ -18,7 +18,9 @@ from app.face.landmarks import FloatArray
 from app.face.regions import Region
 
 REFERENCE_SIDE_PX: Final = 1000
-"""Lines are as wide as the style says in a picture whose longer side this is, and in proportion in any other."""
+"""Widths that are left to us are those below where a picture's longer side is this, and else in proportion."""
+
+_STROKE_PX: Final = 1.5
 
 # In widths of the outline, so that a dash keeps its shape.
 _DASH: Final = 3.0
@@ -50,13 +52,13 @@ class OverlayStyle:
         show_labels: Write each region's name beside the face, or inside the region where it fits.
         show_landmarks: Draw a dot for each landmark.
         region_opacity: Opacity of the fill, 0 to 1.
-        stroke_width: Width of the outlines in pixels of a picture with a longer side of ``REFERENCE_SIDE_PX``.
+        stroke_width: Width of the outlines in pixels; None takes what suits the size of the picture.
     """
 
     show_labels: bool = False
     show_landmarks: bool = False
     region_opacity: float = 0.35
-    stroke_width: float = 1.5
+    stroke_width: float | None = None
 
 
 def clean_text(text: str) -> str:
@@ -91,7 +93,7 @@ def render_svg(
         An SVG document in UTF-8, transparent where nothing is drawn.
     """
     width, height = frame
-    stroke = style.stroke_width * max(frame) / REFERENCE_SIDE_PX
+    stroke = _STROKE_PX * max(frame) / REFERENCE_SIDE_PX if style.stroke_width is None else style.stroke_width
     head = (
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" width="{width}" height="{height}">'
         f'<g class="regions" fill-opacity="{style.region_opacity:.4g}" fill-rule="evenodd" stroke-width="{stroke:.4g}" '

@@ -7,14 +7,8 @@ from typing import Annotated, Literal
 import msgspec
 from msgspec import Meta
 
-from app.face.errors import InputError
+from app.face.errors import OptionUnavailableError
 from app.face.overlay import OverlayStyle
-
-
-class OptionUnavailableError(InputError):
-    """An option that is named in the interface asks for what this version does not do."""
-
-    code = "option_unavailable"
 
 
 class CropOptions(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_fields=True):
@@ -27,7 +21,10 @@ class CropOptions(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_fiel
     show_labels: Annotated[bool, Meta(description="Write each region's name into the overlay.")] = False
     show_landmarks: Annotated[bool, Meta(description="Draw the landmarks into the overlay.")] = False
     region_opacity: Annotated[float, Meta(ge=0, le=1, description="Opacity of a region's fill, 0 to 1.")] = 0.35
-    stroke_width: Annotated[float, Meta(ge=0, le=64, description="Width of outlines, in pixels of the image.")] = 1.5
+    stroke_width: Annotated[
+        Annotated[float, Meta(ge=0, le=64)] | None,
+        Meta(description="Width of outlines, in pixels of the image; left out, what suits its size."),
+    ] = None
     simplify: Annotated[
         float, Meta(ge=0, le=1000, description="How far a contour may leave the exact one, in pixels; 0 keeps all.")
     ] = 0.5

@@ -14,7 +14,7 @@ import pybase64
 from app.service.crop import CropInput
 from app.service.options import OPTION_NAMES, CropOptions
 from app.web.problems import ProblemError
-from app.web.schemas import CropBody, Point, RegionLandmarks
+from app.web.schemas import CropBody, Point, PointList, RegionLandmarks
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 _BODY = msgspec.json.Decoder(CropBody)
 _TEXT = msgspec.json.Decoder(str)
-_POINTS = msgspec.json.Decoder(list[Point | list[float]])
+_POINTS = msgspec.json.Decoder(list[Point | PointList])
 _REGIONS = msgspec.json.Decoder(RegionLandmarks)
 _XY = attrgetter("x", "y")
 
@@ -105,24 +105,12 @@ def raise_field_problem(message: str, field: str) -> Never:
 
 
 def points_to_array(points: list[Point | list[float]]) -> npt.NDArray[np.float64]:
-    """Put points into an ``(N, 2)`` array; pairs may be triples, whose third number is dropped.
-
-    Raises:
-        ProblemError: ``field_invalid``, where a list holds no two or three numbers.
-    """
+    """Put points, each an object or a list of two or three numbers, into an ``(N, 2)`` array; a third is dropped."""
     pairs: Iterable[Sequence[float]]
     if set(map(type, points)) == {Point}:
         pairs = map(_XY, points)
     else:
-        mixed: list[Sequence[float]] = []
-        pairs = mixed
-        for index, point in enumerate(points):
-            if isinstance(point, Point):
-                mixed.append((point.x, point.y))
-            elif len(point) in {2, 3}:
-                mixed.append(point[:2])
-            else:
-                raise ProblemError("field_invalid", f"landmarks[{index}]: expected 2 or 3 numbers, got {len(point)}")
+        pairs = [(point.x, point.y) if isinstance(point, Point) else point[:2] for point in points]
     return np.fromiter(chain.from_iterable(pairs), np.float64, 2 * len(points)).reshape(-1, 2)
 
 

@@ -29,11 +29,14 @@ class Point(msgspec.Struct):
     z: Annotated[float | msgspec.UnsetType | None, Meta(description="Depth; not used.")] = msgspec.UNSET
 
 
+PointList = Annotated[list[float], Meta(min_length=2, max_length=3)]
+
+
 class CropBody(CropOptions, kw_only=True, frozen=True, forbid_unknown_fields=True):
     """The JSON body of a crop request. Pictures are left as they came (raw JSON) until they are decoded."""
 
     image: Annotated[msgspec.Raw, Meta(description=IMAGE_TEXT)]
-    landmarks: Annotated[list[Point | list[float]], Meta(description=LANDMARKS_TEXT)]
+    landmarks: Annotated[list[Point | PointList], Meta(description=LANDMARKS_TEXT)]
     segmentation_map: Annotated[msgspec.Raw | msgspec.UnsetType, Meta(description=MAP_TEXT)] = msgspec.UNSET
 
 

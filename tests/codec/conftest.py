@@ -15,7 +15,7 @@ GREY, COLOUR, PALETTE, GREY_ALPHA, COLOUR_ALPHA = 0, 2, 3, 4, 6
 
 
 class ExifBuilder:
-    def tiff(  # noqa: PLR0913 -- each is a way in which blocks differ
+    def tiff(
         self,
         orientation: int = 6,
         *,

@@ -1,0 +1,71 @@
+"""Make the worked examples of /docs from the sample photo: a face small enough to read, with its landmarks.
+
+Example: python examples/make_docs_examples.py app/web/static/examples.json
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import cv2
+import pybase64
+
+if TYPE_CHECKING:
+    import numpy as np
+
+HERE = Path(__file__).parent
+FACE_XYWH = (150, 30, 144, 160)
+MAP_SCALE = 0.5
+MOUTH = {"mouth": [61, 146, 91, 181, 84, 17, 314, 405, 321, 375, 291, 409, 270, 269, 267, 0, 37, 39, 40, 185]}
+
+
+def cut(picture: np.ndarray, xywh: tuple[int, int, int, int]) -> np.ndarray:
+    """Cut a box out of a picture."""
+    x, y, width, height = xywh
+    return picture[y : y + height, x : x + width]
+
+
+def to_base64(picture: np.ndarray, extension: str, *options: int) -> str:
+    """Encode a picture as a file, and that as base64."""
+    return pybase64.b64encode_as_string(cv2.imencode(extension, picture, options)[1].tobytes())
+
+
+def make_examples() -> dict[str, Any]:
+    """Build the examples, by name, in the form that OpenAPI asks for."""
+    photo = cv2.imread(str(HERE / "astronaut.png"))
+    labels = cv2.imread(str(HERE / "astronaut.labels.png"), cv2.IMREAD_GRAYSCALE)
+    points = json.loads((HERE / "astronaut.landmarks.json").read_text())
+    x, y, *_ = FACE_XYWH
+    landmarks = [[round(point["x"] - x, 1), round(point["y"] - y, 1)] for point in points]
+    request = {"image": to_base64(cut(photo, FACE_XYWH), ".jpg", cv2.IMWRITE_JPEG_QUALITY, 75), "landmarks": landmarks}
+    scale = labels.shape[0] / photo.shape[0] * MAP_SCALE
+    small = cv2.resize(labels, None, fx=MAP_SCALE, fy=MAP_SCALE, interpolation=cv2.INTER_NEAREST)
+    box = tuple(round(side * scale) for side in FACE_XYWH)
+    label_image = to_base64(cut(small, box), ".png")
+    return {
+        "catalogue": {"summary": "A photo and its landmarks", "value": request},
+        "label_image": {
+            "summary": "With a label image of another size",
+            "value": {**request, "segmentation_map": label_image, "show_labels": True},
+        },
+        "regions": {
+            "summary": "With a region of one's own",
+            "value": {**request, "segmentation_map": MOUTH, "region_opacity": 0.6},
+        },
+    }
+
+
+def main() -> None:
+    """Write the file."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("file", type=Path, help="where the examples go")
+    target = parser.parse_args().file
+    target.write_text(json.dumps(make_examples(), separators=(",", ":")) + "\n")
+    print(f"{target}: {target.stat().st_size} bytes")
+
+
+if __name__ == "__main__":
+    main()

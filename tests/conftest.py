@@ -1,0 +1,134 @@
+"""The sample photo with its landmarks and label map, as bytes and as requests; small files of every format."""
+
+from __future__ import annotations
+
+import base64
+import struct
+import zlib
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import orjson
+import pytest
+
+EXAMPLES = Path(__file__).parents[1] / "examples"
+BOUNDARY = "limit-9f2c"
+SIDE = 512
+
+
+@dataclass(frozen=True)
+class Sample:
+    """A photo of one face, 512 x 512, with 478 landmarks in pixels and a label map of another size.
+
+    Attributes:
+        photo: the photo, a PNG of 0.8 MB.
+        landmarks: a JSON list of objects with x and y, in pixels.
+        labels: a grey PNG of label ids.
+    """
+
+    photo: bytes
+    landmarks: bytes
+    labels: bytes
+
+    @cached_property
+    def points(self) -> list[dict[str, float]]:
+        """The landmarks as the list of objects that the file holds."""
+        points: list[dict[str, float]] = orjson.loads(self.landmarks)
+        return points
+
+    @cached_property
+    def pairs(self) -> list[list[float]]:
+        """The landmarks as pairs."""
+        return [[point["x"], point["y"]] for point in self.points]
+
+    @cached_property
+    def pixels(self) -> np.ndarray:
+        """The photo with most of its detail gone, so that its files are small."""
+        small = cv2.resize(cv2.imdecode(np.frombuffer(self.photo, np.uint8), cv2.IMREAD_COLOR), (32, 32))
+        return cv2.resize(small, (SIDE, SIDE), interpolation=cv2.INTER_NEAREST)
+
+    @cached_property
+    def png(self) -> bytes:
+        """A small PNG of the photo."""
+        return self.encode(".png", self.pixels)
+
+    @cached_property
+    def jpeg(self) -> bytes:
+        """A small JPEG of the photo."""
+        return self.encode(".jpg", self.pixels, cv2.IMWRITE_JPEG_QUALITY, 50)
+
+    @cached_property
+    def webp(self) -> bytes:
+        """A small lossy WebP of the photo."""
+        return self.encode(".webp", self.pixels, cv2.IMWRITE_WEBP_QUALITY, 50)
+
+    @cached_property
+    def lossless_webp(self) -> bytes:
+        """A small lossless WebP of the photo."""
+        return self.encode(".webp", self.pixels, cv2.IMWRITE_WEBP_QUALITY, 101)
+
+    def fields(self, **fields: Any) -> dict[str, Any]:
+        """Build the fields of a good request around the small JPEG, with some replaced or added; bytes as base64."""
+        given = {"image": self.jpeg, "landmarks": self.pairs, **fields}
+        return {
+            name: base64.b64encode(value).decode() if isinstance(value, bytes) else value
+            for name, value in given.items()
+        }
+
+    def json(self, **fields: Any) -> bytes:
+        """Build the body of a good JSON request, with some fields replaced or added."""
+        return orjson.dumps(self.fields(**fields))
+
+    def form(self, *more: tuple[str, bytes], **fields: bytes | None) -> bytes:
+        """Build the body of a good multipart request; None leaves a part out, and ``more`` comes last."""
+        given = {"image": self.jpeg, "landmarks": self.landmarks, **fields}
+        parts = [(name, value) for name, value in given.items() if value is not None]
+        return self.parts(*(self.part(name, value) for name, value in [*parts, *more]))
+
+    @staticmethod
+    def encode(extension: str, pixels: np.ndarray, *settings: int) -> bytes:
+        """Write pixels as a file."""
+        return cv2.imencode(extension, pixels, settings)[1].tobytes()
+
+    @staticmethod
+    def png_chunk(kind: bytes, content: bytes = b"") -> bytes:
+        """Build a chunk with a right checksum."""
+        return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
+
+    @classmethod
+    def png_file(cls, width: int, height: int, data: bytes, *, depth: int = 8, colour: int = 0) -> bytes:
+        """Build a PNG around compressed data that need not fit its header."""
+        header = struct.pack(">IIBBBBB", width, height, depth, colour, 0, 0, 0)
+        chunks = (b"IHDR", header), (b"IDAT", data), (b"IEND", b"")
+        return b"\x89PNG\r\n\x1a\n" + b"".join(cls.png_chunk(*chunk) for chunk in chunks)
+
+    @staticmethod
+    def part(name: str, value: bytes, headers: str = "") -> bytes:
+        """Build one part of a form."""
+        return f'Content-Disposition: form-data; name="{name}"\r\n{headers}\r\n'.encode() + value
+
+    @staticmethod
+    def parts(*parts: bytes) -> bytes:
+        """Put parts between the boundaries of ``multipart``."""
+        return (
+            b"".join(f"--{BOUNDARY}\r\n".encode() + part + b"\r\n" for part in parts) + f"--{BOUNDARY}--\r\n".encode()
+        )
+
+    @property
+    def multipart(self) -> str:
+        """The content type of ``form``."""
+        return f"multipart/form-data; boundary={BOUNDARY}"
+
+
+@pytest.fixture(scope="session")
+def sample() -> Sample:
+    """Give the sample."""
+    return Sample(
+        photo=(EXAMPLES / "astronaut.png").read_bytes(),
+        landmarks=(EXAMPLES / "astronaut.landmarks.json").read_bytes(),
+        labels=(EXAMPLES / "astronaut.labels.png").read_bytes(),
+    )

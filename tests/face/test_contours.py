@@ -1,0 +1,216 @@
+from typing import Any
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+import pytest
+from hypothesis import assume, example, given
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+
+from app.face.contours import (
+    Polygon,
+    compute_area_px,
+    find_labels,
+    has_few_points,
+    measure_rings,
+    simplify_polygon,
+    simplify_rings,
+    trace_labels,
+)
+
+Labels = npt.NDArray[np.uint8]
+Ring = npt.NDArray[np.float32]
+
+label_maps = hnp.arrays(np.uint8, hnp.array_shapes(min_dims=2, max_dims=2, max_side=12), elements=st.integers(0, 3))
+tenths = st.integers(-3000, 30000).map(lambda value: value / 10)
+float_rings = hnp.arrays(np.float32, st.tuples(st.integers(1, 40), st.just(2)), elements=tenths.map(np.float32))
+pixel_rings = hnp.arrays(np.float32, st.tuples(st.integers(1, 60), st.just(2)), elements=st.integers(0, 12))
+rings = st.one_of(float_rings, pixel_rings)
+
+
+def draw(*rows: str) -> Labels:
+    """Make a label map from rows of digits, a dot for background."""
+    return np.array([[int(cell.replace(".", "0")) for cell in row] for row in rows], np.uint8)
+
+
+@given(label_maps)
+def test_tracing_then_filling_gives_the_labels_again(geometry: Any, labels: Labels) -> None:
+    filled = np.zeros_like(labels)
+    for label_id, polygons in trace_labels(labels).items():
+        for polygon in polygons:
+            area = geometry.fill(labels.shape, polygon)
+            assert not filled[area].any()
+            filled[area] = label_id
+    assert (filled == labels).all()
+
+
+@given(label_maps)
+def test_there_is_a_polygon_for_each_connected_area_and_a_hole_for_each_gap(labels: Labels) -> None:
+    for label_id, polygons in trace_labels(labels).items():
+        mask = np.pad((labels == label_id).astype(np.uint8), 1)
+        areas = cv2.connectedComponents(mask, connectivity=8)[0] - 1
+        gaps = cv2.connectedComponents(1 - mask, connectivity=4)[0] - 2
+        assert len(polygons) == areas
+        assert sum(len(polygon.holes) for polygon in polygons) == gaps
+
+
+NESTED = draw(
+    "1111111.22",
+    "1.....1.2.",
+    "1.333.1.22",
+    "1.3.3.1...",
+    "1.333.1.1.",
+    "1.....1...",
+    "1111111...",
+)
+
+
+def test_holes_keep_their_parents_and_islands_are_polygons_of_their_own() -> None:
+    polygons = trace_labels(NESTED)[1]
+    by_corner = {tuple(polygon.outer.min(axis=0).tolist()): polygon for polygon in polygons}
+    assert sorted(by_corner) == [(0, 0), (8, 4)]
+    (hole,) = by_corner[0, 0].holes
+    assert (*hole.min(axis=0), *hole.max(axis=0)) == (0, 0, 6, 6)
+    assert by_corner[8, 4].holes == ()
+    (island,) = trace_labels(NESTED)[3]
+    assert sorted(island.outer.tolist()) == [[2, 2], [2, 4], [4, 2], [4, 4]]
+    assert len(island.holes) == 1
+
+
+def test_an_island_of_the_same_label_inside_its_hole_is_no_part_of_the_ring() -> None:
+    labels = draw("1111111", "1.....1", "1.111.1", "1.1.1.1", "1.111.1", "1.....1", "1111111")
+    polygons = trace_labels(labels)[1]
+    assert sorted(polygon.outer.max() for polygon in polygons) == [4, 6]
+    assert [len(polygon.holes) for polygon in polygons] == [1, 1]
+
+
+@pytest.mark.parametrize(
+    ("ids", "expected"),
+    [
+        (None, {1: 2, 2: 1, 3: 1}),
+        ([3, 1], {3: 1, 1: 2}),
+        ([2, 9], {2: 1, 9: 0}),
+        ([], {}),
+    ],
+)
+def test_labels_are_those_asked_for_in_that_order(ids: list[int] | None, expected: dict[int, int]) -> None:
+    traced = trace_labels(NESTED, ids)
+    assert [(label_id, len(polygons)) for label_id, polygons in traced.items()] == list(expected.items())
+
+
+def test_a_label_in_a_corner_is_traced_in_the_map_s_coordinates() -> None:
+    labels = np.zeros((40, 60), np.uint8)
+    labels[30:, 50:] = 7
+    (polygon,) = trace_labels(labels)[7]
+    assert sorted(polygon.outer.tolist()) == [[50, 30], [50, 39], [59, 30], [59, 39]]
+    assert polygon.outer.dtype == np.float32
+    assert polygon.holes == ()
+
+
+def test_every_possible_label_at_once_is_traced() -> None:
+    labels = np.repeat(np.arange(256, dtype=np.uint8), 12).reshape(-1, 4)
+    traced = trace_labels(labels)
+    assert list(traced) == list(range(1, 256)) == find_labels(labels)
+    assert all(traced[label_id][0].outer[:, 1].min() == 3 * label_id for label_id in traced)
+
+
+def test_a_map_of_background_has_no_labels() -> None:
+    assert trace_labels(np.zeros((3, 3), np.uint8)) == {}
+
+
+@given(rings, st.floats(0.01, 50))
+@example(np.array([[0, 0], [10, 0], [10, 10], [0, 10]], np.float32), 0.5)
+@example(np.array([[0, 0], [4, 0], [8, 0], [4, 0]], np.float32), 0.5)
+def test_simplified_ring_is_within_the_tolerance_of_every_point(geometry: Any, ring: Ring, tolerance_px: float) -> None:
+    simplified = simplify_polygon(ring, tolerance_px)
+    assert 1 <= len(simplified) <= len(ring)
+    for point in ring:
+        assert geometry.distance_to_ring(point, simplified) <= tolerance_px * (1 + 1e-9) + 1e-9
+
+
+@given(rings, st.floats(0.01, 50))
+def test_simplified_ring_is_made_of_points_of_the_ring_in_their_order(ring: Ring, tolerance_px: float) -> None:
+    remaining = iter(ring.tolist())
+    simplified = simplify_polygon(ring, tolerance_px)
+    assert all(point in remaining for point in simplified.tolist())
+    assert simplified[0].tolist() == ring[0].tolist()
+
+
+@given(st.lists(rings, min_size=1, max_size=5), st.floats(0.01, 50))
+def test_rings_simplified_together_are_as_if_simplified_alone(some: list[Ring], tolerance_px: float) -> None:
+    together = simplify_rings(some, tolerance_px)
+    for ring, simplified in zip(some, together, strict=True):
+        np.testing.assert_array_equal(simplified, simplify_polygon(ring, tolerance_px))
+
+
+@given(rings)
+def test_no_tolerance_changes_nothing(ring: Ring) -> None:
+    assert simplify_polygon(ring, 0) is ring
+
+
+def test_a_ring_that_cv2_simplifies_too_far_stays_within_the_tolerance(geometry: Any) -> None:
+    corners = [(26, 10), (19, 11), (9, 10), (-10, 4), (-27, -2), (-27, -8), (-17, -10), (-5, -7), (13, -6), (25, 2)]
+    ring = np.array(corners, np.float32)
+
+    def farthest(simplified: npt.NDArray[Any]) -> float:
+        return max(0.0, *(geometry.distance_to_ring(point, simplified) for point in ring))
+
+    assert farthest(cv2.approxPolyDP(ring, 3, closed=True)[:, 0]) > 3.5
+    assert farthest(simplify_polygon(ring, 3)) <= 3
+    assert len(simplify_polygon(ring, 3)) < len(ring)
+
+
+def test_a_circle_keeps_few_of_its_points() -> None:
+    angles = np.linspace(0, 2 * np.pi, 1000, endpoint=False)
+    circle = (100 * np.stack([np.cos(angles), np.sin(angles)], axis=1)).astype(np.float32)
+    # A chord of a circle of radius 100 is 0.5 from its arc where it spans 11.5 degrees: 32 of them.
+    assert 31 <= len(simplify_polygon(circle, 0.5)) <= 64
+
+
+@given(rings)
+def test_area_is_that_of_independent_formulas(geometry: Any, ring: Ring) -> None:
+    area_px = compute_area_px(Polygon(ring))
+    assert area_px == pytest.approx(abs(geometry.signed_area(ring)), abs=1e-6)
+    # cv2 computes in double precision too, of coordinates that single precision has rounded.
+    assert area_px == pytest.approx(cv2.contourArea(ring), abs=0.5, rel=1e-4)
+
+
+@given(rings, rings)
+def test_holes_are_subtracted(outer: Ring, hole: Ring) -> None:
+    expected = compute_area_px(Polygon(outer)) - compute_area_px(Polygon(hole))
+    assert compute_area_px(Polygon(outer, (hole,))) == pytest.approx(expected)
+
+
+@given(st.lists(rings, min_size=1, max_size=6))
+def test_boxes_are_those_of_each_ring(some: list[Ring]) -> None:
+    _, boxes = measure_rings(some)
+    for ring, box in zip(some, boxes.tolist(), strict=True):
+        assert box == np.round([*ring.min(axis=0).astype(float), *ring.max(axis=0).astype(float)], 1).tolist()
+
+
+@given(rings, st.integers(0, 39))
+def test_area_does_not_depend_on_where_a_ring_begins_or_which_way_it_runs(ring: Ring, start: int) -> None:
+    area_px = compute_area_px(Polygon(ring))
+    assert compute_area_px(Polygon(np.roll(ring, start, axis=0))) == pytest.approx(area_px, abs=1e-6)
+    assert compute_area_px(Polygon(ring[::-1])) == pytest.approx(area_px, abs=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("points", "expected"),
+    [
+        ([[1, 1]], True),
+        ([[1, 1], [2, 2]], True),
+        ([[1, 1], [2, 2], [1, 1], [2, 2]], True),
+        ([[1, 1], [2, 2], [3, 3]], False),
+        ([[0, 0], [1, 0], [0, 1]], False),
+    ],
+)
+def test_distinct_points_are_counted(points: list[list[int]], expected: bool) -> None:
+    assert has_few_points(np.array(points, np.float32)) is expected
+
+
+@given(pixel_rings)
+def test_a_ring_of_few_points_has_no_area(ring: Ring) -> None:
+    assume(has_few_points(ring))
+    assert compute_area_px(Polygon(ring)) == 0

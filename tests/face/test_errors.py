@@ -1,0 +1,52 @@
+import re
+
+import pytest
+
+from app.face import errors
+from app.face.errors import InputError, public_codes
+
+
+def classes(root: type[InputError]) -> list[type[InputError]]:
+    return [root, *(found for child in root.__subclasses__() for found in classes(child))]
+
+
+def test_codes_are_unique_and_plain_words() -> None:
+    codes = [error.code for error in classes(InputError)]
+    assert len(codes) == len(set(codes))
+    assert all(re.fullmatch(r"[a-z][a-z0-9_]*", code) for code in codes)
+
+
+def test_public_codes_are_those_of_the_leaves() -> None:
+    leaves = {error for error in classes(InputError) if not error.__subclasses__()}
+    assert set(public_codes().values()) == leaves
+    assert all(code == error.code for code, error in public_codes().items())
+
+
+def test_the_drawing_at_the_top_is_the_tree() -> None:
+    drawn = re.findall(r"(\w+Error)\s+(\w+)$", errors.__doc__ or "", flags=re.MULTILINE)
+    assert drawn == [(error.__name__, error.code) for error in classes(InputError)]
+
+
+@pytest.mark.parametrize(
+    ("code", "error"),
+    [
+        ("image_empty", errors.ImageEmptyError),
+        ("image_unsupported_format", errors.ImageFormatError),
+        ("image_truncated", errors.ImageTruncatedError),
+        ("image_corrupt", errors.ImageCorruptError),
+        ("image_too_large", errors.ImageTooLargeError),
+        ("landmarks_count", errors.LandmarkCountError),
+        ("landmarks_shape", errors.LandmarkShapeError),
+        ("landmarks_not_finite", errors.LandmarkNotFiniteError),
+        ("landmarks_out_of_range", errors.LandmarkRangeError),
+        ("landmarks_degenerate", errors.LandmarkDegenerateError),
+        ("label_map_format", errors.LabelMapFormatError),
+        ("label_map_labels", errors.LabelMapLabelsError),
+        ("region_name", errors.RegionNameError),
+        ("region_landmarks", errors.RegionIndexError),
+        ("region_count", errors.RegionCountError),
+        ("option_unavailable", errors.OptionUnavailableError),
+    ],
+)
+def test_codes_that_clients_rely_on_stay(code: str, error: type[InputError]) -> None:
+    assert public_codes()[code] is error
