@@ -83,7 +83,7 @@ def process_face(request: FaceRequest, on_step: OnStep = no_step) -> FaceResult:
 
     Args:
         request: The photo's size, the landmarks and what to do with them.
-        on_step: Told of each step: ``segmentation``, ``contours``, ``svg``.
+        on_step: Told of each step: ``segmentation`` (where there is a label image), ``contours``, ``svg``.
 
     Returns:
         Regions, overlay and the measures of the face.
@@ -95,10 +95,13 @@ def process_face(request: FaceRequest, on_step: OnStep = no_step) -> FaceResult:
     """
     roll_deg = compute_roll_deg(request.landmarks_px)
     landmarks_px = np.round(request.landmarks_px, COORDINATE_DECIMALS)
-    with on_step("segmentation"):
-        source = _find_source(request, landmarks_px)
+    label_map = None
+    if request.label_image is not None:
+        with on_step("segmentation"):
+            label_map = image_to_label_map(request.label_image)
+            label_map = replace(label_map, labels=scale_labels(label_map.labels, request.frame))
     with on_step("contours"):
-        outlines = outline_labels(source) if isinstance(source, LabelMap) else source
+        outlines = _find_outlines(label_map, request.region_landmarks, landmarks_px)
         regions, omitted = measure_outlines(outlines, request.simplify_px)
     with on_step("svg"):
         svg = render_svg(frame=request.frame, regions=regions, landmarks_px=landmarks_px, style=request.style)
@@ -114,12 +117,13 @@ def process_face(request: FaceRequest, on_step: OnStep = no_step) -> FaceResult:
     )
 
 
-def _find_source(request: FaceRequest, landmarks_px: FloatArray) -> LabelMap | list[Outline]:
-    if request.label_image is not None:
-        label_map = image_to_label_map(request.label_image)
-        return replace(label_map, labels=scale_labels(label_map.labels, request.frame))
-    if request.region_landmarks is not None:
-        return outline_landmarks(request.region_landmarks, landmarks_px)
+def _find_outlines(
+    label_map: LabelMap | None, region_landmarks: Mapping[str, Sequence[int]] | None, landmarks_px: FloatArray
+) -> list[Outline]:
+    if label_map is not None:
+        return outline_labels(label_map)
+    if region_landmarks is not None:
+        return outline_landmarks(region_landmarks, landmarks_px)
     return outline_catalogue(landmarks_px)
 
 

@@ -94,7 +94,7 @@ METRICS: tuple[MetricSpec, ...] = (
         "image_processing_duration_seconds",
         "histogram",
         "Time of one step of the work on an image.",
-        {"operation": ("parse", "sniff", "verify", "decode", "segmentation", "contours", "svg", "encode")},
+        {"operation": ("parse", "sniff", "decode", "segmentation", "contours", "svg", "encode")},
         buckets="image_duration_buckets",
     ),
     MetricSpec("landmarks_processed_total", "counter", "Landmarks that went into a result.", {}),

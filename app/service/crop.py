@@ -13,7 +13,12 @@ from app.codec.verify import verify_structure
 from app.face.landmarks import points_to_landmarks_px
 from app.face.pipeline import FaceRequest, FaceResult, process_face
 from app.observability.events import log_image_processing
-from app.observability.recording import image_step, record_landmarks_processed, record_region_generated
+from app.observability.recording import (
+    image_step,
+    record_landmarks_processed,
+    record_region_generated,
+    track_image_processing,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -106,21 +111,20 @@ class CropService:
         return CropResult(image=image, face=face, processing_time_ms=1000 * (time.perf_counter() - start))
 
     def _check_image(self, data: bytes, *, decode: bool) -> ImageInfo:
-        with image_step("sniff"):
-            info = sniff_image(data, max_pixels=self._limits.max_image_pixels)
-        with image_step("verify"):
-            info = verify_structure(data, info)
+        info = self._sniff(data)
         if decode:
             with image_step("decode"):
                 decode_image(data, info)
         log_image_processing("verified", *info.size, info.format.upper())
         return info
 
+    @track_image_processing("sniff")
+    def _sniff(self, data: bytes) -> ImageInfo:
+        """Prove a file whole; its header is read first, so that nothing is looked through that is too large."""
+        return verify_structure(data, sniff_image(data, max_pixels=self._limits.max_image_pixels))
+
     def _decode_labels(self, data: bytes) -> npt.NDArray[np.uint8]:
-        with image_step("sniff"):
-            info = sniff_image(data, max_pixels=self._limits.max_image_pixels)
-        with image_step("verify"):
-            verify_structure(data, info)
+        info = self._sniff(data)
         with image_step("decode"):
             return decode_label_image(data, info)
 

@@ -108,7 +108,12 @@ VERSION: dict[str, Any] = {"responses": {200: _answer("Versions.", schemas.Versi
 def build_document(app: FastAPI) -> dict[str, Any]:
     """Build the document; called once, by the first who asks."""
     document = get_openapi(
-        title=app.title, version=app.version, description=app.description, routes=app.routes, tags=app.openapi_tags
+        title=app.title,
+        version=app.version,
+        description=app.description,
+        routes=app.routes,
+        tags=app.openapi_tags,
+        servers=app.servers,
     )
     _, components = msgspec.json.schema_components([schemas.CropBody, *_ANSWERS], ref_template=_REF)
     body = components["CropBody"]["properties"]

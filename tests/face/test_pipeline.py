@@ -150,7 +150,13 @@ def test_simplifying_leaves_fewer_points_and_nearly_the_same_area(landmarks_px: 
         assert abs(whole.area_px - simple.area_px) <= 0.5 * perimeter
 
 
-def test_steps_are_reported_in_order_and_around_the_work(landmarks_px: Landmarks, frame: Size) -> None:
+@pytest.mark.parametrize(
+    ("label_image", "steps"),
+    [(None, ["contours", "svg"]), (np.ones((4, 4), np.uint8), ["segmentation", "contours", "svg"])],
+)
+def test_steps_are_reported_in_order_and_around_the_work(
+    label_image: Any, steps: list[str], landmarks_px: Landmarks, frame: Size
+) -> None:
     events: list[str] = []
 
     @contextmanager
@@ -159,8 +165,7 @@ def test_steps_are_reported_in_order_and_around_the_work(landmarks_px: Landmarks
         yield
         events.append(f"{name} ends")
 
-    process_face(FaceRequest(frame=frame, landmarks_px=landmarks_px), on_step)
-    steps = ["segmentation", "contours", "svg"]
+    process_face(FaceRequest(frame=frame, landmarks_px=landmarks_px, label_image=label_image), on_step)
     assert events == [f"{step} {what}" for step in steps for what in ("begins", "ends")]
 
 
