@@ -36,8 +36,8 @@ def held_back() -> Iterator[None]:
         yield
     finally:
         _held.reset(token)
-        for name, labels, amount in entries:
-            _write(name, labels, amount)
+        if entries:
+            _write(entries)
 
 
 def _record(name: str, labels: tuple[str, ...], amount: float = 1) -> None:
@@ -45,17 +45,18 @@ def _record(name: str, labels: tuple[str, ...], amount: float = 1) -> None:
         return
     held = _held.get()
     if held is None:
-        _write(name, labels, amount)
+        _write([(name, labels, amount)])
     else:
         held.append((name, labels, amount))
 
 
-def _write(name: str, labels: tuple[str, ...], amount: float) -> None:
-    child = metrics.child(name, *labels)
-    if name == _STEPS:
-        child.observe(amount)
-    else:
-        child.inc(amount)
+def _write(entries: list[tuple[str, tuple[str, ...], float]]) -> None:
+    child = metrics.child
+    for name, labels, amount in entries:
+        if name == _STEPS:
+            child(name, *labels).observe(amount)
+        else:
+            child(name, *labels).inc(amount)
 
 
 def record_landmarks_processed(count: int) -> None:

@@ -85,7 +85,9 @@ def configure_logging(options: LogOptions) -> None:
         if getattr(old, "is_ours", False):
             root.removeHandler(old)
             old.close()
-    # Nothing of ours prints these, and looking each up costs as much as writing the line.
+    # Nothing of ours prints these, and looking them up costs as much as writing the line. The standard library's
+    # documentation names these switches, the first of them too ("Optimization" in the logging how-to).
+    vars(logging)["_srcfile"] = None
     logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False
     vars(logging)["logAsyncioTasks"] = False  # from Python 3.12 on
     for handler in handlers:

@@ -121,13 +121,17 @@ def record_request(info: Info) -> None:
     method, endpoint = metrics.method_label(info.method), _endpoint(info.modified_handler)
     metrics.child("api_requests_total", method, endpoint, info.modified_status).inc()
     metrics.child("api_request_duration_seconds", method, endpoint).observe(info.modified_duration)
-    body_bytes = getattr(info.request.state, "body_bytes", None)
+    scope = info.request.scope
+    body_bytes = scope["state"].get("body_bytes") if "state" in scope else None
     if body_bytes is None:
-        body_bytes = int(info.request.headers.get("content-length", 0))
+        body_bytes = _content_length(scope["headers"])
     metrics.child("api_request_size_bytes", method, endpoint).observe(body_bytes)
     if info.response is not None:
-        answer_bytes = int(info.response.headers.get("content-length", 0))
-        metrics.child("api_response_size_bytes", method, endpoint).observe(answer_bytes)
+        metrics.child("api_response_size_bytes", method, endpoint).observe(_content_length(info.response.raw_headers))
+
+
+def _content_length(headers: list[tuple[bytes, bytes]]) -> int:
+    return next((int(value) for name, value in headers if name == b"content-length"), 0)
 
 
 def _endpoint(handler: str) -> str:
