@@ -8,12 +8,25 @@ import zlib
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import cv2
 import numpy as np
 import orjson
 import pytest
+from hypothesis import HealthCheck, settings
+from prometheus_client import values
+
+from app.main import install_metrics
+from app.observability import metrics, multiprocess
+from app.settings import Settings
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+# How long an example takes says nothing on a machine that others use too.
+settings.register_profile("suite", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("suite")
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 BOUNDARY = "limit-9f2c"
@@ -132,3 +145,22 @@ def sample() -> Sample:
         landmarks=(EXAMPLES / "astronaut.landmarks.json").read_bytes(),
         labels=(EXAMPLES / "astronaut.labels.png").read_bytes(),
     )
+
+
+@pytest.fixture
+def scrape(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[], dict[tuple[str, ...], float]]]:
+    """Turn metrics on, and give a function that reads them: name and label values, in the labels' order."""
+    monkeypatch.setattr(values, "ValueClass", values.ValueClass)
+    monkeypatch.setattr(multiprocess, "_identity", "worker-0")
+    monkeypatch.setenv(multiprocess.DIRECTORY_VARIABLE, "")
+    folder = install_metrics(Settings(prometheus_multiproc_dir=tmp_path / "values"))
+
+    def read() -> dict[tuple[str, ...], float]:
+        return {
+            (sample.name, *(value for _, value in sorted(sample.labels.items()))): sample.value
+            for family in multiprocess.scrape_registry(folder).collect()
+            for sample in family.samples
+        }
+
+    yield read
+    metrics.uninstall()

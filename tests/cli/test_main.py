@@ -1,0 +1,112 @@
+"""The command as a user types it."""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import sys
+from typing import TYPE_CHECKING
+
+import pytest
+from typer.testing import CliRunner
+
+from app import __version__
+from app.cli.main import cli
+from app.settings import Settings, load_settings
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from click.testing import Result
+
+SECRET = "QXsecretQX"  # noqa: S105 - stands for one
+
+
+@pytest.fixture(autouse=True)
+def _no_settings_from_outside(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    for name in Settings.model_fields:
+        monkeypatch.delenv(name.upper(), raising=False)
+    load_settings.cache_clear()
+    yield
+    load_settings.cache_clear()
+
+
+def run(*arguments: str, **env: str) -> Result:
+    return CliRunner().invoke(cli, arguments, env={"COLUMNS": "120", "TERM": "dumb", **env})
+
+
+@pytest.mark.parametrize(
+    ("arguments", "texts"),
+    [
+        (["--help"], ["facial-service", "serve", "version", "--help"]),
+        (["-h"], ["facial-service", "serve", "version"]),
+        (["serve", "--help"], ["Serve the API", "Example: WORKERS=4 PORT=8080 facial-service serve"]),
+        (["version", "-h"], ["Print the version", "Example: facial-service version"]),
+    ],
+)
+def test_help_names_what_there_is(arguments: list[str], texts: list[str]) -> None:
+    result = run(*arguments)
+    assert result.exit_code == 0
+    assert all(text in result.output for text in texts), result.output
+
+
+def test_without_a_verb_help_is_shown() -> None:
+    assert "serve" in run().output
+
+
+@pytest.mark.parametrize("arguments", [["sevre"], ["--nonsense"], ["serve", "now"]])
+def test_wrong_arguments_are_refused(arguments: list[str]) -> None:
+    result = run(*arguments)
+    assert result.exit_code == 2
+    assert "Usage" in result.output
+
+
+def test_version() -> None:
+    result = run("version")
+    assert (result.exit_code, result.output) == (0, f"{__version__}\n")
+
+
+@pytest.mark.parametrize(
+    ("env", "lines"),
+    [
+        ({"PORT": SECRET}, ["facial-service: PORT: Input should be a valid integer"]),
+        ({"WORKERS": "0"}, ["facial-service: WORKERS: Input should be greater than or equal to 1"]),
+        ({"LOG_LEVEL": "loud"}, ["facial-service: LOG_LEVEL: Value error, expected one of DEBUG, INFO"]),
+        ({"PORT": "9000"}, ["PORT and METRICS_PORT are both 9000; they need to differ"]),
+        (
+            {"PORT": "x", "MAX_BODY_BYTES": "1"},
+            ["facial-service: PORT: ", "facial-service: MAX_BODY_BYTES: Input should be greater"],
+        ),
+    ],
+)
+def test_wrong_settings_stop_the_start_by_name(env: dict[str, str], lines: list[str]) -> None:
+    result = run("serve", **env, API_KEYS=SECRET)
+    assert result.exit_code == 2
+    told = result.stderr.splitlines()
+    assert len(told) == len(lines)
+    assert all(line in text for line, text in zip(lines, told, strict=True))
+    assert SECRET not in result.output
+
+
+def test_a_taken_port_stops_the_start_with_a_sentence() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        env = {**os.environ, "METRICS_PORT": str(port), "PORT": "0", "LOG_FORMAT": "json"}
+        command = [sys.executable, "-m", "app", "serve"]
+        done = subprocess.run(command, capture_output=True, text=True, check=False, env=env, timeout=60)
+    assert done.returncode == 1
+    assert f"facial-service: cannot listen on 127.0.0.1:{port} (METRICS_PORT)" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["version"]])
+def test_quick_verbs_do_not_load_the_picture_libraries(arguments: list[str]) -> None:
+    script = "import sys; from app.cli.main import cli; cli(sys.argv[1:], standalone_mode=False); print(*sys.modules)"
+    done = subprocess.run([sys.executable, "-c", script, *arguments], capture_output=True, text=True, check=True)
+    assert not {"cv2", "numpy", "fastapi", "gunicorn"} & set(done.stdout.split())
+
+
+def test_the_module_is_the_command() -> None:
+    done = subprocess.run([sys.executable, "-m", "app", "version"], capture_output=True, text=True, check=True)
+    assert done.stdout == f"{__version__}\n"

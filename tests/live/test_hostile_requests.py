@@ -1,0 +1,293 @@
+"""Requests that are wrong in what they say: JSON, forms and HTTP, against two real workers.
+
+A row is a name, what is sent, and the code of the answer, whose status the table of problems gives. ``CANARY`` stands
+in names, keys and values of the caller's; no answer and no line of the log may hold it.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import orjson
+import pytest
+
+from app.web.problems import INPUT_STATUS, PROBLEMS
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from tests.conftest import Sample
+    from tests.live.conftest import Attacker
+
+    Build = Callable[[Sample], Any]
+
+pytestmark = pytest.mark.live
+
+CANARY = "QXcanaryQX"
+MIB = 1024 * 1024
+JSON = "application/json"
+
+
+def first(sample: Sample, *point: Any) -> list[Any]:
+    """Replace the first landmark."""
+    return [list(point), *sample.pairs[1:]]
+
+
+def member(sample: Sample, text: str) -> bytes:
+    """Add a member, as text, to the first landmark."""
+    points = orjson.dumps(sample.points).replace(b"{", b"{" + text.encode("utf-8", "surrogateescape") + b",", 1)
+    return sample.json(landmarks=[]).replace(b'"landmarks":[]', b'"landmarks":' + points)
+
+
+def text(sample: Sample, more: str) -> bytes:
+    """Add to the end of a good request, as text."""
+    return sample.json()[:-1] + more.encode("utf-8", "surrogateescape") + b"}"
+
+
+def coordinate(sample: Sample, number: str) -> bytes:
+    """Replace the first coordinate, as text."""
+    return sample.json().replace(b'"landmarks":[[', f'"landmarks":[[{number},1.0],['.encode())
+
+
+def normalized(sample: Sample, point: list[float]) -> bytes:
+    return sample.json(landmarks=[point, *[[0.5, 0.5]] * 477], landmark_units="normalized")
+
+
+def region(sample: Sample, name: str, indices: Any = (61, 0, 291, 17), landmarks: Any = None) -> bytes:
+    return sample.json(segmentation_map={name: indices}, landmarks=landmarks or sample.pairs)
+
+
+BODIES: list[tuple[str, Build, str]] = [
+    # Not JSON.
+    ("empty", lambda _: b"", "invalid_json"),
+    ("blank", lambda _: b" \n", "invalid_json"),
+    ("cut in half", lambda s: s.json()[: len(s.json()) // 2], "invalid_json"),
+    ("trailing text", lambda s: s.json() + CANARY.encode(), "invalid_json"),
+    ("two documents", lambda s: s.json() * 2, "invalid_json"),
+    ("trailing comma", lambda s: text(s, ","), "invalid_json"),
+    ("comment", lambda s: text(s, f"/* {CANARY} */"), "invalid_json"),
+    ("single quotes", lambda s: s.json().replace(b'"', b"'"), "invalid_json"),
+    ("byte order mark", lambda s: b"\xef\xbb\xbf" + s.json(), "invalid_json"),
+    ("utf-16", lambda s: s.json().decode().encode("utf-16"), "invalid_json"),
+    ("invalid utf-8 in a field's name", lambda s: text(s, f',"{CANARY}\udcff":1'), "invalid_json"),
+    ("invalid utf-8 in a point's member", lambda s: member(s, f'"v":"{CANARY}\udcff"'), "invalid_json"),
+    ("invalid utf-8 in a point's key", lambda s: member(s, f'"{CANARY}\udcff":1'), "invalid_json"),
+    ("control character", lambda s: text(s, f',"verify":"{CANARY}\0"'), "invalid_json"),
+    ("escape that is none", lambda s: text(s, f',"verify":"{CANARY}\\q"'), "invalid_json"),
+    ("lone surrogate", lambda s: text(s, f',"verify":"\\ud800{CANARY}"'), "invalid_json"),
+    ("NaN", lambda s: coordinate(s, "NaN"), "invalid_json"),
+    ("Infinity", lambda s: coordinate(s, "Infinity"), "invalid_json"),
+    ("minus Infinity", lambda s: coordinate(s, "-Infinity"), "invalid_json"),
+    ("NaN as an option", lambda s: text(s, ',"simplify":NaN'), "invalid_json"),
+    ("deep image", lambda s: text(s, ',"image":' + "[" * 100_000), "invalid_json"),
+    ("deep map", lambda s: text(s, ',"segmentation_map":' + '{"a":' * 100_000), "invalid_json"),
+    ("deep member", lambda s: member(s, '"v":' + "[" * 50_000 + "]" * 50_000), "invalid_json"),
+    # Not an object, fields missing, unknown or given twice.
+    ("null", lambda _: b"null", "field_invalid"),
+    ("list", lambda s: b"[" + s.json() + b"]", "field_invalid"),
+    ("text", lambda _: f'"{CANARY}"'.encode(), "field_invalid"),
+    ("deep list", lambda _: b"[" * 100_000, "field_invalid"),
+    ("no fields", lambda _: b"{}", "field_missing"),
+    ("no image", lambda s: orjson.dumps({"landmarks": s.pairs}), "field_missing"),
+    ("no landmarks", lambda s: orjson.dumps({"image": s.fields()["image"]}), "field_missing"),
+    ("point without y", lambda s: s.json(landmarks=[{"x": 1.0}, *s.points[1:]]), "field_missing"),
+    ("unknown field", lambda s: s.json(**{CANARY: CANARY}), "field_unknown"),
+    ("misspelt option", lambda s: s.json(show_label=True), "field_unknown"),
+    ("field twice", lambda s: text(s, ',"landmarks":[]'), "field_duplicate"),
+    ("image twice", lambda s: text(s, f',"image":"{s.fields()["image"]}"'), "field_duplicate"),
+    ("option twice", lambda s: text(s, ',"show_labels":true,"show_labels":false'), "field_duplicate"),
+    ("option twice, once escaped", lambda s: text(s, ',"verify":"pixels","verif\\u0079":"pixels"'), "field_duplicate"),
+    ("x twice", lambda s: member(s, '"x":1'), "field_duplicate"),
+    ("unread member twice", lambda s: member(s, f'"{CANARY}":1,"{CANARY}":2'), "field_duplicate"),
+    ("region twice", lambda s: text(s, ',"segmentation_map":{"a":[1,2,3],"a":[4,5,6]}'), "field_duplicate"),
+    # Wrong types and values.
+    ("image a number", lambda s: s.json(image=1), "field_invalid"),
+    ("image null", lambda s: s.json(image=None), "field_invalid"),
+    ("image an object", lambda s: s.json(image={CANARY: CANARY}), "field_invalid"),
+    ("landmarks null", lambda s: s.json(landmarks=None), "field_invalid"),
+    ("landmarks an object", lambda s: s.json(landmarks={CANARY: 1}), "field_invalid"),
+    ("landmarks a text", lambda s: s.json(landmarks=CANARY), "field_invalid"),
+    ("landmarks of numbers", lambda s: s.json(landmarks=[1, 2, 3]), "field_invalid"),
+    ("coordinate a text", lambda s: s.json(landmarks=first(s, CANARY, 1.0)), "field_invalid"),
+    ("coordinate null", lambda s: s.json(landmarks=first(s, None, 1.0)), "field_invalid"),
+    ("coordinate true", lambda s: s.json(landmarks=first(s, True, 1.0)), "field_invalid"),
+    ("coordinate of 5,000 digits", lambda s: coordinate(s, "9" * 5000), "field_invalid"),
+    ("coordinate 1e999", lambda s: coordinate(s, "1e999"), "field_invalid"),
+    ("point of one number", lambda s: s.json(landmarks=first(s, 1.0)), "field_invalid"),
+    ("point of four numbers", lambda s: s.json(landmarks=first(s, 1.0, 2.0, 3.0, 4.0)), "field_invalid"),
+    ("a million points", lambda s: s.json(landmarks=[[1, 2]] * 1_000_000), "field_invalid"),
+    ("a point of 5 million numbers", lambda s: s.json(landmarks=[[1] * 5_000_000]), "field_invalid"),
+    ("a member of 5 million lists", lambda s: member(s, '"v":[' + "[]," * 5_000_000 + "1]"), "field_invalid"),
+    ("option a text", lambda s: s.json(region_opacity=CANARY), "field_invalid"),
+    ("option a number for true", lambda s: s.json(show_labels=1), "field_invalid"),
+    ("option of no choice", lambda s: s.json(landmark_units=CANARY), "field_invalid"),
+    ("option like an error's text", lambda s: s.json(verify=f"unknown field `{CANARY}` - at `$.x`"), "field_invalid"),
+    ("opacity above 1", lambda s: s.json(region_opacity=1.01), "field_invalid"),
+    ("stroke below 0", lambda s: s.json(stroke_width=-0.1), "field_invalid"),
+    ("stroke 1e308", lambda s: s.json(stroke_width=1e308), "field_invalid"),
+    ("simplify 1e999", lambda s: text(s, ',"simplify":1e999'), "field_invalid"),
+    ("upright", lambda s: s.json(upright=True), "option_unavailable"),
+    ("crop", lambda s: s.json(crop="face"), "option_unavailable"),
+    ("background", lambda s: s.json(background="image"), "option_unavailable"),
+    # Base64.
+    ("url-safe base64", lambda s: s.json(image="-_" * 8), "image_encoding"),
+    ("base64 without padding", lambda s: s.json(image="QUJDRA"), "image_encoding"),
+    ("base64 with line breaks", lambda s: s.json(image="QUJD\r\nQUJD"), "image_encoding"),
+    ("base64 with spaces", lambda s: s.json(image="QUJD QUJD"), "image_encoding"),
+    ("base64 beyond its padding", lambda s: s.json(image="QQ==QQ=="), "image_encoding"),
+    ("text for base64", lambda s: s.json(image=f"é{CANARY}"), "image_encoding"),
+    ("data URL without base64", lambda s: s.json(image=f"data:image/png,{CANARY}"), "image_encoding"),
+    ("data URL without data", lambda s: s.json(image="data:image/png;base64"), "image_encoding"),
+    ("map in wrong base64", lambda s: s.json(segmentation_map=f"data:{CANARY}"), "image_encoding"),
+    # Landmarks.
+    *[(f"{n} points", lambda s, n=n: s.json(landmarks=(s.pairs * 3)[:n]), "landmarks_count") for n in (0, 1, 467, 479)],
+    ("1,000 points", lambda s: s.json(landmarks=(s.pairs * 3)[:1000]), "landmarks_count"),
+    ("1e308", lambda s: s.json(landmarks=first(s, 1e308, 1.0)), "landmarks_not_finite"),
+    ("minus 1e308", lambda s: s.json(landmarks=first(s, 1.0, -1e308)), "landmarks_not_finite"),
+    ("1e39", lambda s: s.json(landmarks=first(s, 1e39, 1.0)), "landmarks_not_finite"),
+    ("1e308, normalized", lambda s: normalized(s, [1e308, 1.0]), "landmarks_not_finite"),
+    ("far outside", lambda s: s.json(landmarks=first(s, 5000.0, 1.0)), "landmarks_out_of_range"),
+    ("far outside below 0", lambda s: s.json(landmarks=first(s, 1.0, -400.0)), "landmarks_out_of_range"),
+    ("pixels said to be normalized", lambda s: normalized(s, [100.0, 1.0]), "landmarks_out_of_range"),
+    ("one point 478 times", lambda s: s.json(landmarks=[[9.0, 9.0]] * 478), "landmarks_degenerate"),
+    # Regions by landmarks.
+    ("region of markup", lambda s: region(s, f"<script>{CANARY}</script>"), "region_name"),
+    ("region of an entity", lambda s: region(s, f"&{CANARY};"), "region_name"),
+    ("region without a name", lambda s: region(s, ""), "region_name"),
+    ("region with a blank name", lambda s: region(s, "   "), "region_name"),
+    ("region with a long name", lambda s: region(s, CANARY * 7), "region_name"),
+    ("region with a line break", lambda s: region(s, f"{CANARY}\n"), "region_name"),
+    ("no region", lambda s: s.json(segmentation_map={}), "region_count"),
+    ("65 regions", lambda s: s.json(segmentation_map={f"r{n}": [1, 2, 3] for n in range(65)}), "region_count"),
+    ("index of no landmark", lambda s: region(s, CANARY, [1, 2, 478]), "region_landmarks"),
+    ("iris where there is none", lambda s: region(s, CANARY, [1, 2, 470], s.pairs[:468]), "region_landmarks"),
+    ("negative index", lambda s: region(s, CANARY, [1, 2, -1]), "region_landmarks"),
+    ("two indices", lambda s: region(s, CANARY, [1, 2]), "region_landmarks"),
+    ("1,025 indices", lambda s: region(s, CANARY, [1, 2, 3, 4, 5] * 205), "region_landmarks"),
+    ("index true", lambda s: region(s, CANARY, [1, 2, True]), "field_invalid"),
+    ("index 3.0", lambda s: region(s, CANARY, [1, 2, 3.0]), "field_invalid"),
+    ("index a text", lambda s: region(s, CANARY, [1, 2, CANARY]), "field_invalid"),
+    ("index of 5,000 digits", lambda s: text(s, ',"segmentation_map":{"a":[1,2,' + "9" * 5000 + "]}"), "field_invalid"),
+    ("region a text", lambda s: region(s, CANARY, CANARY), "field_invalid"),
+    ("regions a list", lambda s: s.json(segmentation_map=[[1, 2, 3]]), "field_invalid"),
+    ("regions true", lambda s: s.json(segmentation_map=True), "field_invalid"),
+]  # fmt: skip
+
+FORMS: list[tuple[str, Build, str]] = [
+    ("empty", lambda _: b"", "invalid_multipart"),
+    ("not closed", lambda s: s.form()[:-30], "invalid_multipart"),
+    ("cut inside a part's head", lambda s: s.form()[:40], "invalid_multipart"),
+    ("another boundary", lambda s: s.form().replace(b"--limit", b"--other"), "invalid_multipart"),
+    ("nothing but text", lambda _: CANARY.encode() * 100, "invalid_multipart"),
+    ("part with a long head", lambda s: s.parts(s.part("image", b"", f"X: {CANARY * 1000}\r\n")), "invalid_multipart"),
+    ("part with many headers", lambda s: s.parts(s.part("image", b"", f"X: {CANARY}\r\n" * 50)), "invalid_multipart"),
+    ("no part", lambda s: s.parts(), "field_missing"),
+    ("no image", lambda s: s.form(image=None), "field_missing"),
+    ("no landmarks", lambda s: s.form(landmarks=None), "field_missing"),
+    ("part without a name", lambda s: s.parts(b"Content-Type: text/plain\r\n\r\n" + CANARY.encode()), "field_unknown"),
+    ("part of an unknown name", lambda s: s.form((CANARY, CANARY.encode())), "field_unknown"),
+    ("image twice", lambda s: s.form(("image", s.jpeg)), "field_duplicate"),
+    ("option twice", lambda s: s.form(("simplify", b"1"), ("simplify", b"1")), "field_duplicate"),
+    ("x twice", lambda s: s.form(landmarks=s.landmarks.replace(b"{", b'{"x":0,', 1)), "field_duplicate"),
+    ("region twice", lambda s: s.form(segmentation_map=b'{"a":[1,2,3],"a":[1,2,3]}'), "field_duplicate"),
+    ("empty image", lambda s: s.form(image=b""), "image_empty"),
+    ("empty landmarks", lambda s: s.form(landmarks=b""), "invalid_json"),
+    ("landmarks not JSON", lambda s: s.form(landmarks=CANARY.encode()), "invalid_json"),
+    ("landmarks cut in half", lambda s: s.form(landmarks=s.landmarks[:5000]), "invalid_json"),
+    ("landmarks an object", lambda s: s.form(landmarks=f'{{"{CANARY}":1}}'.encode()), "field_invalid"),
+    ("a million points", lambda s: s.form(landmarks=b"[" + b"[1,2]," * 1_000_000 + b"[1,2]]"), "field_invalid"),
+    ("map of a cut object", lambda s: s.form(segmentation_map=b'{"a":[1,2'), "invalid_json"),
+    ("map with a region of markup", lambda s: s.form(segmentation_map=b'{"<script>":[1,2,3]}'), "region_name"),
+    ("option of no choice", lambda s: s.form(verify=CANARY.encode()), "field_invalid"),
+    ("option NaN", lambda s: s.form(region_opacity=b"nan"), "field_invalid"),
+    ("option infinite", lambda s: s.form(simplify=b"inf"), "field_invalid"),
+    ("option not UTF-8", lambda s: s.form(verify=b"\xff" + CANARY.encode()), "field_invalid"),
+    ("option empty", lambda s: s.form(show_labels=b""), "field_invalid"),
+    ("upright", lambda s: s.form(upright=b"true"), "option_unavailable"),
+]  # fmt: skip
+
+FORM = "multipart/form-data"
+CROP = "/api/v1/frontal/crop"
+LARGE = 17 * MIB
+
+
+def request(content: Any = b"", kind: str = JSON, *, method: str = "POST", path: str = "", **headers: str) -> Any:
+    named = {name.replace("_", "-"): value for name, value in headers.items()}
+    return {"content": content, "headers": {"content-type": kind, **named}, "method": method, "path": CROP + path}
+
+
+REQUESTS: list[tuple[str, Build, str]] = [
+    ("no content type", lambda s: {**request(s.json()), "headers": {}}, "unsupported_media_type"),
+    ("text", lambda s: request(s.json(), "text/plain"), "unsupported_media_type"),
+    ("like JSON", lambda s: request(s.json(), f"application/json{CANARY}"), "unsupported_media_type"),
+    ("a form of a browser's", lambda _: request(b"a=b", "application/x-www-form-urlencoded"), "unsupported_media_type"),
+    ("gzip", lambda s: request(s.json(), content_encoding="gzip"), "unsupported_media_type"),
+    ("no boundary", lambda s: request(s.form(), FORM), "invalid_multipart"),
+    ("empty boundary", lambda s: request(s.form(), f"{FORM}; boundary="), "invalid_multipart"),
+    ("long boundary", lambda s: request(s.form(), f"{FORM}; boundary={CANARY * 50}"), "invalid_multipart"),
+    ("form said to be JSON", lambda s: request(s.form()), "invalid_json"),
+    ("JSON said to be a form", lambda s: request(s.json(), s.multipart), "invalid_multipart"),
+    ("wants PNG", lambda s: request(s.json(), accept="image/png"), "not_acceptable"),
+    ("wants nothing on offer", lambda s: request(s.json(), accept="*/*;q=0"), "not_acceptable"),
+    ("wants what is no type", lambda s: request(s.json(), accept=CANARY), "not_acceptable"),
+    ("wants too much", lambda s: request(s.json(), accept='a/b;"' + ";" * 30_000), "not_acceptable"),
+    ("too large, declared", lambda _: request(b" " * LARGE), "body_too_large"),
+    ("too large, not declared", lambda _: request([b" " * MIB] * 17), "body_too_large"),
+    ("too large a form", lambda s: request(s.form(image=bytes(LARGE)), s.multipart), "body_too_large"),
+    ("unknown path", lambda s: request(s.json(), path="ped"), "not_found"),
+    ("path with a slash more", lambda s: request(s.json(), path="/"), "not_found"),
+    *[
+        (f"{method} instead of POST", lambda _, method=method: request(method=method), "method_not_allowed")
+        for method in ("GET", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE", "PROPFIND")
+    ],
+    *[
+        (f"query {query}", lambda s, query=query: request(s.json(), path=f"?{query}"), code)
+        for query, code in (
+            (f"{CANARY}=1", "parameter_invalid"),
+            ("show_labels=true&show_labels=true", "parameter_invalid"),
+            ("image=QUJD", "parameter_invalid"),
+            (f"landmark_units={CANARY}", "field_invalid"),
+            ("region_opacity=nan", "field_invalid"),
+            ("stroke_width=inf", "field_invalid"),
+            ("simplify=%ff", "field_invalid"),
+            ("simplify=1_000", "field_invalid"),
+            ("crop=face", "option_unavailable"),
+            ("margin=1", "option_unavailable"),
+        )
+    ],
+]  # fmt: skip
+
+
+def rows(table: list[tuple[str, Build, str]]) -> list[Any]:
+    return [pytest.param(build, code, id=name.replace(" ", "-")) for name, build, code in table]
+
+
+def status_of(code: str) -> int:
+    return PROBLEMS[code][0] if code in PROBLEMS else INPUT_STATUS
+
+
+@pytest.mark.parametrize(("build", "code"), rows(BODIES))
+def test_json_is_refused(attacker: Attacker, sample: Sample, build: Build, code: str) -> None:
+    answer = attacker.send(build(sample), headers={"content-type": JSON})
+    attacker.require_problem(answer, status_of(code), code, CANARY)
+    attacker.require_service()
+
+
+@pytest.mark.parametrize(("build", "code"), rows(FORMS))
+def test_form_is_refused(attacker: Attacker, sample: Sample, build: Build, code: str) -> None:
+    answer = attacker.send(build(sample), headers={"content-type": sample.multipart})
+    attacker.require_problem(answer, status_of(code), code, CANARY)
+    attacker.require_service()
+
+
+@pytest.mark.parametrize(("build", "code"), rows(REQUESTS))
+def test_request_is_refused(attacker: Attacker, sample: Sample, build: Build, code: str) -> None:
+    answer = attacker.send(**build(sample))
+    attacker.require_problem(answer, status_of(code), code, CANARY)
+    attacker.require_service()
+
+
+def test_requests_left_no_trace(attacker: Attacker) -> None:
+    attacker.require_service()
+    attacker.require_quiet_log(CANARY)
+    attacker.require_bounded_memory(128 * MIB)

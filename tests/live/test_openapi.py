@@ -1,0 +1,137 @@
+"""The OpenAPI document against the running service: it keeps its word for whatever the document lets a caller send."""
+
+from __future__ import annotations
+
+import base64
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import httpx
+import msgspec
+import pytest
+import schemathesis
+from hypothesis import HealthCheck, assume, given, settings
+from schemathesis import GenerationMode
+from schemathesis.checks import not_a_server_error
+from schemathesis.specs.openapi.checks import (
+    content_type_conformance,
+    response_headers_conformance,
+    response_schema_conformance,
+    status_code_conformance,
+)
+
+from app.web.schemas import CropAnswer, HealthAnswer, ProblemAnswer, VersionAnswer
+
+if TYPE_CHECKING:
+    from schemathesis import Case
+    from schemathesis.schemas import BaseSchema
+
+    from tests.conftest import Sample
+    from tests.live.conftest import RunningService
+
+T = TypeVar("T")
+
+pytestmark = pytest.mark.live
+
+CROP = "/api/v1/frontal/crop"
+CHECKS = [
+    not_a_server_error,
+    status_code_conformance,
+    content_type_conformance,
+    response_headers_conformance,
+    response_schema_conformance,
+]
+OPERATIONS = [
+    ("POST", CROP),
+    ("GET", "/health"),
+    ("GET", "/health/live"),
+    ("GET", "/health/ready"),
+    ("GET", "/metrics"),
+    ("GET", "/version"),
+]
+UNAVAILABLE = ("upright", "crop", "margin", "background")
+
+BOUNDED = settings(suppress_health_check=list(HealthCheck))
+
+
+@pytest.fixture(scope="module")
+def schema(service: RunningService) -> BaseSchema:
+    loaded: BaseSchema = schemathesis.openapi.from_url(f"{service.api}/openapi.json")
+    return loaded
+
+
+@pytest.fixture(scope="module")
+def examples(service: RunningService) -> dict[str, Any]:
+    document = httpx.get(f"{service.api}/openapi.json").json()
+    found: dict[str, Any] = document["paths"][CROP]["post"]["requestBody"]["content"]["application/json"]["examples"]
+    return found
+
+
+def test_every_operation_of_the_document_is_tested(schema: BaseSchema) -> None:
+    operations = [result.ok() for result in schema.get_all_operations()]
+    assert sorted((operation.method.upper(), operation.path) for operation in operations) == sorted(OPERATIONS)
+
+
+@pytest.mark.parametrize("mode", list(GenerationMode))
+def test_crop_conforms(schema: BaseSchema, mode: GenerationMode) -> None:
+    @settings(BOUNDED, max_examples=150)
+    @given(schema[CROP]["POST"].as_strategy(generation_mode=mode))
+    def check(case: Case) -> None:
+        case.call_and_validate(checks=CHECKS)
+
+    check()
+
+
+def test_crop_conforms_for_a_good_photo(schema: BaseSchema, sample: Sample) -> None:
+    statuses = set()
+    good = sample.fields()
+
+    @settings(BOUNDED, max_examples=150)
+    @given(schema[CROP]["POST"].as_strategy(generation_mode=GenerationMode.POSITIVE))
+    def check(case: Case) -> None:
+        assume(case.media_type == "application/json")
+        for given_options in (case.body, case.query):
+            for name in UNAVAILABLE:
+                given_options.pop(name, None)
+        case.body = {**case.body, **good, "landmark_units": "pixels"}
+        case.query.pop("landmark_units", None)
+        statuses.add(case.call_and_validate(checks=CHECKS).status_code)
+
+    check()
+    assert 200 in statuses
+
+
+@pytest.mark.parametrize(("method", "path"), OPERATIONS[1:])
+def test_operation_conforms(schema: BaseSchema, method: str, path: str) -> None:
+    @settings(BOUNDED, max_examples=10)
+    @given(schema[path][method].as_strategy())
+    def check(case: Case) -> None:
+        assert case.call_and_validate(checks=CHECKS).status_code == 200
+
+    check()
+
+
+def test_every_example_is_answered(service: RunningService, examples: dict[str, Any]) -> None:
+    assert examples, "the document has no worked example"
+    for name, example in examples.items():
+        answer = httpx.post(service.api + CROP, json=example["value"])
+        assert answer.status_code == 200, f"{name}: {answer.text[:500]}"
+        result = decode(answer, CropAnswer)
+        assert result.regions_detected == len(result.regions) > 0, name
+        assert not result.omitted, name
+        overlay = httpx.post(service.api + CROP, json=example["value"], headers={"accept": "image/svg+xml"})
+        assert overlay.headers["content-type"] == "image/svg+xml"
+        assert overlay.content == base64.b64decode(result.svg)
+
+
+def test_other_answers_are_what_the_document_says(service: RunningService) -> None:
+    assert decode(httpx.get(f"{service.api}/version"), VersionAnswer).version
+    assert decode(httpx.get(f"{service.api}/health"), HealthAnswer).live
+    assert decode(httpx.post(service.api + CROP, json={}), ProblemAnswer).code == "field_missing"
+    assert decode(httpx.get(f"{service.api}/none"), ProblemAnswer).code == "not_found"
+
+
+def decode(answer: httpx.Response, structure: type[T]) -> T:
+    """Read an answer strictly: every member has its type, none is missing, and none is there that is not documented."""
+    decoded = msgspec.json.decode(answer.content, type=structure)
+    assert msgspec.to_builtins(decoded) == answer.json()
+    return decoded

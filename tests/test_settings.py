@@ -1,0 +1,176 @@
+"""Settings: what each variable may hold, and that a wrong one is told by its name and never by a secret."""
+
+from __future__ import annotations
+
+from contextlib import nullcontext
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from pydantic import ValidationError
+
+from app import settings as module
+from app.settings import REQUEST_SECONDS, STEP_SECONDS, Settings, count_usable_cores, load_settings
+
+if TYPE_CHECKING:
+    from contextlib import AbstractContextManager
+
+SECRET = "QXsecretQX"  # noqa: S105 - stands for one
+
+
+@pytest.fixture(autouse=True)
+def _no_settings_from_outside(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in Settings.model_fields:
+        monkeypatch.delenv(name.upper(), raising=False)
+    load_settings.cache_clear()
+
+
+def wrong(name: str, text: str) -> AbstractContextManager[Any]:
+    def names_it(error: ValidationError) -> bool:
+        (problem,) = error.errors(include_url=False, include_input=False)
+        return (not name or problem["loc"][0] == name) and text in problem["msg"]
+
+    return pytest.raises(ValidationError, check=names_it)
+
+
+def test_every_setting_has_a_default_and_a_description() -> None:
+    assert Settings()
+    for name, field in Settings.model_fields.items():
+        assert not field.is_required(), name
+        assert field.description, name
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "expected"),
+    [
+        ("host", "::", nullcontext("::")),
+        ("port", "0", nullcontext(0)),
+        ("port", "65535", nullcontext(65535)),
+        ("port", "65536", wrong("port", "less than or equal to 65535")),
+        ("port", "-1", wrong("port", "greater than or equal to 0")),
+        ("port", "tcp://10.0.0.1:8000", wrong("port", "valid integer")),
+        ("port", "9000", wrong("", "PORT and METRICS_PORT are both 9000; they need to differ")),
+        ("workers", "3", nullcontext(3)),
+        ("workers", "0", wrong("workers", "greater than or equal to 1")),
+        ("workers", "257", wrong("workers", "less than or equal to 256")),
+        ("workers", "1.5", wrong("workers", "valid integer")),
+        ("work_threads", "0", wrong("work_threads", "greater than or equal to 1")),
+        ("timeout_s", "1", wrong("timeout_s", "greater than or equal to 2")),
+        ("max_body_bytes", "1023", wrong("max_body_bytes", "greater than or equal to 1024")),
+        ("max_body_bytes", "16MiB", wrong("max_body_bytes", "valid integer")),
+        ("max_image_pixels", "100000001", wrong("max_image_pixels", "less than or equal to 100000000")),
+        ("max_concurrency", "0", wrong("max_concurrency", "greater than or equal to 1")),
+        ("body_timeout_s", "0.5", nullcontext(0.5)),
+        ("body_timeout_s", "0", wrong("body_timeout_s", "greater than 0")),
+        ("body_timeout_s", "nan", wrong("body_timeout_s", "greater than 0")),
+        ("retry_after_s", "0", wrong("retry_after_s", "greater than or equal to 1")),
+        ("landmark_margin", "-0.1", wrong("landmark_margin", "greater than or equal to 0")),
+        ("landmark_margin", "inf", wrong("landmark_margin", "less than or equal to 10")),
+        ("enable_metrics", "false", nullcontext(False)),
+        ("enable_metrics", "maybe", wrong("enable_metrics", "valid boolean")),
+        ("prometheus_multiproc_dir", "/run/values", nullcontext(Path("/run/values"))),
+        ("request_duration_buckets", "0.1, 1,10", nullcontext((0.1, 1.0, 10.0))),
+        ("request_duration_buckets", "0.1,", wrong("request_duration_buckets", "valid number")),
+        ("request_duration_buckets", "0.1 1", wrong("request_duration_buckets", "valid number")),
+        ("image_duration_buckets", "1,1", wrong("image_duration_buckets", "rising")),
+        ("image_duration_buckets", "2,1", wrong("image_duration_buckets", "rising")),
+        ("request_size_buckets", "0,1", wrong("request_size_buckets", "above 0")),
+        ("response_size_buckets", "1,inf", wrong("response_size_buckets", "above 0 and rising")),
+        ("response_size_buckets", "nan", wrong("response_size_buckets", "above 0 and rising")),
+        ("log_format", "rich", nullcontext("rich")),
+        ("log_format", "xml", wrong("log_format", "'auto', 'rich' or 'json'")),
+        ("log_level", "debug", nullcontext("DEBUG")),
+        ("log_level", "loud", wrong("log_level", "expected one of DEBUG, INFO, WARNING, ERROR, CRITICAL")),
+        ("log_levels", "API=debug, images=WARNING,", nullcontext({"api": "DEBUG", "images": "WARNING"})),
+        ("log_levels", "api:debug", wrong("log_levels", "name=value pairs separated by commas")),
+        ("log_levels", "api=loud", wrong("log_levels", "expected one of")),
+        ("log_theme", "component.api=bold blue", nullcontext({"component.api": "bold blue"})),
+        ("log_theme", "blue", wrong("log_theme", "name=value pairs separated by commas")),
+        ("log_file_backups", "-1", wrong("log_file_backups", "greater than or equal to 0")),
+        ("fault_work_s", "61", wrong("fault_work_s", "less than or equal to 60")),
+    ],
+)
+def test_variable_is_read_or_refused(
+    monkeypatch: pytest.MonkeyPatch, name: str, text: str, expected: AbstractContextManager[Any]
+) -> None:
+    monkeypatch.setenv(name.upper(), text)
+    with expected as value:
+        assert getattr(load_settings(), name) == value
+
+
+@pytest.mark.parametrize(
+    ("text", "keys"),
+    [("", ()), ("one", ("one",)), (" one , two,", ("one", "two")), ("a=b:c/d+e==", ("a=b:c/d+e==",))],
+)
+def test_keys_are_separated_by_commas(monkeypatch: pytest.MonkeyPatch, text: str, keys: tuple[str, ...]) -> None:
+    monkeypatch.setenv("API_KEYS", text)
+    assert tuple(key.get_secret_value() for key in Settings().api_keys) == keys
+
+
+def test_keys_are_never_shown(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("API_KEYS", f"first,{SECRET}")
+    shown = Settings()
+    for text in (repr(shown), str(shown), str(shown.model_dump()), shown.model_dump_json(), repr(shown.api_keys)):
+        assert SECRET not in text
+    monkeypatch.setenv("PORT", SECRET)
+    with pytest.raises(ValidationError) as caught:
+        Settings()
+    assert SECRET not in str(caught.value)
+
+
+def test_settings_do_not_change() -> None:
+    with pytest.raises(ValidationError, match="frozen"):
+        Settings().port = 1
+
+
+def test_all_wrong_variables_are_told_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WORKERS", "0")
+    monkeypatch.setenv("LOG_LEVEL", "loud")
+    with pytest.raises(ValidationError) as caught:
+        Settings()
+    assert [problem["loc"] for problem in caught.value.errors()] == [("workers",), ("log_level",)]
+
+
+def test_the_environment_is_read_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PORT", "1234")
+    before = load_settings()
+    monkeypatch.setenv("PORT", "4321")
+    assert load_settings() is before
+
+
+def test_two_free_ports_do_not_collide(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PORT", "0")
+    monkeypatch.setenv("METRICS_PORT", "0")
+    assert Settings().port == Settings().metrics_port == 0
+
+
+@pytest.mark.parametrize("bounds", [REQUEST_SECONDS, STEP_SECONDS])
+def test_a_threshold_of_half_a_second_is_a_bound(bounds: tuple[float, ...]) -> None:
+    assert 0.5 in bounds  # objectives are read off at bounds
+
+
+@pytest.mark.parametrize(
+    ("cores", "limit", "expected"),
+    [
+        (8, {}, 8),
+        (8, {"cpu.max": "max 100000\n"}, 8),
+        (8, {"cpu.max": "200000 100000\n"}, 2),
+        (8, {"cpu.max": "150000 100000\n"}, 2),
+        (8, {"cpu.max": "10000 100000\n"}, 1),
+        (2, {"cpu.max": "400000 100000\n"}, 2),
+        (8, {"cpu.max": "garbage"}, 8),
+        (8, {"cpu/cpu.cfs_quota_us": "300000\n", "cpu/cpu.cfs_period_us": "100000\n"}, 3),
+        (8, {"cpu/cpu.cfs_quota_us": "-1\n", "cpu/cpu.cfs_period_us": "100000\n"}, 8),
+        (8, {"cpu/cpu.cfs_quota_us": "300000\n"}, 8),
+    ],
+)
+def test_cores_are_those_that_a_container_may_use(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cores: int, limit: dict[str, str], expected: int
+) -> None:
+    for name, text in limit.items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(text, encoding="ascii")
+    root = "/sys/fs/cgroup/"
+    monkeypatch.setattr(module, "Path", lambda path: tmp_path / path.removeprefix(root))
+    monkeypatch.setattr("os.sched_getaffinity", lambda _: set(range(cores)), raising=False)
+    assert count_usable_cores() == expected

@@ -1,0 +1,95 @@
+"""Health, metrics, version and the interactive document."""
+
+from __future__ import annotations
+
+import os
+import re
+from typing import TYPE_CHECKING
+
+import pytest
+
+from app import __version__
+from app.main import create_app
+from app.observability import multiprocess
+from app.observability.board import Board, State
+from app.settings import Settings
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    import httpx
+    from fastapi import FastAPI
+
+    Call = Callable[..., httpx.Response]
+    MakeApp = Callable[..., FastAPI]
+
+
+@pytest.mark.parametrize(
+    ("states", "is_draining", "live", "ready"),
+    [
+        ([], False, 200, 503),
+        ([State.STARTING, State.READY], False, 200, 503),
+        ([State.READY, State.READY], False, 200, 200),
+        ([State.READY, State.READY], True, 200, 503),
+        ([State.READY, State.READY, State.DRAINING], False, 200, 200),
+    ],
+)
+def test_health_is_what_the_board_says(
+    call: Call, states: list[State], is_draining: bool, live: int, ready: int
+) -> None:
+    board = Board(expected_workers=2, timeout_s=30)
+    for slot, state in enumerate(states):
+        board.beat(slot, state)
+    if is_draining:
+        board.drain()
+    app = create_app(Settings(), board=board)
+    answers = {path: call(app, "GET", f"/health{path}") for path in ("", "/live", "/ready")}
+    assert {path: answer.status_code for path, answer in answers.items()} == {"": live, "/live": live, "/ready": ready}
+    report = answers[""].json()
+    assert (report["live"], report["ready"], report["draining"]) == (live == 200, ready == 200, is_draining)
+    assert [worker["state"] for worker in report["workers"]] == [state.name.lower() for state in states]
+    assert {worker["pid"] for worker in report["workers"]} <= {os.getpid()}
+    app.state.web.admission.close()
+
+
+def test_metrics_are_answered_in_either_format(call: Call, scrape: object, tmp_path: Path) -> None:
+    assert scrape
+    app = create_app(Settings(), registry=multiprocess.scrape_registry(tmp_path / "values"))
+    call(app, "GET", "/version")
+    text = call(app, "GET", "/metrics")
+    assert text.headers["content-type"].startswith("text/plain; version=0.0.4")
+    assert re.search(
+        r'^api_requests_total\{endpoint="/version",method="GET",status="200"\} 1\.0$', text.text, re.MULTILINE
+    )
+    openmetrics = call(app, "GET", "/metrics", headers={"accept": "application/openmetrics-text; version=1.0.0"})
+    assert openmetrics.headers["content-type"].startswith("application/openmetrics-text")
+    assert openmetrics.text.endswith("# EOF\n")
+    app.state.web.admission.close()
+
+
+def test_metrics_that_are_off_are_not_found(make_app: MakeApp, call: Call) -> None:
+    answer = call(make_app(), "GET", "/metrics")
+    assert (answer.status_code, answer.json()["code"]) == (404, "not_found")
+
+
+def test_version(make_app: MakeApp, call: Call) -> None:
+    answer = call(make_app(), "GET", "/version").json()
+    assert answer["version"] == __version__
+    assert re.fullmatch(r"3\.\d+\.\d+", answer["python"])
+
+
+@pytest.mark.parametrize("root", [""])
+def test_docs_need_nothing_from_elsewhere(make_app: MakeApp, call: Call, root: str) -> None:
+    app = make_app(root_path=root)
+    page = call(app, "GET", "/docs")
+    assert page.status_code == 200
+    prefix = root.rstrip("/")
+    links = [link for link in re.findall(r"""(?:src|href|url)\s*[:=]\s*['"]([^'"]+)['"]""", page.text) if "/" in link]
+    assert f"{prefix}/openapi.json" in links
+    assert len(links) >= 4
+    servers = call(app, "GET", "/openapi.json").json().get("servers")
+    assert servers == ([{"url": prefix}] if prefix else None)
+    for link in links:
+        assert link.startswith(f"{prefix}/"), link
+        assert call(app, "GET", link.removeprefix(prefix)).status_code == 200

@@ -1,0 +1,97 @@
+"""Taking in a body: how much, how long, and what happens when the caller goes away."""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import nullcontext
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from fastapi import Request
+from hypothesis import given
+from hypothesis import strategies as st
+from starlette.requests import ClientDisconnect
+
+from app.web.body import read_body, require_declared_size
+from app.web.problems import ProblemError
+
+if TYPE_CHECKING:
+    from contextlib import AbstractContextManager
+
+too_large = pytest.raises(ProblemError, check=lambda error: error.code == "body_too_large")
+LIMIT = 100
+
+
+def make_request(messages: list[dict[str, Any]], headers: dict[str, str] | None = None) -> Request:
+    """A request whose messages come one by one; after the last, nothing comes any more."""
+    left = iter(messages)
+
+    async def receive() -> dict[str, Any]:
+        try:
+            return next(left)
+        except StopIteration:
+            await asyncio.Event().wait()
+            raise
+
+    raw = [(name.encode(), value.encode()) for name, value in (headers or {}).items()]
+    return Request({"type": "http", "headers": raw, "state": {}}, receive)
+
+
+def chunks(*parts: bytes, is_whole: bool = True) -> list[dict[str, Any]]:
+    messages = [{"type": "http.request", "body": part, "more_body": True} for part in parts]
+    return [*messages, {"type": "http.request"}] if is_whole else messages
+
+
+def read(request: Request, timeout_s: float = 30) -> bytes:
+    return asyncio.run(read_body(request, max_bytes=LIMIT, timeout_s=timeout_s))
+
+
+@given(st.lists(st.binary(max_size=40)))
+def test_the_body_is_that_of_all_chunks_or_refused(parts: list[bytes]) -> None:
+    request = make_request(chunks(*parts))
+    whole = b"".join(parts)
+    with too_large if len(whole) > LIMIT else nullcontext():
+        assert read(request) == whole
+        assert request.state.body_bytes == len(whole)
+
+
+def test_a_body_in_one_piece_is_not_copied() -> None:
+    body = b"x" * LIMIT
+    assert read(make_request([{"type": "http.request", "body": body, "more_body": False}])) is body
+
+
+def test_nothing_is_read_beyond_the_limit() -> None:
+    messages = chunks(*[b"x" * 60] * 5)
+    with too_large as caught:
+        asyncio.run(read_body(make_request(messages), max_bytes=LIMIT, timeout_s=30))
+    assert caught.value.extra == {"max_bytes": LIMIT}
+    assert caught.value.status == 413
+
+
+@pytest.mark.parametrize(
+    ("headers", "expected"),
+    [
+        ({}, nullcontext()),
+        ({"content-length": "0"}, nullcontext()),
+        ({"content-length": "100"}, nullcontext()),
+        ({"content-length": "101"}, too_large),
+        ({"content-length": "9" * 30}, too_large),
+    ],
+)
+def test_the_declared_length_is_enough_to_refuse(
+    headers: dict[str, str], expected: AbstractContextManager[Any]
+) -> None:
+    with expected:
+        require_declared_size(make_request([], headers), LIMIT)
+
+
+def test_a_body_that_does_not_come_is_given_up() -> None:
+    with pytest.raises(ProblemError, match="got 3 bytes") as caught:
+        read(make_request(chunks(b"abc", is_whole=False)), timeout_s=0.05)
+    assert (caught.value.code, caught.value.status) == ("body_timeout", 408)
+    assert caught.value.headers == {"Connection": "close"}
+
+
+def test_a_caller_who_goes_away_is_no_problem_of_ours() -> None:
+    with pytest.raises(ClientDisconnect):
+        read(make_request([*chunks(b"abc", is_whole=False), {"type": "http.disconnect"}]))

@@ -1,0 +1,204 @@
+"""What surrounds every request: ids, the access line, metrics, the last catch."""
+
+from __future__ import annotations
+
+import io
+import json
+import logging
+import re
+import sys
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from app.observability.rich_logging import LogOptions, configure_logging
+from app.web.middleware import MAX_LOGGED_PATH
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    import httpx
+    from fastapi import FastAPI
+
+    from tests.conftest import Sample
+
+    Call = Callable[..., httpx.Response]
+    MakeApp = Callable[..., FastAPI]
+    Lines = Callable[[], list[dict[str, Any]]]
+    Scrape = Callable[[], dict[tuple[str, ...], float]]
+
+TRACE = "0af7651916cd43dd8448eb211c80319c"
+CANARY = "QXcanaryQX"
+
+
+@pytest.fixture
+def log_lines(monkeypatch: pytest.MonkeyPatch) -> Iterator[Lines]:
+    """Log as a service in a cluster does, and give a function that reads the lines."""
+    written = io.StringIO()
+    monkeypatch.setattr(sys, "stderr", written)
+    configure_logging(LogOptions(format="json"))
+    yield lambda: [json.loads(line) for line in written.getvalue().splitlines()]
+    root = logging.getLogger()
+    for handler in list(root.handlers):
+        if getattr(handler, "is_ours", False):
+            root.removeHandler(handler)
+
+
+@pytest.mark.parametrize("given", ["order-17", "a" * 128, "A.b_c:d/e+f=g-h"])
+def test_request_id_is_taken(make_app: MakeApp, call: Call, given: str) -> None:
+    answer = call(make_app(), "GET", "/none", headers={"x-request-id": given})
+    assert answer.headers.get_list("x-request-id") == [given]
+    assert answer.json()["request_id"] == given
+
+
+@pytest.mark.parametrize("given", [None, "", "two words", 'quote"', "a" * 129, "é".encode(), "line\tbreak"])
+def test_request_id_is_made(make_app: MakeApp, call: Call, given: Any) -> None:
+    app = make_app()
+    headers = {} if given is None else {"x-request-id": given}
+    answers = [call(app, "GET", "/none", headers=headers) for _ in range(2)]
+    made = [answer.headers["x-request-id"] for answer in answers]
+    assert all(re.fullmatch(r"[0-9a-f]{16}", one) for one in made)
+    assert made[0] != made[1]
+    assert [answer.json()["request_id"] for answer in answers] == made
+
+
+@pytest.mark.parametrize(
+    ("traceparent", "trace"),
+    [
+        (f"00-{TRACE}-b7ad6b7169203331-01", TRACE),
+        (f"00-{'0' * 32}-b7ad6b7169203331-01", None),
+        (f"00-{TRACE.upper()}-b7ad6b7169203331-01", None),
+        ("nonsense", None),
+        (None, None),
+    ],
+)
+def test_trace_id_is_in_the_access_line(
+    make_app: MakeApp, call: Call, log_lines: Lines, traceparent: str | None, trace: str | None
+) -> None:
+    call(make_app(), "GET", "/version", headers={} if traceparent is None else {"traceparent": traceparent})
+    (line,) = log_lines()
+    assert line.get("trace_id") == trace
+
+
+def test_access_line_says_what_was_asked_and_answered(make_app: MakeApp, call: Call, log_lines: Lines) -> None:
+    call(make_app(), "GET", f"/version?{CANARY}=1", headers={"x-request-id": "id-1", "user-agent": CANARY})
+    (line,) = log_lines()
+    assert line.pop("duration_ms") >= 0
+    assert line.pop("time")
+    assert re.fullmatch(r"GET /version 200 \d+\.\dms 127\.0\.0\.1", line.pop("message"))
+    assert line == {
+        "level": "INFO",
+        "logger": "facial.api",
+        "method": "GET",
+        "path": "/version",
+        "status": 200,
+        "client": "127.0.0.1",
+        "request_id": "id-1",
+    }
+
+
+@pytest.mark.parametrize(
+    ("path", "logged"),
+    [
+        ("/a%0Ab%1B%5B31mc", "/a%0Ab%1B%5B31mc"),
+        ("/%C3%A9", "/%C3%A9"),
+        ("/" + "x" * 5000, "/" + "x" * (MAX_LOGGED_PATH - 1)),
+    ],
+)
+def test_path_is_logged_as_it_came_and_not_at_any_length(
+    make_app: MakeApp, call: Call, log_lines: Lines, path: str, logged: str
+) -> None:
+    call(make_app(), "GET", path)
+    (line,) = log_lines()
+    assert (line["path"], line["status"]) == (logged, 404)
+    assert line["message"].startswith(f"GET {logged} 404 ")
+
+
+def test_access_lines_can_be_turned_off(make_app: MakeApp, call: Call, log_lines: Lines) -> None:
+    assert call(make_app(log_access=False), "GET", "/version").status_code == 200
+    assert log_lines() == []
+
+
+def break_service(app: FastAPI, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object) -> None:
+        raise ZeroDivisionError(CANARY)
+
+    monkeypatch.setattr(type(app.state.web.crop), "process", fail)
+
+
+def test_what_nobody_caught_is_a_500_without_its_cause(
+    make_app: MakeApp, call: Call, sample: Sample, log_lines: Lines, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    app = make_app()
+    break_service(app, monkeypatch)
+    headers = {"content-type": "application/json", "x-request-id": "id-1"}
+    answer = call(app, content=sample.json(), headers=headers)
+    assert answer.status_code == 500
+    assert answer.headers["content-type"] == "application/problem+json"
+    assert answer.headers["x-request-id"] == "id-1"
+    assert answer.json() == {
+        "type": "urn:facial-service:problem:internal_error",
+        "title": "The service failed",
+        "status": 500,
+        "code": "internal_error",
+        "detail": "the cause is in the service's log, under the request id",
+        "request_id": "id-1",
+    }
+    error, access = log_lines()
+    assert (error["level"], error["message"], error["request_id"]) == ("ERROR", "Unhandled error", "id-1")
+    assert error["exc_info"].startswith("Traceback")
+    assert error["exc_info"].endswith(f"ZeroDivisionError: {CANARY}")
+    assert (access["status"], access["request_id"]) == (500, "id-1")
+
+
+def test_what_nobody_caught_is_counted_once(
+    scrape: Scrape, make_app: MakeApp, call: Call, sample: Sample, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    app = make_app()
+    break_service(app, monkeypatch)
+    call(app, content=sample.json(), headers={"content-type": "application/json"})
+    counted = scrape()
+    assert counted["errors_total", "api", "internal_error"] == 1
+    assert {key: value for key, value in counted.items() if key[0] == "api_requests_total"} == {
+        ("api_requests_total", "/api/v1/frontal/crop", "POST", "500"): 1
+    }
+    assert counted["api_requests_in_progress", "/api/v1/frontal/crop", "POST"] == 0
+
+
+def test_requests_are_counted_under_bounded_labels(scrape: Scrape, make_app: MakeApp, call: Call) -> None:
+    app = make_app()
+    for method, path in (
+        ("GET", "/version"),
+        ("GET", "/version"),
+        ("GET", f"/{CANARY}"),
+        ("BREW", "/version"),
+        (CANARY, f"/{CANARY}"),
+        ("GET", "/api/v1/frontal/crop"),
+    ):
+        call(app, method, path)
+    counted = scrape()
+    assert {key[1:]: value for key, value in counted.items() if key[0] == "api_requests_total"} == {
+        ("/version", "GET", "200"): 2,
+        ("unmatched", "GET", "404"): 1,
+        ("/version", "OTHER", "405"): 1,
+        ("unmatched", "OTHER", "404"): 1,
+        ("/api/v1/frontal/crop", "GET", "405"): 1,
+    }
+    assert CANARY not in str(counted)
+
+
+def test_sizes_of_bodies_are_counted_however_they_came(
+    scrape: Scrape, make_app: MakeApp, call: Call, sample: Sample
+) -> None:
+    async def stream() -> Any:
+        yield sample.json()[:1000]
+        yield sample.json()[1000:]
+
+    app, headers = make_app(), {"content-type": "application/json"}
+    sizes = [len(call(app, content=content, headers=headers).content) for content in (sample.json(), stream())]
+    counted = scrape()
+    labels = "/api/v1/frontal/crop", "POST"
+    assert counted["api_request_size_bytes_sum", *labels] == 2 * len(sample.json())
+    assert counted["api_response_size_bytes_sum", *labels] == sum(sizes)
+    assert counted["api_request_duration_seconds_count", *labels] == 2
+    assert counted["landmarks_processed_total",] == 2 * 478

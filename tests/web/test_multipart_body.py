@@ -1,0 +1,198 @@
+"""Forms: what is read from a good one, and that a bad one is told as a problem that echoes nothing."""
+
+from __future__ import annotations
+
+import logging
+from contextlib import nullcontext, suppress
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from app.face.errors import InputError
+from app.service.options import CropOptions
+from app.web.json_body import FIELDS
+from app.web.multipart_body import options_from_text, parse_multipart, split_parts
+from app.web.problems import ProblemError
+
+if TYPE_CHECKING:
+    from contextlib import AbstractContextManager
+
+CANARY = "QXcanaryQX"
+TYPE = "multipart/form-data; boundary=limit"
+GOOD = {"image": b"\x89PNG\r\n", "landmarks": b"[[1,2],[3,4]]"}
+
+
+def problem(code: str) -> AbstractContextManager[Any]:
+    return pytest.raises(ProblemError, check=lambda error: error.code == code and CANARY not in error.detail)
+
+
+def part(name: str, value: bytes, *headers: str) -> bytes:
+    head = "\r\n".join([f'Content-Disposition: form-data; name="{name}"', *headers])
+    return head.encode() + b"\r\n\r\n" + value
+
+
+def form(*parts: bytes) -> bytes:
+    return b"".join(b"--limit\r\n" + part + b"\r\n" for part in parts) + b"--limit--\r\n"
+
+
+def form_of(**values: bytes) -> bytes:
+    return form(*(part(name, value) for name, value in values.items()))
+
+
+FILES = (
+    st.binary()
+    | st.lists(st.sampled_from([b"\r", b"\n", b"-", b"--", b"\r\n--", b"limi", b"\r\n--limi", b"x"])).map(b"".join)
+).filter(lambda value: b"\r\n--limit" not in b"\r\n" + value)
+
+
+@given(st.dictionaries(st.sampled_from(FIELDS), FILES), st.randoms())
+def test_any_bytes_come_out_as_they_went_in(values: dict[str, bytes], random: Any) -> None:
+    names = list(values)
+    random.shuffle(names)
+    assert split_parts(form_of(**{name: values[name] for name in names}), TYPE) == values
+
+
+@pytest.mark.parametrize(
+    "content_type",
+    [
+        "multipart/form-data; boundary=limit",
+        'multipart/form-data; boundary="limit"',
+        "multipart/form-data;boundary=limit; charset=utf-8",
+        "Multipart/Form-Data; charset=utf-8; boundary=limit",
+    ],
+)
+def test_boundary_is_read(content_type: str) -> None:
+    assert split_parts(form_of(**GOOD), content_type) == GOOD
+
+
+@pytest.mark.parametrize(
+    "raw",
+    [
+        b'content-disposition: form-data; name="image"\r\n\r\nx',
+        b'Content-Type: image/png\r\nContent-Disposition: form-data; name="image"; filename="a b.png"\r\n\r\nx',
+        b'Content-Disposition: form-data; filename="name=\\"landmarks\\""; name="image"\r\n\r\nx',
+        b"Content-Disposition: form-data; name=image\r\nContent-Length: 1\r\n\r\nx",
+    ],
+)
+def test_parts_of_various_clients_are_read(raw: bytes) -> None:
+    assert split_parts(form(raw), TYPE) == {"image": b"x"}
+
+
+def test_a_good_form_is_read() -> None:
+    request = parse_multipart(form_of(**GOOD, simplify=b"2", show_labels=b"true", verify=b"pixels"), TYPE)
+    assert request.image == GOOD["image"]
+    assert request.points.tolist() == [[1, 2], [3, 4]]
+    assert request.segmentation_map is None
+    assert request.options == CropOptions(simplify=2, show_labels=True, verify="pixels")
+
+
+@pytest.mark.parametrize(
+    ("part", "read"),
+    [(b"\x89PNG", b"\x89PNG"), (b"", b""), (b'{"a":[1,2,3]}', {"a": [1, 2, 3]}), (b' \n{"a":[]}', {"a": []})],
+)
+def test_map_is_a_file_or_an_object(part: bytes, read: Any) -> None:
+    assert parse_multipart(form_of(**GOOD, segmentation_map=part), TYPE).segmentation_map == read
+
+
+@pytest.mark.parametrize(
+    ("body", "content_type", "code"),
+    [
+        (form_of(**GOOD), "multipart/form-data", "invalid_multipart"),
+        (form_of(**GOOD), "multipart/form-data; boundary=", "invalid_multipart"),
+        (form_of(**GOOD), "multipart/form-data; boundary=" + "x" * 300, "invalid_multipart"),
+        (form_of(**GOOD), "multipart/form-data; boundary=\u0101", "invalid_multipart"),
+        (form_of(**GOOD), "multipart/form-data; boundary=other", "invalid_multipart"),
+        (b"", TYPE, "invalid_multipart"),
+        (CANARY.encode(), TYPE, "invalid_multipart"),
+        (form_of(**GOOD)[:-6], TYPE, "invalid_multipart"),
+        (form_of(**GOOD)[:30], TYPE, "invalid_multipart"),
+        (form(part("image", b"", f"X: {CANARY * 1000}")), TYPE, "invalid_multipart"),
+        (form(part("image", b"", *[f"X: {CANARY}"] * 20)), TYPE, "invalid_multipart"),
+        (form(b"Content-Type: text/plain\r\n\r\n"), TYPE, "field_unknown"),
+        (form(part(CANARY, b"")), TYPE, "field_unknown"),
+        (form(part("image\xff", b"")), TYPE, "field_unknown"),
+        (form(part("image", b"1"), part("image", b"1")), TYPE, "field_duplicate"),
+        (form_of(), TYPE, "field_missing"),
+        (form_of(image=b""), TYPE, "field_missing"),
+        (form_of(landmarks=b""), TYPE, "field_missing"),
+        (form_of(**{**GOOD, "landmarks": CANARY.encode()}), TYPE, "invalid_json"),
+        (form_of(**{**GOOD, "landmarks": b'[{"x":1,"y":2,"x":1}]'}), TYPE, "field_duplicate"),
+        (form_of(**{**GOOD, "landmarks": b"[" + b"[1,2]," * 100_001 + b"[1,2]]"}), TYPE, "field_invalid"),
+        (form_of(**GOOD, segmentation_map=b'{"a"'), TYPE, "invalid_json"),
+        (form_of(**GOOD, verify=CANARY.encode()), TYPE, "field_invalid"),
+        (form_of(**GOOD, verify=b"\xff"), TYPE, "field_invalid"),
+    ],
+)
+def test_what_is_wrong_has_its_code(body: bytes, content_type: str, code: str) -> None:
+    with problem(code):
+        parse_multipart(body, content_type)
+
+
+@given(
+    st.binary()
+    | st.lists(
+        st.sampled_from(
+            [
+                *(
+                    b"--limit",
+                    b"--",
+                    b"\r\n",
+                    b"\r",
+                    b"\n",
+                    b"Content-Disposition:",
+                    b" form-data",
+                    b";",
+                    b"name=",
+                    b'"',
+                ),
+                *(b"image", b"landmarks", b"\\", b"*", b"*0=", b"utf-8''", b"%ff", b"\xff", b"[[1,2]]", b"{", b"X: y"),
+            ]
+        ),
+        max_size=30,
+    ).map(b"".join),
+    st.just(TYPE) | st.text(max_size=30).map(lambda more: f"multipart/form-data; boundary={more}"),
+)
+def test_no_bytes_lead_to_anything_but_a_problem(body: bytes, content_type: str) -> None:
+    with suppress(ProblemError, InputError):
+        parse_multipart(body, content_type)
+
+
+def test_a_refused_form_leaves_nothing_in_the_log(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.DEBUG)
+    for body in (b"", b"x", form_of(**GOOD)[:-6], form_of(**GOOD) + b"more", form(b"\xff: x\r\n\r\n")):
+        with suppress(ProblemError):
+            split_parts(body, TYPE)
+    assert not caplog.records
+
+
+@pytest.mark.parametrize(
+    ("texts", "read"),
+    [
+        ({}, nullcontext(CropOptions())),
+        ({"show_labels": "true", "show_landmarks": "0"}, nullcontext(CropOptions(show_labels=True))),
+        ({"region_opacity": "1", "stroke_width": b"0.5"}, nullcontext(CropOptions(region_opacity=1, stroke_width=0.5))),
+        ({"landmark_units": "normalized"}, nullcontext(CropOptions(landmark_units="normalized"))),
+        ({"show_labels": ""}, problem("field_invalid")),
+        ({"show_labels": "yes"}, problem("field_invalid")),
+        ({"region_opacity": "nan"}, problem("field_invalid")),
+        ({"region_opacity": "-0.1"}, problem("field_invalid")),
+        ({"simplify": "inf"}, problem("field_invalid")),
+        ({"simplify": "1_0"}, problem("field_invalid")),
+        ({"simplify": CANARY}, problem("field_invalid")),
+        ({"verify": CANARY}, problem("field_invalid")),
+        ({"verify": b"\xff"}, problem("field_invalid")),
+    ],
+)
+def test_options_are_read_from_texts(texts: dict[str, Any], read: AbstractContextManager[Any]) -> None:
+    with read as expected:
+        assert options_from_text(texts, "query") == expected
+
+
+@given(st.dictionaries(st.sampled_from(CropOptions.__struct_fields__), st.text() | st.binary()))
+def test_no_text_of_an_option_leads_to_anything_but_a_problem(texts: dict[str, Any]) -> None:
+    with suppress(ProblemError):
+        options = options_from_text(texts, "query")
+        assert 0 <= options.region_opacity <= 1
+        assert 0 <= options.simplify <= 1000

@@ -1,0 +1,61 @@
+"""Which form of an answer an Accept header asks for."""
+
+from __future__ import annotations
+
+from contextlib import nullcontext, suppress
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from app.web.negotiate import JSON, MAX_ACCEPT, SVG, choose_form
+from app.web.problems import ProblemError
+
+if TYPE_CHECKING:
+    from contextlib import AbstractContextManager
+
+refused = pytest.raises(ProblemError, check=lambda error: error.code == "not_acceptable")
+BROWSER = "text/html,application/xhtml+xml,application/xml;q=0.9,image/avif,image/webp,*/*;q=0.8"
+
+
+@pytest.mark.parametrize(
+    ("accept", "form"),
+    [
+        (None, nullcontext(JSON)),
+        ("", nullcontext(JSON)),
+        ("*/*", nullcontext(JSON)),
+        ("*", nullcontext(JSON)),
+        ("application/json", nullcontext(JSON)),
+        ("application/*", nullcontext(JSON)),
+        ("image/svg+xml", nullcontext(SVG)),
+        ("IMAGE/*", refused),
+        ("image/*", nullcontext(SVG)),
+        ("image/svg+xml, application/json", nullcontext(JSON)),
+        ("image/svg+xml, application/json;q=0.9", nullcontext(SVG)),
+        ("image/svg+xml;q=0.1, application/json;q=0.2", nullcontext(JSON)),
+        ("image/svg+xml, */*;q=0.1", nullcontext(SVG)),
+        ("*/*, application/json;q=0", nullcontext(SVG)),
+        (BROWSER, nullcontext(JSON)),
+        ("image/png", refused),
+        ("text/html, image/png", refused),
+        ("*/*;q=0", refused),
+        ("application/json;q=0", refused),
+        ("nonsense", refused),
+        ("a/b/c", refused),
+        ("application/json, " + "x" * MAX_ACCEPT, refused),
+    ],
+)
+def test_form_is_chosen(accept: str | None, form: AbstractContextManager[Any]) -> None:
+    with form as expected:
+        assert choose_form(accept) == expected
+
+
+@given(
+    st.text(st.characters(max_codepoint=255))
+    | st.lists(st.sampled_from(["image/", "svg+xml", JSON, "*/*", "*", ";", "q=", ",", "0.5", "nan", '"', "=", " "]))
+    .map("".join)
+)  # fmt: skip
+def test_no_header_leads_to_anything_but_a_problem(accept: str) -> None:
+    with suppress(ProblemError):
+        assert choose_form(accept) in {JSON, SVG}
