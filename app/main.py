@@ -50,6 +50,7 @@ def create_app(settings: Settings, *, board: Board | None = None, registry: Coll
         registry: what ``/metrics`` reads; None leaves the path out.
     """
     state = _make_state(settings, board, registry)
+    prefix = settings.root_path.rstrip("/")
 
     @asynccontextmanager
     async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
@@ -62,7 +63,8 @@ def create_app(settings: Settings, *, board: Board | None = None, registry: Coll
         description=DESCRIPTION,
         docs_url=None,
         redoc_url=None,
-        root_path=settings.root_path,
+        # Not `root_path`, by which FastAPI means what the server says of each request; here it is only for the links.
+        servers=[{"url": prefix}] if prefix else None,
         redirect_slashes=False,
         lifespan=lifespan,
         exception_handlers={
@@ -74,7 +76,7 @@ def create_app(settings: Settings, *, board: Board | None = None, registry: Coll
     app.state.web = state
     app.include_router(crop.router)
     app.include_router(operations.router)
-    _add_docs(app)
+    _add_docs(app, prefix)
     # The last one added is the outermost: the context is there before anything else happens, and after.
     if metrics.is_enabled():
         app.add_middleware(RequestMetrics)
@@ -124,7 +126,7 @@ def log_options(settings: Settings) -> LogOptions:
     )
 
 
-def _add_docs(app: FastAPI) -> None:
+def _add_docs(app: FastAPI, prefix: str) -> None:
     """Serve the interactive document with assets of our own: a cluster's browser may reach no content network."""
 
     def openapi_document() -> dict[str, object]:
@@ -138,11 +140,10 @@ def _add_docs(app: FastAPI) -> None:
 
     @app.get("/docs", include_in_schema=False)
     async def docs() -> Response:
-        root = app.root_path.rstrip("/")
         return get_swagger_ui_html(
-            openapi_url=f"{root}/openapi.json",
+            openapi_url=f"{prefix}/openapi.json",
             title=app.title,
-            swagger_js_url=f"{root}{DOCS_ASSETS}/swagger-ui-bundle.js",
-            swagger_css_url=f"{root}{DOCS_ASSETS}/swagger-ui.css",
-            swagger_favicon_url=f"{root}{DOCS_ASSETS}/favicon.png",
+            swagger_js_url=f"{prefix}{DOCS_ASSETS}/swagger-ui-bundle.js",
+            swagger_css_url=f"{prefix}{DOCS_ASSETS}/swagger-ui.css",
+            swagger_favicon_url=f"{prefix}{DOCS_ASSETS}/favicon.png",
         )

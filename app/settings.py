@@ -58,7 +58,11 @@ def _cgroup_cpu_limit() -> float | None:
 class Settings(BaseSettings):
     """How one instance runs. Values are checked at start, and a wrong one stops the service with its name."""
 
-    model_config = SettingsConfigDict(frozen=True, extra="ignore", validate_default=True, hide_input_in_errors=True)
+    # An empty variable is one that is not set: compose files pass on what they were not given, and an empty path would
+    # be the current folder.
+    model_config = SettingsConfigDict(
+        frozen=True, extra="ignore", validate_default=True, hide_input_in_errors=True, env_ignore_empty=True
+    )
 
     # Serving
     host: str = Field("127.0.0.1", description="Address to listen on, for the API and for metrics")
@@ -136,7 +140,12 @@ class Settings(BaseSettings):
     @field_validator("api_keys", mode="before")
     @classmethod
     def _split_keys(cls, value: Any) -> Any:
-        return tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else value
+        if not isinstance(value, str):
+            return value
+        keys = tuple(part.strip() for part in value.split(",") if part.strip())
+        if not keys:  # whoever sets the variable means to close the door
+            raise ValueError("expected at least one key")
+        return keys
 
     @field_validator(
         "request_duration_buckets",

@@ -100,11 +100,25 @@ def test_variable_is_read_or_refused(
 
 @pytest.mark.parametrize(
     ("text", "keys"),
-    [("", ()), ("one", ("one",)), (" one , two,", ("one", "two")), ("a=b:c/d+e==", ("a=b:c/d+e==",))],
+    [("one", ("one",)), (" one , two,", ("one", "two")), ("a=b:c/d+e==", ("a=b:c/d+e==",))],
 )
 def test_keys_are_separated_by_commas(monkeypatch: pytest.MonkeyPatch, text: str, keys: tuple[str, ...]) -> None:
     monkeypatch.setenv("API_KEYS", text)
     assert tuple(key.get_secret_value() for key in Settings().api_keys) == keys
+
+
+@pytest.mark.parametrize("text", [",", " ", " , ,"])
+def test_keys_without_a_key_are_refused(monkeypatch: pytest.MonkeyPatch, text: str) -> None:
+    monkeypatch.setenv("API_KEYS", text)
+    with wrong("api_keys", "at least one key"):
+        Settings()
+
+
+def test_empty_variables_are_as_good_as_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    expected = Settings()
+    for name in Settings.model_fields:
+        monkeypatch.setenv(name.upper(), "")
+    assert Settings() == expected
 
 
 def test_keys_are_never_shown(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,6 +10,7 @@ from uvicorn.server import Server
 from uvicorn_worker import UvicornWorker
 
 from app.observability.board import Board, State
+from app.runtime.protocol import ServiceProtocol
 
 if TYPE_CHECKING:
     from types import FrameType
@@ -39,7 +40,7 @@ class ServiceWorker(UvicornWorker):
 
     CONFIG_KWARGS: dict[str, Any] = {  # noqa: RUF012 - the base class declares it so
         "loop": "uvloop",
-        "http": "httptools",
+        "http": ServiceProtocol,
         "ws": "none",
         "access_log": False,
         "server_header": False,

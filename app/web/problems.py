@@ -27,6 +27,7 @@ TYPE_PREFIX = "urn:facial-service:problem:"
 CLIENT_CLOSED_REQUEST = 499  # nginx's number for it: nobody reads the answer, but metrics and logs should not say 500
 
 PROBLEMS: dict[str, tuple[int, str]] = {
+    "http_invalid": (400, "The request is not HTTP"),
     "invalid_json": (400, "The body is not JSON"),
     "invalid_multipart": (400, "The body is not multipart/form-data"),
     "unauthorized": (401, "An API key is needed"),
@@ -42,6 +43,7 @@ PROBLEMS: dict[str, tuple[int, str]] = {
     "field_duplicate": (422, "A field is given twice"),
     "parameter_invalid": (422, "A query parameter is wrong"),
     "image_encoding": (422, "An image is not valid base64"),
+    "head_too_large": (431, "The headers are too large"),
     "internal_error": (500, "The service failed"),
     "saturated": (503, "The service is saturated"),
 }

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     Scrape = Callable[[], dict[tuple[str, ...], float]]
 
 STATUSES = {
+    "http_invalid": 400,
     "invalid_json": 400,
     "invalid_multipart": 400,
     "unauthorized": 401,
@@ -46,6 +47,7 @@ STATUSES = {
     "field_duplicate": 422,
     "parameter_invalid": 422,
     "image_encoding": 422,
+    "head_too_large": 431,
     "internal_error": 500,
     "saturated": 503,
 }

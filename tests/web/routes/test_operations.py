@@ -79,7 +79,7 @@ def test_version(make_app: MakeApp, call: Call) -> None:
     assert re.fullmatch(r"3\.\d+\.\d+", answer["python"])
 
 
-@pytest.mark.parametrize("root", [""])
+@pytest.mark.parametrize("root", ["", "/faces", "/faces/"])
 def test_docs_need_nothing_from_elsewhere(make_app: MakeApp, call: Call, root: str) -> None:
     app = make_app(root_path=root)
     page = call(app, "GET", "/docs")

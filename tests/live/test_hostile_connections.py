@@ -1,0 +1,124 @@
+"""Bytes on a connection that are no proper request, or one with an offer to speak something else."""
+
+from __future__ import annotations
+
+import socket
+from typing import TYPE_CHECKING
+
+import httpx
+import orjson
+import pytest
+
+if TYPE_CHECKING:
+    from tests.conftest import Sample
+    from tests.live.conftest import Attacker
+
+pytestmark = pytest.mark.live
+
+CANARY = b"QXcanaryQX"
+MIB = 1024 * 1024
+POST = b"POST /api/v1/frontal/crop HTTP/1.1\r\nHost: a\r\nContent-Type: application/json\r\n"
+GET = b"GET /version HTTP/1.1\r\nHost: a\r\n"
+
+
+def connect(attacker: Attacker) -> socket.socket:
+    url = httpx.URL(attacker.target.api)
+    return socket.create_connection((url.host, url.port or 80), timeout=30)
+
+
+def read_answer(connection: socket.socket) -> tuple[int, bytes]:
+    """Read one answer: its status and body."""
+    received = b""
+    while b"\r\n\r\n" not in received:
+        received += connection.recv(65_536)
+    head, _, body = received.partition(b"\r\n\r\n")
+    length = next(int(line.split(b":")[1]) for line in head.split(b"\r\n") if line.startswith(b"content-length:"))
+    while len(body) < length:
+        body += connection.recv(65_536)
+    return int(head.split()[1]), body
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03" + CANARY,
+        CANARY * 10 + b"\r\n\r\n",
+        b"GET /\xff HTTP/1.1\r\nHost: a\r\n\r\n",
+        b"GET http://a HTTP/1.1\r\nHost: a\r\n\r\n",
+        b"GET / HTTP/9.9\r\nHost: a\r\n\r\n",
+        b"CONNECT a:443 HTTP/1.1\r\nHost: a\r\n\r\n",
+        GET + CANARY + b"\r\n\r\n",
+        GET + b"X:\0" + CANARY + b"\r\n\r\n",
+        POST + b"Content-Length: -1\r\n\r\n",
+        POST + b"Content-Length: 99999999999999999999999\r\n\r\n",
+        POST + b"Content-Length: 2\r\nTransfer-Encoding: chunked\r\n\r\n2\r\n{}\r\n0\r\n\r\n",
+        POST + b"Transfer-Encoding: chunked\r\n\r\n" + CANARY + b"\r\n",
+    ],
+)
+def test_what_is_no_http_is_refused(attacker: Attacker, data: bytes) -> None:
+    with connect(attacker) as connection:
+        connection.sendall(data)
+        status, body = read_answer(connection)
+        assert connection.recv(1) == b""
+    assert (status, orjson.loads(body)["code"]) == (400, "http_invalid")
+    assert CANARY not in body
+    attacker.require_service()
+
+
+@pytest.mark.parametrize(
+    ("start", "piece"),
+    [
+        (GET + b"X: ", b"a" * 60_000),
+        (GET, b"X: a\r\n" * 10_000),
+        (b"GET /", b"a" * 60_000),
+        (GET.replace(b"/version", b"/version?" + b"a" * 60_000), b"X: a\r\n" * 10_000),
+    ],
+)
+def test_an_endless_head_is_refused(attacker: Attacker, start: bytes, piece: bytes) -> None:
+    with connect(attacker) as connection:
+        connection.sendall(start)
+        sent = 0
+        try:
+            while sent < 64 * MIB:
+                connection.sendall(piece)
+                sent += len(piece)
+        except OSError:  # the service has closed the connection
+            pass
+        assert sent < 32 * MIB
+    attacker.require_service()
+
+
+def test_a_long_head_is_read(attacker: Attacker) -> None:
+    with connect(attacker) as connection:
+        for piece in (GET, b"X: " + b"a" * 30_000, b"a" * 30_000, b"\r\n\r\n"):
+            connection.sendall(piece)
+        assert read_answer(connection)[0] == 200
+
+
+@pytest.mark.parametrize("offer", [b"h2c", b"websocket", b"TLS/1.2", CANARY])
+@pytest.mark.parametrize("size", [1, 1000, 10**7])
+def test_an_offer_of_another_protocol_is_passed_over(
+    attacker: Attacker, sample: Sample, offer: bytes, size: int
+) -> None:
+    body = sample.json()
+    data = POST + b"Connection: Upgrade, HTTP2-Settings\r\nUpgrade: %b\r\nHTTP2-Settings: AAMA\r\n" % offer
+    data += b"Content-Length: %d\r\n\r\n" % len(body)
+    with connect(attacker) as connection:
+        if size == 1:  # byte by byte up to the body
+            connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            for byte in data:
+                connection.sendall(bytes([byte]))
+            data = b""
+        data += body
+        for start in range(0, len(data), max(size, 1000)):
+            connection.sendall(data[start : start + max(size, 1000)])
+        assert read_answer(connection)[0] == 200
+        connection.sendall(GET + b"\r\n")  # and the connection goes on
+        assert read_answer(connection)[0] == 200
+
+
+def test_connections_left_no_trace(attacker: Attacker) -> None:
+    attacker.require_service()
+    attacker.require_bounded_memory(32 * MIB)
+    assert CANARY.decode() not in attacker.target.log_text()
+    assert "Traceback" not in attacker.target.log_text()
