@@ -23,6 +23,8 @@ Buckets = Annotated[tuple[float, ...], CommaList]
 
 MIB = 1024 * 1024
 
+LOG_COMPONENTS = ("api", "images", "server")
+
 # A request that only needs its header read ends in 2 to 5 ms and one that decodes 24 Mpx in under a second, so the
 # bounds are dense around the first and still tell apart what goes wrong beyond the second.
 REQUEST_SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
@@ -186,7 +188,25 @@ class Settings(BaseSettings):
     @field_validator("log_levels")
     @classmethod
     def _check_levels(cls, value: dict[str, str]) -> dict[str, str]:
+        unknown = {component.lower() for component in value} - set(LOG_COMPONENTS)
+        if unknown:
+            raise ValueError(f"expected only the components {', '.join(LOG_COMPONENTS)}")
         return {component.lower(): _level_name(level) for component, level in value.items()}
+
+    @field_validator("log_theme")
+    @classmethod
+    def _check_theme(cls, value: dict[str, str]) -> dict[str, str]:
+        if value:
+            # Imported here: few set a theme, and the renderer is large.
+            from rich.errors import StyleSyntaxError  # noqa: PLC0415
+            from rich.style import Style  # noqa: PLC0415
+
+            for name, style in value.items():
+                try:
+                    Style.parse(style)
+                except StyleSyntaxError:
+                    raise ValueError(f"{name}: expected a style of Rich, such as `bold cyan`") from None
+        return value
 
     @model_validator(mode="after")
     def _check_ports(self) -> Self:

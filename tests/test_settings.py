@@ -10,7 +10,8 @@ import pytest
 from pydantic import ValidationError
 
 from app import settings as module
-from app.settings import REQUEST_SECONDS, STEP_SECONDS, Settings, count_usable_cores, load_settings
+from app.observability import rich_logging
+from app.settings import LOG_COMPONENTS, REQUEST_SECONDS, STEP_SECONDS, Settings, count_usable_cores, load_settings
 
 if TYPE_CHECKING:
     from contextlib import AbstractContextManager
@@ -85,7 +86,9 @@ def test_every_setting_has_a_default_and_a_description() -> None:
         ("log_levels", "api:debug", wrong("log_levels", "name=value pairs separated by commas")),
         ("log_levels", "api=loud", wrong("log_levels", "expected one of")),
         ("log_theme", "component.api=bold blue", nullcontext({"component.api": "bold blue"})),
+        ("log_levels", "apis=debug", wrong("log_levels", "expected only the components api, images, server")),
         ("log_theme", "blue", wrong("log_theme", "name=value pairs separated by commas")),
+        ("log_theme", "component.api=blueish", wrong("log_theme", "component.api: expected a style of Rich")),
         ("log_file_backups", "-1", wrong("log_file_backups", "greater than or equal to 0")),
         ("fault_work_s", "61", wrong("fault_work_s", "less than or equal to 60")),
     ],
@@ -188,3 +191,7 @@ def test_cores_are_those_that_a_container_may_use(
     monkeypatch.setattr(module, "Path", lambda path: tmp_path / path.removeprefix(root))
     monkeypatch.setattr("os.sched_getaffinity", lambda _: set(range(cores)), raising=False)
     assert count_usable_cores() == expected
+
+
+def test_log_components_are_those_of_the_loggers() -> None:
+    assert rich_logging.COMPONENTS == LOG_COMPONENTS

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
     from prometheus_client import Metric
 
+_FILE_KINDS = ("counter", "gauge", "histogram", "summary")
 DIRECTORY_VARIABLE = "PROMETHEUS_MULTIPROC_DIR"
 
 _identity = "main"
@@ -62,8 +63,9 @@ def use_directory(directory: Path | None) -> Path:
     """
     path = Path(tempfile.mkdtemp(prefix="facial-service-")) if directory is None else directory
     path.mkdir(parents=True, exist_ok=True)
-    for file in path.glob("*.db"):
-        file.unlink(missing_ok=True)
+    for kind in _FILE_KINDS:  # by their names, for the folder may hold what is not ours
+        for file in path.glob(f"{kind}_*.db"):
+            file.unlink(missing_ok=True)
     os.environ[DIRECTORY_VARIABLE] = str(path)
     values.ValueClass = values.MultiProcessValue(process_identifier=get_identity)
     return path

@@ -78,6 +78,6 @@ def test_directory_is_wiped_of_values_only(tmp_path: Path, monkeypatch: pytest.M
     monkeypatch.setenv(multiprocess.DIRECTORY_VARIABLE, "")
     monkeypatch.setattr("prometheus_client.values.ValueClass", None)
     (tmp_path / "counter_worker-0.db").write_bytes(b"old")
-    (tmp_path / "notes.txt").write_text("mine")
+    (tmp_path / "mine.db").write_text("not ours")
     assert multiprocess.use_directory(tmp_path) == tmp_path
-    assert [file.name for file in tmp_path.iterdir()] == ["notes.txt"]
+    assert [file.name for file in tmp_path.iterdir()] == ["mine.db"]
