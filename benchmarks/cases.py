@@ -102,7 +102,7 @@ def label_map_pair() -> tuple[Callable[[], object], Callable[[], object]]:
         labels = cv2.imdecode(array, cv2.IMREAD_UNCHANGED)
         found = []
         for label in range(1, MAP_LABELS + 1):
-            mask = cv2.compare(labels, label, cv2.CMP_EQ)
+            mask = cv2.compare(labels, label, cv2.CMP_EQ)  # type: ignore[call-overload]  # a number is fine
             x, y, width, height = cv2.boundingRect(mask)
             box = mask[y : y + height, x : x + width]
             found.append(cv2.findContours(box, cv2.RETR_CCOMP, cv2.CHAIN_APPROX_SIMPLE, offset=(x, y)))

@@ -37,6 +37,8 @@ def make_examples() -> dict[str, Any]:
     """Build the examples, by name, in the form that OpenAPI asks for."""
     photo = cv2.imread(str(HERE / "astronaut.png"))
     labels = cv2.imread(str(HERE / "astronaut.labels.png"), cv2.IMREAD_GRAYSCALE)
+    if photo is None or labels is None:
+        raise FileNotFoundError("examples/astronaut.png or examples/astronaut.labels.png")
     points = json.loads((HERE / "astronaut.landmarks.json").read_text())
     x, y, *_ = FACE_XYWH
     landmarks = [[round(point["x"] - x, 1), round(point["y"] - y, 1)] for point in points]
