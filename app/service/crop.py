@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import time
 from collections import Counter
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from app.codec.decode import decode_image, decode_label_image
 from app.codec.sniff import ImageInfo, sniff_image
 from app.codec.verify import verify_structure
+from app.face.errors import InputError
 from app.face.landmarks import points_to_landmarks_px
 from app.face.pipeline import FaceRequest, FaceResult, process_face
 from app.observability.events import log_image_processing
@@ -21,7 +23,7 @@ from app.observability.recording import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
     import numpy as np
     import numpy.typing as npt
@@ -111,10 +113,11 @@ class CropService:
         return CropResult(image=image, face=face, processing_time_ms=1000 * (time.perf_counter() - start))
 
     def _check_image(self, data: bytes, *, decode: bool) -> ImageInfo:
-        info = self._sniff(data)
-        if decode:
-            with image_step("decode"):
-                decode_image(data, info)
+        with _named("image"):
+            info = self._sniff(data)
+            if decode:
+                with image_step("decode"):
+                    decode_image(data, info)
         log_image_processing("verified", *info.size, info.format.upper())
         return info
 
@@ -124,15 +127,25 @@ class CropService:
         return verify_structure(data, sniff_image(data, max_pixels=self._limits.max_image_pixels))
 
     def _decode_labels(self, data: bytes) -> npt.NDArray[np.uint8]:
-        info = self._sniff(data)
-        with image_step("decode"):
-            return decode_label_image(data, info)
+        with _named("segmentation_map"):
+            info = self._sniff(data)
+            with image_step("decode"):
+                return decode_label_image(data, info)
 
     def _burn(self) -> None:
         if self._fault_work_s:
             end = time.thread_time() + self._fault_work_s
             while time.thread_time() < end:
                 pass
+
+
+@contextmanager
+def _named(field: str) -> Iterator[None]:
+    """Say which of the two files it is that an error speaks of."""
+    try:
+        yield
+    except InputError as error:
+        raise type(error)(f"{field}: {error}") from error
 
 
 def _count(landmarks: int, face: FaceResult) -> None:

@@ -13,9 +13,11 @@ from app.codec.sniff import ImageInfo
 from app.face.errors import (
     ImageCorruptError,
     ImageEmptyError,
+    ImageError,
     ImageTooLargeError,
     ImageTruncatedError,
     InputError,
+    LabelMapError,
     LabelMapFormatError,
     LandmarkRangeError,
 )
@@ -134,9 +136,12 @@ def test_limits_hold(
 def test_what_is_wrong_is_raised(
     service: CropService, make_input: MakeInput, sample: Sample, counts: dict[str, int], build: Any, error: Any
 ) -> None:
-    with pytest.raises(error):
+    with pytest.raises(error) as caught:
         service.process(make_input(**build(sample)))
     assert counts == {}
+    if issubclass(error, ImageError | LabelMapError):
+        file = "segmentation_map" if "segmentation_map" in build(sample) else "image"
+        assert str(caught.value).startswith(f"{file}: "), "which of the two files it is"
 
 
 def test_damaged_pixels_are_found_only_if_asked_for(
