@@ -51,8 +51,15 @@ def option_schemas() -> dict[str, dict[str, Any]]:
 
 
 def _option_parameters() -> list[dict[str, Any]]:
+    # Without their defaults: an option that is not in the query is the body's to set, and pages made from the document
+    # send every default along.
     return [
-        {"name": name, "in": "query", "description": schema.get("description", ""), "schema": schema}
+        {
+            "name": name,
+            "in": "query",
+            "description": schema["description"],
+            "schema": {key: value for key, value in schema.items() if key not in {"default", "description"}},
+        }
         for name, schema in option_schemas().items()
     ]
 
