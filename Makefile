@@ -47,10 +47,11 @@ format: $(VENV)/.dev ## Bring the code into shape
 	@$(BIN)/ruff format $(PACKAGES)
 
 .PHONY: generate
-generate: $(VENV)/.dev ## Write again what is made from tables: README, docs, examples, golden overlays
+generate: $(VENV)/.dev ## Write again what is made from tables: README, docs, examples
 	@$(BIN)/python examples/make_label_map.py
 	@$(BIN)/python examples/make_docs_examples.py app/web/static/examples.json
 	@$(BIN)/python docs/generate.py
+	@$(BIN)/python docs/draw_overlay.py docs/overlay.jpg
 
 .PHONY: golden
 golden: $(VENV)/.dev ## Draw the golden overlays again; look at them before you commit

@@ -90,7 +90,11 @@ def _make_state(settings: Settings, board: Board | None, registry: CollectorRegi
             Limits(max_image_pixels=settings.max_image_pixels, landmark_margin=settings.landmark_margin),
             fault_work_s=settings.fault_work_s,
         ),
-        admission=Admission(max_concurrency=settings.max_concurrency, threads=settings.work_threads),
+        admission=Admission(
+            max_concurrency=settings.max_concurrency,
+            threads=settings.work_threads,
+            max_buffered_bytes=settings.max_concurrency * settings.max_body_bytes,
+        ),
         board=board or Board(expected_workers=1, timeout_s=settings.timeout_s),
         registry=registry,
         api_keys=tuple(key.get_secret_value().encode() for key in settings.api_keys),

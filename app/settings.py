@@ -90,7 +90,9 @@ class Settings(BaseSettings):
         24_000_000, ge=1, le=100_000_000, description="Largest photo or label map, in pixels, read from its header"
     )
     max_concurrency: int = Field(
-        16, ge=1, description="Requests a worker process holds at once; beyond it 503 with Retry-After"
+        16,
+        ge=1,
+        description="Requests a worker process works on or has waiting, and largest bodies it holds; beyond it 503",
     )
     body_timeout_s: float = Field(30.0, gt=0, description="Seconds a request's body may take to arrive; beyond it 408")
     retry_after_s: int = Field(1, ge=1, description="Seconds that a 503 asks the caller to wait")

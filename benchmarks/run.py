@@ -14,6 +14,7 @@ import os
 import platform
 import signal
 import statistics
+import sys
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -208,6 +209,9 @@ def main() -> None:
     }
     arguments.output.write_text(json.dumps(document, indent=2) + "\n")
     Console().print(report(results))
+    missed = [name for name, figures in results.items() if figures[BUDGETS[name][0]] > BUDGETS[name][1]]
+    if missed:
+        sys.exit(f"over budget: {', '.join(missed)}")
 
 
 if __name__ == "__main__":

@@ -34,7 +34,8 @@ def serve() -> None:
     try:
         run(settings)
     except OSError as error:
-        typer.echo(f"facial-service: {error.strerror or error}", err=True)
+        place = f"{error.filename}: " if error.filename else ""
+        typer.echo(f"facial-service: {place}{error.strerror or error}", err=True)
         sys.exit(1)
 
 

@@ -17,6 +17,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
+from app.face.errors import LabelMapLabelsError
 from app.face.landmarks import FloatArray
 
 COORDINATE_DECIMALS: Final = 1
@@ -24,6 +25,10 @@ COORDINATE_DECIMALS: Final = 1
 
 LABELS_PER_PASS: Final = 16
 """Bits in the word that a pass over the label map keeps for each pixel."""
+
+MAX_TRACED_PIXELS: Final = 240_000_000
+"""Ten times the largest photo. A face of twenty labels takes three or four times; 255 labels strewn over all of it
+would take ten seconds, for a map of a few kilobytes."""
 
 MIN_POLYGON_POINTS: Final = 3
 
@@ -63,12 +68,23 @@ def trace_labels(labels: LabelArray, ids: Sequence[int] | None = None) -> dict[i
 
     Returns:
         Polygons by label id, in the order of ``ids``; an empty list for a label that is not in the map.
+
+    Raises:
+        LabelMapLabelsError: The labels are so many and so spread that tracing them would take seconds.
     """
     wanted = find_labels(labels) if ids is None else list(ids)
     traced: dict[int, list[Polygon]] = {}
+    looked_at = 0
     for start in range(0, len(wanted), LABELS_PER_PASS):
         batch = wanted[start : start + LABELS_PER_PASS]
-        for label_id, box in zip(batch, _find_boxes(labels, batch), strict=True):
+        boxes = _find_boxes(labels, batch)
+        looked_at += sum((box[2] - box[0]) * (box[3] - box[1]) for box in boxes if box is not None)
+        if looked_at > MAX_TRACED_PIXELS:
+            raise LabelMapLabelsError(
+                f"the boxes around the labels, at the photo's size, may hold {MAX_TRACED_PIXELS} pixels in all; "
+                f"{len(wanted)} labels hold more"
+            )
+        for label_id, box in zip(batch, boxes, strict=True):
             traced[label_id] = [] if box is None else _trace_label(labels, label_id, box)
     return traced
 

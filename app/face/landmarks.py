@@ -139,7 +139,7 @@ def compute_roll_deg(landmarks_px: FloatArray) -> float:
     if math.hypot(across, down) < MIN_INTEROCULAR_PX:
         raise LandmarkDegenerateError(
             f"the outer corners of the eyes (landmarks {RIGHT_EYE_OUTER_CORNER} and {LEFT_EYE_OUTER_CORNER}) "
-            "are less than one pixel apart"
+            "are less than one pixel apart; landmarks in 0..1 are normalized, which landmark_units has to say"
         )
     # A difference of -0.0 would give -180 degrees, which the range leaves to +180.
     return math.degrees(math.atan2(down + 0.0, across))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 import threading
 from http import HTTPStatus
 from socketserver import ThreadingMixIn
@@ -89,6 +90,11 @@ def exporter_app(board: Board, registry: CollectorRegistry | None) -> Callable[.
 
 class _Server(ThreadingMixIn, WSGIServer):
     daemon_threads = True
+
+    def handle_error(self, request: Any, client_address: Any) -> None:  # noqa: ARG002 - the base class's signature
+        """Say nothing of peers that went away or never spoke; log the rest as everything else is logged."""
+        if not isinstance(sys.exception(), OSError):
+            log.error("The exporter failed to answer", exc_info=sys.exception())
 
 
 class _QuietHandler(WSGIRequestHandler):

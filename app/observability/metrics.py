@@ -120,7 +120,7 @@ METRICS: tuple[MetricSpec, ...] = (
     MetricSpec(
         "cpu_usage_percent",
         "gauge",
-        "CPU time since the scrape before, of one core.",
+        "CPU time of late, of one core.",
         {"process": "`master`, `exporter`, `worker-0`, …"},
         is_collected=True,
     ),

@@ -15,6 +15,7 @@ from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, cast
 
 from app.observability import metrics
+from app.observability.rich_logging import get_logger
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -23,6 +24,8 @@ P = ParamSpec("P")
 R = TypeVar("R")
 
 _STEPS = "image_processing_duration_seconds"
+
+log = get_logger("server")
 
 _held: ContextVar[list[tuple[str, tuple[str, ...], float]] | None] = ContextVar("held_back", default=None)
 
@@ -52,11 +55,24 @@ def _record(name: str, labels: tuple[str, ...], amount: float = 1) -> None:
 
 def _write(entries: list[tuple[str, tuple[str, ...], float]]) -> None:
     child = metrics.child
-    for name, labels, amount in entries:
-        if name == _STEPS:
-            child(name, *labels).observe(amount)
-        else:
-            child(name, *labels).inc(amount)
+    try:
+        for name, labels, amount in entries:
+            if name == _STEPS:
+                child(name, *labels).observe(amount)
+            else:
+                child(name, *labels).inc(amount)
+    except OSError as error:
+        report_unwritable(error)
+
+
+@functools.lru_cache(maxsize=1)
+def _report_once(reason: str) -> None:
+    log.error("Metrics cannot be written (%s); requests are answered all the same", reason)
+
+
+def report_unwritable(error: OSError) -> None:
+    """Log, once a process, that the folder of value files is gone or full: no caller shall pay for it."""
+    _report_once(error.strerror or "unknown")
 
 
 def record_landmarks_processed(count: int) -> None:

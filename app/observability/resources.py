@@ -17,10 +17,14 @@ if TYPE_CHECKING:
     from app.observability.board import Board
 
 
+WINDOW_S = 5.0
+
+
 class ResourceCollector(Collector):
     """``memory_usage_bytes`` and ``cpu_usage_percent`` for every process on the board.
 
-    CPU is the mean since this collector's scrape before; the first one gives the mean since the process started.
+    CPU is the mean over the last `WINDOW_S` seconds or more, up to twice the time between two scrapes, so that several
+    scrapers do not shorten each other's; at first, the mean since the process started.
 
     Args:
         board: who is alive.
@@ -28,14 +32,15 @@ class ResourceCollector(Collector):
 
     def __init__(self, board: Board) -> None:
         self._board = board
-        self._before: dict[int, tuple[float, float]] = {}
+        # Process id to time and CPU seconds, at two moments: the later becomes the earlier once it is old enough.
+        self._earlier: dict[int, tuple[float, float]] = {}
+        self._later: dict[int, tuple[float, float]] = {}
+        self._turned = time.monotonic()
 
     def collect(self) -> Iterator[GaugeMetricFamily]:
         """Yield one sample a process; a process that ended meanwhile is left out."""
         memory = GaugeMetricFamily("memory_usage_bytes", "Resident memory.", labels=["process"])
-        cpu = GaugeMetricFamily(
-            "cpu_usage_percent", "CPU time since the scrape before, of one core.", labels=["process"]
-        )
+        cpu = GaugeMetricFamily("cpu_usage_percent", "CPU time of late, of one core.", labels=["process"])
         now, seen = time.monotonic(), {}
         for name, pid in self._processes():
             try:
@@ -45,11 +50,12 @@ class ResourceCollector(Collector):
             except psutil.Error:
                 continue
             used = times.user + times.system
-            at, before = self._before.get(pid, (now - max(time.time() - started, 0.01), 0.0))
+            at, before = self._earlier.get(pid, (now - max(time.time() - started, 0.01), 0.0))
             memory.add_metric([name], rss)
             cpu.add_metric([name], 100 * max(0.0, used - before) / max(now - at, 0.01))
             seen[pid] = (now, used)
-        self._before = seen
+        if now - self._turned >= WINDOW_S:
+            self._earlier, self._later, self._turned = self._later, seen, now
         yield memory
         yield cpu
 

@@ -9,6 +9,7 @@ import time
 from typing import TYPE_CHECKING, Any, NoReturn, cast
 
 from gunicorn.arbiter import Arbiter
+from setproctitle import setproctitle
 
 from app.observability import multiprocess, recording
 from app.observability.board import State
@@ -30,6 +31,8 @@ if TYPE_CHECKING:
 log = get_logger("server")
 
 EXPORTER_STOP_S = 2.0
+# At least this long between two starts of the exporter, doubled while it does not stay.
+EXPORTER_PAUSE_S, EXPORTER_PAUSE_MAX_S, EXPORTER_STEADY_S = 0.5, 30.0, 60.0
 _PEEK = os.WEXITED | os.WNOHANG | os.WNOWAIT
 _ORDERLY = {0, -signal.SIGTERM, -signal.SIGINT, -signal.SIGQUIT}
 
@@ -63,6 +66,8 @@ class ServiceArbiter(Arbiter):
         self.registry = registry
         self.metrics_directory = metrics_directory
         self._exporter_pid = 0
+        self._exporter_next = 0.0
+        self._exporter_pause = EXPORTER_PAUSE_S
         super().__init__(application)
 
     def start(self) -> None:
@@ -128,8 +133,14 @@ class ServiceArbiter(Arbiter):
     def _ensure_exporter(self) -> None:
         if self.board.is_draining or self._is_exporter_alive():
             return
+        now = time.monotonic()
+        if now < self._exporter_next:  # the arbiter's own second brings us back
+            return
         if self._exporter_pid:
             log.error("The exporter ended (pid %d); starting another", self._exporter_pid)
+        is_steady = now - self._exporter_next > EXPORTER_STEADY_S
+        self._exporter_pause = EXPORTER_PAUSE_S if is_steady else min(2 * self._exporter_pause, EXPORTER_PAUSE_MAX_S)
+        self._exporter_next = now + self._exporter_pause
         self._exporter_pid = os.fork()
         if not self._exporter_pid:
             self._become_exporter()
@@ -144,6 +155,7 @@ class ServiceArbiter(Arbiter):
             for listener in self.LISTENERS:
                 listener.close()
             multiprocess.set_identity("exporter")
+            setproctitle(f"{self.proc_name}: exporter")
             serve_exporter(self.exporter_listener, self.board, self.registry)
             status = 0
         except Exception:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import TYPE_CHECKING
 
 import httptools
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
+from app.observability.context import accept_request_id
 from app.observability.recording import record_error
+from app.web.middleware import record_refusal
 from app.web.problems import PROBLEMS, problem_response
 
 if TYPE_CHECKING:
@@ -16,6 +19,8 @@ if TYPE_CHECKING:
 # Proxies send on 8 to 32 KiB. The parser joins a header's pieces anew with each one that comes, so that without a
 # bound one long header keeps a worker busy until it is taken for dead.
 MAX_HEAD_BYTES = 65_536
+
+HEAD_TIMEOUT_S = 30.0  # from the connection, or a request's first byte, to the end of its head
 
 _UPGRADE_HEADERS = {b"upgrade", b"http2-settings"}
 
@@ -27,14 +32,26 @@ class ServiceProtocol(HttpToolsProtocol):
     as RFC 9110 has it; the parser alone would drop the request's body.
     """
 
-    _is_in_head = True
     _is_offer = False
-    _head_bytes = 0
+    _is_pausing = True
+    _text_bytes = 0
+    _head_timer: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as in the base class
+        """Begin to wait for the first request's head."""
+        super().connection_made(transport)
+        self._start_head_timer()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """End."""
+        self._stop_head_timer()
+        super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
         """Read what came."""
         self._unset_keepalive_if_required()
-        was_in_head = self._is_in_head
+        # What is read without a step of the body or the message is text of headers or trailers, or between chunks.
+        self._is_pausing = True
         try:
             self.parser.feed_data(data)
         except httptools.HttpParserUpgrade as offer:
@@ -42,25 +59,33 @@ class ServiceProtocol(HttpToolsProtocol):
         except httptools.HttpParserError:
             self._refuse("http_invalid", "expected a request in HTTP/1.1")
         else:
-            # The bytes in which a head begins may hold the end of a body too, so they do not count.
-            self._head_bytes += len(data) if was_in_head else 0
-            if self._is_in_head and self._head_bytes > MAX_HEAD_BYTES:
+            self._text_bytes = self._text_bytes + len(data) if self._is_pausing else 0
+            if self._text_bytes > MAX_HEAD_BYTES:
                 self._refuse("head_too_large", f"expected at most {MAX_HEAD_BYTES} bytes of headers, got more")
 
     def on_message_begin(self) -> None:
         """Begin a request."""
-        self._is_in_head, self._is_offer, self._head_bytes = True, False, 0
+        self._is_offer = False
+        if self._head_timer is None:
+            self._start_head_timer()
         super().on_message_begin()
 
     def on_headers_complete(self) -> None:
         """Start the request, unless it is to be read again without its offer."""
-        self._is_in_head = False
+        self._is_pausing = False
+        self._stop_head_timer()
         self._is_offer = self.parser.should_upgrade()
         if not self._is_offer:
             super().on_headers_complete()
 
+    def on_body(self, body: bytes) -> None:
+        """Take a piece of the body."""
+        self._is_pausing = False
+        super().on_body(body)
+
     def on_message_complete(self) -> None:
         """End the request's body."""
+        self._is_pausing = False
         if not self._is_offer:
             super().on_message_complete()
 
@@ -73,7 +98,12 @@ class ServiceProtocol(HttpToolsProtocol):
         head = [method, b" ", self.url, b" HTTP/", version, b"\r\n", *self._other_headers(), b"\r\n"]
         self.parser = httptools.HttpRequestParser(self)
         self.parser.set_dangerous_leniencies(lenient_data_after_close=True)  # as the base class does
-        self.data_received(b"".join(head) + rest)
+        # In a turn of its own: requests with offers, many in one packet, would nest as deep as they are many.
+        asyncio.get_running_loop().call_soon(self._read_again, b"".join(head) + rest)
+
+    def _read_again(self, data: bytes) -> None:
+        if not self.transport.is_closing():
+            self.data_received(data)
 
     def _other_headers(self) -> Iterator[bytes]:
         for name, value in self.headers:
@@ -83,10 +113,29 @@ class ServiceProtocol(HttpToolsProtocol):
             elif name not in _UPGRADE_HEADERS:
                 yield name + b": " + value + b"\r\n"
 
+    def _start_head_timer(self) -> None:
+        self._head_timer = asyncio.get_running_loop().call_later(HEAD_TIMEOUT_S, self._give_up)
+
+    def _stop_head_timer(self) -> None:
+        if self._head_timer is not None:
+            self._head_timer.cancel()
+            self._head_timer = None
+
+    def _give_up(self) -> None:
+        self.transport.close()
+
     def _refuse(self, code: str, detail: str) -> None:
-        record_error(code, "api")
         status, title = PROBLEMS[code]
-        response = problem_response(code, status, title, detail, headers={"Connection": "close"})
+        record_error(code, "api")
+        if self.cycle is None or self.cycle.response_complete:
+            request_id = record_refusal(self.client[0] if self.client else "-", status)
+        elif not self.cycle.response_started:
+            request_id = accept_request_id(None)  # the request has its line and count, as one whose caller went away
+        else:
+            self.transport.close()  # an answer of its own would run into the one that is under way
+            return
+        headers = {"Connection": "close", "X-Request-ID": request_id}
+        response = problem_response(code, status, title, detail, headers=headers)
         head = b"".join(name + b": " + value + b"\r\n" for name, value in response.raw_headers)
         self.transport.write(STATUS_LINE[status] + head + b"\r\n" + response.body)
         self.transport.close()

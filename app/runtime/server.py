@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from gunicorn.app.base import BaseApplication
 from gunicorn.glogging import Logger
+from setproctitle import setproctitle
 
 from app import __version__
 from app.main import create_app, install_metrics, log_options
@@ -52,6 +53,9 @@ def pre_fork(arbiter: ServiceArbiter, worker: ServiceWorker) -> None:
 def post_fork(arbiter: ServiceArbiter, worker: ServiceWorker) -> None:
     """Write under the slot's name from here on; the metrics port is not the worker's to hold open."""
     multiprocess.set_identity(worker.slot_name)
+    setproctitle(f"{arbiter.proc_name}: {worker.slot_name}")
+    if arbiter.metrics_directory is not None:
+        arbiter.metrics_directory.mkdir(parents=True, exist_ok=True)  # cleaners of temporary folders are about
     arbiter.exporter_listener.close()
     worker.board.beat(worker.slot, State.STARTING)
 
@@ -90,11 +94,12 @@ class ServiceApplication(BaseApplication):
         """Run until a signal stops it; leaves by `SystemExit`.
 
         Raises:
-            OSError: the metrics port is taken.
+            OSError: a port is taken, or a folder or file of the settings cannot be written.
         """
         configure_logging(log_options(self.settings))
         multiprocess.set_identity("master")
-        listener = bind(self.settings.host, self.settings.metrics_port)
+        bind(self.settings.host, self.settings.port, "PORT").close()  # gunicorn would try for five seconds
+        listener = bind(self.settings.host, self.settings.metrics_port, "METRICS_PORT")
         if self.settings.enable_metrics:
             self.metrics_directory = install_metrics(self.settings)
             collectors = [ResourceCollector(self.board), BuildCollector(__version__)]
@@ -141,13 +146,14 @@ def gunicorn_options(settings: Settings) -> dict[str, Any]:
     }
 
 
-def bind(host: str, port: int) -> socket.socket:
+def bind(host: str, port: int, setting: str) -> socket.socket:
     """Bind and listen; done in the master, so that a taken port stops the start and a new exporter finds it open."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     try:
-        return socket.create_server((host, port), family=family, backlog=128)
+        is_any = host == "::" and socket.has_dualstack_ipv6()
+        return socket.create_server((host, port), family=family, backlog=128, dualstack_ipv6=is_any)
     except OSError as error:
-        raise OSError(error.errno, f"cannot listen on {host}:{port} (METRICS_PORT): {error.strerror}") from error
+        raise OSError(error.errno, f"cannot listen on {host}:{port} ({setting}): {error.strerror}") from error
 
 
 def serve(settings: Settings) -> None:

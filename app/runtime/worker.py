@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
+import os
+import signal
 import sys
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +17,10 @@ from app.runtime.protocol import ServiceProtocol
 
 if TYPE_CHECKING:
     from types import FrameType
+
+
+NOTIFY_S = 1.0
+QUICK_STOP_S = 1  # what requests in flight get where the stop is to be quick
 
 
 class _Server(Server):
@@ -38,6 +45,10 @@ class ServiceWorker(UvicornWorker):
         exit_status: signal (negative) or exit code, set by the arbiter when the process has ended.
     """
 
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.config.timeout_notify = NOTIFY_S
+
     CONFIG_KWARGS: dict[str, Any] = {  # noqa: RUF012 - the base class declares it so
         "loop": "uvloop",
         "http": ServiceProtocol,
@@ -48,6 +59,7 @@ class ServiceWorker(UvicornWorker):
 
     slot: int
     board: Board
+    server: _Server
     exit_status: int | None = None
 
     @property
@@ -57,13 +69,25 @@ class ServiceWorker(UvicornWorker):
 
     async def _serve(self) -> None:
         self.config.app = self.wsgi
-        server = _Server(self)
-        self._install_sigquit_handler()
-        await server.serve(sockets=self.sockets)
-        if not server.started:
+        self.server = _Server(self)
+        # The base class's handler for it sets what uvicorn never reads: a quick stop would wait for the slow one.
+        asyncio.get_running_loop().add_signal_handler(signal.SIGQUIT, self._stop_at_once)
+        await self.server.serve(sockets=self.sockets)
+        if not self.server.started:
             sys.exit(Arbiter.WORKER_BOOT_ERROR)
 
+    def _stop_at_once(self) -> None:
+        self.board.beat(self.slot, State.DRAINING)
+        self.config.timeout_graceful_shutdown = QUICK_STOP_S
+        self.server.should_exit = True
+
     async def callback_notify(self) -> None:
-        """Show a sign of life, to gunicorn and to the board; the event loop calls it every half timeout."""
+        """Show a sign of life, to gunicorn and to the board; the event loop calls it every second.
+
+        A worker whose master is gone stops: nobody would replace it, measure it or tell it to.
+        """
         await super().callback_notify()
-        self.board.beat(self.slot, State.READY)
+        if os.getppid() != self.board.master_pid:
+            self._stop_at_once()
+        elif not self.server.should_exit:
+            self.board.beat(self.slot, State.READY)

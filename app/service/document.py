@@ -33,7 +33,7 @@ def result_to_json(result: CropResult) -> bytes:
         },
         "face": _face_document(face),
         "transform": face.transform,
-        "warnings": _warnings(result),
+        "warnings": result_warnings(result),
         "processing_time_ms": round(result.processing_time_ms, 3),
     }
     return orjson.dumps(document, option=orjson.OPT_SERIALIZE_NUMPY)
@@ -68,12 +68,17 @@ def _face_document(face: FaceResult) -> dict[str, Any]:
     }
 
 
-def _warnings(result: CropResult) -> list[dict[str, str]]:
+def result_warnings(result: CropResult) -> list[dict[str, str]]:
+    """List what the caller may not expect of a result, each with a stable code."""
+    warnings = []
     orientation = result.image.exif_orientation
-    if orientation == UPRIGHT_ORIENTATION:
-        return []
-    message = (
-        f"The file asks viewers to turn the picture (EXIF orientation {orientation}). Landmarks, contours and overlay "
-        "refer to the pixels as they are stored, unturned."
-    )
-    return [{"code": "exif_orientation", "message": message}]
+    if orientation != UPRIGHT_ORIENTATION:
+        message = (
+            f"The file asks viewers to turn the picture (EXIF orientation {orientation}). Landmarks, contours and "
+            "overlay refer to the pixels as they are stored, unturned."
+        )
+        warnings.append({"code": "exif_orientation", "message": message})
+    if result.face.omitted:
+        message = f"{len(result.face.omitted)} regions came to fewer than 3 points or to no area; see omitted."
+        warnings.append({"code": "regions_omitted", "message": message})
+    return warnings

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from starlette.requests import ClientDisconnect
 
@@ -11,6 +11,10 @@ from app.web.problems import ProblemError
 
 if TYPE_CHECKING:
     from fastapi import Request
+
+    from app.service.admission import Buffer
+
+T = TypeVar("T")
 
 
 def require_declared_size(request: Request, max_bytes: int) -> None:
@@ -24,11 +28,18 @@ def require_declared_size(request: Request, max_bytes: int) -> None:
         raise _too_large(f"got {declared}", max_bytes)
 
 
-async def read_body(request: Request, *, max_bytes: int, timeout_s: float) -> bytes:
+async def read_body(request: Request, buffer: Buffer, *, max_bytes: int, timeout_s: float) -> bytes:
     """Read the whole body.
+
+    Args:
+        request: what to read.
+        buffer: told of every byte that is kept.
+        max_bytes: the most that is read.
+        timeout_s: how long it may take.
 
     Raises:
         ProblemError: ``body_too_large`` or ``body_timeout``.
+        SaturatedError: the process keeps as many bytes as it may.
         starlette.requests.ClientDisconnect: the caller went away.
     """
     chunks: list[bytes] = []
@@ -43,14 +54,38 @@ async def read_body(request: Request, *, max_bytes: int, timeout_s: float) -> by
                 size += len(chunk)
                 if size > max_bytes:
                     raise _too_large("got more", max_bytes)
+                buffer.keep(len(chunk))
                 chunks.append(chunk)
                 if not message.get("more_body", False):
                     break
     except TimeoutError:
         detail = f"expected the whole body within {timeout_s:g} s, got {size} bytes"
         raise ProblemError("body_timeout", detail, headers={"Connection": "close"}) from None
-    request.state.body_bytes = size
+    finally:
+        request.state.body_bytes = size
     return b"".join(chunks) if len(chunks) > 1 else chunks[0]
+
+
+async def unless_gone(request: Request, work: asyncio.Future[T]) -> T:
+    """Wait for work on a request whose body has been read, as long as somebody waits for the answer.
+
+    Args:
+        request: what the work is for.
+        work: cancelled when the caller goes away, so that it is not begun where it has not been.
+
+    Raises:
+        starlette.requests.ClientDisconnect: the caller went away first.
+    """
+    gone = asyncio.ensure_future(request.receive())  # after the body, all that can come is the end
+    gone.add_done_callback(lambda _: work.cancel())
+    try:
+        return await work
+    except asyncio.CancelledError:
+        if gone.done() and not gone.cancelled():
+            raise ClientDisconnect from None
+        raise
+    finally:
+        gone.cancel()
 
 
 def _too_large(came: str, max_bytes: int) -> ProblemError:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import ipaddress
 import time
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any, cast
 
 from prometheus_fastapi_instrumentator.middleware import PrometheusInstrumentatorMiddleware
@@ -66,13 +68,54 @@ class RequestContext:
                 _log_access(scope, status, 1000 * (time.perf_counter() - start))
 
 
+def record_refusal(client: str, status: int) -> str:
+    """Give an id, an access line and a count to a request that never became one: no HTTP, or too long a head.
+
+    Returns:
+        The id, which is set for what is done next.
+    """
+    request_id = context.accept_request_id(None)
+    context.request_id.set(request_id)
+    fields = {"method": metrics.OTHER_METHOD, "path": "-", "status": status, "duration_ms": 0.0, "client": client}
+    log.info("%s - %d 0.0ms %s", metrics.OTHER_METHOD, status, client, extra=fields)
+    if metrics.is_enabled():
+        try:
+            metrics.child("api_requests_total", metrics.OTHER_METHOD, metrics.UNMATCHED_ENDPOINT, str(status)).inc()
+        except OSError as error:
+            recording.report_unwritable(error)
+    return request_id
+
+
 def _log_access(scope: Scope, status: int, duration_ms: float) -> None:
-    client = scope["client"][0] if scope.get("client") else "-"
+    client = _client_address(scope)
     method = metrics.method_label(scope["method"])
     # As it came: decoded, it could hold line breaks and what a terminal takes for commands.
     path = scope["raw_path"][:MAX_LOGGED_PATH].decode("ascii", "replace")
     fields = {"method": method, "path": path, "status": status, "duration_ms": round(duration_ms, 2), "client": client}
     log.info("%s %s %d %.1fms %s", method, path, status, duration_ms, client, extra=fields)
+
+
+def _client_address(scope: Scope) -> str:
+    """Return the caller's address; a proxy header that holds anything else is the caller's text, and not repeated."""
+    return _checked_address(scope["client"][0]) if scope.get("client") else "-"
+
+
+@lru_cache(maxsize=1024)
+def _checked_address(host: str) -> str:
+    try:
+        return str(ipaddress.ip_address(host))
+    except ValueError:
+        return "-"
+
+
+class _Nowhere:
+    """Stands in for a gauge that cannot be written."""
+
+    def inc(self) -> None:
+        """Do nothing."""
+
+    def dec(self) -> None:
+        """Do nothing."""
 
 
 class _InProgress:
@@ -81,7 +124,11 @@ class _InProgress:
     @staticmethod
     def labels(method: str, endpoint: str) -> Any:
         """Return the gauge of one method and route."""
-        return metrics.child("api_requests_in_progress", metrics.method_label(method), _endpoint(endpoint))
+        try:
+            return metrics.child("api_requests_in_progress", metrics.method_label(method), _endpoint(endpoint))
+        except OSError as error:
+            recording.report_unwritable(error)
+            return _Nowhere()
 
 
 class RequestMetrics(PrometheusInstrumentatorMiddleware):
@@ -118,13 +165,18 @@ class RequestMetrics(PrometheusInstrumentatorMiddleware):
 
 def record_request(info: Info) -> None:
     """Record one answered request: count, duration and sizes."""
+    try:
+        _record_request(info)
+    except OSError as error:
+        recording.report_unwritable(error)
+
+
+def _record_request(info: Info) -> None:
     method, endpoint = metrics.method_label(info.method), _endpoint(info.modified_handler)
     metrics.child("api_requests_total", method, endpoint, info.modified_status).inc()
     metrics.child("api_request_duration_seconds", method, endpoint).observe(info.modified_duration)
-    scope = info.request.scope
-    body_bytes = scope["state"].get("body_bytes") if "state" in scope else None
-    if body_bytes is None:
-        body_bytes = _content_length(scope["headers"])
+    # What came, not what was declared: a header can declare any number.
+    body_bytes = info.request.scope.get("state", {}).get("body_bytes", 0)
     metrics.child("api_request_size_bytes", method, endpoint).observe(body_bytes)
     if info.response is not None:
         metrics.child("api_response_size_bytes", method, endpoint).observe(_content_length(info.response.raw_headers))

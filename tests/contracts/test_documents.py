@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import base64
 import json
 import re
 import subprocess
@@ -9,6 +11,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import httpx
 import msgspec
 import pytest
 
@@ -56,14 +59,27 @@ def test_readme_command_is_the_banners() -> None:
     assert sample_command("http://127.0.0.1:8000") in joined
 
 
-def test_readme_answer_has_the_answers_fields() -> None:
+def test_readme_answer_is_the_samples(app: FastAPI, sample: Any) -> None:
     block = next(text for text in re.findall(r"```json\n(.*?)```", README, re.DOTALL) if "mask_contours" in text)
     answer: dict[str, Any] = json.loads(block)
     documented = msgspec.convert(
         {**answer, "regions": [], "mask_contours": {}}, CropAnswer
     )  # rings are cut short in print, so they are left aside
     assert list(answer) == list(CropAnswer.__struct_fields__)
-    assert documented.image.width == 512
+    body = json.dumps({"image": base64.b64encode(sample.photo).decode(), "landmarks": sample.points})
+    real = asyncio.run(post(app, body))
+    assert (documented.face, documented.image) == (real.face, real.image)
+    (shown,), nose = answer["regions"], next(region for region in real.regions if region.name == "nose")
+    assert (shown["area_px"], shown["bbox"]) == (nose.area_px, nose.bbox)
+    assert shown["contours"][0] == nose.contours[0][: len(shown["contours"][0])]
+
+
+async def post(app: FastAPI, body: str) -> CropAnswer:
+    transport = httpx.ASGITransport(app=app)
+    async with httpx.AsyncClient(transport=transport, base_url="http://service") as client:
+        headers = {"Content-Type": "application/json"}
+        answer = await client.post("/api/v1/frontal/crop", content=body, headers=headers)
+    return msgspec.json.decode(answer.raise_for_status().content, type=CropAnswer)
 
 
 def test_readme_names_every_path(app: FastAPI) -> None:

@@ -1,3 +1,4 @@
+from contextlib import nullcontext
 from typing import Any
 
 import cv2
@@ -18,6 +19,7 @@ from app.face.contours import (
     simplify_rings,
     trace_labels,
 )
+from app.face.errors import LabelMapLabelsError
 
 Labels = npt.NDArray[np.uint8]
 Ring = npt.NDArray[np.float32]
@@ -214,3 +216,14 @@ def test_distinct_points_are_counted(points: list[list[int]], expected: bool) ->
 def test_a_ring_of_few_points_has_no_area(ring: Ring) -> None:
     assume(has_few_points(ring))
     assert compute_area_px(Polygon(ring)) == 0
+
+
+@pytest.mark.parametrize(
+    ("count", "expectation"),
+    [(200, nullcontext()), (255, pytest.raises(LabelMapLabelsError, match="may hold 240000000 pixels"))],
+)
+def test_labels_strewn_over_a_large_picture_are_refused(count: int, expectation: Any) -> None:
+    labels = np.zeros((1000, 1000), np.uint8)
+    labels[0, :count] = labels[-1, -count:] = np.arange(1, count + 1)  # each in two corners
+    with expectation:
+        assert len(trace_labels(labels)) == count

@@ -26,15 +26,21 @@ def connect(attacker: Attacker) -> socket.socket:
     return socket.create_connection((url.host, url.port or 80), timeout=30)
 
 
+def receive(connection: socket.socket) -> bytes:
+    data = connection.recv(65_536)
+    assert data, "the connection was closed before the answer was whole"
+    return data
+
+
 def read_answer(connection: socket.socket) -> tuple[int, bytes]:
     """Read one answer: its status and body."""
     received = b""
     while b"\r\n\r\n" not in received:
-        received += connection.recv(65_536)
+        received += receive(connection)
     head, _, body = received.partition(b"\r\n\r\n")
     length = next(int(line.split(b":")[1]) for line in head.split(b"\r\n") if line.startswith(b"content-length:"))
     while len(body) < length:
-        body += connection.recv(65_536)
+        body += receive(connection)
     return int(head.split()[1]), body
 
 
@@ -115,6 +121,55 @@ def test_an_offer_of_another_protocol_is_passed_over(
         assert read_answer(connection)[0] == 200
         connection.sendall(GET + b"\r\n")  # and the connection goes on
         assert read_answer(connection)[0] == 200
+
+
+def test_endless_trailers_are_refused(attacker: Attacker) -> None:
+    with connect(attacker) as connection:
+        connection.sendall(POST.replace(b"application/json", b"text/plain") + b"Transfer-Encoding: chunked\r\n\r\n")
+        connection.sendall(b"0\r\nX-A: ")
+        sent = 0
+        try:
+            while sent < 64 * MIB:
+                connection.sendall(b"a" * 60_000)
+                sent += 60_000
+        except OSError:  # the service has closed the connection
+            pass
+        assert sent < 32 * MIB
+    attacker.require_service()
+
+
+def test_many_offers_in_a_row_are_all_passed_over(attacker: Attacker) -> None:
+    offers = 1500
+    with connect(attacker) as connection:
+        connection.sendall((GET + b"Connection: Upgrade\r\nUpgrade: h2c\r\n\r\n") * offers)
+        answers = b""
+        while answers.count(b"HTTP/1.1 200") < offers:
+            answers += receive(connection)
+    attacker.require_service()
+
+
+def test_what_is_no_request_has_an_id_a_line_and_a_count(attacker: Attacker) -> None:
+    before = refusals(attacker)
+    with connect(attacker) as connection:
+        connection.sendall(b"NONSENSE\r\n\r\n")
+        _, body = read_answer(connection)
+    problem = orjson.loads(body)
+    lines = attacker.target.wait_for_lines(lambda line: line.get("request_id") == problem["request_id"])
+    assert [(line["method"], line["status"]) for line in lines] == [("OTHER", 400)]
+    assert refusals(attacker) == before + 1
+
+
+def refusals(attacker: Attacker) -> float:
+    labels = frozenset({("method", "OTHER"), ("endpoint", "unmatched"), ("status", "400")})
+    return attacker.target.scrape().get(("api_requests_total", labels), 0)
+
+
+def test_a_declared_size_is_not_a_size(attacker: Attacker) -> None:
+    with connect(attacker) as connection:
+        connection.sendall(POST + b"Content-Length: 18000000000000000000\r\n\r\n")
+        assert read_answer(connection)[0] == 413
+    sums = [value for (name, _), value in attacker.target.scrape().items() if name == "api_request_size_bytes_sum"]
+    assert sum(sums) < 10**12
 
 
 def test_connections_left_no_trace(attacker: Attacker) -> None:

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
+import struct
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any
 
 import httpx
@@ -151,3 +154,91 @@ def test_taken_port_ends_the_start_with_its_name(run_service: Any, service: Any,
     taken = httpx.URL(service.api if variable == "PORT" else service.metrics).port
     with pytest.raises(RuntimeError, match=rf"{taken}"), run_service(WORKERS=1, **{variable: taken}):
         pytest.fail("the service started on a port that is taken")
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGQUIT, signal.SIGTERM])
+def test_every_way_to_stop_is_orderly(run_service: Any, number: signal.Signals) -> None:
+    with run_service(WORKERS=2) as service:
+        os.kill(service.pid, number)
+        assert service.stop() == 0
+        lines = service.log_lines()
+    assert [line["reason"] for line in lines if "reason" in line] == ["stopped", "stopped"]
+    assert [line for line in lines if line.get("level") in {"ERROR", "CRITICAL"}] == []
+
+
+def test_callers_who_went_away_are_not_worked_for(
+    run_service: Any, sample: Any, wait_until: Callable[..., Any]
+) -> None:
+    gone = 6
+    with run_service(WORKERS=1, FAULT_WORK_S=1) as service:
+        url, body = httpx.URL(service.api), sample.json()
+        head = (
+            f"POST {CROP} HTTP/1.1\r\nHost: a\r\nContent-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
+        )
+        with ExitStack() as connections:
+            for _ in range(gone):
+                connection = connections.enter_context(socket.create_connection((url.host, url.port)))
+                connection.sendall(head.encode() + body)
+            wait_until(lambda: in_progress(service) == gone, limit_s=60, what="all of them taken in")
+        assert post(service, body).status_code == 200
+        wait_until(lambda: in_progress(service) == 0, limit_s=60, what="an end to all of them")
+        scraped = service.scrape()
+    assert counted(scraped, "200") == 1
+    assert counted(scraped, "499") == gone
+    assert scraped["landmarks_processed_total", frozenset()] == 478
+
+
+def counted(scraped: dict[Any, float], status: str) -> float:
+    labels = frozenset({("method", "POST"), ("endpoint", CROP), ("status", status)})
+    return scraped.get(("api_requests_total", labels), 0)
+
+
+def test_workers_end_with_their_master(run_service: Any, wait_until: Callable[..., Any]) -> None:
+    with run_service(WORKERS=2) as service:
+        children = psutil.Process(service.pid).children()
+        assert len(children) == 3
+        os.kill(service.pid, signal.SIGKILL)
+        wait_until(
+            lambda: not any(child.is_running() and child.status() != psutil.STATUS_ZOMBIE for child in children),
+            limit_s=30,
+            what="an end to workers and exporter",
+        )
+
+
+def test_requests_are_answered_where_metrics_cannot_be_written(
+    run_service: Any, sample: Any, wait_until: Callable[..., Any], tmp_path: Any
+) -> None:
+    folder = tmp_path / "metrics"
+    with run_service(WORKERS=1, PROMETHEUS_MULTIPROC_DIR=folder) as service:
+        (worker,) = [worker["pid"] for worker in health(service)["workers"]]
+        folder.rename(tmp_path / "gone")
+        folder.touch()  # a file where the folder should be, so that nobody can make it again
+        post(service, sample.json()).raise_for_status()
+        folder.unlink()
+        os.kill(worker, signal.SIGKILL)
+        wait_until(lambda: is_serving(service, worker), limit_s=30, what="another worker")
+        post(service, sample.json()).raise_for_status()
+        scraped = wait_until(lambda: scrape_or_none(service), limit_s=30, what="metrics in a new folder")
+    assert scraped["landmarks_processed_total", frozenset()] == 478
+
+
+def is_serving(service: Any, old: int) -> bool:
+    return [w["state"] for w in health(service)["workers"] if w["pid"] != old] == ["ready"]
+
+
+def test_processes_are_told_apart_by_their_titles(run_service: Any) -> None:
+    with run_service(WORKERS=1) as service:
+        titles = {" ".join(child.cmdline()).strip() for child in psutil.Process(service.pid).children()}
+    assert titles == {"facial-service: worker-0", "facial-service: exporter"}
+
+
+def test_peers_that_never_speak_leave_no_line(run_service: Any) -> None:
+    with run_service(WORKERS=1) as service:
+        url = httpx.URL(service.metrics)
+        linger = struct.pack("ii", 1, 0)
+        with socket.create_connection((url.host, url.port)) as connection:
+            connection.sendall(b"GET /metrics HTTP/1.1\r\n")
+            connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)  # close by reset
+        assert health(service)["live"]
+        service.stop()
+        assert [line for line in service.log_lines() if "raw" in line] == []

@@ -15,7 +15,7 @@ label: ContextVar[str] = ContextVar("label", default="none")
 
 
 def make(max_concurrency: int = 1, threads: int = 1) -> Admission:
-    return Admission(max_concurrency=max_concurrency, threads=threads)
+    return Admission(max_concurrency=max_concurrency, threads=threads, max_buffered_bytes=100)
 
 
 @pytest.mark.parametrize("places", [1, 3])
@@ -69,8 +69,12 @@ def test_work_is_done_on_a_thread_of_its_own_within_the_callers_context() -> Non
 
 def test_errors_of_the_work_reach_the_caller() -> None:
     admission = make()
+
+    async def run() -> int:
+        return await admission.run(lambda: 1 // 0)
+
     with pytest.raises(ZeroDivisionError):
-        asyncio.run(admission.run(lambda: 1 // 0))
+        asyncio.run(run())
     admission.close()
 
 
@@ -103,10 +107,28 @@ def test_the_loop_goes_on_while_work_is_done() -> None:
     is_awaited = threading.Event()
 
     async def run() -> bool:
-        task = asyncio.create_task(admission.run(is_awaited.wait, 10))
+        task = admission.run(is_awaited.wait, 10)
         await asyncio.sleep(0)
         is_awaited.set()  # only a loop that is not blocked gets here before the wait is over
         return await task
 
     assert asyncio.run(run())
     admission.close()
+
+
+def test_bytes_of_all_bodies_are_bounded_and_given_back() -> None:
+    admission = make()
+    for _ in range(2):
+        with admission.buffer() as first, admission.buffer() as second:
+            first.keep(60)
+            second.keep(40)
+            with pytest.raises(SaturatedError):
+                second.keep(1)
+            assert (first.size, second.size) == (60, 40)
+
+
+def test_a_full_process_is_known_before_a_body_is_read() -> None:
+    admission = make()
+    admission.require_place()
+    with admission.enter(), pytest.raises(SaturatedError):
+        admission.require_place()

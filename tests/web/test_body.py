@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from starlette.requests import ClientDisconnect
 
+from app.service.admission import Admission
 from app.web.body import read_body, require_declared_size
 from app.web.problems import ProblemError
 
@@ -43,7 +44,13 @@ def chunks(*parts: bytes, is_whole: bool = True) -> list[dict[str, Any]]:
 
 
 def read(request: Request, timeout_s: float = 30) -> bytes:
-    return asyncio.run(read_body(request, max_bytes=LIMIT, timeout_s=timeout_s))
+    return asyncio.run(take(request, timeout_s))
+
+
+async def take(request: Request, timeout_s: float = 30) -> bytes:
+    admission = Admission(max_concurrency=1, threads=1, max_buffered_bytes=10 * LIMIT)
+    with admission.buffer() as buffer:
+        return await read_body(request, buffer, max_bytes=LIMIT, timeout_s=timeout_s)
 
 
 @given(st.lists(st.binary(max_size=40)))
@@ -63,7 +70,7 @@ def test_a_body_in_one_piece_is_not_copied() -> None:
 def test_nothing_is_read_beyond_the_limit() -> None:
     messages = chunks(*[b"x" * 60] * 5)
     with too_large as caught:
-        asyncio.run(read_body(make_request(messages), max_bytes=LIMIT, timeout_s=30))
+        asyncio.run(take(make_request(messages)))
     assert caught.value.extra == {"max_bytes": LIMIT}
     assert caught.value.status == 413
 

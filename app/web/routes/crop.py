@@ -10,11 +10,11 @@ from starlette.requests import ClientDisconnect
 
 from app.observability.recording import image_step
 from app.service.admission import SaturatedError
-from app.service.document import result_to_json
+from app.service.document import result_to_json, result_warnings
 from app.service.options import OPTION_NAMES, CropOptions
 from app.web import openapi
 from app.web.auth import require_key
-from app.web.body import read_body, require_declared_size
+from app.web.body import read_body, require_declared_size, unless_gone
 from app.web.json_body import parse_json
 from app.web.multipart_body import options_from_text, parse_multipart
 from app.web.negotiate import JSON, SVG, choose_form
@@ -25,6 +25,9 @@ if TYPE_CHECKING:
     from app.service.crop import CropInput, CropService
 
 MULTIPART = "multipart/form-data"
+
+Answer = tuple[bytes, list[str]]
+"""The document, and the codes of what the caller may not expect: an overlay has no other place for these."""
 
 router = APIRouter(prefix="/api/v1/frontal")
 
@@ -42,17 +45,26 @@ async def crop(request: Request) -> Response:
     require_declared_size(request, state.max_body_bytes)
     query = _query_options(request)
     try:
-        with state.admission.enter():
-            body = await read_body(request, max_bytes=state.max_body_bytes, timeout_s=state.body_timeout_s)
-            answer = await state.admission.run(_process, state.crop, body, content_type, query, form)
+        answer = await _answer(request, state, content_type, query, form)
     except SaturatedError:
         raise _saturated(state) from None
     except ClientDisconnect:
         return Response(status_code=CLIENT_CLOSED_REQUEST)
-    return Response(answer, media_type=form, headers={"Vary": "Accept"})
+    content, warnings = answer
+    headers = {"Vary": "Accept", **({"X-Warnings": ", ".join(warnings)} if warnings else {})}
+    return Response(content, media_type=form, headers=headers)
 
 
-def _process(service: CropService, body: bytes, content_type: str, query: dict[str, str], form: str) -> bytes:
+async def _answer(request: Request, state: WebState, content_type: str, query: dict[str, str], form: str) -> Answer:
+    admission = state.admission
+    admission.require_place()
+    with admission.buffer() as buffer:
+        body = await read_body(request, buffer, max_bytes=state.max_body_bytes, timeout_s=state.body_timeout_s)
+        with admission.enter():
+            return await unless_gone(request, admission.run(_process, state.crop, body, content_type, query, form))
+
+
+def _process(service: CropService, body: bytes, content_type: str, query: dict[str, str], form: str) -> Answer:
     """Do all that takes CPU, on a work thread: read, check, find, write."""
     with image_step("parse"):
         request = _parse(body, content_type)
@@ -60,7 +72,8 @@ def _process(service: CropService, body: bytes, content_type: str, query: dict[s
             request = _override(request, query)
     result = service.process(request)
     with image_step("encode"):
-        return result.face.svg if form == SVG else result_to_json(result)
+        content = result.face.svg if form == SVG else result_to_json(result)
+    return content, [warning["code"] for warning in result_warnings(result)]
 
 
 def _parse(body: bytes, content_type: str) -> CropInput:
@@ -106,5 +119,6 @@ def _saturated(state: WebState) -> ProblemError:
     return ProblemError(
         "saturated",
         "every place of this process is taken; come back after the time in Retry-After",
-        headers={"Retry-After": str(state.retry_after_s)},
+        # Come back to another process: this one keeps the connections that it has.
+        headers={"Retry-After": str(state.retry_after_s), "Connection": "close"},
     )
