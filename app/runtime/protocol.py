@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import httptools
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
@@ -37,6 +37,10 @@ class ServiceProtocol(HttpToolsProtocol):
     _text_bytes = 0
     _head_timer: asyncio.TimerHandle | None = None
 
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._unread: list[bytes] = []
+
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as in the base class
         """Begin to wait for the first request's head."""
         super().connection_made(transport)
@@ -48,7 +52,10 @@ class ServiceProtocol(HttpToolsProtocol):
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
-        """Read what came."""
+        """Read what came, after what is still to be read again."""
+        if self._unread:
+            self._unread.append(data)
+            return
         self._unset_keepalive_if_required()
         # What is read without a step of the body or the message is text of headers or trailers, or between chunks.
         self._is_pausing = True
@@ -99,9 +106,11 @@ class ServiceProtocol(HttpToolsProtocol):
         self.parser = httptools.HttpRequestParser(self)
         self.parser.set_dangerous_leniencies(lenient_data_after_close=True)  # as the base class does
         # In a turn of its own: requests with offers, many in one packet, would nest as deep as they are many.
-        asyncio.get_running_loop().call_soon(self._read_again, b"".join(head) + rest)
+        self._unread = [*head, rest]
+        asyncio.get_running_loop().call_soon(self._read_again)
 
-    def _read_again(self, data: bytes) -> None:
+    def _read_again(self) -> None:
+        data, self._unread = b"".join(self._unread), []
         if not self.transport.is_closing():
             self.data_received(data)
 

@@ -141,7 +141,9 @@ def test_endless_trailers_are_refused(attacker: Attacker) -> None:
 def test_many_offers_in_a_row_are_all_passed_over(attacker: Attacker) -> None:
     offers = 1500
     with connect(attacker) as connection:
-        connection.sendall((GET + b"Connection: Upgrade\r\nUpgrade: h2c\r\n\r\n") * offers)
+        data = (GET + b"Connection: Upgrade\r\nUpgrade: h2c\r\n\r\n") * offers
+        for start in range(0, len(data), 1000):  # so that some come while others are read again
+            connection.sendall(data[start : start + 1000])
         answers = b""
         while answers.count(b"HTTP/1.1 200") < offers:
             answers += receive(connection)
