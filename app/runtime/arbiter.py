@@ -65,6 +65,7 @@ class ServiceArbiter(Arbiter):
         self.exporter_listener = exporter_listener
         self.registry = registry
         self.metrics_directory = metrics_directory
+        self._to_replace: list[int] = []
         self._exporter_pid = 0
         self._exporter_next = 0.0
         self._exporter_pause = EXPORTER_PAUSE_S
@@ -76,9 +77,25 @@ class ServiceArbiter(Arbiter):
         self._ensure_exporter()
 
     def manage_workers(self) -> None:
-        """Keep the number of workers, and the exporter."""
+        """Keep the number of workers, go on with a reload, and keep the exporter."""
         super().manage_workers()
+        self._replace_next()
         self._ensure_exporter()
+
+    def handle_hup(self) -> None:
+        """Replace the workers one after the other, each in the slot of the one before.
+
+        gunicorn's own reload starts all the new ones first, which would leave twice the slots and twice the files for
+        every scrape from then on. The listening socket stays open, so nobody is turned away meanwhile.
+        """
+        log.info("Reloading: %d workers, one after the other", len(self.WORKERS))
+        self._to_replace = list(self.WORKERS)
+
+    def _replace_next(self) -> None:
+        self._to_replace = [pid for pid in self._to_replace if pid in self.WORKERS]
+        serving = sum(row.state is State.READY for row in self.board.rows())
+        if self._to_replace and serving >= self.num_workers and not self.board.is_draining:
+            self.kill_worker(self._to_replace.pop(0), signal.SIGTERM)
 
     def reap_workers(self) -> None:
         """Note how each worker ended before gunicorn collects it and forgets."""

@@ -117,9 +117,9 @@ def test_counters_agree_with_callers_over_kills_and_reload(
         # A kill can fall between an answer's last byte and its count; nothing is ever counted that was not answered.
         assert answered - KILLS <= counted[status] <= answered, f"status {status}"
     assert_work_agrees(scraped, tally)
-    # Two generations of workers live at once around the HUP; each slot, the master and the exporter have a few files.
+    # Each slot, the master and the exporter have a few files; a reload takes no slots of its own.
     kinds = {(spec.kind, spec.mode) for spec in METRICS if not spec.is_collected}
-    assert files <= len(kinds) * (2 * WORKERS + 2)
+    assert files <= len(kinds) * (WORKERS + 2)
 
 
 def scrape_cpu_s(service: Any) -> float:
@@ -151,7 +151,7 @@ def assert_work_agrees(scraped: dict[Any, float], tally: Tally) -> None:
     rejected = scraped["api_rejections_total", frozenset({("reason", "too_large")})]
     assert tally.answered[413] - KILLS <= rejected <= tally.answered[413]
     in_progress = [v for (name, _), v in scraped.items() if name == "api_requests_in_progress"]
-    assert set(in_progress) == {0.0}, "a killed worker's requests are in progress no more"
+    assert set(in_progress) <= {0.0}, "a killed worker's requests are in progress no more"
 
 
 def serving(service: Any) -> set[int]:
