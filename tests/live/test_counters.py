@@ -171,8 +171,10 @@ def disturb(service: Any, tally: Tally, wait_until: Callable[..., Any]) -> None:
         if number == KILLS // 2:
             os.kill(service.pid, signal.SIGHUP)
             before = wait_until(lambda old=before: renewed(service, old), limit_s=60, what="all workers anew")
-        os.kill(chooser.choice(sorted(before)), signal.SIGKILL)
-    wait_until(lambda: full(service), limit_s=60, what="all workers back")
+        victim = chooser.choice(sorted(before))
+        os.kill(victim, signal.SIGKILL)
+        # Until the master has looked, the dead one still stands among those that serve.
+        wait_until(lambda gone=victim: renewed(service, {gone}), limit_s=60, what="all workers back")
 
 
 def full(service: Any) -> set[int]:
