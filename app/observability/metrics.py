@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+from prometheus_client.core import GaugeMetricFamily
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -181,6 +182,12 @@ def _make(
     if spec.buckets is None:
         raise ValueError(f"{spec.name}: a histogram needs the setting that holds its bounds")
     return Histogram(spec.name, spec.help, labels, registry=registry, buckets=buckets[spec.buckets])
+
+
+def gauge_family(name: str) -> GaugeMetricFamily:
+    """Begin what a collector yields for a metric that is read when scraped: name, help and labels of the table."""
+    spec = _SPECS[name]
+    return GaugeMetricFamily(spec.name, spec.help, labels=list(spec.labels))
 
 
 def install(buckets: Mapping[str, Sequence[float]]) -> None:

@@ -15,14 +15,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from prometheus_client import CollectorRegistry, values
-from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.multiprocess import MultiProcessCollector, mark_process_dead
 from prometheus_client.registry import Collector
+
+from app.observability.metrics import gauge_family
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
     from prometheus_client import Metric
+    from prometheus_client.core import GaugeMetricFamily
 
 _FILE_KINDS = ("counter", "gauge", "histogram", "summary")
 DIRECTORY_VARIABLE = "PROMETHEUS_MULTIPROC_DIR"
@@ -138,8 +140,10 @@ class DirectoryCollector(Collector):
     def collect(self) -> Iterator[GaugeMetricFamily]:
         """Yield ``multiprocess_files`` and ``multiprocess_bytes``."""
         sizes = [size for _, size in _value_files(self._directory)]
-        yield GaugeMetricFamily("multiprocess_files", "Files that hold the worker processes' values.", len(sizes))
-        yield GaugeMetricFamily("multiprocess_bytes", "Bytes that these files take.", sum(sizes))
+        for name, value in (("multiprocess_files", len(sizes)), ("multiprocess_bytes", sum(sizes))):
+            family = gauge_family(name)
+            family.add_metric([], value)
+            yield family
 
 
 def scrape_registry(directory: Path, collectors: Iterable[Collector] = ()) -> CollectorRegistry:

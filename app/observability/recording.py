@@ -90,6 +90,11 @@ def record_error(error_type: str, component: str) -> None:
     _record("errors_total", (error_type, component))
 
 
+def record_answer(method: str, endpoint: str, status: int) -> None:
+    """Count one answer to what never became a request, and so passes no middleware."""
+    _record("api_requests_total", (method, endpoint, str(status)))
+
+
 def record_rejection(reason: str) -> None:
     """Count one request that was turned away before any work."""
     _record("api_rejections_total", (reason,))

@@ -8,11 +8,14 @@ import time
 from typing import TYPE_CHECKING
 
 import psutil
-from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.registry import Collector
+
+from app.observability.metrics import gauge_family
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+    from prometheus_client.core import GaugeMetricFamily
 
     from app.observability.board import Board
 
@@ -39,8 +42,8 @@ class ResourceCollector(Collector):
 
     def collect(self) -> Iterator[GaugeMetricFamily]:
         """Yield one sample a process; a process that ended meanwhile is left out."""
-        memory = GaugeMetricFamily("memory_usage_bytes", "Resident memory.", labels=["process"])
-        cpu = GaugeMetricFamily("cpu_usage_percent", "CPU time of late, of one core.", labels=["process"])
+        memory = gauge_family("memory_usage_bytes")
+        cpu = gauge_family("cpu_usage_percent")
         now, seen = time.monotonic(), {}
         for name, pid in self._processes():
             try:
@@ -76,6 +79,6 @@ class BuildCollector(Collector):
 
     def collect(self) -> Iterator[GaugeMetricFamily]:
         """Yield the one sample."""
-        family = GaugeMetricFamily("app_build_info", "Always 1.", labels=["version", "python"])
+        family = gauge_family("app_build_info")
         family.add_metric([self._version, platform.python_version()], 1)
         yield family

@@ -78,11 +78,7 @@ def record_refusal(client: str, status: int) -> str:
     context.request_id.set(request_id)
     fields = {"method": metrics.OTHER_METHOD, "path": "-", "status": status, "duration_ms": 0.0, "client": client}
     log.info("%s - %d 0.0ms %s", metrics.OTHER_METHOD, status, client, extra=fields)
-    if metrics.is_enabled():
-        try:
-            metrics.child("api_requests_total", metrics.OTHER_METHOD, metrics.UNMATCHED_ENDPOINT, str(status)).inc()
-        except OSError as error:
-            recording.report_unwritable(error)
+    recording.record_answer(metrics.OTHER_METHOD, metrics.UNMATCHED_ENDPOINT, status)
     return request_id
 
 
