@@ -55,22 +55,34 @@ def decode_label_image(data: bytes | memoryview, info: ImageInfo) -> ByteArray:
         ImageCorruptError: the pixels do not decode, or are not as many as the header announces.
         ImageTruncatedError: the file ends too early.
     """
+    require_label_format(data, info)
     view = memoryview(data)
-    match info.format:
-        case "jpeg":
-            raise LabelMapFormatError("A segmentation map cannot be a JPEG, which blurs labels: send a PNG.")
-        case "webp":
-            if not webp.is_lossless_webp(view):
-                raise LabelMapFormatError("A segmentation map cannot be a lossy WebP, which blurs labels: send a PNG.")
-            return _clear_transparent(_decode(view, cv2.IMREAD_UNCHANGED, info.size))
-        case "png":
-            return _decode_png_labels(view, info)
+    if info.format == "png":
+        return _decode_png_labels(view, info)
+    return _clear_transparent(_decode(view, cv2.IMREAD_UNCHANGED, info.size))
+
+
+def require_label_format(data: bytes | memoryview, info: ImageInfo) -> None:
+    """Refuse, by its header alone, a file that cannot hold exact 8-bit labels.
+
+    Args:
+        data: The whole file.
+        info: What ``sniff_image`` said of it.
+
+    Raises:
+        LabelMapFormatError: a JPEG, a lossy WebP, or 16 bits a sample.
+    """
+    view = memoryview(data)
+    if info.format == "jpeg":
+        raise LabelMapFormatError("A segmentation map cannot be a JPEG, which blurs labels: send a PNG.")
+    if info.format == "webp" and not webp.is_lossless_webp(view):
+        raise LabelMapFormatError("A segmentation map cannot be a lossy WebP, which blurs labels: send a PNG.")
+    if info.format == "png" and png.read_png_header(view).bit_depth > _LABEL_BITS:
+        raise LabelMapFormatError("A segmentation map has 8 bits a sample or fewer, not 16.")
 
 
 def _decode_png_labels(view: memoryview, info: ImageInfo) -> ByteArray:
     header = png.read_png_header(view)
-    if header.bit_depth > _LABEL_BITS:
-        raise LabelMapFormatError("A segmentation map has 8 bits a sample or fewer, not 16.")
     # cv2 turns a palette into its colours. Under a grey header the same data are the indices.
     source = strip_png(view, as_grey=header.colour_type == png.PALETTE)
     image = _decode(source, cv2.IMREAD_UNCHANGED, info.size)

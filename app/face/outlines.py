@@ -110,14 +110,30 @@ def outline_landmarks(region_landmarks: Mapping[str, Sequence[int]], landmarks_p
         RegionNameError: A name is empty, too long, or has a character that is not allowed.
         RegionIndexError: A region has too few or too many indices, or one that is no landmark's.
     """
-    if not 1 <= len(region_landmarks) <= MAX_REGIONS:
-        raise RegionCountError(f"there must be 1 to {MAX_REGIONS} regions, not {len(region_landmarks)}")
+    check_regions(region_landmarks, len(landmarks_px))
     outlines: list[Outline] = []
     for position, (name, indices) in enumerate(region_landmarks.items(), start=1):
-        _check_region(position, name, indices, len(landmarks_px))
         ring = landmarks_px[list(indices)]
         outlines.append(Outline(position, name, PALETTE[(position - 1) % len(PALETTE)], ((ring,),)))
     return outlines
+
+
+def check_regions(region_landmarks: Mapping[str, Sequence[int]], landmark_count: int) -> None:
+    """Refuse regions that cannot be outlined; see `outline_landmarks`.
+
+    Args:
+        region_landmarks: Ring of landmark indices by the region's name.
+        landmark_count: How many landmarks there are.
+
+    Raises:
+        RegionCountError: There is no region, or more than ``MAX_REGIONS``.
+        RegionNameError: A name is empty, too long, or has a character that is not allowed.
+        RegionIndexError: A region has too few or too many indices, or one that is no landmark's.
+    """
+    if not 1 <= len(region_landmarks) <= MAX_REGIONS:
+        raise RegionCountError(f"there must be 1 to {MAX_REGIONS} regions, not {len(region_landmarks)}")
+    for position, (name, indices) in enumerate(region_landmarks.items(), start=1):
+        _check_region(position, name, indices, landmark_count)
 
 
 def _check_region(position: int, name: str, indices: Sequence[int], landmark_count: int) -> None:

@@ -12,11 +12,18 @@ from app.face.contours import COORDINATE_DECIMALS
 from app.face.frame import IDENTITY_TRANSFORM, Size, Transform
 from app.face.label_map import LabelMap, image_to_label_map, scale_labels
 from app.face.landmarks import FloatArray, compute_bbox, compute_interocular_px, compute_roll_deg
-from app.face.outlines import Outline, measure_outlines, outline_catalogue, outline_labels, outline_landmarks
+from app.face.outlines import (
+    Outline,
+    check_regions,
+    measure_outlines,
+    outline_catalogue,
+    outline_labels,
+    outline_landmarks,
+)
 from app.face.overlay import OverlayStyle, render_svg
 from app.face.regions import OmittedRegion, Region
 
-__all__ = ["FaceRequest", "FaceResult", "OmittedRegion", "OnStep", "Region", "no_step", "process_face"]
+__all__ = ["FaceRequest", "FaceResult", "OmittedRegion", "OnStep", "Region", "check_face", "no_step", "process_face"]
 
 OnStep = Callable[[str], AbstractContextManager[None]]
 """Called with a step's name; the step runs inside the context that is returned."""
@@ -76,6 +83,22 @@ class FaceResult:
     interocular_px: float
     bbox: tuple[float, float, float, float]
     transform: Transform
+
+
+def check_face(landmarks_px: FloatArray, region_landmarks: Mapping[str, Sequence[int]] | None) -> None:
+    """Refuse what `process_face` would refuse without a look at any pixel.
+
+    Args:
+        landmarks_px: ``(468, 2)`` or ``(478, 2)`` points in pixels of the photo.
+        region_landmarks: Ring of landmark indices by the caller's name for the region.
+
+    Raises:
+        LandmarkDegenerateError: The landmarks do not span a face.
+        RegionError: The caller's regions cannot be used.
+    """
+    compute_roll_deg(landmarks_px)
+    if region_landmarks is not None:
+        check_regions(region_landmarks, len(landmarks_px))
 
 
 def process_face(request: FaceRequest, on_step: OnStep = no_step) -> FaceResult:

@@ -6,14 +6,17 @@ import time
 from collections import Counter
 from contextlib import contextmanager
 from dataclasses import dataclass
+from hashlib import sha256
 from typing import TYPE_CHECKING
 
-from app.codec.decode import decode_image, decode_label_image
+import msgspec
+
+from app.codec.decode import decode_image, decode_label_image, require_label_format
 from app.codec.sniff import ImageInfo, sniff_image
 from app.codec.verify import verify_structure
 from app.face.errors import InputError
 from app.face.landmarks import points_to_landmarks_px
-from app.face.pipeline import FaceRequest, FaceResult, process_face
+from app.face.pipeline import FaceRequest, FaceResult, OnStep, check_face, process_face
 from app.observability.events import log_image_processing
 from app.observability.recording import (
     image_step,
@@ -28,6 +31,7 @@ if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
 
+    from app.face.landmarks import FloatArray
     from app.service.options import CropOptions
 
 
@@ -54,6 +58,45 @@ class CropInput:
     points: npt.NDArray[np.float64]
     segmentation_map: bytes | Mapping[str, Sequence[int]] | None
     options: CropOptions
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CheckedInput:
+    """A request with everything about it proven that needs no pixels.
+
+    Attributes:
+        image: the photo's bytes, whole.
+        image_info: what its header says.
+        landmarks_px: ``(468, 2)`` or ``(478, 2)`` points in pixels of the photo.
+        label_image: a label image's bytes, whole.
+        label_info: what its header says.
+        region_landmarks: region names to landmark indices; with neither this nor a label image, the catalogue.
+        options: as they were given.
+    """
+
+    image: bytes | memoryview
+    image_info: ImageInfo
+    landmarks_px: FloatArray
+    label_image: bytes | memoryview | None = None
+    label_info: ImageInfo | None = None
+    region_landmarks: Mapping[str, Sequence[int]] | None = None
+    options: CropOptions
+
+    @property
+    def needs_pixels(self) -> bool:
+        """Whether anything has to be decoded; where nothing has, the work takes a millisecond or so."""
+        return self.label_image is not None or self.options.verify == "pixels"
+
+    def digest(self) -> str:
+        """Return the SHA-256 of all that the result depends on, in hexadecimal."""
+        # As arrays: in objects, the order of the caller's regions would be lost, and it is that of their ids.
+        regions = None if self.region_landmarks is None else [list(self.region_landmarks.items())]
+        about = (len(self.image), self.landmarks_px.tobytes(), self.options.plain(), regions)
+        total = sha256(msgspec.msgpack.encode(about))
+        total.update(self.image)
+        if self.label_image is not None:
+            total.update(self.label_image)
+        return total.hexdigest()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -84,59 +127,95 @@ class CropService:
             InputError: the input is at fault; the subclass says how.
         """
         start = time.perf_counter()
+        return self._run(self.check(request), image_step, start)
+
+    def check(self, request: CropInput) -> CheckedInput:
+        """Check everything about an input that needs no pixels.
+
+        Raises:
+            InputError: the input is at fault; the subclass says how.
+        """
         request.options.require_available()
-        image = self._check_image(request.image, decode=request.options.verify == "pixels")
+        with _named("image"):
+            info = self._sniff(request.image)
         landmarks_px = points_to_landmarks_px(
             request.points,
-            frame=image.size,
+            frame=info.size,
             is_normalized=request.options.landmark_units == "normalized",
             margin=self._limits.landmark_margin,
         )
         source = request.segmentation_map
-        label_image = self._decode_labels(source) if isinstance(source, bytes) else None
+        label_image = source if isinstance(source, bytes) else None
+        region_landmarks = None if isinstance(source, bytes) else source
+        label_info = None
+        if label_image is not None:
+            with _named("segmentation_map"):
+                label_info = self._sniff(label_image)
+                require_label_format(label_image, label_info)
+        check_face(landmarks_px, region_landmarks)
+        return CheckedInput(
+            image=request.image,
+            image_info=info,
+            landmarks_px=landmarks_px,
+            label_image=label_image,
+            label_info=label_info,
+            region_landmarks=region_landmarks,
+            options=request.options,
+        )
+
+    def run(self, checked: CheckedInput, on_step: OnStep = image_step) -> CropResult:
+        """Find the regions of what has been checked.
+
+        Args:
+            checked: what `check` gave, here or in another process.
+            on_step: told of each step: ``decode`` (where pixels are needed), ``segmentation``, ``contours``, ``svg``.
+
+        Raises:
+            InputError: the pixels are at fault; the subclass says how.
+        """
+        return self._run(checked, on_step, time.perf_counter())
+
+    def _run(self, checked: CheckedInput, on_step: OnStep, start: float) -> CropResult:
+        if checked.options.verify == "pixels":
+            with _named("image"), on_step("decode"):
+                decode_image(checked.image, checked.image_info)
+        log_image_processing("verified", *checked.image_info.size, checked.image_info.format.upper())
+        label_image = _decode_labels(checked, on_step)
         face = process_face(
             FaceRequest(
-                frame=image.size,
-                landmarks_px=landmarks_px,
+                frame=checked.image_info.size,
+                landmarks_px=checked.landmarks_px,
                 label_image=label_image,
-                region_landmarks=None if isinstance(source, bytes) else source,
-                simplify_px=request.options.simplify,
-                style=request.options.style(),
+                region_landmarks=checked.region_landmarks,
+                simplify_px=checked.options.simplify,
+                style=checked.options.style(),
             ),
-            image_step,
+            on_step,
         )
         if label_image is not None:
             height, width = label_image.shape[:2]
             log_image_processing("segmentation", width, height, len(face.regions) + len(face.omitted))
         self._burn()
-        _count(len(landmarks_px), face)
-        return CropResult(image=image, face=face, processing_time_ms=1000 * (time.perf_counter() - start))
-
-    def _check_image(self, data: bytes, *, decode: bool) -> ImageInfo:
-        with _named("image"):
-            info = self._sniff(data)
-            if decode:
-                with image_step("decode"):
-                    decode_image(data, info)
-        log_image_processing("verified", *info.size, info.format.upper())
-        return info
+        _count(len(checked.landmarks_px), face)
+        return CropResult(image=checked.image_info, face=face, processing_time_ms=1000 * (time.perf_counter() - start))
 
     @track_image_processing("sniff")
     def _sniff(self, data: bytes) -> ImageInfo:
         """Prove a file whole; its header is read first, so that nothing is looked through that is too large."""
         return verify_structure(data, sniff_image(data, max_pixels=self._limits.max_image_pixels))
 
-    def _decode_labels(self, data: bytes) -> npt.NDArray[np.uint8]:
-        with _named("segmentation_map"):
-            info = self._sniff(data)
-            with image_step("decode"):
-                return decode_label_image(data, info)
-
     def _burn(self) -> None:
         if self._fault_work_s:
             end = time.thread_time() + self._fault_work_s
             while time.thread_time() < end:
                 pass
+
+
+def _decode_labels(checked: CheckedInput, on_step: OnStep) -> npt.NDArray[np.uint8] | None:
+    if checked.label_image is None or checked.label_info is None:
+        return None
+    with _named("segmentation_map"), on_step("decode"):
+        return decode_label_image(checked.label_image, checked.label_info)
 
 
 @contextmanager

@@ -52,6 +52,10 @@ class CropOptions(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_fiel
             names = ", ".join(unavailable)
             raise OptionUnavailableError(f"not available in this version: {names}; leave out or set to the default")
 
+    def plain(self) -> CropOptions:
+        """Return the options alone: a body that was read into them holds the picture's text as well."""
+        return CropOptions(**{name: getattr(self, name) for name in OPTION_NAMES})
+
     def style(self) -> OverlayStyle:
         """Return the part that the overlay is drawn by."""
         return OverlayStyle(

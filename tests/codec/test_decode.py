@@ -6,7 +6,7 @@ import cv2
 import numpy as np
 import pytest
 
-from app.codec.decode import decode_image, decode_label_image
+from app.codec.decode import decode_image, decode_label_image, require_label_format
 from app.codec.sniff import ImageInfo, sniff_image
 from app.face.errors import ImageCorruptError, LabelMapFormatError
 from app.face.frame import Size
@@ -171,3 +171,41 @@ class TestLabelImage:
         data = make.png.build(np.zeros((4, 5, channels), np.uint16), depth=16, colour=colour)
         with pytest.raises(LabelMapFormatError, match="16"):
             decode_labels(data)
+
+
+class TestLabelFormat:
+    """By the header alone, the same as decoding says."""
+
+    @pytest.mark.parametrize(
+        ("name", "reason"),
+        [
+            ("jpeg baseline", "cannot be a JPEG"),
+            ("jpeg grey", "cannot be a JPEG"),
+            ("webp lossy", "cannot be a lossy WebP"),
+            ("webp extended", "cannot be a lossy WebP"),
+            ("webp alpha", "cannot be a lossy WebP"),
+            ("png 16 bit", "8 bits a sample or fewer, not 16"),
+        ],
+    )
+    @pytest.mark.parametrize("form", [bytes, memoryview])
+    def test_what_holds_no_exact_labels_is_refused(
+        self, samples: dict[str, bytes], name: str, reason: str, form: Callable[[bytes], bytes | memoryview]
+    ) -> None:
+        info = sniff_image(samples[name], max_pixels=LIMIT)
+        with pytest.raises(LabelMapFormatError, match=reason):
+            require_label_format(form(samples[name]), info)
+
+    @pytest.mark.parametrize(
+        "name", ["png colour", "png grey", "png alpha", "png exif", "png animated", "webp lossless"]
+    )
+    @pytest.mark.parametrize("form", [bytes, memoryview])
+    def test_what_can_hold_them_is_taken(
+        self, samples: dict[str, bytes], name: str, form: Callable[[bytes], bytes | memoryview]
+    ) -> None:
+        require_label_format(form(samples[name]), sniff_image(samples[name], max_pixels=LIMIT))
+
+    def test_no_pixel_is_looked_at(self, make: SimpleNamespace) -> None:
+        damaged = make.png.join(make.png.head, make.png.chunk(b"IDAT", b"no zlib stream"), make.png.end)
+        require_label_format(damaged, sniff_image(damaged, max_pixels=LIMIT))
+        with pytest.raises(ImageCorruptError):
+            decode_labels(damaged)

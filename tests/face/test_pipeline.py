@@ -13,12 +13,13 @@ from app.face.errors import (
     LabelMapLabelsError,
     LandmarkDegenerateError,
     RegionCountError,
+    RegionIndexError,
     RegionNameError,
 )
 from app.face.frame import IDENTITY_TRANSFORM, Size
 from app.face.landmarks import compute_interocular_px, compute_roll_deg
 from app.face.overlay import OverlayStyle
-from app.face.pipeline import FaceRequest, FaceResult, process_face
+from app.face.pipeline import FaceRequest, FaceResult, check_face, process_face
 from app.face.regions import CATALOGUE, LABELS, REGION_NAMES
 
 Landmarks = npt.NDArray[np.float32]
@@ -212,3 +213,38 @@ def test_kinds_are_from_a_closed_set(landmarks_px: Landmarks, frame: Size) -> No
     assert len(result.regions) == 255
     assert {region.kind for region in result.regions} == {*(spec.name for spec in LABELS.values()), "custom"}
     assert "label_11" not in REGION_NAMES
+
+
+@pytest.mark.parametrize(
+    ("region_landmarks", "error"),
+    [
+        ({}, RegionCountError),
+        ({f"r{number}": [1, 2, 3] for number in range(256)}, RegionCountError),
+        ({"<b>": [1, 2, 3]}, RegionNameError),
+        ({" ": [1, 2, 3]}, RegionNameError),
+        ({"a": [1, 2]}, RegionIndexError),
+        ({"a": [1, 2, 478]}, RegionIndexError),
+        ({"a": [1, 2, -1]}, RegionIndexError),
+    ],
+)
+def test_a_check_finds_what_the_work_would(
+    landmarks_px: Landmarks, frame: Size, region_landmarks: dict[str, list[int]], error: type[Exception]
+) -> None:
+    with pytest.raises(error) as by_check:
+        check_face(landmarks_px, region_landmarks)
+    with pytest.raises(error) as by_work:
+        process_face(FaceRequest(frame=frame, landmarks_px=landmarks_px, region_landmarks=region_landmarks))
+    assert str(by_check.value) == str(by_work.value)
+
+
+def test_a_check_refuses_what_spans_no_face() -> None:
+    with pytest.raises(LandmarkDegenerateError):
+        check_face(np.full((478, 2), 7.0, np.float32), None)
+
+
+def test_a_check_goes_by_the_mesh_at_hand(landmarks_px: Landmarks) -> None:
+    iris = {"iris": [468, 469, 470, 471]}
+    check_face(landmarks_px, None)
+    check_face(landmarks_px, iris)
+    with pytest.raises(RegionIndexError):
+        check_face(landmarks_px[:468], iris)

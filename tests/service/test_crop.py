@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import re
 import time
-from contextlib import nullcontext
+from contextlib import contextmanager, nullcontext
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import orjson
 import pytest
 
 from app.codec.sniff import ImageInfo
@@ -19,16 +22,22 @@ from app.face.errors import (
     InputError,
     LabelMapError,
     LabelMapFormatError,
+    LandmarkCountError,
+    LandmarkDegenerateError,
     LandmarkRangeError,
+    RegionCountError,
+    RegionIndexError,
+    RegionNameError,
 )
 from app.face.frame import Size
 from app.face.regions import CATALOGUE
 from app.service import crop
 from app.service.crop import CropInput, CropService, Limits
+from app.service.document import result_to_json
 from app.service.options import CropOptions, OptionUnavailableError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
     from contextlib import AbstractContextManager
 
     from tests.conftest import Sample
@@ -174,3 +183,158 @@ def test_fault_injection_burns_cpu(make_input: MakeInput) -> None:
     burning, before = CropService(Limits(), fault_work_s=0.2), time.thread_time()
     burning.process(make_input())
     assert time.thread_time() - before >= 0.2
+
+
+FIELDS: dict[str, dict[str, Any]] = {
+    "default": {},
+    "options": {"show_labels": True, "region_opacity": 0.75, "stroke_width": 3, "simplify": 2},
+    "pixels": {"verify": "pixels"},
+    "label map": {"segmentation_map": "labels"},
+    "regions": {"segmentation_map": {"z": [50, 101, 36, 205], "nose": [168, 129, 2, 358]}},
+}
+
+
+def with_labels(fields: dict[str, Any], sample: Sample) -> dict[str, Any]:
+    return {name: sample.labels if value == "labels" else value for name, value in fields.items()}
+
+
+@pytest.mark.parametrize("fields", FIELDS.values(), ids=FIELDS)
+def test_check_then_run_is_process(
+    service: CropService, make_input: MakeInput, sample: Sample, counts: dict[str, int], fields: dict[str, Any]
+) -> None:
+    request = make_input(**with_labels(fields, sample))
+    at_once = orjson.loads(result_to_json(service.process(request)))
+    counted_at_once = dict(counts)
+    counts.clear()
+    checked = service.check(request)
+    assert counts == {}, "nothing was worked on yet"
+    result = service.run(checked)
+    in_steps = orjson.loads(result_to_json(result))
+    assert result.processing_time_ms > 0
+    assert {**in_steps, "processing_time_ms": 0} == {**at_once, "processing_time_ms": 0}
+    assert counts == counted_at_once
+
+
+@pytest.mark.parametrize("fields", FIELDS.values(), ids=FIELDS)
+def test_check_looks_at_no_pixel_and_run_at_no_structure(
+    service: CropService, make_input: MakeInput, sample: Sample, scrape: Scrape, fields: dict[str, Any]
+) -> None:
+    checked = service.check(make_input(**with_labels(fields, sample)))
+    steps = {key[1]: value for key, value in scrape().items() if key[0] == "image_processing_duration_seconds_count"}
+    files = 2 if fields.get("segmentation_map") == "labels" else 1
+    assert {step: count for step, count in steps.items() if count} == {"sniff": files}
+    service.run(checked)
+    assert scrape()["image_processing_duration_seconds_count", "sniff"] == files
+
+
+def test_run_tells_of_its_steps(service: CropService, make_input: MakeInput, sample: Sample) -> None:
+    seen: list[str] = []
+
+    @contextmanager
+    def note(name: str) -> Iterator[None]:
+        seen.append(name)
+        yield
+
+    service.run(service.check(make_input(segmentation_map=sample.labels, verify="pixels")), note)
+    assert seen == ["decode", "decode", "segmentation", "contours", "svg"]
+
+
+@pytest.mark.parametrize(
+    ("build", "error"),
+    [
+        (lambda _: {"image": b""}, ImageEmptyError),
+        (lambda s: {"image": s.png[:-4]}, ImageTruncatedError),
+        (lambda _: {"upright": True}, OptionUnavailableError),
+        (lambda s: {"points": [[7, 7]] * len(s.points)}, LandmarkDegenerateError),
+        (lambda s: {"points": s.pairs[:5]}, LandmarkCountError),
+        (lambda s: {"segmentation_map": s.labels[:-4]}, ImageTruncatedError),
+        (lambda s: {"segmentation_map": s.jpeg}, LabelMapFormatError),
+        (lambda s: {"segmentation_map": s.webp}, LabelMapFormatError),
+        (lambda s: {"segmentation_map": s.encode(".png", np.ones((4, 4), np.uint16))}, LabelMapFormatError),
+        (lambda _: {"segmentation_map": {}}, RegionCountError),
+        (lambda _: {"segmentation_map": {"<b>": [1, 2, 3]}}, RegionNameError),
+        (lambda _: {"segmentation_map": {"a": [1, 2, 478]}}, RegionIndexError),
+        (lambda s: {"points": s.pairs[:468], "segmentation_map": {"a": [1, 2, 470]}}, RegionIndexError),
+    ],
+)
+def test_check_finds_everything_that_needs_no_pixels(
+    service: CropService, make_input: MakeInput, sample: Sample, build: Any, error: type[InputError]
+) -> None:
+    with pytest.raises(error) as by_check:
+        service.check(make_input(**build(sample)))
+    with pytest.raises(error) as by_process:
+        service.process(make_input(**build(sample)))
+    assert str(by_check.value) == str(by_process.value)
+
+
+@pytest.mark.parametrize(
+    ("build", "error"),
+    [
+        (lambda s: {"image": s.png_file(512, 512, b"no zlib stream"), "verify": "pixels"}, ImageCorruptError),
+        (lambda s: {"segmentation_map": s.png_file(8, 8, b"no zlib stream")}, ImageCorruptError),
+        (lambda s: {"segmentation_map": s.encode(".png", np.zeros((4, 4), np.uint8))}, LabelMapError),
+    ],
+)
+def test_run_finds_what_is_wrong_with_pixels(
+    service: CropService, make_input: MakeInput, sample: Sample, build: Any, error: type[InputError]
+) -> None:
+    checked = service.check(make_input(**build(sample)))
+    with pytest.raises(error):
+        service.run(checked)
+
+
+def test_run_takes_views(service: CropService, make_input: MakeInput, sample: Sample) -> None:
+    checked = service.check(make_input(segmentation_map=sample.labels, verify="pixels"))
+    assert checked.label_image is not None
+    viewed = replace(checked, image=memoryview(checked.image), label_image=memoryview(checked.label_image))
+    assert service.run(viewed).face.svg == service.run(checked).face.svg
+    assert viewed.digest() == checked.digest()
+
+
+class TestDigest:
+    """Of all that the result depends on, and of nothing else."""
+
+    def test_it_is_that_of_the_content(self, service: CropService, make_input: MakeInput, sample: Sample) -> None:
+        def digest(**fields: Any) -> str:
+            return service.check(make_input(**fields)).digest()
+
+        assert digest() == digest(image=bytes(bytearray(sample.jpeg)), points=list(sample.pairs))
+        assert re.fullmatch("[0-9a-f]{64}", digest())
+        fractions = np.array(sample.pairs) / 512
+        assert digest(points=np.array(sample.pairs)) == digest(simplify=0.5, show_labels=False)
+        assert digest(points=fractions, landmark_units="normalized")
+
+    def test_each_part_counts(self, service: CropService, make_input: MakeInput, sample: Sample) -> None:
+        moved = np.array(sample.pairs)
+        moved[17, 0] += 0.5
+        rings = {"a": [61, 0, 291], "b": [50, 101, 36]}
+        others: list[dict[str, Any]] = [
+            {},
+            {"image": sample.png},
+            {"image": sample.webp},
+            {"points": moved},
+            {"points": sample.pairs[:468]},
+            {"show_labels": True},
+            {"show_landmarks": True},
+            {"region_opacity": 0.5},
+            {"stroke_width": 2},
+            {"simplify": 1},
+            {"verify": "pixels"},
+            {"segmentation_map": sample.labels},
+            {"segmentation_map": sample.encode(".png", np.ones((4, 4), np.uint8))},
+            {"segmentation_map": rings},
+            {"segmentation_map": dict(reversed(rings.items()))},
+            {"segmentation_map": {"a": [0, 61, 291], "b": [50, 101, 36]}},
+            {"segmentation_map": {"a": [61, 0, 291, 50], "b": [101, 36, 205]}},
+            {"segmentation_map": {"ab": [61, 0, 291], "b": [50, 101, 36]}},
+        ]
+        digests = [service.check(make_input(**fields)).digest() for fields in others]
+        assert len(set(digests)) == len(others)
+
+    def test_where_one_file_ends_counts(self, service: CropService, make_input: MakeInput, sample: Sample) -> None:
+        checked = service.check(make_input(segmentation_map=sample.labels))
+        whole = bytes(checked.image) + bytes(checked.label_image or b"")
+        cut = len(checked.image) + 1
+        other = replace(checked, image=whole[:cut], label_image=whole[cut:])
+        alone = replace(checked, image=whole, label_image=None, label_info=None)
+        assert len({checked.digest(), other.digest(), alone.digest()}) == 3
