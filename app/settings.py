@@ -14,16 +14,11 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, SecretStr, field_validator, model_validator
-from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+from pydantic_settings import SettingsConfigDict
 
-CommaList = NoDecode
-"""Marks a field that is written as a comma-separated list instead of as JSON."""
+from app.task_settings import MIB, Buckets, CommaList, TaskSettings
 
-Buckets = Annotated[tuple[float, ...], CommaList]
-
-MIB = 1024 * 1024
-
-LOG_COMPONENTS = ("api", "images", "server")
+LOG_COMPONENTS = ("api", "images", "tasks", "server")
 
 # A request that only needs its header read ends in 2 to 5 ms and one that decodes 24 Mpx in under a second, so the
 # bounds are dense around the first and still tell apart what goes wrong beyond the second.
@@ -57,7 +52,7 @@ def _cgroup_cpu_limit() -> float | None:
     return None
 
 
-class Settings(BaseSettings):
+class Settings(TaskSettings):
     """How one instance runs. Values are checked at start, and a wrong one stops the service with its name."""
 
     # An empty variable is one that is not set: compose files pass on what they were not given, and an empty path would
@@ -124,7 +119,8 @@ class Settings(BaseSettings):
         "INFO", description="Level of every component that LOG_LEVELS does not name; `images` starts at WARNING in JSON"
     )
     log_levels: Annotated[dict[str, str], CommaList] = Field(
-        default_factory=dict, description="Level a component (api, images, server), as in `api=DEBUG,images=WARNING`"
+        default_factory=dict,
+        description="Level a component (api, images, tasks, server), as in `api=DEBUG,images=WARNING`",
     )
     log_access: bool = Field(default=True, description="One line a request")
     log_theme: Annotated[dict[str, str], CommaList] = Field(
@@ -163,7 +159,12 @@ class Settings(BaseSettings):
         return tuple(value.split(",")) if isinstance(value, str) else value
 
     @field_validator(
-        "request_duration_buckets", "image_duration_buckets", "request_size_buckets", "response_size_buckets"
+        "request_duration_buckets",
+        "image_duration_buckets",
+        "request_size_buckets",
+        "response_size_buckets",
+        "task_duration_buckets",
+        "task_wait_buckets",
     )
     @classmethod
     def _check_buckets(cls, value: tuple[float, ...]) -> tuple[float, ...]:

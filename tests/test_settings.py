@@ -12,6 +12,7 @@ from pydantic import ValidationError
 from app import settings as module
 from app.observability import rich_logging
 from app.settings import LOG_COMPONENTS, REQUEST_SECONDS, STEP_SECONDS, Settings, count_usable_cores, load_settings
+from app.task_settings import TASK_SECONDS
 
 if TYPE_CHECKING:
     from contextlib import AbstractContextManager
@@ -86,11 +87,50 @@ def test_every_setting_has_a_default_and_a_description() -> None:
         ("log_levels", "api:debug", wrong("log_levels", "name=value pairs separated by commas")),
         ("log_levels", "api=loud", wrong("log_levels", "expected one of")),
         ("log_theme", "component.api=bold blue", nullcontext({"component.api": "bold blue"})),
-        ("log_levels", "apis=debug", wrong("log_levels", "expected only the components api, images, server")),
+        ("log_levels", "apis=debug", wrong("log_levels", "expected only the components api, images, tasks, server")),
         ("log_theme", "blue", wrong("log_theme", "name=value pairs separated by commas")),
         ("log_theme", "component.api=blueish", wrong("log_theme", "component.api: expected a style of Rich")),
         ("log_file_backups", "-1", wrong("log_file_backups", "greater than or equal to 0")),
         ("fault_work_s", "61", wrong("fault_work_s", "less than or equal to 60")),
+        ("log_levels", "tasks=debug", nullcontext({"tasks": "DEBUG"})),
+        ("enable_tasks", "no", nullcontext(False)),
+        ("data_dir", "/var/lib/queue", nullcontext(Path("/var/lib/queue"))),
+        ("result_ttl", "0", wrong("result_ttl", "greater than or equal to 1")),
+        ("result_ttl", "1.5", wrong("result_ttl", "valid integer")),
+        ("result_max_bytes", "1048575", wrong("result_max_bytes", "greater than or equal to 1048576")),
+        ("result_cache", "on", nullcontext(True)),
+        ("task_workers", "0", nullcontext(0)),
+        ("task_workers", "257", wrong("task_workers", "less than or equal to 256")),
+        ("task_queue_max_messages", "0", wrong("task_queue_max_messages", "greater than or equal to 1")),
+        ("task_queue_max_bytes", "1048575", wrong("task_queue_max_bytes", "greater than or equal to 1048576")),
+        ("task_dead_max_bytes", "1048575", wrong("task_dead_max_bytes", "greater than or equal to 1048576")),
+        ("task_ack_wait_s", "0.9", wrong("task_ack_wait_s", "greater than or equal to 1")),
+        ("task_ack_wait_s", "nan", wrong("task_ack_wait_s", "greater than or equal to 1")),
+        ("task_max_deliveries", "0", wrong("task_max_deliveries", "greater than or equal to 1")),
+        ("task_max_deliveries", "101", wrong("task_max_deliveries", "less than or equal to 100")),
+        ("task_timeout_s", "0", wrong("task_timeout_s", "greater than 0")),
+        ("task_duration_buckets", "0.5, 5", nullcontext((0.5, 5.0))),
+        ("task_duration_buckets", "5,0.5", wrong("task_duration_buckets", "rising")),
+        ("task_wait_buckets", "1,inf", wrong("task_wait_buckets", "above 0 and rising")),
+        ("nats_url", "nats://a:4222, tls://b", nullcontext("nats://a:4222,tls://b")),
+        ("nats_url", "nats://u:p@[::1]:4222", nullcontext("nats://u:p@[::1]:4222")),
+        ("nats_url", "a:4222", wrong("nats_url", "expected servers such as nats://host:4222")),
+        ("nats_url", "http://a:4222", wrong("nats_url", "expected servers such as nats://host:4222")),
+        ("nats_url", "nats://", wrong("nats_url", "expected servers such as nats://host:4222")),
+        ("nats_url", f"nats://u:{SECRET}/x@a", wrong("nats_url", "expected servers such as nats://host:4222")),
+        ("nats_url", f"nats://u:{SECRET}#x@a", wrong("nats_url", "expected servers such as nats://host:4222")),
+        ("nats_url", "nats://a,b", wrong("nats_url", "expected servers such as nats://host:4222")),
+        ("nats_replicas", "6", wrong("nats_replicas", "less than or equal to 5")),
+        ("nats_timeout_s", "0", wrong("nats_timeout_s", "greater than 0")),
+        ("nats_timeout_s", "61", wrong("nats_timeout_s", "less than or equal to 60")),
+        ("nats_sync_interval", "always", nullcontext("always")),
+        ("nats_sync_interval", "500ms", nullcontext("500ms")),
+        ("nats_sync_interval", "0s", wrong("nats_sync_interval", "match pattern")),
+        ("nats_sync_interval", "2 minutes", wrong("nats_sync_interval", "match pattern")),
+        ("nats_sync_interval", "1s\n", wrong("nats_sync_interval", "match pattern")),
+        ("nats_creds_file", "/run/creds", nullcontext(Path("/run/creds"))),
+        ("nats_tls_cert_file", "/run/tls.crt", wrong("", "NATS_TLS_CERT_FILE and NATS_TLS_KEY_FILE together")),
+        ("nats_tls_key_file", "/run/tls.key", wrong("", "NATS_TLS_CERT_FILE and NATS_TLS_KEY_FILE together")),
     ],
 )
 def test_variable_is_read_or_refused(
@@ -135,6 +175,65 @@ def test_keys_are_never_shown(monkeypatch: pytest.MonkeyPatch) -> None:
     assert SECRET not in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    "name", ["nats_password", "nats_token", "nats_nkey_seed", "nats_url"], ids=lambda name: name.upper()
+)
+def test_secrets_of_the_queue_are_never_in_an_error(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    value = f"http://u:{SECRET}@host" if name == "nats_url" else SECRET
+    monkeypatch.setenv(name.upper(), value)
+    monkeypatch.setenv("TASK_WORKERS", SECRET)
+    with pytest.raises(ValidationError) as caught:
+        Settings()
+    assert SECRET not in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["nats_password", "nats_token", "nats_nkey_seed"])
+def test_secrets_of_the_queue_are_never_shown(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    monkeypatch.setenv(name.upper(), SECRET)
+    if name == "nats_password":
+        monkeypatch.setenv("NATS_USER", "somebody")
+    shown = Settings()
+    for text in (repr(shown), str(shown), str(shown.model_dump()), shown.model_dump_json()):
+        assert SECRET not in text
+    assert getattr(shown, name).get_secret_value() == SECRET
+
+
+@pytest.mark.parametrize(
+    ("variables", "names"),
+    [
+        ({"NATS_USER": "u", "NATS_PASSWORD": "p"}, None),
+        ({"NATS_USER": "u", "NATS_TOKEN": "t"}, "NATS_USER and NATS_TOKEN"),
+        ({"NATS_TOKEN": "t", "NATS_NKEY_SEED": "s"}, "NATS_TOKEN and NATS_NKEY_SEED"),
+        ({"NATS_NKEY_SEED": "s", "NATS_CREDS_FILE": "f"}, "NATS_NKEY_SEED and NATS_CREDS_FILE"),
+        ({"NATS_TOKEN": "", "NATS_CREDS_FILE": "f"}, None),
+        ({"NATS_TLS_CERT_FILE": "c", "NATS_TLS_KEY_FILE": "k", "NATS_TOKEN": "t"}, None),
+    ],
+)
+def test_there_is_one_way_to_be_let_in(
+    monkeypatch: pytest.MonkeyPatch, variables: dict[str, str], names: str | None
+) -> None:
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    with wrong("", f"expected one way to authenticate, got {names}") if names else nullcontext():
+        Settings()
+
+
+@pytest.mark.parametrize(
+    ("variables", "servers", "is_embedded"),
+    [
+        ({}, [], True),
+        ({"NATS_URL": "nats://a,nats://b"}, ["nats://a", "nats://b"], False),
+        ({"ENABLE_TASKS": "false"}, [], False),
+    ],
+)
+def test_a_queue_is_started_where_none_is_named(
+    monkeypatch: pytest.MonkeyPatch, variables: dict[str, str], servers: list[str], *, is_embedded: bool
+) -> None:
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    assert (Settings().nats_servers, Settings().is_queue_embedded) == (servers, is_embedded)
+
+
 def test_settings_do_not_change() -> None:
     with pytest.raises(ValidationError, match="frozen"):
         Settings().port = 1
@@ -161,7 +260,7 @@ def test_two_free_ports_do_not_collide(monkeypatch: pytest.MonkeyPatch) -> None:
     assert Settings().port == Settings().metrics_port == 0
 
 
-@pytest.mark.parametrize("bounds", [REQUEST_SECONDS, STEP_SECONDS])
+@pytest.mark.parametrize("bounds", [REQUEST_SECONDS, STEP_SECONDS, TASK_SECONDS])
 def test_a_threshold_of_half_a_second_is_a_bound(bounds: tuple[float, ...]) -> None:
     assert 0.5 in bounds  # objectives are read off at bounds
 

@@ -18,6 +18,10 @@ _FLAG = struct.Struct("=i")  # draining, then booted: each on its own, for they 
 _DRAINING, _BOOTED, _FIRST_ROW = _HEADER.size, _HEADER.size + _FLAG.size, _HEADER.size + 2 * _FLAG.size
 _ROW = struct.Struct("=iid")  # pid, state, last beat
 _ROWS = 1024
+_COMPANION = struct.Struct("=i28s")  # pid, name
+_COMPANIONS = 8
+_FIRST_COMPANION = _FIRST_ROW + _ROWS * _ROW.size
+_SIZE = _FIRST_COMPANION + _COMPANIONS * _COMPANION.size
 
 
 class State(IntEnum):
@@ -34,6 +38,7 @@ class Row:
     """One worker as the board knows it; ``beat_age_s`` is the time since it last showed a sign of life."""
 
     slot: int
+    name: str
     pid: int
     state: State
     beat_age_s: float
@@ -45,17 +50,33 @@ class Board:
     Args:
         expected_workers: how many workers have to have booted before the service is ready.
         timeout_s: how old a worker's last sign of life may be.
+        worker_name: what workers are called: ``worker-0``, ``worker-1`` and so on.
+        beside: the board of a second set of workers, under a master of its own, which is told of beside this one.
     """
 
-    def __init__(self, *, expected_workers: int, timeout_s: float) -> None:
-        self._memory = mmap.mmap(-1, _FIRST_ROW + _ROWS * _ROW.size)
+    def __init__(
+        self, *, expected_workers: int, timeout_s: float, worker_name: str = "worker", beside: Board | None = None
+    ) -> None:
+        self.beside = beside
+        self._memory = mmap.mmap(-1, _SIZE)
+        self._expected_workers = expected_workers
         self._timeout_s = timeout_s
-        _HEADER.pack_into(self._memory, 0, os.getpid(), expected_workers, time.monotonic())
+        self._worker_name = worker_name
+        self.take_over()
+
+    def take_over(self) -> None:
+        """Make this process the master, of a board that is as new."""
+        self._memory[:] = bytes(_SIZE)
+        _HEADER.pack_into(self._memory, 0, os.getpid(), self._expected_workers, time.monotonic())
 
     @property
     def master_pid(self) -> int:
-        """The process that made the board."""
+        """The process that made the board, or took it over."""
         return int(_HEADER.unpack_from(self._memory, 0)[0])
+
+    def worker_name(self, slot: int) -> str:
+        """Return what the worker in a slot is called."""
+        return f"{self._worker_name}-{slot}"
 
     @property
     def is_draining(self) -> bool:
@@ -85,8 +106,24 @@ class Board:
         for slot in range(_ROWS):
             pid, state, beat = _ROW.unpack_from(self._memory, self._offset(slot))
             if state != State.ABSENT:
-                rows.append(Row(slot, pid, State(state), max(0.0, now - beat)))
+                rows.append(Row(slot, self.worker_name(slot), pid, State(state), max(0.0, now - beat)))
         return rows
+
+    def note_companion(self, number: int, name: str, pid: int) -> None:
+        """Write down a process that the master keeps beside the workers; 0 where it does not run.
+
+        Args:
+            number: its place, below 8.
+            name: up to 28 letters.
+            pid: its process id.
+        """
+        _COMPANION.pack_into(self._memory, _FIRST_COMPANION + number * _COMPANION.size, pid, name.encode())
+
+    def companions(self) -> dict[str, int]:
+        """Map the names of the companions that run to their process ids."""
+        end = _FIRST_COMPANION + _COMPANIONS * _COMPANION.size
+        entries = _COMPANION.iter_unpack(self._memory[_FIRST_COMPANION:end])
+        return {name.rstrip(b"\0").decode(): pid for pid, name in entries if pid}
 
     def is_live(self) -> bool:
         """Tell whether some worker showed a sign of life in time; while all still boot, the master counts."""

@@ -36,16 +36,21 @@ def health_report(board: Board) -> dict[str, Any]:
         "live": board.is_live(),
         "ready": board.is_ready(),
         "draining": board.is_draining,
-        "workers": [
-            {
-                "name": f"worker-{row.slot}",
-                "pid": row.pid,
-                "state": row.state.name.lower(),
-                "last_beat_s": round(row.beat_age_s, 3),
-            }
-            for row in board.rows()
-        ],
+        "workers": _list_workers(board),
+        "task_workers": _list_workers(board.beside) if board.beside is not None else [],
     }
+
+
+def _list_workers(board: Board) -> list[dict[str, Any]]:
+    return [
+        {
+            "name": row.name,
+            "pid": row.pid,
+            "state": row.state.name.lower(),
+            "last_beat_s": round(row.beat_age_s, 3),
+        }
+        for row in board.rows()
+    ]
 
 
 def probe(board: Board, path: str) -> tuple[HTTPStatus, bytes]:

@@ -24,6 +24,7 @@ OTHER_METHOD = "OTHER"
 UNMATCHED_ENDPOINT = "unmatched"
 
 _METHOD = "request method; `OTHER` outside the standard ones"
+_TYPE = {"type": ("facial_processing",)}
 _ENDPOINT = "route template; `unmatched` where no route matches"
 
 
@@ -89,7 +90,57 @@ METRICS: tuple[MetricSpec, ...] = (
         "api_rejections_total",
         "counter",
         "Requests turned away before any work.",
-        {"reason": ("saturated", "too_large", "unauthorized", "body_timeout")},
+        {"reason": ("saturated", "too_large", "unauthorized", "body_timeout", "queue_full", "queue_unavailable")},
+    ),
+    MetricSpec("task_submissions_total", "counter", "Tasks taken.", _TYPE),
+    MetricSpec(
+        "task_completions_total",
+        "counter",
+        "Tasks that came to an end.",
+        {**_TYPE, "status": ("SUCCESS", "FAILURE", "CANCELLED")},
+    ),
+    MetricSpec(
+        "task_processing_duration_seconds",
+        "histogram",
+        "Time of the work on a task, each attempt for itself.",
+        _TYPE,
+        buckets="task_duration_buckets",
+    ),
+    MetricSpec(
+        "task_wait_seconds",
+        "histogram",
+        "Time from a task's submission to the first work on it.",
+        _TYPE,
+        buckets="task_wait_buckets",
+    ),
+    MetricSpec("task_redeliveries_total", "counter", "Deliveries of a task after its first.", _TYPE),
+    MetricSpec("task_dead_total", "counter", "Tasks that were given up on and kept aside.", _TYPE),
+    MetricSpec("task_queue_size", "gauge", "Tasks that wait for a worker.", _TYPE, is_collected=True),
+    MetricSpec(
+        "active_tasks_count", "gauge", "Tasks that a worker holds and has not confirmed.", _TYPE, is_collected=True
+    ),
+    MetricSpec(
+        "task_oldest_age_seconds",
+        "gauge",
+        "Age of the oldest task that is not done; 0 where there is none.",
+        _TYPE,
+        is_collected=True,
+    ),
+    MetricSpec("task_dead_kept", "gauge", "Tasks that are kept aside now.", {}, is_collected=True),
+    MetricSpec("queue_up", "gauge", "Whether the queue answers.", {}, is_collected=True),
+    MetricSpec("queue_storage_bytes", "gauge", "Storage that the queue uses.", {}, is_collected=True),
+    MetricSpec(
+        "queue_storage_limit_bytes",
+        "gauge",
+        "Storage that the queue may use; absent where its server does not tell.",
+        {},
+        is_collected=True,
+    ),
+    MetricSpec(
+        "cache_lookups_total",
+        "counter",
+        "Looks for a result that is there already.",
+        {"result": ("hit", "miss", "unavailable")},
     ),
     MetricSpec(
         "image_processing_duration_seconds",
@@ -109,20 +160,20 @@ METRICS: tuple[MetricSpec, ...] = (
         "errors_total",
         "counter",
         "Errors, of the caller and of the service.",
-        {"type": "error code, as in the answer", "component": "`api`, `images`"},
+        {"type": "error code, as in the answer", "component": "`api`, `images`, `tasks`"},
     ),
     MetricSpec(
         "memory_usage_bytes",
         "gauge",
         "Resident memory.",
-        {"process": "`master`, `exporter`, `worker-0`, …"},
+        {"process": "`master`, `exporter`, `worker-0`, `task-master`, `task-0`, `nats-server`, …"},
         is_collected=True,
     ),
     MetricSpec(
         "cpu_usage_percent",
         "gauge",
         "CPU time of late, of one core.",
-        {"process": "`master`, `exporter`, `worker-0`, …"},
+        {"process": "`master`, `exporter`, `worker-0`, `task-master`, `task-0`, `nats-server`, …"},
         is_collected=True,
     ),
     MetricSpec(

@@ -19,11 +19,15 @@ from app.observability.rich_logging import get_logger
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+    from contextlib import AbstractContextManager
 
 P = ParamSpec("P")
 R = TypeVar("R")
 
 _STEPS = "image_processing_duration_seconds"
+_WORK = "task_processing_duration_seconds"
+_WAIT = "task_wait_seconds"
+_OBSERVED = {_STEPS, _WORK, _WAIT}
 
 log = get_logger("server")
 
@@ -57,7 +61,7 @@ def _write(entries: list[tuple[str, tuple[str, ...], float]]) -> None:
     child = metrics.child
     try:
         for name, labels, amount in entries:
-            if name == _STEPS:
+            if name in _OBSERVED:
                 child(name, *labels).observe(amount)
             else:
                 child(name, *labels).inc(amount)
@@ -105,9 +109,38 @@ def record_worker_exit(reason: str) -> None:
     _record("app_worker_exits_total", (reason,))
 
 
+def record_task_submitted(task_type: str) -> None:
+    """Count one task that was taken."""
+    _record("task_submissions_total", (task_type,))
+
+
+def record_task_wait(task_type: str, seconds: float) -> None:
+    """Note how long a task waited for the first work on it."""
+    _record(_WAIT, (task_type,), max(0.0, seconds))
+
+
+def record_task_completed(task_type: str, status: str) -> None:
+    """Count one task that came to an end, by whoever wrote that end into its record."""
+    _record("task_completions_total", (task_type, status))
+
+
+def record_task_redelivered(task_type: str) -> None:
+    """Count one delivery of a task that had been delivered before."""
+    _record("task_redeliveries_total", (task_type,))
+
+
+def record_task_dead(task_type: str) -> None:
+    """Count one task that was given up on and kept aside."""
+    _record("task_dead_total", (task_type,))
+
+
+def record_cache_lookup(result: str) -> None:
+    """Count one look for a result that is there already: ``hit``, ``miss`` or ``unavailable``."""
+    _record("cache_lookups_total", (result,))
+
+
 @contextmanager
-def image_step(operation: str) -> Iterator[None]:
-    """Time one step of the work on an image; a step that fails is timed too."""
+def _timed(name: str, label: str) -> Iterator[None]:
     if not metrics.is_enabled():
         yield
         return
@@ -115,7 +148,12 @@ def image_step(operation: str) -> Iterator[None]:
     try:
         yield
     finally:
-        _record(_STEPS, (operation,), time.perf_counter() - start)
+        _record(name, (label,), time.perf_counter() - start)
+
+
+def image_step(operation: str) -> AbstractContextManager[None]:
+    """Time one step of the work on an image; a step that fails is timed too."""
+    return _timed(_STEPS, operation)
 
 
 def track_image_processing(operation: str) -> Callable[[Callable[P, R]], Callable[P, R]]:
@@ -128,20 +166,39 @@ def track_image_processing(operation: str) -> Callable[[Callable[P, R]], Callabl
         >>> decode(b"abc")
         3
     """
+    return _track(_STEPS, operation)
 
+
+def track_task_metrics(task_type: str) -> Callable[[Callable[P, R]], Callable[P, R]]:
+    """Time every call of a function, sync or async, as work on a task; work that fails is timed too.
+
+    How a task ended is for whoever stores its record to count (`record_task_completed`): work can succeed and come too
+    late.
+
+    Example:
+        >>> @track_task_metrics("facial_processing")
+        ... def work(data: bytes) -> int:
+        ...     return len(data)
+        >>> work(b"abc")
+        3
+    """
+    return _track(_WORK, task_type)
+
+
+def _track(name: str, label: str) -> Callable[[Callable[P, R]], Callable[P, R]]:
     def decorate(function: Callable[P, R]) -> Callable[P, R]:
         if inspect.iscoroutinefunction(function):
 
             @functools.wraps(function)
             async def timed_async(*args: P.args, **kwargs: P.kwargs) -> Any:
-                with image_step(operation):
+                with _timed(name, label):
                     return await function(*args, **kwargs)
 
             return cast("Callable[P, R]", timed_async)
 
         @functools.wraps(function)
         def timed(*args: P.args, **kwargs: P.kwargs) -> R:
-            with image_step(operation):
+            with _timed(name, label):
                 return function(*args, **kwargs)
 
         return timed

@@ -1,8 +1,7 @@
-"""Memory and CPU of the master, its workers and the exporter, read when somebody scrapes."""
+"""Memory and CPU of the master, its workers and the processes beside them, read when somebody scrapes."""
 
 from __future__ import annotations
 
-import os
 import platform
 import time
 from typing import TYPE_CHECKING
@@ -64,11 +63,11 @@ class ResourceCollector(Collector):
 
     def _processes(self) -> Iterator[tuple[str, int]]:
         yield "master", self._board.master_pid
-        if os.getppid() == self._board.master_pid and os.getpid() not in {row.pid for row in self._board.rows()}:
-            yield "exporter", os.getpid()
-        for row in self._board.rows():
-            if row.pid != self._board.master_pid:
-                yield f"worker-{row.slot}", row.pid
+        yield from self._board.companions().items()
+        for board in filter(None, (self._board, self._board.beside)):
+            for row in board.rows():
+                if row.pid != self._board.master_pid:
+                    yield row.name, row.pid
 
 
 class BuildCollector(Collector):

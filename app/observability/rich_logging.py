@@ -25,18 +25,19 @@ if TYPE_CHECKING:
     from rich.text import Text
 
 ROOT = "facial"
-COMPONENTS = ("api", "images", "server")
-COMPONENT_TITLES = {"api": "API", "images": "Images", "server": "Server"}
+COMPONENTS = ("api", "images", "tasks", "server")
+COMPONENT_TITLES = {"api": "API", "images": "Images", "tasks": "Tasks", "server": "Server"}
 DEFAULT_THEME = {
     "component.api": "bold cyan",
     "component.images": "bold magenta",
+    "component.tasks": "bold green",
     "component.server": "bold blue",
     "status.ok": "green",
     "status.client": "yellow",
     "status.server": "bold red",
 }
 _RECORD_FIELDS = frozenset({*logging.makeLogRecord({}).__dict__, "message", "asctime"})
-_COMPONENT = r"\A(?:(?P<api>API)|(?P<images>Images)|(?P<server>Server))\b"
+_COMPONENT = r"\A(?:(?P<api>API)|(?P<images>Images)|(?P<tasks>Tasks)|(?P<server>Server))\b"
 _STATUS = r" (?:(?P<ok>[123]\d\d)|(?P<client>4\d\d)|(?P<server>5\d\d))(?= [\d.]+ms )"
 
 
@@ -66,7 +67,7 @@ class LogOptions:
 
 
 def get_logger(component: str) -> logging.Logger:
-    """Return the logger of one component: ``api``, ``images`` or ``server``."""
+    """Return the logger of one component: ``api``, ``images``, ``tasks`` or ``server``."""
     return logging.getLogger(f"{ROOT}.{component}")
 
 

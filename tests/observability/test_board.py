@@ -65,6 +65,39 @@ def test_another_process_writes_its_own_row(board: Board) -> None:
     assert board.state(3) is State.READY
 
 
+def test_another_master_starts_anew(board: Board) -> None:
+    board.beat(0, State.READY)
+    board.drain()
+    board.note_companion(0, "exporter", 17)
+    child = os.fork()
+    if not child:
+        board.take_over()
+        os._exit(0)
+    os.waitpid(child, 0)
+    assert board.master_pid == child
+    assert (board.rows(), board.companions(), board.is_draining) == ([], {}, False)
+
+
+def test_companions_are_those_that_run(board: Board) -> None:
+    board.note_companion(0, "exporter", 17)
+    board.note_companion(1, "nats-server", 18)
+    assert board.companions() == {"exporter": 17, "nats-server": 18}
+    board.note_companion(0, "exporter", 0)
+    assert board.companions() == {"nats-server": 18}
+
+
+def test_workers_beside_are_told_of_and_change_nothing() -> None:
+    tasks = Board(expected_workers=1, timeout_s=60, worker_name="task")
+    board = Board(expected_workers=1, timeout_s=60, beside=tasks)
+    board.beat(0, State.READY)
+    assert health_report(board)["task_workers"] == []
+    tasks.beat(0, State.STARTING)
+    report = health_report(board)
+    assert [worker["name"] for worker in report["workers"]] == ["worker-0"]
+    assert [(worker["name"], worker["state"]) for worker in report["task_workers"]] == [("task-0", "starting")]
+    assert (report["live"], report["ready"]) == (True, True)
+
+
 @pytest.mark.parametrize("slot", [-1, 1024])
 def test_slot_beyond_the_board_is_refused(board: Board, slot: int) -> None:
     with pytest.raises(ValueError, match="room"):

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import json
 import logging
+import os
+import signal
+import time
 from typing import Any
 
 import pytest
@@ -86,3 +89,21 @@ def test_resources_of_this_process(board: Board) -> None:
     assert memory.labels == {"process": "master"}
     assert memory.value > 1e6
     assert all(family.samples[0].value >= 0 for family in (first["cpu_usage_percent"], second["cpu_usage_percent"]))
+
+
+def test_resources_of_companions_and_of_workers_beside(board: Board) -> None:
+    tasks = Board(expected_workers=1, timeout_s=60, worker_name="task")
+    board.beside = tasks
+    child = os.fork()
+    if not child:
+        tasks.beat(0, State.READY)
+        signal.pause()
+    try:
+        board.note_companion(0, "nats-server", child)
+        while not tasks.rows():
+            time.sleep(0.01)
+        memory, _ = ResourceCollector(board).collect()
+        assert {sample.labels["process"] for sample in memory.samples} == {"master", "nats-server", "task-0"}
+    finally:
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 STEPS = "image_processing_duration_seconds_count"
+TASK = "facial_processing"
 
 
 @recording.track_image_processing("decode")
@@ -27,6 +28,18 @@ def work(value: int) -> int:
 
 @recording.track_image_processing("decode")
 async def work_async(value: int) -> int:
+    await asyncio.sleep(0)
+    return work.__wrapped__(value)  # type: ignore[attr-defined,no-any-return]
+
+
+@recording.track_task_metrics(TASK)
+def do_task(value: int) -> int:
+    """Do it."""
+    return work.__wrapped__(value)  # type: ignore[attr-defined,no-any-return]
+
+
+@recording.track_task_metrics(TASK)
+async def do_task_async(value: int) -> int:
     await asyncio.sleep(0)
     return work.__wrapped__(value)  # type: ignore[attr-defined,no-any-return]
 
@@ -49,7 +62,14 @@ def test_helpers_record_nothing_while_metrics_are_off() -> None:
     recording.record_error("image_corrupt", "images")
     recording.record_rejection("saturated")
     recording.record_worker_exit("killed")
+    recording.record_task_submitted(TASK)
+    recording.record_task_wait(TASK, 1)
+    recording.record_task_completed(TASK, "SUCCESS")
+    recording.record_task_redelivered(TASK)
+    recording.record_task_dead(TASK)
+    recording.record_cache_lookup("hit")
     assert work(1) == 2
+    assert do_task(1) == 2
     with pytest.raises(RuntimeError, match="off"):
         metrics.child("landmarks_processed_total")
 
@@ -106,3 +126,47 @@ def test_incomplete_row_is_refused(monkeypatch: pytest.MonkeyPatch, spec: Metric
 @pytest.mark.parametrize(("method", "label"), [("GET", "GET"), ("PATCH", "PATCH"), ("BREW", "OTHER"), ("get", "OTHER")])
 def test_method_label_is_bounded(method: str, label: str) -> None:
     assert metrics.method_label(method) == label
+
+
+def test_work_on_tasks_is_timed_in_functions_of_both_kinds(scrape: Callable[[], dict[Any, float]]) -> None:
+    assert (do_task(1), asyncio.run(do_task_async(1))) == (2, 2)
+    with pytest.raises(ValueError, match="negative"):
+        do_task(-1)
+    with pytest.raises(ValueError, match="negative"):
+        asyncio.run(do_task_async(-1))
+    counted = scrape()
+    assert counted["task_processing_duration_seconds_count", TASK] == 4
+    assert counted[STEPS, "decode"] == 0, "it is no step of the work on an image"
+    assert (do_task.__name__, do_task.__doc__, do_task_async.__name__) == ("do_task", "Do it.", "do_task_async")
+    # How tasks ended is counted by whoever stores it.
+    assert all(counted["task_completions_total", status, TASK] == 0 for status in ("SUCCESS", "FAILURE", "CANCELLED"))
+
+
+def test_what_becomes_of_tasks_is_counted(scrape: Callable[[], dict[Any, float]]) -> None:
+    for _ in range(3):
+        recording.record_task_submitted(TASK)
+    recording.record_task_wait(TASK, 0.5)
+    recording.record_task_wait(TASK, -0.5)  # the clock was set back, or two machines' differ
+    for status in ("SUCCESS", "FAILURE", "FAILURE", "CANCELLED"):
+        recording.record_task_completed(TASK, status)
+    recording.record_task_redelivered(TASK)
+    recording.record_task_dead(TASK)
+    for result in ("hit", "miss", "miss", "unavailable"):
+        recording.record_cache_lookup(result)
+    counted = scrape()
+    assert counted["task_submissions_total", TASK] == 3
+    assert (counted["task_wait_seconds_count", TASK], counted["task_wait_seconds_sum", TASK]) == (2, 0.5)
+    completed = [counted["task_completions_total", status, TASK] for status in ("SUCCESS", "FAILURE", "CANCELLED")]
+    assert completed == [1, 2, 1]
+    assert (counted["task_redeliveries_total", TASK], counted["task_dead_total", TASK]) == (1, 1)
+    assert [counted["cache_lookups_total", result] for result in ("hit", "miss", "unavailable")] == [1, 2, 1]
+
+
+def test_work_on_a_task_is_held_back_like_all_else(scrape: Callable[[], dict[Any, float]]) -> None:
+    with recording.held_back():
+        do_task(1)
+        recording.record_task_wait(TASK, 1)
+        during = scrape()
+    after = scrape()
+    for name in ("task_processing_duration_seconds_count", "task_wait_seconds_count"):
+        assert (during[name, TASK], after[name, TASK]) == (0, 1)

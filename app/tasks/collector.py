@@ -1,0 +1,205 @@
+"""What the queue's server knows of tasks, asked when somebody scrapes."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import threading
+import time
+import urllib.request
+from concurrent.futures import Future  # noqa: TC003 - the annotation of a variable
+from datetime import datetime
+from typing import TYPE_CHECKING, Final
+
+import msgspec
+from prometheus_client.registry import Collector
+
+from app.observability.metrics import gauge_family
+from app.observability.rich_logging import get_logger
+from app.tasks.connection import Connection
+from app.tasks.errors import QueueError
+from app.tasks.stream import CONSUMER, DEAD_STREAM, RECORDS_STREAM, STREAM, TASK_TYPE
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from prometheus_client.core import GaugeMetricFamily
+
+    from app.settings import Settings
+
+log = get_logger("tasks")
+
+ANSWER_S: Final = 0.6  # a scrape answers within a second, whatever the queue does
+FIRST_S: Final = 0.5
+
+
+class _StreamState(msgspec.Struct):
+    messages: int = 0
+    bytes: int = 0
+    first_ts: str = ""
+
+
+class _Stream(msgspec.Struct):
+    state: _StreamState = msgspec.field(default_factory=_StreamState)
+
+
+class _Consumer(msgspec.Struct):
+    num_pending: int = 0
+    num_ack_pending: int = 0
+
+
+class _Limits(msgspec.Struct):
+    max_storage: int = -1
+
+
+class _Account(msgspec.Struct):
+    storage: int = 0
+    limits: _Limits = msgspec.field(default_factory=_Limits)
+
+
+class _MonitorConfig(msgspec.Struct):
+    max_storage: int = 0
+
+
+class _Monitor(msgspec.Struct):
+    config: _MonitorConfig = msgspec.field(default_factory=_MonitorConfig)
+
+
+class QueueFigures(msgspec.Struct, frozen=True, kw_only=True):
+    """What was read.
+
+    Attributes:
+        waiting: tasks that no worker has.
+        unconfirmed: tasks that a worker has.
+        oldest_s: age of the oldest of both; 0 where there is none.
+        dead: tasks that are kept aside.
+        storage: bytes that are used.
+        storage_limit: bytes that may be used; None where the server does not tell.
+    """
+
+    waiting: int
+    unconfirmed: int
+    oldest_s: float
+    dead: int
+    storage: int
+    storage_limit: int | None
+
+
+class QueueCollector(Collector):
+    """``queue_up`` always; what the queue holds and takes where it answers.
+
+    It is made before the processes fork. The one that is scraped connects, in a thread of its own, when it is scraped
+    first.
+
+    Args:
+        settings: where the queue is.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._connection: Connection | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._owner = 0
+        self._lock = threading.Lock()
+
+    def collect(self) -> Iterator[GaugeMetricFamily]:
+        """Yield one sample a metric."""
+        figures = self._read()
+        up = gauge_family("queue_up")
+        up.add_metric([], 0 if figures is None else 1)
+        yield up
+        if figures is None:
+            return
+        samples: list[tuple[str, list[str], float | None]] = [
+            ("task_queue_size", [TASK_TYPE], figures.waiting),
+            ("active_tasks_count", [TASK_TYPE], figures.unconfirmed),
+            ("task_oldest_age_seconds", [TASK_TYPE], figures.oldest_s),
+            ("task_dead_kept", [], figures.dead),
+            ("queue_storage_bytes", [], figures.storage),
+            ("queue_storage_limit_bytes", [], figures.storage_limit),
+        ]
+        for name, labels, value in samples:
+            if value is not None:
+                family = gauge_family(name)
+                family.add_metric(labels, value)
+                yield family
+
+    def _read(self) -> QueueFigures | None:
+        with self._lock:
+            is_new = self._owner != os.getpid()
+            if is_new:
+                self._start()
+        if self._loop is None or self._connection is None:
+            return None
+        reading: Future[QueueFigures] = asyncio.run_coroutine_threadsafe(
+            read_figures(self._connection, self._settings, wait_s=FIRST_S if is_new else 0), self._loop
+        )
+        try:
+            return reading.result(timeout=ANSWER_S + (FIRST_S if is_new else 0))
+        except (QueueError, TimeoutError, msgspec.DecodeError) as error:
+            log.debug("The queue told nothing: %s", type(error).__name__)
+            reading.cancel()
+            return None
+
+    def _start(self) -> None:
+        self._owner = os.getpid()
+        loop = self._loop = asyncio.new_event_loop()
+        self._connection = Connection(self._settings, "facial-service metrics")
+        threading.Thread(target=loop.run_forever, name="queue-figures", daemon=True).start()
+        asyncio.run_coroutine_threadsafe(self._connection.start(), loop)
+
+
+async def read_figures(connection: Connection, settings: Settings, *, wait_s: float = 0.0) -> QueueFigures:
+    """Ask the server.
+
+    Args:
+        connection: to it.
+        settings: where its monitoring port is.
+        wait_s: how long to wait for the connection.
+
+    Raises:
+        QueueUnavailableError: no answer.
+    """
+    end = time.monotonic() + wait_s
+    await connection.wait_up(lambda: time.monotonic() > end)
+
+    async def ask(subject: str) -> bytes:
+        return (await connection.request(f"$JS.API.{subject}", timeout_s=ANSWER_S)).data
+
+    stream, consumer, dead, records, account, limit = await asyncio.gather(
+        ask(f"STREAM.INFO.{STREAM}"),
+        ask(f"CONSUMER.INFO.{STREAM}.{CONSUMER}"),
+        ask(f"STREAM.INFO.{DEAD_STREAM}"),
+        ask(f"STREAM.INFO.{RECORDS_STREAM}"),
+        ask("INFO"),
+        asyncio.to_thread(_read_limit, settings.nats_monitor_url),
+    )
+    tasks = msgspec.json.decode(stream, type=_Stream).state
+    given_out = msgspec.json.decode(consumer, type=_Consumer)
+    buried = msgspec.json.decode(dead, type=_Stream).state
+    kept = msgspec.json.decode(records, type=_Stream).state
+    share = msgspec.json.decode(account, type=_Account)
+    return QueueFigures(
+        waiting=given_out.num_pending,
+        unconfirmed=given_out.num_ack_pending,
+        oldest_s=_age_s(tasks.first_ts) if tasks.messages else 0.0,
+        dead=buried.messages,
+        storage=tasks.bytes + kept.bytes + buried.bytes,
+        storage_limit=share.limits.max_storage if share.limits.max_storage > 0 else limit,
+    )
+
+
+def _age_s(timestamp: str) -> float:
+    # The server writes nanoseconds, which Python's reader takes from version 3.11 on, and cuts.
+    return max(0.0, time.time() - datetime.fromisoformat(timestamp).timestamp())
+
+
+def _read_limit(monitor_url: str) -> int | None:
+    """Ask the monitoring port how much the server may store; None where there is none, or no answer."""
+    if not monitor_url:
+        return None
+    try:
+        with urllib.request.urlopen(f"{monitor_url.rstrip('/')}/jsz", timeout=ANSWER_S / 2) as answer:  # noqa: S310
+            return msgspec.json.decode(answer.read(), type=_Monitor).config.max_storage or None
+    except (OSError, ValueError):
+        return None

@@ -1,0 +1,300 @@
+"""One NATS connection of a process: made from the settings, kept for as long as the process lives.
+
+The client library reconnects by itself as long as nothing but the network is at fault; here the rest is added. A first
+connection is waited for in the background, a connection that the server refuses is tried again, and after each one the
+streams are looked after, for the server may have come back without them.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import ssl
+from typing import TYPE_CHECKING, Any
+from urllib.parse import unquote, urlsplit
+
+import msgspec
+import nats.errors
+from nats.aio.client import Client
+
+from app.observability.rich_logging import get_logger
+from app.tasks.errors import QueueFullError, QueueUnavailableError, TaskTooLargeError
+from app.tasks.stream import ensure_streams
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from nats.aio.msg import Msg
+
+    from app.settings import Settings
+
+log = get_logger("tasks")
+
+RECONNECT_PAUSE_S = 0.5
+# The library tries to connect for ever, and may hang in it, after a handshake that failed: then it is begun anew.
+CONNECT_LIMIT_S = 10.0
+HANG_UP_S = 1
+# A server that vanished without a word (a node gone, a network split) is noticed after two of these.
+PING_INTERVAL_S = 10
+MIN_SERVER = (2, 11)  # the first with a time to live for each message
+
+# https://github.com/nats-io/nats-server/blob/main/server/errors.json
+_WRONG_REVISION = {10071, 10164}
+_FULL = {10002, 10023, 10047, 10077}
+_TOO_LARGE = {10054}
+
+
+class RevisionConflictError(Exception):
+    """Somebody else wrote in between."""
+
+
+class _ApiFault(msgspec.Struct):
+    code: int = 0
+    err_code: int = 0
+    description: str = ""
+
+
+class _Stored(msgspec.Struct):
+    seq: int = 0
+    error: _ApiFault | None = None
+
+
+_STORED = msgspec.json.Decoder(_Stored)
+
+
+class Connection:
+    """The way to the queue's server.
+
+    Args:
+        settings: where the server is and how to be let in.
+        name: told to the server, for whoever looks at its list of clients.
+    """
+
+    def __init__(self, settings: Settings, name: str) -> None:
+        self._settings = settings
+        self._name = name
+        self._client: Client | None = None
+        self._keeper: asyncio.Task[None] | None = None
+        self._is_prepared = False
+        self._is_closing = False
+        self._preparing: asyncio.Task[None] | None = None
+        self._troubles: set[str] = set()
+
+    @property
+    def is_up(self) -> bool:
+        """Whether the server is there and has the streams."""
+        return self._client is not None and self._client.is_connected and self._is_prepared
+
+    @property
+    def client(self) -> Client:
+        """The library's client, connected.
+
+        Raises:
+            QueueUnavailableError: there is no connection now.
+        """
+        if self._client is None or not self.is_up:
+            raise QueueUnavailableError("the queue cannot be reached now; come back after the time in Retry-After")
+        return self._client
+
+    async def start(self) -> None:
+        """Begin to connect, and go on until `close`."""
+        self._keeper = asyncio.create_task(self._keep())
+
+    async def close(self) -> None:
+        """Send what is to be sent, and hang up."""
+        self._is_closing = True
+        if self._client is not None:
+            await _flush(self._client)
+        for task in filter(None, (self._preparing, self._keeper)):
+            # Once may not be enough: wait_for of Python 3.11 loses a cancellation that comes together with its result.
+            while not task.done():
+                task.cancel()
+                await asyncio.wait({task}, timeout=HANG_UP_S / 2)
+
+    async def wait_up(self, stop: Callable[[], bool]) -> bool:
+        """Wait for a connection, or until ``stop`` says so; tell which it was."""
+        while not self.is_up:
+            if stop():
+                return False
+            await asyncio.sleep(0.05)
+        return True
+
+    async def store(self, subject: str, payload: bytes, headers: dict[str, str] | None = None) -> int:
+        """Publish into a stream, and wait until it is stored.
+
+        Returns:
+            Its sequence number.
+
+        Raises:
+            QueueUnavailableError: no answer.
+            QueueFullError: the stream is full, or the server's storage.
+            TaskTooLargeError: the message is larger than the server takes.
+            RevisionConflictError: a header asked for another last revision.
+        """
+        answer = _STORED.decode((await self.request(subject, payload, headers)).data)
+        fault = answer.error
+        if fault is None:
+            return answer.seq
+        if fault.err_code in _WRONG_REVISION:
+            raise RevisionConflictError
+        if fault.err_code in _FULL:
+            raise QueueFullError("the queue is full; come back after the time in Retry-After")
+        if fault.err_code in _TOO_LARGE:
+            raise TaskTooLargeError("the queue does not take messages as large as this task")
+        log.warning("The queue refused a message: %s (%d)", fault.description, fault.err_code)
+        raise QueueUnavailableError("the queue cannot store anything now; come back after the time in Retry-After")
+
+    async def request(
+        self, subject: str, payload: bytes = b"", headers: dict[str, str] | None = None, timeout_s: float | None = None
+    ) -> Msg:
+        """Ask the server, within the time of the settings unless said otherwise.
+
+        Raises:
+            QueueUnavailableError: no answer.
+            TaskTooLargeError: the message is larger than the server takes.
+        """
+        limit_s = timeout_s or self._settings.nats_timeout_s
+        client = self.client
+        # The server counts headers too, and hangs up on whoever sends it more; the library looks at the rest alone.
+        if len(payload) + _header_size(headers or {}) > client.max_payload:
+            raise TaskTooLargeError("the queue does not take messages as large as this task")
+        try:
+            return await client.request(subject, payload, timeout=limit_s, headers=headers)
+        except nats.errors.NoRespondersError:
+            # The server is there and the stream is not (yet): just started, or its store is gone.
+            self.prepare_again()
+            raise _unavailable() from None
+        except (nats.errors.Error, OSError, TimeoutError):
+            raise _unavailable() from None
+
+    def prepare_again(self) -> None:
+        """Look after the streams again: the server answers, but not as one that has them."""
+        if self._is_prepared:
+            self._is_prepared = False
+            self._preparing = asyncio.create_task(self._prepare())
+
+    async def _keep(self) -> None:
+        while not self._is_closing:
+            client, lost = Client(), asyncio.Event()
+            try:
+                async with asyncio.timeout(max(CONNECT_LIMIT_S, 2 * self._settings.nats_timeout_s)):
+                    await client.connect(**self._options(lost))
+                self._client = client
+                await self._prepare()
+                if not self._is_closing:
+                    await lost.wait()
+            except Exception as error:  # noqa: BLE001 - a seed that is none, say: whatever it is, the others go on
+                self._report(error)
+            finally:
+                self._is_prepared = False
+                await _hang_up(client)
+            await asyncio.sleep(RECONNECT_PAUSE_S)
+
+    async def _prepare(self) -> None:
+        client = self._client
+        while client is not None and not client.is_closed:
+            try:
+                _require_version(client)
+                await ensure_streams(client, self._settings)
+            except (nats.errors.Error, OSError, TimeoutError, ValueError) as error:
+                self._report(error)
+                await asyncio.sleep(RECONNECT_PAUSE_S)
+            else:
+                self._is_prepared = True
+                if self._troubles:
+                    log.info("The queue is back")
+                self._troubles.clear()
+                return
+
+    def _options(self, lost: asyncio.Event) -> dict[str, Any]:
+        async def note_error(error: Exception) -> None:
+            self._report(error)
+
+        async def note_loss() -> None:
+            self._is_prepared = False
+
+        async def note_return() -> None:
+            await self._prepare()
+
+        async def note_end() -> None:
+            lost.set()
+
+        return {
+            "servers": self._settings.nats_servers,
+            "name": self._name,
+            "error_cb": note_error,
+            "disconnected_cb": note_loss,
+            "reconnected_cb": note_return,
+            "closed_cb": note_end,
+            "max_reconnect_attempts": -1,
+            "reconnect_time_wait": RECONNECT_PAUSE_S,
+            "connect_timeout": self._settings.nats_timeout_s,
+            "ping_interval": PING_INTERVAL_S,
+            **_credentials(self._settings),
+        }
+
+    def _report(self, error: Exception) -> None:
+        """Log each trouble once until all are over; the library tells of each attempt, at each server."""
+        if isinstance(error, TimeoutError) and self._troubles:
+            return  # what took so long was told
+        trouble = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
+        if trouble not in self._troubles:
+            log.warning("The queue cannot be reached: %s", trouble)
+            self._troubles.add(trouble)
+
+
+async def _hang_up(client: Client) -> None:
+    with contextlib.suppress(Exception):  # what was never up cannot be hung up, and is gone all the same
+        async with asyncio.timeout(HANG_UP_S):
+            await client.close()
+
+
+async def _flush(client: Client) -> None:
+    with contextlib.suppress(nats.errors.Error, OSError, TimeoutError):
+        if client.is_connected:
+            await client.flush(timeout=HANG_UP_S)
+
+
+def _require_version(client: Client) -> None:
+    version = client.connected_server_version
+    if client.is_connected and (version.major, version.minor) < MIN_SERVER:
+        raise ValueError(f"expected nats-server {'.'.join(map(str, MIN_SERVER))} or later, got {version}")
+
+
+def _header_size(headers: dict[str, str]) -> int:
+    """Return the bytes that headers take on the wire, with the line before and the one after them."""
+    return sum(len(f"{name}: {value}\r\n".encode()) for name, value in headers.items()) + len("NATS/1.0\r\n\r\n")
+
+
+def _unavailable() -> QueueUnavailableError:
+    return QueueUnavailableError("the queue did not answer in time; come back after the time in Retry-After")
+
+
+def _credentials(settings: Settings) -> dict[str, Any]:
+    given: dict[str, Any] = {
+        "user": settings.nats_user,
+        "password": settings.nats_password.get_secret_value(),
+        "token": settings.nats_token.get_secret_value(),
+        "nkeys_seed_str": settings.nats_nkey_seed.get_secret_value(),
+        "user_credentials": str(settings.nats_creds_file or ""),
+    }
+    options = {name: value for name, value in given.items() if value} or _read_addresses(settings.nats_servers)
+    is_tls = settings.nats_tls_ca_file or settings.nats_tls_cert_file
+    if is_tls or any(server.startswith("tls://") for server in settings.nats_servers):
+        authorities = settings.nats_tls_ca_file
+        context = ssl.create_default_context(cafile=str(authorities) if authorities else None)
+        if settings.nats_tls_cert_file and settings.nats_tls_key_file:
+            context.load_cert_chain(settings.nats_tls_cert_file, settings.nats_tls_key_file)
+        options["tls"] = context
+    return options
+
+
+def _read_addresses(servers: list[str]) -> dict[str, Any]:
+    """Return the credentials that all addresses share; the library would send them with their escapes (``%40``)."""
+    found = {(parts.username, parts.password) for parts in map(urlsplit, servers) if parts.username}
+    if len(found) != 1:
+        return {}
+    ((user, password),) = found
+    if password is None:
+        return {"token": unquote(user or "")}
+    return {"user": unquote(user or ""), "password": unquote(password)}

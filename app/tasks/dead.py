@@ -1,0 +1,209 @@
+"""Tasks that were given up on: put aside with why, listed, tried again, dropped."""
+
+from __future__ import annotations
+
+import contextlib
+import re
+import time
+import uuid
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+
+import msgspec
+import nats.errors
+from nats.js.api import ConsumerConfig, DeliverPolicy
+
+from app.observability.events import log_task_failed
+from app.observability.recording import record_error, record_task_completed, record_task_dead
+from app.observability.rich_logging import get_logger
+from app.tasks.connection import Connection, RevisionConflictError
+from app.tasks.errors import QueueError, QueueUnavailableError, TaskUnknownError
+from app.tasks.records import Record, Records, TaskFault, TaskStatus
+from app.tasks.stream import DEAD_STREAM, TASK_TYPE, dead_subject, task_subject
+
+if TYPE_CHECKING:
+    from app.settings import Settings
+
+log = get_logger("tasks")
+
+GAVE_UP: Final = "task_gave_up"
+ATTEMPTS: Final = 8
+_LIST_TIMEOUT_S: Final = 2.0
+_ID = re.compile(r"[A-Za-z0-9_-]+", re.ASCII)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DeadTask:
+    """A task that was given up on.
+
+    Attributes:
+        task_id: which one.
+        buried_at: when, in seconds since the epoch.
+        attempts: how often work on it was begun.
+        reason: why it was given up on.
+        size: of its message, in bytes.
+    """
+
+    task_id: str
+    buried_at: float
+    attempts: int
+    reason: str
+    size: int
+
+
+class Graveyard:
+    """The stream of tasks that were given up on.
+
+    Args:
+        connection: to the server that holds it.
+        records: where their ends are written.
+    """
+
+    def __init__(self, connection: Connection, records: Records) -> None:
+        self._connection = connection
+        self._records = records
+
+    async def bury(self, task_id: str, message: bytes, *, attempts: int, reason: str) -> None:
+        """Put a message aside, then write into its record that it was given up on.
+
+        Raises:
+            QueueError: it could not be stored; it is to be tried again.
+        """
+        headers = {
+            "Task-Attempts": str(attempts),
+            "Task-Reason": reason,
+            "Task-Buried-At": str(time.time()),
+            "Task-Size": str(len(message)),
+        }
+        await self._connection.store(dead_subject(task_id), message, headers)
+        for _ in range(ATTEMPTS):
+            found = await self._records.find(task_id)
+            record, revision = found or (Record(task_id=task_id, submitted_at=time.time(), attempts=attempts), 0)
+            if record.status.is_final:
+                break
+            fault = TaskFault(GAVE_UP, reason)
+            # Of no run: one that is not done after all would take this end for its own.
+            end = record.replace(status=TaskStatus.FAILURE, error=fault, completed_at=time.time(), run="")
+            with contextlib.suppress(RevisionConflictError):
+                await self._records.update(end, revision)
+                record_task_completed(record.type, end.status.value)
+                record_error(GAVE_UP, "tasks")
+                break
+        record_task_dead(TASK_TYPE)
+        log_task_failed(task_id, GAVE_UP, reason)
+
+    async def list(self) -> list[DeadTask]:
+        """List what is there, the oldest first.
+
+        Raises:
+            QueueUnavailableError: no answer.
+        """
+        stream = self._connection.client.jetstream()
+        found: list[DeadTask] = []
+        try:
+            expected = (await stream.stream_info(DEAD_STREAM)).state.messages
+            if not expected:
+                return []
+            # Headers alone: the pictures stay where they are.
+            listing = await stream.subscribe(
+                "tasks-dead.>",
+                stream=DEAD_STREAM,
+                ordered_consumer=True,
+                config=ConsumerConfig(headers_only=True, deliver_policy=DeliverPolicy.ALL),
+            )
+            with contextlib.suppress(nats.errors.TimeoutError):  # some may go away while they are listed
+                while len(found) < expected:
+                    message = await listing.next_msg(timeout=_LIST_TIMEOUT_S)
+                    found.append(_describe(message.subject, message.headers or {}))
+            await listing.unsubscribe()
+        except (nats.errors.Error, OSError):
+            raise QueueUnavailableError("the queue did not answer in time") from None
+        return found
+
+    async def retry(self, task_id: str) -> None:
+        """Put a task into the queue again, with all its attempts before it.
+
+        Raises:
+            TaskUnknownError: it is not here.
+            QueueError: it could not be stored.
+        """
+        message, sequence = await self._read(task_id)
+        for _ in range(ATTEMPTS):
+            found = await self._records.find(task_id)
+            record, revision = found or (_expired(task_id), 0)
+            again = Record(task_id=task_id, type=record.type, submitted_at=record.submitted_at, digest=record.digest)
+            with contextlib.suppress(RevisionConflictError):
+                revision = await self._records.update(again, revision)
+                break
+        # A new id: under the old one, the server would take it for a copy of what it had.
+        headers = {"Nats-Msg-Id": f"{task_id}.{uuid.uuid4().hex}"}
+        try:
+            await self._connection.store(task_subject(task_id), message, headers)
+        except QueueError:
+            with contextlib.suppress(QueueError, RevisionConflictError):  # nobody will work on it
+                await self._records.update(record, revision)
+            raise
+        # Not what comes after it: the task may have been given up on again already.
+        await self._purge({"filter": dead_subject(task_id), "seq": sequence + 1})
+
+    async def drop(self, task_id: str) -> None:
+        """Forget a task.
+
+        Raises:
+            TaskUnknownError: it is not here.
+            QueueUnavailableError: no answer.
+        """
+        _require_id(task_id)
+        if not await self._purge({"filter": dead_subject(task_id)}):
+            raise _unknown()
+
+    async def _purge(self, what: dict[str, str | int]) -> int:
+        answer = await self._connection.request(f"$JS.API.STREAM.PURGE.{DEAD_STREAM}", msgspec.json.encode(what))
+        return int(msgspec.json.decode(answer.data).get("purged", 0))
+
+    async def _read(self, task_id: str) -> tuple[bytes, int]:
+        _require_id(task_id)
+        answer = await self._connection.request(f"$JS.API.DIRECT.GET.{DEAD_STREAM}.{dead_subject(task_id)}")
+        headers = answer.headers or {}
+        if "Nats-Sequence" not in headers:
+            raise _unknown()
+        return answer.data, int(headers["Nats-Sequence"])
+
+
+def _require_id(task_id: str) -> None:
+    if not _ID.fullmatch(task_id):  # a wildcard would stand for all of them
+        raise _unknown()
+
+
+def _expired(task_id: str) -> Record:
+    fault = TaskFault(GAVE_UP, "its record has expired")
+    return Record(task_id=task_id, submitted_at=time.time(), status=TaskStatus.FAILURE, error=fault)
+
+
+def _unknown() -> TaskUnknownError:
+    return TaskUnknownError("expected the id of a task that was given up on; there is none")
+
+
+def _describe(subject: str, headers: dict[str, str]) -> DeadTask:
+    return DeadTask(
+        task_id=subject.rpartition(".")[2],
+        buried_at=float(headers.get("Task-Buried-At", 0)),
+        attempts=int(headers.get("Task-Attempts", 0)),
+        reason=headers.get("Task-Reason", ""),
+        size=int(headers.get("Task-Size", 0)),
+    )
+
+
+async def connect_graveyard(settings: Settings) -> tuple[Connection, Graveyard]:
+    """Connect, for a command that does one thing and ends.
+
+    Raises:
+        QueueUnavailableError: no connection within the time of the settings.
+    """
+    connection = Connection(settings, "facial-service tasks")
+    await connection.start()
+    end = time.monotonic() + settings.nats_timeout_s
+    if not await connection.wait_up(lambda: time.monotonic() > end):
+        await connection.close()
+        raise QueueUnavailableError(f"the queue did not answer within {settings.nats_timeout_s:g} s")
+    return connection, Graveyard(connection, Records(connection, settings))

@@ -1,0 +1,163 @@
+"""A task as it travels: a short header in MessagePack, then the pictures as they are.
+
+::
+
+    4 bytes     length of the header, big-endian
+    header      what is to be done, for whom, and how long each picture is
+    photo       the file's bytes
+    label map   the file's bytes, if there is one
+
+The message holds a request that has been checked (`CheckedInput`), so that a worker does not check it again.
+"""
+
+from __future__ import annotations
+
+import struct
+from dataclasses import dataclass
+from typing import Annotated, Final
+
+import msgspec
+import numpy as np
+from msgspec import Meta
+
+from app.codec.sniff import ImageInfo
+from app.face.frame import Size
+from app.observability import context
+from app.service.crop import CheckedInput
+from app.service.options import CropOptions  # noqa: TC001 - msgspec reads the annotation at run time
+from app.tasks.records import Record
+
+VERSION: Final = 1
+_LENGTH: Final = struct.Struct(">I")
+_POINT_BYTES: Final = 8
+
+
+class MessageError(Exception):
+    """The bytes are no task."""
+
+
+class NewerTaskError(Exception):
+    """The task was written by a later version, whose workers know what to do with it."""
+
+
+class _Version(msgspec.Struct, frozen=True):
+    version: Annotated[int, Meta(ge=1)]
+
+
+class _Picture(msgspec.Struct, frozen=True, array_like=True):
+    size: Annotated[int, Meta(ge=0)]
+    width: int
+    height: int
+    format: str
+    exif_orientation: int
+
+
+class _Header(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    version: int
+    record: bytes
+    revision: int
+    photo: _Picture
+    landmarks: bytes
+    options: CropOptions
+    label_map: _Picture | None = None
+    regions: list[tuple[str, list[int]]] | None = None
+    request_id: str | None = None
+    trace_id: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Task:
+    """A task as a worker gets it.
+
+    Attributes:
+        record: as it was when the task was taken.
+        revision: the revision that it had.
+        checked: what is to be worked on; the pictures are views into the message.
+        request_id: of the request that brought it.
+        trace_id: of the trace that the request was part of.
+    """
+
+    record: Record
+    revision: int
+    checked: CheckedInput
+    request_id: str | None
+    trace_id: str | None
+
+
+_VERSION = msgspec.msgpack.Decoder(_Version)
+_DECODER = msgspec.msgpack.Decoder(_Header)
+_RECORD = msgspec.json.Decoder(Record)
+
+
+def encode_task(record: Record, revision: int, checked: CheckedInput) -> bytes:
+    """Write a task that is being taken; the ids of the request at hand go with it."""
+    regions = checked.region_landmarks
+    header = _Header(
+        version=VERSION,
+        record=msgspec.json.encode(record),
+        revision=revision,
+        photo=_describe(checked.image, checked.image_info),
+        landmarks=checked.landmarks_px.tobytes(),
+        options=checked.options.plain(),
+        label_map=None
+        if checked.label_image is None or checked.label_info is None
+        else _describe(checked.label_image, checked.label_info),
+        regions=None if regions is None else [(name, list(indices)) for name, indices in regions.items()],
+        request_id=context.request_id.get(),
+        trace_id=context.trace_id.get(),
+    )
+    packed = msgspec.msgpack.encode(header)
+    return b"".join((_LENGTH.pack(len(packed)), packed, checked.image, checked.label_image or b""))
+
+
+def decode_task(data: bytes) -> Task:
+    """Read a task.
+
+    Raises:
+        MessageError: the bytes are no task, or not a whole one.
+        NewerTaskError: it was written by a later version.
+    """
+    view = memoryview(data)
+    try:
+        (length,) = _LENGTH.unpack_from(view)
+        packed = view[_LENGTH.size : _LENGTH.size + length]
+        # By itself and first: what else a later version says may be in no form that is known here.
+        if (version := _VERSION.decode(packed).version) > VERSION:
+            raise NewerTaskError(f"expected a task of version {VERSION}, got one of version {version}")
+        header = _DECODER.decode(packed)
+        record = _RECORD.decode(header.record)
+    except (struct.error, msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise MessageError("expected a task, got bytes without the header of one") from error
+    photo = _LENGTH.size + length
+    label_map = photo + header.photo.size
+    end = label_map + (header.label_map.size if header.label_map else 0)
+    if end != len(view) or len(header.landmarks) % _POINT_BYTES:
+        raise MessageError(f"expected a task of {end} bytes, got {len(view)}")
+    checked = CheckedInput(
+        image=view[photo:label_map],
+        image_info=_info(header.photo),
+        landmarks_px=np.frombuffer(header.landmarks, np.float32).reshape(-1, 2),
+        label_image=view[label_map:end] if header.label_map else None,
+        label_info=_info(header.label_map) if header.label_map else None,
+        region_landmarks=None if header.regions is None else dict(header.regions),
+        options=header.options,
+    )
+    return Task(
+        record=record,
+        revision=header.revision,
+        checked=checked,
+        request_id=header.request_id,
+        trace_id=header.trace_id,
+    )
+
+
+def _describe(data: bytes | memoryview, info: ImageInfo) -> _Picture:
+    return _Picture(len(data), *info.size, info.format, info.exif_orientation)
+
+
+def _info(picture: _Picture) -> ImageInfo:
+    return ImageInfo(
+        format=picture.format,  # type: ignore[arg-type]  # as `_describe` took it from one
+        size=Size(picture.width, picture.height),
+        exif_orientation=picture.exif_orientation,
+    )

@@ -1,0 +1,280 @@
+"""Tasks as the web layer sees them: taken, looked at, cancelled."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+import uuid
+from hashlib import sha256
+from typing import TYPE_CHECKING, Final
+
+import msgspec
+import nats.errors
+
+from app.observability.recording import record_cache_lookup, record_task_completed, record_task_submitted
+from app.tasks.connection import Connection, RevisionConflictError
+from app.tasks.errors import (
+    IdempotencyConflictError,
+    QueueError,
+    QueueFullError,
+    QueueUnavailableError,
+    TaskEndedError,
+    TaskTooLargeError,
+)
+from app.tasks.message import encode_task
+from app.tasks.records import Record, Records, TaskStatus
+from app.tasks.stream import STREAM, TASK_TYPE, notice_subject, task_subject
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from app.service.crop import CheckedInput
+    from app.settings import Settings
+
+# Notices of a record's change can be missed, between servers of a cluster and while the connection is away.
+LOOK_AGAIN_S: Final = 1.0
+# After the stream refused a task, others are refused without asking it; callers wait longer than this anyhow.
+FULL_PAUSE_S: Final = 0.2
+CACHE_TIMEOUT_S: Final = 0.5
+ATTEMPTS: Final = 8
+# Of a message that may be taken: with what is told of it should it be given up on, it is still one that can be stored.
+HEADERS_BYTES: Final = 1024
+
+
+class _StreamState(msgspec.Struct):
+    subjects: dict[str, int] = {}
+
+
+class _StreamAnswer(msgspec.Struct):
+    state: _StreamState
+
+
+class TaskQueue:
+    """The queue, for one process; everything runs in the event loop that `start` was called in.
+
+    Args:
+        settings: where the queue is, and its bounds.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._connection = Connection(settings, "facial-service api")
+        self._records = Records(self._connection, settings)
+        self._full_until = 0.0
+
+    async def start(self) -> None:
+        """Begin to connect, in the background."""
+        await self._connection.start()
+
+    async def close(self) -> None:
+        """Hang up."""
+        await self._connection.close()
+
+    async def submit(
+        self,
+        checked: CheckedInput,
+        *,
+        idempotency_key: str | None = None,
+        caller: bytes = b"",
+        digest: str | None = None,
+    ) -> Record:
+        """Take a task.
+
+        Args:
+            checked: what is to be done.
+            idempotency_key: of the caller's making; the same key gives the same task.
+            caller: what tells callers apart whose keys may be equal by chance.
+            digest: of ``checked``; needed with a key, and for the result cache.
+
+        Returns:
+            The task's record; with a key that was used before, or a result that is there, it may have ended already.
+
+        Raises:
+            QueueUnavailableError: the queue is away.
+            QueueFullError: the queue is full.
+            TaskTooLargeError: the queue's server takes no message so large.
+            IdempotencyConflictError: the key was used for another request.
+        """
+        task_id = uuid.uuid4().hex if idempotency_key is None else _derive_id(caller, idempotency_key)
+        record = Record(task_id=task_id, submitted_at=time.time(), digest=digest or "")
+        await self._require_room()
+        if self._settings.result_cache and digest and (found := await self._find(digest)) is not None:
+            record = _answer_from(found, record)
+        self._require_small(checked)
+        for _ in range(ATTEMPTS):
+            try:
+                return await self._take(record, checked)
+            except RevisionConflictError:  # another request with the same key at the same moment
+                continue
+        raise QueueUnavailableError("the task changes too fast; come back after the time in Retry-After")
+
+    async def status(
+        self, task_id: str, *, wait_s: float = 0.0, is_stopping: Callable[[], bool] | None = None
+    ) -> Record:
+        """Look at a task.
+
+        Args:
+            task_id: which one.
+            wait_s: how long to wait for its end.
+            is_stopping: asked now and then whether to wait no longer.
+
+        Raises:
+            TaskUnknownError: there is no such task.
+            QueueUnavailableError: the queue is away.
+        """
+        if wait_s <= 0:
+            return (await self._records.get(task_id))[0]
+        client = self._connection.client
+        # Before the first look: an end that comes in between is heard of.
+        notices = await client.subscribe(notice_subject(task_id))
+        try:
+            end = time.monotonic() + wait_s
+            record, _ = await self._records.get(task_id)
+            while True:
+                left_s = end - time.monotonic()
+                if record.status.is_final or left_s <= 0 or (is_stopping is not None and is_stopping()):
+                    return record
+                written = None
+                with contextlib.suppress(TimeoutError):
+                    written = self._records.read_notice(await notices.next_msg(timeout=min(left_s, LOOK_AGAIN_S)))
+                record = written or (await self._records.get(task_id))[0]
+        except nats.errors.Error:
+            raise QueueUnavailableError("the queue went away; come back after the time in Retry-After") from None
+        finally:
+            with contextlib.suppress(nats.errors.Error, OSError):
+                await notices.unsubscribe()
+
+    async def cancel(self, task_id: str) -> Record:
+        """End a task that has not ended; work on it that is under way is for nothing.
+
+        Raises:
+            TaskUnknownError: there is no such task.
+            TaskEndedError: it has ended otherwise.
+            QueueError: the queue is away, or could not store it.
+        """
+        for _ in range(ATTEMPTS):
+            record, revision = await self._records.get(task_id)
+            if record.status is TaskStatus.CANCELLED:
+                return record
+            if record.status.is_final:
+                raise TaskEndedError(f"expected a task that has not ended, got one that ended with {record.status}")
+            # Of no run: the one that works on it would take this end for its own.
+            cancelled = record.replace(status=TaskStatus.CANCELLED, completed_at=time.time(), run="")
+            try:
+                await self._records.update(cancelled, revision)
+            except RevisionConflictError:
+                continue
+            record_task_completed(record.type, TaskStatus.CANCELLED.value)
+            with contextlib.suppress(QueueError):  # a worker that gets it looks at the record first
+                await self._drop_message(task_id)
+            return cancelled
+        raise QueueUnavailableError("the task changes too fast; come back after the time in Retry-After")
+
+    async def find_result(self, digest: str) -> bytes | None:
+        """Return the result of a task that was asked the same, or None; the queue's absence is no error here."""
+        found = await self._find(digest)
+        return None if found is None else bytes(found.result)
+
+    async def _find(self, digest: str) -> Record | None:
+        try:
+            async with asyncio.timeout(CACHE_TIMEOUT_S):
+                found = await self._records.find_result(digest)
+        except (QueueUnavailableError, TimeoutError):
+            record_cache_lookup("unavailable")
+            return None
+        record_cache_lookup("miss" if found is None else "hit")
+        return found
+
+    async def _require_room(self) -> None:
+        if time.monotonic() < self._full_until:
+            raise QueueFullError("the queue is full; come back after the time in Retry-After")
+        if await self._records.usage_bytes() > self._settings.result_max_bytes:
+            raise QueueFullError("the store of results is full; come back later")
+
+    def _require_small(self, checked: CheckedInput) -> None:
+        limit = self._connection.client.max_payload - HEADERS_BYTES
+        size = len(checked.image) + len(checked.label_image or b"")
+        if size > limit:
+            raise TaskTooLargeError(f"expected pictures of at most {limit} bytes in a task, got {size}")
+
+    async def _take(self, record: Record, checked: CheckedInput) -> Record:
+        found = None
+        try:
+            revision = await self._records.create(record)
+        except RevisionConflictError:
+            found = await self._records.find(record.task_id)
+            if found is None:
+                raise
+            if not found[0].is_withdrawn:
+                return await self._resume(*found, record, checked)
+            revision = await self._records.update(record, found[1])
+        if record.status.is_final:
+            record_task_completed(record.type, record.status.value)
+        else:
+            await self._publish_or_withdraw(record, revision, checked)
+        record_task_submitted(record.type)
+        return record
+
+    async def _resume(self, record: Record, revision: int, wanted: Record, checked: CheckedInput) -> Record:
+        """Answer a request whose task is there already."""
+        if record.digest != wanted.digest:
+            raise IdempotencyConflictError("expected the request that this Idempotency-Key was used for, got another")
+        if record.status is TaskStatus.PENDING and not await self._is_queued(record.task_id):
+            # Whoever wrote the record may have been killed before it sent the message, or be about to withdraw it: the
+            # new revision keeps it from that. Sent twice, the message is kept once.
+            revision = await self._renew(record, revision)
+            await self._publish(record, revision, checked)
+        return record
+
+    async def _renew(self, record: Record, revision: int) -> int:
+        """Write a record again as it is; whoever else did so meanwhile has done it for all."""
+        try:
+            return await self._records.update(record, revision)
+        except RevisionConflictError:
+            found = await self._records.find(record.task_id)
+            if found is None or found[0] != record:
+                raise
+            return found[1]
+
+    async def _publish_or_withdraw(self, record: Record, revision: int, checked: CheckedInput) -> None:
+        try:
+            await self._publish(record, revision, checked)
+        except QueueError as error:
+            if isinstance(error, QueueFullError):
+                self._full_until = time.monotonic() + FULL_PAUSE_S
+            # Whether the message is there after all cannot be known; its worker shall find that nobody waits for it.
+            withdrawn = record.replace(status=TaskStatus.CANCELLED, is_withdrawn=True)
+            with contextlib.suppress(QueueError, RevisionConflictError):
+                await self._records.update(withdrawn, revision)
+            raise
+
+    async def _publish(self, record: Record, revision: int, checked: CheckedInput) -> None:
+        # By this id the server knows a message that it has already.
+        headers = {"Nats-Msg-Id": f"{record.task_id}.{record.submitted_at}"}
+        message = encode_task(record, revision, checked)
+        if len(message) > self._connection.client.max_payload - HEADERS_BYTES:
+            raise TaskTooLargeError("expected smaller pictures: the queue does not take messages as large as this task")
+        await self._connection.store(task_subject(record.task_id), message, headers)
+
+    async def _is_queued(self, task_id: str) -> bool:
+        """Tell whether a task's message is in the stream, without having it sent."""
+        request = msgspec.json.encode({"subjects_filter": task_subject(task_id)})
+        answer = await self._connection.request(f"$JS.API.STREAM.INFO.{STREAM}", request)
+        return bool(msgspec.json.decode(answer.data, type=_StreamAnswer).state.subjects)
+
+    async def _drop_message(self, task_id: str) -> None:
+        request = msgspec.json.encode({"filter": task_subject(task_id)})
+        await self._connection.request(f"$JS.API.STREAM.PURGE.{STREAM}", request)
+
+
+def _derive_id(caller: bytes, key: str) -> str:
+    """Give the same caller's same key the same id, which another caller can neither meet nor guess."""
+    parts = (caller, TASK_TYPE.encode(), key.encode())
+    return sha256(b"".join(len(part).to_bytes(4, "big") + part for part in parts)).hexdigest()[:32]
+
+
+def _answer_from(found: Record, wanted: Record) -> Record:
+    return found.replace(
+        task_id=wanted.task_id, submitted_at=wanted.submitted_at, started_at=None, completed_at=time.time(), attempts=0
+    )

@@ -1,0 +1,144 @@
+"""The streams that tasks live in, and how each is bounded.
+
+- ``TASKS``: one message a task, under ``tasks.<type>.<task id>``, gone once it is confirmed. When it is full, it
+  refuses; it never drops.
+- ``KV_TASK_RECORDS``: the key-value bucket of records; one message a task, the latest, with a time to live of its own.
+  Each one stored is told to whoever listens under ``task-records.<task id>``.
+- ``TASKS_DEAD``: tasks that were given up on, under ``tasks-dead.<type>.<task id>``. When it is full, the oldest go.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING, Any, Final
+
+from nats.js import api
+from nats.js.errors import APIError, BadRequestError
+
+from app.observability.rich_logging import get_logger
+
+if TYPE_CHECKING:
+    from nats.aio.client import Client
+    from nats.js import JetStreamContext
+
+    from app.settings import Settings
+
+log = get_logger("tasks")
+
+TASK_TYPE: Final = "facial_processing"
+STREAM: Final = "TASKS"
+CONSUMER: Final = "workers"
+BUCKET: Final = "TASK_RECORDS"
+RECORDS_STREAM: Final = f"KV_{BUCKET}"
+DEAD_STREAM: Final = "TASKS_DEAD"
+
+# A retried submission within this time is the same message to the server, even if its record is gone.
+DUPLICATE_WINDOW_S: Final = 120.0
+_TASK_ID: Final = re.compile(r"[A-Za-z0-9_-]+", re.ASCII)
+_NAME_IN_USE: Final = {10058, 10148}  # a stream or a consumer of this name is there, set up in another way
+
+
+def is_task_id(text: str) -> bool:
+    """Tell whether a text can be a task's id; anything else could be a subject's wildcard."""
+    return _TASK_ID.fullmatch(text) is not None
+
+
+def task_subject(task_id: str) -> str:
+    """Return where a task's message is."""
+    return f"tasks.{TASK_TYPE}.{task_id}"
+
+
+def dead_subject(task_id: str) -> str:
+    """Return where the message of a task is that was given up on."""
+    return f"tasks-dead.{TASK_TYPE}.{task_id}"
+
+
+def record_subject(key: str) -> str:
+    """Return where a record is."""
+    return f"$KV.{BUCKET}.{key}"
+
+
+def notice_subject(task_id: str) -> str:
+    """Return where it is told that a task's record was written."""
+    return f"task-records.{task_id}"
+
+
+def stream_configs(settings: Settings) -> list[api.StreamConfig]:
+    """Describe the streams."""
+    shared: dict[str, Any] = {
+        "storage": api.StorageType.FILE,
+        "num_replicas": settings.nats_replicas,
+        "duplicate_window": DUPLICATE_WINDOW_S,
+        "allow_direct": True,
+    }
+    tasks = api.StreamConfig(
+        name=STREAM,
+        description="Tasks that wait or are worked on",
+        subjects=["tasks.>"],
+        retention=api.RetentionPolicy.WORK_QUEUE,
+        discard=api.DiscardPolicy.NEW,
+        max_msgs=settings.task_queue_max_messages,
+        max_bytes=settings.task_queue_max_bytes,
+        **shared,
+    )
+    records = api.StreamConfig(
+        name=RECORDS_STREAM,
+        description="What became of tasks",
+        subjects=[f"$KV.{BUCKET}.>"],
+        # Bounded where tasks are taken (RESULT_MAX_BYTES), not here: an accepted task finds room for its result.
+        discard=api.DiscardPolicy.NEW,
+        max_msgs_per_subject=1,
+        allow_rollup_hdrs=True,
+        deny_delete=True,
+        allow_msg_ttl=True,
+        republish=api.RePublish(src=f"$KV.{BUCKET}.*", dest="task-records.{{wildcard(1)}}"),
+        **shared,
+    )
+    dead = api.StreamConfig(
+        name=DEAD_STREAM,
+        description="Tasks that were given up on",
+        subjects=["tasks-dead.>"],
+        discard=api.DiscardPolicy.OLD,
+        max_bytes=settings.task_dead_max_bytes,
+        max_msgs_per_subject=1,
+        **shared,
+    )
+    return [tasks, records, dead]
+
+
+def consumer_config(settings: Settings) -> api.ConsumerConfig:
+    """Describe how tasks are given out: each to one worker, and to another where that one falls silent."""
+    return api.ConsumerConfig(
+        durable_name=CONSUMER,
+        ack_policy=api.AckPolicy.EXPLICIT,
+        ack_wait=settings.task_ack_wait_s,
+        # Whether a task is tried again is decided from its record, which counts attempts; the server would count
+        # deliveries that no work came of, and stop without a word.
+        max_deliver=-1,
+        max_ack_pending=-1,
+        filter_subject="tasks.>",
+    )
+
+
+async def ensure_streams(client: Client, settings: Settings) -> None:
+    """Make the streams and the consumer, or bring those that are there in line with the settings.
+
+    Raises:
+        nats.errors.Error: the server cannot, or not now.
+    """
+    manager = client.jetstream(timeout=settings.nats_timeout_s)
+    for config in stream_configs(settings):
+        await _ensure_stream(manager, config)
+    await manager.add_consumer(STREAM, consumer_config(settings))
+
+
+async def _ensure_stream(manager: JetStreamContext, config: api.StreamConfig) -> None:
+    try:
+        await manager.add_stream(config)
+    except BadRequestError as error:
+        if error.err_code not in _NAME_IN_USE:
+            raise
+        try:
+            await manager.update_stream(config)
+        except APIError as refusal:  # it works as it is; only the change has to wait for whoever operates the server
+            log.warning("Stream %s keeps its old settings: %s", config.name, refusal.description)

@@ -1,0 +1,285 @@
+"""Two attempts at one task: whichever ends first has done it, and it is counted once."""
+
+from __future__ import annotations
+
+import asyncio
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+import orjson
+import pytest
+
+from app.observability.recording import held_back
+from app.tasks.attempt import Attempt, GivenUpError, Workshop
+from app.tasks.connection import RevisionConflictError
+from app.tasks.errors import QueueUnavailableError
+from app.tasks.message import decode_task
+from app.tasks.records import Record, Records, TaskStatus
+from app.tasks.stream import TASK_TYPE
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from contextlib import AbstractAsyncContextManager
+
+    from nats.aio.msg import Msg
+
+    from app.service.crop import CheckedInput, CropService
+    from tests.tasks.conftest import Desk, Gate
+
+    OpenDesk = Callable[..., AbstractAsyncContextManager[Desk]]
+    Check = Callable[..., CheckedInput]
+    Scrape = Callable[[], dict[tuple[str, ...], float]]
+
+# Work on threads, which can be held up; what needs no pixels is done at once.
+HEAVY: dict[str, Any] = {"verify": "pixels"}
+SUCCEEDED = ("task_completions_total", "SUCCESS", TASK_TYPE)
+CANCELLED = ("task_completions_total", "CANCELLED", TASK_TYPE)
+FAILED = ("task_completions_total", "FAILURE", TASK_TYPE)
+
+
+class LossyRecords(Records):
+    """Records whose answers get lost, or that cannot be reached, at the end of a task.
+
+    Attributes:
+        lost: how many answers get lost though the end is stored.
+        away: how many ends are not stored.
+    """
+
+    lost = 0
+    away = 0
+
+    async def update(self, record: Record, revision: int) -> int:
+        if record.status.is_final and self.away:
+            self.away -= 1
+            raise QueueUnavailableError("away")
+        stored = await super().update(record, revision)
+        if record.status.is_final and self.lost:
+            self.lost -= 1
+            raise QueueUnavailableError("lost")
+        return stored
+
+
+@pytest.fixture
+def open_shop(crop_service: CropService) -> Callable[..., Any]:
+    """Give ``open_shop(desk)``: what one worker process works with."""
+
+    @contextmanager
+    def make(desk: Desk) -> Iterator[Workshop]:
+        with ThreadPoolExecutor(1) as pool:
+            yield Workshop(
+                settings=desk.settings,
+                records=LossyRecords(desk.connection, desk.settings),
+                service=crop_service,
+                pool=pool,
+                benches=asyncio.Semaphore(1),
+                closing=asyncio.Event(),
+            )
+
+    return make
+
+
+async def attempt(shop: Workshop, message: Msg) -> None:
+    with held_back():
+        deliveries = message.metadata.num_delivered
+        await Attempt(shop, message, decode_task(message.data)).make(is_first=deliveries == 1)
+    await message.ack_sync()
+
+
+async def begun(desk: Desk, task_id: str, attempts: int) -> None:
+    """Wait until work was begun on a task so many times."""
+
+    async def is_begun() -> bool:
+        return (await desk.queue.status(task_id)).attempts == attempts
+
+    await desk.until(is_begun, f"attempt {attempts}")
+
+
+@pytest.mark.parametrize("is_first_first", [True, False])
+def test_a_late_delivery_changes_nothing(  # the worker that had it first was thought dead, and was not
+    desk: OpenDesk, check: Check, gate: Gate, open_shop: Any, scrape: Scrape, *, is_first_first: bool
+) -> None:
+    gate.close(3)
+
+    async def main() -> None:
+        async with desk(task_ack_wait_s=1) as opened:
+            with open_shop(opened) as early, open_shop(opened) as late:
+                record = await opened.queue.submit(check(simplify=3, **HEAVY))
+                (message,) = await opened.fetch()
+                (again,) = await opened.fetch()
+                assert (message.metadata.num_delivered, again.metadata.num_delivered) == (1, 2)
+                # Both have begun before either ends: each is held up in its own thread.
+                first = asyncio.create_task(attempt(early, message))
+                await begun(opened, record.task_id, 1)
+                second = asyncio.create_task(attempt(late, again))
+                await begun(opened, record.task_id, 2)
+                order = [(early, first), (late, second)] if is_first_first else [(late, second), (early, first)]
+                ended = await _end_in_order(opened, gate, record.task_id, order)
+                assert await opened.queue.status(record.task_id) == ended
+                assert await opened.count() == 0
+
+    asyncio.run(main())
+    counted = scrape()
+    assert counted[SUCCEEDED] == 1
+    assert counted["task_processing_duration_seconds_count", TASK_TYPE] == 2
+    assert counted["task_wait_seconds_count", TASK_TYPE] == 1
+
+
+async def _end_in_order(
+    desk: Desk, gate: Gate, task_id: str, order: list[tuple[Workshop, asyncio.Task[None]]]
+) -> Record:
+    """Let the work end in both, and have the end of the second one written after that of the first."""
+    (winner, first), (loser, second) = order
+    assert isinstance(winner.records, LossyRecords)
+    assert isinstance(loser.records, LossyRecords)
+    loser.records.away = 10_000
+    gate.open(3)
+    await first
+    ended = await desk.queue.status(task_id)
+    assert ended.status is TaskStatus.SUCCESS
+    loser.records.away = 0
+    await second
+    return ended
+
+
+def test_an_end_whose_answer_got_lost_is_counted_once(
+    desk: OpenDesk, check: Check, open_shop: Any, scrape: Scrape
+) -> None:
+    async def main() -> None:
+        async with desk() as opened:
+            with open_shop(opened) as shop:
+                shop.records.lost = 1
+                record = await opened.queue.submit(check())
+                (message,) = await opened.fetch()
+                await attempt(shop, message)
+                ended = await opened.queue.status(record.task_id)
+                assert (ended.status, ended.attempts) == (TaskStatus.SUCCESS, 1)
+
+    asyncio.run(main())
+    assert scrape()[SUCCEEDED] == 1
+
+
+def test_a_store_that_is_away_for_a_moment_costs_no_work(
+    desk: OpenDesk, check: Check, open_shop: Any, scrape: Scrape
+) -> None:
+    async def main() -> None:
+        async with desk() as opened:
+            with open_shop(opened) as shop:
+                shop.records.away = 3
+                record = await opened.queue.submit(check())
+                (message,) = await opened.fetch()
+                await attempt(shop, message)
+                assert (await opened.queue.status(record.task_id)).status is TaskStatus.SUCCESS
+
+    asyncio.run(main())
+    assert scrape()[SUCCEEDED] == 1
+    assert scrape()["task_processing_duration_seconds_count", TASK_TYPE] == 1
+
+
+def test_a_store_that_stays_away_leaves_the_task_to_others(
+    desk: OpenDesk, check: Check, open_shop: Any, scrape: Scrape
+) -> None:
+    async def main() -> None:
+        async with desk(task_ack_wait_s=1) as opened:
+            with open_shop(opened) as shop:
+                shop.records.away = 10_000
+                record = await opened.queue.submit(check())
+                (message,) = await opened.fetch()
+                with pytest.raises(QueueUnavailableError):
+                    await attempt(shop, message)
+                assert (await opened.queue.status(record.task_id)).status is TaskStatus.STARTED
+                shop.records.away = 0
+                (again,) = await opened.fetch()
+                await attempt(shop, again)
+                ended = await opened.queue.status(record.task_id)
+                assert (ended.status, ended.attempts) == (TaskStatus.SUCCESS, 2)
+
+    asyncio.run(main())
+    assert scrape()[SUCCEEDED] == 1
+
+
+def test_an_end_that_comes_after_the_task_was_cancelled_is_not_counted(
+    desk: OpenDesk, check: Check, gate: Gate, open_shop: Any, scrape: Scrape
+) -> None:
+    gate.close(3)
+
+    async def main() -> None:
+        async with desk() as opened:
+            with open_shop(opened) as shop:
+                record = await opened.queue.submit(check(simplify=3, **HEAVY))
+                (message,) = await opened.fetch()
+                working = asyncio.create_task(attempt(shop, message))
+                await begun(opened, record.task_id, 1)
+                cancelled = await opened.queue.cancel(record.task_id)
+                gate.open(3)
+                await working
+                assert await opened.queue.status(record.task_id) == cancelled
+
+    asyncio.run(main())
+    assert (scrape()[SUCCEEDED], scrape()[CANCELLED]) == (0, 1)
+
+
+def test_a_task_that_was_begun_too_often_is_given_up(desk: OpenDesk, check: Check, open_shop: Any) -> None:
+    async def main() -> None:
+        async with desk(task_max_deliveries=2) as opened:
+            with open_shop(opened) as shop:
+                record = await opened.queue.submit(check())
+                stored, revision = await opened.records.get(record.task_id)
+                await opened.records.update(stored.replace(status=TaskStatus.STARTED, attempts=2), revision)
+                (message,) = await opened.fetch()
+                with pytest.raises(GivenUpError, match="begun 2 times"):
+                    await attempt(shop, message)
+                assert (await opened.queue.status(record.task_id)).attempts == 2
+
+    asyncio.run(main())
+
+
+def test_a_task_whose_record_is_gone_is_done_all_the_same(desk: OpenDesk, check: Check, open_shop: Any) -> None:
+    async def main() -> None:
+        async with desk() as opened:
+            with open_shop(opened) as shop:
+                record = await opened.queue.submit(check())
+                await opened.connection.client.jetstream().purge_stream("KV_TASK_RECORDS")
+                (message,) = await opened.fetch()
+                await attempt(shop, message)
+                ended = await opened.queue.status(record.task_id)
+                assert (ended.status, ended.submitted_at) == (TaskStatus.SUCCESS, record.submitted_at)
+                assert orjson.loads(bytes(ended.result))["regions_detected"]
+
+    asyncio.run(main())
+
+
+def test_a_record_that_never_stands_still_is_left_to_others(
+    desk: OpenDesk, check: Check, open_shop: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def main() -> None:
+        async with desk() as opened:
+            with open_shop(opened) as shop:
+                await opened.queue.submit(check())
+                (message,) = await opened.fetch()
+
+                async def conflict(*_: object) -> int:
+                    raise RevisionConflictError
+
+                monkeypatch.setattr(shop.records, "update", conflict)
+                with pytest.raises(RevisionConflictError):
+                    await attempt(shop, message)
+
+    asyncio.run(main())
+
+
+def test_a_failure_keeps_no_result(desk: OpenDesk, bad_pixels: CheckedInput, open_shop: Any, scrape: Scrape) -> None:
+    async def main() -> None:
+        async with desk(result_cache=True) as opened:
+            with open_shop(opened) as shop:
+                digest = bad_pixels.digest()
+                record = await opened.queue.submit(bad_pixels, digest=digest)
+                (message,) = await opened.fetch()
+                await attempt(shop, message)
+                ended = await opened.queue.status(record.task_id)
+                assert (ended.status, msgspec.json.decode(bytes(ended.result))) == (TaskStatus.FAILURE, None)
+                assert await opened.queue.find_result(digest) is None
+
+    asyncio.run(main())
+    assert scrape()[FAILED] == 1

@@ -1,0 +1,412 @@
+"""The way to the server: how it is let in, what it tells of its troubles, and what it sets up on the other side."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import shutil
+import subprocess
+from typing import TYPE_CHECKING, Any
+
+import nats
+import nkeys  # type: ignore[import-untyped]
+import pytest
+from nats.js import api
+
+from app.tasks import connection as module
+from app.tasks.connection import Connection, RevisionConflictError
+from app.tasks.errors import QueueFullError, QueueUnavailableError, TaskTooLargeError
+from app.tasks.stream import CONSUMER, RECORDS_STREAM, STREAM, task_subject
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from contextlib import AbstractAsyncContextManager
+    from pathlib import Path
+
+    from app.service.crop import CheckedInput
+    from app.settings import Settings
+    from tests.tasks.conftest import Desk, NatsServer
+
+    OpenDesk = Callable[..., AbstractAsyncContextManager[Desk]]
+    RunServer = Callable[..., NatsServer]
+
+SECRET = "QXsecretQX"  # noqa: S105 - stands for one
+SUBJECT = task_subject("b" * 32)
+
+
+def make_nkey() -> tuple[str, str]:
+    """Return the seed and the public key of a new user."""
+    seed = nkeys.encode_seed(b"\x07" * 32, nkeys.PREFIX_BYTE_USER)
+    return seed.decode(), nkeys.from_seed(bytearray(seed)).public_key.decode()
+
+
+@pytest.fixture(scope="module")
+def certificates(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Give a folder with an authority, and with keys and certificates of a server and of a client."""
+    program = shutil.which("openssl")
+    if program is None:
+        pytest.skip("no openssl on PATH to make certificates with")
+    folder = tmp_path_factory.mktemp("certificates")
+
+    def openssl(*arguments: str) -> None:
+        subprocess.run([program, *arguments], cwd=folder, check=True, capture_output=True)
+
+    key = ("-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes")
+    openssl("req", "-x509", *key, "-keyout", "ca.key", "-out", "ca.pem", "-subj", "/CN=authority")
+    for name, usage in (("server", "serverAuth"), ("client", "clientAuth")):
+        (folder / f"{name}.ext").write_text(f"subjectAltName=IP:127.0.0.1\nextendedKeyUsage={usage}\n")
+        openssl("req", "-new", *key, "-keyout", f"{name}.key", "-out", f"{name}.csr", "-subj", f"/CN={name}")
+        authority = ("-CA", "ca.pem", "-CAkey", "ca.key", "-CAcreateserial", "-extfile", f"{name}.ext")
+        openssl("x509", "-req", "-in", f"{name}.csr", *authority, "-out", f"{name}.pem")
+    return folder
+
+
+def tls_of(folder: Path, **more: object) -> dict[str, object]:
+    files = {"cert_file": "server.pem", "key_file": "server.key", "ca_file": "ca.pem"}
+    return {**{name: str(folder / file) for name, file in files.items()}, **more}
+
+
+async def require_task(desk: Desk, check: Callable[..., CheckedInput]) -> None:
+    record = await desk.queue.submit(check())
+    assert await desk.queue.status(record.task_id) == record
+
+
+class TestCredentials:
+    @pytest.mark.parametrize(
+        ("authorization", "changes"),
+        [
+            ({"token": SECRET}, {"nats_token": SECRET}),
+            ({"user": "u", "password": SECRET}, {"nats_user": "u", "nats_password": SECRET}),
+            ({"users": [{"nkey": make_nkey()[1]}]}, {"nats_nkey_seed": make_nkey()[0]}),
+        ],
+        ids=["token", "user and password", "nkey"],
+    )
+    def test_who_is_let_in(
+        self,
+        desk: OpenDesk,
+        check: Callable[..., CheckedInput],
+        run_server: RunServer,
+        authorization: dict[str, Any],
+        changes: dict[str, str],
+    ) -> None:
+        server = run_server(settings={"authorization": authorization})
+
+        async def main() -> None:
+            async with desk(nats_url=server.url, **changes) as opened:
+                await require_task(opened, check)
+
+        asyncio.run(main())
+
+    @pytest.mark.parametrize("password", [SECRET, "p@ss:w/o?r#d%41"])
+    def test_a_password_in_the_address(
+        self, desk: OpenDesk, check: Callable[..., CheckedInput], run_server: RunServer, password: str
+    ) -> None:
+        server = run_server(settings={"authorization": {"user": "u", "password": password}})
+        quoted = "".join(f"%{ord(sign):02X}" if not sign.isalnum() else sign for sign in password)
+
+        async def main() -> None:
+            async with desk(nats_url=server.url.replace("//", f"//u:{quoted}@")) as opened:
+                await require_task(opened, check)
+
+        asyncio.run(main())
+
+    @pytest.mark.parametrize("has_client_certificate", [False, True])
+    def test_tls(
+        self,
+        desk: OpenDesk,
+        check: Callable[..., CheckedInput],
+        run_server: RunServer,
+        certificates: Path,
+        *,
+        has_client_certificate: bool,
+    ) -> None:
+        server = run_server(settings={"tls": tls_of(certificates, verify=has_client_certificate)}, scheme="tls")
+        changes = {"nats_tls_ca_file": certificates / "ca.pem"}
+        if has_client_certificate:
+            changes["nats_tls_cert_file"] = certificates / "client.pem"
+            changes["nats_tls_key_file"] = certificates / "client.key"
+
+        async def main() -> None:
+            async with desk(nats_url=server.url, **changes) as opened:
+                await require_task(opened, check)
+
+        asyncio.run(main())
+
+    def test_a_server_of_another_authority_is_refused(
+        self,
+        make_settings: Callable[..., Settings],
+        run_server: RunServer,
+        certificates: Path,
+        caplog: pytest.LogCaptureFixture,
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> None:
+        monkeypatch.setattr(module, "CONNECT_LIMIT_S", 0.5)
+        server = run_server(settings={"tls": tls_of(certificates)}, scheme="tls")
+        settings = make_settings(nats_url=server.url, nats_timeout_s=0.2)
+        assert "certificate verify failed" in asyncio.run(wait_for_trouble(settings, caplog))
+
+    def test_a_client_without_its_certificate_is_refused(
+        self,
+        make_settings: Callable[..., Settings],
+        run_server: RunServer,
+        certificates: Path,
+        caplog: pytest.LogCaptureFixture,
+    ) -> None:
+        server = run_server(settings={"tls": tls_of(certificates, verify=True)}, scheme="tls")
+        settings = make_settings(nats_url=server.url, nats_tls_ca_file=certificates / "ca.pem")
+        assert asyncio.run(wait_for_trouble(settings, caplog))
+
+
+async def wait_for_trouble(settings: Settings, caplog: pytest.LogCaptureFixture, tries: int = 3) -> str:
+    """Connect, wait for a few attempts that come to nothing, and return what was logged of them."""
+    connection = Connection(settings, "test")
+    attempts = 0
+    note = connection._report
+
+    def count(error: Exception) -> None:
+        nonlocal attempts
+        attempts += 1
+        note(error)
+
+    connection._report = count  # type: ignore[method-assign]
+    await connection.start()
+    async with asyncio.timeout(30):
+        await connection.wait_up(lambda: attempts >= tries)
+    assert not connection.is_up
+    with pytest.raises(QueueUnavailableError):
+        await connection.request("x")
+    await connection.close()
+    return caplog.text
+
+
+class TestTroubles:
+    @pytest.mark.parametrize(
+        ("address", "changes"),
+        [
+            ("nats://{}", {"nats_token": SECRET}),
+            ("nats://{}", {"nats_user": "u", "nats_password": SECRET}),
+            (f"nats://u:{SECRET}@{{}}", {}),
+            (f"nats://{SECRET}@{{}}", {}),
+            ("nats://{}", {"nats_nkey_seed": make_nkey()[0]}),
+            ("nats://{}", {"nats_nkey_seed": SECRET}),
+        ],
+        ids=["token", "user", "user in address", "token in address", "nkey", "no nkey at all"],
+    )
+    def test_who_is_not_let_in_says_so_once_and_keeps_the_secret(
+        self,
+        make_settings: Callable[..., Settings],
+        run_server: RunServer,
+        caplog: pytest.LogCaptureFixture,
+        address: str,
+        changes: dict[str, str],
+    ) -> None:
+        server = run_server(settings={"authorization": {"token": "another"}})
+        caplog.set_level(logging.DEBUG)
+        settings = make_settings(nats_url=address.format(server.url.partition("//")[2]), **changes)
+        text = asyncio.run(wait_for_trouble(settings, caplog, tries=5))
+        told = [line.getMessage() for line in caplog.records if line.name == "facial.tasks"]
+        # The refusal, and that the server has hung up where this is noticed first.
+        assert 1 <= len(told) <= 2, text
+        assert len(set(told)) == len(told), text
+        assert SECRET not in text
+        assert make_nkey()[0] not in text
+
+    @pytest.mark.parametrize(
+        "address", [f"nats://u:{SECRET}@127.0.0.1:9", f"nats://u:{SECRET}@127.0.0.1:9,nats://v:{SECRET}@127.0.0.1:7"]
+    )
+    def test_a_server_that_is_away_is_told_once_and_without_the_secret(
+        self, make_settings: Callable[..., Settings], caplog: pytest.LogCaptureFixture, address: str
+    ) -> None:
+        caplog.set_level(logging.DEBUG)
+        text = asyncio.run(wait_for_trouble(make_settings(nats_url=address), caplog, tries=6))
+        assert text.count("The queue cannot be reached") == address.count("nats://")
+        assert SECRET not in text
+
+    def test_troubles_are_over_when_the_server_is_back(
+        self, desk: OpenDesk, run_server: RunServer, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        server = run_server()
+        caplog.set_level(logging.INFO)
+
+        async def main() -> None:
+            async with desk(nats_url=server.url, nats_timeout_s=1) as opened:
+                for _ in range(2):
+                    await asyncio.to_thread(server.stop)
+                    await opened.until(lambda: not opened.connection.is_up, "the loss")
+                    await opened.until(lambda: bool(opened.connection._troubles), "the trouble")
+                    await asyncio.to_thread(server.start)
+                    await opened.until(lambda: opened.connection.is_up, "the connection")
+
+        asyncio.run(main())
+        assert caplog.text.count("The queue is back") == 2
+
+    def test_a_server_that_is_too_old_is_told(
+        self,
+        make_settings: Callable[..., Settings],
+        caplog: pytest.LogCaptureFixture,
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> None:
+        monkeypatch.setattr(module, "MIN_SERVER", (99, 0))
+        text = asyncio.run(wait_for_trouble(make_settings(), caplog))
+        assert "expected nats-server 99.0 or later, got" in text
+
+    def test_a_server_without_streams_is_told(
+        self, make_settings: Callable[..., Settings], run_server: RunServer, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        server = run_server(settings={"jetstream": False})
+        settings = make_settings(nats_url=server.url, nats_timeout_s=1)
+        assert "The queue cannot be reached" in asyncio.run(wait_for_trouble(settings, caplog))
+
+    def test_a_connection_that_hangs_up_while_it_connects_leaves_nothing(
+        self, make_settings: Callable[..., Settings]
+    ) -> None:
+        async def main() -> None:
+            for turns in range(30):
+                connection = Connection(make_settings(), "test")
+                await connection.start()
+                for _ in range(turns):
+                    await asyncio.sleep(0)
+                await connection.close()
+            assert len(asyncio.all_tasks()) == 1
+
+        asyncio.run(main())
+
+
+class TestStore:
+    def test_what_is_wrong_is_told(self, desk: OpenDesk) -> None:
+        async def main() -> None:
+            async with desk(task_queue_max_messages=1) as opened:
+                store, limit = opened.connection.store, opened.connection.client.max_payload
+                assert await store(SUBJECT, b"x", {"Nats-Msg-Id": "a"}) == 1
+                assert await store(SUBJECT, b"x", {"Nats-Msg-Id": "a"}) == 1, "the one that is there"
+                with pytest.raises(QueueFullError):
+                    await store(SUBJECT, b"x")
+                with pytest.raises(RevisionConflictError):
+                    await store("$KV.TASK_RECORDS.a", b"x", {"Nats-Expected-Last-Subject-Sequence": "7"})
+                for size, headers in ((limit + 1, {}), (limit, {"a": "b"}), (limit - 17, {"a": "b"})):
+                    with pytest.raises(TaskTooLargeError):
+                        await store("$KV.TASK_RECORDS.a", bytes(size), headers)
+                await store("$KV.TASK_RECORDS.a", bytes(limit - 18), {"a": "b"})
+                assert opened.connection.client.stats["reconnects"] == 0
+
+        asyncio.run(main())
+
+    def test_a_silent_server_is_unavailable_in_time(self, desk: OpenDesk, run_server: RunServer) -> None:
+        server = run_server()
+
+        async def main() -> None:
+            async with desk(nats_url=server.url, nats_timeout_s=0.2) as opened:
+                with server.frozen():
+                    for ask in (opened.connection.store(SUBJECT, b"x"), opened.connection.request("$JS.API.INFO")):
+                        with pytest.raises(QueueUnavailableError, match="Retry-After"):
+                            await ask
+
+        asyncio.run(main())
+
+    def test_a_server_that_has_no_more_storage_is_full(self, desk: OpenDesk, run_server: RunServer) -> None:
+        server = run_server(settings={"accounts": {"A": {"jetstream": {"max_file": 4 << 20}, "users": [USER]}}})
+
+        async def main() -> None:
+            url = server.url.replace("//", "//u:p@")
+            bounds = {"task_queue_max_bytes": 1 << 20, "task_dead_max_bytes": 1 << 20}
+            async with desk(nats_url=url, **bounds) as opened:
+                filling = [opened.connection.store(f"$KV.TASK_RECORDS.{n}", bytes(900_000)) for n in range(6)]
+                results = await asyncio.gather(*filling, return_exceptions=True)
+                refused = [result for result in results if isinstance(result, Exception)]
+                assert refused
+                assert all(isinstance(error, QueueFullError) for error in refused)
+
+        asyncio.run(main())
+
+
+USER = {"user": "u", "password": "p"}
+
+
+class TestStreams:
+    def test_they_are_made_as_the_settings_say(self, desk: OpenDesk) -> None:
+        async def main() -> None:
+            bounds = {"task_queue_max_messages": 7, "task_queue_max_bytes": 2 << 20, "task_dead_max_bytes": 3 << 20}
+            async with desk(**bounds, task_ack_wait_s=3) as opened:
+                manager = opened.connection.client.jetstream()
+                tasks = (await manager.stream_info(STREAM)).config
+                assert (tasks.max_msgs, tasks.max_bytes) == (7, 2 << 20)
+                assert (tasks.retention, tasks.discard) == (api.RetentionPolicy.WORK_QUEUE, api.DiscardPolicy.NEW)
+                assert tasks.storage == api.StorageType.FILE
+                records = (await manager.stream_info(RECORDS_STREAM)).config
+                assert (records.max_msgs_per_subject, records.max_bytes) == (1, -1)
+                dead = (await manager.stream_info("TASKS_DEAD")).config
+                assert (dead.max_bytes, dead.discard) == (3 << 20, api.DiscardPolicy.OLD)
+                consumer = (await manager.consumer_info(STREAM, CONSUMER)).config
+                assert (consumer.ack_wait, consumer.max_deliver, consumer.max_ack_pending) == (3, -1, -1)
+
+        asyncio.run(main())
+
+    def test_those_that_are_there_are_brought_in_line_and_keep_what_they_hold(
+        self, desk: OpenDesk, check: Callable[..., CheckedInput]
+    ) -> None:
+        async def main() -> None:
+            async with desk(task_queue_max_messages=7, task_ack_wait_s=3) as opened:
+                taken = [await opened.queue.submit(check()) for _ in range(3)]
+            async with desk(task_queue_max_messages=3, task_ack_wait_s=30) as opened:
+                with pytest.raises(QueueFullError):
+                    await opened.queue.submit(check())
+                assert [await opened.queue.status(record.task_id) for record in taken] == taken
+                assert (await opened.consumer()).config.ack_wait == 30
+
+        asyncio.run(main())
+
+    def test_a_smaller_bound_drops_nothing_that_was_taken(
+        self, desk: OpenDesk, check: Callable[..., CheckedInput]
+    ) -> None:
+        async def main() -> None:
+            async with desk() as opened:
+                taken = [await opened.queue.submit(check()) for _ in range(6)]
+            async with desk(task_queue_max_messages=2) as opened:
+                assert await opened.count() == 6
+                with pytest.raises(QueueFullError):
+                    await opened.queue.submit(check())
+                assert [await opened.queue.status(record.task_id) for record in taken] == taken
+
+        asyncio.run(main())
+
+    def test_what_cannot_be_changed_stays_and_is_told(
+        self, desk: OpenDesk, nats_server: NatsServer, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        async def main() -> None:
+            client = await nats.connect(nats_server.url)
+            kept = api.StreamConfig(name="TASKS_DEAD", subjects=["tasks-dead.>"], storage=api.StorageType.MEMORY)
+            await client.jetstream().add_stream(kept)
+            await client.close()
+            async with desk() as opened:
+                assert opened.connection.is_up
+
+        asyncio.run(main())
+        assert "Stream TASKS_DEAD keeps its old settings: " in caplog.text
+
+    def test_many_processes_can_set_them_up_at_once(
+        self, make_settings: Callable[..., Settings], caplog: pytest.LogCaptureFixture
+    ) -> None:
+        async def main() -> None:
+            connections = [Connection(make_settings(), f"test {number}") for number in range(8)]
+            for connection in connections:
+                await connection.start()
+            async with asyncio.timeout(30):
+                for connection in connections:
+                    await connection.wait_up(lambda: False)
+            for connection in connections:
+                await connection.close()
+
+        asyncio.run(main())
+        assert not caplog.records
+
+    def test_what_is_written_is_told_to_whoever_listens(self, desk: OpenDesk) -> None:
+        async def main() -> None:
+            async with desk() as opened:
+                notices = await opened.connection.client.subscribe("task-records.>")
+                await opened.connection.client.flush()
+                await opened.connection.store("$KV.TASK_RECORDS.a", b"content", {"Task-Status": "SUCCESS"})
+                notice = await notices.next_msg(timeout=30)
+                assert (notice.subject, notice.data) == ("task-records.a", b"content")
+                assert (notice.headers or {})["Task-Status"] == "SUCCESS"
+
+        asyncio.run(main())

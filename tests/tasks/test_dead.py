@@ -1,0 +1,214 @@
+"""Tasks that were given up on: kept with why, tried again, forgotten."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from app.tasks import worker
+from app.tasks.dead import Graveyard, connect_graveyard
+from app.tasks.errors import QueueUnavailableError, TaskUnknownError
+from app.tasks.message import encode_task
+from app.tasks.records import Record, TaskStatus
+from app.tasks.stream import DEAD_STREAM, TASK_TYPE
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from contextlib import AbstractAsyncContextManager
+
+    from app.service.crop import CheckedInput
+    from app.settings import Settings
+    from tests.tasks.conftest import Desk, Gate
+
+    OpenDesk = Callable[..., AbstractAsyncContextManager[Desk]]
+    Check = Callable[..., CheckedInput]
+    Scrape = Callable[[], dict[tuple[str, ...], float]]
+
+UNKNOWN = "f" * 32
+HEAVY: dict[str, Any] = {"verify": "pixels"}
+FAILED = ("task_completions_total", "FAILURE", TASK_TYPE)
+
+
+async def bury(desk: Desk, checked: CheckedInput, *, attempts: int = 5, digest: str = "") -> tuple[Record, bytes]:
+    """Have a task given up on as a worker does; return its record as it was before, and its message."""
+    record = await desk.queue.submit(checked, digest=digest)
+    (message,) = await desk.fetch()
+    await Graveyard(desk.connection, desk.records).bury(
+        record.task_id, message.data, attempts=attempts, reason="it came to no end"
+    )
+    await message.ack_sync()
+    return record, message.data
+
+
+def test_a_buried_task_has_failed_and_is_kept(desk: OpenDesk, check: Check, scrape: Scrape) -> None:
+    async def main() -> None:
+        async with desk() as opened:
+            graveyard = Graveyard(opened.connection, opened.records)
+            assert await graveyard.list() == []
+            before = time.time()
+            record, data = await bury(opened, check())
+            failed = await opened.queue.status(record.task_id)
+            assert failed.error is not None
+            assert (failed.status, failed.error.code) == (TaskStatus.FAILURE, "task_gave_up")
+            assert failed.error.detail == "it came to no end"
+            (dead,) = await graveyard.list()
+            assert (dead.task_id, dead.attempts, dead.reason) == (record.task_id, 5, "it came to no end")
+            assert dead.size == len(data)
+            assert before <= dead.buried_at <= time.time()
+
+    asyncio.run(main())
+    counted = scrape()
+    assert (counted[FAILED], counted["task_dead_total", TASK_TYPE]) == (1, 1)
+    assert counted["errors_total", "tasks", "task_gave_up"] == 1
+
+
+def test_all_are_listed_the_oldest_first(desk: OpenDesk, check: Check) -> None:
+    async def main() -> None:
+        async with desk() as opened:
+            buried = [(await bury(opened, check()))[0].task_id for _ in range(30)]
+            graveyard = Graveyard(opened.connection, opened.records)
+            for _ in range(2):
+                assert [dead.task_id for dead in await graveyard.list()] == buried
+            info = await opened.connection.client.jetstream().consumers_info(DEAD_STREAM)
+            assert len(info) <= 2, "those that listed go by themselves"
+
+    asyncio.run(main())
+
+
+def test_a_task_that_has_ended_otherwise_keeps_its_end(desk: OpenDesk, check: Check, scrape: Scrape) -> None:
+    async def main() -> None:
+        async with desk() as opened:
+            record = await opened.queue.submit(check())
+            cancelled = await opened.queue.cancel(record.task_id)
+            await Graveyard(opened.connection, opened.records).bury(record.task_id, b"x", attempts=1, reason="why")
+            assert await opened.queue.status(record.task_id) == cancelled
+
+    asyncio.run(main())
+    assert scrape()[FAILED] == 0
+
+
+@pytest.mark.parametrize("has_record", [True, False])
+def test_a_retried_task_succeeds(at_work: OpenDesk, check: Check, scrape: Scrape, *, has_record: bool) -> None:
+    async def main() -> None:
+        async with at_work() as desk:
+            record = Record(task_id="b" * 32, submitted_at=1.5, digest="d")
+            revision = await desk.records.create(record)
+            graveyard = Graveyard(desk.connection, desk.records)
+            message = encode_task(record, revision, check())
+            await graveyard.bury(record.task_id, message, attempts=5, reason="why")
+            if not has_record:
+                await desk.connection.client.jetstream().purge_stream("KV_TASK_RECORDS")
+            await graveyard.retry(record.task_id)
+            ended = await desk.end_of(record.task_id)
+            assert (ended.status, ended.attempts, ended.error) == (TaskStatus.SUCCESS, 1, None)
+            if has_record:
+                assert (ended.submitted_at, ended.digest) == (1.5, "d")
+            assert await graveyard.list() == []
+            await desk.drained()
+
+    asyncio.run(main())
+    assert scrape()["task_completions_total", "SUCCESS", TASK_TYPE] == 1
+
+
+def test_a_retried_task_that_comes_to_nothing_again_is_kept_again(
+    at_work: OpenDesk, check: Check, gate: Gate, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(worker, "RETRY_S", 0.05)
+    gate.fail(3, times=99)
+
+    async def main() -> None:
+        async with at_work(task_max_deliveries=2) as desk:
+            graveyard = Graveyard(desk.connection, desk.records)
+            record = await desk.queue.submit(check(simplify=3, **HEAVY))
+            for _ in range(3):
+                assert (await desk.end_of(record.task_id)).status is TaskStatus.FAILURE
+                await desk.drained()
+                (dead,) = await graveyard.list()
+                assert (dead.task_id, dead.attempts) == (record.task_id, 2)
+                await graveyard.retry(record.task_id)
+            await desk.end_of(record.task_id)
+            await desk.drained()
+            assert len(await graveyard.list()) == 1
+            assert gate.begun == [3] * 8
+
+    asyncio.run(main())
+
+
+def test_what_is_put_aside_again_before_the_retry_is_over_stays(desk: OpenDesk) -> None:
+    async def main() -> None:
+        async with desk() as opened:
+            graveyard = Graveyard(opened.connection, opened.records)
+            await graveyard.bury("b" * 32, b"garbage", attempts=1, reason="why")
+            store = opened.connection.store
+
+            async def store_and_be_overtaken(subject: str, *rest: Any) -> int:
+                sequence = await store(subject, *rest)
+                if subject.startswith("tasks."):
+                    await graveyard.bury("b" * 32, b"garbage", attempts=1, reason="why again")
+                return sequence
+
+            opened.connection.store = store_and_be_overtaken  # type: ignore[assignment]
+            await graveyard.retry("b" * 32)
+            assert [dead.reason for dead in await graveyard.list()] == ["why again"]
+
+    asyncio.run(main())
+
+
+def test_one_is_dropped_and_the_others_stay(desk: OpenDesk, check: Check) -> None:
+    async def main() -> None:
+        async with desk() as opened:
+            graveyard = Graveyard(opened.connection, opened.records)
+            first, second = [(await bury(opened, check()))[0].task_id for _ in range(2)]
+            await graveyard.drop(first)
+            assert [dead.task_id for dead in await graveyard.list()] == [second]
+            assert (await opened.queue.status(first)).status is TaskStatus.FAILURE
+            for ask in (graveyard.drop(first), graveyard.retry(first)):
+                with pytest.raises(TaskUnknownError, match="there is none"):
+                    await ask
+
+    asyncio.run(main())
+
+
+@pytest.mark.parametrize("task_id", [UNKNOWN, "*", ">", "", "a b", f"x.{UNKNOWN}"])
+def test_what_is_not_there_can_neither_be_retried_nor_dropped(desk: OpenDesk, check: Check, task_id: str) -> None:
+    async def main() -> None:
+        async with desk() as opened:
+            record, _ = await bury(opened, check())
+            graveyard = Graveyard(opened.connection, opened.records)
+            for ask in (graveyard.drop, graveyard.retry):
+                with pytest.raises(TaskUnknownError):
+                    await ask(task_id)
+            assert [dead.task_id for dead in await graveyard.list()] == [record.task_id]
+            assert await opened.count() == 0
+
+    asyncio.run(main())
+
+
+def test_a_retry_that_finds_no_room_leaves_the_task_where_it_is(desk: OpenDesk, check: Check) -> None:
+    async def main() -> None:
+        async with desk(task_queue_max_messages=1) as opened:
+            graveyard = Graveyard(opened.connection, opened.records)
+            record, _ = await bury(opened, check())
+            await opened.queue.submit(check())
+            with pytest.raises(Exception, match="the queue is full"):
+                await graveyard.retry(record.task_id)
+            assert [dead.task_id for dead in await graveyard.list()] == [record.task_id]
+            # Nobody works on it, so that it has still failed.
+            assert (await opened.queue.status(record.task_id)).status is TaskStatus.FAILURE
+
+    asyncio.run(main())
+
+
+def test_a_command_connects_or_says_that_it_cannot(make_settings: Callable[..., Settings], check: Check) -> None:
+    async def main() -> None:
+        connection, graveyard = await connect_graveyard(make_settings())
+        assert await graveyard.list() == []
+        await connection.close()
+        with pytest.raises(QueueUnavailableError, match=r"within 0\.5 s"):
+            await connect_graveyard(make_settings(nats_url="nats://127.0.0.1:9", nats_timeout_s=0.5))
+
+    asyncio.run(main())
+    del check

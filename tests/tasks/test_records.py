@@ -1,0 +1,191 @@
+"""What is known of tasks: written by revision, gone when its time is over."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING
+
+import msgspec
+import pytest
+
+from app.tasks.connection import RevisionConflictError
+from app.tasks.errors import TaskUnknownError
+from app.tasks.records import OPEN_TTL_S, WITHDRAWN_TTL_S, Record, TaskFault, TaskStatus
+from app.tasks.stream import RECORDS_STREAM, record_subject
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from contextlib import AbstractAsyncContextManager
+
+    from tests.tasks.conftest import Desk
+
+    OpenDesk = Callable[..., AbstractAsyncContextManager[Desk]]
+
+PENDING = Record(task_id="a" * 32, submitted_at=1.25, digest="d1")
+DONE = PENDING.replace(
+    status=TaskStatus.SUCCESS,
+    started_at=2.0,
+    completed_at=3.5,
+    attempts=2,
+    progress=1.0,
+    processing_time_ms=1.5,
+    result=msgspec.Raw(b'{"regions": [1.50, 2]}'),
+    run="r",
+)
+FAILED = PENDING.replace(
+    status=TaskStatus.FAILURE, error=TaskFault("image_corrupt", "why"), result=msgspec.Raw(b"null")
+)
+
+
+@pytest.mark.parametrize("record", [PENDING, DONE, FAILED], ids=lambda record: record.status)
+def test_a_record_comes_back_as_it_was_written(desk: OpenDesk, record: Record) -> None:
+    async def main() -> None:
+        async with desk() as opened:
+            revision = await opened.records.create(record)
+            found = await opened.records.get(record.task_id)
+            assert found == (record, revision)
+            assert bytes(found[0].result) == bytes(record.result)
+
+    asyncio.run(main())
+
+
+def test_a_record_is_written_by_whoever_knows_the_latest(desk: OpenDesk) -> None:
+    async def main() -> None:
+        async with desk() as opened:
+            first = await opened.records.create(PENDING)
+            with pytest.raises(RevisionConflictError):
+                await opened.records.create(PENDING)
+            second = await opened.records.update(DONE, first)
+            assert second > first
+            for stale in (0, first, second + 1):
+                with pytest.raises(RevisionConflictError):
+                    await opened.records.update(FAILED, stale)
+            assert await opened.records.get(PENDING.task_id) == (DONE, second)
+            with pytest.raises(RevisionConflictError):
+                await opened.records.update(PENDING.replace(task_id="b" * 32), first)
+
+    asyncio.run(main())
+
+
+def test_of_many_who_write_at_once_one_succeeds(desk: OpenDesk) -> None:
+    async def main() -> None:
+        async with desk() as opened:
+            first = await opened.records.create(PENDING)
+            rivals = [opened.records.update(PENDING.replace(run=str(number)), first) for number in range(20)]
+            results = await asyncio.gather(*rivals, return_exceptions=True)
+            assert sum(isinstance(result, RevisionConflictError) for result in results) == 19
+            (winner,) = (number for number, result in enumerate(results) if isinstance(result, int))
+            assert (await opened.records.get(PENDING.task_id))[0].run == str(winner)
+
+    asyncio.run(main())
+
+
+@pytest.mark.parametrize("has_copies", [False, True])
+def test_what_is_not_there_or_was_not_taken_is_unknown(desk: OpenDesk, *, has_copies: bool) -> None:
+    async def main() -> None:
+        async with desk() as opened:
+            opened.records._has_copies = has_copies
+            with pytest.raises(TaskUnknownError, match="there is none"):
+                await opened.records.get(PENDING.task_id)
+            assert await opened.records.find(PENDING.task_id) is None
+            revision = await opened.records.create(PENDING.replace(is_withdrawn=True))
+            with pytest.raises(TaskUnknownError):
+                await opened.records.get(PENDING.task_id)
+            assert await opened.records.find(PENDING.task_id) == (PENDING.replace(is_withdrawn=True), revision)
+
+    asyncio.run(main())
+
+
+def test_the_leader_knows_what_a_copy_knows(desk: OpenDesk) -> None:
+    async def main() -> None:
+        async with desk() as opened:
+            revision = await opened.records.create(DONE)
+            found = await opened.records._read_from_leader(record_subject(DONE.task_id))
+            assert found == (msgspec.json.encode(DONE), revision)
+
+    asyncio.run(main())
+
+
+def test_a_record_that_ended_expires_and_its_key_can_be_used_again(desk: OpenDesk) -> None:
+    async def main() -> None:
+        async with desk(result_ttl=1) as opened:
+            first = await opened.records.create(DONE)
+            kept = PENDING.replace(task_id="b" * 32)
+            await opened.records.create(kept)
+            await opened.records.note_result("d1", DONE.task_id)
+            assert await opened.records.find_result("d1") == DONE
+
+            async def is_gone() -> bool:
+                return await opened.records.find(DONE.task_id) is None
+
+            await opened.until(is_gone, "the end of the record's time")
+            await opened.until(lambda: _is_count(opened, 1), "the end of what led to it")
+            assert await opened.records.find_result("d1") is None
+            assert (await opened.records.get(kept.task_id))[0] == kept
+            assert await opened.records.create(PENDING) > first
+
+    asyncio.run(main())
+
+
+async def _is_count(desk: Desk, count: int) -> bool:
+    return await desk.count(RECORDS_STREAM) == count
+
+
+def test_how_long_a_record_is_kept_goes_by_what_became_of_the_task(desk: OpenDesk) -> None:
+    async def main() -> None:
+        async with desk(result_ttl=77) as opened:
+            stream = opened.connection.client.jetstream()
+            lifetimes = {}
+            for name, record in (
+                ("open", PENDING),
+                ("begun", PENDING.replace(status=TaskStatus.STARTED)),
+                ("ended", DONE),
+                ("cancelled", PENDING.replace(status=TaskStatus.CANCELLED)),
+                ("not taken", PENDING.replace(status=TaskStatus.CANCELLED, is_withdrawn=True)),
+            ):
+                sequence = await opened.records.create(record.replace(task_id=name.replace(" ", "-")))
+                headers = (await stream.get_msg(RECORDS_STREAM, sequence)).headers or {}
+                lifetimes[name] = int(headers["Nats-TTL"])
+            open_s = OPEN_TTL_S
+            assert lifetimes == {
+                "open": open_s,
+                "begun": open_s,
+                "ended": 77,
+                "cancelled": 77,
+                "not taken": WITHDRAWN_TTL_S,
+            }
+
+    asyncio.run(main())
+
+
+def test_a_result_is_found_by_its_digest_for_as_long_as_it_is_one(desk: OpenDesk) -> None:
+    async def main() -> None:
+        async with desk() as opened:
+            records = opened.records
+            assert await records.find_result("d1") is None
+            await records.note_result("d1", PENDING.task_id)
+            assert await records.find_result("d1") is None, "no record"
+            revision = await records.create(PENDING)
+            assert await records.find_result("d1") is None, "no end"
+            revision = await records.update(DONE, revision)
+            assert await records.find_result("d1") == DONE
+            await records.note_result("d2", PENDING.task_id)
+            assert await records.find_result("d2") is None, "the result of another request"
+            await records.update(FAILED, revision)
+            assert await records.find_result("d1") is None, "no result"
+
+    asyncio.run(main())
+
+
+def test_usage_is_what_the_records_take_asked_for_now_and_then(desk: OpenDesk, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def main() -> None:
+        async with desk() as opened:
+            await opened.records.create(DONE.replace(result=msgspec.Raw(b'"' + bytes(100_000).hex().encode() + b'"')))
+            before = await opened.records.usage_bytes()
+            assert 200_000 < before < 202_000
+            await opened.records.create(PENDING.replace(task_id="b" * 32))
+            assert await opened.records.usage_bytes() == before
+            monkeypatch.setattr("app.tasks.records.USAGE_AGE_S", 0.0)
+            assert await opened.records.usage_bytes() > before
+
+    asyncio.run(main())
