@@ -11,18 +11,18 @@ import fastapi_offline
 from fastapi import FastAPI, Response
 from fastapi.openapi.docs import get_swagger_ui_html
 from fastapi.staticfiles import StaticFiles
-from starlette.exceptions import HTTPException
 
 from app import __version__
-from app.face.errors import InputError
 from app.observability import metrics, multiprocess
 from app.observability.board import Board
 from app.observability.rich_logging import LogOptions
 from app.service.admission import Admission
 from app.service.crop import CropService, Limits
-from app.web import openapi, problems
+from app.tasks.queue import TaskQueue
+from app.web import openapi
 from app.web.middleware import RequestContext, RequestMetrics
-from app.web.routes import crop, operations
+from app.web.problems import HANDLERS
+from app.web.routes import crop, operations, tasks
 from app.web.state import WebState
 
 if TYPE_CHECKING:
@@ -50,11 +50,15 @@ def create_app(settings: Settings, *, board: Board | None = None, registry: Coll
         registry: what ``/metrics`` reads; None leaves the path out.
     """
     state = _make_state(settings, board, registry)
-    prefix = settings.root_path.rstrip("/")
+    prefix = state.prefix
 
     @asynccontextmanager
     async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
+        if state.queue is not None:
+            await state.queue.start()
         yield
+        if state.queue is not None:
+            await state.queue.close()
         state.admission.close()
 
     app = FastAPI(
@@ -67,14 +71,12 @@ def create_app(settings: Settings, *, board: Board | None = None, registry: Coll
         servers=[{"url": prefix}] if prefix else None,
         redirect_slashes=False,
         lifespan=lifespan,
-        exception_handlers={
-            problems.ProblemError: problems.handle_problem,
-            InputError: problems.handle_input_error,
-            HTTPException: problems.handle_http_exception,
-        },
+        exception_handlers=HANDLERS,
     )
     app.state.web = state
     app.include_router(crop.router)
+    if state.queue is not None:
+        app.include_router(tasks.router)
     app.include_router(operations.router)
     _add_docs(app, prefix)
     # The last one added is the outermost: the context is there before anything else happens, and after.
@@ -97,10 +99,13 @@ def _make_state(settings: Settings, board: Board | None, registry: CollectorRegi
         ),
         board=board or Board(expected_workers=1, timeout_s=settings.timeout_s),
         registry=registry,
+        queue=TaskQueue(settings) if settings.enable_tasks else None,
+        has_result_cache=settings.enable_tasks and settings.result_cache,
         api_keys=tuple(key.get_secret_value().encode() for key in settings.api_keys),
         max_body_bytes=settings.max_body_bytes,
         body_timeout_s=settings.body_timeout_s,
         retry_after_s=settings.retry_after_s,
+        prefix=settings.root_path.rstrip("/"),
     )
 
 

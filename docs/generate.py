@@ -11,13 +11,16 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pydantic import SecretStr
+
 from app.face.errors import public_codes
 from app.face.regions import REGIONS, RegionSpec
 from app.observability.metrics import METRICS
 from app.service.options import CropOptions
 from app.settings import Settings
+from app.task_settings import TaskSettings
 from app.web import openapi
-from app.web.problems import INPUT_STATUS, PROBLEMS
+from app.web.problems import INPUT_STATUS, PROBLEMS, TASK_FAULTS
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -35,13 +38,16 @@ def markdown_table(head: tuple[str, ...], rows: Iterable[tuple[str, ...]]) -> st
 
 def settings_table() -> str:
     """Every environment variable, its default and its meaning."""
-    fields = Settings.model_fields.items()
+    # Those of tasks are a class of their own, which pydantic puts first.
+    fields = sorted(Settings.model_fields.items(), key=lambda field: field[0] in TaskSettings.model_fields)
     rows = ((f"`{name.upper()}`", _default(field), field.description or "") for name, field in fields)
     return markdown_table(("variable", "default", "meaning"), rows)
 
 
 def _default(field: Any) -> str:
     value = field.default
+    if isinstance(value, SecretStr):
+        value = value.get_secret_value()
     if field.default_factory is not None:
         return "" if field.default_factory is dict else "cores"
     if value in (None, "", ()):
@@ -88,7 +94,8 @@ def errors_table() -> str:
     """Every code that an answer can carry."""
     ours = ((f"`{code}`", str(status), title) for code, (status, title) in PROBLEMS.items())
     inputs = ((f"`{code}`", str(INPUT_STATUS), _first_line(error.__doc__)) for code, error in public_codes().items())
-    return markdown_table(("code", "status", "meaning"), [*ours, *inputs])
+    tasks = ((f"`{code}`", "in a task", title) for code, title in TASK_FAULTS.items())
+    return markdown_table(("code", "status", "meaning"), [*ours, *inputs, *tasks])
 
 
 def _first_line(text: str | None) -> str:

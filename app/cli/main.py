@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import sys
+from typing import TYPE_CHECKING
 
 import typer
-from pydantic import ValidationError
 
 from app import __version__
-from app.settings import Settings, load_settings
+from app.cli.settings import settings_or_exit
+from app.cli.tasks import tasks
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from app.settings import Settings
 
 cli = typer.Typer(
     name="facial-service",
@@ -17,6 +23,7 @@ cli = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
+cli.add_typer(tasks, name="tasks")
 
 
 @cli.callback()
@@ -26,17 +33,31 @@ def root() -> None:
 
 @cli.command(epilog="Example: WORKERS=4 PORT=8080 facial-service serve")
 def serve() -> None:
-    """Serve the API, with metrics and probes beside it. Settings come from the environment; the README lists them."""
-    settings = _settings_or_exit()
+    """Serve the API, with metrics and probes beside it. Settings come from the environment; the README lists them.
+
+    Where NATS_URL is empty, the queue of tasks and what works on them run beside it too.
+    """
+    settings = settings_or_exit()
     # Imported here: `--help` and `version` answer without loading the picture libraries.
     from app.runtime.server import serve as run  # noqa: PLC0415
 
-    try:
-        run(settings)
-    except OSError as error:
-        place = f"{error.filename}: " if error.filename else ""
-        typer.echo(f"facial-service: {place}{error.strerror or error}", err=True)
-        sys.exit(1)
+    _run(run, settings)
+
+
+@cli.command(epilog="Example: NATS_URL=nats://queue:4222 TASK_WORKERS=4 facial-service worker")
+def worker() -> None:
+    """Work on the tasks of the queue at NATS_URL, with metrics and probes beside it."""
+    settings = settings_or_exit()
+    if not settings.nats_url:
+        typer.echo(
+            "facial-service: NATS_URL: expected the server that the tasks are on, got nothing; "
+            "without one, `facial-service serve` works on them itself",
+            err=True,
+        )
+        sys.exit(2)
+    from app.runtime.task_server import work_alone  # noqa: PLC0415 - as above
+
+    _run(work_alone, settings)
 
 
 @cli.command(epilog="Example: facial-service version")
@@ -45,14 +66,13 @@ def version() -> None:
     typer.echo(__version__)
 
 
-def _settings_or_exit() -> Settings:
+def _run(program: Callable[[Settings], None], settings: Settings) -> None:
     try:
-        return load_settings()
-    except ValidationError as error:
-        for problem in error.errors(include_input=False, include_url=False):
-            name = ".".join(str(part) for part in problem["loc"]).upper() or "settings"
-            typer.echo(f"facial-service: {name}: {problem['msg']}", err=True)
-        sys.exit(2)
+        program(settings)
+    except OSError as error:
+        place = f"{error.filename}: " if error.filename else ""
+        typer.echo(f"facial-service: {place}{error.strerror or error}", err=True)
+        sys.exit(1)
 
 
 def main() -> None:

@@ -1,52 +1,50 @@
-"""gunicorn's arbiter, with stable slots for its workers and an exporter beside them."""
+"""gunicorn's arbiter, with stable slots for its workers and other processes beside them."""
 
 from __future__ import annotations
 
 import os
 import signal
-import sys
 import time
-from typing import TYPE_CHECKING, Any, NoReturn, cast
+from typing import TYPE_CHECKING, cast
 
 from gunicorn.arbiter import Arbiter
-from setproctitle import setproctitle
 
 from app.observability import multiprocess, recording
 from app.observability.board import State
-from app.observability.exporter import serve_exporter
 from app.observability.multiprocess import SlotPool
 from app.observability.rich_logging import get_logger
 
 if TYPE_CHECKING:
-    import socket
+    from collections.abc import Sequence
     from pathlib import Path
 
     from gunicorn.app.base import BaseApplication
-    from prometheus_client import CollectorRegistry
 
     from app.observability.board import Board
-    from app.runtime.worker import ServiceWorker
+    from app.runtime.companions import Companion
+    from app.runtime.slots import SlotWorker
     from app.settings import Settings
 
 log = get_logger("server")
 
-EXPORTER_STOP_S = 2.0
-# At least this long between two starts of the exporter, doubled while it does not stay.
-EXPORTER_PAUSE_S, EXPORTER_PAUSE_MAX_S, EXPORTER_STEADY_S = 0.5, 30.0, 60.0
+EARLY_S = 2.0  # what workers wait, at most, for what is started before them
+POLL_S = 0.01
+
 _PEEK = os.WEXITED | os.WNOHANG | os.WNOWAIT
 _ORDERLY = {0, -signal.SIGTERM, -signal.SIGINT, -signal.SIGQUIT}
+_QUICK = {signal.SIGINT, signal.SIGQUIT}
 
 
 class ServiceArbiter(Arbiter):
-    """Keeps the pool of slots, which outlives reloads of the configuration, and the exporter process.
+    """Keeps the pool of slots, which outlives reloads of the configuration, and the companions.
 
     Args:
         application: what gunicorn runs.
         settings: how to run.
         board: health, shared with every process.
-        exporter_listener: bound socket of the metrics port.
-        registry: what a scrape reads; None where metrics are off.
+        companions: processes beside the workers, in the order of their start; they are stopped the other way round.
         metrics_directory: folder of the value files; None where metrics are off.
+        parent_pid: a process that this one shall not outlive; None where it may.
     """
 
     def __init__(
@@ -55,32 +53,51 @@ class ServiceArbiter(Arbiter):
         *,
         settings: Settings,
         board: Board,
-        exporter_listener: socket.socket,
-        registry: CollectorRegistry | None,
+        companions: Sequence[Companion],
         metrics_directory: Path | None,
+        parent_pid: int | None = None,
     ) -> None:
         self.settings = settings
         self.board = board
         self.slots = SlotPool()
-        self.exporter_listener = exporter_listener
-        self.registry = registry
+        self.companions = companions
         self.metrics_directory = metrics_directory
+        self._held = [held for companion in companions for held in companion.needs]
         self._to_replace: list[int] = []
-        self._exporter_pid = 0
-        self._exporter_next = 0.0
-        self._exporter_pause = EXPORTER_PAUSE_S
+        self._is_quick = False
+        self._parent_pid = parent_pid
+        # gunicorn has them on the class, which a master that was forked from another would share with that one.
+        self.LISTENERS = []  # type: ignore[misc]
+        self.WORKERS = {}  # type: ignore[misc]
         super().__init__(application)
 
     def start(self) -> None:
-        """Bind the API's port, then start the exporter, so that probes get an answer while the workers boot."""
+        """Bind the API's port, then start what is to be there before the workers, such as what answers probes."""
         super().start()
-        self._ensure_exporter()
+        self._keep_companions(are_early=True)
+        limit = time.monotonic() + EARLY_S
+        while not all(companion.is_up() for companion in self.companions) and time.monotonic() < limit:
+            time.sleep(POLL_S)
+
+    def run(self) -> None:
+        """Run until a signal stops it, then stop the companions; leaves by `SystemExit`."""
+        try:
+            super().run()
+        finally:
+            if os.getpid() == self.board.master_pid:  # workers leave through here too
+                self._stop_companions()
 
     def manage_workers(self) -> None:
-        """Keep the number of workers, go on with a reload, and keep the exporter."""
+        """Keep the number of workers, go on with a reload, and keep the companions.
+
+        Raises:
+            StopIteration: the process that this one shall not outlive is gone.
+        """
+        if self._parent_pid is not None and os.getppid() != self._parent_pid:
+            raise StopIteration
         super().manage_workers()
         self._replace_next()
-        self._ensure_exporter()
+        self._keep_companions(are_early=False)
 
     def handle_hup(self) -> None:
         """Replace the workers one after the other, each in the slot of the one before.
@@ -98,8 +115,10 @@ class ServiceArbiter(Arbiter):
             self.kill_worker(self._to_replace.pop(0), signal.SIGTERM)
 
     def reap_workers(self) -> None:
-        """Note how each worker ended before gunicorn collects it and forgets."""
-        workers = cast("dict[int, ServiceWorker]", self.WORKERS)
+        """Note how each process ended before gunicorn collects it and forgets."""
+        for companion in self.companions:
+            companion.is_alive()
+        workers = cast("dict[int, SlotWorker]", self.WORKERS)
         for pid, worker in workers.items():
             try:
                 ended = os.waitid(os.P_PID, pid, _PEEK)
@@ -111,29 +130,32 @@ class ServiceArbiter(Arbiter):
         super().reap_workers()
 
     def stop(self, graceful: bool = True) -> None:
-        """Turn unready, then stop the workers; the exporter goes on answering until `halt`."""
+        """Turn unready, then stop the workers; the companions go on until these are gone."""
         if not self.board.is_draining:
-            log.info("Stopping: requests in flight get up to %d s", self.settings.graceful_timeout_s)
+            log.info("Stopping: what is in flight gets up to %d s", self.settings.graceful_timeout_s)
         self.board.drain()
         super().stop(graceful)
 
-    def halt(self, reason: str | None = None, exit_status: int = 0) -> None:
-        """Stop everything and exit; the exporter last, so that draining can be watched to its end."""
-        try:
-            super().halt(reason, exit_status)
-        finally:
-            self._stop_exporter()
+    def kill_workers(self, sig: int) -> None:
+        """Send a signal to every worker."""
+        self._is_quick |= sig == signal.SIGQUIT
+        super().kill_workers(sig)
 
     def handle_usr2(self) -> None:
         """Refuse to re-execute: two masters would write into one set of metric files."""
         log.warning("SIGUSR2 ignored: start a second instance instead of re-executing this one")
 
-    def take_slot(self, worker: ServiceWorker) -> None:
+    def take_slot(self, worker: SlotWorker) -> None:
         """Give a worker that is about to be forked its place."""
         worker.slot = self.slots.take()
         worker.board = self.board
 
-    def free_slot(self, worker: ServiceWorker) -> str:
+    def leave_to_worker(self) -> None:
+        """Close, in a new worker, what the master holds open for its companions."""
+        for held in self._held:
+            held.close()
+
+    def free_slot(self, worker: SlotWorker) -> str:
         """Take back the place of a worker that ended.
 
         Returns:
@@ -147,59 +169,33 @@ class ServiceArbiter(Arbiter):
         recording.record_worker_exit(reason)
         return reason
 
-    def _ensure_exporter(self) -> None:
-        if self.board.is_draining or self._is_exporter_alive():
-            return
-        now = time.monotonic()
-        if now < self._exporter_next:  # the arbiter's own second brings us back
-            return
-        if self._exporter_pid:
-            log.error("The exporter ended (pid %d); starting another", self._exporter_pid)
-        is_steady = now - self._exporter_next > EXPORTER_STEADY_S
-        self._exporter_pause = EXPORTER_PAUSE_S if is_steady else min(2 * self._exporter_pause, EXPORTER_PAUSE_MAX_S)
-        self._exporter_next = now + self._exporter_pause
-        self._exporter_pid = os.fork()
-        if not self._exporter_pid:
-            self._become_exporter()
+    def _keep_companions(self, *, are_early: bool) -> None:
+        for number, companion in enumerate(self.companions):
+            if not self.board.is_draining and (companion.is_early or not are_early):
+                companion.keep(self._leave_to_companion)
+            self.board.note_companion(number, companion.name, companion.pid)
 
-    def _become_exporter(self) -> NoReturn:
-        status = 1
-        try:
-            for number in (*self.SIGNALS, signal.SIGCHLD):
-                signal.signal(number, signal.SIG_DFL)
-            # Ctrl-C reaches the whole foreground group; the exporter ends when the master says so.
-            signal.signal(signal.SIGINT, signal.SIG_IGN)
-            for listener in self.LISTENERS:
-                listener.close()
-            multiprocess.set_identity("exporter")
-            setproctitle(f"{self.proc_name}: exporter")
-            serve_exporter(self.exporter_listener, self.board, self.registry)
-            status = 0
-        except Exception:
-            log.exception("The exporter failed")
-        finally:
-            sys.stderr.flush()
-            os._exit(status)  # past the master's own exit handlers, which are not this process's to run
+    def _leave_to_companion(self, companion: Companion) -> None:
+        for listener in self.LISTENERS:
+            listener.close()
+        for worker in self.WORKERS.values():
+            worker.tmp.close()
+        for held in self._held:
+            if held not in companion.needs:
+                held.close()
 
-    def _is_exporter_alive(self) -> bool:
-        if not self._exporter_pid:
-            return False
-        try:
-            return os.waitid(os.P_PID, self._exporter_pid, _PEEK) is None
-        except ChildProcessError:
-            return False
+    def _stop_companions(self) -> None:
+        for companion in reversed(self.companions):
+            companion.stop(self._is_hurried)
+        self.leave_to_worker()
 
-    def _stop_exporter(self) -> None:
-        limit = time.monotonic() + EXPORTER_STOP_S
-        sent: Any = signal.SIGTERM
-        while self._is_exporter_alive():
-            os.kill(self._exporter_pid, sent)
-            time.sleep(0.02)
-            sent = signal.SIGKILL if time.monotonic() > limit else 0
-        self.exporter_listener.close()
+    def _is_hurried(self) -> bool:
+        while not self.SIG_QUEUE.empty():
+            self._is_quick |= self.SIG_QUEUE.get_nowait() in _QUICK
+        return self._is_quick
 
 
-def _exit_reason(worker: ServiceWorker, last_state: State) -> str:
+def _exit_reason(worker: SlotWorker, last_state: State) -> str:
     status = worker.exit_status
     if worker.aborted:
         return "timeout"

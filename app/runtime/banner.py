@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
+from urllib.parse import urlsplit
 
 from app import __version__
 from app.main import log_options
 from app.observability.rich_logging import get_logger, make_console
+from app.runtime.slots import count_task_workers
 
 if TYPE_CHECKING:
     from app.runtime.arbiter import ServiceArbiter
+    from app.runtime.server import ApiApplication
+    from app.runtime.task_server import TaskApplication
     from app.settings import Settings
 
 log = get_logger("server")
@@ -21,11 +25,11 @@ SAMPLE_LANDMARKS = Path("examples/astronaut.landmarks.json")
 
 def announce(arbiter: ServiceArbiter) -> None:
     """Say where the service is to be found; called by gunicorn once its ports are bound."""
-    settings = arbiter.settings
-    api = _url(arbiter.LISTENERS[0].sock.getsockname())
-    metrics = _url(arbiter.exporter_listener.getsockname())
+    settings, application = arbiter.settings, cast("ApiApplication", arbiter.app)
+    api = url_of(arbiter.LISTENERS[0].sock.getsockname())
+    metrics = application.metrics_url
     if log_options(settings).is_rich:
-        _print_banner(settings, api, metrics)
+        _print_banner(settings, api, metrics, is_queue_embedded=application.embedded is not None)
     log.info(
         "facial-service %s listens on %s, metrics and probes on %s",
         __version__,
@@ -33,6 +37,26 @@ def announce(arbiter: ServiceArbiter) -> None:
         metrics,
         extra={"version": __version__, "api": api, "metrics": metrics, "workers": settings.workers},
     )
+
+
+def announce_workers(arbiter: ServiceArbiter) -> None:
+    """Say where the metrics of task workers are, unless an API has these among its own."""
+    metrics, count = cast("TaskApplication", arbiter.app).metrics_url, count_task_workers(arbiter.settings)
+    if metrics:
+        log.info(
+            "facial-service %s works on the tasks of %s in %d processes, metrics and probes on %s",
+            __version__,
+            describe_servers(arbiter.settings),
+            count,
+            metrics,
+            extra={"version": __version__, "metrics": metrics, "tasks": count},
+        )
+
+
+def describe_servers(settings: Settings) -> str:
+    """Name the servers of the queue, without what may stand before them: a user and a password."""
+    servers = (urlsplit(server) for server in settings.nats_servers)
+    return ", ".join(f"{server.scheme}://{server.netloc.rpartition('@')[2]}" for server in servers)
 
 
 def sample_command(api: str) -> str:
@@ -43,14 +67,15 @@ def sample_command(api: str) -> str:
     )
 
 
-def _url(address: tuple[Any, ...]) -> str:
+def url_of(address: tuple[Any, ...]) -> str:
+    """Return where a bound address can be opened."""
     host, port = address[:2]
     if host in {"0.0.0.0", "::"}:  # noqa: S104 - not bound here, only printed as what one can open
         host = "127.0.0.1"
     return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
 
-def _print_banner(settings: Settings, api: str, metrics: str) -> None:
+def _print_banner(settings: Settings, api: str, metrics: str, *, is_queue_embedded: bool) -> None:
     # Imported here: a worker that writes JSON shall not pay for the memory of a renderer it never uses.
     from rich.panel import Panel  # noqa: PLC0415
     from rich.table import Table  # noqa: PLC0415
@@ -62,6 +87,7 @@ def _print_banner(settings: Settings, api: str, metrics: str) -> None:
         "Metrics": f"{metrics}/metrics" if settings.enable_metrics else "off (ENABLE_METRICS=false)",
         "Health": f"{metrics}/health/ready",
         "Workers": f"{settings.workers}",
+        "Tasks": _describe_tasks(settings, is_queue_embedded=is_queue_embedded),
         "Limits": f"{settings.max_body_bytes / 2**20:g} MiB a body, {settings.max_image_pixels / 1e6:g} Mpx a picture",
         "API keys": f"{len(settings.api_keys)}" if settings.api_keys else "none: open to whoever reaches the port",
     }
@@ -73,3 +99,11 @@ def _print_banner(settings: Settings, api: str, metrics: str) -> None:
         console.print("[bold]Try it:[/]")
         console.print(sample_command(api), soft_wrap=True, markup=False)
         console.print()
+
+
+def _describe_tasks(settings: Settings, *, is_queue_embedded: bool) -> str:
+    if not settings.enable_tasks:
+        return "off (ENABLE_TASKS=false)"
+    if is_queue_embedded:
+        return f"processes: {count_task_workers(settings)}; queue in {settings.data_dir}/"
+    return f"queue on {describe_servers(settings)}; its workers run elsewhere"

@@ -12,8 +12,9 @@ from gunicorn.arbiter import Arbiter
 from uvicorn.server import Server
 from uvicorn_worker import UvicornWorker
 
-from app.observability.board import Board, State
+from app.observability.board import State
 from app.runtime.protocol import ServiceProtocol
+from app.runtime.slots import SlotWorker
 
 if TYPE_CHECKING:
     from types import FrameType
@@ -32,18 +33,14 @@ class _Server(Server):
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """Mark the worker as draining, then stop as usual."""
+        if sig == signal.SIGINT:  # Ctrl-C reaches the whole foreground group; the master says when
+            return
         self._worker.board.beat(self._worker.slot, State.DRAINING)
         super().handle_exit(sig, frame)
 
 
-class ServiceWorker(UvicornWorker):
-    """One API process in one slot.
-
-    Attributes:
-        slot: number of the slot, set by the arbiter before the fork.
-        board: shared with the master and the exporter, set by the arbiter before the fork.
-        exit_status: signal (negative) or exit code, set by the arbiter when the process has ended.
-    """
+class ServiceWorker(SlotWorker, UvicornWorker):
+    """One API process in one slot."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -57,15 +54,7 @@ class ServiceWorker(UvicornWorker):
         "server_header": False,
     }
 
-    slot: int
-    board: Board
     server: _Server
-    exit_status: int | None = None
-
-    @property
-    def slot_name(self) -> str:
-        """The name that the process's metrics are kept under."""
-        return f"worker-{self.slot}"
 
     async def _serve(self) -> None:
         self.config.app = self.wsgi

@@ -1,9 +1,9 @@
-"""Which of the two forms of an answer the caller wants."""
+"""Which of the forms on offer the caller wants as an answer."""
 
 from __future__ import annotations
 
 from functools import lru_cache
-from typing import Final, Literal
+from typing import Final, Literal, cast
 
 import mimeparse
 
@@ -14,9 +14,10 @@ SVG: Final = "image/svg+xml"
 # Browsers send 150. The parser's time grows with the square, and it runs where every other request waits.
 MAX_ACCEPT: Final = 1024
 
+Form = Literal["application/json", "image/svg+xml"]
 
-@lru_cache(maxsize=256)
-def choose_form(accept: str | None) -> Literal["application/json", "image/svg+xml"]:
+
+def choose_form(accept: str | None) -> Form:
     """Choose between JSON, the default, and the overlay as SVG.
 
     Args:
@@ -29,13 +30,28 @@ def choose_form(accept: str | None) -> Literal["application/json", "image/svg+xm
         >>> choose_form("image/svg+xml, */*;q=0.1")
         'image/svg+xml'
     """
+    return _choose(accept, (SVG, JSON))
+
+
+def require_json(accept: str | None) -> None:
+    """Refuse a request whose ``Accept`` header rules out JSON, where nothing else is on offer.
+
+    Raises:
+        ProblemError: ``not_acceptable``.
+    """
+    _choose(accept, (JSON,))
+
+
+@lru_cache(maxsize=256)
+def _choose(accept: str | None, offers: tuple[Form, ...]) -> Form:
     if not accept:
         return JSON
     try:
         # Of equals the last wins.
-        best = mimeparse.best_match([SVG, JSON], accept) if len(accept) <= MAX_ACCEPT else ""
+        best = mimeparse.best_match(offers, accept) if len(accept) <= MAX_ACCEPT else ""
     except mimeparse.MimeTypeParseException:
         best = ""
     if not best:
-        raise ProblemError("not_acceptable", f"expected {JSON} or {SVG} among the types of the Accept header")
-    return SVG if best == SVG else JSON
+        expected = " or ".join(reversed(offers))
+        raise ProblemError("not_acceptable", f"expected {expected} among the types of the Accept header")
+    return cast("Form", best)

@@ -4,22 +4,33 @@ from __future__ import annotations
 
 from functools import cache
 from importlib.resources import files
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import msgspec
 import orjson
+from fastapi import Path
 from fastapi.openapi.utils import get_openapi
 
 from app.service.options import CropOptions
 from app.web import schemas
-from app.web.problems import MEDIA_TYPE, PROBLEMS
+from app.web.parameters import MAX_KEY, MAX_WAIT_S
+from app.web.problems import MEDIA_TYPE, PROBLEMS, QUEUE_PROBLEMS
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from fastapi import FastAPI
 
+TaskId = Annotated[
+    str,
+    # Only told of: what has another form is answered like the id of a task that is not there.
+    Path(description="As it was answered to the submission.", json_schema_extra={"pattern": schemas.TASK_ID_PATTERN}),
+]
+
 JSON = "application/json"
+SVG = "image/svg+xml"
 _REF = "#/components/schemas/{name}"
-_ANSWERS = (schemas.CropAnswer, schemas.ProblemAnswer, schemas.HealthAnswer, schemas.VersionAnswer)
+_ANSWERS = (schemas.CropAnswer, schemas.TaskAnswer, schemas.ProblemAnswer, schemas.HealthAnswer, schemas.VersionAnswer)
 
 
 def _ref(structure: type[msgspec.Struct]) -> dict[str, str]:
@@ -30,16 +41,34 @@ def _answer(description: str, structure: type[msgspec.Struct], media_type: str =
     return {"description": description, "content": {media_type: {"schema": _ref(structure)}}}
 
 
-def _problem_answers() -> dict[int | str, dict[str, Any]]:
+# The router's own, for paths that are not in the document; and ids with a slash in them.
+_NO_PATH = {"not_found"}
+_QUEUE = set(QUEUE_PROBLEMS.values())
+_OF_CROP = PROBLEMS.keys() - _NO_PATH - _QUEUE
+_OF_SUBMIT = _OF_CROP | {"queue_unavailable", "queue_full", "task_too_large", "idempotency_conflict"}
+# What any request can meet, and what one without a body that is read.
+_OF_CANCEL = {
+    *("http_invalid", "unauthorized", "not_found", "method_not_allowed", "not_acceptable", "parameter_invalid"),
+    *("head_too_large", "internal_error", "task_unknown", "task_ended", "queue_unavailable", "queue_full"),
+}
+_OF_STATUS = _OF_CANCEL - {"task_ended", "queue_full"} | {"body_timeout", "body_too_large", "saturated"}
+
+_RETRY_AFTER = {"Retry-After": {"description": "Seconds to wait.", "schema": {"type": "integer", "minimum": 1}}}
+
+
+def _problem_answers(codes: Iterable[str]) -> dict[int | str, dict[str, Any]]:
     by_status: dict[int, list[str]] = {}
-    for code, (status, _) in PROBLEMS.items():
-        by_status.setdefault(status, []).append(code)
-    by_status.pop(404)  # the router's own, for paths that are not in the document
-    by_status[422].append("or a code of what is wrong with the photo, landmarks or map")
-    return {
-        status: _answer("; ".join(codes), schemas.ProblemAnswer, MEDIA_TYPE)
-        for status, codes in sorted(by_status.items())
-    }
+    for code in PROBLEMS.keys() & codes:
+        by_status.setdefault(PROBLEMS[code][0], []).append(code)
+    is_input_read = "field_invalid" in codes
+    answers: dict[int | str, dict[str, Any]] = {}
+    for status, found in sorted(by_status.items()):
+        listed = sorted(found, key=list(PROBLEMS).index)
+        if status == 422 and is_input_read:  # noqa: PLR2004 - the status of an input that cannot be worked with
+            listed.append("or a code of what is wrong with the photo, landmarks or map")
+        answers[status] = _answer("; ".join(listed), schemas.ProblemAnswer, MEDIA_TYPE)
+    answers[503]["headers"] = _RETRY_AFTER
+    return answers
 
 
 @cache
@@ -79,26 +108,76 @@ def _multipart_schema() -> dict[str, Any]:
     }
 
 
+def _text_header(description: str) -> dict[str, Any]:
+    return {"description": description, "schema": {"type": "string"}}
+
+
+_REQUEST: dict[str, Any] = {
+    "required": True,
+    "content": {
+        JSON: {"schema": _ref(schemas.CropBody)},
+        "multipart/form-data": {"schema": _multipart_schema()},
+    },
+}
+_OVERLAY = {SVG: {"schema": {"type": "string"}}}
+_WARNINGS = {"X-Warnings": _text_header("Codes of the result's warnings, where there are any.")}
+_WAIT = {
+    "name": "wait",
+    "in": "query",
+    "description": "Seconds to wait for the end of the task, should it not have ended.",
+    "schema": {"type": "number", "minimum": 0, "maximum": MAX_WAIT_S},
+}
+_KEY = {
+    "name": "Idempotency-Key",
+    "in": "header",
+    "description": "Of the caller's making: the same key with the same request gives the same task. Bare or in double "
+    "quotes.",
+    "schema": {"type": "string", "minLength": 1, "maxLength": MAX_KEY, "pattern": "^[!#-~]+$"},
+}
+
 CROP: dict[str, Any] = {
     "summary": "Regions of a face, from a photo and its landmarks",
     "tags": ["regions"],
     "responses": {
         200: {
             "description": "The regions; or the overlay alone, where `Accept` prefers it.",
-            "content": {JSON: {"schema": _ref(schemas.CropAnswer)}, "image/svg+xml": {"schema": {"type": "string"}}},
+            "headers": {**_WARNINGS, "X-Cache": _text_header("`hit` or `miss`, where results are looked up.")},
+            "content": {JSON: {"schema": _ref(schemas.CropAnswer)}, **_OVERLAY},
         },
-        **_problem_answers(),
+        **_problem_answers(_OF_CROP),
     },
-    "openapi_extra": {
-        "parameters": _option_parameters(),
-        "requestBody": {
-            "required": True,
-            "content": {
-                JSON: {"schema": _ref(schemas.CropBody)},
-                "multipart/form-data": {"schema": _multipart_schema()},
-            },
+    "openapi_extra": {"parameters": _option_parameters(), "requestBody": _REQUEST},
+}
+SUBMIT: dict[str, Any] = {
+    "summary": "The same, as a task",
+    "tags": ["tasks"],
+    "status_code": 202,
+    "responses": {
+        202: {
+            **_answer("Taken.", schemas.TaskAnswer),
+            "headers": {"Location": {**_text_header("Path of the task's status."), "required": True}},
         },
+        **_problem_answers(_OF_SUBMIT),
     },
+    "openapi_extra": {"parameters": [*_option_parameters(), _KEY], "requestBody": _REQUEST},
+}
+STATUS: dict[str, Any] = {
+    "summary": "How far a task is, and its result",
+    "tags": ["tasks"],
+    "responses": {
+        200: {
+            "description": "The task; or the overlay alone, where `Accept` prefers it and the task has succeeded.",
+            "headers": _WARNINGS,
+            "content": {JSON: {"schema": _ref(schemas.TaskAnswer)}, **_OVERLAY},
+        },
+        **_problem_answers(_OF_STATUS),
+    },
+    "openapi_extra": {"parameters": [_WAIT]},
+}
+CANCEL: dict[str, Any] = {
+    "summary": "Cancel a task",
+    "tags": ["tasks"],
+    "responses": {200: _answer("Cancelled, now or before.", schemas.TaskAnswer), **_problem_answers(_OF_CANCEL)},
 }
 HEALTH: dict[str, Any] = {
     "responses": {200: _answer("It is.", schemas.HealthAnswer), 503: _answer("It is not.", schemas.HealthAnswer)}
@@ -134,9 +213,13 @@ def build_document(app: FastAPI) -> dict[str, Any]:
         "key": {"type": "apiKey", "in": "header", "name": "X-API-Key"},
         "bearer": {"type": "http", "scheme": "bearer"},
     }
-    operation = document["paths"]["/api/v1/frontal/crop"]["post"]
-    operation["requestBody"]["content"][JSON]["examples"] = load_examples()
-    operation["security"] = [{}, {"key": []}, {"bearer": []}]
+    examples = load_examples()
+    for path, operations in document["paths"].items():
+        if path.startswith("/api/"):
+            for operation in operations.values():
+                operation["security"] = [{}, {"key": []}, {"bearer": []}]
+                if "requestBody" in operation:
+                    operation["requestBody"]["content"][JSON]["examples"] = examples
     return document
 
 

@@ -1,8 +1,11 @@
 """Everything that can go wrong over HTTP, as RFC 9457 problem documents with a stable code.
 
-    ProblemError               what is wrong with the request itself; the table below says which code has which status
-    InputError (face)     what is wrong with the photo, landmarks or map; always 422, each leaf with its own code
-    anything else         500 `internal_error`; the text is fixed, the cause is in the log under the request's id
+    ProblemError              what is wrong with the request itself; the table below says which code has which status
+    InputError (face)         what is wrong with the photo, landmarks or map; always 422, each leaf with its own code
+    QueueError (tasks)        what is wrong with a task or with the queue; each leaf has a code of the table
+    SaturatedError (service)  503 `saturated`
+    ClientDisconnect          499, for metrics and logs: nobody reads it
+    anything else             500 `internal_error`; the text is fixed, the cause is in the log under the request's id
 
 Nothing of a request's body is echoed: a text names fields, positions, counts and limits.
 """
@@ -15,12 +18,25 @@ from typing import TYPE_CHECKING, Any
 import orjson
 from fastapi import Request, Response
 from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
+from starlette.routing import Match
 
-from app.face.errors import InputError
+from app.face.errors import InputError, public_codes
 from app.observability import context, metrics, recording
+from app.service.admission import SaturatedError
+from app.tasks.errors import (
+    IdempotencyConflictError,
+    QueueError,
+    QueueFullError,
+    QueueUnavailableError,
+    TaskEndedError,
+    TaskTooLargeError,
+    TaskUnknownError,
+)
+from app.web.state import web_state
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Coroutine, Mapping
 
 MEDIA_TYPE = "application/problem+json"
 TYPE_PREFIX = "urn:facial-service:problem:"
@@ -32,23 +48,46 @@ PROBLEMS: dict[str, tuple[int, str]] = {
     "invalid_multipart": (400, "The body is not multipart/form-data"),
     "unauthorized": (401, "An API key is needed"),
     "not_found": (404, "No such path"),
+    "task_unknown": (404, "There is no such task"),
     "method_not_allowed": (405, "The path does not take this method"),
     "not_acceptable": (406, "No format on offer is accepted"),
     "body_timeout": (408, "The body took too long to arrive"),
+    "idempotency_conflict": (409, "The idempotency key was used for another request"),
+    "task_ended": (409, "The task has ended"),
     "body_too_large": (413, "The body is too large"),
+    "task_too_large": (413, "The task is larger than the queue takes"),
     "unsupported_media_type": (415, "The body's type is not supported"),
     "field_missing": (422, "A field is missing"),
     "field_unknown": (422, "A field is not known"),
     "field_invalid": (422, "A field has a wrong value"),
     "field_duplicate": (422, "A field is given twice"),
-    "parameter_invalid": (422, "A query parameter is wrong"),
+    "parameter_invalid": (422, "A parameter of the query or of a header is wrong"),
     "image_encoding": (422, "An image is not valid base64"),
     "head_too_large": (431, "The headers are too large"),
     "internal_error": (500, "The service failed"),
+    "queue_full": (503, "The queue is full"),
+    "queue_unavailable": (503, "The queue is unavailable"),
     "saturated": (503, "The service is saturated"),
 }
 INPUT_STATUS = 422
 INPUT_TITLE = "The input cannot be processed"
+
+# What a task can fail by besides: these stand in its document, which is answered with 200, and have no status.
+TASK_FAULTS = {
+    "task_gave_up": "Work on the task was given up",
+    "result_too_large": "The result is larger than the queue stores",
+}
+_OTHER_FAULT = "The task failed"  # of a worker that is newer than this process
+
+QUEUE_PROBLEMS: dict[type[QueueError], str] = {
+    QueueUnavailableError: "queue_unavailable",
+    QueueFullError: "queue_full",
+    TaskTooLargeError: "task_too_large",
+    TaskUnknownError: "task_unknown",
+    TaskEndedError: "task_ended",
+    IdempotencyConflictError: "idempotency_conflict",
+}
+NO_STORE = {"Cache-Control": "no-store"}
 
 # Turned away before any work, and counted as such; the reason is the metric's label.
 REJECTIONS = {
@@ -56,6 +95,8 @@ REJECTIONS = {
     "body_too_large": "too_large",
     "unauthorized": "unauthorized",
     "body_timeout": "body_timeout",
+    "queue_full": "queue_full",
+    "queue_unavailable": "queue_unavailable",
 }
 _STARLETTE_CODES = {404: "not_found", 405: "method_not_allowed"}
 
@@ -116,6 +157,39 @@ async def handle_input_error(_request: Request, error: Exception) -> Response:
     return problem_response(error.code, INPUT_STATUS, INPUT_TITLE, str(error))
 
 
+async def handle_queue_error(request: Request, error: Exception) -> Response:
+    """Answer what is wrong with a task or with the queue; a submission that is turned away counts as such."""
+    if not isinstance(error, QueueError):
+        raise error
+    code = QUEUE_PROBLEMS[type(error)]
+    if code in REJECTIONS and request.method == "POST":
+        recording.record_rejection(REJECTIONS[code])
+    else:
+        recording.record_error(code, "tasks")
+    status, title = PROBLEMS[code]
+    headers = dict(NO_STORE)
+    if status == HTTPStatus.SERVICE_UNAVAILABLE:
+        headers["Retry-After"] = str(web_state(request).retry_after_s)
+    return problem_response(code, status, title, str(error), headers=headers)
+
+
+async def handle_saturated(request: Request, error: Exception) -> Response:
+    """Answer that the process holds as much as it may."""
+    if not isinstance(error, SaturatedError):
+        raise error
+    detail = "every place of this process is taken; come back after the time in Retry-After"
+    # Come back to another process: this one keeps the connections that it has.
+    headers = {"Retry-After": str(web_state(request).retry_after_s), "Connection": "close"}
+    return await handle_problem(request, ProblemError("saturated", detail, headers=headers))
+
+
+async def handle_disconnect(_request: Request, error: Exception) -> Response:
+    """End the request of a caller who went away."""
+    if not isinstance(error, ClientDisconnect):
+        raise error
+    return Response(status_code=CLIENT_CLOSED_REQUEST)
+
+
 async def handle_http_exception(request: Request, error: Exception) -> Response:
     """Answer what the router itself refuses: an unknown path, a wrong method."""
     if not isinstance(error, HTTPException):
@@ -124,12 +198,46 @@ async def handle_http_exception(request: Request, error: Exception) -> Response:
     if code is None:
         phrase = HTTPStatus(error.status_code).phrase
         return problem_response("http_error", error.status_code, phrase, phrase, headers=error.headers)
-    detail = "see /docs for the paths there are"
+    detail, headers = "see /docs for the paths there are", dict(error.headers or {})
     if code == "method_not_allowed":
-        allowed = (error.headers or {}).get("Allow", "another method")
-        detail = f"expected {allowed}, got {metrics.method_label(request.method)}"
+        if "Allow" in headers:
+            headers["Allow"] = _allowed_methods(request)
+        detail = f"expected {headers.get('Allow', 'another method')}, got {metrics.method_label(request.method)}"
     recording.record_error(code, "api")
-    return problem_response(code, error.status_code, PROBLEMS[code][1], detail, headers=error.headers)
+    return problem_response(code, error.status_code, PROBLEMS[code][1], detail, headers=headers)
+
+
+def _allowed_methods(request: Request) -> str:
+    """List every method of a path; the router names those of the first route that has it."""
+
+    def is_taken(method: str) -> bool:
+        scope = {**request.scope, "method": method}
+        return any(route.matches(scope)[0] is Match.FULL for route in request.app.routes)
+
+    return ", ".join(sorted(filter(is_taken, metrics.HTTP_METHODS)))
+
+
+def fault_title(code: str) -> str:
+    """Return the title of what a task failed by: that of the problem that a request would have been answered with.
+
+    Example:
+        >>> fault_title("image_corrupt")
+        'The input cannot be processed'
+    """
+    if code in public_codes():
+        return INPUT_TITLE
+    return TASK_FAULTS.get(code) or PROBLEMS.get(code, (0, _OTHER_FAULT))[1]
+
+
+HANDLERS: dict[int | type[Exception], Callable[[Request, Any], Coroutine[Any, Any, Response]]] = {
+    ProblemError: handle_problem,
+    InputError: handle_input_error,
+    QueueError: handle_queue_error,
+    SaturatedError: handle_saturated,
+    ClientDisconnect: handle_disconnect,
+    HTTPException: handle_http_exception,
+}
+"""By what they answer; the application calls that of the nearest class."""
 
 
 def internal_error_response() -> Response:

@@ -12,6 +12,7 @@ import msgspec
 from msgspec import Meta
 
 from app.service.options import CropOptions
+from app.tasks.records import TaskStatus  # noqa: TC001 - msgspec reads the annotation
 
 IMAGE_TEXT = "PNG, JPEG or WebP, as base64 or as a data URL."
 LANDMARKS_TEXT = "478 points (468 of MediaPipe's face mesh, 10 of the irises), or the 468 alone, in MediaPipe's order."
@@ -126,6 +127,33 @@ class ProblemAnswer(msgspec.Struct):
     request_id: str
 
 
+TASK_ID_PATTERN = "^[0-9a-f]{32}$"
+Time = Annotated[str, Meta(description="RFC 3339, in UTC.", extra_json_schema={"format": "date-time"})]
+
+
+class TaskFaultAnswer(msgspec.Struct):
+    """Why a task has no result."""
+
+    code: Annotated[str, Meta(description="Stable; as in a problem document, or a code that only tasks have.")]
+    title: str
+    detail: str
+
+
+class TaskAnswer(msgspec.Struct):
+    """What is known of a task."""
+
+    task_id: Annotated[str, Meta(pattern=TASK_ID_PATTERN)]
+    status: TaskStatus
+    progress: Annotated[float, Meta(ge=0, le=1, description="How much of the work is done.")]
+    attempts: Annotated[int, Meta(ge=0, description="How often work on it was begun.")]
+    result: Annotated[CropAnswer | None, Meta(description="Where the status is SUCCESS.")]
+    error: Annotated[TaskFaultAnswer | None, Meta(description="Where the status is FAILURE.")]
+    submitted_at: Time
+    started_at: Time | None
+    completed_at: Time | None
+    processing_time_ms: Annotated[float, Meta(ge=0)] | None
+
+
 class WorkerHealth(msgspec.Struct):
     """One worker process as the instance knows it."""
 
@@ -142,6 +170,7 @@ class HealthAnswer(msgspec.Struct):
     ready: bool
     draining: bool
     workers: list[WorkerHealth]
+    task_workers: Annotated[list[WorkerHealth], Meta(description="Those that the instance itself has for tasks.")]
 
 
 class VersionAnswer(msgspec.Struct):

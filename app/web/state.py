@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import TYPE_CHECKING
+
+from starlette.exceptions import HTTPException
+
+from app.observability.board import Board, State
 
 if TYPE_CHECKING:
     from fastapi import Request
     from prometheus_client import CollectorRegistry
 
-    from app.observability.board import Board
     from app.service.admission import Admission
     from app.service.crop import CropService
+    from app.tasks.queue import TaskQueue
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -23,23 +29,52 @@ class WebState:
         admission: places and threads of this process.
         board: health of the instance.
         registry: what ``/metrics`` reads; None where metrics are off.
+        queue: where tasks go; None where none are taken.
+        has_result_cache: whether results of earlier tasks answer requests for the same.
         api_keys: keys that are let in; empty lets everybody in.
         max_body_bytes: largest body.
         body_timeout_s: how long a body may take.
         retry_after_s: what a 503 asks for.
+        prefix: what a proxy in front has stripped from the path; for links.
     """
 
     crop: CropService
     admission: Admission
     board: Board
     registry: CollectorRegistry | None
+    queue: TaskQueue | None
+    has_result_cache: bool
     api_keys: tuple[bytes, ...]
     max_body_bytes: int
     body_timeout_s: float
     retry_after_s: int
+    prefix: str
+
+    def is_stopping(self) -> bool:
+        """Tell whether this process, or the whole instance, has been told to stop."""
+        slot = _own_slot(self.board, os.getpid())
+        return self.board.is_draining or (slot is not None and self.board.state(slot) == State.DRAINING)
+
+
+@lru_cache(maxsize=8)
+def _own_slot(board: Board, pid: int) -> int | None:
+    """Find the process's row once: it keeps it for life."""
+    return next((row.slot for row in board.rows() if row.pid == pid), None)
 
 
 def web_state(request: Request) -> WebState:
     """Return the state that the application was made with."""
     state: WebState = request.app.state.web
     return state
+
+
+def task_queue(request: Request) -> TaskQueue:
+    """Return the queue.
+
+    Raises:
+        HTTPException: 404, where no tasks are taken.
+    """
+    queue = web_state(request).queue
+    if queue is None:
+        raise HTTPException(404)
+    return queue

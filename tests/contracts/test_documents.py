@@ -20,8 +20,8 @@ from app.main import create_app
 from app.observability.metrics import METRICS
 from app.runtime.banner import sample_command
 from app.settings import Settings
-from app.web.problems import PROBLEMS
-from app.web.schemas import CropAnswer
+from app.web.problems import PROBLEMS, TASK_FAULTS
+from app.web.schemas import CropAnswer, TaskAnswer
 
 if TYPE_CHECKING:
     from fastapi import FastAPI
@@ -82,6 +82,14 @@ async def post(app: FastAPI, body: str) -> CropAnswer:
     return msgspec.json.decode(answer.raise_for_status().content, type=CropAnswer)
 
 
+def test_readme_task_has_every_member() -> None:
+    block = next(text for text in re.findall(r"```json\n(.*?)```", README, re.DOTALL) if "task_id" in text)
+    task: dict[str, Any] = json.loads(block)
+    assert list(task) == list(TaskAnswer.__struct_fields__)
+    assert task["result"].keys() < set(CropAnswer.__struct_fields__)
+    msgspec.convert({**task, "result": None}, TaskAnswer)
+
+
 def test_readme_names_every_path(app: FastAPI) -> None:
     paths = set(app.openapi()["paths"]) | {"/docs", "/openapi.json"}
     assert {path for path in paths if f"{path}`" not in README} == set()
@@ -94,7 +102,7 @@ def test_every_metric_and_setting_is_in_the_readme() -> None:
 
 def test_every_code_is_documented_once() -> None:
     text = (ROOT / "docs" / "errors.md").read_text(encoding="utf-8")
-    codes = [*PROBLEMS, *public_codes()]
+    codes = [*PROBLEMS, *public_codes(), *TASK_FAULTS]
     assert len(codes) == len(set(codes))
     assert [code for code in codes if text.count(f"| `{code}` |") != 1] == []
 

@@ -10,8 +10,9 @@ import pytest
 
 from app.observability.board import State
 from app.runtime.arbiter import _exit_reason
-from app.runtime.banner import sample_command
-from app.runtime.server import gunicorn_options
+from app.runtime.banner import describe_servers, sample_command, url_of
+from app.runtime.server import ApiApplication
+from app.runtime.task_server import TaskApplication
 from app.settings import Settings
 
 
@@ -38,7 +39,31 @@ def test_exit_reason(status: int | None, aborted: bool, state: State, reason: st
 
 @pytest.mark.parametrize(("host", "bind"), [("127.0.0.1", "127.0.0.1:8000"), ("::1", "[::1]:8000")])
 def test_bind_is_written_as_gunicorn_reads_it(host: str, bind: str) -> None:
-    assert gunicorn_options(Settings(host=host))["bind"] == [bind]
+    assert ApiApplication(Settings(host=host)).gunicorn_options()["bind"] == [bind]
+
+
+def test_task_workers_listen_on_nothing() -> None:
+    application = TaskApplication(Settings(task_workers=3))
+    assert application.cfg.address == []
+    assert application.cfg.workers == 3
+    assert application.board.worker_name(2) == "task-2"
+
+
+@pytest.mark.parametrize(
+    ("address", "url"),
+    [
+        (("127.0.0.1", 8000), "http://127.0.0.1:8000"),
+        (("0.0.0.0", 8000), "http://127.0.0.1:8000"),  # noqa: S104 - not bound
+        (("::1", 8000, 0, 0), "http://[::1]:8000"),
+    ],
+)
+def test_address_is_told_as_one_can_open_it(address: tuple[Any, ...], url: str) -> None:
+    assert url_of(address) == url
+
+
+def test_servers_are_told_without_credentials() -> None:
+    settings = Settings(nats_url="nats://user:secret@one:4222,tls://[::1]:4223")
+    assert describe_servers(settings) == "nats://one:4222, tls://[::1]:4223"
 
 
 def test_sample_command_needs_no_shell_tricks() -> None:

@@ -1,23 +1,36 @@
-"""The application in this process, without a server, and a way to call it."""
+"""The application in this process, without a server, and ways to call it; for tasks, a queue and a worker beside it."""
 
 from __future__ import annotations
 
 import asyncio
-from contextlib import ExitStack
-from typing import TYPE_CHECKING, Any
+import os
+import shutil
+import subprocess
+import sysconfig
+import time
+from contextlib import ExitStack, asynccontextmanager
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import httpx
+import msgspec
 import pytest
 
 from app.main import create_app
 from app.settings import Settings
+from app.tasks.worker import work
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+    from pathlib import Path
 
     from fastapi import FastAPI
 
+T = TypeVar("T")
+
 CROP = "/api/v1/frontal/crop"
+NO_TASK = "0" * 32
+LIMIT_S = 30.0
+POLL_S = 0.01
 
 
 @pytest.fixture(autouse=True)
@@ -39,16 +52,139 @@ def make_app() -> Iterator[Callable[..., FastAPI]]:
         yield make
 
 
+def client_of(app: FastAPI) -> httpx.AsyncClient:
+    transport = httpx.ASGITransport(app, raise_app_exceptions=False)
+    return httpx.AsyncClient(transport=transport, base_url="http://service")
+
+
 @pytest.fixture
 def call() -> Callable[..., httpx.Response]:
     """Give ``call(app, method="POST", path=..., **request)``, which is answered as a server would hear it."""
 
     def send(app: FastAPI, method: str = "POST", path: str = CROP, **request: Any) -> httpx.Response:
         async def run() -> httpx.Response:
-            transport = httpx.ASGITransport(app, raise_app_exceptions=False)
-            async with httpx.AsyncClient(transport=transport, base_url="http://service") as client:
+            async with client_of(app) as client:
                 return await client.request(method, path, **request)
 
         return asyncio.run(run())
 
     return send
+
+
+class _Ports(msgspec.Struct):
+    nats: list[str]
+
+
+@pytest.fixture
+def nats_url(tmp_path: Path) -> Iterator[str]:
+    """Start a NATS server with an empty store on a free loopback port, and give its address."""
+    program = shutil.which("nats-server", path=os.pathsep.join((sysconfig.get_path("scripts"), os.environ["PATH"])))
+    assert program, "nats-server comes with the development requirements"
+    where = ["-a", "127.0.0.1", "-p", "-1", "--ports_file_dir", str(tmp_path)]
+    store = ["-js", "-sd", str(tmp_path / "store"), "-l", str(tmp_path / "log")]
+    process = subprocess.Popen([program, *where, *store])
+    try:
+        yield _read_address(tmp_path, process)
+    finally:
+        process.terminate()
+        process.wait()
+
+
+def _read_address(folder: Path, process: subprocess.Popen[bytes]) -> str:
+    deadline = time.monotonic() + LIMIT_S
+    while time.monotonic() < deadline and process.poll() is None:
+        for file in folder.glob(f"*{process.pid}.ports"):
+            try:
+                return msgspec.json.decode(file.read_bytes(), type=_Ports).nats[0]
+            except msgspec.DecodeError:  # half written
+                pass
+        time.sleep(POLL_S)
+    raise TimeoutError("nats-server did not start")
+
+
+class Tasks:
+    """An application with its queue, as its callers see it.
+
+    Attributes:
+        app: the application.
+        client: sends requests to it.
+    """
+
+    def __init__(self, app: FastAPI, settings: Settings, client: httpx.AsyncClient) -> None:
+        self.app = app
+        self.client = client
+        self._settings = settings
+        self._stop = asyncio.Event()
+        self._workers: list[asyncio.Task[None]] = []
+
+    async def start_worker(self) -> None:
+        """Begin to work on tasks, in this process."""
+        ready = asyncio.Event()
+        worker = work(self._settings, stop=self._stop, on_ready=ready.set, name="test")
+        self._workers.append(asyncio.create_task(worker))
+        await ready.wait()
+
+    async def stop(self) -> None:
+        """End the workers."""
+        self._stop.set()
+        await asyncio.gather(*self._workers)
+
+    async def submit(self, content: bytes, *, path: str = CROP, **headers: str) -> httpx.Response:
+        """Submit JSON; underscores in the names of headers stand for hyphens."""
+        named = {name.replace("_", "-"): value for name, value in headers.items()}
+        return await self.client.post(
+            f"{path}/submit", content=content, headers={"content-type": "application/json", **named}
+        )
+
+    async def status(self, task_id: str, query: str = "", **headers: str) -> httpx.Response:
+        """Ask after a task."""
+        return await self.client.get(f"{CROP}/status/{task_id}{query}", headers=headers)
+
+    async def succeed(self, content: bytes) -> dict[str, Any]:
+        """Submit, wait for success, and return the task's document."""
+        task_id = (await self.submit(content)).json()["task_id"]
+        task: dict[str, Any] = (await self.status(task_id, "?wait=60")).json()
+        assert task["status"] == "SUCCESS"
+        return task
+
+    async def wait_up(self) -> None:
+        """Wait until the queue answers."""
+        key = next((key.get_secret_value() for key in self._settings.api_keys), "")
+        await self.until(lambda: self.status(NO_TASK, **{"x-api-key": key}), lambda answer: answer.status_code == 404)
+
+    @staticmethod
+    async def until(
+        ask: Callable[[], Awaitable[httpx.Response]], is_met: Callable[[httpx.Response], bool]
+    ) -> httpx.Response:
+        """Ask again and again until the answer is as wanted, and return that."""
+        async with asyncio.timeout(LIMIT_S):
+            while True:
+                answer = await ask()
+                if is_met(answer):
+                    return answer
+                await asyncio.sleep(POLL_S)
+
+
+@pytest.fixture
+def with_tasks(make_app: Callable[..., FastAPI], nats_url: str) -> Callable[..., Any]:
+    """Give ``with_tasks(scenario, **settings)``, which runs ``await scenario(tasks)`` beside a real NATS server."""
+
+    @asynccontextmanager
+    async def run_tasks(settings: Settings) -> AsyncIterator[Tasks]:
+        app = make_app(**settings.model_dump(exclude_unset=True))
+        async with app.router.lifespan_context(app), client_of(app) as client:
+            tasks = Tasks(app, settings, client)
+            await tasks.wait_up()
+            try:
+                yield tasks
+            finally:
+                await tasks.stop()
+
+    def run(scenario: Callable[[Tasks], Awaitable[T]], **settings: Any) -> T:
+        async def main() -> T:
+            async with run_tasks(Settings(nats_url=nats_url, **settings)) as tasks:
+                return await scenario(tasks)
+
+        return asyncio.run(main())
+
+    return run

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.web.negotiate import JSON, MAX_ACCEPT, SVG, choose_form
+from app.web.negotiate import JSON, MAX_ACCEPT, SVG, choose_form, require_json
 from app.web.problems import ProblemError
 
 if TYPE_CHECKING:
@@ -59,3 +59,19 @@ def test_form_is_chosen(accept: str | None, form: AbstractContextManager[Any]) -
 def test_no_header_leads_to_anything_but_a_problem(accept: str) -> None:
     with suppress(ProblemError):
         assert choose_form(accept) in {JSON, SVG}
+
+
+@pytest.mark.parametrize(
+    ("accept", "answer"),
+    [
+        (None, nullcontext()),
+        ("*/*", nullcontext()),
+        ("application/*;q=0.1", nullcontext()),
+        ("image/svg+xml, application/json;q=0.1", nullcontext()),
+        ("image/svg+xml", refused),
+        ("nonsense", refused),
+    ],
+)
+def test_json_alone_is_on_offer(accept: str | None, answer: AbstractContextManager[Any]) -> None:
+    with answer:
+        require_json(accept)

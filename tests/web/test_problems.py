@@ -4,24 +4,36 @@ from __future__ import annotations
 
 import asyncio
 import re
+from types import SimpleNamespace
 from typing import TYPE_CHECKING
 
 import orjson
 import pytest
-from fastapi import Request, Response
+from fastapi import FastAPI, Request, Response
 from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
 
 from app.face.errors import InputError, public_codes
 from app.observability import context
+from app.service.admission import SaturatedError
 from app.service.options import OptionUnavailableError
+from app.tasks.dead import GAVE_UP
+from app.tasks.errors import QueueError
 from app.web.problems import (
+    CLIENT_CLOSED_REQUEST,
+    HANDLERS,
     INPUT_STATUS,
     PROBLEMS,
+    QUEUE_PROBLEMS,
     REJECTIONS,
+    TASK_FAULTS,
     ProblemError,
+    handle_disconnect,
     handle_http_exception,
     handle_input_error,
     handle_problem,
+    handle_queue_error,
+    handle_saturated,
     internal_error_response,
 )
 
@@ -36,10 +48,14 @@ STATUSES = {
     "invalid_multipart": 400,
     "unauthorized": 401,
     "not_found": 404,
+    "task_unknown": 404,
     "method_not_allowed": 405,
     "not_acceptable": 406,
     "body_timeout": 408,
+    "idempotency_conflict": 409,
+    "task_ended": 409,
     "body_too_large": 413,
+    "task_too_large": 413,
     "unsupported_media_type": 415,
     "field_missing": 422,
     "field_unknown": 422,
@@ -49,9 +65,15 @@ STATUSES = {
     "image_encoding": 422,
     "head_too_large": 431,
     "internal_error": 500,
+    "queue_full": 503,
+    "queue_unavailable": 503,
     "saturated": 503,
 }
-REQUEST = Request({"type": "http", "method": "BREW", "headers": []})
+APP = FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
+APP.post("/path")(lambda: None)
+APP.state.web = SimpleNamespace(retry_after_s=7)
+REQUEST = Request({"type": "http", "method": "BREW", "path": "/path", "headers": [], "app": APP})
+SUBMISSION = Request({**REQUEST.scope, "method": "POST"})
 
 
 def document(response: Response) -> dict[str, object]:
@@ -68,9 +90,11 @@ def test_codes_are_stable() -> None:
 
 def test_no_code_stands_for_two_things() -> None:
     assert not PROBLEMS.keys() & public_codes().keys()
+    assert not TASK_FAULTS.keys() & (PROBLEMS.keys() | public_codes().keys())
+    assert GAVE_UP in TASK_FAULTS
     assert public_codes()[OptionUnavailableError.code] is OptionUnavailableError
     assert all(re.fullmatch(r"[a-z]+(_[a-z]+)+|saturated|unauthorized", code) for code in (*PROBLEMS, *public_codes()))
-    titles = [title for _, title in PROBLEMS.values()]
+    titles = [title for _, title in PROBLEMS.values()] + list(TASK_FAULTS.values())
     assert len(set(titles)) == len(titles)
 
 
@@ -97,11 +121,43 @@ def test_input_error_is_answered_with_its_code(error: type[InputError], scrape: 
     assert scrape()["errors_total", "images", error.code] == 1
 
 
+def test_every_error_of_the_queue_has_a_code_of_its_own() -> None:
+    assert QUEUE_PROBLEMS.keys() == set(QueueError.__subclasses__())
+    assert len(set(QUEUE_PROBLEMS.values())) == len(QUEUE_PROBLEMS)
+
+
+@pytest.mark.parametrize("error", QUEUE_PROBLEMS)
+def test_error_of_the_queue_is_answered_with_its_code(error: type[QueueError], scrape: Scrape) -> None:
+    code = QUEUE_PROBLEMS[error]
+    for request in (REQUEST, SUBMISSION):
+        response = asyncio.run(handle_queue_error(request, error("what was wrong")))
+        assert document(response)["detail"] == "what was wrong"
+        assert (response.status_code, document(response)["code"]) == (STATUSES[code], code)
+        assert response.headers["cache-control"] == "no-store"
+        assert response.headers.get("retry-after") == ("7" if response.status_code == 503 else None)
+    counted = scrape()
+    is_rejected = code in REJECTIONS
+    assert counted["errors_total", "tasks", code] == 2 - is_rejected
+    assert counted.get(("api_rejections_total", code), 0) == is_rejected
+
+
+def test_a_saturated_process_asks_to_come_back_to_another(scrape: Scrape) -> None:
+    response = asyncio.run(handle_saturated(REQUEST, SaturatedError()))
+    assert (response.status_code, document(response)["code"]) == (503, "saturated")
+    assert (response.headers["retry-after"], response.headers["connection"]) == ("7", "close")
+    assert scrape()["api_rejections_total", "saturated"] == 1
+
+
+def test_a_caller_who_went_away_is_answered_for_the_log_alone() -> None:
+    response = asyncio.run(handle_disconnect(REQUEST, ClientDisconnect()))
+    assert (response.status_code, response.body) == (CLIENT_CLOSED_REQUEST, b"")
+
+
 @pytest.mark.parametrize(
     ("status", "code"), [(404, "not_found"), (405, "method_not_allowed"), (418, "http_error"), (431, "http_error")]
 )
 def test_what_the_router_refuses_is_a_problem_too(status: int, code: str) -> None:
-    error = HTTPException(status, "from inside", headers={"Allow": "POST"} if status == 405 else None)
+    error = HTTPException(status, "from inside", headers={"Allow": "any"} if status == 405 else None)
     response = asyncio.run(handle_http_exception(REQUEST, error))
     answer = document(response)
     assert (response.status_code, answer["code"]) == (status, code)
@@ -129,7 +185,7 @@ def test_rejections_are_counted_apart_from_errors(scrape: Scrape) -> None:
     assert {key[2] for key in counted if key[0] == "errors_total"} == PROBLEMS.keys() - REJECTIONS.keys()
 
 
-@pytest.mark.parametrize("handle", [handle_problem, handle_input_error, handle_http_exception])
+@pytest.mark.parametrize("handle", HANDLERS.values())
 def test_handlers_leave_what_is_not_theirs(handle: Callable[..., object]) -> None:
     with pytest.raises(ZeroDivisionError):
         asyncio.run(handle(REQUEST, ZeroDivisionError()))  # type: ignore[arg-type]

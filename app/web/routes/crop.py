@@ -1,35 +1,42 @@
-"""The crop routes: a photo and landmarks in, regions out."""
+"""The crop route: a photo and landmarks in, regions out."""
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING
 
 from fastapi import APIRouter, Request, Response
-from starlette.requests import ClientDisconnect
 
 from app.observability.recording import image_step
-from app.service.admission import SaturatedError
 from app.service.document import result_to_json, result_warnings
-from app.service.options import OPTION_NAMES, CropOptions
 from app.web import openapi
 from app.web.auth import require_key
-from app.web.body import read_body, require_declared_size, unless_gone
-from app.web.json_body import parse_json
-from app.web.multipart_body import options_from_text, parse_multipart
-from app.web.negotiate import JSON, SVG, choose_form
-from app.web.problems import CLIENT_CLOSED_REQUEST, ProblemError
-from app.web.state import WebState, web_state
+from app.web.body import unless_gone
+from app.web.intake import Head, check_input, read_head, read_input, work_on_body
+from app.web.negotiate import SVG, choose_form
+from app.web.results import overlay_headers, read_result
+from app.web.state import WebState, task_queue, web_state
 
 if TYPE_CHECKING:
-    from app.service.crop import CropInput, CropService
-
-MULTIPART = "multipart/form-data"
-
-Answer = tuple[bytes, list[str]]
-"""The document, and the codes of what the caller may not expect: an overlay has no other place for these."""
+    from app.service.crop import CheckedInput, CropResult, CropService
 
 router = APIRouter(prefix="/api/v1/frontal")
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """The content, and what stands in the headers beside it.
+
+    Attributes:
+        content: the document or the overlay.
+        warnings: codes of what the caller may not expect.
+        cache: ``hit`` or ``miss``; empty where nothing was looked up.
+    """
+
+    content: bytes
+    warnings: list[str]
+    cache: str = ""
 
 
 @router.post("/crop", **openapi.CROP)
@@ -41,84 +48,39 @@ async def crop(request: Request) -> Response:
     state = web_state(request)
     require_key(request, state.api_keys)
     form = choose_form(request.headers.get("accept"))
-    content_type = _require_content_type(request)
-    require_declared_size(request, state.max_body_bytes)
-    query = _query_options(request)
-    try:
-        answer = await _answer(request, state, content_type, query, form)
-    except SaturatedError:
-        raise _saturated(state) from None
-    except ClientDisconnect:
-        return Response(status_code=CLIENT_CLOSED_REQUEST)
-    content, warnings = answer
-    headers = {"Vary": "Accept", **({"X-Warnings": ", ".join(warnings)} if warnings else {})}
-    return Response(content, media_type=form, headers=headers)
+    head = read_head(request, state)
+    answer = await (_recall if state.has_result_cache else _answer)(request, state, head, form)
+    headers = overlay_headers(answer.warnings)
+    if answer.cache:
+        headers["X-Cache"] = answer.cache
+    return Response(answer.content, media_type=form, headers=headers)
 
 
-async def _answer(request: Request, state: WebState, content_type: str, query: dict[str, str], form: str) -> Answer:
-    admission = state.admission
-    admission.require_place()
-    with admission.buffer() as buffer:
-        body = await read_body(request, buffer, max_bytes=state.max_body_bytes, timeout_s=state.body_timeout_s)
-        with admission.enter():
-            return await unless_gone(request, admission.run(_process, state.crop, body, content_type, query, form))
+async def _answer(request: Request, state: WebState, head: Head, form: str) -> Answer:
+    async with work_on_body(request, state, partial(_process, state.crop, head, form)) as answer:
+        return answer
 
 
-def _process(service: CropService, body: bytes, content_type: str, query: dict[str, str], form: str) -> Answer:
+def _process(service: CropService, head: Head, form: str, body: bytes) -> Answer:
     """Do all that takes CPU, on a work thread: read, check, find, write."""
-    with image_step("parse"):
-        request = _parse(body, content_type)
-        if query:
-            request = _override(request, query)
-    result = service.process(request)
+    return _write(service.process(read_input(head, body)), form)
+
+
+async def _recall(request: Request, state: WebState, head: Head, form: str) -> Answer:
+    """Answer from the result of an earlier task for the same, where there is one."""
+    async with work_on_body(request, state, partial(check_input, state.crop, head, is_digested=True)) as checked:
+        found = await task_queue(request).find_result(checked[1] or "")
+        if found is None:
+            return await unless_gone(request, state.admission.run(_finish, state.crop, checked[0], form))
+    overlay, warnings = read_result(found)
+    return Answer(overlay if form == SVG else found, warnings, "hit")
+
+
+def _finish(service: CropService, checked: CheckedInput, form: str) -> Answer:
+    return replace(_write(service.run(checked), form), cache="miss")
+
+
+def _write(result: CropResult, form: str) -> Answer:
     with image_step("encode"):
         content = result.face.svg if form == SVG else result_to_json(result)
-    return content, [warning["code"] for warning in result_warnings(result)]
-
-
-def _parse(body: bytes, content_type: str) -> CropInput:
-    return parse_json(body) if media_type(content_type) == JSON else parse_multipart(body, content_type)
-
-
-def _override(request: CropInput, query: dict[str, str]) -> CropInput:
-    given = options_from_text(query, "query")
-    values = {name: getattr(request.options, name) for name in OPTION_NAMES}
-    values |= {name: getattr(given, name) for name in query}
-    return replace(request, options=CropOptions(**values))
-
-
-def media_type(content_type: str) -> str:
-    """Return the type without its parameters, in lower case."""
-    return content_type.partition(";")[0].strip().lower()
-
-
-def _require_content_type(request: Request) -> str:
-    content_type = request.headers.get("content-type", "")
-    if media_type(content_type) not in {JSON, MULTIPART}:
-        raise ProblemError(
-            "unsupported_media_type", f"expected {JSON} or {MULTIPART} as Content-Type, got another or none"
-        )
-    if request.headers.get("content-encoding", "identity").strip().lower() != "identity":
-        raise ProblemError("unsupported_media_type", "expected no Content-Encoding; pictures are compressed already")
-    return content_type
-
-
-def _query_options(request: Request) -> dict[str, str]:
-    pairs = request.query_params.multi_items()
-    options = dict(pairs)
-    if unknown := options.keys() - set(OPTION_NAMES):
-        raise ProblemError(
-            "parameter_invalid", f"expected only {', '.join(OPTION_NAMES)}; got {len(unknown)} of another name"
-        )
-    if len(options) != len(pairs):
-        raise ProblemError("parameter_invalid", "expected each parameter once, got one twice")
-    return options
-
-
-def _saturated(state: WebState) -> ProblemError:
-    return ProblemError(
-        "saturated",
-        "every place of this process is taken; come back after the time in Retry-After",
-        # Come back to another process: this one keeps the connections that it has.
-        headers={"Retry-After": str(state.retry_after_s), "Connection": "close"},
-    )
+    return Answer(content, [warning["code"] for warning in result_warnings(result)])

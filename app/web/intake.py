@@ -1,0 +1,134 @@
+"""Taking in a crop request, the same whether it is worked on now or becomes a task."""
+
+from __future__ import annotations
+
+from contextlib import ExitStack, asynccontextmanager
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, TypeVar
+
+from app.observability.recording import image_step
+from app.service.options import OPTION_NAMES, CropOptions
+from app.web.body import read_body, require_declared_size, unless_gone
+from app.web.json_body import parse_json
+from app.web.multipart_body import options_from_text, parse_multipart
+from app.web.negotiate import JSON
+from app.web.parameters import read_query
+from app.web.problems import ProblemError
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable
+
+    from fastapi import Request
+
+    from app.service.crop import CheckedInput, CropInput, CropService
+    from app.web.state import WebState
+
+T = TypeVar("T")
+
+MULTIPART = "multipart/form-data"
+
+
+@dataclass(frozen=True, slots=True)
+class Head:
+    """What a request says before its body.
+
+    Attributes:
+        content_type: the header, of one of the two kinds that are read.
+        options: those in the query, as texts; they win over the body's.
+    """
+
+    content_type: str
+    options: dict[str, str]
+
+
+def read_head(request: Request, state: WebState) -> Head:
+    """Read everything that comes before the body, so that nothing is taken in that would be refused by it.
+
+    Raises:
+        ProblemError: ``unsupported_media_type``, ``body_too_large`` or ``parameter_invalid``.
+    """
+    content_type = _require_content_type(request)
+    require_declared_size(request, state.max_body_bytes)
+    return Head(content_type, read_query(request, OPTION_NAMES))
+
+
+@asynccontextmanager
+async def work_on_body(
+    request: Request, state: WebState, work: Callable[[bytes], T], *, is_place_kept: bool = True
+) -> AsyncIterator[T]:
+    """Read the body, and give what a work thread makes of it; its bytes are accounted for while the block runs.
+
+    Args:
+        request: whose body.
+        state: the parts behind the routes.
+        work: run on a thread. The body itself is let go after it.
+        is_place_kept: whether the block has work for a thread too. One that only waits, for a queue that may hang,
+            shall keep no other request from its work.
+
+    Raises:
+        ProblemError: ``body_too_large`` or ``body_timeout``; and what the work raises.
+        SaturatedError: the process holds as much as it may.
+        starlette.requests.ClientDisconnect: the caller went away.
+    """
+    admission = state.admission
+    admission.require_place()
+    with admission.buffer() as buffer:
+        body = await read_body(request, buffer, max_bytes=state.max_body_bytes, timeout_s=state.body_timeout_s)
+        with ExitStack() as place:
+            place.enter_context(admission.enter())
+            made = admission.run(work, body)
+            del body
+            done = await unless_gone(request, made)
+            if not is_place_kept:
+                place.close()
+            yield done
+
+
+def read_input(head: Head, body: bytes) -> CropInput:
+    """Read a body, on a work thread, and set the options of the query over its own.
+
+    Raises:
+        ProblemError: what is wrong with it.
+    """
+    with image_step("parse"):
+        parse = parse_json(body) if media_type(head.content_type) == JSON else parse_multipart(body, head.content_type)
+        return _override(parse, head.options) if head.options else parse
+
+
+def check_input(service: CropService, head: Head, body: bytes, *, is_digested: bool) -> tuple[CheckedInput, str | None]:
+    """Read and check a body, on a work thread, with all that needs no pixels.
+
+    Returns:
+        What was checked, and its digest where one is asked for.
+
+    Raises:
+        ProblemError: what is wrong with the body.
+        InputError: what is wrong with the photo, landmarks or map.
+    """
+    read = read_input(head, body)
+    # The options of a JSON body are the body: kept, they would keep all of its text.
+    checked = service.check(replace(read, options=read.options.plain()))
+    return checked, checked.digest() if is_digested else None
+
+
+def media_type(content_type: str) -> str:
+    """Return the type without its parameters, in lower case."""
+    return content_type.partition(";")[0].strip().lower()
+
+
+def _override(request: CropInput, query: dict[str, str]) -> CropInput:
+    given = options_from_text(query, "query")
+    values = {name: getattr(request.options, name) for name in OPTION_NAMES}
+    values |= {name: getattr(given, name) for name in query}
+    return replace(request, options=CropOptions(**values))
+
+
+def _require_content_type(request: Request) -> str:
+    content_type = request.headers.get("content-type", "")
+    if media_type(content_type) not in {JSON, MULTIPART}:
+        raise ProblemError(
+            "unsupported_media_type", f"expected {JSON} or {MULTIPART} as Content-Type, got another or none"
+        )
+    if request.headers.get("content-encoding", "identity").strip().lower() != "identity":
+        raise ProblemError("unsupported_media_type", "expected no Content-Encoding; pictures are compressed already")
+    return content_type

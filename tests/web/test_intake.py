@@ -1,0 +1,106 @@
+"""Taking in a crop request: what is held, and for how long."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import tracemalloc
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from fastapi import FastAPI, Request
+from starlette.requests import ClientDisconnect
+
+from app.service.admission import SaturatedError
+from app.web.intake import Head, check_input, work_on_body
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from tests.conftest import Sample
+
+    MakeApp = Callable[..., FastAPI]
+
+
+def make_request(app: FastAPI, *messages: dict[str, Any]) -> Request:
+    left = list(messages)
+
+    async def receive() -> dict[str, Any]:
+        if not left:
+            await asyncio.Event().wait()
+        return left.pop(0)
+
+    return Request({"type": "http", "headers": [], "state": {}, "app": app}, receive)
+
+
+def whole(body: bytes) -> dict[str, Any]:
+    return {"type": "http.request", "body": body}
+
+
+def held(app: FastAPI) -> tuple[int, int]:
+    admission = app.state.web.admission
+    return admission._held, admission._buffered
+
+
+def test_a_place_is_held_for_the_block(make_app: MakeApp) -> None:
+    app = make_app()
+
+    async def run() -> None:
+        async with work_on_body(make_request(app, whole(b"abc")), app.state.web, len) as size:
+            assert size == 3
+            assert held(app) == (1, 3)
+        assert held(app) == (0, 0)
+
+    asyncio.run(run())
+
+
+@pytest.mark.parametrize("query", [{}, {"simplify": "1"}])
+def test_the_body_is_let_go_once_it_is_read(make_app: MakeApp, sample: Sample, query: dict[str, str]) -> None:
+    app = make_app()
+    check = partial(check_input, app.state.web.crop, Head("application/json", query), is_digested=True)
+
+    async def run() -> int:
+        request = make_request(app, whole(sample.json(image=sample.photo)))
+        tracemalloc.start()
+        async with work_on_body(request, app.state.web, check) as (checked, digest):
+            assert checked.image == sample.photo
+            assert digest == checked.digest()
+            return tracemalloc.get_traced_memory()[0]
+
+    try:
+        assert asyncio.run(run()) < 1.2 * len(sample.photo)
+    finally:
+        tracemalloc.stop()
+
+
+@pytest.mark.parametrize("messages", [[], [whole(b"abc")]])
+def test_nothing_is_held_for_a_caller_who_went_away(make_app: MakeApp, messages: list[dict[str, Any]]) -> None:
+    app = make_app()
+    is_over = threading.Event()
+
+    def work(_: bytes) -> bool:
+        return is_over.wait(30)
+
+    async def run() -> None:
+        request = make_request(app, *messages, {"type": "http.disconnect"})
+        with pytest.raises(ClientDisconnect):
+            async with work_on_body(request, app.state.web, work):
+                pass
+        assert held(app) == (0, 0)
+
+    try:
+        asyncio.run(run())
+    finally:
+        is_over.set()
+
+
+def test_a_request_is_refused_before_its_body_is_read(make_app: MakeApp) -> None:
+    app = make_app(max_concurrency=1)
+
+    async def run() -> None:
+        with app.state.web.admission.enter(), pytest.raises(SaturatedError):
+            async with work_on_body(make_request(app), app.state.web, len):
+                pass
+
+    asyncio.run(run())

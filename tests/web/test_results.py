@@ -1,0 +1,109 @@
+"""Results that are there already: kept ones as answers, and the documents of tasks."""
+
+from __future__ import annotations
+
+import base64
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+import orjson
+import pytest
+
+from app.tasks.records import Record, TaskFault
+from app.web.results import task_to_json
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    import httpx
+    from fastapi import FastAPI
+
+    from tests.conftest import Sample
+    from tests.web.conftest import Tasks
+
+    Call = Callable[..., httpx.Response]
+    MakeApp = Callable[..., FastAPI]
+    Scrape = Callable[[], dict[tuple[str, ...], float]]
+
+CROP = "/api/v1/frontal/crop"
+JSON = {"content-type": "application/json"}
+
+
+def turned(sample: Sample) -> bytes:
+    """A photo that asks viewers to turn it."""
+    tag = b"\x12\x01\x03\0\x01\0\0\0\x06\0\0\0"
+    exif = b"Exif\0\0II*\0\x08\0\0\0\x01\0" + tag + bytes(4)
+    return sample.jpeg[:2] + b"\xff\xe1" + (len(exif) + 2).to_bytes(2, "big") + exif + sample.jpeg[2:]
+
+
+def without_time(result: dict[str, Any]) -> dict[str, Any]:
+    return {**result, "processing_time_ms": 0}
+
+
+def test_a_result_that_is_there_answers_the_synchronous_route(
+    scrape: Scrape, with_tasks: Callable[..., Any], sample: Sample
+) -> None:
+    body, form = sample.json(image=turned(sample)), sample.form(image=turned(sample))
+
+    async def scenario(tasks: Tasks) -> None:
+        await tasks.start_worker()
+        missed = await tasks.client.post(CROP, content=body, headers=JSON)
+        task = await tasks.succeed(body)
+        hits = [
+            # The task has ended a moment before it is noted for others to find.
+            await tasks.until(
+                lambda: tasks.client.post(CROP, content=body, headers=JSON),
+                lambda answer: answer.headers["x-cache"] == "hit",
+            ),
+            await tasks.client.post(CROP, content=form, headers={"content-type": sample.multipart}),
+        ]
+        overlay = await tasks.client.post(CROP, content=body, headers={**JSON, "accept": "image/svg+xml"})
+        other = await tasks.client.post(f"{CROP}?simplify=3", content=body, headers=JSON)
+        again = await tasks.submit(body)
+        assert (missed.headers["x-cache"], other.headers["x-cache"]) == ("miss", "miss")
+        assert {hit.headers["x-cache"] for hit in (*hits, overlay)} == {"hit"}
+        assert {answer.headers["x-warnings"] for answer in (missed, *hits, overlay)} == {"exif_orientation"}
+        assert [hit.json() for hit in hits] == [task["result"]] * 2
+        assert without_time(task["result"]) == without_time(missed.json())
+        assert overlay.content == base64.b64decode(missed.json()["svg"])
+        assert overlay.headers["content-type"] == "image/svg+xml"
+        assert (again.status_code, again.json()["status"], again.json()["result"]) == (202, "SUCCESS", task["result"])
+
+    with_tasks(scenario, result_cache=True)
+    counted = scrape()
+    assert counted["cache_lookups_total", "hit"] == 4
+    assert counted["cache_lookups_total", "miss"] >= 3
+
+
+def test_without_a_queue_the_cache_misses(make_app: MakeApp, call: Call, sample: Sample) -> None:
+    answer = call(make_app(result_cache=True), content=sample.json(), headers=JSON)
+    assert (answer.status_code, answer.headers["x-cache"]) == (200, "miss")
+
+
+def test_the_cache_changes_no_refusal(make_app: MakeApp, call: Call, sample: Sample) -> None:
+    undecodable = sample.png_file(512, 512, b"no zlib stream")
+    for content in (b"{", sample.json(landmarks=[]), sample.json(image=undecodable, verify="pixels")):
+        answers = [call(make_app(result_cache=is_on), content=content, headers=JSON) for is_on in (True, False)]
+        documents = [{**answer.json(), "request_id": ""} for answer in answers]
+        assert documents[0] == documents[1]
+
+
+@pytest.mark.parametrize(
+    ("code", "title"),
+    [
+        ("image_corrupt", "The input cannot be processed"),
+        ("internal_error", "The service failed"),
+        ("task_gave_up", "Work on the task was given up"),
+        ("of_a_newer_worker", "The task failed"),
+    ],
+)
+def test_what_a_task_failed_by_has_a_title(code: str, title: str) -> None:
+    record = Record(task_id="0" * 32, submitted_at=0.5, error=TaskFault(code, "what was wrong"))
+    task = orjson.loads(task_to_json(record))
+    assert task["error"] == {"code": code, "title": title, "detail": "what was wrong"}
+    assert task["submitted_at"] == "1970-01-01T00:00:00.500Z"
+
+
+def test_a_result_is_written_as_it_was_kept() -> None:
+    kept = b'{"b": [1.50, 2],"a":null}'
+    assert kept in task_to_json(Record(task_id="0" * 32, submitted_at=0, result=msgspec.Raw(kept)))
