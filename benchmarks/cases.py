@@ -59,7 +59,20 @@ def json_request() -> tuple[bytes, str]:
 
 def multipart_request() -> tuple[bytes, str]:
     """Return a multipart body and its type."""
-    image, points = photo()
+    return _as_form(*photo())
+
+
+@cache
+def small_request() -> tuple[bytes, str]:
+    """Return a multipart body around a photo of a few kilobytes, and its type."""
+    sample = cv2.imread(str(EXAMPLES / "astronaut.png"))
+    if sample is None:
+        raise FileNotFoundError("examples/astronaut.png")
+    small = cv2.imencode(".jpg", sample, [cv2.IMWRITE_JPEG_QUALITY, 20])[1].tobytes()
+    return _as_form(small, (EXAMPLES / "astronaut.landmarks.json").read_bytes())
+
+
+def _as_form(image: bytes, points: bytes) -> tuple[bytes, str]:
     boundary = b"8f2c1d0b7a"
     parts = [(b"image", b"photo.png", b"image/png", image), (b"landmarks", b"face.json", b"application/json", points)]
     form = b'--%s\r\nContent-Disposition: form-data; name="%s"; filename="%s"\r\nContent-Type: %s\r\n\r\n%s\r\n'

@@ -50,7 +50,7 @@ class Server:
     def workers(self) -> list[tuple[str, int]]:
         """Name and process id of the service's workers, in the order of their slots."""
         report = json.loads(read(self.metrics_port, "/health"))
-        return [(worker["name"], worker["pid"]) for worker in report["workers"]]
+        return [(one["name"], one["pid"]) for one in report["workers"] if one["name"].startswith("worker-")]
 
     def exporter(self) -> Server:
         """The same server, with the process that serves metrics as the one to look at."""
@@ -104,6 +104,7 @@ def service(**environment: str) -> Iterator[Server]:
     """Run the product with one worker and JSON logs that go nowhere."""
     port, metrics_port = free_port(), free_port()
     settings = {"WORKERS": "1", "LOG_FORMAT": "json", "PORT": str(port), "METRICS_PORT": str(metrics_port)}
+    settings["ENABLE_TASKS"] = "false"  # but where tasks are what is measured
     command = [sys.executable, "-m", "app", "serve"]
     with _run(command, {**settings, **environment}) as (master, start):
         wait_until(lambda: _status(metrics_port, "/health/ready") == http.client.OK)

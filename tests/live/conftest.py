@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import os
+import random
 import re
 import signal
+import socket
 import subprocess
 import sys
 import time
 from collections import Counter
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -26,6 +28,7 @@ if TYPE_CHECKING:
     from tests.conftest import Sample
 
 T = TypeVar("T")
+R = TypeVar("R", bound="Running")
 
 REPOSITORY = Path(__file__).parents[2]
 # What a program needs of its surroundings; settings of the person who runs the tests are none of the tests' business.
@@ -33,6 +36,8 @@ INHERITED = ("PATH", "HOME", "LANG", "TMPDIR", "VIRTUAL_ENV")
 START_LIMIT_S = 60.0
 STOP_LIMIT_S = 40.0
 POLL_S = 0.02
+NATS_SERVER = Path(sys.executable).parent / "nats-server"
+TASK_TITLE = re.compile(r"facial-service: task-\d+")
 
 
 def wait_until(condition: Callable[[], T], *, limit_s: float, what: str) -> T:
@@ -50,18 +55,18 @@ def wait_until(condition: Callable[[], T], *, limit_s: float, what: str) -> T:
         time.sleep(POLL_S)
 
 
-class RunningService:
+class Running:
     """One instance of the service in processes of its own.
 
     Attributes:
-        api: base URL of the API.
         metrics: base URL of the metrics port.
         pid: process id of the master.
     """
 
+    announced = ("metrics",)  # what the line that tells the addresses has
+
     def __init__(self, process: subprocess.Popen[bytes], log: Path) -> None:
         self.pid = process.pid
-        self.api = ""
         self.metrics = ""
         self._process = process
         self._log = log
@@ -87,11 +92,27 @@ class RunningService:
             for sample in family.samples
         }
 
-    def workers(self) -> list[psutil.Process]:
-        """Return the processes that hold the API's port, but for the master: the workers."""
-        port = httpx.URL(self.api).port
-        children = psutil.Process(self.pid).children()
-        return [child for child in children if any(peer.laddr.port == port for peer in child.net_connections("tcp"))]
+    def health(self) -> dict[str, Any]:
+        """Read the body of ``/health``."""
+        report: dict[str, Any] = httpx.get(f"{self.metrics}/health", timeout=30).json()
+        return report
+
+    def task_workers(self) -> list[psutil.Process]:
+        """Return the processes that work on tasks.
+
+        Raises:
+            psutil.NoSuchProcess: their master does not run just now.
+        """
+        children = self.worker_master().children()
+        return [child for child in children if TASK_TITLE.fullmatch(_title(child))]
+
+    def worker_master(self) -> psutil.Process:
+        """Return the master of the processes that work on tasks.
+
+        Raises:
+            psutil.NoSuchProcess: it does not run just now.
+        """
+        return psutil.Process(self.pid)
 
     def wait_ready(self) -> None:
         """Wait for the addresses in the log, then for readiness.
@@ -100,13 +121,14 @@ class RunningService:
             RuntimeError: the service ended instead.
         """
         line = wait_until(self._find_start_line, limit_s=START_LIMIT_S, what="the line with the addresses")
-        self.api, self.metrics = line["api"], line["metrics"]
+        for name in self.announced:
+            setattr(self, name, line[name])
         wait_until(self._is_ready, limit_s=START_LIMIT_S, what="/health/ready")
 
-    def stop(self) -> int:
-        """Send SIGTERM, wait for the end, and return the exit status; harmless where it has ended."""
+    def stop(self, number: signal.Signals = signal.SIGTERM) -> int:
+        """Send a signal, wait for the end, and return the exit status; harmless where it has ended."""
         if self._process.poll() is None:
-            self._process.send_signal(signal.SIGTERM)
+            self._process.send_signal(number)
         try:
             return self._process.wait(STOP_LIMIT_S)
         except subprocess.TimeoutExpired:
@@ -116,7 +138,7 @@ class RunningService:
 
     def _find_start_line(self) -> dict[str, Any] | None:
         self._require_alive()
-        return next((line for line in self.log_lines() if "api" in line and "metrics" in line), None)
+        return next((line for line in self.log_lines() if all(name in line for name in self.announced)), None)
 
     def _is_ready(self) -> bool:
         self._require_alive()
@@ -125,6 +147,139 @@ class RunningService:
     def _require_alive(self) -> None:
         if self._process.poll() is not None:
             raise RuntimeError(f"the service ended with {self._process.returncode}:\n{self.log_text()}")
+
+
+class RunningService(Running):
+    """One instance of the API.
+
+    Attributes:
+        api: base URL of the API.
+    """
+
+    announced = ("api", "metrics")
+    api: str
+
+    def workers(self) -> list[psutil.Process]:
+        """Return the processes that hold the API's port, but for the master: the workers."""
+        port = httpx.URL(self.api).port
+        children = psutil.Process(self.pid).children()
+        return [child for child in children if any(peer.laddr.port == port for peer in child.net_connections("tcp"))]
+
+    def worker_master(self) -> psutil.Process:
+        return self._child(lambda child: "task-master" in _title(child))
+
+    def nats_server(self) -> psutil.Process:
+        """Return the queue's server.
+
+        Raises:
+            psutil.NoSuchProcess: it does not run just now.
+        """
+        return self._child(lambda child: child.name() == "nats-server")
+
+    def wait_tasks(self) -> None:
+        """Wait until tasks are worked on: the API's readiness does not depend on it."""
+        wait_until(self._are_tasks_worked_on, limit_s=START_LIMIT_S, what="task workers that are ready")
+
+    def _are_tasks_worked_on(self) -> bool:
+        workers = self.health()["task_workers"]
+        return bool(workers) and {worker["state"] for worker in workers} == {"ready"}
+
+    def _child(self, is_wanted: Callable[[psutil.Process], bool]) -> psutil.Process:
+        for child in psutil.Process(self.pid).children():
+            with suppress(psutil.NoSuchProcess):
+                if child.status() != psutil.STATUS_ZOMBIE and is_wanted(child):
+                    return child
+        raise psutil.NoSuchProcess(0)
+
+
+class RunningWorker(Running):
+    """One instance of ``facial-service worker``.
+
+    Attributes:
+        tasks: how many processes it has.
+    """
+
+    announced = ("metrics", "tasks")
+    tasks: int
+
+
+class RunningNats:
+    """NATS servers on loopback, each with a store of its own.
+
+    Attributes:
+        url: what NATS_URL takes.
+        monitor_url: where the first one's monitoring is.
+    """
+
+    def __init__(self, folder: Path, cluster: int, config: dict[str, Any]) -> None:
+        self._folder = folder
+        self._processes: dict[int, subprocess.Popen[bytes]] = {}
+        ports = _free_ports(3 * cluster)
+        self._clients, self._monitors, self._routes = (ports[at::3] for at in range(3))
+        scheme = "tls" if "tls" in config else "nats"
+        self.url = ",".join(f"{scheme}://127.0.0.1:{port}" for port in self._clients)
+        self.monitor_url = f"http://127.0.0.1:{self._monitors[0]}"
+        for number in range(cluster):
+            self._configure(number, config)
+
+    def _configure(self, number: int, config: dict[str, Any]) -> None:
+        values = {
+            "server_name": f"nats-{number}",
+            "listen": f"127.0.0.1:{self._clients[number]}",
+            "http": f"127.0.0.1:{self._monitors[number]}",
+            "max_payload": 32 << 20,
+            "max_pending": 256 << 20,
+            "jetstream": {"store_dir": str(self._folder / f"store-{number}"), "max_file": 8 << 30},
+            **config,
+        }
+        if len(self._routes) > 1:
+            values["cluster"] = {
+                "name": "nats",
+                "listen": f"127.0.0.1:{self._routes[number]}",
+                "routes": [f"nats://127.0.0.1:{port}" for port in self._routes],
+            }
+        (self._folder / f"{number}.conf").write_bytes(orjson.dumps(values))
+
+    def pids(self) -> list[int]:
+        """Return the process ids of those that were started."""
+        return [process.pid for process in self._processes.values()]
+
+    def start(self) -> None:
+        """Start those that do not run."""
+        for number in range(len(self._clients)):
+            if number not in self._processes:
+                with (self._folder / f"{number}.log").open("ab") as log:
+                    command = [str(NATS_SERVER), "-c", str(self._folder / f"{number}.conf")]
+                    self._processes[number] = subprocess.Popen(command, stdout=log, stderr=log)
+
+    def kill(self, number: int = 0) -> None:
+        """End one at once, as a node that goes does."""
+        process = self._processes.pop(number)
+        process.kill()
+        process.wait()
+
+    def is_up(self) -> bool:
+        """Tell whether all of them run, know one another, and take streams."""
+        with suppress(httpx.TransportError):
+            return all(
+                httpx.get(f"http://127.0.0.1:{port}/healthz", timeout=5).status_code == 200 for port in self._monitors
+            )
+        return False
+
+
+def _title(process: psutil.Process) -> str:
+    return " ".join(process.cmdline()).strip()
+
+
+def _free_ports(count: int) -> list[int]:
+    """Find ports below those of outgoing connections: clients that try again would else be connected to themselves."""
+    ports: list[int] = []
+    for port in random.sample(range(10_000, 20_000), 1000):
+        with suppress(OSError), socket.create_server(("127.0.0.1", port)):
+            ports.append(port)
+        if len(ports) == count:
+            return ports
+    raise OSError("no port is free")
 
 
 def _parse_line(line: str) -> dict[str, Any]:
@@ -141,33 +296,72 @@ def give_wait_until() -> Callable[..., Any]:
     return wait_until
 
 
+@contextmanager
+def _running(kind: type[R], verb: str, log: Path, env: dict[str, object]) -> Iterator[R]:
+    inherited = {name: os.environ[name] for name in INHERITED if name in os.environ}
+    settings = {"LOG_FORMAT": "json", "PORT": "0", "METRICS_PORT": "0", **{key: str(env[key]) for key in env}}
+    with log.open("wb") as stderr:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "app", verb],
+            cwd=REPOSITORY,
+            env={**inherited, **settings},
+            stdin=subprocess.DEVNULL,
+            stdout=stderr,
+            stderr=stderr,
+        )
+    running = kind(process, log)
+    try:
+        running.wait_ready()
+        yield running
+    finally:
+        running.stop()
+
+
 @pytest.fixture(scope="session")
 def run_service(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., AbstractContextManager[RunningService]]:
     """Give ``run_service(**env)``: a context in which the service runs with these settings.
 
-    Free ports and JSON logs unless said otherwise. The service is stopped at the end, however the block is left.
+    Free ports and JSON logs unless said otherwise, and no tasks unless ENABLE_TASKS, DATA_DIR or NATS_URL is named. The
+    queue's folder is a new one unless named. The service is stopped at the end, however the block is left.
+    """
+
+    def run(**env: object) -> AbstractContextManager[RunningService]:
+        folder = tmp_path_factory.mktemp("service")
+        named = env.keys() & {"ENABLE_TASKS", "DATA_DIR", "NATS_URL"}
+        given = {"DATA_DIR": folder / "data", **env} if named else {"ENABLE_TASKS": "false", **env}
+        return _running(RunningService, "serve", folder / "stderr.log", given)
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def run_worker(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., AbstractContextManager[RunningWorker]]:
+    """Give ``run_worker(NATS_URL=…, **env)``: a context in which ``facial-service worker`` runs with these settings."""
+
+    def run(**env: object) -> AbstractContextManager[RunningWorker]:
+        return _running(RunningWorker, "worker", tmp_path_factory.mktemp("worker") / "stderr.log", env)
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def run_nats(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., AbstractContextManager[RunningNats]]:
+    """Give ``run_nats(cluster=1, **config)``: a context in which NATS servers run.
+
+    ``config`` goes into the servers' configuration: ``authorization={"token": "…"}``, ``tls={"cert_file": "…", …}``.
     """
 
     @contextmanager
-    def run(**env: object) -> Iterator[RunningService]:
-        log = tmp_path_factory.mktemp("service") / "stderr.log"
-        inherited = {name: os.environ[name] for name in INHERITED if name in os.environ}
-        settings = {"LOG_FORMAT": "json", "PORT": "0", "METRICS_PORT": "0", **{key: str(env[key]) for key in env}}
-        with log.open("wb") as stderr:
-            process = subprocess.Popen(
-                [sys.executable, "-m", "app", "serve"],
-                cwd=REPOSITORY,
-                env={**inherited, **settings},
-                stdin=subprocess.DEVNULL,
-                stdout=stderr,
-                stderr=stderr,
-            )
-        service = RunningService(process, log)
+    def run(*, cluster: int = 1, **config: Any) -> Iterator[RunningNats]:
+        servers = RunningNats(tmp_path_factory.mktemp("nats"), cluster, config)
+        servers.start()
         try:
-            service.wait_ready()
-            yield service
+            wait_until(servers.is_up, limit_s=START_LIMIT_S, what="nats-server")
+            yield servers
         finally:
-            service.stop()
+            for number in range(cluster):
+                with suppress(KeyError):
+                    servers.kill(number)
 
     return run
 
@@ -175,7 +369,8 @@ def run_service(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Abstr
 @pytest.fixture(scope="session")
 def service(run_service: Callable[..., AbstractContextManager[RunningService]]) -> Iterator[RunningService]:
     """One instance with two workers, for all tests that need no other settings and do it no harm."""
-    with run_service(WORKERS=2) as running:
+    with run_service(WORKERS=2, ENABLE_TASKS="true") as running:
+        running.wait_tasks()
         yield running
 
 

@@ -1,7 +1,8 @@
 """Requests that are wrong in what they say: JSON, forms and HTTP, against two real workers.
 
 A row is a name, what is sent, and the code of the answer, whose status the table of problems gives. ``CANARY`` stands
-in names, keys and values of the caller's; no answer and no line of the log may hold it.
+in names, keys and values of the caller's; no answer and no line of the log may hold it. What is wrong with a request
+for regions is wrong with the same request as a task.
 """
 
 from __future__ import annotations
@@ -12,12 +13,12 @@ import orjson
 import pytest
 
 from app.web.problems import INPUT_STATUS, PROBLEMS
+from tests.live.conftest import Attacker
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     from tests.conftest import Sample
-    from tests.live.conftest import Attacker
 
     Build = Callable[[Sample], Any]
 
@@ -208,6 +209,9 @@ FORMS: list[tuple[str, Build, str]] = [
 
 FORM = "multipart/form-data"
 CROP = "/api/v1/frontal/crop"
+SUBMIT = f"{CROP}/submit"
+NO_TASK = "0" * 32
+STATUS = f"/status/{NO_TASK}"
 LARGE = 17 * MIB
 
 
@@ -255,6 +259,67 @@ REQUESTS: list[tuple[str, Build, str]] = [
             ("margin=1", "option_unavailable"),
         )
     ],
+    # Tasks.
+    *[
+        (f"{method} {path}", lambda _, method=method, path=path: request(method=method, path=path), code)
+        for method, path, code in (
+            ("GET", "/submit", "method_not_allowed"),
+            ("PUT", "/submit", "method_not_allowed"),
+            ("DELETE", "/submit", "task_unknown"),  # as a task's id, it is none
+            ("POST", STATUS, "method_not_allowed"),
+            ("POST", f"/{NO_TASK}", "method_not_allowed"),
+            ("GET", f"/{NO_TASK}", "method_not_allowed"),
+            ("GET", "/status", "method_not_allowed"),
+            ("GET", "/status/", "not_found"),
+            ("DELETE", f"{STATUS}?wait=1", "parameter_invalid"),
+        )
+    ],
+    *[
+        (f"{method} {prefix} {name}", lambda _, method=method, path=path: request(method=method, path=path), code)
+        for method, prefix in (("GET", "/status/"), ("DELETE", "/status/"), ("DELETE", "/"))
+        for name, path, code in (
+            ("none", prefix + NO_TASK, "task_unknown"),
+            ("in capitals", prefix + "A" * 32, "task_unknown"),
+            ("with a digit more", prefix + "0" * 33, "task_unknown"),
+            ("10,000 digits", prefix + "0" * 10_000, "task_unknown"),
+            ("with a line break", prefix + NO_TASK + "%0A", "task_unknown"),
+            ("NUL", prefix + "%00", "task_unknown"),
+            ("bytes that are no text", prefix + "%FF%FE", "task_unknown"),
+            ("star", prefix + "*", "task_unknown"),
+            ("greater-than", prefix + "%3E", "task_unknown"),
+            ("with dots", prefix + "result." + "0" * 64, "task_unknown"),
+            ("with a slash", prefix + "0/0", "not_found"),
+            ("with an escaped slash", prefix + "0%2F0", "not_found"),
+        )
+    ],
+    *[
+        (f"wait {wait[:9]}", lambda _, wait=wait: request(method="GET", path=f"{STATUS}?{wait}"), code)
+        for wait, code in (
+            ("wait=nan", "parameter_invalid"),
+            ("wait=inf", "parameter_invalid"),
+            ("wait=-1", "parameter_invalid"),
+            ("wait=1e9", "parameter_invalid"),
+            ("wait=1_0", "parameter_invalid"),
+            ("wait=" + "9" * 10_000, "parameter_invalid"),
+            ("wait=", "parameter_invalid"),
+            ("wait=1&wait=1", "parameter_invalid"),
+            ("show_labels=true", "parameter_invalid"),
+            ("wait=60", "task_unknown"),
+        )
+    ],
+    *[
+        (f"key {name}", lambda s, key=key: request(s.json(), path="/submit", idempotency_key=key), "parameter_invalid")
+        for name, key in (
+            ("empty", ""),
+            ("of two words", f"{CANARY} {CANARY}"),
+            ("too long", CANARY * 26),
+            ("not closed", f'"{CANARY}'),
+            ("with parameters", f'"{CANARY}";a=1'),
+            ("with a tab", f"{CANARY}\t{CANARY}"),
+            ("that is no ASCII", f"{CANARY}é".encode()),
+        )
+    ],
+    ("wait with a body", lambda _: request([b" " * MIB], method="GET", path=STATUS + "?wait=1"), "body_too_large"),
 ]  # fmt: skip
 
 
@@ -266,24 +331,43 @@ def status_of(code: str) -> int:
     return PROBLEMS[code][0] if code in PROBLEMS else INPUT_STATUS
 
 
+@pytest.fixture(scope="module")
+def attacker(run_service: Callable[..., Any], sample: Sample, wait_until: Callable[..., Any]) -> Iterator[Attacker]:
+    """Give an attacker of a service with two workers that takes tasks and that nobody else uses."""
+    with run_service(WORKERS=2, TASK_WORKERS=1, ENABLE_TASKS="true", LOG_LEVELS="images=WARNING") as target:
+        found = Attacker(target, sample.json())
+        wait_until(
+            lambda: found.send(method="GET", path=CROP + STATUS, headers={}).status_code == 404,
+            limit_s=30,
+            what="the queue",
+        )
+        yield found
+
+
+@pytest.mark.parametrize("path", [CROP, SUBMIT])
 @pytest.mark.parametrize(("build", "code"), rows(BODIES))
-def test_json_is_refused(attacker: Attacker, sample: Sample, build: Build, code: str) -> None:
-    answer = attacker.send(build(sample), headers={"content-type": JSON})
+def test_json_is_refused(attacker: Attacker, sample: Sample, build: Build, code: str, path: str) -> None:
+    answer = attacker.send(build(sample), headers={"content-type": JSON}, path=path)
     attacker.require_problem(answer, status_of(code), code, CANARY)
     attacker.require_service()
 
 
+@pytest.mark.parametrize("path", [CROP, SUBMIT])
 @pytest.mark.parametrize(("build", "code"), rows(FORMS))
-def test_form_is_refused(attacker: Attacker, sample: Sample, build: Build, code: str) -> None:
-    answer = attacker.send(build(sample), headers={"content-type": sample.multipart})
+def test_form_is_refused(attacker: Attacker, sample: Sample, build: Build, code: str, path: str) -> None:
+    answer = attacker.send(build(sample), headers={"content-type": sample.multipart}, path=path)
     attacker.require_problem(answer, status_of(code), code, CANARY)
     attacker.require_service()
 
 
 @pytest.mark.parametrize(("build", "code"), rows(REQUESTS))
 def test_request_is_refused(attacker: Attacker, sample: Sample, build: Build, code: str) -> None:
-    answer = attacker.send(**build(sample))
-    attacker.require_problem(answer, status_of(code), code, CANARY)
+    sent = build(sample)
+    paths = [sent["path"]]
+    if sent["method"] == "POST" and sent["path"].partition("?")[0] == CROP:
+        paths.append(sent["path"].replace(CROP, SUBMIT))
+    for path in paths:
+        attacker.require_problem(attacker.send(**{**sent, "path": path}), status_of(code), code, CANARY)
     attacker.require_service()
 
 

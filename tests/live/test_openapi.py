@@ -19,9 +19,11 @@ from schemathesis.specs.openapi.checks import (
     status_code_conformance,
 )
 
-from app.web.schemas import CropAnswer, HealthAnswer, ProblemAnswer, VersionAnswer
+from app.web.schemas import CropAnswer, HealthAnswer, ProblemAnswer, TaskAnswer, VersionAnswer
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from schemathesis import Case
     from schemathesis.schemas import BaseSchema
 
@@ -33,12 +35,22 @@ T = TypeVar("T")
 pytestmark = pytest.mark.live
 
 CROP = "/api/v1/frontal/crop"
+SUBMIT = f"{CROP}/submit"
+STATUS = f"{CROP}/status/{{task_id}}"
+NO_TASK = "0" * 32
 CHECKS = [
     not_a_server_error,
     status_code_conformance,
     content_type_conformance,
     response_headers_conformance,
     response_schema_conformance,
+]
+TASK_CHECKS = CHECKS[1:]  # a queue that is full is an answer too
+TASK_OPERATIONS = [
+    ("POST", SUBMIT),
+    ("GET", STATUS),
+    ("DELETE", STATUS),
+    ("DELETE", f"{CROP}/{{task_id}}"),
 ]
 OPERATIONS = [
     ("POST", CROP),
@@ -51,6 +63,12 @@ OPERATIONS = [
 UNAVAILABLE = ("upright", "crop", "margin", "background")
 
 BOUNDED = settings(suppress_health_check=list(HealthCheck))
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _queue(service: RunningService, wait_until: Callable[..., Any]) -> None:
+    path = f"{service.api}{CROP}/status/{NO_TASK}"
+    wait_until(lambda: httpx.get(path).status_code == 404, limit_s=30, what="the queue")
 
 
 @pytest.fixture(scope="module")
@@ -68,25 +86,29 @@ def examples(service: RunningService) -> dict[str, Any]:
 
 def test_every_operation_of_the_document_is_tested(schema: BaseSchema) -> None:
     operations = [result.ok() for result in schema.get_all_operations()]
-    assert sorted((operation.method.upper(), operation.path) for operation in operations) == sorted(OPERATIONS)
+    assert sorted((operation.method.upper(), operation.path) for operation in operations) == sorted(
+        OPERATIONS + TASK_OPERATIONS
+    )
 
 
+@pytest.mark.parametrize("path", [CROP, SUBMIT])
 @pytest.mark.parametrize("mode", list(GenerationMode))
-def test_crop_conforms(schema: BaseSchema, mode: GenerationMode) -> None:
-    @settings(BOUNDED, max_examples=150)
-    @given(schema[CROP]["POST"].as_strategy(generation_mode=mode))
+def test_crop_conforms(schema: BaseSchema, mode: GenerationMode, path: str) -> None:
+    @settings(BOUNDED, max_examples=150 if path == CROP else 50)
+    @given(schema[path]["POST"].as_strategy(generation_mode=mode))
     def check(case: Case) -> None:
         case.call_and_validate(checks=CHECKS)
 
     check()
 
 
-def test_crop_conforms_for_a_good_photo(schema: BaseSchema, sample: Sample) -> None:
+@pytest.mark.parametrize(("path", "success"), [(CROP, 200), (SUBMIT, 202)])
+def test_crop_conforms_for_a_good_photo(schema: BaseSchema, sample: Sample, path: str, success: int) -> None:
     statuses = set()
     good = sample.fields()
 
-    @settings(BOUNDED, max_examples=150)
-    @given(schema[CROP]["POST"].as_strategy(generation_mode=GenerationMode.POSITIVE))
+    @settings(BOUNDED, max_examples=150 if path == CROP else 50)
+    @given(schema[path]["POST"].as_strategy(generation_mode=GenerationMode.POSITIVE))
     def check(case: Case) -> None:
         assume(case.media_type == "application/json")
         for given_options in (case.body, case.query):
@@ -97,7 +119,7 @@ def test_crop_conforms_for_a_good_photo(schema: BaseSchema, sample: Sample) -> N
         statuses.add(case.call_and_validate(checks=CHECKS).status_code)
 
     check()
-    assert 200 in statuses
+    assert success in statuses
 
 
 @pytest.mark.parametrize(("method", "path"), OPERATIONS[1:])
@@ -108,6 +130,26 @@ def test_operation_conforms(schema: BaseSchema, method: str, path: str) -> None:
         assert case.call_and_validate(checks=CHECKS).status_code == 200
 
     check()
+
+
+@pytest.mark.parametrize("mode", list(GenerationMode))
+@pytest.mark.parametrize(("method", "path"), TASK_OPERATIONS[1:])
+def test_operation_on_a_task_conforms(schema: BaseSchema, method: str, path: str, mode: GenerationMode) -> None:
+    @settings(BOUNDED, max_examples=50)
+    @given(schema[path][method].as_strategy(generation_mode=mode))
+    def check(case: Case) -> None:
+        assert case.call_and_validate(checks=TASK_CHECKS).status_code in {400, 404, 405, 406, 422}
+
+    check()
+
+
+def test_every_example_becomes_a_task(service: RunningService, examples: dict[str, Any]) -> None:
+    for name, example in examples.items():
+        result = httpx.post(service.api + CROP, json=example["value"]).json()
+        taken = httpx.post(service.api + SUBMIT, json=example["value"])
+        task = decode(httpx.get(f"{service.api}{taken.headers['location']}?wait=60", timeout=90), TaskAnswer)
+        assert decode(taken, TaskAnswer).task_id == task.task_id
+        assert msgspec.to_builtins(task.result) | {"processing_time_ms": 0} == result | {"processing_time_ms": 0}, name
 
 
 def test_every_example_is_answered(service: RunningService, examples: dict[str, Any]) -> None:
@@ -128,6 +170,7 @@ def test_other_answers_are_what_the_document_says(service: RunningService) -> No
     assert decode(httpx.get(f"{service.api}/health"), HealthAnswer).live
     assert decode(httpx.post(service.api + CROP, json={}), ProblemAnswer).code == "field_missing"
     assert decode(httpx.get(f"{service.api}/none"), ProblemAnswer).code == "not_found"
+    assert decode(httpx.get(f"{service.api}{CROP}/status/{NO_TASK}"), ProblemAnswer).code == "task_unknown"
 
 
 def decode(answer: httpx.Response, structure: type[T]) -> T:

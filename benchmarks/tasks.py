@@ -1,0 +1,339 @@
+"""What tasks cost: against the bare program, against the bare pipeline on as many processes, over twenty thousand."""
+
+from __future__ import annotations
+
+import contextlib
+import http.client
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import psutil
+from rich.progress import track
+
+from benchmarks import cases
+from benchmarks.processes import Server, drive, free_port, read, reference, service, wait_until
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+CROP = "/api/v1/frontal/crop"
+ROUNDS = 60
+TASKS = 5
+WARM_UP = 60
+BACKLOG = 400
+CALLERS = 2
+MANY = 20_000
+SAMPLES = 20
+BATCH = 50
+
+
+def task_overhead_ms() -> dict[str, float]:
+    """A task from submission to its result, less the same work in the bare program: CPU of API and worker process."""
+    body, content_type = cases.multipart_request()
+    rounds = []
+    with tasks_service() as product, reference() as bare:
+        pids = [product.pid, *task_pids(product)]
+        nats = nats_pid(product)
+        drive(bare, CROP, body, content_type, WARM_UP)
+        do_tasks(product.port, body, content_type, WARM_UP)
+        for _ in track(range(ROUNDS), "task_overhead_ms"):
+            ours = spend(product, [*pids, nats], lambda: do_tasks(product.port, body, content_type, TASKS))
+            rounds.append([*(1000 * cost / TASKS for cost in ours), drive(bare, CROP, body, content_type, TASKS)])
+        server_rss = psutil.Process(nats).memory_info().rss / 1e6
+    api, worker, server, base = (statistics.median(column) for column in zip(*rounds, strict=True))
+    return {
+        "cpu_ms": round(api + worker, 4),
+        "reference_cpu_ms": round(base, 4),
+        "overhead_ms": round(api + worker - base, 4),
+        "api_cpu_ms": round(api, 4),
+        "worker_cpu_ms": round(worker, 4),
+        "queue_server_cpu_ms": round(server, 4),
+        "queue_server_rss_mb": round(server_rss, 1),
+        "rounds": len(rounds),
+    }
+
+
+def tasks_per_second() -> dict[str, float]:
+    """A backlog worked off by one process a core, against the bare pipeline in as many; pixels decoded in both."""
+    return backlog_ratio("verify=pixels", decode=True)
+
+
+def light_tasks_per_second() -> dict[str, float]:
+    """The same with nothing decoded, where a task is two milliseconds of work."""
+    return backlog_ratio("verify=structure", decode=False)
+
+
+def backlog_ratio(query: str, *, decode: bool) -> dict[str, float]:
+    """Measure both rates; the faster of two runs each, in turn."""
+    cores = os.cpu_count() or 1
+    rates = [(drain_backlog(query, cores), bare_rate(cores, decode=decode)) for _ in range(2)]
+    ours, bare = (max(column) for column in zip(*rates, strict=True))
+    return {"ratio": round(ours / bare, 4), "per_second": round(ours, 1), "bare_per_second": round(bare, 1)}
+
+
+def drain_backlog(query: str, cores: int) -> float:
+    """Queue tasks while nobody works, then start the workers; return the tasks a second between the tenth and all."""
+    body, content_type = cases.multipart_request()
+    with nats_server() as (url, monitor):
+        with service(NATS_URL=url, ENABLE_TASKS="true") as api:
+            for _ in track(range(BACKLOG), f"backlog, {query}"):
+                require_taken(call(api.port, "POST", f"{CROP}/submit?{query}", body, content_type))
+        with worker(url, cores):
+            tenth = BACKLOG - BACKLOG // 10
+            wait_until(lambda: messages_left(monitor) <= tenth)
+            left, start = messages_left(monitor), time.perf_counter()
+            wait_until(lambda: messages_left(monitor) == 0)
+            return left / (time.perf_counter() - start)
+
+
+def bare_rate(cores: int, *, decode: bool) -> float:
+    """Return how often a second that many processes do the bare pipeline, all at once."""
+    with ProcessPoolExecutor(cores) as pool:
+        list(pool.map(bare_work, [10] * cores, [decode] * cores))
+        start = time.perf_counter()
+        list(pool.map(bare_work, [BACKLOG // cores] * cores, [decode] * cores))
+        return cores * (BACKLOG // cores) / (time.perf_counter() - start)
+
+
+def bare_work(count: int, decode: bool) -> None:
+    """Do the steps of a task, bare: structure check, pixels, contours, SVG, JSON."""
+    import cv2  # noqa: PLC0415 - in the child
+
+    from benchmarks.reference import _POINTS, answer  # noqa: PLC0415
+
+    cv2.setNumThreads(0)
+    image, points = cases.photo()
+    parsed = _POINTS.decode(points)
+    for _ in range(count):
+        if decode:
+            cv2.imdecode(np.frombuffer(image, np.uint8), cv2.IMREAD_COLOR)
+        answer(image, parsed)
+
+
+def submit_p99_ms() -> dict[str, float]:
+    """Time of a submission while every worker is busy, and while none is."""
+    body, content_type = cases.multipart_request()
+
+    def times(port: int, query: str) -> list[float]:
+        def one(_: int) -> float:
+            start = time.perf_counter()
+            require_taken(call(port, "POST", f"{CROP}/submit?{query}", body, content_type))
+            return 1000 * (time.perf_counter() - start)
+
+        with ThreadPoolExecutor(CALLERS) as callers:
+            return list(callers.map(one, range(BACKLOG)))
+
+    with tasks_service(TASK_WORKERS=str(os.cpu_count())) as product:
+        do_tasks(product.port, body, content_type, WARM_UP)
+        busy = times(product.port, "verify=pixels")
+    with nats_server() as (url, _), service(NATS_URL=url, ENABLE_TASKS="true") as product:
+        idle = times(product.port, "verify=pixels")
+    return {
+        "milliseconds": round(percentile(busy, 99), 2),
+        "median_ms": round(statistics.median(busy), 2),
+        "idle_milliseconds": round(percentile(idle, 99), 2),
+        "ratio": round(percentile(busy, 99) / percentile(idle, 99), 3),
+    }
+
+
+def sync_always() -> dict[str, float]:
+    """Time of a submission where the queue flushes to the disk before it confirms, and where it need not."""
+    body, content_type = cases.multipart_request()
+    taken: dict[str, list[float]] = {"always": [], "2m": []}
+    for interval, times in taken.items():
+        with tasks_service(NATS_SYNC_INTERVAL=interval) as product:
+            do_tasks(product.port, body, content_type, WARM_UP)
+            connection = http.client.HTTPConnection("127.0.0.1", product.port, timeout=60)
+            for _ in track(range(BACKLOG // 2), f"sync_always, {interval}"):
+                start = time.perf_counter()
+                place = submit(connection, body, content_type)
+                times.append(1000 * (time.perf_counter() - start))
+                finish(connection, place)
+            connection.close()
+    always, default = (statistics.median(times) for times in taken.values())
+    return {
+        "milliseconds": round(always, 2),
+        "default_milliseconds": round(default, 2),
+        "ratio": round(always / default, 2),
+    }
+
+
+def memory_slope() -> dict[str, float]:
+    """Bytes that each process grows by a task, over twenty thousand small ones, the first quarter left aside."""
+    body, content_type = cases.small_request()
+    taken: dict[str, list[int]] = {}
+    with tasks_service(RESULT_TTL="5", TASK_QUEUE_MAX_MESSAGES="1000") as product:
+        names = {"api": product.pid, "task": task_pids(product)[0], "nats-server": nats_pid(product)}
+        for _ in track(range(SAMPLES), "memory_slope"):
+            for _ in range(MANY // SAMPLES // BATCH):
+                do_batch(product.port, body, content_type, BATCH)
+            for name, pid in names.items():
+                taken.setdefault(name, []).append(psutil.Process(pid).memory_info().rss)
+    skip = SAMPLES // 4
+    done = np.arange(skip, SAMPLES) * (MANY / SAMPLES)
+    slopes = {name: float(np.polyfit(done, sizes[skip:], 1)[0]) for name, sizes in taken.items()}
+    return {
+        "bytes_per_task": round(max(slopes["api"], slopes["task"]), 1),
+        **{f"{name}_bytes_per_task": round(slope, 1) for name, slope in slopes.items()},
+        **{f"{name}_rss_mb": round(sizes[-1] / 1e6, 1) for name, sizes in taken.items()},
+        "tasks": MANY,
+    }
+
+
+def require_taken(answer: tuple[int, bytes]) -> None:
+    """Refuse to measure what was refused."""
+    status, text = answer
+    if status != http.client.ACCEPTED:
+        raise RuntimeError(f"expected 202, got {status}: {text[:200]!r}")
+
+
+def percentile(values: list[float], percent: int) -> float:
+    """Return a percentile."""
+    return float(np.percentile(values, percent))
+
+
+def call(port: int, method: str, path: str, body: bytes = b"", content_type: str = "") -> tuple[int, bytes]:
+    """Send one request on a connection of its own; return status and body."""
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
+    try:
+        connection.request(method, path, body, {"Content-Type": content_type} if content_type else {})
+        response = connection.getresponse()
+        return response.status, response.read()
+    finally:
+        connection.close()
+
+
+def do_tasks(port: int, body: bytes, content_type: str, count: int) -> None:
+    """Submit tasks one after the other on one connection, and wait for the end of each."""
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
+    for _ in range(count):
+        finish(connection, submit(connection, body, content_type))
+    connection.close()
+
+
+def do_batch(port: int, body: bytes, content_type: str, count: int) -> None:
+    """Submit tasks, then wait for the end of each."""
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
+    for place in [submit(connection, body, content_type) for _ in range(count)]:
+        finish(connection, place)
+    connection.close()
+
+
+def submit(connection: http.client.HTTPConnection, body: bytes, content_type: str) -> str:
+    """Submit a task and return where its status is."""
+    connection.request("POST", f"{CROP}/submit", body, {"Content-Type": content_type})
+    response = connection.getresponse()
+    answer = response.read()
+    require_taken((response.status, answer))
+    return response.headers["Location"]
+
+
+def finish(connection: http.client.HTTPConnection, place: str) -> None:
+    """Wait for the end of a task."""
+    connection.request("GET", f"{place}?wait=60")
+    document = json.loads(connection.getresponse().read())
+    if document["status"] != "SUCCESS":
+        raise RuntimeError(f"expected SUCCESS, got {document['status']}: {document['error']}")
+
+
+def spend(server: Server, pids: list[int], act: Any) -> list[float]:
+    """Return the CPU seconds that processes spend on something."""
+    views = [replace(server, pid=pid) for pid in pids]
+    before = [view.cpu_s() for view in views]
+    act()
+    return [view.cpu_s() - since for view, since in zip(views, before, strict=True)]
+
+
+@contextlib.contextmanager
+def tasks_service(**environment: str) -> Iterator[Server]:
+    """Run the product with a queue of its own and one process that works on tasks."""
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
+        settings = {"ENABLE_TASKS": "true", "DATA_DIR": folder, "TASK_WORKERS": "1", **environment}
+        with service(**settings) as server:
+            count = int(settings["TASK_WORKERS"])
+            wait_until(lambda: len(task_pids(server)) == count)
+            body, content_type = cases.small_request()
+            wait_until(
+                lambda: call(server.port, "POST", f"{CROP}/submit", body, content_type)[0] == http.client.ACCEPTED
+            )
+            yield server
+
+
+def task_pids(server: Server) -> list[int]:
+    """Return the processes that work on tasks."""
+    return [child.pid for child in descendants(server) if ": task-" in title(child) and "master" not in title(child)]
+
+
+def nats_pid(server: Server) -> int:
+    """Return the queue's server."""
+    return next(child.pid for child in descendants(server) if "nats-server" in title(child))
+
+
+def descendants(server: Server) -> list[psutil.Process]:
+    """Return every process that the service started."""
+    return psutil.Process(server.master).children(recursive=True)
+
+
+def title(process: psutil.Process) -> str:
+    """Return what a process calls itself; one that ended calls itself nothing."""
+    with contextlib.suppress(psutil.Error):
+        return " ".join(process.cmdline())
+    return ""
+
+
+@contextlib.contextmanager
+def nats_server() -> Iterator[tuple[str, int]]:
+    """Run a NATS server; give its address and its monitoring port."""
+    port, monitor = free_port(), free_port()
+    program = str(Path(sys.executable).parent / "nats-server")
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
+        config = Path(folder) / "nats.conf"
+        config.write_text(
+            f'listen: "127.0.0.1:{port}"\nhttp: "127.0.0.1:{monitor}"\nmax_payload: 32MB\n'
+            f'jetstream {{ store_dir: "{folder}", max_file_store: 4GB }}\n'
+        )
+        process = subprocess.Popen([program, "-c", str(config)], stderr=subprocess.DEVNULL)
+        try:
+            wait_until(lambda: _answers(monitor))
+            yield f"nats://127.0.0.1:{port}", monitor
+        finally:
+            process.terminate()
+            process.wait(60)
+
+
+@contextlib.contextmanager
+def worker(url: str, processes: int) -> Iterator[None]:
+    """Run processes that work on tasks."""
+    settings = {"NATS_URL": url, "TASK_WORKERS": str(processes), "METRICS_PORT": str(free_port()), "LOG_FORMAT": "json"}
+    process = subprocess.Popen(
+        [sys.executable, "-m", "app", "worker"], env={**os.environ, **settings}, stderr=subprocess.DEVNULL
+    )
+    try:
+        yield
+    finally:
+        process.terminate()
+        process.wait(60)
+
+
+def messages_left(monitor: int) -> int:
+    """Return how many tasks are not done."""
+    document = json.loads(read(monitor, "/jsz?streams=true"))
+    streams = [stream for account in document["account_details"] for stream in account["stream_detail"]]
+    return next(int(stream["state"]["messages"]) for stream in streams if stream["name"] == "TASKS")
+
+
+def _answers(port: int) -> bool:
+    try:
+        return "ok" in read(port, "/healthz")
+    except OSError:
+        return False
