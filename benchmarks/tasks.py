@@ -47,7 +47,7 @@ def task_overhead_ms() -> dict[str, float]:
         drive(bare, CROP, body, content_type, WARM_UP)
         do_tasks(product.port, body, content_type, WARM_UP)
         for _ in track(range(ROUNDS), "task_overhead_ms"):
-            ours = spend(product, [*pids, nats], lambda: do_tasks(product.port, body, content_type, TASKS))
+            ours = spend(product, [*pids, nats], lambda: do_batch(product.port, body, content_type, TASKS))
             rounds.append([*(1000 * cost / TASKS for cost in ours), drive(bare, CROP, body, content_type, TASKS)])
         server_rss = psutil.Process(nats).memory_info().rss / 1e6
     api, worker, server, base = (statistics.median(column) for column in zip(*rounds, strict=True))
