@@ -80,7 +80,9 @@ class Settings(TaskSettings):
     root_path: str = Field("", description="Path prefix that a proxy in front strips, for the links of /docs")
 
     # Limits
-    max_body_bytes: int = Field(16 * MIB, ge=1024, description="Largest request body, in bytes; beyond it 413")
+    max_body_bytes: int = Field(
+        16 * MIB, ge=1024, le=1024 * MIB, description="Largest request body, in bytes; beyond it 413"
+    )
     max_image_pixels: int = Field(
         24_000_000, ge=1, le=100_000_000, description="Largest photo or label map, in pixels, read from its header"
     )

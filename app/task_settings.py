@@ -31,7 +31,7 @@ class TaskSettings(BaseSettings):
         default=True, description="Take tasks; false leaves their paths out, and starts nothing for them"
     )
     data_dir: Path = Field(Path("data"), description="Folder of the queue that `serve` starts where NATS_URL is empty")
-    result_ttl: int = Field(3600, ge=1, description="Seconds that the record of an ended task is kept")
+    result_ttl: int = Field(3600, ge=1, le=31_536_000, description="Seconds that the record of an ended task is kept")
     result_max_bytes: int = Field(
         1024 * MIB, ge=MIB, description="Bytes of records from which on no new task is taken (503)"
     )
@@ -74,7 +74,9 @@ class TaskSettings(BaseSettings):
     nats_token: SecretStr = Field(SecretStr(""), description="Token, instead of user and password")
     nats_nkey_seed: SecretStr = Field(SecretStr(""), description="Seed of an NKey, instead")
     nats_creds_file: Path | None = Field(None, description="Credentials file (JWT and NKey), instead")
-    nats_tls_ca_file: Path | None = Field(None, description="Authorities that the server's certificate is checked by")
+    nats_tls_ca_file: Path | None = Field(
+        None, description="Authorities that the server's certificate is checked by"
+    )
     nats_tls_cert_file: Path | None = Field(None, description="Certificate that is shown to the server")
     nats_tls_key_file: Path | None = Field(None, description="Key of that certificate")
 

@@ -24,6 +24,7 @@ Ids = Annotated[list[str] | None, typer.Argument(metavar="TASK_ID…", show_defa
 All = Annotated[bool, typer.Option("--all", help="All of them.")]
 
 NO_SUCH = 1
+WIDE = 240  # columns where nobody looks
 NO_QUEUE = 3
 
 
@@ -69,14 +70,14 @@ def _for_each(
         # Imported here: `--help` answers without loading the renderer.
         from rich.progress import track  # noqa: PLC0415
 
-        from app.tasks.errors import TaskUnknownError  # noqa: PLC0415
+        from app.tasks.errors import TaskEndedError, TaskUnknownError  # noqa: PLC0415
 
         wanted = ids or [task.task_id for task in await graveyard.list()]
         unknown = 0
         for task_id in track(wanted, verb, disable=len(wanted) < 2 or not sys.stderr.isatty()):  # noqa: PLR2004
             try:
                 await act(graveyard)(task_id)
-            except TaskUnknownError as error:
+            except (TaskUnknownError, TaskEndedError) as error:
                 unknown += 1
                 typer.echo(f"facial-service: {task_id}: {error}", err=True)
         typer.echo(f"{len(wanted) - unknown} of {len(wanted)} done")
@@ -114,11 +115,13 @@ def _print_json(found: list[DeadTask]) -> None:
 
 def _print_table(found: list[DeadTask]) -> None:
     from rich.console import Console  # noqa: PLC0415
-    from rich.table import Table  # noqa: PLC0415
+    from rich.table import Column, Table  # noqa: PLC0415
 
-    table = Table("task", "given up", "attempts", "bytes", "why")
+    # The id whole, however narrow the terminal: it is there to be copied.
+    task_id = Column("task", no_wrap=True, overflow="ignore", min_width=32)
+    table = Table(task_id, "given up", "attempts", "bytes", "why", box=None)
     for task in found:
         when = datetime.fromtimestamp(task.buried_at, UTC).strftime("%Y-%m-%d %H:%M:%S")
         table.add_row(task.task_id, f"{when} UTC", str(task.attempts), str(task.size), task.reason)
-    console = Console()
+    console = Console(width=None if sys.stdout.isatty() else WIDE)
     console.print(table if found else "None: no task was given up on, or all have been dropped or tried again.")

@@ -9,7 +9,6 @@ import signal
 import time
 import uuid
 from contextvars import copy_context
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 import msgspec
@@ -18,6 +17,7 @@ import nats.errors
 from app.face.errors import InputError
 from app.observability.events import log_task_failed, log_task_started, log_task_succeeded
 from app.observability.recording import (
+    held_back,
     image_step,
     record_error,
     record_task_completed,
@@ -31,15 +31,14 @@ from app.tasks.records import TaskFault, TaskStatus
 from app.tasks.stream import TASK_TYPE
 
 if TYPE_CHECKING:
-    from concurrent.futures import Executor
     from contextlib import AbstractContextManager
 
     from nats.aio.msg import Msg
 
-    from app.service.crop import CropResult, CropService
-    from app.settings import Settings
+    from app.service.crop import CropResult
     from app.tasks.message import Task
-    from app.tasks.records import Record, Records
+    from app.tasks.records import Record
+    from app.tasks.workshop import Workshop
 
 BEAT_S: Final = 1.0
 ATTEMPTS: Final = 8
@@ -63,30 +62,10 @@ class GivenUpError(Exception):
     """Work on a task was begun as often as it may be, and came to nothing."""
 
     def __init__(self, record: Record, revision: int) -> None:
-        super().__init__(f"work on it was begun {record.attempts} times and came to no end")
+        times = "once" if record.attempts == 1 else f"{record.attempts} times"
+        super().__init__(f"work on it was begun {times} and came to no end")
         self.record = record
         self.revision = revision
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Workshop:
-    """What a process works with.
-
-    Attributes:
-        settings: how long things may take.
-        records: where ends are written.
-        service: what does the work.
-        pool: the threads that it is done on.
-        benches: one a thread. Whoever waits for one has not begun, and is not to blame should the process die.
-        closing: set when whoever waits for a bench is to give its task back.
-    """
-
-    settings: Settings
-    records: Records
-    service: CropService
-    pool: Executor
-    benches: asyncio.Semaphore
-    closing: asyncio.Event
 
 
 class Attempt:
@@ -134,7 +113,8 @@ class Attempt:
             elif not await self._begin(is_known=is_first):
                 return
             log_task_started(self._record.task_id, self._record.type, attempt=self._record.attempts)
-            result, document = self._do() if self._is_light else await self._work()
+            with held_back():
+                result, document = self._do() if self._is_light else await self._work()
         except OverdueError:
             is_bench_taken = False  # for good: the thread goes on
             raise
@@ -182,7 +162,7 @@ class Attempt:
                 # Where there is no record it has expired, in a backlog longer than any that was foreseen.
                 found = await self._shop.records.find(self._record.task_id)
                 self._record, self._revision = found or (self._task.record, 0)
-                if self._record.status.is_final:
+                if self._record.status.is_final or not self._is_of(self._record):
                     return False
                 # By what is written: it may have been given back before anything was begun.
                 if self._record.attempts >= limit:
@@ -270,6 +250,10 @@ class Attempt:
                 await self._shop.records.update(end, self._revision)
             except RevisionConflictError:
                 found = await self._shop.records.find(end.task_id)
+                if found is None and self._revision != self._task.revision:
+                    return  # there was a record of this attempt: it was ended by somebody else, and that has expired
+                if found is not None and not self._is_of(found[0]):
+                    return
                 if found is None or not found[0].status.is_final:
                     # Another attempt has begun; whichever ends first has done it.
                     self._revision = found[1] if found else 0
@@ -280,6 +264,10 @@ class Attempt:
             await self._tell(end)
             return
         raise RevisionConflictError
+
+    def _is_of(self, record: Record) -> bool:
+        """Tell whether a record is of this submission: one that was withdrawn leaves its id to another."""
+        return record.submitted_at == self._task.record.submitted_at
 
     async def _tell(self, end: Record) -> None:
         if self._is_light:

@@ -9,7 +9,7 @@ import time
 import urllib.request
 from concurrent.futures import Future  # noqa: TC003 - the annotation of a variable
 from datetime import datetime
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 from prometheus_client.registry import Collector
@@ -17,7 +17,7 @@ from prometheus_client.registry import Collector
 from app.observability.metrics import gauge_family
 from app.observability.rich_logging import get_logger
 from app.tasks.connection import Connection
-from app.tasks.errors import QueueError
+from app.tasks.errors import QueueError, QueueUnavailableError
 from app.tasks.stream import CONSUMER, DEAD_STREAM, RECORDS_STREAM, STREAM, TASK_TYPE
 
 if TYPE_CHECKING:
@@ -37,6 +37,10 @@ class _StreamState(msgspec.Struct):
     messages: int = 0
     bytes: int = 0
     first_ts: str = ""
+
+
+class _Answer(msgspec.Struct):
+    error: dict[str, Any] | None = None
 
 
 class _Stream(msgspec.Struct):
@@ -164,7 +168,11 @@ async def read_figures(connection: Connection, settings: Settings, *, wait_s: fl
     await connection.wait_up(lambda: time.monotonic() > end)
 
     async def ask(subject: str) -> bytes:
-        return (await connection.request(f"$JS.API.{subject}", timeout_s=ANSWER_S)).data
+        answer = (await connection.request(f"$JS.API.{subject}", timeout_s=ANSWER_S)).data
+        if msgspec.json.decode(answer, type=_Answer).error is not None:  # a stream has gone, say
+            connection.prepare_again()
+            raise QueueUnavailableError("the queue has no streams")
+        return answer
 
     stream, consumer, dead, records, account, limit = await asyncio.gather(
         ask(f"STREAM.INFO.{STREAM}"),

@@ -9,17 +9,17 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import ssl
+from contextvars import Context
 from typing import TYPE_CHECKING, Any
-from urllib.parse import unquote, urlsplit
 
 import msgspec
 import nats.errors
 from nats.aio.client import Client
 
 from app.observability.rich_logging import get_logger
+from app.tasks.access import access_options
 from app.tasks.errors import QueueFullError, QueueUnavailableError, TaskTooLargeError
-from app.tasks.stream import ensure_streams
+from app.tasks.stream import ensure_streams, require_streams
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -68,9 +68,12 @@ class Connection:
     Args:
         settings: where the server is and how to be let in.
         name: told to the server, for whoever looks at its list of clients.
+        is_keeper: whether the streams are kept in line with the settings. Who gives a command has
+            settings of another shell perhaps, and shall change nothing.
     """
 
-    def __init__(self, settings: Settings, name: str) -> None:
+    def __init__(self, settings: Settings, name: str, *, is_keeper: bool = True) -> None:
+        self._see_to_streams = ensure_streams if is_keeper else require_streams
         self._settings = settings
         self._name = name
         self._client: Client | None = None
@@ -98,7 +101,8 @@ class Connection:
 
     async def start(self) -> None:
         """Begin to connect, and go on until `close`."""
-        self._keeper = asyncio.create_task(self._keep())
+        # In no request's context: its lines would carry the id of whoever happened to be there.
+        self._keeper = asyncio.create_task(self._keep(), context=Context())
 
     async def close(self) -> None:
         """Send what is to be sent, and hang up."""
@@ -134,6 +138,7 @@ class Connection:
         answer = _STORED.decode((await self.request(subject, payload, headers)).data)
         fault = answer.error
         if fault is None:
+            self._note_success()
             return answer.seq
         if fault.err_code in _WRONG_REVISION:
             raise RevisionConflictError
@@ -164,14 +169,15 @@ class Connection:
             # The server is there and the stream is not (yet): just started, or its store is gone.
             self.prepare_again()
             raise _unavailable() from None
-        except (nats.errors.Error, OSError, TimeoutError):
+        except (nats.errors.Error, OSError, TimeoutError) as error:
+            self._report(error)
             raise _unavailable() from None
 
     def prepare_again(self) -> None:
         """Look after the streams again: the server answers, but not as one that has them."""
         if self._is_prepared:
             self._is_prepared = False
-            self._preparing = asyncio.create_task(self._prepare())
+            self._preparing = asyncio.create_task(self._prepare(), context=Context())
 
     async def _keep(self) -> None:
         while not self._is_closing:
@@ -195,15 +201,13 @@ class Connection:
         while client is not None and not client.is_closed:
             try:
                 _require_version(client)
-                await ensure_streams(client, self._settings)
+                await self._see_to_streams(client, self._settings)
             except (nats.errors.Error, OSError, TimeoutError, ValueError) as error:
                 self._report(error)
                 await asyncio.sleep(RECONNECT_PAUSE_S)
             else:
                 self._is_prepared = True
-                if self._troubles:
-                    log.info("The queue is back")
-                self._troubles.clear()
+                self._note_success()
                 return
 
     def _options(self, lost: asyncio.Event) -> dict[str, Any]:
@@ -230,8 +234,13 @@ class Connection:
             "reconnect_time_wait": RECONNECT_PAUSE_S,
             "connect_timeout": self._settings.nats_timeout_s,
             "ping_interval": PING_INTERVAL_S,
-            **_credentials(self._settings),
+            **access_options(self._settings),
         }
+
+    def _note_success(self) -> None:
+        if self._troubles:
+            log.info("The queue is back")
+            self._troubles.clear()
 
     def _report(self, error: Exception) -> None:
         """Log each trouble once until all are over; the library tells of each attempt, at each server."""
@@ -268,33 +277,3 @@ def _header_size(headers: dict[str, str]) -> int:
 
 def _unavailable() -> QueueUnavailableError:
     return QueueUnavailableError("the queue did not answer in time; come back after the time in Retry-After")
-
-
-def _credentials(settings: Settings) -> dict[str, Any]:
-    given: dict[str, Any] = {
-        "user": settings.nats_user,
-        "password": settings.nats_password.get_secret_value(),
-        "token": settings.nats_token.get_secret_value(),
-        "nkeys_seed_str": settings.nats_nkey_seed.get_secret_value(),
-        "user_credentials": str(settings.nats_creds_file or ""),
-    }
-    options = {name: value for name, value in given.items() if value} or _read_addresses(settings.nats_servers)
-    is_tls = settings.nats_tls_ca_file or settings.nats_tls_cert_file
-    if is_tls or any(server.startswith("tls://") for server in settings.nats_servers):
-        authorities = settings.nats_tls_ca_file
-        context = ssl.create_default_context(cafile=str(authorities) if authorities else None)
-        if settings.nats_tls_cert_file and settings.nats_tls_key_file:
-            context.load_cert_chain(settings.nats_tls_cert_file, settings.nats_tls_key_file)
-        options["tls"] = context
-    return options
-
-
-def _read_addresses(servers: list[str]) -> dict[str, Any]:
-    """Return the credentials that all addresses share; the library would send them with their escapes (``%40``)."""
-    found = {(parts.username, parts.password) for parts in map(urlsplit, servers) if parts.username}
-    if len(found) != 1:
-        return {}
-    ((user, password),) = found
-    if password is None:
-        return {"token": unquote(user or "")}
-    return {"user": unquote(user or ""), "password": unquote(password)}

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import re
 import time
 import uuid
 from dataclasses import dataclass
@@ -17,9 +16,10 @@ from app.observability.events import log_task_failed
 from app.observability.recording import record_error, record_task_completed, record_task_dead
 from app.observability.rich_logging import get_logger
 from app.tasks.connection import Connection, RevisionConflictError
-from app.tasks.errors import QueueError, QueueUnavailableError, TaskUnknownError
+from app.tasks.errors import QueueError, QueueUnavailableError, TaskEndedError, TaskUnknownError
+from app.tasks.message import MessageError, NewerTaskError, decode_task
 from app.tasks.records import Record, Records, TaskFault, TaskStatus
-from app.tasks.stream import DEAD_STREAM, TASK_TYPE, dead_subject, task_subject
+from app.tasks.stream import DEAD_STREAM, TASK_TYPE, dead_subject, is_task_id, task_subject
 
 if TYPE_CHECKING:
     from app.settings import Settings
@@ -29,7 +29,6 @@ log = get_logger("tasks")
 GAVE_UP: Final = "task_gave_up"
 ATTEMPTS: Final = 8
 _LIST_TIMEOUT_S: Final = 2.0
-_ID = re.compile(r"[A-Za-z0-9_-]+", re.ASCII)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -78,9 +77,12 @@ class Graveyard:
         await self._connection.store(dead_subject(task_id), message, headers)
         for _ in range(ATTEMPTS):
             found = await self._records.find(task_id)
-            record, revision = found or (Record(task_id=task_id, submitted_at=time.time(), attempts=attempts), 0)
+            record, revision = found or (_record_of(task_id, message).replace(attempts=attempts), 0)
             if record.status.is_final:
-                break
+                if _was_given_up(record):
+                    break
+                await self._purge({"filter": dead_subject(task_id)})  # it has ended otherwise meanwhile
+                return
             fault = TaskFault(GAVE_UP, reason)
             # Of no run: one that is not done after all would take this end for its own.
             end = record.replace(status=TaskStatus.FAILURE, error=fault, completed_at=time.time(), run="")
@@ -125,16 +127,21 @@ class Graveyard:
 
         Raises:
             TaskUnknownError: it is not here.
+            TaskEndedError: it is not given up on any more.
             QueueError: it could not be stored.
         """
         message, sequence = await self._read(task_id)
         for _ in range(ATTEMPTS):
             found = await self._records.find(task_id)
-            record, revision = found or (_expired(task_id), 0)
+            record, revision = found or (_expired(task_id, message), 0)
+            if not _was_given_up(record):
+                raise TaskEndedError(f"expected a task that was given up on, got one that is {record.status}")
             again = Record(task_id=task_id, type=record.type, submitted_at=record.submitted_at, digest=record.digest)
             with contextlib.suppress(RevisionConflictError):
                 revision = await self._records.update(again, revision)
                 break
+        else:
+            raise QueueUnavailableError("the task changes too fast; try again")
         # A new id: under the old one, the server would take it for a copy of what it had.
         headers = {"Nats-Msg-Id": f"{task_id}.{uuid.uuid4().hex}"}
         try:
@@ -171,13 +178,25 @@ class Graveyard:
 
 
 def _require_id(task_id: str) -> None:
-    if not _ID.fullmatch(task_id):  # a wildcard would stand for all of them
+    if not is_task_id(task_id):  # a wildcard would stand for all of them
         raise _unknown()
 
 
-def _expired(task_id: str) -> Record:
+def _was_given_up(record: Record) -> bool:
+    return record.error is not None and record.error.code == GAVE_UP
+
+
+def _record_of(task_id: str, message: bytes) -> Record:
+    """Return the record that a task began with; one that cannot be read began now."""
+    try:
+        return decode_task(message).record
+    except (MessageError, NewerTaskError):
+        return Record(task_id=task_id, submitted_at=time.time())
+
+
+def _expired(task_id: str, message: bytes) -> Record:
     fault = TaskFault(GAVE_UP, "its record has expired")
-    return Record(task_id=task_id, submitted_at=time.time(), status=TaskStatus.FAILURE, error=fault)
+    return _record_of(task_id, message).replace(status=TaskStatus.FAILURE, error=fault)
 
 
 def _unknown() -> TaskUnknownError:
@@ -200,7 +219,7 @@ async def connect_graveyard(settings: Settings) -> tuple[Connection, Graveyard]:
     Raises:
         QueueUnavailableError: no connection within the time of the settings.
     """
-    connection = Connection(settings, "facial-service tasks")
+    connection = Connection(settings, "facial-service tasks", is_keeper=False)
     await connection.start()
     end = time.monotonic() + settings.nats_timeout_s
     if not await connection.wait_up(lambda: time.monotonic() > end):

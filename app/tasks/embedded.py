@@ -117,22 +117,22 @@ def reach_running(settings: Settings) -> Settings:
         return settings
     try:
         values = orjson.loads((settings.data_dir / CONFIGURATION).read_bytes())
-    except (OSError, orjson.JSONDecodeError):
+        changed = {
+            "nats_url": f"nats://{values['listen']}",
+            "nats_monitor_url": f"http://{values['http']}",
+            "nats_token": SecretStr(values["authorization"]["token"]),
+            # What is said of a server that somebody else runs is not said of this one.
+            "nats_replicas": 1,
+            "nats_user": "",
+            "nats_password": SecretStr(""),
+            "nats_nkey_seed": SecretStr(""),
+            **dict.fromkeys(("nats_creds_file", "nats_tls_ca_file", "nats_tls_cert_file", "nats_tls_key_file")),
+        }
+    except (OSError, orjson.JSONDecodeError, KeyError, TypeError):
         raise QueueUnavailableError(
             f"there is no queue in DATA_DIR {settings.data_dir} that this user can reach; set NATS_URL, "
             "or DATA_DIR to that of an instance that runs"
         ) from None
-    changed = {
-        "nats_url": f"nats://{values['listen']}",
-        "nats_monitor_url": f"http://{values['http']}",
-        "nats_token": SecretStr(values["authorization"]["token"]),
-        # What is said of a server that somebody else runs is not said of this one.
-        "nats_replicas": 1,
-        "nats_user": "",
-        "nats_password": SecretStr(""),
-        "nats_nkey_seed": SecretStr(""),
-        **dict.fromkeys(("nats_creds_file", "nats_tls_ca_file", "nats_tls_cert_file", "nats_tls_key_file")),
-    }
     return settings.model_copy(update=changed)
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import json
 import time
+from collections import deque
 from typing import TYPE_CHECKING, Final
 
 import nats.errors
@@ -50,8 +51,7 @@ class Puller:
         self._places = places
         self._on_message = on_message
         self._held = 0
-        self._asked = 0
-        self._asked_at = 0.0
+        self._asked: deque[float] = deque()  # when each request that is out was made
         self._client: Client | None = None
         self._source: Subscription | None = None
         self._reconnects = 0
@@ -73,12 +73,13 @@ class Puller:
         try:
             client = self._connection.client
             await self._subscribe(client)
-            is_lost = time.monotonic() - self._asked_at > LOST_AFTER_S
-            if is_lost or client.stats["reconnects"] != self._reconnects:
-                self._asked, self._reconnects = 0, client.stats["reconnects"]
-            while self._source is not None and self._held + self._asked < self._places:
-                self._asked += 1
-                self._asked_at = time.monotonic()
+            if client.stats["reconnects"] != self._reconnects:
+                self._reconnects = client.stats["reconnects"]
+                self._asked.clear()
+            while self._asked and time.monotonic() - self._asked[0] > LOST_AFTER_S:
+                self._asked.popleft()
+            while self._source is not None and self._held + len(self._asked) < self._places:
+                self._asked.append(time.monotonic())
                 await client.publish(_NEXT, _REQUEST, reply=self._source.subject)
         except (QueueError, nats.errors.Error, OSError) as error:
             log.debug("Nothing could be asked for: %s", type(error).__name__)
@@ -96,10 +97,12 @@ class Puller:
         if client is self._client:
             return
         self._source = await client.subscribe(client.new_inbox(), cb=self._take)
-        self._client, self._asked, self._reconnects = client, 0, client.stats["reconnects"]
+        self._client, self._reconnects = client, client.stats["reconnects"]
+        self._asked.clear()
 
     async def _take(self, message: Msg) -> None:
-        self._asked = max(0, self._asked - 1)
+        if self._asked:
+            self._asked.popleft()
         status = (message.headers or {}).get("Status")
         if status is not None and not message.data:
             if status not in _EXPIRED:  # the consumer is gone, say: its server lost its store

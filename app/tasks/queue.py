@@ -37,6 +37,7 @@ LOOK_AGAIN_S: Final = 1.0
 # After the stream refused a task, others are refused without asking it; callers wait longer than this anyhow.
 FULL_PAUSE_S: Final = 0.2
 CACHE_TIMEOUT_S: Final = 0.5
+CACHE_PAUSE_S: Final = 5.0  # for a queue that did not answer; the synchronous route shall not wait for it each time
 ATTEMPTS: Final = 8
 # Of a message that may be taken: with what is told of it should it be given up on, it is still one that can be stored.
 HEADERS_BYTES: Final = 1024
@@ -62,6 +63,7 @@ class TaskQueue:
         self._connection = Connection(settings, "facial-service api")
         self._records = Records(self._connection, settings)
         self._full_until = 0.0
+        self._no_cache_until = 0.0
 
     async def start(self) -> None:
         """Begin to connect, in the background."""
@@ -98,10 +100,14 @@ class TaskQueue:
         """
         task_id = uuid.uuid4().hex if idempotency_key is None else _derive_id(caller, idempotency_key)
         record = Record(task_id=task_id, submitted_at=time.time(), digest=digest or "")
+        if idempotency_key is not None:  # what was taken stays so, be the queue full now
+            there = await self._records.find(task_id)
+            if there is not None and not there[0].is_withdrawn:
+                return await self._resume(*there, record, checked)
+        self._require_small(checked)
         await self._require_room()
         if self._settings.result_cache and digest and (found := await self._find(digest)) is not None:
             record = _answer_from(found, record)
-        self._require_small(checked)
         for _ in range(ATTEMPTS):
             try:
                 return await self._take(record, checked)
@@ -177,10 +183,14 @@ class TaskQueue:
         return None if found is None else bytes(found.result)
 
     async def _find(self, digest: str) -> Record | None:
+        if time.monotonic() < self._no_cache_until:
+            record_cache_lookup("unavailable")
+            return None
         try:
             async with asyncio.timeout(CACHE_TIMEOUT_S):
                 found = await self._records.find_result(digest)
         except (QueueUnavailableError, TimeoutError):
+            self._no_cache_until = time.monotonic() + CACHE_PAUSE_S
             record_cache_lookup("unavailable")
             return None
         record_cache_lookup("miss" if found is None else "hit")
@@ -193,10 +203,15 @@ class TaskQueue:
             raise QueueFullError("the store of results is full; come back later")
 
     def _require_small(self, checked: CheckedInput) -> None:
-        limit = self._connection.client.max_payload - HEADERS_BYTES
+        limit = self._largest()
         size = len(checked.image) + len(checked.label_image or b"")
         if size > limit:
             raise TaskTooLargeError(f"expected pictures of at most {limit} bytes in a task, got {size}")
+
+    def _largest(self) -> int:
+        """Return how large a message may be: the server's limit, or a queue with nothing else in it."""
+        bounds = (self._connection.client.max_payload, self._settings.task_queue_max_bytes)
+        return min(bounds) - HEADERS_BYTES
 
     async def _take(self, record: Record, checked: CheckedInput) -> Record:
         found = None
@@ -253,7 +268,7 @@ class TaskQueue:
         # By this id the server knows a message that it has already.
         headers = {"Nats-Msg-Id": f"{record.task_id}.{record.submitted_at}"}
         message = encode_task(record, revision, checked)
-        if len(message) > self._connection.client.max_payload - HEADERS_BYTES:
+        if len(message) > self._largest():
             raise TaskTooLargeError("expected smaller pictures: the queue does not take messages as large as this task")
         await self._connection.store(task_subject(record.task_id), message, headers)
 

@@ -14,6 +14,7 @@ import msgspec
 import pybase64
 from msgspec import Meta
 
+from app import __version__
 from app.tasks.errors import QueueUnavailableError, TaskUnknownError
 from app.tasks.stream import RECORDS_STREAM, TASK_TYPE, is_task_id, record_subject
 
@@ -125,6 +126,11 @@ _STREAM = msgspec.json.Decoder(_StreamAnswer)
 _NOT_FOUND = 404
 
 
+def _result_subject(digest: str) -> str:
+    # A later version may find other regions in the same photo.
+    return record_subject(f"result.{__version__.replace('.', '-')}.{digest}")
+
+
 class Records:
     """The bucket.
 
@@ -206,7 +212,7 @@ class Records:
             QueueError: it could not be stored.
         """
         headers = {"Nats-TTL": str(self._ttl_s)}
-        await self._connection.store(record_subject(f"result.{digest}"), task_id.encode(), headers)
+        await self._connection.store(_result_subject(digest), task_id.encode(), headers)
 
     async def find_result(self, digest: str) -> Record | None:
         """Find the record of a task that ended with the result for a digest.
@@ -214,7 +220,7 @@ class Records:
         Raises:
             QueueUnavailableError: no answer.
         """
-        found = await self._read(record_subject(f"result.{digest}"))
+        found = await self._read(_result_subject(digest))
         if found is None:
             return None
         try:

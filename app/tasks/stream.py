@@ -132,6 +132,18 @@ async def ensure_streams(client: Client, settings: Settings) -> None:
     await manager.add_consumer(STREAM, consumer_config(settings))
 
 
+async def require_streams(client: Client, settings: Settings) -> None:
+    """Look whether the streams and the consumer are there, and change nothing.
+
+    Raises:
+        nats.errors.Error: they are not, or the server does not answer.
+    """
+    manager = client.jetstream(timeout=settings.nats_timeout_s)
+    for stream in (RECORDS_STREAM, DEAD_STREAM):
+        await manager.stream_info(stream)
+    await manager.consumer_info(STREAM, CONSUMER)
+
+
 async def _ensure_stream(manager: JetStreamContext, config: api.StreamConfig) -> None:
     try:
         await manager.add_stream(config)

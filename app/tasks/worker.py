@@ -22,10 +22,10 @@ import nats.errors
 
 from app.observability import context
 from app.observability.events import log_task_retried
-from app.observability.recording import held_back, record_error, record_task_redelivered
+from app.observability.recording import record_error, record_task_redelivered
 from app.observability.rich_logging import get_logger
 from app.service.crop import CropService, Limits
-from app.tasks.attempt import Attempt, GivenUpError, OverdueError, TurnedAwayError, Workshop
+from app.tasks.attempt import Attempt, GivenUpError, OverdueError, TurnedAwayError
 from app.tasks.connection import Connection, RevisionConflictError
 from app.tasks.dead import Graveyard
 from app.tasks.errors import QueueError
@@ -33,6 +33,7 @@ from app.tasks.message import MessageError, NewerTaskError, decode_task
 from app.tasks.puller import Puller
 from app.tasks.records import Records
 from app.tasks.stream import TASK_TYPE
+from app.tasks.workshop import Workshop
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -124,8 +125,7 @@ class Worker:
         if deliveries > 1:
             record_task_redelivered(TASK_TYPE)
         try:
-            with held_back():
-                await self._attempt(message, deliveries)
+            await self._attempt(message, deliveries)
         except TurnedAwayError:
             await _give_back(message)
         except OverdueError:

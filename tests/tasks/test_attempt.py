@@ -12,12 +12,13 @@ import orjson
 import pytest
 
 from app.observability.recording import held_back
-from app.tasks.attempt import Attempt, GivenUpError, Workshop
+from app.tasks.attempt import Attempt, GivenUpError
 from app.tasks.connection import RevisionConflictError
 from app.tasks.errors import QueueUnavailableError
 from app.tasks.message import decode_task
 from app.tasks.records import Record, Records, TaskStatus
 from app.tasks.stream import TASK_TYPE
+from app.tasks.workshop import Workshop
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

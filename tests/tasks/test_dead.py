@@ -202,13 +202,19 @@ def test_a_retry_that_finds_no_room_leaves_the_task_where_it_is(desk: OpenDesk, 
     asyncio.run(main())
 
 
-def test_a_command_connects_or_says_that_it_cannot(make_settings: Callable[..., Settings], check: Check) -> None:
+def test_a_command_connects_and_changes_nothing_or_says_that_it_cannot(
+    make_settings: Callable[..., Settings], desk: OpenDesk
+) -> None:
     async def main() -> None:
-        connection, graveyard = await connect_graveyard(make_settings())
-        assert await graveyard.list() == []
-        await connection.close()
+        async with desk(task_ack_wait_s=33, task_dead_max_bytes=5 * 1024 * 1024) as opened:
+            # A shell with other settings than the service's.
+            connection, graveyard = await connect_graveyard(make_settings())
+            assert await graveyard.list() == []
+            await connection.close()
+            assert (await opened.consumer()).config.ack_wait == 33
+            dead = await opened.connection.client.jetstream().stream_info(DEAD_STREAM)
+            assert dead.config.max_bytes == 5 * 1024 * 1024
         with pytest.raises(QueueUnavailableError, match=r"within 0\.5 s"):
             await connect_graveyard(make_settings(nats_url="nats://127.0.0.1:9", nats_timeout_s=0.5))
 
     asyncio.run(main())
-    del check

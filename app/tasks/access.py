@@ -1,0 +1,41 @@
+"""How the queue's server is told who asks, and how it is checked to be the right one."""
+
+from __future__ import annotations
+
+import ssl
+from typing import TYPE_CHECKING, Any
+from urllib.parse import unquote, urlsplit
+
+if TYPE_CHECKING:
+    from app.settings import Settings
+
+
+def access_options(settings: Settings) -> dict[str, Any]:
+    """Return what the client library is to be given for the settings' way to authenticate, and for TLS."""
+    given: dict[str, Any] = {
+        "user": settings.nats_user,
+        "password": settings.nats_password.get_secret_value(),
+        "token": settings.nats_token.get_secret_value(),
+        "nkeys_seed_str": settings.nats_nkey_seed.get_secret_value(),
+        "user_credentials": str(settings.nats_creds_file or ""),
+    }
+    options = {name: value for name, value in given.items() if value} or _read_addresses(settings.nats_servers)
+    is_tls = settings.nats_tls_ca_file or settings.nats_tls_cert_file
+    if is_tls or any(server.startswith("tls://") for server in settings.nats_servers):
+        authorities = settings.nats_tls_ca_file
+        context = ssl.create_default_context(cafile=str(authorities) if authorities else None)
+        if settings.nats_tls_cert_file and settings.nats_tls_key_file:
+            context.load_cert_chain(settings.nats_tls_cert_file, settings.nats_tls_key_file)
+        options["tls"] = context
+    return options
+
+
+def _read_addresses(servers: list[str]) -> dict[str, Any]:
+    """Return the credentials that all addresses share; the library would send them with their escapes (``%40``)."""
+    found = {(parts.username, parts.password) for parts in map(urlsplit, servers) if parts.username}
+    if len(found) != 1:
+        return {}
+    ((user, password),) = found
+    if password is None:
+        return {"token": unquote(user or "")}
+    return {"user": unquote(user or ""), "password": unquote(password)}
