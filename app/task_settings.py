@@ -74,9 +74,7 @@ class TaskSettings(BaseSettings):
     nats_token: SecretStr = Field(SecretStr(""), description="Token, instead of user and password")
     nats_nkey_seed: SecretStr = Field(SecretStr(""), description="Seed of an NKey, instead")
     nats_creds_file: Path | None = Field(None, description="Credentials file (JWT and NKey), instead")
-    nats_tls_ca_file: Path | None = Field(
-        None, description="Authorities that the server's certificate is checked by"
-    )
+    nats_tls_ca_file: Path | None = Field(None, description="Authorities that the server's certificate is checked by")
     nats_tls_cert_file: Path | None = Field(None, description="Certificate that is shown to the server")
     nats_tls_key_file: Path | None = Field(None, description="Key of that certificate")
 
