@@ -19,6 +19,8 @@ from prometheus_client import values
 
 from app.main import install_metrics
 from app.observability import metrics, multiprocess
+from app.service.crop import CropInput
+from app.service.options import CropOptions
 from app.settings import Settings
 
 if TYPE_CHECKING:
@@ -164,3 +166,20 @@ def scrape(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable
 
     yield read
     metrics.uninstall()
+
+
+@pytest.fixture(scope="session")
+def make_input(sample: Sample) -> Callable[..., CropInput]:
+    """Give ``make_input(image=…, points=…, segmentation_map=…, **options)``, each the sample's unless given."""
+
+    def make(
+        *, image: bytes | None = None, points: Any = None, segmentation_map: Any = None, **options: Any
+    ) -> CropInput:
+        return CropInput(
+            image=sample.jpeg if image is None else image,
+            points=np.array(sample.pairs if points is None else points, np.float64),
+            segmentation_map=segmentation_map,
+            options=CropOptions(**options),
+        )
+
+    return make

@@ -61,11 +61,10 @@ class TurnedAwayError(Exception):
 class GivenUpError(Exception):
     """Work on a task was begun as often as it may be, and came to nothing."""
 
-    def __init__(self, record: Record, revision: int) -> None:
+    def __init__(self, record: Record) -> None:
         times = "once" if record.attempts == 1 else f"{record.attempts} times"
         super().__init__(f"work on it was begun {times} and came to no end")
         self.record = record
-        self.revision = revision
 
 
 class Attempt:
@@ -166,7 +165,7 @@ class Attempt:
                     return False
                 # By what is written: it may have been given back before anything was begun.
                 if self._record.attempts >= limit:
-                    raise GivenUpError(self._record, self._revision)
+                    raise GivenUpError(self._record)
                 self._record = self._record.replace(attempts=max(self._record.attempts, unseen))
             begun = self._begun(self._record)
             try:

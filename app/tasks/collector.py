@@ -57,7 +57,6 @@ class _Limits(msgspec.Struct):
 
 
 class _Account(msgspec.Struct):
-    storage: int = 0
     limits: _Limits = msgspec.field(default_factory=_Limits)
 
 

@@ -14,7 +14,6 @@ from nats.js.api import ConsumerConfig, DeliverPolicy
 
 from app.observability.events import log_task_failed
 from app.observability.recording import record_error, record_task_completed, record_task_dead
-from app.observability.rich_logging import get_logger
 from app.tasks.connection import Connection, RevisionConflictError
 from app.tasks.errors import QueueError, QueueUnavailableError, TaskEndedError, TaskUnknownError
 from app.tasks.message import MessageError, NewerTaskError, decode_task
@@ -23,8 +22,6 @@ from app.tasks.stream import DEAD_STREAM, TASK_TYPE, dead_subject, is_task_id, t
 
 if TYPE_CHECKING:
     from app.settings import Settings
-
-log = get_logger("tasks")
 
 GAVE_UP: Final = "task_gave_up"
 ATTEMPTS: Final = 8

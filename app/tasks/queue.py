@@ -214,7 +214,6 @@ class TaskQueue:
         return min(bounds) - HEADERS_BYTES
 
     async def _take(self, record: Record, checked: CheckedInput) -> Record:
-        found = None
         try:
             revision = await self._records.create(record)
         except RevisionConflictError:

@@ -18,13 +18,11 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import httpx
 import nats
-import numpy as np
 import orjson
 import pytest
 from nats.js.errors import NotFoundError
 
 from app.service.crop import CropInput, CropService, Limits
-from app.service.options import CropOptions
 from app.settings import Settings
 from app.tasks import worker
 from app.tasks.queue import TaskQueue
@@ -355,23 +353,6 @@ def open_worker() -> Callable[[Settings], AbstractAsyncContextManager[asyncio.Ev
 def crop_service() -> CropService:
     """Give the use case with its default limits."""
     return CropService(Limits())
-
-
-@pytest.fixture(scope="session")
-def make_input(sample: Sample) -> Callable[..., CropInput]:
-    """Give ``make_input(image=…, points=…, segmentation_map=…, **options)``, each the sample's unless given."""
-
-    def make(
-        *, image: bytes | None = None, points: Any = None, segmentation_map: Any = None, **options: Any
-    ) -> CropInput:
-        return CropInput(
-            image=sample.jpeg if image is None else image,
-            points=np.array(sample.pairs if points is None else points, np.float64),
-            segmentation_map=segmentation_map,
-            options=CropOptions(**options),
-        )
-
-    return make
 
 
 @pytest.fixture(scope="session")
