@@ -86,6 +86,7 @@ def drain_backlog(query: str, cores: int) -> float:
     body, content_type = cases.multipart_request()
     with nats_server() as (url, monitor):
         with service(NATS_URL=url, ENABLE_TASKS="true") as api:
+            wait_for_queue(api)
             for _ in track(range(BACKLOG), f"backlog, {query}"):
                 require_taken(call(api.port, "POST", f"{CROP}/submit?{query}", body, content_type))
         with worker(url, cores):
@@ -137,6 +138,7 @@ def submit_p99_ms() -> dict[str, float]:
         do_tasks(product.port, body, content_type, WARM_UP)
         busy = times(product.port, "verify=pixels")
     with nats_server() as (url, _), service(NATS_URL=url, ENABLE_TASKS="true") as product:
+        wait_for_queue(product)
         idle = times(product.port, "verify=pixels")
     return {
         "milliseconds": round(percentile(busy, 99), 2),
@@ -262,11 +264,14 @@ def tasks_service(**environment: str) -> Iterator[Server]:
         with service(**settings) as server:
             count = int(settings["TASK_WORKERS"])
             wait_until(lambda: len(task_pids(server)) == count)
-            body, content_type = cases.small_request()
-            wait_until(
-                lambda: call(server.port, "POST", f"{CROP}/submit", body, content_type)[0] == http.client.ACCEPTED
-            )
+            wait_for_queue(server)
             yield server
+
+
+def wait_for_queue(server: Server) -> None:
+    """Wait until a task is taken: the service is ready before its queue is."""
+    body, content_type = cases.small_request()
+    wait_until(lambda: call(server.port, "POST", f"{CROP}/submit", body, content_type)[0] == http.client.ACCEPTED)
 
 
 def task_pids(server: Server) -> list[int]:

@@ -4,9 +4,10 @@ Facts from the PNG specification, third edition (W3C, 2025).
 """
 
 import struct
-import zlib
 from collections.abc import Iterator
 from typing import NamedTuple
+
+from isal import isal_zlib
 
 from app.codec.exif import UPRIGHT, read_orientation
 from app.face.errors import ImageCorruptError, ImageTruncatedError
@@ -56,7 +57,7 @@ def read_png_header(view: memoryview) -> PngHeader:
     if CHUNK_HEAD.unpack_from(view, len(SIGNATURE)) != (IHDR.size, b"IHDR"):
         raise ImageCorruptError("The PNG does not begin with a header chunk.")
     checked_end = _IHDR_END - CHECKSUM.size
-    if zlib.crc32(view[len(SIGNATURE) + 4 : checked_end]) != CHECKSUM.unpack_from(view, checked_end)[0]:
+    if isal_zlib.crc32(view[len(SIGNATURE) + 4 : checked_end]) != CHECKSUM.unpack_from(view, checked_end)[0]:
         raise ImageCorruptError("The checksum of the PNG's header is wrong.")
     fields = IHDR.unpack_from(view, checked_end - IHDR.size)
     width, height, bit_depth, colour_type, compression, row_filter, interlace = fields
@@ -122,7 +123,7 @@ def iter_chunks(view: memoryview, *, is_checked: bool = True) -> Iterator[tuple[
             raise ImageCorruptError(f"The PNG's chunk at byte {position} has an impossible length.")
         if end + CHECKSUM.size > len(view):
             raise ImageTruncatedError(f"The PNG ends inside the chunk at byte {position}.")
-        if is_checked and zlib.crc32(view[position + 4 : end]) != CHECKSUM.unpack_from(view, end)[0]:
+        if is_checked and isal_zlib.crc32(view[position + 4 : end]) != CHECKSUM.unpack_from(view, end)[0]:
             raise ImageCorruptError(f"The checksum of the PNG's chunk at byte {position} is wrong.")
         yield kind, start, end
         if kind == b"IEND":

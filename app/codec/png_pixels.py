@@ -1,8 +1,9 @@
 """PNG: a copy that is safe to decode, with nothing in it but what its pixels need."""
 
 import struct
-import zlib
 from collections.abc import Iterator, Sequence
+
+from isal import isal_zlib
 
 from app.codec.png import (
     CHECKSUM,
@@ -76,10 +77,10 @@ def strip_png(view: memoryview, *, as_grey: bool = False) -> bytearray:
 
 def _append_chunk(target: bytearray, kind: bytes, *contents: bytes | memoryview) -> None:
     target += CHUNK_HEAD.pack(sum(map(len, contents)), kind)
-    checksum = zlib.crc32(kind)
+    checksum = isal_zlib.crc32(kind)
     for content in contents:
         target += content
-        checksum = zlib.crc32(content, checksum)
+        checksum = isal_zlib.crc32(content, checksum)
     target += CHECKSUM.pack(checksum)
 
 
@@ -89,17 +90,17 @@ def _append_stored(target: bytearray, data: Sequence[memoryview], raw_bytes: int
     Inflating here instead of in libpng is what makes it possible to stop. The decoder then has only to copy, so that
     both together cost little more than the decoder alone would.
     """
-    checksum = zlib.adler32(b"")
+    checksum = isal_zlib.adler32(b"")
     _append_chunk(target, b"IDAT", _ZLIB_HEAD)
     for block in _iter_inflated(data, raw_bytes):
-        checksum = zlib.adler32(block, checksum)
+        checksum = isal_zlib.adler32(block, checksum)
         _append_chunk(target, b"IDAT", _BLOCK_HEAD.pack(0, len(block), len(block) ^ 0xFFFF), block)
     _append_chunk(target, b"IDAT", _BLOCK_HEAD.pack(1, 0, 0xFFFF), CHECKSUM.pack(checksum))
 
 
 def _iter_inflated(data: Sequence[memoryview], raw_bytes: int) -> Iterator[bytes]:
     """Inflate exactly ``raw_bytes``, in blocks."""
-    inflater = zlib.decompressobj()
+    inflater = isal_zlib.decompressobj()
     missing = raw_bytes
     for chunk in data:
         for start in range(0, len(chunk), _PIECE_BYTES):
@@ -107,7 +108,7 @@ def _iter_inflated(data: Sequence[memoryview], raw_bytes: int) -> Iterator[bytes
             while missing and not inflater.eof:
                 try:
                     block = inflater.decompress(piece, min(missing, _MAX_BLOCK_BYTES))
-                except zlib.error:
+                except isal_zlib.error:  # type: ignore[misc]  # the stub says instance where it is a class
                     raise ImageCorruptError("The PNG's image data does not inflate.") from None
                 if not block:
                     break

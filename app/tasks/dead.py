@@ -100,8 +100,8 @@ class Graveyard:
         stream = self._connection.client.jetstream()
         found: list[DeadTask] = []
         try:
-            expected = (await stream.stream_info(DEAD_STREAM)).state.messages
-            if not expected:
+            left = (await stream.stream_info(DEAD_STREAM)).state.messages
+            if not left:
                 return []
             # Headers alone: the pictures stay where they are.
             listing = await stream.subscribe(
@@ -110,10 +110,10 @@ class Graveyard:
                 ordered_consumer=True,
                 config=ConsumerConfig(headers_only=True, deliver_policy=DeliverPolicy.ALL),
             )
-            with contextlib.suppress(nats.errors.TimeoutError):  # some may go away while they are listed
-                while len(found) < expected:
-                    message = await listing.next_msg(timeout=_LIST_TIMEOUT_S)
-                    found.append(_describe(message.subject, message.headers or {}))
+            while left:
+                message = await listing.next_msg(timeout=_LIST_TIMEOUT_S)
+                found.append(_describe(message.subject, message.headers or {}))
+                left = message.metadata.num_pending  # some may go away while they are listed
             await listing.unsubscribe()
         except (nats.errors.Error, OSError):
             raise QueueUnavailableError("the queue did not answer in time") from None

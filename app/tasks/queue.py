@@ -129,13 +129,13 @@ class TaskQueue:
             TaskUnknownError: there is no such task.
             QueueUnavailableError: the queue is away.
         """
-        if wait_s <= 0:
-            return (await self._records.get(task_id))[0]
-        client = self._connection.client
-        # Before the first look: an end that comes in between is heard of.
-        notices = await client.subscribe(notice_subject(task_id))
+        end = time.monotonic() + wait_s
+        record, _ = await self._records.get(task_id)
+        if wait_s <= 0 or record.status.is_final:
+            return record
+        notices = await self._connection.client.subscribe(notice_subject(task_id))
         try:
-            end = time.monotonic() + wait_s
+            # Once more: an end that came in between was not heard of.
             record, _ = await self._records.get(task_id)
             while True:
                 left_s = end - time.monotonic()

@@ -271,6 +271,8 @@ async def _wipe(url: str) -> None:
     manager = client.jetstream()
     for stream in STREAMS:
         try:
+            # Made again at once, a stream may find files of the one that was deleted; emptied, there are none.
+            await manager.purge_stream(stream)
             await manager.delete_stream(stream)
         except NotFoundError:
             continue
