@@ -137,6 +137,21 @@ METRICS: tuple[MetricSpec, ...] = (
         is_collected=True,
     ),
     MetricSpec(
+        "queue_memory_bytes",
+        "gauge",
+        "Memory of the queue's server; this and the next two by its monitoring port, absent where there is none.",
+        {},
+        is_collected=True,
+    ),
+    MetricSpec("queue_connections", "gauge", "Clients connected to the queue's server.", {}, is_collected=True),
+    MetricSpec(
+        "queue_cluster_has_leader",
+        "gauge",
+        "Whether the cluster of queue servers has a leader; absent for a server alone.",
+        {},
+        is_collected=True,
+    ),
+    MetricSpec(
         "cache_lookups_total",
         "counter",
         "Looks for a result that is there already.",

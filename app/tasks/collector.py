@@ -6,10 +6,8 @@ import asyncio
 import os
 import threading
 import time
-import urllib.request
-from concurrent.futures import Future  # noqa: TC003 - the annotation of a variable
 from datetime import datetime
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import msgspec
 from prometheus_client.registry import Collector
@@ -18,19 +16,24 @@ from app.observability.metrics import gauge_family
 from app.observability.rich_logging import get_logger
 from app.tasks.connection import Connection
 from app.tasks.errors import QueueError, QueueUnavailableError
+from app.tasks.monitor import MonitorFigures, read_monitor
 from app.tasks.stream import CONSUMER, DEAD_STREAM, RECORDS_STREAM, STREAM, TASK_TYPE
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from concurrent.futures import Future
 
     from prometheus_client.core import GaugeMetricFamily
 
     from app.settings import Settings
 
+T = TypeVar("T")
+
 log = get_logger("tasks")
 
 ANSWER_S: Final = 0.6  # a scrape answers within a second, whatever the queue does
 FIRST_S: Final = 0.5
+PATIENCE_S: Final = 0.05  # for what was asked beside, where its time is over too
 
 
 class _StreamState(msgspec.Struct):
@@ -60,14 +63,6 @@ class _Account(msgspec.Struct):
     limits: _Limits = msgspec.field(default_factory=_Limits)
 
 
-class _MonitorConfig(msgspec.Struct):
-    max_storage: int = 0
-
-
-class _Monitor(msgspec.Struct):
-    config: _MonitorConfig = msgspec.field(default_factory=_MonitorConfig)
-
-
 class QueueFigures(msgspec.Struct, frozen=True, kw_only=True):
     """What was read.
 
@@ -77,7 +72,7 @@ class QueueFigures(msgspec.Struct, frozen=True, kw_only=True):
         oldest_s: age of the oldest of both; 0 where there is none.
         dead: tasks that are kept aside.
         storage: bytes that are used.
-        storage_limit: bytes that may be used; None where the server does not tell.
+        storage_limit: bytes that this account may use; None where only the server has a limit.
     """
 
     waiting: int
@@ -107,42 +102,46 @@ class QueueCollector(Collector):
 
     def collect(self) -> Iterator[GaugeMetricFamily]:
         """Yield one sample a metric."""
-        figures = self._read()
-        up = gauge_family("queue_up")
-        up.add_metric([], 0 if figures is None else 1)
-        yield up
-        if figures is None:
-            return
+        figures, server = self._read()
         samples: list[tuple[str, list[str], float | None]] = [
-            ("task_queue_size", [TASK_TYPE], figures.waiting),
-            ("active_tasks_count", [TASK_TYPE], figures.unconfirmed),
-            ("task_oldest_age_seconds", [TASK_TYPE], figures.oldest_s),
-            ("task_dead_kept", [], figures.dead),
-            ("queue_storage_bytes", [], figures.storage),
-            ("queue_storage_limit_bytes", [], figures.storage_limit),
+            ("queue_up", [], 0 if figures is None else 1),
+            ("queue_memory_bytes", [], server.memory),
+            ("queue_connections", [], server.connections),
+            ("queue_cluster_has_leader", [], server.has_leader),
         ]
+        if figures is not None:
+            samples += [
+                ("task_queue_size", [TASK_TYPE], figures.waiting),
+                ("active_tasks_count", [TASK_TYPE], figures.unconfirmed),
+                ("task_oldest_age_seconds", [TASK_TYPE], figures.oldest_s),
+                ("task_dead_kept", [], figures.dead),
+                ("queue_storage_bytes", [], figures.storage),
+                ("queue_storage_limit_bytes", [], figures.storage_limit or server.storage_limit),
+            ]
         for name, labels, value in samples:
             if value is not None:
                 family = gauge_family(name)
                 family.add_metric(labels, value)
                 yield family
 
-    def _read(self) -> QueueFigures | None:
+    def _read(self) -> tuple[QueueFigures | None, MonitorFigures]:
         with self._lock:
             is_new = self._owner != os.getpid()
             if is_new:
                 self._start()
         if self._loop is None or self._connection is None:
-            return None
-        reading: Future[QueueFigures] = asyncio.run_coroutine_threadsafe(
-            read_figures(self._connection, self._settings, wait_s=FIRST_S if is_new else 0), self._loop
+            return None, MonitorFigures()
+        # Side by side, and each for itself: a cluster without a leader is one that does not answer.
+        asking = asyncio.run_coroutine_threadsafe(
+            asyncio.to_thread(read_monitor, self._settings.nats_monitor_url), self._loop
         )
-        try:
-            return reading.result(timeout=ANSWER_S + (FIRST_S if is_new else 0))
-        except (QueueError, TimeoutError, msgspec.DecodeError) as error:
-            log.debug("The queue told nothing: %s", type(error).__name__)
-            reading.cancel()
-            return None
+        reading = asyncio.run_coroutine_threadsafe(
+            read_figures(self._connection, wait_s=FIRST_S if is_new else 0), self._loop
+        )
+        limit_s = ANSWER_S + (FIRST_S if is_new else 0)
+        end = time.monotonic() + limit_s
+        figures = _result(reading, limit_s)
+        return figures, _result(asking, end - time.monotonic() + PATIENCE_S) or MonitorFigures()
 
     def _start(self) -> None:
         self._owner = os.getpid()
@@ -152,12 +151,20 @@ class QueueCollector(Collector):
         asyncio.run_coroutine_threadsafe(self._connection.start(), loop)
 
 
-async def read_figures(connection: Connection, settings: Settings, *, wait_s: float = 0.0) -> QueueFigures:
+def _result(asked: Future[T], limit_s: float) -> T | None:
+    try:
+        return asked.result(timeout=limit_s)
+    except (QueueError, TimeoutError, msgspec.DecodeError) as error:
+        log.debug("The queue told nothing: %s", type(error).__name__)
+        asked.cancel()
+        return None
+
+
+async def read_figures(connection: Connection, *, wait_s: float = 0.0) -> QueueFigures:
     """Ask the server.
 
     Args:
         connection: to it.
-        settings: where its monitoring port is.
         wait_s: how long to wait for the connection.
 
     Raises:
@@ -173,13 +180,12 @@ async def read_figures(connection: Connection, settings: Settings, *, wait_s: fl
             raise QueueUnavailableError("the queue has no streams")
         return answer
 
-    stream, consumer, dead, records, account, limit = await asyncio.gather(
+    stream, consumer, dead, records, account = await asyncio.gather(
         ask(f"STREAM.INFO.{STREAM}"),
         ask(f"CONSUMER.INFO.{STREAM}.{CONSUMER}"),
         ask(f"STREAM.INFO.{DEAD_STREAM}"),
         ask(f"STREAM.INFO.{RECORDS_STREAM}"),
         ask("INFO"),
-        asyncio.to_thread(_read_limit, settings.nats_monitor_url),
     )
     tasks = msgspec.json.decode(stream, type=_Stream).state
     given_out = msgspec.json.decode(consumer, type=_Consumer)
@@ -192,21 +198,10 @@ async def read_figures(connection: Connection, settings: Settings, *, wait_s: fl
         oldest_s=_age_s(tasks.first_ts) if tasks.messages else 0.0,
         dead=buried.messages,
         storage=tasks.bytes + kept.bytes + buried.bytes,
-        storage_limit=share.limits.max_storage if share.limits.max_storage > 0 else limit,
+        storage_limit=share.limits.max_storage if share.limits.max_storage > 0 else None,
     )
 
 
 def _age_s(timestamp: str) -> float:
     # The server writes nanoseconds, which Python's reader takes from version 3.11 on, and cuts.
     return max(0.0, time.time() - datetime.fromisoformat(timestamp).timestamp())
-
-
-def _read_limit(monitor_url: str) -> int | None:
-    """Ask the monitoring port how much the server may store; None where there is none, or no answer."""
-    if not monitor_url:
-        return None
-    try:
-        with urllib.request.urlopen(f"{monitor_url.rstrip('/')}/jsz", timeout=ANSWER_S / 2) as answer:  # noqa: S310
-            return msgspec.json.decode(answer.read(), type=_Monitor).config.max_storage or None
-    except (OSError, ValueError):
-        return None

@@ -1,0 +1,30 @@
+"""What the queue's server tells on its monitoring port."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+
+from app.tasks.monitor import MonitorFigures, read_monitor
+
+if TYPE_CHECKING:
+    from tests.tasks.conftest import NatsServer
+
+
+@pytest.mark.parametrize("url", ["", "http://127.0.0.1:9", "http://[", "nonsense"])
+def test_a_port_that_does_not_answer_tells_nothing(url: str) -> None:
+    assert read_monitor(url) == MonitorFigures()
+
+
+def test_what_answers_there_but_is_no_nats_tells_nothing(nats_server: NatsServer) -> None:
+    assert read_monitor(f"{nats_server.monitor_url}/healthz?") == MonitorFigures()
+
+
+def test_a_server_alone_has_no_leader_to_lose(nats_server: NatsServer) -> None:
+    found = read_monitor(nats_server.monitor_url)
+    assert found.memory is not None
+    assert found.memory > 1e6
+    assert found.connections is not None
+    assert found.storage_limit is not None
+    assert found.has_leader is None
