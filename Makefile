@@ -32,7 +32,8 @@ lint: $(VENV)/.dev ## Types, style, layers, and what is generated against its so
 	@$(BIN)/ruff check $(PACKAGES)
 	@$(BIN)/ruff format --check $(PACKAGES)
 	@$(BIN)/mypy -p app -p benchmarks -p grafana.builder -p prometheus.source
-	@MYPYPATH=tools $(BIN)/mypy docs/*.py examples/*.py tools/setup.py
+	@MYPYPATH=tools $(BIN)/mypy docs/*.py examples/*.py tools/setup.py tools/custom_resources.py
+	@MYPYPATH=charts $(BIN)/mypy charts/*.py
 	@$(BIN)/lint-imports --no-cache
 	@$(BIN)/python docs/generate.py --check
 	@$(BIN)/python -m prometheus.source.generate --check
@@ -100,6 +101,7 @@ LOCK_OPTIONS := --universal --python-version 3.11 --generate-hashes --no-emit-in
 .PHONY: tools
 tools: ## Programs that tests need and pip does not bring
 	@$(PYTHON) tools/setup.py
+	@$(PYTHON) tools/custom_resources.py
 
 .PHONY: clean
 clean: ## Remove what was set up

@@ -46,7 +46,7 @@ One page an alert: what it means, whom it hurts, how to find the cause, what to 
   $ helm -n "$NAMESPACE" list
   ```
 
-- Settings are environment variables; with the chart, `helm upgrade … --set settings.NAME=…`, which starts the pods again.
+- Settings are environment variables. With the chart: `helm upgrade … --set settings.NAME=…`, which starts pods again.
 - Logs are the service's standard error, and the file that `LOG_FILE` names.
 """
 

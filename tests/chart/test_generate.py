@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -10,6 +11,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from app import __version__
 from tests.chart.generator import generate, keys, schema, values_file, values_schema
 from tests.chart.helm import CHART, ROOT
 
@@ -200,6 +202,11 @@ def test_readme_tells_of_every_scenario() -> None:
         assert f"](ci/{file.name})" in text
         first = file.read_text(encoding="utf-8").splitlines()[0]
         assert first.startswith("# ")
+
+
+def test_readme_builds_the_image_that_the_chart_asks_for() -> None:
+    tags = re.findall(r"/facial-service:([0-9.]+)", (CHART / "README.md").read_text(encoding="utf-8"))
+    assert tags == [__version__] * 2
 
 
 def test_schema_is_json_that_people_can_read() -> None:
