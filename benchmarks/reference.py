@@ -64,7 +64,7 @@ def answer(image: bytes, points: list[Point]) -> bytes:
         "regions_detected": len(regions),
         "image": {"width": info.size.width, "height": info.size.height, "format": info.format},
         "face": {"roll_deg": face.roll_deg, "interocular_px": face.interocular_px, "bbox": face.bbox},
-        "transform": face.transform,
+        "transform": face.frame.transform,
     }
     return orjson.dumps(document, option=orjson.OPT_SERIALIZE_NUMPY)
 
