@@ -54,10 +54,6 @@ def normalized(sample: Sample, point: list[float]) -> bytes:
     return sample.json(landmarks=[point, *[[0.5, 0.5]] * 477], landmark_units="normalized")
 
 
-def no_pixels(sample: Sample) -> bytes:
-    return sample.png_file(512, 512, b"no zlib stream")
-
-
 def region(sample: Sample, name: str, indices: Any = (61, 0, 291, 17), landmarks: Any = None) -> bytes:
     return sample.json(segmentation_map={name: indices}, landmarks=landmarks or sample.pairs)
 
@@ -94,7 +90,6 @@ BODIES: list[tuple[str, Build, str]] = [
     ("deep list", lambda _: b"[" * 100_000, "field_invalid"),
     ("no fields", lambda _: b"{}", "field_missing"),
     ("no image", lambda s: orjson.dumps({"landmarks": s.pairs}), "field_missing"),
-    ("no landmarks, no face", lambda s: orjson.dumps({"image": s.fields()["image"]}), "no_face"),
     ("point without y", lambda s: s.json(landmarks=[{"x": 1.0}, *s.points[1:]]), "field_missing"),
     ("unknown field", lambda s: s.json(**{CANARY: CANARY}), "field_unknown"),
     ("misspelt option", lambda s: s.json(show_label=True), "field_unknown"),
@@ -109,7 +104,6 @@ BODIES: list[tuple[str, Build, str]] = [
     ("image a number", lambda s: s.json(image=1), "field_invalid"),
     ("image null", lambda s: s.json(image=None), "field_invalid"),
     ("image an object", lambda s: s.json(image={CANARY: CANARY}), "field_invalid"),
-    ("landmarks null, no face", lambda s: s.json(landmarks=None), "no_face"),
     ("landmarks an object", lambda s: s.json(landmarks={CANARY: 1}), "field_invalid"),
     ("landmarks a text", lambda s: s.json(landmarks=CANARY), "field_invalid"),
     ("landmarks of numbers", lambda s: s.json(landmarks=[1, 2, 3]), "field_invalid"),
@@ -137,8 +131,6 @@ BODIES: list[tuple[str, Build, str]] = [
     ("output too small", lambda s: s.json(output_size=15), "field_invalid"),
     ("output too large", lambda s: s.json(output_size=4097), "field_invalid"),
     ("face below 0", lambda s: s.json(face=-1), "field_invalid"),
-    ("background of no pixels", lambda s: s.json(image=no_pixels(s), background="image"), "image_corrupt"),
-    ("a face in no pixels", lambda s: s.json(image=no_pixels(s), landmarks=None), "image_corrupt"),
     # Base64.
     ("url-safe base64", lambda s: s.json(image="-_" * 8), "image_encoding"),
     ("base64 without padding", lambda s: s.json(image="QUJDRA"), "image_encoding"),
@@ -212,7 +204,6 @@ FORMS: list[tuple[str, Build, str]] = [
     ("option infinite", lambda s: s.form(simplify=b"inf"), "field_invalid"),
     ("option not UTF-8", lambda s: s.form(verify=b"\xff" + CANARY.encode()), "field_invalid"),
     ("option empty", lambda s: s.form(show_labels=b""), "field_invalid"),
-    ("no landmarks, no face", lambda s: s.form(landmarks=None), "no_face"),
 ]  # fmt: skip
 
 FORM = "multipart/form-data"
