@@ -61,15 +61,19 @@ class FaceFinders:
         )
         self._of_thread = threading.local()
 
+    @property
+    def are_models_there(self) -> bool:
+        """Whether landmarks can be found."""
+        models = self._models
+        return all(Path(path).is_file() for path in (models.short_range, models.full_range, models.mesh, models.iris))
+
     def require(self) -> None:
         """Refuse a request without landmarks where none can be found.
 
         Raises:
             DetectionUnavailableError: the models are not there.
         """
-        models = self._models
-        paths = (models.short_range, models.full_range, models.mesh, models.iris)
-        if not all(Path(path).is_file() for path in paths):
+        if not self.are_models_there:
             raise _unavailable("were not set up")
 
     def find(self, photo: npt.NDArray[np.uint8], on_step: OnStep, index: int, exif_orientation: int) -> FoundFace:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import base64
 import re
+import subprocess
+import sys
 import threading
 from typing import TYPE_CHECKING, Any
 
@@ -262,3 +264,10 @@ def test_landmarks_alone(service: CropService, photo: bytes) -> None:
     assert shares["face"] == pixels["face"]
     with pytest.raises(FaceIndexError):
         find_landmarks(service, finders, LandmarksInput(image=photo, options=LandmarkOptions(face=1)))
+
+
+def test_cv2_works_on_one_thread_a_process() -> None:
+    """Processes work side by side; threads of cv2's own would have them fight over the cores."""
+    command = "import app.main, cv2; print(cv2.getNumThreads())"
+    done = subprocess.run([sys.executable, "-c", command], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "1"
