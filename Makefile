@@ -10,7 +10,7 @@ BIN := $(VENV)/bin
 PATH := $(CURDIR)/.tools/bin:$(PATH)
 export PATH
 
-PACKAGES := app tests benchmarks examples docs tools
+PACKAGES := app tests benchmarks charts docs examples grafana prometheus tools
 
 ##@ Use
 .PHONY: run
@@ -20,7 +20,7 @@ run: $(VENV)/.runtime models ## Set up, start the service, print where to look
 .PHONY: help
 help: ## List the targets
 	@awk 'BEGIN {FS = ":.*##"} /^##@/ {printf "\n\033[1m%s\033[0m\n", substr($$0, 5)} \
-	  /^[a-z-]+:.*##/ {printf "  \033[36m%-9s\033[0m %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	  /^[a-z0-9-]+:.*##/ {printf "  \033[36m%-10s\033[0m %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 ##@ Check
 .PHONY: test
@@ -32,14 +32,43 @@ test: $(VENV)/.dev tools models ## Run every test (ARGS="-k name" for some)
 lint: $(VENV)/.dev ## Types, style, layers, and what is generated against its source
 	@$(BIN)/ruff check $(PACKAGES)
 	@$(BIN)/ruff format --check $(PACKAGES)
-	@$(BIN)/mypy -p app -p benchmarks
+	@$(BIN)/mypy -p app -p benchmarks -p grafana.builder -p prometheus.source
 	@MYPYPATH=tools $(BIN)/mypy docs/*.py examples/*.py tools/setup.py tools/models.py
 	@$(BIN)/lint-imports --no-cache
 	@$(BIN)/python docs/generate.py --check
+	@$(BIN)/python -m prometheus.source.generate --check
+	@$(BIN)/python -m grafana.builder --check
+	@$(BIN)/python charts/generate.py --check
 
 .PHONY: bench
 bench: $(VENV)/.dev ## Measure cost against the bare program; writes benchmarks/latest.json
 	@$(BIN)/python -m benchmarks.run $(ARGS)
+
+##@ Kubernetes
+IMAGE ?= facial-service:e2e
+BASE_IMAGE ?= python:3.13-slim-bookworm
+export IMAGE
+
+.PHONY: image
+image: ## Build the container image (IMAGE=name:tag, BASE_IMAGE=…)
+	@docker build --tag $(IMAGE) --build-arg BASE_IMAGE=$(BASE_IMAGE) \
+	  --build-arg REVISION=$$(git rev-parse HEAD) --build-arg CREATED=$$(git log -1 --format=%cI) .
+
+.PHONY: kind-up
+kind-up: ## Start a cluster of kind with kube-prometheus-stack and the service
+	@tools/kind.sh up
+
+.PHONY: kind-down
+kind-down: ## Delete it
+	@tools/kind.sh down
+
+.PHONY: forward
+forward: ## Forward service, Prometheus, Alertmanager and Grafana; print where they are
+	@tools/kind.sh forward
+
+.PHONY: e2e
+e2e: $(VENV)/.dev ## Run the end-to-end tests on the cluster of KUBECONFIG, which has IMAGE
+	@E2E_IMAGE=$(IMAGE) $(BIN)/pytest tests/e2e --verbose -rP $(ARGS)
 
 ##@ Change
 .PHONY: format
@@ -52,6 +81,9 @@ generate: $(VENV)/.dev ## Write again what is made from tables: README, docs, ex
 	@$(BIN)/python examples/make_label_map.py
 	@$(BIN)/python examples/make_docs_examples.py app/web/static/examples.json
 	@$(BIN)/python docs/generate.py
+	@$(BIN)/python -m prometheus.source.generate
+	@$(BIN)/python -m grafana.builder
+	@$(BIN)/python charts/generate.py
 	@$(BIN)/python docs/draw_overlay.py docs/overlay.jpg
 
 .PHONY: golden

@@ -29,7 +29,6 @@ class Tool:
         debian_package: the package that has it, empty if there is none.
         debian_name: what that package calls it.
         debian_data: the folder that Debian's program reads at its absolute path, empty if none.
-        is_default: whether it is set up when no names are given.
         has_web_page: whether it embeds a built web page that its Go module does not contain.
     """
 
@@ -44,7 +43,6 @@ class Tool:
     debian_package: str = ""
     debian_name: str = ""
     debian_data: str = ""
-    is_default: bool = True
     has_web_page: bool = False
 
     @property
@@ -115,7 +113,6 @@ TOOLS: tuple[Tool, ...] = (
         command="cmd/helm",
         version_arguments=("version", "--short"),
         version_symbol="helm.sh/helm/v3/internal/version.version",
-        is_default=False,
     ),
 )
 

@@ -191,7 +191,7 @@ def parse_tool(name: str) -> Tool:
 
 def build_parser() -> argparse.ArgumentParser:
     """Describe the command line."""
-    lines = [f"  {tool.name:<14}{tool.needed_by}{'' if tool.is_default else ' (by name only)'}" for tool in TOOLS]
+    lines = [f"  {tool.name:<14}{tool.needed_by}" for tool in TOOLS]
     parser = argparse.ArgumentParser(
         prog="tools/setup.py",
         description=__doc__,
@@ -199,7 +199,7 @@ def build_parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument(
-        "tools", metavar="NAME", nargs="*", type=parse_tool, help="a program; without names, the default"
+        "tools", metavar="NAME", nargs="*", type=parse_tool, help="a program; without names, all of them"
     )
     parser.add_argument("--check", action="store_true", help="report only; change nothing")
     parser.add_argument("--strict", action="store_true", help="exit code 1 if a program is missing")
@@ -213,7 +213,7 @@ def build_parser() -> argparse.ArgumentParser:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; see `--help`."""
     options = build_parser().parse_args(arguments)
-    tools: list[Tool] = options.tools or [tool for tool in TOOLS if tool.is_default]
+    tools: list[Tool] = options.tools or list(TOOLS)
     finder = Finder(options.into.resolve(), os.environ.get("PATH", os.defpath), is_pinned=options.pinned)
     try:
         outcomes = run(tools, finder, is_check=options.check)

@@ -44,6 +44,8 @@ class _JetStream(msgspec.Struct):
     meta_cluster: _Cluster | None = None
 
 
+# Of this network: an HTTP_PROXY is for what is outside.
+_OPENER: Final = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 _SERVER: Final = msgspec.json.Decoder(_Server)
 _JETSTREAM: Final = msgspec.json.Decoder(_JetStream)
 
@@ -70,5 +72,5 @@ def read_monitor(url: str) -> MonitorFigures:
 
 
 def _get(url: str, page: str) -> bytes:
-    with urllib.request.urlopen(f"{url.rstrip('/')}/{page}", timeout=ANSWER_S) as answer:  # noqa: S310 - a setting
+    with _OPENER.open(f"{url.rstrip('/')}/{page}", timeout=ANSWER_S) as answer:
         return bytes(answer.read())

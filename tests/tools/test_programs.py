@@ -22,11 +22,6 @@ def test_names_are_unique() -> None:
     assert len({tool.name for tool in programs.TOOLS}) == len(programs.TOOLS)
 
 
-def test_defaults_are_what_the_suite_needs_now() -> None:
-    defaults = [tool.name for tool in programs.TOOLS if tool.is_default]
-    assert defaults == ["prometheus", "promtool", "alertmanager", "amtool"]
-
-
 def test_go_mods_list_the_table_and_nothing_else() -> None:
     commands = re.compile(r"^(?:tool )?\s*(\S+/cmd/\S+)$", re.MULTILINE)
     listed = {

@@ -1,0 +1,105 @@
+{{/* The group of alerts most of which kube-prometheus-stack has of its own. */}}
+{{- define "facial-service.kubernetesGroup" -}}
+facial-service-kubernetes
+{{- end }}
+
+{{/* The groups of a file of rules, as a YAML list: (dict "path" $path "content" $bytes). */}}
+{{- define "facial-service.fileGroups" -}}
+{{- $parsed := fromYaml (toString .content) }}
+{{- if not (kindIs "slice" (get $parsed "groups")) }}
+{{- fail (printf "%s is no file of rules: %s" .path (get $parsed "Error" | default "it has no list of groups")) }}
+{{- end }}
+{{- toYaml $parsed.groups }}
+{{- end }}
+
+{{/* Names of all alerts of the files, one for each rule, as a JSON list. */}}
+{{- define "facial-service.alertNames" -}}
+{{- $names := list }}
+{{- range $path, $content := .Files.Glob "files/rules/*.yaml" }}
+{{- range include "facial-service.fileGroups" (dict "path" $path "content" $content) | fromYamlArray }}
+{{- range .rules }}
+{{- with get . "alert" }}{{ $names = append $names . }}{{ end }}
+{{- end }}
+{{- end }}
+{{- end }}
+{{- toJson $names }}
+{{- end }}
+
+{{/* Refuses overrides that would change nothing, or the wrong thing. */}}
+{{- define "facial-service.checkOverrides" -}}
+{{- $names := include "facial-service.alertNames" . | fromJsonArray }}
+{{- range $name, $override := .Values.prometheusRule.overrides }}
+{{- if not (has $name $names) }}
+{{- fail (printf "prometheusRule.overrides: there is no alert %s; there are: %s" $name ($names | uniq | sortAlpha | join ", " | default "none")) }}
+{{- end }}
+{{- $count := 0 }}
+{{- range $names }}{{ if eq . $name }}{{ $count = add1 $count }}{{ end }}{{ end }}
+{{- if and (gt (int $count) 1) (get ($override | default dict) "expr") }}
+{{- fail (printf "prometheusRule.overrides.%[1]s.expr: %[2]d rules have the name %[1]s, each with an expression of its own; turn them off by enabled: false, and put yours into prometheusRule.additionalGroups" $name (int $count)) }}
+{{- end }}
+{{- end }}
+{{- end }}
+
+{{/*
+Groups as they are to be loaded, as a YAML list, or nothing: (dict "root" $ "groups" $groups). Values go from object to
+object and never through `tpl`, since Prometheus' own templates are written in the same braces. Of a group that is off,
+what it records stays, and so does an alert that is turned on by its name.
+*/}}
+{{- define "facial-service.ruleGroups" -}}
+{{- $values := .root.Values.prometheusRule }}
+{{- $groups := list }}
+{{- range .groups }}
+{{- $isOn := or $values.kubernetes.enabled (ne .name (include "facial-service.kubernetesGroup" $)) }}
+{{- $rules := list }}
+{{- range .rules }}
+{{- $override := get $values.overrides (get . "alert" | default "") | default dict }}
+{{- if not (hasKey . "alert") }}
+{{- $rules = append $rules . }}
+{{- else if ternary $override.enabled $isOn (kindIs "bool" (get $override "enabled")) }}
+{{- $rules = append $rules (include "facial-service.alert" (dict "root" $.root "rule" . "override" $override) | fromYaml) }}
+{{- end }}
+{{- end }}
+{{- if $rules }}
+{{- $groups = append $groups (set (deepCopy .) "rules" $rules) }}
+{{- end }}
+{{- end }}
+{{- with $groups }}
+{{- toYaml . }}
+{{- end }}
+{{- end }}
+
+{{/* An alert with its override, as YAML: (dict "root" $ "rule" $rule "override" $override). */}}
+{{- define "facial-service.alert" -}}
+{{- $rule := deepCopy .rule }}
+{{- $labels := get $rule "labels" | default dict }}
+{{- $annotations := get $rule "annotations" | default dict }}
+{{- range $key, $value := .root.Values.prometheusRule.additionalLabels }}
+{{- if not (hasKey $labels $key) }}{{ $_ := set $labels $key (toString $value) }}{{ end }}
+{{- end }}
+{{- range $key, $value := .override }}
+{{- if kindIs "invalid" $value }}
+{{- else if has $key (list "expr" "for" "keep_firing_for") }}{{ $_ := set $rule $key (toString $value) }}
+{{- else if eq $key "severity" }}{{ $_ := set $labels $key (toString $value) }}
+{{- else if eq $key "labels" }}{{ range $name, $text := $value }}{{ $_ := set $labels $name (toString $text) }}{{ end }}
+{{- else if eq $key "annotations" }}{{ range $name, $text := $value }}{{ $_ := set $annotations $name (toString $text) }}{{ end }}
+{{- end }}
+{{- end }}
+{{- with $labels }}{{ $_ := set $rule "labels" . }}{{ end }}
+{{- with $annotations }}{{ $_ := set $rule "annotations" . }}{{ end }}
+{{- toYaml $rule }}
+{{- end }}
+
+{{/* A PrometheusRule: (dict "root" $ "name" "slo" "groups" $groupsAsYaml). */}}
+{{- define "facial-service.prometheusRule" -}}
+{{- $values := .root.Values.prometheusRule -}}
+apiVersion: monitoring.coreos.com/v1
+kind: PrometheusRule
+metadata:
+  name: {{ include "facial-service.nameIn" (dict "root" .root "namespace" $values.namespace) }}-{{ .name }}
+  namespace: {{ $values.namespace | default .root.Release.Namespace }}
+  labels:
+    {{- include "facial-service.labelsWith" (dict "root" .root "component" "monitoring" "labels" $values.labels) | nindent 4 }}
+spec:
+  groups:
+    {{- .groups | nindent 4 }}
+{{- end }}

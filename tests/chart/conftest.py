@@ -1,0 +1,31 @@
+"""Every scenario of `ci/`, rendered once."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests.chart.helm import SCENARIOS, Release, template
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+@lru_cache
+def render(file: Path) -> Release:
+    return template([file])
+
+
+@pytest.fixture(params=SCENARIOS, ids=lambda file: file.name.removesuffix("-values.yaml"))
+def scenario(request: pytest.FixtureRequest) -> Path:
+    """The file of values of one scenario."""
+    file: Path = request.param
+    return file
+
+
+@pytest.fixture
+def release(scenario: Path) -> Release:
+    """What Helm makes of one scenario."""
+    return render(scenario)

@@ -1,0 +1,135 @@
+"""The real Helm: renders the chart to objects, and says why it does not."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+import yaml
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+ROOT = Path(__file__).parents[2]
+CHART = ROOT / "charts" / "facial-service"
+SCENARIOS = sorted((CHART / "ci").glob("*-values.yaml"))
+RELEASE, NAMESPACE = "trial", "faces"
+KUBERNETES = "1.34.0"
+
+Values = dict[str, Any]
+Object = dict[str, Any]
+
+
+class HelmError(Exception):
+    """Helm refused; the message is all it said."""
+
+
+# Rendered dashboards are large, and libyaml reads them ten times faster; not every build of PyYAML has it.
+_SafeLoader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+
+
+class _StrictLoader(_SafeLoader):  # type: ignore[misc]
+    """Refuses what Kubernetes' own reader would take the last of: a key that is written twice."""
+
+
+def _construct_mapping(loader: _StrictLoader, node: yaml.MappingNode) -> dict[Any, Any]:
+    names = [name.value for name, _ in node.value]
+    if twice := {name for name in names if names.count(name) > 1}:
+        raise yaml.constructor.ConstructorError(None, None, f"written twice: {twice}", node.start_mark)
+    mapping: dict[Any, Any] = yaml.SafeLoader.construct_mapping(loader, node, deep=True)
+    return mapping
+
+
+_StrictLoader.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, _construct_mapping)
+
+
+def read_objects(text: str) -> list[Object]:
+    """Read a stream of objects.
+
+    Raises:
+        yaml.YAMLError: it is none, or a key is written twice.
+    """
+    return [item for item in yaml.load_all(text, Loader=_StrictLoader) if item is not None]
+
+
+@dataclass(frozen=True)
+class Release:
+    """What Helm makes of the chart for some values."""
+
+    text: str
+
+    @cached_property
+    def objects(self) -> list[Object]:
+        return read_objects(self.text)
+
+    def all(self, *kinds: str) -> list[Object]:
+        return [item for item in self.objects if item["kind"] in kinds]
+
+    def get(self, kind: str, name: str) -> Object:
+        found = [item for item in self.all(kind) if item["metadata"]["name"] == name]
+        assert len(found) == 1, (
+            f"{len(found)} {kind} {name}; there are {[i['metadata']['name'] for i in self.all(kind)]}"
+        )
+        return found[0]
+
+    def named(self, kind: str, ending: str) -> Object:
+        """The only object of a kind whose name ends so."""
+        found = [item for item in self.all(kind) if item["metadata"]["name"].endswith(ending)]
+        assert len(found) == 1, [item["metadata"]["name"] for item in self.all(kind)]
+        return found[0]
+
+
+def find_helm() -> str:
+    """Return the path of Helm, or skip with the way to get it."""
+    path = os.pathsep.join((str(ROOT / ".tools" / "bin"), os.environ.get("PATH", os.defpath)))
+    found = shutil.which("helm", path=path)
+    if found is None:
+        pytest.skip("helm is neither in .tools/bin nor on PATH; `make tools` builds it")
+    return found
+
+
+def run_helm(*arguments: str | Path, values: Mapping[str, Any] | None = None) -> str:
+    """Run Helm and return what it printed.
+
+    Raises:
+        HelmError: it failed.
+    """
+    command = [find_helm(), *map(str, arguments)]
+    given = None
+    if values is not None:
+        command += ["--values", "-"]
+        given = yaml.safe_dump(dict(values))
+    # No cluster and no user's configuration has a say in what is rendered.
+    environment = {name: value for name, value in os.environ.items() if not name.startswith(("KUBE", "HELM"))}
+    done = subprocess.run(
+        command, input=given, capture_output=True, text=True, check=False, env=environment, timeout=60
+    )
+    if done.returncode:
+        raise HelmError(done.stderr + done.stdout)
+    return done.stdout
+
+
+def template(
+    files: Sequence[Path] = (),
+    values: Mapping[str, Any] | None = None,
+    *,
+    chart: Path = CHART,
+    release: str = RELEASE,
+    options: Sequence[str] = (),
+) -> Release:
+    """Render the chart.
+
+    Raises:
+        HelmError: the chart or the values are refused.
+    """
+    arguments: list[str | Path] = ["template", release, chart, "--namespace", NAMESPACE]
+    arguments += ["--kube-version", KUBERNETES, *options]
+    for file in files:
+        arguments += ["--values", file]
+    return Release(run_helm(*arguments, values=values))

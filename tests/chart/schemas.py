@@ -1,0 +1,123 @@
+"""Judges objects as an API server would, offline: by Kubernetes' own schemas, and by those of custom resources."""
+
+from __future__ import annotations
+
+import json
+import re
+from functools import lru_cache
+from importlib import resources
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import kubernetes_validate
+import pytest
+import yaml
+from jsonschema import Draft7Validator, Draft202012Validator
+from referencing import Registry, Resource
+
+if TYPE_CHECKING:
+    from tests.chart.helm import Object
+
+with pytest.MonkeyPatch.context() as patch:
+    patch.syspath_prepend(str(Path(__file__).resolve().parents[2] / "tools"))  # as `python3 tools/setup.py` has it
+    import custom_resources
+
+# The oldest that the chart installs on, and the newest there are schemas of.
+VERSIONS = ("1.30.0", kubernetes_validate.latest_version())
+
+# Objects are not closed by these: what they name, the schema around them does.
+_LOGIC = ("allOf", "anyOf", "oneOf", "not")
+
+
+def is_custom(item: Object) -> bool:
+    """Tell whether an object is of a kind that Kubernetes itself does not have."""
+    group = item["apiVersion"].partition("/")[0]
+    return any(file.startswith(f"{group}_") for source in custom_resources.SOURCES for file in source.files)
+
+
+def violations(item: Object, version: str) -> list[str]:
+    """Say what the API server of a version would not take, field by field.
+
+    Custom resources are skipped, with the reason, where their definitions are not at hand.
+    """
+    validator: Draft7Validator | Draft202012Validator
+    if is_custom(item):
+        validator = _custom_validator(item["apiVersion"].partition("/")[0], item["kind"])
+    else:
+        validator = _core_validator(version, item["apiVersion"], item["kind"])
+    found = [f"{'.'.join(map(str, error.absolute_path))}: {error.message}" for error in validator.iter_errors(item)]
+    return found + _metadata_violations(item)
+
+
+@lru_cache
+def _core_validator(version: str, api_version: str, kind: str) -> Draft202012Validator:
+    group, _, number = api_version.rpartition("/")
+    name = "-".join(filter(None, (kind.lower(), group.partition(".")[0], number)))
+    schema = _read_core(version, name)
+    registry: Registry[Any] = Registry()
+    for part in (schema, _read_core(version, "_definitions")):
+        registry = Resource.from_contents(part) @ registry
+    return Draft202012Validator(schema, registry=registry)
+
+
+@lru_cache(maxsize=4)
+def _read_core(version: str, name: str) -> dict[str, Any]:
+    folder = resources.files("kubernetes_validate") / "kubernetes-json-schema" / f"v{version}-local-strict"
+    schema: dict[str, Any] = json.loads((folder / f"{name}.json").read_text(encoding="utf-8"))
+    return schema
+
+
+@lru_cache
+def _custom_validator(group: str, kind: str) -> Draft7Validator:
+    for source in custom_resources.SOURCES:
+        for file in source.files:
+            if not file.startswith(f"{group}_"):
+                continue
+            path = source.folder_in(custom_resources.DEFAULT_HOME) / file
+            if not path.is_file():
+                pytest.skip(f"{path.name} is not there; `make tools` fetches it, with Go")
+            definition = yaml.safe_load(path.read_text(encoding="utf-8"))
+            if definition["spec"]["names"]["kind"] == kind:
+                version = next(item for item in definition["spec"]["versions"] if item["storage"])
+                return Draft7Validator(close(version["schema"]["openAPIV3Schema"]))
+    raise LookupError(f"{kind} of {group} has no definition")
+
+
+def close(schema: Any) -> Any:
+    """Turn a structural schema into one that refuses unknown fields, as the API server does when it is strict."""
+    if not isinstance(schema, dict):
+        return schema
+    closed = dict(schema)
+    for word in ("properties", "patternProperties"):
+        if word in schema:
+            closed[word] = {name: close(part) for name, part in schema[word].items()}
+    for word in ("items", "additionalProperties"):
+        if word in schema:
+            closed[word] = close(schema[word])
+    is_open = schema.get("x-kubernetes-preserve-unknown-fields") or "additionalProperties" in schema
+    if "properties" in schema and not is_open:
+        closed["additionalProperties"] = False
+    if schema.get("x-kubernetes-int-or-string"):
+        closed.pop("type", None)
+    return closed | {word: schema[word] for word in _LOGIC if word in schema}
+
+
+_NAME = re.compile(r"[a-z0-9]([-a-z0-9]*[a-z0-9])?")
+_LABEL_KEY = re.compile(r"([a-z0-9]([-a-z0-9.]*[a-z0-9])?/)?[A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?")
+_LABEL_VALUE = re.compile(r"([A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?)?")
+_LONGEST_NAME = 63
+
+
+def _metadata_violations(item: Object) -> list[str]:
+    """Say what schemas do not: names and labels have a form."""
+    name, labels = item["metadata"]["name"], item["metadata"].get("labels", {})
+    template = item.get("spec", {}).get("template", {}).get("metadata", {})
+    pairs = [*labels.items(), *template.get("labels", {}).items()]
+    return [
+        *([] if _NAME.fullmatch(name) and len(name) <= _LONGEST_NAME else [f"name {name}"]),
+        *(f"label {key}={value}" for key, value in pairs if not _is_label(key, value)),
+    ]
+
+
+def _is_label(key: str, value: Any) -> bool:
+    return bool(_LABEL_KEY.fullmatch(key)) and isinstance(value, str) and bool(_LABEL_VALUE.fullmatch(value))

@@ -1,0 +1,200 @@
+"""Values that contradict each other are refused, in a sentence that says what to change."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.chart.helm import HelmError, Values, template
+
+ON = {"enabled": True}
+ELSEWHERE: Values = {"nats": {"enabled": False}, "externalNats": {"url": "nats://nats.example.com"}}
+
+
+def refusal(values: Values) -> str:
+    """What Helm says, in one line."""
+    with pytest.raises(HelmError) as caught:
+        template(values=values)
+    return " ".join(str(caught.value).split())
+
+
+CASES: dict[str, tuple[Values, str]] = {
+    "two-scalers": (
+        {"worker": {"autoscaling": ON, "keda": ON}},
+        "worker.autoscaling.enabled and worker.keda.enabled: two autoscalers would fight over the same pods; choose",
+    ),
+    "range-of-the-api": (
+        {"api": {"autoscaling": ON | {"minReplicas": 5, "maxReplicas": 4}}},
+        "api.autoscaling: minReplicas (5) is above maxReplicas (4)",
+    ),
+    "range-of-keda": (
+        {"worker": {"keda": ON | {"minReplicas": 11}}},
+        "worker.keda: minReplicas (11) is above maxReplicas (10)",
+    ),
+    "percent-of-nothing": (
+        {"worker": {"autoscaling": ON, "resources": {"requests": {"cpu": None}}}},
+        "worker.autoscaling is on: it counts CPU in percent of the request, so set worker.resources.requests.cpu",
+    ),
+    "keda-cannot-read": (
+        {"worker": {"keda": ON}, "networkPolicy": ON},
+        "KEDA could not read the queue's monitoring port; name its pods in networkPolicy.natsMonitorFrom",
+    ),
+    "keda-has-nothing-to-read": (
+        ELSEWHERE | {"worker": {"keda": ON}},
+        "set externalNats.monitorUrl, or scale with worker.autoscaling",
+    ),
+    "keda-takes-no-path": (
+        {
+            "nats": {"enabled": False},
+            "externalNats": {"url": "nats://a", "monitorUrl": "http://a:8222/monitor"},
+            "worker": {"keda": ON},
+        },
+        "KEDA takes scheme, host and port of the monitoring address and nothing else",
+    ),
+    "grace-of-the-api": (
+        {"api": {"terminationGracePeriodSeconds": 30}},
+        (
+            "api.terminationGracePeriodSeconds: 30 s end what is under way by force; its end takes up to 45 s "
+            "(preStopSeconds, gracefulTimeoutSeconds, and 5 s for the master), so set 45 or more, or leave it empty"
+        ),
+    ),
+    "grace-of-none": (
+        {"api": {"terminationGracePeriodSeconds": 0}},
+        "api.terminationGracePeriodSeconds: 0 s end what is under way by force",
+    ),
+    "grace-of-workers": (
+        {"worker": {"terminationGracePeriodSeconds": 36}},
+        "worker.terminationGracePeriodSeconds: 36 s end what is under way by force; its end takes up to 37 s",
+    ),
+    "grace-of-a-cluster": (
+        {"nats": {"replicas": 3, "terminationGracePeriodSeconds": 30}},
+        "nats.terminationGracePeriodSeconds: 30 s are too short for a server of a cluster",
+    ),
+    "two-queues": (
+        {"externalNats": {"url": "nats://nats.example.com"}},
+        "externalNats.url: tasks go to this release's own server as long as nats.enabled is true",
+    ),
+    "credentials-for-nobody": (
+        {"externalNats": {"credsSecret": "a"}},
+        "externalNats.credsSecret: tasks go to this release's own server as long as nats.enabled is true",
+    ),
+    "no-queue": (
+        {"nats": {"enabled": False}},
+        (
+            "nats.enabled: without a queue of its own the release needs another; set externalNats.url, "
+            "or worker.enabled to false for a service without tasks"
+        ),
+    ),
+    "two-ways-in": (
+        {"nats": {"enabled": False}, "externalNats": {"url": "nats://a", "existingSecret": "a", "credsSecret": "b"}},
+        "externalNats.existingSecret and externalNats.credsSecret: servers take one way to authenticate; choose one",
+    ),
+    "certificate-of-nothing": (
+        {"nats": {"enabled": False}, "externalNats": {"url": "nats://a", "tlsClientCertificate": True}},
+        "externalNats.tlsClientCertificate: there is no Secret to take the certificate from; set",
+    ),
+    "small-volume": (
+        {"nats": {"persistence": {"size": "4Gi"}}},
+        "nats.persistence.size: 4Gi cannot hold what TASK_QUEUE_MAX_BYTES, RESULT_MAX_BYTES and TASK_DEAD_MAX_BYTES",
+    ),
+    "large-queue": (
+        {"settings": {"TASK_QUEUE_MAX_BYTES": 8 * 2**30}},
+        "nats.persistence.size: 8Gi cannot hold what TASK_QUEUE_MAX_BYTES",
+    ),
+    "no-size": (
+        {"nats": {"persistence": {"size": "large"}}},
+        "expected an amount of memory or storage, such as 512Mi or 8Gi",
+    ),
+    "twice-scraped": (
+        {"metrics": {"serviceMonitor": ON, "podMonitor": ON}},
+        "metrics.serviceMonitor.enabled and metrics.podMonitor.enabled: every pod would be scraped twice; choose one",
+    ),
+    "slow-scrape": (
+        {"metrics": {"serviceMonitor": ON, "interval": "900ms", "scrapeTimeout": "1s"}},
+        "metrics.scrapeTimeout (1s) is longer than metrics.interval (900ms)",
+    ),
+    "nothing-to-scrape": (
+        {"metrics": {"serviceMonitor": ON}, "settings": {"ENABLE_METRICS": False}},
+        "settings.ENABLE_METRICS: there would be nothing for Prometheus to read",
+    ),
+    "route-to-nowhere": (
+        {"httpRoute": ON},
+        "httpRoute.enabled: a route that no Gateway takes leads nowhere; name one in httpRoute.parentRefs",
+    ),
+    "port-of-no-node": (
+        {"api": {"service": {"nodePort": 30080}}},
+        "api.service.nodePort: a Service of type ClusterIP has no port on nodes; set api.service.type",
+    ),
+    "volume-of-the-chart": (
+        {"extraVolumes": [{"name": "tmp", "emptyDir": {}}]},
+        "extraVolumes: the chart has a volume called tmp already; choose another name",
+    ),
+    "container-of-the-chart": (
+        {"extraContainers": [{"name": "worker", "image": "a:1"}]},
+        "extraContainers: the chart has a container called worker already; choose another name",
+    ),
+    "variable-of-the-chart": (
+        {"env": {"WORKERS": "4"}},
+        "env.WORKERS: the chart sets WORKERS itself; set api.workers",
+    ),
+    "variable-of-the-chart-in-small-letters": (
+        {"worker": {"env": {"host": "::"}}},
+        "worker.env.host: the chart sets HOST itself; leave it out",
+    ),
+    "credentials-as-a-variable": (
+        {"api": {"env": {"API_KEYS": {"valueFrom": {"secretKeyRef": {"name": "a", "key": "b"}}}}}},
+        "api.env.API_KEYS: the chart sets API_KEYS itself; set apiKeys.existingSecret",
+    ),
+    "what-both-agree-on-as-a-variable": (
+        {"worker": {"env": {"RESULT_TTL": "60"}}},
+        "worker.env.RESULT_TTL: ",
+    ),
+    "what-the-chart-reads-as-a-variable": (
+        {"env": {"MAX_BODY_BYTES": "1024"}},
+        "env.MAX_BODY_BYTES: ",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_contradiction_is_refused_in_a_sentence(name: str) -> None:
+    values, sentence = CASES[name]
+    assert sentence in refusal(values)
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"worker": {"enabled": False, "autoscaling": ON, "keda": ON}},
+        {"worker": {"enabled": False, "terminationGracePeriodSeconds": 1}},
+        {"worker": {"enabled": False}, "nats": {"enabled": False}},
+        {"worker": {"keda": ON}, "networkPolicy": {**ON, "natsMonitorFrom": [{"podSelector": {}}]}},
+        {"api": {"terminationGracePeriodSeconds": 45}},
+        {"worker": {"terminationGracePeriodSeconds": 37}},
+        {"nats": {"terminationGracePeriodSeconds": 5}},
+        {"nats": {"persistence": {"size": "5121Mi"}}, "settings": {"TASK_QUEUE_MAX_BYTES": 1073741824}},
+        {"metrics": {"serviceMonitor": ON, "interval": "10s", "scrapeTimeout": "10s"}},
+        {"settings": {"ENABLE_METRICS": False}},
+        {"api": {"service": {"type": "NodePort", "nodePort": 30080}}},
+        ELSEWHERE,
+    ],
+)
+def test_what_is_no_contradiction_is_taken(values: Values) -> None:
+    assert template(values=values).objects
+
+
+def test_all_that_is_wrong_is_said_at_once() -> None:
+    said = refusal(CASES["no-queue"][0] | CASES["grace-of-the-api"][0])
+    for name in ("no-queue", "grace-of-the-api"):
+        assert CASES[name][1] in said
+
+
+def test_a_password_is_not_repeated() -> None:
+    url = "nats://me:hunter2@nats.example.com:99999999"
+    assert "hunter2" not in refusal({"externalNats": {"url": url}})
+
+
+def test_the_size_that_is_asked_for_is_taken() -> None:
+    """Who does as the sentence says is done."""
+    said = refusal(CASES["large-queue"][0])
+    size = said.partition("; set ")[2].split()[0]
+    assert template(values=CASES["large-queue"][0] | {"nats": {"persistence": {"size": size}}}).objects

@@ -1,0 +1,207 @@
+"""What is generated from values.yaml, and what is wrong with one is said with its line."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests.chart.generator import generate, keys, schema, values_file, values_schema
+from tests.chart.helm import CHART, ROOT
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+SOURCES = ("charts", "prometheus/rules", "grafana/dashboards")
+HEAD = "# A file.\n\n## Section\n\n"
+
+
+@pytest.fixture
+def tree(tmp_path: Path) -> Path:
+    """A copy of what is read and written."""
+    for folder in SOURCES:
+        shutil.copytree(ROOT / folder, tmp_path / folder)
+    return tmp_path
+
+
+def edit(file: Path, old: str, new: str) -> None:
+    text = file.read_text(encoding="utf-8")
+    assert text.count(old) >= 1
+    file.write_text(text.replace(old, new, 1), encoding="utf-8")
+
+
+def test_committed_files_are_fresh() -> None:
+    done = subprocess.run(
+        [sys.executable, "charts/generate.py", "--check"], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+
+
+def test_help_shows_an_example() -> None:
+    done = subprocess.run(
+        [sys.executable, "charts/generate.py", "--help"], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    assert "python charts/generate.py --check" in done.stdout
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "values.schema.json",
+        "README.md",
+        f"files/rules/{min(file.name for file in (ROOT / 'prometheus/rules').glob('*.yaml'))}",
+        f"files/dashboards/{min(file.name for file in (ROOT / 'grafana/dashboards').glob('*.json'))}",
+    ],
+)
+@pytest.mark.parametrize("is_gone", [True, False])
+def test_check_finds_what_differs_and_writing_mends_it(tree: Path, path: str, *, is_gone: bool) -> None:
+    file = tree / generate.CHART / path
+    good = file.read_bytes()
+    generate.main(["--check"], tree)
+    if is_gone and path != "README.md":  # half of which is written by hand
+        file.unlink()
+    else:
+        edit(file, "\n| `api.replicas` |" if path == "README.md" else "e", "\nE")
+    changed = file.read_bytes() if file.exists() else None
+    with pytest.raises(SystemExit, match=f"{path}; run `make generate`"):
+        generate.main(["--check"], tree)
+    assert (file.read_bytes() if file.exists() else None) == changed
+    generate.main([], tree)
+    assert file.read_bytes() == good
+    generate.main(["--check"], tree)
+
+
+def test_copies_of_what_is_gone_go(tree: Path) -> None:
+    source = min((tree / "grafana/dashboards").glob("*.json"))
+    source.unlink()
+    with pytest.raises(SystemExit, match=source.name):
+        generate.main(["--check"], tree)
+    generate.main([], tree)
+    assert not (tree / generate.CHART / "files/dashboards" / source.name).exists()
+    assert (tree / generate.CHART / "files/nats_access.py").exists()
+
+
+@pytest.mark.parametrize(
+    ("file", "old", "new", "message"),
+    [
+        ("Chart.yaml", "\nversion: ", "\nversion: 9.", r"Chart.yaml: version is 9\..*, and app.__version__ is"),
+        ("Chart.yaml", "\nappVersion: ", "\nappVersion: 9.", r"Chart.yaml: appVersion is 9\."),
+        ("values.yaml", "  replicas: 2", "  replicas: -2", "api.replicas: the default is not what its notes allow"),
+        ("values.yaml", "pullPolicy: IfNotPresent", "pullPolicy: Sometimes", "image.pullPolicy: the default is not"),
+        ("values.yaml", "  # Worker processes a pod.\n", "", r"values.yaml: line \d+: api.workers has no comment"),
+        ("README.md", "<!-- generated: settings -->", "", "expected a place each for values, settings"),
+    ],
+)
+def test_what_does_not_fit_is_said(tree: Path, file: str, old: str, new: str, message: str) -> None:
+    edit(tree / generate.CHART / file, old, new)
+    for arguments in ([], ["--check"]):
+        with pytest.raises(SystemExit, match=message):
+            generate.main(arguments, tree)
+
+
+def test_no_rules_is_an_error(tree: Path) -> None:
+    shutil.rmtree(tree / "prometheus/rules")
+    with pytest.raises(SystemExit, match=r"prometheus/rules has no \*.yaml to copy"):
+        generate.main([], tree)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (HEAD + "a: 1\n", "line 5: a has no comment that says what it means"),
+        (HEAD + "# A.\na:\n  b: 1\n", "line 7: a.b has no comment"),
+        (HEAD + "# A.\n\na: 1\n", "line 5: a comment without a key"),
+        (HEAD + "# A.\na: 1\n# More.\n", "line 7: a comment without a key"),
+        (HEAD + "# A.\na: 1  # one\n", "line 6: a comment without a key"),
+        (HEAD + "  # A.\na: 1\n", "line 5: a comment without a key"),
+        (HEAD + "# A.\n# + free\na:\n  # B.\n  b: 1\n", "line 8: a comment without a key"),
+        (HEAD + "# A.\n# + mininum: 1\na: 1\n", "line 6: `+ mininum: 1` is no note"),
+        (HEAD + "# A.\n# + minimum: one\na: 1\n", "line 6: `+ minimum: one`: expected a number"),
+        (HEAD + "# A.\n# + minimum\na: 1\n", "line 6: `+ minimum`: expected a number"),
+        (HEAD + "# A.\n# + type: text\na: 1\n", "line 6: `+ type: text`: expected some of array"),
+        (HEAD + "# A.\n# + map: number\na: {}\n", "line 6: `+ map: number`: expected one of string"),
+        (HEAD + "# A.\n# + pattern: (\na: b\n", "line 6: `+ pattern: (`: no regular expression"),
+        (HEAD + "# A.\n# + free: yes\na: {}\n", "line 6: `+ free: yes`: expected one of nothing"),
+        (HEAD + "# A.\n# + minimum: 1\n# + minimum: 2\na: 1\n", "line 7: `minimum` is noted twice"),
+        (HEAD + "# + minimum: 1\n# A.\na: 1\n", "line 6: the meaning stands above the notes"),
+        (HEAD + "# A.\n# + enum: 1\na:\n  # B.\n  b: 1\n", "line 7: a has keys of its own"),
+        (HEAD + "# A.\na: {}\n", "line 6: a is empty, and no note says what goes into it"),
+        (HEAD + "# A.\na: []\n", "line 6: a is empty"),
+        (HEAD + "# A.\na: null\n", "line 6: a is null, and no note says its type"),
+        ("# A file.\n\n# A.\na: 1\n", "line 4: no `## Section` stands above it"),
+        ("- 1\n", "line 1: expected a mapping"),
+    ],
+)
+def test_what_is_wrong_with_values_is_said_with_its_line(text: str, message: str) -> None:
+    with pytest.raises(values_file.ValuesError) as caught:
+        values_file.read_values(text)
+    assert message in str(caught.value)
+
+
+def test_all_that_is_wrong_is_said_at_once() -> None:
+    with pytest.raises(values_file.ValuesError) as caught:
+        values_file.read_values(HEAD + "a: 1\nb: 2  # two\n")
+    assert [line.partition(":")[0] for line in str(caught.value).splitlines()] == ["line 5", "line 6"]
+
+
+def test_values_are_read_with_all_that_is_said() -> None:
+    text = HEAD + (
+        "# Of two\n# lines.\n# + minimum: 1\n# + type: integer, null\na: null\n"
+        "b:\n  # With a sign.\n  c: 'x # y'\n  # Taken whole.\n  # + free\n  d: {e: {f: 1}}\n\n## More\n\n"
+        "# A list.\n# + items: string, object\ng:\n  - h\n"
+    )
+    first, second, third = values_file.read_values(text)
+    assert (first.name, first.line, first.section, first.default) == ("a", 9, "Section", None)
+    assert (first.meaning, first.notes) == ("Of two lines.", {"minimum": 1, "type": ["integer", "null"]})
+    assert [(leaf.name, leaf.default) for leaf in second.leaves()] == [("b.c", "x # y"), ("b.d", {"e": {"f": 1}})]
+    assert (third.section, third.default, third.notes) == ("More", ["h"], {"items": ["string", "object"]})
+
+
+@pytest.mark.parametrize(
+    ("lines", "expected"),
+    [
+        ("a: true", {"type": "boolean"}),
+        ("a: 1", {"type": "integer"}),
+        ("a: 1.5", {"type": "number"}),
+        ("a: b", {"type": "string"}),
+        ("# + enum: 1, 3\na: 1", {"type": "integer", "enum": [1, 3]}),
+        ("# + minimum: 0.5\na: 1", {"type": "integer", "minimum": 0.5}),
+        ("# + type: integer, null\na: null", {"type": ["integer", "null"]}),
+        ("# + items: object\na: []", {"type": "array", "items": {"type": "object"}}),
+        ("# + free\na: {}", {"type": "object"}),
+        ("# + map: string\na: {}", {"type": "object", "additionalProperties": {"type": "string"}}),
+    ],
+)
+def test_schema_of_a_key(lines: str, expected: dict[str, object]) -> None:
+    (key,) = values_file.read_values(f"{HEAD}# A.\n{lines}\n")
+    made = values_schema.key_schema(key)
+    assert made.pop("title") == "Section"
+    assert made.pop("description") == "A."
+    assert made.pop("default") == key.default
+    assert made == expected
+
+
+def test_table_has_every_key_and_its_default() -> None:
+    text = (CHART / "README.md").read_text(encoding="utf-8")
+    for key in keys():
+        for leaf in key.leaves():
+            assert f"\n| `{leaf.name}` |" in text
+    assert "| `api.replicas` | `2` |" in text
+    assert "`Always`, `IfNotPresent` or `Never`." in text
+
+
+def test_readme_tells_of_every_scenario() -> None:
+    text = (CHART / "README.md").read_text(encoding="utf-8")
+    for file in (CHART / "ci").iterdir():
+        assert f"](ci/{file.name})" in text
+        first = file.read_text(encoding="utf-8").splitlines()[0]
+        assert first.startswith("# ")
+
+
+def test_schema_is_json_that_people_can_read() -> None:
+    text = (CHART / "values.schema.json").read_text(encoding="utf-8")
+    assert text == json.dumps(schema(), indent=2, ensure_ascii=False) + "\n"

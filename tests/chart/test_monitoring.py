@@ -1,0 +1,280 @@
+"""Monitors, rules and dashboards: the repository's files as they are, and changed by name."""
+
+from __future__ import annotations
+
+import copy
+import json
+from collections import Counter
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from tests.chart.helm import CHART, NAMESPACE, ROOT, HelmError, Values, read_objects, template
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+    from pathlib import Path
+
+    from tests.chart.helm import Release
+
+RULE_FILES = sorted((ROOT / "prometheus" / "rules").glob("*.yaml"))
+DASHBOARDS = sorted((ROOT / "grafana" / "dashboards").glob("*.json"))
+OFF = "facial-service-kubernetes"
+"""The group of alerts that kube-prometheus-stack has of its own."""
+
+Group = dict[str, Any]
+
+
+@lru_cache
+def read_rules(file: Path) -> dict[str, Any]:
+    (rules,) = read_objects(file.read_text(encoding="utf-8"))
+    return rules
+
+
+def file_groups() -> list[Group]:
+    return [copy.deepcopy(group) for file in RULE_FILES for group in read_rules(file)["groups"]]
+
+
+def rendered_groups(release: Release) -> list[Group]:
+    return [group for rule in release.all("PrometheusRule") for group in rule["spec"]["groups"]]
+
+
+def by_name(groups: Iterable[Group]) -> dict[str, Group]:
+    found = {group["name"]: group for group in groups}
+    assert found
+    return found
+
+
+def with_rules(**values: Any) -> Release:
+    return template(values={"prometheusRule": {"enabled": True} | values})
+
+
+def alerts(groups: Iterable[Group]) -> list[dict[str, Any]]:
+    return [rule for group in groups for rule in group["rules"] if "alert" in rule]
+
+
+def once() -> str:
+    """An alert that one rule alone has, and that is on."""
+    names = Counter(rule["alert"] for rule in alerts(file_groups()))
+    return next(
+        rule["alert"]
+        for group in file_groups()
+        if group["name"] != OFF
+        for rule in alerts([group])
+        if names[rule["alert"]] == 1
+    )
+
+
+def several() -> str:
+    """An alert that several rules have."""
+    return Counter(rule["alert"] for rule in alerts(file_groups())).most_common(1)[0][0]
+
+
+def test_groups_are_those_of_the_files() -> None:
+    assert len(RULE_FILES) >= 3
+    groups = rendered_groups(with_rules(kubernetes={"enabled": True}))
+    assert by_name(groups) == by_name(file_groups())
+    assert len(groups) == len(file_groups())
+
+
+def test_what_kube_prometheus_stack_has_is_off() -> None:
+    groups = by_name(rendered_groups(with_rules()))
+    expected = by_name(file_groups())
+    del expected[OFF]
+    assert groups == expected
+
+
+def test_one_object_a_file_in_the_files_order() -> None:
+    rules = with_rules(kubernetes={"enabled": True}).all("PrometheusRule")
+    assert len(rules) == len(RULE_FILES)
+    for rule, file in zip(sorted(rules, key=lambda item: item["metadata"]["name"]), RULE_FILES, strict=True):
+        assert rule["metadata"]["name"].endswith(f"-{file.stem}")
+        assert rule["spec"] == read_rules(file)
+
+
+@pytest.mark.parametrize(
+    ("override", "place", "value"),
+    [
+        ({"expr": "vector(1) > 0"}, ("expr",), "vector(1) > 0"),
+        ({"for": "17m"}, ("for",), "17m"),
+        ({"keep_firing_for": "3m"}, ("keep_firing_for",), "3m"),
+        ({"severity": "info"}, ("labels", "severity"), "info"),
+        ({"labels": {"team": "a"}}, ("labels", "team"), "a"),
+        ({"annotations": {"summary": "{{ $labels.pod }}"}}, ("annotations", "summary"), "{{ $labels.pod }}"),
+    ],
+)
+def test_override_changes_what_it_says_and_nothing_else(
+    override: dict[str, Any], place: tuple[str, ...], value: str
+) -> None:
+    groups = by_name(rendered_groups(with_rules(kubernetes={"enabled": True}, overrides={once(): override})))
+    expected = by_name(file_groups())
+    (rule,) = (rule for rule in alerts(expected.values()) if rule["alert"] == once())
+    assert rule.get(place[0]) != value
+    part = rule
+    for step in place[:-1]:
+        part = part.setdefault(step, {})
+    part[place[-1]] = value
+    assert groups == expected
+
+
+def test_override_by_name_reaches_every_rule_of_that_name() -> None:
+    release = with_rules(overrides={several(): {"severity": "info"}})
+    changed = [rule for rule in alerts(rendered_groups(release)) if rule["alert"] == several()]
+    assert len(changed) > 1
+    assert {rule["labels"]["severity"] for rule in changed} == {"info"}
+
+
+def test_alert_that_is_turned_off_is_gone_alone() -> None:
+    expected = by_name(file_groups())
+    for group in expected.values():
+        group["rules"] = [rule for rule in group["rules"] if rule.get("alert") != several()]
+    groups = rendered_groups(with_rules(kubernetes={"enabled": True}, overrides={several(): {"enabled": False}}))
+    # A group whose every rule is off is no group.
+    assert by_name(groups) == {name: group for name, group in expected.items() if group["rules"]}
+
+
+def test_one_alert_of_a_group_that_is_off_is_turned_on() -> None:
+    name = next(rule["alert"] for group in file_groups() if group["name"] == OFF for rule in alerts([group]))
+    groups = by_name(rendered_groups(with_rules(overrides={name: {"enabled": True}})))
+    assert [rule["alert"] for rule in groups[OFF]["rules"]] == [name]
+
+
+def test_labels_for_all_yield_to_those_of_an_alert() -> None:
+    groups = rendered_groups(with_rules(additionalLabels={"team": "a", "severity": "none"}))
+    assert {rule["labels"]["team"] for rule in alerts(groups)} == {"a"}
+    assert "none" not in {rule["labels"]["severity"] for rule in alerts(groups)}
+
+
+def test_groups_of_ones_own_come_along() -> None:
+    own = {"name": "own", "rules": [{"alert": "Own", "expr": "vector(1)", "annotations": {"a": "{{ $value }}"}}]}
+    groups = by_name(rendered_groups(with_rules(additionalGroups=[own])))
+    assert groups.pop("own") == own
+    assert groups == by_name(rendered_groups(with_rules()))
+
+
+def test_rules_keep_their_words_and_templates() -> None:
+    """Prometheus' templates are written in the braces of Helm's."""
+    texts = [rule["annotations"]["description"] for rule in alerts(rendered_groups(with_rules()))]
+    assert any("{{ $labels." in text for text in texts)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        ({"FacialServiceDwon": {"severity": "info"}}, "there is no alert FacialServiceDwon; there are: "),
+        ({several(): {"expr": "vector(1)"}}, f"rules have the name {several()}, each with an expression of its own"),
+        ({once(): {"severty": "info"}}, "additional properties 'severty' not allowed"),
+        ({once(): {"enabled": "false"}}, "got string, want boolean"),
+        ({once(): {"for": "5 minutes"}}, "does not match pattern"),
+    ],
+)
+def test_override_that_would_do_nothing_is_refused(overrides: Values, message: str) -> None:
+    with pytest.raises(HelmError) as caught:
+        with_rules(overrides=overrides)
+    assert message in " ".join(str(caught.value).split())
+
+
+def test_dashboards_are_the_files_byte_by_byte() -> None:
+    assert len(DASHBOARDS) >= 3
+    release = template(values={"dashboards": {"enabled": True}})
+    maps = [item for item in release.all("ConfigMap") if "grafana_dashboard" in item["metadata"]["labels"]]
+    carried: dict[str, str] = {}
+    for item in maps:
+        assert item["metadata"]["labels"]["grafana_dashboard"] == "1"
+        assert item["metadata"]["annotations"] == {"grafana_folder": "facial-service"}
+        # Keys of one object each, all apart, since the sidecar writes them into one folder.
+        assert len(item["data"]) == 1
+        assert not carried.keys() & item["data"].keys()
+        carried |= item["data"]
+    assert {name: text.encode() for name, text in carried.items()} == {
+        file.name: file.read_bytes() for file in DASHBOARDS
+    }
+    for name, text in carried.items():
+        assert name.startswith("facial-service")
+        assert len(text.encode()) < 2**20
+        assert json.loads(text)["uid"]
+
+
+def test_dashboards_have_uids_of_their_own() -> None:
+    uids = [json.loads(file.read_text(encoding="utf-8"))["uid"] for file in DASHBOARDS]
+    assert len(set(uids)) == len(uids)
+
+
+@pytest.mark.parametrize("kind", ["serviceMonitor", "podMonitor"])
+def test_targets_are_called_what_rules_look_for(kind: str) -> None:
+    values: Values = {
+        "metrics": {
+            kind: {"enabled": True},
+            "interval": "1m",
+            "scrapeTimeout": "20s",
+            "labels": {"release": "stack"},
+            "sampleLimit": 7,
+            "labelLimit": 8,
+            "relabelings": [{"targetLabel": "own", "replacement": "x"}],
+            "metricRelabelings": [{"action": "labeldrop", "regex": "a"}],
+            "podTargetLabels": ["tier"],
+        }
+    }
+    (monitor,) = template(values=values).all("ServiceMonitor", "PodMonitor")
+    assert monitor["kind"].lower() == kind.lower()
+    assert monitor["metadata"]["labels"]["release"] == "stack"
+    spec = monitor["spec"]
+    assert (spec["sampleLimit"], spec["labelLimit"], spec["podTargetLabels"]) == (7, 8, ["tier"])
+    (endpoint,) = spec.get("endpoints") or spec["podMetricsEndpoints"]
+    assert (endpoint["interval"], endpoint["scrapeTimeout"]) == ("1m", "20s")
+    assert (endpoint["port"], endpoint["path"], endpoint["honorLabels"]) == ("metrics", "/metrics", False)
+    relabelings = endpoint["relabelings"]
+    assert {"targetLabel": "job", "replacement": "facial-service"} in relabelings
+    role = next(item for item in relabelings if item["targetLabel"] == "role")
+    assert role["sourceLabels"] == ["__meta_kubernetes_pod_label_app_kubernetes_io_component"]
+    assert relabelings[-1] == {"targetLabel": "own", "replacement": "x"}
+    assert endpoint["metricRelabelings"] == [{"action": "labeldrop", "regex": "a"}]
+
+
+def test_no_limit_is_no_field() -> None:
+    values = {"metrics": {"serviceMonitor": {"enabled": True}, "sampleLimit": 0, "labelLimit": 0}}
+    (monitor,) = template(values=values).all("ServiceMonitor")
+    assert not {"sampleLimit", "labelLimit"} & monitor["spec"].keys()
+
+
+def test_limit_leaves_room_for_what_a_pod_has() -> None:
+    (monitor,) = template(values={"metrics": {"serviceMonitor": {"enabled": True}}}).all("ServiceMonitor")
+    assert monitor["spec"]["sampleLimit"] >= 10_000
+
+
+def test_nothing_of_the_operators_is_there_until_asked_for() -> None:
+    groups = {item["apiVersion"].partition("/")[0] for item in template().objects}
+    assert groups == {"v1", "apps", "policy"}
+
+
+@pytest.mark.parametrize("part", ["metrics", "prometheusRule", "dashboards"])
+def test_other_namespace_says_where_it_comes_from(part: str) -> None:
+    values: Values = {
+        "metrics": {"serviceMonitor": {"enabled": True}},
+        "prometheusRule": {"enabled": True},
+        "dashboards": {"enabled": True},
+    }
+    values[part]["namespace"] = "elsewhere"
+    moved = [item for item in template(values=values).objects if item["metadata"].get("namespace") == "elsewhere"]
+    assert moved
+    assert all(item["metadata"]["name"].startswith(f"{NAMESPACE}-") for item in moved)
+    if part == "metrics":
+        assert moved[0]["spec"]["namespaceSelector"] == {"matchNames": [NAMESPACE]}
+
+
+@pytest.mark.parametrize("monitor", [None, "serviceMonitor", "podMonitor"])
+def test_annotations_for_prometheus_stand_in_where_no_monitor_is(monitor: str | None) -> None:
+    release = template(values={"metrics": {monitor: {"enabled": True}}} if monitor else {})
+    annotated = [item for item in release.all("Service") if "annotations" in item["metadata"]]
+    assert len(annotated) == (0 if monitor else 2)
+    for service in annotated:
+        annotations = service["metadata"]["annotations"]
+        assert annotations["prometheus.io/port"] == str(service["spec"]["ports"][0]["port"]) == "9000"
+
+
+def test_chart_carries_its_copies() -> None:
+    """A package is made of the chart's folder alone."""
+    for folder, files in (("rules", RULE_FILES), ("dashboards", DASHBOARDS)):
+        copies = {file.name: file.read_bytes() for file in (CHART / "files" / folder).iterdir()}
+        assert copies == {file.name: file.read_bytes() for file in files}

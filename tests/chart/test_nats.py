@@ -1,0 +1,217 @@
+"""The queue's configuration is one that nats-server takes, and means what the service's own server has."""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import sys
+import time
+from typing import TYPE_CHECKING, Any
+
+import httpx
+import orjson
+import pytest
+
+from app.tasks import embedded
+from tests.chart.environment import read_settings
+from tests.chart.helm import CHART, RELEASE, Release, Values, template
+from tests.chart.pods import pod_of
+from tests.tasks.conftest import free_ports
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from app.settings import Settings
+
+NAME = f"{RELEASE}-facial-service-nats"
+# Each is taken for something else where it is not quoted: a number, a variable, a comment, a block.
+TOKENS = ["s3cret", "20m", "1e5", "$HOME", "a#b", 'quo"te', "back\\slash", "{x: y}", "ümlaut", "tru e", "@:/%"]
+LIMIT_S = 15.0
+
+
+def configuration(release: Release) -> str:
+    text: str = release.get("ConfigMap", NAME)["data"]["nats.conf"]
+    return text
+
+
+def place(release: Release, folder: Path, *, token: str | None = None, index: int = 0) -> tuple[Path, dict[str, str]]:
+    """Put the configuration where the pod has it, below a folder of the test's.
+
+    Returns:
+        Its path, and the variables that its process has.
+    """
+    file = folder / "etc" / "nats" / "nats.conf"
+    file.parent.mkdir(parents=True)
+    (folder / "run" / "nats").mkdir(parents=True)
+    file.write_text(configuration(release), encoding="utf-8")
+    pod = pod_of(release, "nats")
+    if token is not None:
+        (container,) = pod.spec["initContainers"]
+        variables = {item["name"]: item.get("value", token) for item in container["env"]}
+        script = container["args"][0].replace("/run/nats", str(folder / "run" / "nats"))
+        subprocess.run([sys.executable, "-c", script], env=variables, check=True)
+    return file, {"POD_NAME": f"{NAME}-{index}"}
+
+
+def judge(file: Path, variables: dict[str, str]) -> str:
+    """Have nats-server look at a configuration; empty where it is good."""
+    command = [embedded.find_program(), "-t", "-c", str(file)]
+    done = subprocess.run(command, env=variables, capture_output=True, text=True, check=False)
+    return done.stderr + done.stdout if done.returncode else ""
+
+
+def test_scenarios_are_taken(release: Release, tmp_path: Path) -> None:
+    if release.all("StatefulSet"):
+        has_token = "initContainers" in pod_of(release, "nats").spec
+        assert judge(*place(release, tmp_path, token="s3cret" if has_token else None)) == ""
+
+
+FORMS = [(replicas, "always", token) for replicas in (1, 3, 5) for token in (None, "s3cret")]
+FORMS += [(replicas, "2m", token) for replicas in (1, 3) for token in TOKENS]
+
+
+@pytest.mark.parametrize(("replicas", "interval", "token"), FORMS)
+def test_every_form_is_taken(replicas: int, interval: str, token: str | None, tmp_path: Path) -> None:
+    auth = {"existingSecret": "s"} if token else {}
+    release = template(values={"nats": {"replicas": replicas, "syncInterval": interval, "auth": auth}})
+    assert judge(*place(release, tmp_path, token=token)) == ""
+
+
+def test_what_is_wrong_is_found(tmp_path: Path) -> None:
+    file, variables = place(template(), tmp_path)
+    assert "POD_NAME" in judge(file, {})
+    file.write_text(file.read_text(encoding="utf-8").replace("max_payload", "max_payloat"), encoding="utf-8")
+    assert "max_payloat" in judge(file, variables)
+
+
+class Server:
+    """A server that runs from the chart's configuration, on ports and in a folder of the test's."""
+
+    def __init__(self, release: Release, folder: Path, token: str | None) -> None:
+        self.port, self.monitor = free_ports(2)
+        file, variables = place(release, folder, token=token)
+        text = file.read_text(encoding="utf-8").replace('"/data"', f'"{folder}/data"')
+        text = text.replace("0.0.0.0:4222", f"127.0.0.1:{self.port}")
+        text = text.replace("0.0.0.0:8222", f"127.0.0.1:{self.monitor}")
+        assert "0.0.0.0" not in text  # noqa: S104
+        file.write_text(text, encoding="utf-8")
+        command = [embedded.find_program(), "-c", str(file)]
+        self.process = subprocess.Popen(command, env=variables, stderr=subprocess.DEVNULL)
+
+    def figures(self) -> dict[str, Any]:
+        """What it says of itself, once it is ready by the probe that the kubelet asks."""
+        end = time.monotonic() + LIMIT_S
+        while True:
+            try:
+                answer = httpx.get(f"http://127.0.0.1:{self.monitor}/healthz?js-server-only=true")
+                if answer.is_success:
+                    break
+            except httpx.TransportError:
+                pass
+            assert time.monotonic() < end
+            assert self.process.poll() is None
+            time.sleep(0.05)
+        figures: dict[str, Any] = httpx.get(f"http://127.0.0.1:{self.monitor}/varz").json()
+        return figures
+
+
+@pytest.fixture
+def served(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[dict[str, Any]]:
+    """What a server of the chart says of itself."""
+    server = Server(template(values=request.param), tmp_path, token=None)
+    try:
+        yield server.figures()
+    finally:
+        server.process.terminate()
+        server.process.wait(LIMIT_S)
+
+
+AGREEMENT: list[tuple[Values, dict[str, str]]] = [
+    ({}, {}),
+    ({"settings": {"MAX_BODY_BYTES": 48 * 2**20}}, {"MAX_BODY_BYTES": str(48 * 2**20)}),
+    ({"api": {"settings": {"MAX_BODY_BYTES": 33 * 2**20}}}, {"MAX_BODY_BYTES": str(33 * 2**20)}),
+    ({"settings": {"MAX_BODY_BYTES": 4096}}, {"MAX_BODY_BYTES": "4096"}),
+    ({"nats": {"syncInterval": "always"}}, {"NATS_SYNC_INTERVAL": "always"}),
+    ({"nats": {"syncInterval": "30s"}}, {"NATS_SYNC_INTERVAL": "30s"}),
+]
+SECONDS = {"2m": 120, "30s": 30}
+
+
+@pytest.mark.live
+@pytest.mark.parametrize(("served", "variables"), AGREEMENT, indirect=["served"])
+def test_agrees_with_the_server_that_the_service_starts(
+    served: dict[str, Any], variables: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings: Settings = read_settings(monkeypatch, variables)
+    own = orjson.loads(embedded.configuration(settings, tmp_path, token="", port=1, monitor_port=2))
+    assert served["server_name"] == f"{NAME}-0"
+    assert served["max_payload"] == own["max_payload"]
+    assert served["max_pending"] == own["max_pending"]
+    store = served["jetstream"]["config"]
+    assert store["max_memory"] == own["jetstream"]["max_mem"]
+    # What the server's own streams may take is set aside, and so has to be there.
+    assert store["max_storage"] >= own["jetstream"]["max_file"]
+    assert store["max_storage"] <= 0.95 * 8 * 2**30
+    interval = own["jetstream"]["sync_interval"]
+    assert store.get("sync_always", False) is (interval == "always")
+    if interval != "always":
+        assert store["sync_interval"] == SECONDS[interval] * 10**9
+
+
+@pytest.mark.live
+@pytest.mark.parametrize("token", TOKENS)
+def test_token_lets_in_and_nothing_else_does(token: str, tmp_path: Path) -> None:
+    server = Server(template(values={"nats": {"auth": {"existingSecret": "s"}}}), tmp_path, token)
+    try:
+        server.figures()
+        assert greet(server.port, {"auth_token": token}) == "PONG"
+        assert "Authorization" in greet(server.port, {"auth_token": f"{token}x"})
+        assert "Authorization" in greet(server.port, {})
+    finally:
+        server.process.terminate()
+        server.process.wait(LIMIT_S)
+
+
+def greet(port: int, credentials: dict[str, str]) -> str:
+    """Connect as a client does, and return what the server says to it."""
+    with socket.create_connection(("127.0.0.1", port), timeout=LIMIT_S) as connection:
+        connection.sendall(b"CONNECT " + orjson.dumps({"verbose": False} | credentials) + b"\r\nPING\r\n")
+        lines = connection.makefile("rb")
+        assert lines.readline().startswith(b"INFO")
+        return lines.readline().decode().strip()
+
+
+def test_route_of_every_server_leads_to_a_pod() -> None:
+    for replicas in (3, 5):
+        release = template(values={"nats": {"replicas": replicas}})
+        text = configuration(release)
+        servers = pod_of(release, "nats").owner["spec"]
+        hosts = [f"{NAME}-{index}.{servers['serviceName']}" for index in range(replicas)]
+        assert [line.strip().strip('"') for line in text.splitlines() if "nats-route://" in line] == [
+            f"nats-route://{host}:6222" for host in hosts
+        ]
+
+
+def test_store_is_where_the_volume_is() -> None:
+    for count, enabled in ((1, True), (3, True), (1, False)):
+        release = template(values={"nats": {"replicas": count, "persistence": {"enabled": enabled}}})
+        pod = pod_of(release, "nats")
+        (name,) = (mount["name"] for mount in pod.main["volumeMounts"] if mount["mountPath"] == "/data")
+        claims = {item["metadata"]["name"] for item in pod.owner["spec"].get("volumeClaimTemplates", ())}
+        volumes = {item["name"] for item in pod.spec["volumes"]}
+        assert (name in claims, name in volumes) == (enabled, not enabled)
+        assert 'store_dir: "/data"' in configuration(release)
+
+
+def test_access_script_is_the_charts_file() -> None:
+    release = template(values={"nats": {"auth": {"existingSecret": "s"}}})
+    (container,) = pod_of(release, "nats").spec["initContainers"]
+    assert container["args"][0] == (CHART / "files" / "nats_access.py").read_text(encoding="utf-8")
+    (mount,) = container["volumeMounts"]
+    assert {"name": mount["name"], "mountPath": "/run/nats", "readOnly": True} in pod_of(release, "nats").main[
+        "volumeMounts"
+    ]
+    assert os.path.normpath("/etc/nats/../../run/nats/access.conf") == "/run/nats/access.conf"
+    assert 'include "../../run/nats/access.conf"' in configuration(release)

@@ -1,0 +1,285 @@
+"""What is reached from where: routes from outside, and policies within the cluster."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import httpx
+import pytest
+
+from app.main import create_app
+from app.settings import Settings
+from tests.chart.helm import NAMESPACE, Values, template
+from tests.chart.pods import is_selected, pod_of
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from fastapi import FastAPI
+
+    from tests.chart.helm import Object, Release
+
+INSIDE = ("/metrics", "/metrics/", "/health", "/health/ready", "/health/live", "/version", "/metricsx", "//metrics")
+ROUTES: Values = {
+    "ingress": {"enabled": True, "hosts": ["a.example.com", "b.example.com"]},
+    "httpRoute": {"enabled": True, "parentRefs": [{"name": "public"}]},
+}
+
+
+def routed_paths(item: Object) -> Iterator[tuple[str, bool]]:
+    """Paths that an Ingress or an HTTPRoute takes, and whether what is under them too."""
+    if item["kind"] == "Ingress":
+        for rule in item["spec"]["rules"]:
+            for path in rule["http"]["paths"]:
+                assert path["pathType"] in {"Prefix", "Exact"}
+                yield path["path"], path["pathType"] == "Prefix"
+        assert "defaultBackend" not in item["spec"]
+    else:
+        for rule in item["spec"]["rules"]:
+            # A rule without matches takes everything.
+            for match in rule["matches"]:
+                assert match["path"]["type"] in {"PathPrefix", "Exact"}
+                yield match["path"]["value"], match["path"]["type"] == "PathPrefix"
+
+
+def is_routed(item: Object, path: str) -> bool:
+    """Tell whether a path is taken; a prefix is of whole elements, as both kinds have it."""
+    return any(
+        path == taken or (is_prefix and (path + "/").startswith(taken.rstrip("/") + "/"))
+        for taken, is_prefix in routed_paths(item)
+    )
+
+
+@pytest.mark.parametrize("path", INSIDE)
+def test_what_is_inside_is_never_routed(release: Release, path: str) -> None:
+    for item in release.all("Ingress", "HTTPRoute"):
+        assert not is_routed(item, path)
+
+
+async def get(app: FastAPI, path: str) -> str:
+    transport = httpx.ASGITransport(app=app)
+    async with httpx.AsyncClient(transport=transport, base_url="http://a.example.com") as client:
+        return (await client.get(path)).raise_for_status().text
+
+
+@pytest.mark.parametrize("kind", ["Ingress", "HTTPRoute"])
+def test_api_and_its_pages_are_routed_whole(kind: str) -> None:
+    (item,) = template(values=ROUTES).all(kind)
+    app = create_app(Settings())
+    paths = {path for path in app.openapi()["paths"] if path.startswith("/api/")} | {"/", "/docs"}
+    page = asyncio.run(get(app, "/docs"))
+    paths |= set(re.findall(r"(?:href|src|url)\s*[=:]\s*[\"'](/[^\"']*)", page))
+    assert {"/openapi.json", "/api/v1/frontal/crop"} <= paths
+    assert any(path.endswith(".js") for path in paths)
+    assert [path for path in paths if not is_routed(item, path)] == []
+    assert [path for path in app.openapi()["paths"] if path not in paths and is_routed(item, path)] == []
+
+
+def test_routes_lead_to_the_api(release: Release) -> None:
+    for item in release.all("Ingress"):
+        for rule in item["spec"]["rules"]:
+            for path in rule["http"]["paths"]:
+                backend = path["backend"]["service"]
+                ports = release.get("Service", backend["name"])["spec"]["ports"]
+                assert backend["port"]["name"] in {port["name"] for port in ports}
+                assert backend["name"].endswith("-api")
+    for item in release.all("HTTPRoute"):
+        for rule in item["spec"]["rules"]:
+            (backend,) = rule["backendRefs"]
+            ports = release.get("Service", backend["name"])["spec"]["ports"]
+            assert backend["port"] in {port["port"] for port in ports}
+            assert backend["name"].endswith("-api")
+
+
+def test_ingress_has_every_host_and_its_tls() -> None:
+    values: Values = {"ingress": {**ROUTES["ingress"], "tls": [{"secretName": "s", "hosts": ["a.example.com"]}]}}
+    (ingress,) = template(values=values).all("Ingress")
+    assert [rule["host"] for rule in ingress["spec"]["rules"]] == ["a.example.com", "b.example.com"]
+    assert ingress["spec"]["tls"] == values["ingress"]["tls"]
+    assert "ingressClassName" not in ingress["spec"]
+
+
+@dataclass(frozen=True)
+class Peer:
+    """Who calls, or is called.
+
+    Attributes:
+        labels: those of the pod.
+        namespace: where it is.
+        namespace_labels: those of that.
+        address: where a policy may know it by, outside of the cluster.
+    """
+
+    labels: dict[str, str] = field(default_factory=dict)
+    namespace: str = NAMESPACE
+    address: str = ""
+
+    @property
+    def namespace_labels(self) -> dict[str, str]:
+        return {"kubernetes.io/metadata.name": self.namespace}
+
+
+def means(peer: dict[str, Any], who: Peer) -> bool:
+    if "ipBlock" in peer:
+        raise NotImplementedError
+    if who.address:
+        return False
+    if "namespaceSelector" in peer:
+        is_there = is_selected(peer["namespaceSelector"], who.namespace_labels)
+    else:
+        is_there = who.namespace == NAMESPACE
+    return is_there and is_selected(peer.get("podSelector", {}), who.labels)
+
+
+def may(release: Release, direction: str, whose: Peer, other: Peer, port: int) -> bool:
+    """Tell whether the policies let a pod be called (Ingress) or call (Egress) another on a TCP port."""
+    policies = [
+        item["spec"]
+        for item in release.all("NetworkPolicy")
+        if whose.namespace == NAMESPACE
+        and not whose.address
+        and is_selected(item["spec"]["podSelector"], whose.labels)
+        and direction in item["spec"]["policyTypes"]
+    ]
+    word = {"Ingress": "from", "Egress": "to"}[direction]
+    rules = [rule for policy in policies for rule in policy.get(direction.lower()) or ()]
+    return not policies or any(
+        _has_port(rule.get("ports"), port) and (not rule.get(word) or any(means(peer, other) for peer in rule[word]))
+        for rule in rules
+    )
+
+
+def _has_port(ports: list[dict[str, Any]] | None, port: int) -> bool:
+    return not ports or any(item["port"] == port and item.get("protocol", "TCP") == "TCP" for item in ports)
+
+
+def reaches(release: Release, caller: Peer, called: Peer, port: int) -> bool:
+    return may(release, "Egress", caller, called, port) and may(release, "Ingress", called, caller, port)
+
+
+POLICIES: Values = {
+    "nats": {"replicas": 3},
+    "networkPolicy": {
+        "enabled": True,
+        "ingressFrom": [{"namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": "web"}}}],
+        "metricsFrom": [{"namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": "monitoring"}}}],
+        "natsMonitorFrom": [{"namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": "keda"}}}],
+        "egress": [{"to": [{"namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": "traces"}}}]}],
+    },
+}
+WEB, MONITORING, KEDA, TRACES, DNS = (
+    Peer(namespace=name) for name in ("web", "monitoring", "keda", "traces", "kube-system")
+)
+STRANGER, WORLD = Peer({"app": "other"}), Peer(address="192.0.2.1")
+
+
+@pytest.fixture(scope="module")
+def policies() -> Release:
+    return template(values=POLICIES)
+
+
+def peer(release: Release, name: str) -> Peer:
+    known = {"web": WEB, "monitoring": MONITORING, "keda": KEDA, "traces": TRACES, "dns": DNS, "stranger": STRANGER}
+    known["world"] = WORLD
+    return known.get(name) or Peer(pod_of(release, name).labels)
+
+
+@pytest.mark.parametrize(
+    ("caller", "called", "port", "expected"),
+    [
+        ("web", "api", 8000, True),
+        ("test", "api", 8000, True),
+        ("stranger", "api", 8000, False),
+        ("worker", "api", 8000, False),
+        ("web", "api", 9000, False),
+        ("web", "worker", 9000, False),
+        ("monitoring", "api", 9000, True),
+        ("monitoring", "worker", 9000, True),
+        ("monitoring", "api", 8000, False),
+        ("monitoring", "nats", 8222, False),
+        ("stranger", "worker", 9000, False),
+        ("stranger", "nats", 4222, False),
+        ("stranger", "nats", 8222, False),
+        ("test", "nats", 4222, False),
+        ("api", "nats", 4222, True),
+        ("api", "nats", 8222, True),
+        ("api", "nats", 6222, False),
+        ("worker", "nats", 4222, True),
+        ("worker", "nats", 8222, True),
+        ("worker", "nats", 6222, False),
+        ("nats", "nats", 6222, True),
+        ("nats", "nats", 4222, False),
+        ("keda", "nats", 8222, True),
+        ("keda", "nats", 4222, False),
+        ("keda", "api", 9000, False),
+        ("api", "worker", 9000, False),
+        ("api", "traces", 4317, True),
+        ("worker", "traces", 4317, True),
+        ("nats", "traces", 4317, False),
+        ("api", "dns", 53, True),
+        ("worker", "dns", 53, True),
+        ("nats", "dns", 53, True),
+        ("api", "world", 443, False),
+        ("worker", "world", 443, False),
+        ("nats", "world", 443, False),
+        ("api", "stranger", 80, False),
+        ("nats", "api", 8000, False),
+    ],
+)
+def test_policies(policies: Release, caller: str, called: str, port: int, expected: bool) -> None:
+    assert reaches(policies, peer(policies, caller), peer(policies, called), port) is expected
+
+
+@pytest.mark.parametrize(
+    ("caller", "called", "port"),
+    [("stranger", "api", 8000), ("world", "api", 8000), ("stranger", "worker", 9000), ("monitoring", "api", 9000)],
+)
+def test_lists_that_are_empty_let_everyone(caller: str, called: str, port: int) -> None:
+    release = template(values={"networkPolicy": {"enabled": True}})
+    assert reaches(release, peer(release, caller), peer(release, called), port)
+    # Metrics are for the cluster alone.
+    assert not reaches(release, WORLD, peer(release, "api"), 9000)
+    assert not reaches(release, STRANGER, peer(release, "nats"), 4222)
+
+
+def test_server_alone_calls_nobody() -> None:
+    release = template(values={"networkPolicy": {"enabled": True}})
+    nats = peer(release, "nats")
+    assert not any(may(release, "Egress", nats, other, port) for other in (DNS, WORLD, nats) for port in (53, 6222))
+
+
+@pytest.mark.parametrize(
+    ("url", "monitor", "ports"),
+    [
+        ("nats://a.example.com", "", {4222}),
+        (
+            "tls://u:p%40ss@a.example.com:4443,tls://b.example.com:4444",
+            "https://a.example.com:8443",
+            {4443, 4444, 8443},
+        ),
+        ("nats://a.example.com", "http://a.example.com", {4222, 80}),
+        ("nats://a.example.com", "https://a.example.com/", {4222, 443}),
+    ],
+)
+def test_policies_open_the_ports_of_servers_elsewhere(url: str, monitor: str, ports: set[int]) -> None:
+    values: Values = {
+        "nats": {"enabled": False},
+        "externalNats": {"url": url, "monitorUrl": monitor},
+        "networkPolicy": {"enabled": True},
+    }
+    release = template(values=values)
+    for component in ("api", "worker"):
+        who = peer(release, component)
+        assert {
+            port for port in (80, 443, 4222, 4443, 4444, 8222, 8443) if may(release, "Egress", who, WORLD, port)
+        } == ports
+
+
+def test_ports_of_policies_are_those_of_pods(release: Release) -> None:
+    for policy in release.all("NetworkPolicy"):
+        pod = pod_of(release, policy["metadata"]["labels"]["app.kubernetes.io/component"])
+        for rule in policy["spec"].get("ingress") or ():
+            assert {port["port"] for port in rule["ports"]} <= set(pod.ports.values())

@@ -1,0 +1,208 @@
+"""Pods of every scenario: what admits them, what probes them, how they end, what they are spread over."""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from tests.chart.helm import CHART, Values, template
+from tests.chart.pod_security import policy_violations, restricted_violations
+from tests.chart.pods import Pod, find_pods, is_selected, owners, pod_of
+
+if TYPE_CHECKING:
+    from tests.chart.helm import Release
+
+PROBES = {
+    "api": {"startupProbe": "/health/ready", "readinessProbe": "/health/ready", "livenessProbe": "/health/live"},
+    # It is ready when it has the queue, and started over for want of it it would find it no sooner.
+    "worker": {"startupProbe": "/health/live", "readinessProbe": "/health/ready", "livenessProbe": "/health/live"},
+    "nats": {
+        "startupProbe": "/healthz?js-server-only=true",
+        "readinessProbe": "/healthz?js-server-only=true",
+        "livenessProbe": "/healthz?js-enabled-only=true",
+    },
+}
+LONG_RUNNING = sorted(PROBES)
+UNITS = {"Mi": 2**20, "Gi": 2**30}
+
+
+def claims_of(pod: Pod) -> frozenset[str]:
+    claims = pod.owner["spec"].get("volumeClaimTemplates", ())
+    return frozenset(claim["metadata"]["name"] for claim in claims)
+
+
+def test_restricted_standard_admits_every_pod(release: Release) -> None:
+    pods = find_pods(release.objects)
+    assert {"api", "test"} <= {pod.component for pod in pods}
+    assert {pod.name: found for pod in pods if (found := restricted_violations(pod.spec))} == {}
+
+
+def test_every_pod_keeps_our_rules(release: Release) -> None:
+    pods = find_pods(release.objects)
+    assert {pod.name: found for pod in pods if (found := policy_violations(pod.spec, claims_of(pod)))} == {}
+
+
+def test_service_account_has_no_token(release: Release) -> None:
+    for account in release.all("ServiceAccount"):
+        assert account["automountServiceAccountToken"] is False
+    # Nothing asks for rights either.
+    assert release.all("Role", "ClusterRole", "RoleBinding", "ClusterRoleBinding") == []
+
+
+def test_probes_ask_the_port_that_answers_while_workers_are_busy(release: Release) -> None:
+    for pod in find_pods(release.objects):
+        if pod.component not in PROBES:
+            continue
+        port = "monitor" if pod.component == "nats" else "metrics"
+        expected = dict(PROBES[pod.component])
+        if pod.component == "nats" and pod.owner["spec"]["replicas"] > 1:
+            # The next server is stopped when this one has caught up with the others.
+            expected["startupProbe"] = "/healthz"
+        for name, path in expected.items():
+            assert pod.main[name]["httpGet"] == {"path": path, "port": port}, name
+
+
+def test_start_gets_longer_than_a_life_may_hang(release: Release) -> None:
+    for component in owners_of_long_running(release):
+        main = pod_of(release, component).main
+        startup, liveness = main["startupProbe"], main["livenessProbe"]
+        assert startup["periodSeconds"] * startup["failureThreshold"] >= 30
+        # A worker without a sign of life for TIMEOUT_S (30) is replaced by its master; the pod must not go before.
+        assert liveness["periodSeconds"] * liveness["failureThreshold"] >= 30
+
+
+def owners_of_long_running(release: Release) -> list[str]:
+    return [component for component in LONG_RUNNING if owners(release, component)]
+
+
+def test_grace_covers_the_parts(release: Release) -> None:
+    for component in {"api", "worker"} & set(owners_of_long_running(release)):
+        pod = pod_of(release, component)
+        sleep = pod.main.get("lifecycle", {}).get("preStop", {}).get("sleep", {}).get("seconds", 0)
+        graceful = {item["name"]: item.get("value") for item in pod.main["env"]}["GRACEFUL_TIMEOUT_S"]
+        assert pod.spec["terminationGracePeriodSeconds"] >= sleep + int(graceful) + 5
+
+
+@pytest.mark.parametrize(
+    ("values", "component", "seconds"),
+    [
+        ({}, "api", 10 + 30 + 5),
+        ({}, "worker", 30 + 7),
+        ({"api": {"preStopSeconds": 0, "gracefulTimeoutSeconds": 5}}, "api", 10),
+        ({"api": {"preStopSeconds": 25, "gracefulTimeoutSeconds": 90}}, "api", 120),
+        ({"api": {"terminationGracePeriodSeconds": 300}}, "api", 300),
+        ({"worker": {"gracefulTimeoutSeconds": 120}}, "worker", 127),
+        ({"nats": {"terminationGracePeriodSeconds": 200}}, "nats", 200),
+    ],
+)
+def test_grace_is_the_sum_or_what_is_said(values: Values, component: str, seconds: int) -> None:
+    assert pod_of(template(values=values), component).spec["terminationGracePeriodSeconds"] == seconds
+
+
+def test_no_sleep_is_no_hook() -> None:
+    assert pod_of(template(), "api").main["lifecycle"] == {"preStop": {"sleep": {"seconds": 10}}}
+    assert "lifecycle" not in pod_of(template(values={"api": {"preStopSeconds": 0}}), "api").main
+
+
+def test_rollouts_take_no_pod_before_its_successor_is_ready(release: Release) -> None:
+    for deployment in release.all("Deployment"):
+        update = deployment["spec"]["strategy"]["rollingUpdate"]
+        assert update["maxUnavailable"] == 0
+        assert update["maxSurge"] not in {0, "0%"}
+
+
+def test_spread_counts_the_components_own_pods(release: Release) -> None:
+    pods = find_pods(release.objects)
+    for pod in pods:
+        for constraint in pod.spec.get("topologySpreadConstraints", ()):
+            meant = {other.name for other in pods if is_selected(constraint["labelSelector"], other.labels)}
+            assert meant == {pod.name}
+            assert constraint["topologyKey"]
+    spread = {pod.component for pod in pods if pod.spec.get("topologySpreadConstraints")}
+    assert spread == set(owners_of_long_running(release))
+
+
+@pytest.mark.parametrize("processes", [1, 2, 8, 64])
+def test_metric_files_find_room_in_memory(processes: int) -> None:
+    release = template(values={"api": {"workers": processes}, "worker": {"processes": processes}})
+    for component in ("api", "worker"):
+        volumes = {volume["name"]: volume for volume in pod_of(release, component).spec["volumes"]}
+        metrics = volumes["metrics"]["emptyDir"]
+        assert metrics["medium"] == "Memory"
+        # A process that has answered everything takes 0.7 MiB, and the master a little.
+        assert to_bytes(metrics["sizeLimit"]) >= (processes + 1) * 2 * 2**20
+        assert {"name": "metrics", "mountPath": "/run/metrics"} in pod_of(release, component).main["volumeMounts"]
+        assert volumes["tmp"]["emptyDir"].get("medium") is None
+
+
+def to_bytes(text: str) -> int:
+    match = re.fullmatch(r"(\d+)([MG]i)", text)
+    assert match is not None, text
+    return int(match[1]) * UNITS[match[2]]
+
+
+@pytest.mark.parametrize(
+    ("image", "expected"),
+    [
+        ({}, "facial-service:{version}"),
+        ({"tag": "7"}, "facial-service:7"),
+        ({"registry": "r.example.com:5000", "repository": "a/b", "tag": "7"}, "r.example.com:5000/a/b:7"),
+        ({"tag": "7", "digest": "sha256:" + "a" * 64}, "facial-service@sha256:" + "a" * 64),
+    ],
+)
+def test_every_container_of_ours_has_the_one_image(image: dict[str, str], expected: str) -> None:
+    release = template(values={"image": image, "nats": {"auth": {"existingSecret": "token"}}})
+    version = re.search(r"^appVersion: (\S+)$", (CHART / "Chart.yaml").read_text(encoding="utf-8"), re.MULTILINE)
+    assert version is not None
+    images = {item["image"] for pod in find_pods(release.objects) for item in pod.containers}
+    assert images == {expected.format(version=version[1])}
+
+
+def test_extra_parts_reach_api_and_workers_alone() -> None:
+    extra: dict[str, Any] = {
+        "extraVolumes": [{"name": "extra", "emptyDir": {}}],
+        "extraVolumeMounts": [{"name": "extra", "mountPath": "/extra"}],
+        "extraContainers": [{"name": "beside", "image": "a:1"}],
+        "extraInitContainers": [{"name": "before", "image": "a:1"}],
+    }
+    release = template(values=extra)
+    for pod in find_pods(release.objects):
+        names = {
+            *(item["name"] for item in pod.containers),
+            *(item["name"] for item in pod.spec.get("volumes", ())),
+        }
+        assert ({"extra", "beside", "before"} <= names) is (pod.component in {"api", "worker"})
+        assert pod.component == "test" or pod.main["name"] == pod.component
+
+
+def test_cluster_of_servers_hands_over_before_it_ends() -> None:
+    alone, many = (pod_of(template(values={"nats": {"replicas": count}}), "nats") for count in (1, 3))
+    assert "lifecycle" not in alone.main
+    assert many.main["lifecycle"]["preStop"]["exec"]["command"] == ["nats-server", "--signal", "ldm=1"]
+    assert alone.owner["spec"]["podManagementPolicy"] == many.owner["spec"]["podManagementPolicy"] == "Parallel"
+
+
+def test_names_stay_short_and_apart(release: Release) -> None:
+    names = [(item["kind"], item["metadata"].get("namespace"), item["metadata"]["name"]) for item in release.objects]
+    assert len(set(names)) == len(names)
+    # A pod of a Deployment has 17 more characters, and its name is that of a host.
+    assert max(len(item["metadata"]["name"]) for item in release.objects) <= 63
+
+
+@pytest.mark.parametrize(
+    "release_name", ["a", "facial-service", "x" * 53, "my-facial-service-of-the-vision-team-in-europe"]
+)
+def test_long_and_short_names_of_releases(release_name: str) -> None:
+    everything: Values = {
+        "worker": {"autoscaling": {"enabled": True}},
+        "metrics": {"serviceMonitor": {"enabled": True}, "namespace": "m" * 20},
+        "prometheusRule": {"enabled": True},
+        "dashboards": {"enabled": True},
+        "networkPolicy": {"enabled": True},
+    }
+    release = template(values=everything, release=release_name)
+    for item in release.objects:
+        name = item["metadata"]["name"]
+        assert re.fullmatch(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?", name), name

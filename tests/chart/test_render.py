@@ -1,0 +1,218 @@
+"""The chart as a whole: it renders, it lints, it renders the same again, and every value of it does something."""
+
+from __future__ import annotations
+
+import re
+import shutil
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING, Any
+
+import pytest
+import yaml
+
+from tests.chart.generator import keys
+from tests.chart.helm import CHART, KUBERNETES, RELEASE, HelmError, Release, Values, run_helm, template
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from tests.chart.generator import values_file
+
+
+def test_scenario_lints_strictly(scenario: Path) -> None:
+    said = run_helm("lint", "--strict", "--kube-version", KUBERNETES, "--values", scenario, CHART)
+    assert "1 chart(s) linted, 0 chart(s) failed" in said
+
+
+def test_lint_sees_what_is_wrong(tmp_path: Path) -> None:
+    copy = tmp_path / "facial-service"
+    shutil.copytree(CHART, copy)
+    (copy / "templates" / "wrong.yaml").write_text("a: {{ .Values.api }\n", encoding="utf-8")
+    with pytest.raises(HelmError, match=r"wrong\.yaml"):
+        run_helm("lint", "--strict", "--kube-version", KUBERNETES, copy)
+
+
+def test_renders_the_same_again(release: Release, scenario: Path) -> None:
+    assert template([scenario]).text == release.text
+
+
+def test_old_kubernetes_is_refused() -> None:
+    with pytest.raises(HelmError, match=r"incompatible with Kubernetes v1\.29\.0"):
+        template(options=["--kube-version", "1.29.0"])
+
+
+def test_package_holds_what_it_needs_and_no_more(tmp_path: Path) -> None:
+    said = run_helm("package", CHART, "--destination", tmp_path)
+    package = said.strip().rpartition(" ")[2]
+    shutil.unpack_archive(package, tmp_path / "unpacked", filter="data")
+    unpacked = tmp_path / "unpacked" / "facial-service"
+    assert template(chart=unpacked, values=EVERYTHING[0]).text == template(values=EVERYTHING[0]).text
+    files = {file.relative_to(unpacked).as_posix() for file in unpacked.rglob("*") if file.is_file()}
+    assert {"values.schema.json", "README.md", "templates/NOTES.txt"} <= files
+    assert [file for file in files if "__pycache__" in file or file.endswith(".pyc")] == []
+
+
+ON = {"enabled": True}
+PEERS: list[Values] = [{"podSelector": {}}]
+EVERYTHING: list[Values] = [
+    {
+        "api": {"autoscaling": ON, "service": {"type": "LoadBalancer"}},
+        "worker": {"autoscaling": ON, "replicas": 2},
+        "nats": {"replicas": 3, "auth": {"existingSecret": "a"}},
+        "apiKeys": {"existingSecret": "b"},
+        "metrics": {"serviceMonitor": ON},
+        "ingress": ON,
+        "httpRoute": ON | {"parentRefs": [{"name": "a"}]},
+        "networkPolicy": ON | {"natsMonitorFrom": PEERS},
+    },
+    {
+        "api": {"autoscaling": {"minReplicas": 3}},
+        "worker": {"keda": ON | {"minReplicas": 2}},
+        "nats": {"enabled": False},
+        "externalNats": {
+            "url": "tls://a.example.com",
+            "monitorUrl": "http://a.example.com:8222",
+            "credsSecret": "a",
+            "tlsSecret": "b",
+        },
+        "metrics": {"podMonitor": ON},
+    },
+    {
+        "externalNats": {"url": "nats://a.example.com", "existingSecret": "a"},
+        "nats": {"enabled": False},
+        "prometheusRule": ON,
+        "dashboards": ON,
+        "serviceAccount": {"create": False},
+    },
+    {},
+]
+"""Values under which, in one or another, every value matters."""
+
+SPECIAL: dict[str, Any] = {
+    "image.digest": "sha256:" + "a" * 64,
+    "settings": {"LOG_LEVEL": "DEBUG"},
+    "api.settings": {"LOG_LEVEL": "DEBUG"},
+    "worker.settings": {"LOG_LEVEL": "DEBUG"},
+    "nats.syncInterval": "always",
+    "nats.replicas": 5,
+    "nats.persistence.size": "77Gi",
+    "externalNats.url": "nats://b.example.com:4333",
+    "externalNats.monitorUrl": "http://b.example.com:8333",
+    "metrics.interval": "33s",
+    "metrics.scrapeTimeout": "3s",
+    "api.service.nodePort": 30123,
+    "api.service.type": "NodePort",
+    "api.terminationGracePeriodSeconds": 777,
+    "worker.terminationGracePeriodSeconds": 777,
+    "httpRoute.timeout": "15s",
+    "prometheusRule.overrides": {"FacialServiceDown": ON | {"severity": "info"}},
+    "prometheusRule.additionalGroups": [{"name": "a", "rules": [{"record": "a", "expr": "b"}]}],
+    "extraObjects": ["kind: A\n"],
+    "podSecurityContext": {"runAsUser": 7},
+    "securityContext": {"privileged": True},
+}
+
+
+def another(key: values_file.Key) -> Any:
+    """Some other value of a key."""
+    choices = [SPECIAL[key.name]] if key.name in SPECIAL else key.notes.get("enum", ())
+    for choice in choices:
+        if choice != key.default:
+            return choice
+    match key.default:
+        case bool():
+            return not key.default
+        case int():
+            return key.default + 1
+        case str():
+            return "other"
+        case list():
+            return (
+                ["other"]
+                if "string" in key.notes["items"] and "object" not in key.notes["items"]
+                else [{"name": "other"}]
+            )
+        case _:
+            return {"other": "other"}
+
+
+def merged(base: Values, path: tuple[str, ...], value: Any) -> Values:
+    first, *rest = path
+    below = merged(base.get(first, {}), tuple(rest), value) if rest else value
+    return {**base, first: below}
+
+
+def outcome(values: Values) -> str:
+    """What is rendered, or why it is not; the schema is no reason, for the values here are meant to be good."""
+    try:
+        return template(values=values).text
+    except HelmError as error:
+        if "don't meet the specifications of the schema" in str(error):
+            raise
+        return str(error)
+
+
+def test_every_value_does_something() -> None:
+    before = [outcome(base) for base in EVERYTHING]
+    assert not any(text.startswith("Error") for text in before)
+
+    def is_heard(key: values_file.Key) -> bool:
+        # Where its neighbours are set, it most likely matters.
+        bases = sorted(zip(EVERYTHING, before, strict=True), key=lambda base: key.path[0] not in base[0])
+        return any(outcome(merged(base, key.path, another(key))) != text for base, text in bases)
+
+    leaves = [leaf for key in keys() for leaf in key.leaves()]
+    with ThreadPoolExecutor(4) as pool:
+        unheard = [leaf.name for leaf, heard in zip(leaves, pool.map(is_heard, leaves), strict=True) if not heard]
+    assert unheard == []
+
+
+def test_every_value_that_templates_read_is_one() -> None:
+    known = {part for key in keys() for leaf in key.leaves() for part in (".".join(leaf.path[:n]) for n in range(1, 9))}
+    read = set()
+    for file in (CHART / "templates").rglob("*"):
+        if file.is_file():
+            read |= set(re.findall(r"\.Values\.([A-Za-z.]+[A-Za-z])", file.read_text(encoding="utf-8")))
+    assert len(read) > 40
+    assert {name for name in read if name not in known} == set()
+
+
+@pytest.fixture(scope="module")
+def notes_chart(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The chart with its notes as an object, which `helm template` prints."""
+    copy = tmp_path_factory.mktemp("notes") / "facial-service"
+    shutil.copytree(CHART, copy)
+    file = copy / "templates" / "NOTES.txt"
+    text = '{{- define "notes" -}}\n' + file.read_text(encoding="utf-8") + "{{- end }}\n"
+    (copy / "templates" / "_notes.tpl").write_text(text, encoding="utf-8")
+    (copy / "templates" / "notes.yaml").write_text(
+        'kind: Notes\nmetadata: {name: notes}\ntext: {{ include "notes" . | toJson }}\n', encoding="utf-8"
+    )
+    file.unlink()
+    return copy
+
+
+def test_notes_name_what_is_there(scenario: Path, notes_chart: Path) -> None:
+    release = template([scenario], chart=notes_chart)
+    text: str = release.named("Notes", "notes")["text"]
+    assert "<no value>" not in text
+    assert "map[" not in text
+    assert not re.search(r"\{\{(?! index)", text)
+    names = {(item["kind"].lower(), item["metadata"]["name"]) for item in release.objects}
+    for kind, name in re.findall(r"\b(service|deployment|servicemonitor|podmonitor|ingress)[ /]([a-z0-9-]+)", text):
+        if name.startswith((RELEASE, "faces-")) and name != "faces":
+            assert (kind, name) in names
+    values = yaml.safe_load(scenario.read_text(encoding="utf-8"))
+    for part in ("ingress", "prometheusRule", "dashboards"):
+        is_on = values.get(part, {}).get("enabled", False)
+        turns_on = f"{part}.enabled=true" in text
+        assert not (is_on and turns_on), part
+
+
+def test_notes_say_what_turns_on_what_is_off(notes_chart: Path) -> None:
+    text: str = template(chart=notes_chart).named("Notes", "notes")["text"]
+    known = {leaf.name for key in keys() for leaf in key.leaves()}
+    named = set(re.findall(r"\b([a-z][A-Za-z]+(?:\.[a-zA-Z]+)+)(?==true|\b(?=$|\s))", text, re.MULTILINE))
+    named = {name for name in named if name.split(".")[0] in {key.path[0] for key in keys()}}
+    assert len(named) > 8
+    assert named <= known

@@ -1,0 +1,246 @@
+"""What the chart puts into the environment is what the service reads from it."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from app.settings import Settings
+from tests.chart.environment import environment, read_settings
+from tests.chart.generator import schema, service_settings
+from tests.chart.helm import CHART, RELEASE, ROOT, Release, Values, template
+from tests.chart.pods import find_pods, pod_of
+
+NAME = f"{RELEASE}-facial-service"
+SECRETS = {
+    "nats-login": {"NATS_USER": "me", "NATS_PASSWORD": "word"},
+    "nats-seed": {"NATS_NKEY_SEED": "SUAM"},
+    "facial-nats": {"token": "s3cret"},
+    "facial-api-keys": {"api-keys": "first,second"},
+    "callers": {"keys": "third"},
+}
+# Names in the environment that are no settings: of the values' own, and of the scenarios'.
+BESIDE = {"HTTP_PROXY", "NODE_NAME", "SECRET_NUMBER", "PART"}
+KNOWN = {name.upper() for name in Settings.model_fields}
+
+
+def settings_of(release: Release, component: str, monkeypatch: pytest.MonkeyPatch) -> Settings:
+    return read_settings(monkeypatch, environment(release, pod_of(release, component), SECRETS))
+
+
+def read_both(values: Values, monkeypatch: pytest.MonkeyPatch) -> tuple[Settings, Settings]:
+    release = template(values=values)
+    return settings_of(release, "api", monkeypatch), settings_of(release, "worker", monkeypatch)
+
+
+def test_every_name_is_a_setting(release: Release) -> None:
+    for pod in find_pods(release.objects):
+        if pod.component in {"api", "worker"}:
+            assert environment(release, pod, SECRETS).keys() - KNOWN - BESIDE == set()
+
+
+def test_scenarios_start_and_agree(release: Release, monkeypatch: pytest.MonkeyPatch) -> None:
+    api = settings_of(release, "api", monkeypatch)
+    assert (api.host, api.port, api.metrics_port) == ("0.0.0.0", 8000, 9000)  # noqa: S104  of a pod
+    assert api.prometheus_multiproc_dir == Path("/run/metrics")
+    assert api.is_queue_embedded is False
+    assert api.log_file is None
+    if not api.enable_tasks:
+        assert api.nats_url == ""
+        return
+    worker = settings_of(release, "worker", monkeypatch)
+    assert worker.enable_tasks
+    assert not worker.is_queue_embedded
+    assert (worker.host, worker.metrics_port) == (api.host, 9000)
+    assert worker.prometheus_multiproc_dir == Path("/run/metrics")
+    shared = {name.lower() for name in service_settings.SHARED_SETTINGS}
+    shared |= {name for name in Settings.model_fields if name.startswith("nats_")}
+    assert {name: getattr(api, name) for name in shared} == {name: getattr(worker, name) for name in shared}
+
+
+def test_defaults_are_the_services_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What nobody set is what the service would do by itself."""
+    api, worker = read_both({}, monkeypatch)
+    alone = read_settings(monkeypatch, {})
+    for settings in (api, worker):
+        differing = {name.upper() for name in Settings.model_fields if getattr(settings, name) != getattr(alone, name)}
+        assert differing <= service_settings.OWN_SETTINGS.keys()
+
+
+def test_values_of_the_charts_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    values: Values = {
+        "api": {"workers": 7, "gracefulTimeoutSeconds": 21},
+        "worker": {"processes": 5, "gracefulTimeoutSeconds": 90},
+        "apiKeys": {"existingSecret": "facial-api-keys"},
+        "nats": {"auth": {"existingSecret": "facial-nats"}},
+    }
+    api, worker = read_both(values, monkeypatch)
+    assert (api.workers, api.graceful_timeout_s) == (7, 21)
+    assert (worker.task_workers, worker.graceful_timeout_s) == (5, 90)
+    assert [key.get_secret_value() for key in api.api_keys] == ["first", "second"]
+    assert worker.api_keys == ()
+    for settings in (api, worker):
+        assert settings.nats_token.get_secret_value() == "s3cret"
+        assert settings.nats_servers == [f"nats://{NAME}-nats-0.{NAME}-nats:4222"]
+        assert settings.nats_monitor_url == f"http://{NAME}-nats:8222"
+        assert settings.nats_replicas == 1
+
+
+@pytest.mark.parametrize("count", [1, 3, 5])
+def test_every_server_of_a_cluster_is_named(count: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    release = template(values={"nats": {"replicas": count}})
+    settings = settings_of(release, "api", monkeypatch)
+    servers = pod_of(release, "nats").owner
+    (name, service) = (servers["metadata"]["name"], servers["spec"]["serviceName"])
+    assert settings.nats_servers == [f"nats://{name}-{index}.{service}:4222" for index in range(count)]
+    assert settings.nats_replicas == count == servers["spec"]["replicas"]
+
+
+def test_servers_elsewhere(monkeypatch: pytest.MonkeyPatch) -> None:
+    external: Values = {
+        "url": "tls://a.example.com:4222,tls://b.example.com",
+        "monitorUrl": "https://a.example.com:8222",
+        "replicas": 3,
+        "credsSecret": "creds",
+        "credsKey": "my.creds",
+        "tlsSecret": "certificates",
+        "tlsClientCertificate": True,
+    }
+    for settings in read_both({"nats": {"enabled": False}, "externalNats": external}, monkeypatch):
+        assert settings.nats_url == external["url"]
+        assert settings.nats_monitor_url == external["monitorUrl"]
+        assert settings.nats_replicas == 3
+        assert settings.nats_creds_file == Path("/etc/nats-access/my.creds")
+        assert settings.nats_tls_ca_file == Path("/etc/nats-access/ca.crt")
+        assert settings.nats_tls_cert_file == Path("/etc/nats-access/tls.crt")
+        assert settings.nats_tls_key_file == Path("/etc/nats-access/tls.key")
+
+
+@pytest.mark.parametrize("has_certificate", [True, False])
+def test_files_of_credentials_are_mounted_where_they_are_looked_for(*, has_certificate: bool) -> None:
+    external = {"url": "tls://a", "credsSecret": "c", "tlsSecret": "t", "tlsClientCertificate": has_certificate}
+    release = template(values={"nats": {"enabled": False}, "externalNats": external})
+    for component in ("api", "worker"):
+        pod = pod_of(release, component)
+        (volume,) = (volume for volume in pod.spec["volumes"] if volume["name"] == "nats-access")
+        (mount,) = (mount for mount in pod.main["volumeMounts"] if mount["name"] == "nats-access")
+        assert mount["readOnly"] is True
+        items = [item for source in volume["projected"]["sources"] for item in source["secret"]["items"]]
+        files = {f"{mount['mountPath']}/{item['path']}" for item in items}
+        variables = environment(release, pod)
+        assert files == {value for name, value in variables.items() if name.startswith("NATS_") and "/etc/" in value}
+
+
+@pytest.mark.parametrize(
+    ("secret", "expected"),
+    [("nats-login", ("me", "word", "")), ("nats-seed", ("", "", "SUAM"))],
+)
+def test_credentials_come_under_the_names_of_settings(
+    secret: str, expected: tuple[str, str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    values = {"nats": {"enabled": False}, "externalNats": {"url": "nats://a", "existingSecret": secret}}
+    for settings in read_both(values, monkeypatch):
+        password, seed = settings.nats_password, settings.nats_nkey_seed
+        assert (settings.nats_user, password.get_secret_value(), seed.get_secret_value()) == expected
+
+
+def sample(name: str, *, is_large: bool) -> Any:
+    """A value of a setting, as a user would write it."""
+    special: dict[str, Any] = {
+        "LOG_LEVEL": "DEBUG",
+        "LOG_LEVELS": "api=DEBUG,images=WARNING",
+        "LOG_THEME": "component.api=bold blue",
+        "LOG_FORMAT": "rich",
+    }
+    part = schema()["properties"]["settings"]["properties"][name]
+    if name in special:
+        return special[name]
+    if "array" in part["type"]:
+        return [0.0001, 1, 2500.5, 16777216] if is_large else "0.25,1,10"
+    match part["type"][0]:
+        case "boolean":
+            return is_large
+        case "integer":
+            return part.get("maximum", 12_345_678_901) if is_large else max(part.get("minimum", 0), 1)
+        case "number":
+            return part.get("maximum", 1_000_000) if is_large else max(part.get("minimum", 0), 1) * 1.25
+        case "string":
+            return 'a "b" #c: $HOME {{ d }} ä'
+    raise AssertionError(part)
+
+
+@pytest.mark.parametrize("is_large", [True, False])
+def test_every_setting_arrives_as_it_was_meant(*, is_large: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    names = list(schema()["properties"]["settings"]["properties"])
+    assert len(names) > 30
+    given = {name: sample(name, is_large=is_large) for name in names}
+    values: Values = {"settings": given, "nats": {"persistence": {"size": "900Ti"}}}
+    release = template(values=values)
+    for component in ("api", "worker"):
+        variables = environment(release, pod_of(release, component))
+        # 1073741824 is 1.073741824e+09 to who forgets that Helm reads numbers as floats.
+        assert [name for name, value in variables.items() if re.fullmatch(r"[\d.]+e[+-]?\d+", value)] == []
+        settings = read_settings(monkeypatch, variables)
+        plain = {
+            name: ",".join(map(str, value)) if isinstance(value, list) else str(value) for name, value in given.items()
+        }
+        expected = read_settings(monkeypatch, plain)
+        for name in names:
+            assert getattr(settings, name.lower()) == getattr(expected, name.lower()), name
+
+
+def test_settings_of_one_component_go_before_those_of_all(monkeypatch: pytest.MonkeyPatch) -> None:
+    values: Values = {
+        "settings": {"LOG_LEVEL": "ERROR", "TIMEOUT_S": 44},
+        "env": {"LOG_TIME_FORMAT": "%M", "RETRY_AFTER_S": "5"},
+        "api": {"settings": {"LOG_LEVEL": "DEBUG"}, "env": {"RETRY_AFTER_S": "7"}},
+        "worker": {"settings": {"LOG_LEVEL": "WARNING"}},
+    }
+    api, worker = read_both(values, monkeypatch)
+    assert (api.log_level, api.timeout_s, api.retry_after_s, api.log_time_format) == ("DEBUG", 44, 7, "%M")
+    assert (worker.log_level, worker.timeout_s, worker.retry_after_s) == ("WARNING", 44, 5)
+
+
+def test_setting_that_is_taken_back_is_not_there() -> None:
+    release = template(values={"settings": {"LOG_LEVEL": None}, "env": {"A": None}, "api": {"env": {"B": None}}})
+    assert not {"LOG_LEVEL", "A", "B"} & environment(release, pod_of(release, "api")).keys()
+
+
+def test_variable_may_refer_to_one_from_a_secret() -> None:
+    values: Values = {
+        "env": {
+            "AUTH": "Bearer $(TOKEN)",
+            "TOKEN": {"valueFrom": {"secretKeyRef": {"name": "facial-nats", "key": "token"}}},
+        }
+    }
+    release = template(values=values)
+    assert environment(release, pod_of(release, "worker"), SECRETS)["AUTH"] == "Bearer s3cret"
+
+
+def test_chart_and_generator_know_the_same_names() -> None:
+    text = (CHART / "templates" / "_checks.tpl").read_text(encoding="utf-8")
+    own = re.search(r'define "facial-service\.ownSettings" -\}\}\n(.*?)\{\{- end', text, re.DOTALL)
+    shared = re.search(r'define "facial-service\.sharedSettings" -\}\}\n(.*?)\{\{- end', text, re.DOTALL)
+    assert own is not None
+    assert shared is not None
+    instead = {name: set(re.findall(r"\w+\.[\w.]+", said)) for name, said in yaml.safe_load(own[1]).items()}
+    documented = service_settings.OWN_SETTINGS.items()
+    assert instead == {name: set(re.findall(r"`([^`]+)`", said)) for name, said in documented}
+    assert set(re.findall(r'"([A-Z_]+)"', shared[1])) == service_settings.SHARED_SETTINGS
+
+
+def test_defaults_in_templates_are_those_of_the_service() -> None:
+    """Where a template computes with a setting that nobody set, it has to know the default."""
+    found = 0
+    for file in sorted((ROOT / "charts/facial-service/templates").glob("*.tpl")):
+        text = re.sub(r"\{\{-? ?/\*.*?\*/", "", file.read_text(encoding="utf-8"), flags=re.DOTALL)
+        pairs = re.findall(r'"name" "([A-Z_]+)" "default" ([\w.]+)', text)
+        pairs += re.findall(r'"([A-Z]+_[A-Z_]+)" (\d{4,})', text)
+        for name, default in pairs:
+            assert str(Settings.model_fields[name.lower()].default).lower() == default, name
+            found += 1
+    assert found >= 4

@@ -1,0 +1,241 @@
+"""A real Kubernetes cluster, by its command line tools: what the end-to-end tests do to it and read from it."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import time
+from contextlib import suppress
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import yaml
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
+
+POLL_S = 0.25
+COMMAND_LIMIT_S = 300
+METRICS_PORT = 9000
+Json = dict[str, Any]
+T = TypeVar("T")
+LOAD_LABEL = "facial-service-e2e"
+
+
+class CommandError(AssertionError):
+    """A command ended with an error; says which, and what it printed."""
+
+
+def run(*command: str, stdin: str | None = None, limit_s: float = COMMAND_LIMIT_S) -> str:
+    """Run a command and return what it printed.
+
+    Raises:
+        CommandError: it failed.
+    """
+    done = subprocess.run(command, input=stdin, capture_output=True, text=True, check=False, timeout=limit_s)
+    if done.returncode:
+        raise CommandError(f"{' '.join(command)}\n{done.stdout[-2000:]}\n{done.stderr[-4000:]}")
+    return done.stdout
+
+
+def wait_for(condition: Callable[[], T], what: str, *, limit_s: float = 120) -> T:
+    """Call a condition until it gives something true, and return that; what fails meanwhile counts as not yet.
+
+    Raises:
+        TimeoutError: it never did within the limit.
+    """
+    deadline = time.monotonic() + limit_s
+    trouble: Exception | None = None
+    while time.monotonic() < deadline:
+        try:
+            if found := condition():
+                return found
+        except (CommandError, KeyError, IndexError, ValueError) as error:
+            trouble = error
+        time.sleep(POLL_S)
+    raise TimeoutError(f"{what}: not within {limit_s:g} s") from trouble
+
+
+@dataclass(frozen=True)
+class Namespace:
+    """One namespace, and what is asked of the cluster there.
+
+    Attributes:
+        name: of the namespace.
+    """
+
+    name: str
+
+    def kubectl(self, *arguments: str, stdin: str | None = None, limit_s: float = COMMAND_LIMIT_S) -> str:
+        """Run kubectl in the namespace."""
+        return run("kubectl", "--namespace", self.name, *arguments, stdin=stdin, limit_s=limit_s)
+
+    def get(self, kind: str, name: str = "", *, labels: str = "") -> Json:
+        """Read an object, or a list of them."""
+        chosen = [f"--selector={labels}"] if labels else []
+        found: Json = json.loads(self.kubectl("get", kind, *filter(None, [name]), *chosen, "--output=json"))
+        return found
+
+    def items(self, kind: str, *, labels: str = "") -> list[Json]:
+        """Read all objects of a kind."""
+        found: list[Json] = self.get(kind, labels=labels)["items"]
+        return found
+
+    def apply(self, *documents: Json) -> None:
+        """Apply objects."""
+        self.kubectl("apply", "--filename=-", stdin=yaml.safe_dump_all(documents))
+
+    def raw(self, kind: str, name: str, port: str | int, path: str) -> str:
+        """Read a page of a pod or Service through the API server, which reaches it wherever the tests run."""
+        return run("kubectl", "get", "--raw", f"/api/v1/namespaces/{self.name}/{kind}/{name}:{port}/proxy/{path}")
+
+    def describe(self) -> str:
+        """Tell what is there and what happened lately, for whoever reads of a failure."""
+        pods = self.kubectl("get", "pods,persistentvolumeclaims,horizontalpodautoscalers", "--output=wide")
+        events = self.kubectl("get", "events", "--sort-by=.lastTimestamp")
+        return f"{pods}\n{events[-6000:]}"
+
+    def evict(self, pod: str) -> None:
+        """Ask for a pod's eviction, as draining a node does."""
+        body = {"apiVersion": "policy/v1", "kind": "Eviction", "metadata": {"name": pod, "namespace": self.name}}
+        path = f"/api/v1/namespaces/{self.name}/pods/{pod}/eviction"
+        run("kubectl", "create", "--raw", path, "--filename=-", stdin=json.dumps(body))
+
+
+@dataclass
+class Release:
+    """The chart, installed under a name.
+
+    Attributes:
+        namespace: where.
+        name: of the release.
+        chart: its folder.
+        image: `name:tag` that the nodes have.
+        values: what was given with the last install or upgrade.
+    """
+
+    namespace: Namespace
+    name: str
+    chart: Path
+    image: str
+    values: Json = field(default_factory=dict)
+
+    @property
+    def fullname(self) -> str:
+        """What the names of its objects begin with."""
+        return f"{self.name}-facial-service"
+
+    def helm(self, *arguments: str, stdin: str | None = None, limit_s: float = COMMAND_LIMIT_S) -> str:
+        """Run helm in the namespace."""
+        return run("helm", "--namespace", self.namespace.name, *arguments, stdin=stdin, limit_s=limit_s)
+
+    def deploy(self, values: Json | None = None, *, is_waited_for: bool = True, limit_s: int = 180) -> float:
+        """Install or upgrade; return the seconds until everything was ready."""
+        self.values = values or {}
+        repository, _, tag = self.image.rpartition(":")
+        given = {**self.values, "image": {"repository": repository, "tag": tag}}
+        wait = ["--wait", f"--timeout={limit_s}s"] if is_waited_for else []
+        start = time.monotonic()
+        arguments = ("upgrade", "--install", self.name, str(self.chart), "--values=-", *wait)
+        try:
+            self.helm(*arguments, stdin=yaml.safe_dump(given), limit_s=limit_s + 30)
+        except CommandError as error:
+            raise CommandError(f"{error}\n{self.namespace.describe()}") from None
+        return time.monotonic() - start
+
+    def pods(self, component: str) -> list[Json]:
+        """Return the pods of a component that are not about to go."""
+        labels = f"app.kubernetes.io/instance={self.name},app.kubernetes.io/component={component}"
+        found = self.namespace.items("pods", labels=labels)
+        return [pod for pod in found if "deletionTimestamp" not in pod["metadata"]]
+
+    def ready(self, component: str) -> list[Json]:
+        """Return those that are ready."""
+        return [pod for pod in self.pods(component) if is_ready(pod)]
+
+    def metrics(self, pod: Json) -> str:
+        """Read the metrics of a pod."""
+        return self.namespace.raw("pods", pod["metadata"]["name"], METRICS_PORT, "metrics")
+
+
+def is_ready(pod: Json) -> bool:
+    """Tell whether a pod is ready."""
+    return any(c["type"] == "Ready" and c["status"] == "True" for c in pod["status"].get("conditions", []))
+
+
+def restarts(pod: Json) -> int:
+    """Return how often a pod's containers were started anew."""
+    return sum(status["restartCount"] for status in pod["status"].get("containerStatuses", []))
+
+
+class Load:
+    """Callers in a pod of the cluster, from whose side it is told what failed.
+
+    Args:
+        release: what they call.
+        name: of the pod.
+        script: what runs in it, with Python.
+        arguments: of the script.
+    """
+
+    def __init__(self, release: Release, name: str, script: str, *arguments: str) -> None:
+        self._space, self._name = release.namespace, name
+        container = {
+            "name": "load",
+            "image": release.image,
+            "command": ["python", "-u", "-c", script, *arguments],
+            "resources": {"requests": {"cpu": "10m"}, "limits": {"memory": "512Mi"}},
+            "securityContext": {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}},
+            "volumeMounts": [{"name": "tmp", "mountPath": "/tmp"}],
+        }
+        spec = {
+            "restartPolicy": "Never",
+            "automountServiceAccountToken": False,
+            "securityContext": {
+                "runAsNonRoot": True,
+                "runAsUser": 10001,
+                "seccompProfile": {"type": "RuntimeDefault"},
+            },
+            "volumes": [{"name": "tmp", "emptyDir": {}}],
+            "containers": [container],
+        }
+        metadata = {"name": name, "labels": {"app": LOAD_LABEL}}
+        self._space.apply({"apiVersion": "v1", "kind": "Pod", "metadata": metadata, "spec": spec})
+        wait_for(self.lines, "the first callers")
+
+    def lines(self) -> list[Json]:
+        """Return what it has printed so far, one object a line."""
+        return list(_objects(self._space.kubectl("logs", self._name)))
+
+    def wait_answers(self, count: int) -> None:
+        """Wait until so many more were answered."""
+        before = self._answered()
+        wait_for(lambda: self._answered() >= before + count, f"{count} answers")
+
+    def _answered(self) -> int:
+        return max((line.get("answered", 0) for line in self.lines()), default=0)
+
+    def stop(self, *, limit_s: float = 180) -> Json:
+        """Tell it to end what it has begun, and return its account."""
+        self._space.kubectl("exec", self._name, "--", "touch", "/tmp/stop")
+        wait_for(lambda: self._phase() in {"Succeeded", "Failed"}, "the load's end", limit_s=limit_s)
+        account = self.lines()[-1]
+        assert self._phase() == "Succeeded", account
+        self.remove()
+        return account
+
+    def remove(self) -> None:
+        """Delete the pod."""
+        with suppress(CommandError):
+            self._space.kubectl("delete", "pod", self._name, "--now", "--ignore-not-found")
+
+    def _phase(self) -> str:
+        phase: str = self._space.get("pod", self._name)["status"].get("phase", "")
+        return phase
+
+
+def _objects(text: str) -> Iterator[Json]:
+    for line in text.splitlines():
+        with suppress(ValueError):
+            yield json.loads(line)

@@ -1,0 +1,208 @@
+"""Fixtures of the end-to-end tests: a cluster, namespaces in it, releases of the chart."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import tempfile
+import uuid
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests.e2e.cluster import CommandError, Load, Namespace, Release, run
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from tests.e2e.cluster import Json
+
+REPOSITORY = Path(__file__).parents[2]
+CHART = REPOSITORY / "charts" / "facial-service"
+IMAGE = os.environ.get("E2E_IMAGE", "")
+LOAD_SCRIPT = Path(__file__).with_name("load.py").read_text(encoding="utf-8")
+PROMETHEUS_LABELS = {"release": "kube-prometheus-stack"}
+RESOURCES = {"requests": {"cpu": "20m", "memory": "150Mi"}, "limits": {"memory": "1Gi"}}
+SMALL = {
+    "api": {"replicas": 1, "workers": 1, "resources": RESOURCES},
+    "worker": {"processes": 1, "resources": RESOURCES},
+    "nats": {"resources": RESOURCES},
+}
+POD_SECURITY = "pod-security.kubernetes.io/enforce"
+
+
+def why_not() -> str:
+    """Tell why there is no cluster to test on; empty where there is one."""
+    if not IMAGE:  # whatever else has a KUBECONFIG shall not find its cluster used
+        return "E2E_IMAGE names no image; `make e2e` runs these tests on the cluster of KUBECONFIG"
+    for program in ("kubectl", "helm"):
+        if shutil.which(program) is None:
+            return f"{program} is not on PATH"
+    if not os.environ.get("KUBECONFIG"):
+        return "KUBECONFIG names no cluster; `make kind-up` starts one"
+    done = subprocess.run(
+        ["kubectl", "get", "--raw", "/readyz", "--request-timeout=5s"], capture_output=True, text=True, check=False
+    )
+    return "" if done.returncode == 0 else f"the cluster of KUBECONFIG does not answer: {done.stderr.strip()[:200]}"
+
+
+@pytest.fixture(scope="session")
+def cluster() -> None:
+    """Skip where there is no cluster, or nobody asked to use it."""
+    if reason := why_not():
+        pytest.skip(reason)
+
+
+@pytest.fixture(scope="session")
+def make_namespace(cluster: None) -> Iterator[Callable[..., Namespace]]:
+    """Give ``make_namespace()``: a namespace that admits pods of the restricted standard only; it goes at the end."""
+    made: list[str] = []
+
+    def make(prefix: str = "e2e") -> Namespace:
+        name = f"{prefix}-{uuid.uuid4().hex[:8]}"
+        labels = {POD_SECURITY: "restricted"}
+        document = {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name, "labels": labels}}
+        run("kubectl", "apply", "--filename=-", stdin=json.dumps(document))
+        made.append(name)
+        return Namespace(name)
+
+    yield make
+    for name in made:
+        run("kubectl", "delete", "namespace", name, "--wait=false")
+
+
+@pytest.fixture(scope="session")
+def make_volumes(cluster: None) -> Iterator[Callable[..., None]]:
+    """Give ``make_volumes(release, count=1)``: volumes for its queue, where the cluster makes none by itself."""
+    made: list[str] = []
+    folders: list[Path] = []
+
+    def make(release: Release, count: int = 1) -> None:
+        classes = json.loads(run("kubectl", "get", "storageclasses", "--output=json"))["items"]
+        default = "storageclass.kubernetes.io/is-default-class"
+        if any(found["metadata"].get("annotations", {}).get(default) == "true" for found in classes):
+            return
+        for number in range(count):  # then the node is this machine
+            folder = Path(tempfile.mkdtemp(prefix="facial-e2e-"))
+            folder.chmod(0o777)
+            folders.append(folder)
+            name = f"{release.namespace.name}-{number}"
+            claim = {"namespace": release.namespace.name, "name": f"store-{release.fullname}-nats-{number}"}
+            spec = {
+                "capacity": {"storage": "8Gi"},
+                "accessModes": ["ReadWriteOnce"],
+                "hostPath": {"path": str(folder)},
+                "claimRef": claim,
+                "persistentVolumeReclaimPolicy": "Retain",
+            }
+            volume = {"apiVersion": "v1", "kind": "PersistentVolume", "metadata": {"name": name}, "spec": spec}
+            run("kubectl", "apply", "--filename=-", stdin=json.dumps(volume))
+            made.append(name)
+
+    yield make
+    for name in made:
+        run("kubectl", "delete", "persistentvolume", name, "--wait=false")
+    for folder in folders:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+@contextmanager
+def releases(
+    make_namespace: Callable[..., Namespace], make_volumes: Callable[..., None]
+) -> Iterator[Callable[..., Release]]:
+    """Give what makes releases, and uninstall them at the end."""
+    made: list[Release] = []
+
+    def make(*, servers: int = 1) -> Release:
+        release = Release(make_namespace(), "facial", CHART, IMAGE)
+        make_volumes(release, servers)
+        made.append(release)
+        return release
+
+    yield make
+    for release in made:
+        try:
+            release.helm("uninstall", release.name, "--ignore-not-found", "--wait")
+        except CommandError as error:  # its namespace goes anyhow
+            print(error)
+
+
+@pytest.fixture(scope="module")
+def make_release(
+    make_namespace: Callable[..., Namespace], make_volumes: Callable[..., None]
+) -> Iterator[Callable[..., Release]]:
+    """Give ``make_release(servers=1)``: a release, not installed yet, in a namespace of its own, until the module ends.
+
+    A node has room for few of them.
+    """
+    with releases(make_namespace, make_volumes) as make:
+        yield make
+
+
+@pytest.fixture(scope="session")
+def make_lasting_release(
+    make_namespace: Callable[..., Namespace], make_volumes: Callable[..., None]
+) -> Iterator[Callable[..., Release]]:
+    """Give the same, of releases that stay until the end of all tests."""
+    with releases(make_namespace, make_volumes) as make:
+        yield make
+
+
+def monitoring(kind: str) -> Json:
+    """Return the values of a release that is watched by a kind of monitor."""
+    return {kind: {"enabled": True}, "labels": PROMETHEUS_LABELS, "interval": "5s", "scrapeTimeout": "4s"}
+
+
+@pytest.fixture(scope="session")
+def watched(make_lasting_release: Callable[..., Release]) -> Release:
+    """Give a release with a ServiceMonitor, rules and dashboards."""
+    if not has_prometheus():
+        pytest.skip("no Prometheus of the Operator runs in the namespace monitoring")
+    release = make_lasting_release()
+    rules = {"enabled": True, "labels": PROMETHEUS_LABELS}
+    release.deploy(
+        {"metrics": monitoring("serviceMonitor"), "prometheusRule": rules, "dashboards": {"enabled": True}, **SMALL}
+    )
+    return release
+
+
+@pytest.fixture(scope="session")
+def watched_by_pods(watched: Release, make_lasting_release: Callable[..., Release]) -> Release:
+    """Give another beside it, with the other kind of monitor and no rules of its own."""
+    release = make_lasting_release()
+    release.deploy({"metrics": monitoring("podMonitor"), **SMALL})
+    return release
+
+
+def has_prometheus() -> bool:
+    """Tell whether a Prometheus of the Operator is where kube-prometheus-stack would put it."""
+    found = json.loads(run("kubectl", "get", "services", "--all-namespaces", "--output=json"))["items"]
+    places = {(item["metadata"]["namespace"], item["metadata"]["name"]) for item in found}
+    return ("monitoring", "prometheus-operated") in places
+
+
+@pytest.fixture(scope="session", autouse=True)
+def watch_early(request: pytest.FixtureRequest) -> None:
+    """Begin with what is watched: minutes pass until the node hands Prometheus its new configuration."""
+    if any("test_monitoring" in item.nodeid for item in request.session.items) and not why_not() and has_prometheus():
+        request.getfixturevalue("watched_by_pods")
+
+
+@pytest.fixture
+def start_load() -> Iterator[Callable[..., Load]]:
+    """Give ``start_load(release, mode, callers=2, query="")``: callers in the cluster; they go at the end."""
+    made: list[Load] = []
+
+    def start(release: Release, mode: str, *, callers: int = 2, query: str = "") -> Load:
+        address = f"http://{release.fullname}-api"
+        load = Load(release, f"load-{mode}-{len(made)}", LOAD_SCRIPT, address, mode, str(callers), query)
+        made.append(load)
+        return load
+
+    yield start
+    for load in made:
+        load.remove()

@@ -1,0 +1,219 @@
+"""Runs in a pod: calls the service without a pause, and gives an account as JSON, a line a second.
+
+Arguments: the service's address; `sync`, `tasks`, or `big` for one task a caller that takes 300 MB to do; the number of
+callers; options of the query. Ends when /tmp/stop is there and every task that was taken has ended.
+"""
+
+import base64
+import http.client
+import importlib.resources
+import json
+import struct
+import sys
+import threading
+import time
+import urllib.parse
+import uuid
+import zlib
+from pathlib import Path
+from typing import Any
+
+address, mode, callers, query = urllib.parse.urlsplit(sys.argv[1]), sys.argv[2], int(sys.argv[3]), sys.argv[4]
+CROP = "/api/v1/frontal/crop"
+RETRIED = {502, 503, 504}
+END_S = 300
+STOP = Path("/tmp/stop")
+lock = threading.Lock()
+account: dict[str, Any] = {
+    "answered": 0,
+    "failed": 0,
+    "retried": 0,
+    "reconnected": 0,
+    "accepted": 0,
+    "ended": {},
+    "failures": [],
+}
+
+
+def sample() -> bytes:
+    """Return the request that the package has as an example: a photo and its landmarks."""
+    text = importlib.resources.files("app.web").joinpath("static/examples.json").read_text("utf-8")
+    return json.dumps(json.loads(text)["catalogue"]["value"]).encode()
+
+
+def large() -> bytes:
+    """Return the same landmarks on an empty photo of 24 million pixels, which is to be decoded."""
+    request = json.loads(sample())
+    side = 4800
+    rows = zlib.compress(bytes(side * (1 + 3 * side)), 1)
+    parts = ((b"IHDR", struct.pack(">IIBBBBB", side, side, 8, 2, 0, 0, 0)), (b"IDAT", rows), (b"IEND", b""))
+    image = b"\x89PNG\r\n\x1a\n" + b"".join(
+        struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data)) for kind, data in parts
+    )
+    return json.dumps({**request, "image": base64.b64encode(image).decode(), "verify": "pixels"}).encode()
+
+
+class Caller:
+    """One client; it keeps its connection, or makes a new one for each request.
+
+    A connection that was kept may have been closed by the server meanwhile; as HTTP clients do, it then sends the
+    request once more on a new one.
+    """
+
+    def __init__(self, is_kept: bool) -> None:
+        self._is_kept = is_kept
+        self._connection: http.client.HTTPConnection | None = None
+
+    def call(
+        self, method: str, path: str, body: bytes | None = None, headers: dict[str, str] | None = None
+    ) -> tuple[int, bytes]:
+        """Send a request; return status and body."""
+        is_reused = self._connection is not None
+        try:
+            return self._send(method, path, body, headers or {})
+        except (http.client.RemoteDisconnected, ConnectionError):
+            self._hang_up()
+            if not is_reused:
+                raise
+            note("reconnected")
+            return self._send(method, path, body, headers or {})
+        except OSError:
+            self._hang_up()
+            raise
+
+    def _send(self, method: str, path: str, body: bytes | None, headers: dict[str, str]) -> tuple[int, bytes]:
+        if self._connection is None:
+            self._connection = http.client.HTTPConnection(address.hostname or "", address.port or 80, timeout=60)
+        self._connection.request(method, path, body, headers)
+        answer = self._connection.getresponse()
+        text = answer.read()
+        if not self._is_kept:
+            self._hang_up()
+        return answer.status, text
+
+    def _hang_up(self) -> None:
+        if self._connection is not None:
+            self._connection.close()
+            self._connection = None
+
+
+def note(key: str) -> None:
+    """Count."""
+    with lock:
+        account[key] += 1
+
+
+def fail(why: str) -> None:
+    """Count a failure, and keep the first few."""
+    with lock:
+        account["failed"] += 1
+        account["failures"] = [*account["failures"], why][:10]
+
+
+def send_sync(body: bytes, caller: Caller) -> None:
+    """Call the synchronous route until told to stop; only what was turned away for want of room is tried again."""
+    while not STOP.exists():
+        try:
+            status, text = caller.call("POST", f"{CROP}?{query}", body, {"Content-Type": "application/json"})
+        except (OSError, http.client.HTTPException) as error:
+            fail(f"{type(error).__name__}: {error}")
+            continue
+        if status == 200:
+            note("answered")
+        elif status == 503 and b"saturated" in text:
+            note("retried")
+            time.sleep(0.2)
+        else:
+            fail(f"{status} {text[:200]!r}")
+
+
+def send_tasks(body: bytes, caller: Caller) -> None:
+    """Submit tasks until told to stop, then see each to its end; what may be tried again is."""
+    places = []
+    while not STOP.exists():
+        key = uuid.uuid4().hex
+        place = submit(caller, body, key)
+        if place is None:
+            fail("never accepted")
+            continue
+        note("accepted")
+        note("answered")
+        places.append(place)
+        while len(places) > 50:
+            finish(caller, places.pop(0))
+        time.sleep(0.02)
+    for place in places:
+        finish(caller, place)
+
+
+def send_one(body: bytes, caller: Caller) -> None:
+    """Submit one task, and see it to its end."""
+    place = submit(caller, body, uuid.uuid4().hex)
+    if place is None:
+        fail("never accepted")
+        return
+    note("accepted")
+    note("answered")
+    finish(caller, place)
+
+
+def submit(caller: Caller, body: bytes, key: str) -> str | None:
+    """Submit one task, again and again under one key, until it is accepted."""
+    end = time.monotonic() + END_S
+    headers = {"Content-Type": "application/json", "Idempotency-Key": key}
+    while time.monotonic() < end:
+        try:
+            status, text = caller.call("POST", f"{CROP}/submit?{query}", body, headers)
+        except (OSError, http.client.HTTPException):
+            status, text = 0, b""
+        if status == 202:
+            return str(json.loads(text)["task_id"])
+        if status and status not in RETRIED:
+            fail(f"submit {status} {text[:200]!r}")
+        note("retried")
+        time.sleep(0.2)
+    return None
+
+
+def finish(caller: Caller, place: str) -> None:
+    """Wait for the end of a task."""
+    end = time.monotonic() + END_S
+    while time.monotonic() < end:
+        try:
+            status, text = caller.call("GET", f"{CROP}/status/{place}?wait=5")
+        except (OSError, http.client.HTTPException):
+            status, text = 0, b""
+        if status == 200:
+            document = json.loads(text)
+            if document["status"] in {"SUCCESS", "FAILURE", "CANCELLED"}:
+                with lock:
+                    ended = account["ended"]
+                    ended[document["status"]] = ended.get(document["status"], 0) + 1
+                if document["status"] == "FAILURE":
+                    with lock:
+                        account["failures"] = [*account["failures"], document["error"]["code"]][:10]
+                return
+            continue
+        if status == 404:
+            fail(f"lost {place}")
+            return
+        time.sleep(0.2)
+    fail(f"never ended {place}")
+
+
+def main() -> None:
+    """Run the callers, and print the account."""
+    body = large() if mode == "big" else sample()
+    work = {"sync": send_sync, "tasks": send_tasks, "big": send_one}[mode]
+    threads = [threading.Thread(target=work, args=(body, Caller(number % 2 == 1))) for number in range(callers)]
+    for thread in threads:
+        thread.start()
+    while any(thread.is_alive() for thread in threads):
+        time.sleep(1)
+        with lock:
+            print(json.dumps(account), flush=True)
+    with lock:
+        print(json.dumps(account), flush=True)
+
+
+main()

@@ -1,0 +1,88 @@
+"""Nothing is lost while pods come and go."""
+
+from __future__ import annotations
+
+import random
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests.e2e.cluster import Load, Release, wait_for
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(900)]
+BETWEEN = 30  # answers
+RESOURCES = {"requests": {"cpu": "50m", "memory": "200Mi"}, "limits": {"memory": "1Gi"}}
+VALUES = {
+    "api": {"replicas": 3, "workers": 1, "resources": RESOURCES},
+    "worker": {"replicas": 2, "processes": 1, "resources": RESOURCES},
+    "settings": {"TASK_ACK_WAIT_S": 5},
+}
+
+
+@pytest.fixture(scope="module")
+def release(make_release: Callable[..., Release]) -> Release:
+    """Install three API pods and two workers."""
+    made = make_release()
+    made.deploy(VALUES)
+    return made
+
+
+def settled(release: Release, count: int) -> bool:
+    """Tell whether there are so many API pods, all of them ready."""
+    return len(release.pods("api")) == len(release.ready("api")) == count
+
+
+def test_a_rolling_update_a_scale_down_and_an_eviction_fail_no_request(
+    release: Release, start_load: Callable[..., Load]
+) -> None:
+    load = start_load(release, "sync", callers=4)
+    load.wait_answers(BETWEEN)
+    before = {pod["metadata"]["name"] for pod in release.pods("api")}
+    release.deploy({**VALUES, "settings": {**VALUES["settings"], "RETRY_AFTER_S": 2}})
+    assert before.isdisjoint({pod["metadata"]["name"] for pod in release.pods("api")})
+    load.wait_answers(BETWEEN)
+    release.namespace.kubectl("scale", f"deployment/{release.fullname}-api", "--replicas=2")
+    wait_for(lambda: settled(release, 2), "two API pods")
+    load.wait_answers(BETWEEN)
+    release.namespace.kubectl("scale", f"deployment/{release.fullname}-api", "--replicas=3")
+    wait_for(lambda: settled(release, 3), "three API pods")
+    gone = release.ready("api")[0]["metadata"]["name"]
+    release.namespace.evict(gone)
+    wait_for(
+        lambda: settled(release, 3) and gone not in {pod["metadata"]["name"] for pod in release.pods("api")},
+        "another pod",
+    )
+    load.wait_answers(BETWEEN)
+    # Until the last of those that were told to go has gone.
+    wait_for(lambda: len(release.namespace.items("pods", labels="app.kubernetes.io/component=api")) == 3, "three pods")
+    load.wait_answers(BETWEEN)
+    account = load.stop()
+    print(f"rolling update, scale down, eviction: {account}")
+    assert account["failed"] == 0, account
+    assert account["answered"] > 5 * BETWEEN
+
+
+def test_no_task_is_lost_while_workers_and_the_queues_server_are_killed(
+    release: Release, start_load: Callable[..., Load]
+) -> None:
+    load = start_load(release, "tasks", callers=3, query="verify=pixels")
+    for number in range(5):
+        load.wait_answers(BETWEEN)
+        workers = wait_for(lambda: release.ready("worker"), "a worker")
+        name = random.choice(workers)["metadata"]["name"]
+        release.namespace.kubectl("delete", "pod", name, "--grace-period=0", "--force")
+        if number == 2:
+            server = release.ready("nats")[0]["metadata"]
+            release.namespace.kubectl("delete", "pod", server["name"], "--wait=false")
+            wait_for(
+                lambda uid=server["uid"]: [pod for pod in release.ready("nats") if pod["metadata"]["uid"] != uid],
+                "the queue's next pod",
+            )
+    load.wait_answers(BETWEEN)
+    account = load.stop()
+    print(f"workers and the queue killed: {account}")
+    assert account["failed"] == 0, account
+    assert account["ended"] == {"SUCCESS": account["accepted"]}

@@ -1,0 +1,64 @@
+"""A pod whose limit is too small for its load: the kernel kills, and nothing is lost."""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests.e2e.cluster import Json, Load, Release, restarts, wait_for
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(600)]
+ROOMY = {"requests": {"cpu": "50m", "memory": "200Mi"}, "limits": {"memory": "1Gi"}}
+TIGHT = {"requests": {"cpu": "50m", "memory": "150Mi"}, "limits": {"memory": "220Mi"}}
+BIG = 3
+SAMPLE = re.compile(r"^(\w+)(?:\{([^}]*)\})? (\S+)$", re.MULTILINE)
+
+
+def values(resources: Json) -> Json:
+    """Return the values of a release whose workers have these resources."""
+    worker = {"replicas": 1, "processes": 1, "resources": resources}
+    # A task is tried again until there is room for it.
+    return {"api": {"replicas": 1}, "worker": worker, "settings": {"TASK_ACK_WAIT_S": 5, "TASK_MAX_DELIVERIES": 100}}
+
+
+def read(release: Release) -> dict[str, float]:
+    """Read the worker pod's metrics: name to the sum over its labels, and exits by reason."""
+    found: dict[str, float] = {}
+    for name, labels, value in SAMPLE.findall(release.metrics(release.pods("worker")[0])):
+        for key in (name, f"{name}{{{labels}}}"):
+            found[key] = found.get(key, 0) + float(value)
+    return found
+
+
+def kills(release: Release) -> float:
+    """Count what the kernel ended: processes of the pod, or where it ends a container as a whole, containers."""
+    pod = release.pods("worker")[0]
+    return restarts(pod) + read(release).get('app_worker_exits_total{reason="killed"}', 0)
+
+
+def test_a_worker_that_is_out_of_memory_comes_back_and_loses_no_task(
+    make_release: Callable[..., Release], start_load: Callable[..., Load]
+) -> None:
+    release = make_release()
+    release.deploy(values(TIGHT))
+    small = start_load(release, "tasks", callers=1)
+    small.wait_answers(20)
+    files = wait_for(lambda: read(release).get("multiprocess_files"), "metrics of the worker")
+    big = start_load(release, "big", callers=BIG)
+    wait_for(lambda: kills(release) >= 1, "a kill for want of memory", limit_s=180)
+    small.wait_answers(20)
+    killed = kills(release)
+    told = wait_for(lambda: (found := read(release)).get("task_completions_total") and found, "counts of tasks")
+    assert told["multiprocess_files"] <= files
+    release.deploy(values(ROOMY))
+    account = big.stop(limit_s=300)
+    rest = small.stop()
+    print(f"killed {killed:g} times for want of memory; big tasks {account}; small ones {rest}")
+    assert account["failed"] == rest["failed"] == 0
+    assert account["ended"] == {"SUCCESS": BIG}
+    assert rest["ended"] == {"SUCCESS": rest["accepted"]}

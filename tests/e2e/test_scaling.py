@@ -1,0 +1,54 @@
+"""More pods under load, fewer after it."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests.e2e.cluster import CommandError, Load, Release, run, wait_for
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(900)]
+SCALE_S = 240
+COMPONENTS = ("api", "worker")
+AUTOSCALING = {
+    "enabled": True,
+    "minReplicas": 1,
+    "maxReplicas": 2,
+    "targetCPUUtilizationPercentage": 50,
+    # As the chart has it, but for the minutes that it takes to believe in quiet.
+    "behavior": {"scaleDown": {"stabilizationWindowSeconds": 5}},
+}
+RESOURCES = {"requests": {"cpu": "100m", "memory": "200Mi"}, "limits": {"memory": "1Gi"}}
+
+
+@pytest.fixture(scope="module")
+def release(cluster: None, make_release: Callable[..., Release]) -> Release:
+    """Install with an autoscaler for both."""
+    try:
+        run("kubectl", "get", "--raw", "/apis/metrics.k8s.io/v1beta1/nodes")
+    except CommandError:
+        pytest.skip("the cluster has no resource metrics API (metrics-server), which an autoscaler on CPU reads")
+    made = make_release()
+    parts = {"autoscaling": AUTOSCALING, "resources": RESOURCES}
+    made.deploy({"api": {**parts, "workers": 1}, "worker": {**parts, "processes": 1}})
+    return made
+
+
+def test_pods_come_with_the_load_and_go_after_it(release: Release, start_load: Callable[..., Load]) -> None:
+    def all_have(count: int) -> bool:
+        return all(len(release.pods(part)) == len(release.ready(part)) == count for part in COMPONENTS)
+
+    wait_for(lambda: all_have(1), "one pod of each", limit_s=SCALE_S)
+    loads = [start_load(release, mode, callers=3, query="verify=pixels") for mode in ("sync", "tasks")]
+    wait_for(lambda: all_have(2), "two pods of each", limit_s=SCALE_S)
+    accounts = [load.stop() for load in loads]
+    assert [account["failed"] for account in accounts] == [0, 0], accounts
+    wait_for(lambda: all_have(1), "one pod of each again", limit_s=SCALE_S)
+    for part in COMPONENTS:
+        found = json.loads(release.namespace.kubectl("get", "hpa", f"{release.fullname}-{part}", "--output=json"))
+        assert found["status"]["desiredReplicas"] == 1

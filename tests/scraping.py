@@ -1,0 +1,171 @@
+"""A real Prometheus with the project's rules, asked as Grafana asks it, and what it scrapes besides the service."""
+
+from __future__ import annotations
+
+import math
+import re
+import shutil
+import socket
+import subprocess
+import threading
+import time
+from contextlib import contextmanager
+from dataclasses import dataclass
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import TYPE_CHECKING, Any
+
+import httpx
+import pytest
+import yaml
+
+from tests.dashboards import ROOT, fill
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
+
+STEP_S = 5
+# What Grafana makes of a scrape interval of a second and this step.
+GRAFANA = {"__interval": f"{STEP_S}s", "__rate_interval": f"{STEP_S + 1}s"}
+
+
+@dataclass
+class Server:
+    """A running Prometheus, asked as Grafana asks it.
+
+    Attributes:
+        url: its address.
+        start: when the first request was sent.
+        end: when the last one was answered.
+    """
+
+    url: str
+    start: float = 0.0
+    end: float = 0.0
+
+    def ask(self, path: str, **parameters: Any) -> Any:
+        answer = httpx.get(f"{self.url}/api/v1/{path}", params=parameters, timeout=30)
+        assert answer.status_code == 200, answer.text
+        return answer.json()["data"]
+
+    def options(self, query: str, values: dict[str, str]) -> list[str]:
+        """What Grafana offers for a variable."""
+        metric, label = re.fullmatch(r"label_values\((.+), (\w+)\)", fill(query, values)).groups()
+        given = {"match[]": metric, "start": self.start, "end": self.end}
+        return sorted(self.ask(f"label/{label}/values", **given))
+
+    def values(self, document: dict[str, Any], **picked: str) -> dict[str, str]:
+        """Fill the variables of a dashboard as it opens, but for those that are picked."""
+        values = dict(GRAFANA)
+        for variable in document["templating"]["list"][1:]:
+            name, current = variable["name"], variable["current"]["value"]
+            there = self.options(variable["query"]["query"], values)
+            if name in picked:
+                assert picked[name] in there
+                values[name] = escape(picked[name])
+            elif current == "$__all":
+                values[name] = variable["allValue"]
+            else:
+                assert set(current) <= set(there)
+                values[name] = "|".join(map(escape, current))
+        return values
+
+    def draw(self, expr: str, *, is_instant: bool = False) -> list[dict[str, Any]]:
+        """Return the series that have a number in them."""
+        if is_instant:
+            found = self.ask("query", query=expr, time=self.end)["result"]
+            rows = [{"metric": series["metric"], "values": [series["value"]]} for series in found]
+        else:
+            rows = self.ask("query_range", query=expr, start=self.start, end=self.end, step=STEP_S)["result"]
+        return [row for row in rows if any(math.isfinite(float(value)) for _, value in row["values"])]
+
+
+def escape(value: str) -> str:
+    """Write a value as a part of a regular expression within quotes, as Grafana does."""
+    return re.sub(r"([\\$^*{}\[\]+?.()|])", r"\\\\\1", value)
+
+
+@contextmanager
+def exporter() -> Iterator[str]:
+    """Serve the recorded exposition, with counters that grow and a deployment that changes."""
+    recorded = (ROOT / "tests" / "kubernetes.prom").read_text(encoding="utf-8")
+    growing = {*re.findall(r"# TYPE (\w+) counter", recorded), "kube_deployment_status_observed_generation"}
+    began = time.monotonic()
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            passed = int(time.monotonic() - began)
+            lines = []
+            for line in recorded.splitlines():
+                name, value = line.partition("{")[0], line.rpartition(" ")[2]
+                grown = float(value) + passed if name in growing else value
+                lines.append(f"{line.rpartition(' ')[0]} {grown}" if not line.startswith("#") else line)
+            body = "\n".join([*lines, ""]).encode()
+            self.send_response(200)
+            self.send_header("Content-Type", "text/plain; version=0.0.4")
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    try:
+        yield f"127.0.0.1:{server.server_port}"
+    finally:
+        server.shutdown()
+        thread.join()
+        server.server_close()
+
+
+def write_rules(folder: Path) -> None:
+    """Write the project's rules, evaluated as often as is scraped, and an alert that fires for the annotations."""
+    groups = [
+        {**group, "interval": "1s"}
+        for path in sorted((ROOT / "prometheus" / "rules").glob("*.yaml"))
+        for group in yaml.safe_load(path.read_text(encoding="utf-8"))["groups"]
+    ]
+    expr = 'sum by (namespace, job) (up{job="facial-service"})'
+    alert = {"alert": "FacialServiceOfThisTest", "expr": expr, "labels": {"severity": "warning"}}
+    groups.append({"name": "of-this-test", "interval": "1s", "rules": [alert]})
+    (folder / "rules.yaml").write_text(yaml.safe_dump({"groups": groups}), encoding="utf-8")
+
+
+@contextmanager
+def prometheus(folder: Path, jobs: list[dict[str, Any]], wait_until: Callable[..., Any]) -> Iterator[Server]:
+    """Run a Prometheus with the project's rules that scrapes each second."""
+    if shutil.which("prometheus") is None:
+        pytest.skip("prometheus is not on PATH; `make tools` sets it up")
+    folder.mkdir()
+    write_rules(folder)
+    configuration = {
+        "global": {"scrape_interval": "1s", "evaluation_interval": "1s"},
+        "rule_files": ["rules.yaml"],
+        "scrape_configs": jobs,
+    }
+    (folder / "prometheus.yml").write_text(yaml.safe_dump(configuration), encoding="utf-8")
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        address = f"127.0.0.1:{listener.getsockname()[1]}"
+    options = [f"--config.file={folder / 'prometheus.yml'}", f"--storage.tsdb.path={folder / 'data'}"]
+    with (folder / "log").open("wb") as log:
+        process = subprocess.Popen(["prometheus", *options, f"--web.listen-address={address}"], stdout=log, stderr=log)  # noqa: S607
+    try:
+        wait_until(lambda: is_ready(address), limit_s=60, what="Prometheus")
+        yield Server(f"http://{address}")
+    finally:
+        process.terminate()
+        process.wait(30)
+
+
+def is_ready(address: str) -> bool:
+    try:
+        return httpx.get(f"http://{address}/-/ready", timeout=5).status_code == 200
+    except httpx.TransportError:
+        return False
+
+
+def job(name: str, static: list[dict[str, Any]], **more: Any) -> dict[str, Any]:
+    return {"job_name": name, "static_configs": static, **more}

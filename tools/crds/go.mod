@@ -1,0 +1,11 @@
+// The modules whose custom resource definitions ../custom_resources.py fetches; nothing is built of them.
+// To change a version, edit it, and put the sums that `go mod download -json MODULE@VERSION` prints into go.sum.
+module facial-service/tools/crds
+
+go 1.26.0
+
+require (
+	github.com/kedacore/keda/v2 v2.21.0
+	github.com/prometheus-operator/prometheus-operator v0.85.0
+	sigs.k8s.io/gateway-api v1.6.3
+)
