@@ -23,7 +23,10 @@ RUN python -m venv --without-pip /opt/venv \
 # --- the service itself, as a wheel -----------------------------------------------------------------------------------
 FROM locked AS service
 ARG SOURCE_DATE_EPOCH=0
-COPY pyproject.toml README.md LICENSE /build/
+# The models that find faces, out of a pinned wheel, each checked by its hash; they become part of the service's wheel.
+COPY tools/models.py tools/tflite.py tools/models.lock /build/tools/
+RUN PYTHONPATH="$(echo /opt/venv/lib/python3*/site-packages)" python /build/tools/models.py --into /build/app/models
+COPY pyproject.toml README.md LICENSE NOTICE /build/
 COPY app/ /build/app/
 RUN pip wheel --no-deps --no-index --no-build-isolation --wheel-dir /wheels /build \
     && pip install --no-compile --no-deps --no-index --prefix /service /wheels/*.whl \

@@ -14,7 +14,7 @@ PACKAGES := app tests benchmarks charts docs examples grafana prometheus tools
 
 ##@ Use
 .PHONY: run
-run: $(VENV)/.runtime ## Set up, start the service, print where to look
+run: $(VENV)/.runtime models ## Set up, start the service, print where to look
 	@$(BIN)/facial-service serve
 
 .PHONY: help
@@ -24,7 +24,8 @@ help: ## List the targets
 
 ##@ Check
 .PHONY: test
-test: $(VENV)/.dev tools ## Run every test (ARGS="-k name" for some)
+test: $(VENV)/.dev tools models ## Run every test (ARGS="-k name" for some)
+	@$(BIN)/python tools/models.py --pictures || echo "tests that need pictures are skipped" >&2
 	@$(BIN)/pytest $(ARGS)
 
 .PHONY: lint
@@ -32,7 +33,7 @@ lint: $(VENV)/.dev ## Types, style, layers, and what is generated against its so
 	@$(BIN)/ruff check $(PACKAGES)
 	@$(BIN)/ruff format --check $(PACKAGES)
 	@$(BIN)/mypy -p app -p benchmarks -p grafana.builder -p prometheus.source
-	@MYPYPATH=tools $(BIN)/mypy docs/*.py examples/*.py tools/setup.py tools/custom_resources.py
+	@MYPYPATH=tools $(BIN)/mypy docs/*.py examples/*.py tools/setup.py tools/custom_resources.py tools/models.py
 	@MYPYPATH=charts $(BIN)/mypy charts/*.py
 	@$(BIN)/lint-imports --no-cache
 	@$(BIN)/python docs/generate.py --check
@@ -103,9 +104,13 @@ tools: ## Programs that tests need and pip does not bring
 	@$(PYTHON) tools/setup.py
 	@$(PYTHON) tools/custom_resources.py
 
+.PHONY: models
+models: $(VENV)/.runtime ## Models that find faces; without them, requests have to bring landmarks
+	@$(BIN)/python tools/models.py || echo "landmarks cannot be found; everything else works" >&2
+
 .PHONY: clean
 clean: ## Remove what was set up
-	@rm -rf $(VENV) .tools build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	@rm -rf $(VENV) .tools app/models build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
 
 $(VENV)/bin/python:
 	@echo "Setting up $(VENV): Python, then what requirements.lock pins (under a minute where the cache is warm)"

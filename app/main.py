@@ -18,11 +18,12 @@ from app.observability.board import Board
 from app.observability.rich_logging import LogOptions
 from app.service.admission import Admission
 from app.service.crop import CropService, Limits
+from app.service.faces import FaceFinders
 from app.tasks.queue import TaskQueue
 from app.web import openapi
 from app.web.middleware import RequestContext, RequestMetrics
 from app.web.problems import HANDLERS
-from app.web.routes import crop, operations, tasks
+from app.web.routes import crop, landmarks, operations, tasks
 from app.web.state import WebState
 
 if TYPE_CHECKING:
@@ -33,7 +34,8 @@ if TYPE_CHECKING:
     from app.settings import Settings
 
 DESCRIPTION = (
-    "A photo of a face and its MediaPipe landmarks in; labelled regions out, as an SVG overlay and as contours."
+    "A photo of a face in, with its MediaPipe landmarks or without; labelled regions out, as an SVG overlay and as "
+    "contours."
 )
 DOCS_ASSETS = "/docs/assets"
 
@@ -75,6 +77,7 @@ def create_app(settings: Settings, *, board: Board | None = None, registry: Coll
     )
     app.state.web = state
     app.include_router(crop.router)
+    app.include_router(landmarks.router)
     if state.queue is not None:
         app.include_router(tasks.router)
     app.include_router(operations.router)
@@ -87,11 +90,14 @@ def create_app(settings: Settings, *, board: Board | None = None, registry: Coll
 
 
 def _make_state(settings: Settings, board: Board | None, registry: CollectorRegistry | None) -> WebState:
+    finders = FaceFinders(settings.models_dir)
     return WebState(
         crop=CropService(
             Limits(max_image_pixels=settings.max_image_pixels, landmark_margin=settings.landmark_margin),
+            finders,
             fault_work_s=settings.fault_work_s,
         ),
+        finders=finders,
         admission=Admission(
             max_concurrency=settings.max_concurrency,
             threads=settings.work_threads,

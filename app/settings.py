@@ -97,6 +97,11 @@ class Settings(TaskSettings):
         0.25, ge=0, le=10, description="How far outside the photo a landmark may lie, as a fraction of its side"
     )
 
+    # Faces
+    models_dir: Path | None = Field(
+        None, description="Folder of the models that find faces; default: `models` inside the package"
+    )
+
     # Access
     api_keys: Annotated[tuple[SecretStr, ...], CommaList] = Field(
         (), description="Keys that /api/ asks for (X-API-Key or bearer), separated by commas; empty: open"

@@ -16,10 +16,12 @@ from app.codec.decode import decode_label_image
 from app.codec.sniff import sniff_image
 from app.codec.verify import verify_structure
 from app.face.contours import Polygon, trace_labels
+from app.face.detect import FaceModels
 from app.face.frame import Size
 from app.face.label_map import image_to_label_map, scale_labels
 from app.face.overlay import OverlayStyle, render_svg
 from app.face.regions import Region
+from app.service.faces import MODEL_FILES, PACKAGE_MODELS
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -51,6 +53,19 @@ def photo() -> tuple[bytes, bytes]:
         scale += 0.05
 
 
+@cache
+def models() -> FaceModels:
+    """Find the models where `make models` puts them."""
+    names = (MODEL_FILES.short_range, MODEL_FILES.full_range, MODEL_FILES.mesh, MODEL_FILES.iris)
+    return FaceModels(*(str(PACKAGE_MODELS / name) for name in names))
+
+
+@cache
+def photo_request() -> tuple[bytes, str]:
+    """Return a multipart body of the photo alone, and its type."""
+    return _as_form(photo()[0])
+
+
 def json_request() -> tuple[bytes, str]:
     """Return a JSON body and its type."""
     image, points = photo()
@@ -72,9 +87,11 @@ def small_request() -> tuple[bytes, str]:
     return _as_form(small, (EXAMPLES / "astronaut.landmarks.json").read_bytes())
 
 
-def _as_form(image: bytes, points: bytes) -> tuple[bytes, str]:
+def _as_form(image: bytes, points: bytes | None = None) -> tuple[bytes, str]:
     boundary = b"8f2c1d0b7a"
-    parts = [(b"image", b"photo.png", b"image/png", image), (b"landmarks", b"face.json", b"application/json", points)]
+    parts = [(b"image", b"photo.png", b"image/png", image)]
+    if points is not None:
+        parts.append((b"landmarks", b"face.json", b"application/json", points))
     form = b'--%s\r\nContent-Disposition: form-data; name="%s"; filename="%s"\r\nContent-Type: %s\r\n\r\n%s\r\n'
     body = b"".join(form % (boundary, *part) for part in parts) + b"--%s--\r\n" % boundary
     return body, f"multipart/form-data; boundary={boundary.decode()}"

@@ -9,8 +9,10 @@ Example: uvicorn benchmarks.reference:app --port 8001
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
+import cv2
 import msgspec
 import numpy as np
 import orjson
@@ -19,8 +21,10 @@ from python_multipart.multipart import MultipartParser, parse_options_header
 
 from app.codec.sniff import sniff_image
 from app.codec.verify import verify_structure
+from app.face.detect import FaceFinder
 from app.face.landmarks import points_to_landmarks_px
-from app.face.pipeline import FaceRequest, process_face
+from app.face.pipeline import FaceRequest, no_step, process_face
+from benchmarks.cases import models
 
 
 class Point(msgspec.Struct):
@@ -34,18 +38,36 @@ class Body(msgspec.Struct):
     """The JSON body, defaults only."""
 
     image: str
-    landmarks: list[Point]
+    landmarks: list[Point] | None = None
 
 
 _BODY = msgspec.json.Decoder(Body)
 _POINTS = msgspec.json.Decoder(list[Point])
 
 
-def answer(image: bytes, points: list[Point]) -> bytes:
-    """Structure check, contours, SVG and the JSON document."""
+@functools.cache
+def finder() -> FaceFinder:
+    """Read the models, once."""
+    cv2.setNumThreads(0)
+    return FaceFinder(models())
+
+
+def find(image: bytes) -> np.ndarray:
+    """Decode the photo, and find the landmarks of its face."""
+    pixels = cv2.imdecode(np.frombuffer(image, np.uint8), cv2.IMREAD_COLOR)
+    if pixels is None:
+        raise ValueError("the photo does not decode")
+    return finder().find(pixels.astype(np.uint8, copy=False), no_step).landmarks_px
+
+
+def answer(image: bytes, points: list[Point] | None) -> bytes:
+    """Structure check, contours, SVG and the JSON document; landmarks where there are none."""
     info = verify_structure(image, sniff_image(image, max_pixels=24_000_000))
-    array = np.array([(point.x, point.y) for point in points])
-    face = process_face(FaceRequest(frame=info.size, landmarks_px=points_to_landmarks_px(array, frame=info.size)))
+    if points is None:
+        landmarks_px = find(image)
+    else:
+        landmarks_px = points_to_landmarks_px(np.array([(point.x, point.y) for point in points]), frame=info.size)
+    face = process_face(FaceRequest(frame=info.size, landmarks_px=landmarks_px))
     regions = [
         {
             "id": region.label_id,
@@ -64,8 +86,10 @@ def answer(image: bytes, points: list[Point]) -> bytes:
         "regions_detected": len(regions),
         "image": {"width": info.size.width, "height": info.size.height, "format": info.format},
         "face": {"roll_deg": face.roll_deg, "interocular_px": face.interocular_px, "bbox": face.bbox},
-        "transform": face.transform,
+        "transform": face.frame.transform,
     }
+    if points is None:
+        document["landmarks"] = face.landmarks_px
     return orjson.dumps(document, option=orjson.OPT_SERIALIZE_NUMPY)
 
 
@@ -76,7 +100,7 @@ def from_json(body: bytes) -> bytes:
 
 
 def from_multipart(body: bytes, content_type: bytes) -> bytes:
-    """Answer a multipart body of two files."""
+    """Answer a multipart body of a photo and, if there are any, its landmarks."""
     parts: list[bytes] = []
     parser = MultipartParser(
         parse_options_header(content_type)[1][b"boundary"],
@@ -84,7 +108,7 @@ def from_multipart(body: bytes, content_type: bytes) -> bytes:
     )
     parser.write(body)
     parser.finalize()
-    return answer(parts[0], _POINTS.decode(parts[1]))
+    return answer(parts[0], _POINTS.decode(parts[1]) if len(parts) > 1 else None)
 
 
 async def app(scope: dict[str, Any], receive: Any, send: Any) -> None:

@@ -14,6 +14,7 @@ OWN_SETTINGS = {
     "PROMETHEUS_MULTIPROC_DIR": "",
     "DATA_DIR": "",
     "LOG_FILE": "",
+    "MODELS_DIR": "",
     "WORKERS": "`api.workers`",
     "TASK_WORKERS": "`worker.processes`",
     "GRACEFUL_TIMEOUT_S": "`api.gracefulTimeoutSeconds`, `worker.gracefulTimeoutSeconds`",

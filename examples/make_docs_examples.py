@@ -47,7 +47,9 @@ def make_examples() -> dict[str, Any]:
     small = cv2.resize(labels, None, fx=MAP_SCALE, fy=MAP_SCALE, interpolation=cv2.INTER_NEAREST)
     box = tuple(round(side * scale) for side in FACE_XYWH)
     label_image = to_base64(cut(small, box), ".png")
+    alone = {"image": request["image"], "upright": True, "crop": "face", "background": "image", "output_size": 256}
     return {
+        "photo_alone": {"summary": "The photo alone, levelled and cut", "value": alone},
         "catalogue": {"summary": "A photo and its landmarks", "value": request},
         "label_image": {
             "summary": "With a label image of another size",

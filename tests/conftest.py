@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import struct
 import zlib
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,9 +17,11 @@ import pytest
 from hypothesis import HealthCheck, settings
 from prometheus_client import values
 
+from app.face.detect import FaceModels
 from app.main import install_metrics
 from app.observability import metrics, multiprocess
 from app.service.crop import CropInput
+from app.service.faces import MODEL_FILES, PACKAGE_MODELS
 from app.service.options import CropOptions
 from app.settings import Settings
 
@@ -147,6 +149,15 @@ def sample() -> Sample:
         landmarks=(EXAMPLES / "astronaut.landmarks.json").read_bytes(),
         labels=(EXAMPLES / "astronaut.labels.png").read_bytes(),
     )
+
+
+@pytest.fixture(scope="session")
+def face_models() -> FaceModels:
+    """Give the paths of the models; tests that need them are skipped where nobody has set them up."""
+    paths = [PACKAGE_MODELS / getattr(MODEL_FILES, field.name) for field in fields(FaceModels)]
+    if not all(path.exists() for path in paths):
+        pytest.skip("no models; `make models` gets them")
+    return FaceModels(*map(str, paths))
 
 
 @pytest.fixture

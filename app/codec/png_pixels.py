@@ -35,9 +35,10 @@ _PIECE_BYTES = 8 * 1024
 _ZLIB_HEAD = b"\x78\x01"
 _BLOCK_HEAD = struct.Struct("<BHH")
 _MAX_BLOCK_BYTES = 65_535
+_MAX_PALETTE = 256
 
 
-def strip_png(view: memoryview, *, as_grey: bool = False) -> bytearray:
+def strip_png(view: memoryview, *, as_grey: bool = False, is_alpha_kept: bool = False) -> bytearray:
     """Copy a PNG without anything that its pixels do not need.
 
     What is left out cannot harm: compressed text and profiles that libpng would inflate, orientation, transparency of
@@ -46,6 +47,7 @@ def strip_png(view: memoryview, *, as_grey: bool = False) -> bytearray:
     Args:
         view: The file. Its checksums are not looked at: they were when its structure was verified.
         as_grey: Call a palette's indices grey values, so that decoding gives the indices.
+        is_alpha_kept: Keep the transparency of a palette.
 
     Returns:
         The bytes of the smaller PNG.
@@ -64,7 +66,9 @@ def strip_png(view: memoryview, *, as_grey: bool = False) -> bytearray:
     for kind, start, end in iter_chunks(view, is_checked=False):
         if kind == b"IDAT":
             data.append(view[start:end])
-        elif kind == b"PLTE" and header.colour_type == PALETTE:
+        elif header.colour_type == PALETTE and (
+            kind == b"PLTE" or (kind == b"tRNS" and is_alpha_kept and end - start <= _MAX_PALETTE)
+        ):
             _append_chunk(stripped, kind, view[start:end])
     raw_bytes = _count_raw_bytes(header)
     if sum(map(len, data)) * _MAX_DEFLATE_RATIO <= raw_bytes + _MAX_SURPLUS_BYTES:

@@ -22,7 +22,10 @@
     │  ├─ RegionNameError             region_name
     │  ├─ RegionIndexError            region_landmarks
     │  └─ RegionCountError            region_count
-    └─ OptionUnavailableError         option_unavailable
+    └─ FaceError                      face_invalid
+       ├─ NoFaceError                 no_face
+       ├─ FaceIndexError              face_index
+       └─ DetectionUnavailableError   detection_unavailable
 
 ``str(error)`` is the sentence shown to the caller. It holds counts, positions and limits, and never a landmark's
 value, a byte of an image or a name that the caller sent: it ends up in logs and in pages.
@@ -151,10 +154,28 @@ class RegionCountError(RegionError):
     code: ClassVar[str] = "region_count"
 
 
-class OptionUnavailableError(InputError):
-    """An option of the interface asks for what this version does not do."""
+class FaceError(InputError):
+    """No landmarks were sent, and none can be found."""
 
-    code: ClassVar[str] = "option_unavailable"
+    code: ClassVar[str] = "face_invalid"
+
+
+class NoFaceError(FaceError):
+    """No landmarks were sent, and no face is found in the photo."""
+
+    code: ClassVar[str] = "no_face"
+
+
+class FaceIndexError(FaceError):
+    """The face that was asked for by its index is not there: fewer were found."""
+
+    code: ClassVar[str] = "face_index"
+
+
+class DetectionUnavailableError(FaceError):
+    """No landmarks were sent, and the service was set up without the models that find them."""
+
+    code: ClassVar[str] = "detection_unavailable"
 
 
 def public_codes() -> dict[str, type[InputError]]:

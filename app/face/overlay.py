@@ -61,6 +61,19 @@ class OverlayStyle:
     stroke_width: float | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class Picture:
+    """A picture as a file.
+
+    Attributes:
+        base64: The file's bytes, in base64.
+        media_type: ``image/jpeg`` or ``image/png``.
+    """
+
+    base64: str
+    media_type: str
+
+
 def clean_text(text: str) -> str:
     r"""Replace every character that XML 1.0 cannot hold by U+FFFD.
 
@@ -79,15 +92,21 @@ def escape_text(text: str) -> str:
 
 
 def render_svg(
-    *, frame: Size, regions: Sequence[Region], landmarks_px: FloatArray | None, style: OverlayStyle
+    *,
+    frame: Size,
+    regions: Sequence[Region],
+    landmarks_px: FloatArray | None,
+    style: OverlayStyle,
+    background: Picture | None = None,
 ) -> bytes:
-    """Draw regions over a frame of which only the size is known.
+    """Draw regions over a frame.
 
     Args:
         frame: Size of the picture that the overlay is laid on, in pixels.
         regions: The regions, the first drawn lowest.
         landmarks_px: ``(N, 2)`` points in pixels, drawn where the style says so.
         style: How it looks.
+        background: Put under everything, as large as the frame.
 
     Returns:
         An SVG document in UTF-8, transparent where nothing is drawn.
@@ -96,6 +115,7 @@ def render_svg(
     stroke = _STROKE_PX * max(frame) / REFERENCE_SIDE_PX if style.stroke_width is None else style.stroke_width
     head = (
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" width="{width}" height="{height}">'
+        f"{_render_background(background, frame)}"
         f'<g class="regions" fill-opacity="{style.region_opacity:.4g}" fill-rule="evenodd" stroke-width="{stroke:.4g}" '
         f'stroke-dasharray="{_DASH * stroke:.4g} {_GAP * stroke:.4g}" stroke-linejoin="round">'
     )
@@ -106,6 +126,13 @@ def render_svg(
         parts.append(_render_callouts(*place_callouts(frame, regions)))
     parts.append("</svg>")
     return "".join(parts).encode()
+
+
+def _render_background(picture: Picture | None, frame: Size) -> str:
+    if picture is None:
+        return ""
+    source = f"data:{picture.media_type};base64,{picture.base64}"
+    return f'<image class="photo" width="{frame.width}" height="{frame.height}" href="{source}"/>'
 
 
 def _render_region(region: Region) -> str:

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from app.face.contours import COORDINATE_DECIMALS
-from app.face.frame import IDENTITY_TRANSFORM, Size, Transform
+from app.face.frame import Frame, Size, transform_points
 from app.face.label_map import LabelMap, image_to_label_map, scale_labels
 from app.face.landmarks import FloatArray, compute_bbox, compute_interocular_px, compute_roll_deg
 from app.face.outlines import (
@@ -20,7 +20,7 @@ from app.face.outlines import (
     outline_labels,
     outline_landmarks,
 )
-from app.face.overlay import OverlayStyle, render_svg
+from app.face.overlay import OverlayStyle, Picture, render_svg
 from app.face.regions import OmittedRegion, Region
 
 __all__ = ["FaceRequest", "FaceResult", "OmittedRegion", "OnStep", "Region", "check_face", "no_step", "process_face"]
@@ -48,8 +48,11 @@ class FaceRequest:
             ``region_landmarks``.
         region_landmarks: Ring of landmark indices by the caller's name for the region. With neither this nor
             ``label_image`` the regions are those of the catalogue.
-        simplify_px: How far a contour may be from the one it simplifies; 0 keeps every point.
+        simplify_px: How far a contour may be from the one it simplifies, in pixels of the output frame; 0 keeps every
+            point.
         style: How the overlay looks.
+        output: The frame that the result is in; None for that of the photo.
+        background: The photo in that frame, as a file, to be put under the regions.
     """
 
     frame: Size
@@ -58,31 +61,33 @@ class FaceRequest:
     region_landmarks: Mapping[str, Sequence[int]] | None = None
     simplify_px: float = 0.5
     style: OverlayStyle = _DEFAULT_STYLE
+    output: Frame | None = None
+    background: Picture | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class FaceResult:
-    """What was found on one face.
+    """What was found on one face, all of it in the output frame.
 
     Attributes:
-        frame: Size of the output frame in pixels.
+        frame: The output frame.
+        landmarks_px: ``(N, 2)`` landmarks, rounded.
         regions: The regions, in drawing order.
         omitted: Regions that were asked for and have no area on this face.
         svg: The overlay, UTF-8.
-        roll_deg: Tilt of the head, positive clockwise in the picture.
+        roll_deg: Tilt of the head, positive clockwise.
         interocular_px: Distance between the outer corners of the eyes.
         bbox: ``(x, y, width, height)`` of the landmarks in pixels.
-        transform: ``(2, 3)`` map from the photo's pixels to the output frame's.
     """
 
-    frame: Size
+    frame: Frame
+    landmarks_px: FloatArray
     regions: tuple[Region, ...]
     omitted: tuple[OmittedRegion, ...]
     svg: bytes
     roll_deg: float
     interocular_px: float
     bbox: tuple[float, float, float, float]
-    transform: Transform
 
 
 def check_face(landmarks_px: FloatArray, region_landmarks: Mapping[str, Sequence[int]] | None) -> None:
@@ -116,38 +121,60 @@ def process_face(request: FaceRequest, on_step: OnStep = no_step) -> FaceResult:
         LabelMapError: The label image cannot be used.
         RegionError: The caller's regions cannot be used.
     """
-    roll_deg = compute_roll_deg(request.landmarks_px)
-    landmarks_px = np.round(request.landmarks_px, COORDINATE_DECIMALS)
+    frame = request.output or Frame(request.frame)
+    exact_px = request.landmarks_px if frame.is_photo else _move(request.landmarks_px, frame)
+    roll_deg = compute_roll_deg(exact_px)
+    landmarks_px = np.round(exact_px, COORDINATE_DECIMALS)
     label_map = None
     if request.label_image is not None:
         with on_step("segmentation"):
             label_map = image_to_label_map(request.label_image)
             label_map = replace(label_map, labels=scale_labels(label_map.labels, request.frame))
     with on_step("contours"):
-        outlines = _find_outlines(label_map, request.region_landmarks, landmarks_px)
+        outlines = _find_outlines(label_map, request.region_landmarks, landmarks_px, frame)
         regions, omitted = measure_outlines(outlines, request.simplify_px)
     with on_step("svg"):
-        svg = render_svg(frame=request.frame, regions=regions, landmarks_px=landmarks_px, style=request.style)
+        svg = render_svg(
+            frame=frame.size,
+            regions=regions,
+            landmarks_px=landmarks_px,
+            style=request.style,
+            background=request.background,
+        )
     return FaceResult(
-        frame=request.frame,
+        frame=frame,
+        landmarks_px=landmarks_px,
         regions=regions,
         omitted=omitted,
         svg=svg,
         roll_deg=roll_deg,
-        interocular_px=compute_interocular_px(request.landmarks_px),
+        interocular_px=compute_interocular_px(exact_px),
         bbox=_compute_face_box(landmarks_px),
-        transform=IDENTITY_TRANSFORM,
     )
 
 
 def _find_outlines(
-    label_map: LabelMap | None, region_landmarks: Mapping[str, Sequence[int]] | None, landmarks_px: FloatArray
+    label_map: LabelMap | None,
+    region_landmarks: Mapping[str, Sequence[int]] | None,
+    landmarks_px: FloatArray,
+    frame: Frame,
 ) -> list[Outline]:
+    """Outline what is asked for, in the output frame; a label map is one of the photo."""
     if label_map is not None:
-        return outline_labels(label_map)
+        outlines = outline_labels(label_map)
+        return outlines if frame.is_photo else [_move_outline(outline, frame) for outline in outlines]
     if region_landmarks is not None:
         return outline_landmarks(region_landmarks, landmarks_px)
     return outline_catalogue(landmarks_px)
+
+
+def _move(points: FloatArray, frame: Frame) -> FloatArray:
+    return transform_points(points, frame.transform).astype(np.float32)
+
+
+def _move_outline(outline: Outline, frame: Frame) -> Outline:
+    polygons = [[np.round(_move(ring, frame), COORDINATE_DECIMALS) for ring in polygon] for polygon in outline.polygons]
+    return outline._replace(polygons=polygons)
 
 
 def _compute_face_box(landmarks_px: FloatArray) -> tuple[float, float, float, float]:

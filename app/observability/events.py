@@ -16,9 +16,10 @@ _tasks = get_logger("tasks")
 
 SHORT_ID = 8
 
-ImageEvent = Literal["verified", "segmentation", "extracted"]
+ImageEvent = Literal["verified", "faces", "segmentation", "extracted"]
 _TEXT: dict[ImageEvent, str] = {
     "verified": "🖼️ Image verified: %d×%d %s",
+    "faces": "👤 Faces found: %d",
     "segmentation": "🗺️ Segmentation map decoded: %d×%d, %d labels",
     "extracted": "✅ Extracted %d regions",
 }

@@ -27,6 +27,8 @@ _METHOD = "request method; `OTHER` outside the standard ones"
 _TYPE = {"type": ("facial_processing",)}
 _ENDPOINT = "route template; `unmatched` where no route matches"
 
+_STEPS = "parse sniff decode detect mesh iris warp encode segmentation contours svg document"  # the answer is the last
+
 
 @dataclass(frozen=True, slots=True)
 class MetricSpec:
@@ -161,10 +163,11 @@ METRICS: tuple[MetricSpec, ...] = (
         "image_processing_duration_seconds",
         "histogram",
         "Time of one step of the work on an image.",
-        {"operation": ("parse", "sniff", "decode", "segmentation", "contours", "svg", "encode")},
+        {"operation": tuple(_STEPS.split())},
         buckets="image_duration_buckets",
     ),
     MetricSpec("landmarks_processed_total", "counter", "Landmarks that went into a result.", {}),
+    MetricSpec("faces_detected_total", "counter", "Photos looked for faces.", {"result": ("one", "several", "none")}),
     MetricSpec(
         "regions_generated_total",
         "counter",

@@ -84,6 +84,11 @@ def record_landmarks_processed(count: int) -> None:
     _record("landmarks_processed_total", (), count)
 
 
+def record_faces_detected(result: str) -> None:
+    """Count one look for faces by what it found: ``one``, ``several`` or ``none``."""
+    _record("faces_detected_total", (result,))
+
+
 def record_region_generated(region_type: str, count: int = 1) -> None:
     """Count regions of one type, which is a name of ours or ``custom``, never the caller's."""
     _record("regions_generated_total", (region_type,), count)

@@ -10,6 +10,7 @@ from app import __version__
 from app.main import log_options
 from app.observability.rich_logging import get_logger, make_console
 from app.runtime.slots import count_task_workers
+from app.service.faces import FaceFinders
 
 if TYPE_CHECKING:
     from app.runtime.arbiter import ServiceArbiter
@@ -37,6 +38,7 @@ def announce(arbiter: ServiceArbiter) -> None:
         metrics,
         extra={"version": __version__, "api": api, "metrics": metrics, "workers": settings.workers},
     )
+    _warn_of_missing_models(settings)
 
 
 def announce_workers(arbiter: ServiceArbiter) -> None:
@@ -51,6 +53,7 @@ def announce_workers(arbiter: ServiceArbiter) -> None:
             metrics,
             extra={"version": __version__, "metrics": metrics, "tasks": count},
         )
+        _warn_of_missing_models(arbiter.settings)
 
 
 def describe_servers(settings: Settings) -> str:
@@ -88,6 +91,7 @@ def _print_banner(settings: Settings, api: str, metrics: str, *, is_queue_embedd
         "Health": f"{metrics}/health/ready",
         "Workers": f"{settings.workers}",
         "Tasks": _describe_tasks(settings, is_queue_embedded=is_queue_embedded),
+        "Landmarks": _describe_landmarks(settings),
         "Limits": f"{settings.max_body_bytes / 2**20:g} MiB a body, {settings.max_image_pixels / 1e6:g} Mpx a picture",
         "API keys": f"{len(settings.api_keys)}" if settings.api_keys else "none: open to whoever reaches the port",
     }
@@ -99,6 +103,17 @@ def _print_banner(settings: Settings, api: str, metrics: str, *, is_queue_embedd
         console.print("[bold]Try it:[/]")
         console.print(sample_command(api), soft_wrap=True, markup=False)
         console.print()
+
+
+def _describe_landmarks(settings: Settings) -> str:
+    if FaceFinders(settings.models_dir).are_models_there:
+        return "found where they are left out"
+    return "have to be sent: there are no models to find them with (make models, or MODELS_DIR)"
+
+
+def _warn_of_missing_models(settings: Settings) -> None:
+    if not FaceFinders(settings.models_dir).are_models_there:
+        log.warning("Landmarks have to be sent: there are no models to find them with (make models, or MODELS_DIR)")
 
 
 def _describe_tasks(settings: Settings, *, is_queue_embedded: bool) -> str:

@@ -4,35 +4,42 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import orjson
 import pybase64
 
-from app.face.contours import Polygon, compute_area_px
+from app.face.contours import COORDINATE_DECIMALS, Polygon, compute_area_px
+from app.face.frame import transform_points
+from app.face.landmarks import compute_bbox
 
 if TYPE_CHECKING:
-    from app.face.pipeline import FaceResult, Region
+    from app.codec.sniff import ImageInfo
+    from app.face.detect import FoundFace
+    from app.face.frame import Frame
+    from app.face.pipeline import Region
     from app.service.crop import CropResult
 
 UPRIGHT_ORIENTATION = 1
+CONFIDENCE_DECIMALS = 4
 
 
 def result_to_json(result: CropResult) -> bytes:
     """Write a result; contours keep the digits they were rounded to."""
     face = result.face
+    frame = face.frame
     document = {
         "svg": pybase64.b64encode_as_string(face.svg),
         "mask_contours": {str(region.label_id): _largest(region) for region in face.regions},
         "regions": [_region_document(region) for region in face.regions],
         "regions_detected": len(face.regions),
         "omitted": [{"id": gone.label_id, "name": gone.name, "reason": gone.reason} for gone in face.omitted],
-        "image": {
-            "width": result.image.size.width,
-            "height": result.image.size.height,
-            "format": result.image.format,
-            "exif_orientation": result.image.exif_orientation,
-        },
-        "face": _face_document(face),
-        "transform": face.transform,
+        "image": image_document(result.image),
+        "face": face_document(face.roll_deg, face.interocular_px, face.bbox),
+        "landmarks": face.landmarks_px if result.found is not None or not frame.is_photo else None,
+        "detection": None if result.found is None else detection_document(result.found, frame),
+        "output": {"width": frame.size.width, "height": frame.size.height},
+        "transform": frame.transform,
+        "inverse_transform": frame.inverse,
         "warnings": result_warnings(result),
         "processing_time_ms": round(result.processing_time_ms, 3),
     }
@@ -60,25 +67,61 @@ def _region_document(region: Region) -> dict[str, Any]:
     }
 
 
-def _face_document(face: FaceResult) -> dict[str, Any]:
+def image_document(image: ImageInfo) -> dict[str, Any]:
+    """Write what is known of the photo."""
     return {
-        "roll_deg": round(face.roll_deg, 2),
-        "interocular_px": round(face.interocular_px, 2),
-        "bbox": [round(side, 1) for side in face.bbox],
+        "width": image.size.width,
+        "height": image.size.height,
+        "format": image.format,
+        "exif_orientation": image.exif_orientation,
     }
+
+
+def face_document(roll_deg: float, interocular_px: float, bbox: tuple[float, float, float, float]) -> dict[str, Any]:
+    """Write the measures of a face."""
+    return {
+        "roll_deg": round(roll_deg, 2),
+        "interocular_px": round(interocular_px, 2),
+        "bbox": [round(side, COORDINATE_DECIMALS) for side in bbox],
+    }
+
+
+def detection_document(found: FoundFace, frame: Frame) -> dict[str, Any]:
+    """Write what was found: how sure, which face, and the boxes of all of them in a frame."""
+    return {
+        "confidence": round(found.faces[found.index].confidence, CONFIDENCE_DECIMALS),
+        "presence": round(found.presence, CONFIDENCE_DECIMALS),
+        "face": found.index,
+        "faces": [
+            {"bbox": _move_box(face.box, frame), "confidence": round(face.confidence, CONFIDENCE_DECIMALS)}
+            for face in found.faces
+        ],
+    }
+
+
+def _move_box(box: tuple[float, float, float, float], frame: Frame) -> list[float]:
+    """Put the upright box of a face into a frame; turned, it is the upright box around the turned one."""
+    x, y, width, height = box
+    corners = np.array([[x, y], [x + width, y], [x, y + height], [x + width, y + height]])
+    return [round(side, COORDINATE_DECIMALS) for side in compute_bbox(transform_points(corners, frame.transform))]
 
 
 def result_warnings(result: CropResult) -> list[dict[str, str]]:
     """List what the caller may not expect of a result, each with a stable code."""
-    warnings = []
-    orientation = result.image.exif_orientation
-    if orientation != UPRIGHT_ORIENTATION:
-        message = (
-            f"The file asks viewers to turn the picture (EXIF orientation {orientation}). Landmarks, contours and "
-            "overlay refer to the pixels as they are stored, unturned."
-        )
-        warnings.append({"code": "exif_orientation", "message": message})
+    warnings = image_warnings(result.image)
     if result.face.omitted:
         message = f"{len(result.face.omitted)} regions came to fewer than 3 points or to no area; see omitted."
         warnings.append({"code": "regions_omitted", "message": message})
     return warnings
+
+
+def image_warnings(image: ImageInfo) -> list[dict[str, str]]:
+    """List what the caller may not expect of a photo."""
+    orientation = image.exif_orientation
+    if orientation == UPRIGHT_ORIENTATION:
+        return []
+    message = (
+        f"The file asks viewers to turn the picture (EXIF orientation {orientation}). Landmarks, contours and "
+        "overlay refer to the pixels as they are stored, unturned."
+    )
+    return [{"code": "exif_orientation", "message": message}]

@@ -7,8 +7,18 @@ from typing import Annotated, Literal
 import msgspec
 from msgspec import Meta
 
-from app.face.errors import OptionUnavailableError
+from app.face.frame import Framing
 from app.face.overlay import OverlayStyle
+
+
+class LandmarkOptions(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_fields=True):
+    """How landmarks are found and given. Each field is a query parameter and a field of the body; the query wins."""
+
+    face: Annotated[int, Meta(ge=0, le=99, description="Which face: 0 is the largest, 1 the next.")] = 0
+    landmark_units: Annotated[
+        Literal["pixels", "normalized"],
+        Meta(description="`pixels` of the image, or `normalized` to 0..1 of its width and height."),
+    ] = "pixels"
 
 
 class CropOptions(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_fields=True):
@@ -32,29 +42,35 @@ class CropOptions(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_fiel
         Literal["structure", "pixels"],
         Meta(description="`structure` proves the file whole without decoding it; `pixels` decodes it as well."),
     ] = "structure"
-    upright: Annotated[bool, Meta(description="Level the eyes. Not available yet.")] = False
-    crop: Annotated[Literal["none", "face"], Meta(description="Cut to the face. Not available yet.")] = "none"
-    margin: Annotated[float, Meta(ge=0, le=4, description="Room around a cut face. Not available yet.")] = 0.25
+    face: Annotated[
+        int, Meta(ge=0, le=99, description="Which face, where no landmarks are sent: 0 is the largest, 1 the next.")
+    ] = 0
+    upright: Annotated[bool, Meta(description="Turn the result so that the eyes are level.")] = False
+    crop: Annotated[Literal["none", "face"], Meta(description="`face` cuts the result to the face.")] = "none"
+    margin: Annotated[
+        float,
+        Meta(ge=0, le=4, description="Room around a cut face on each side, as a share of its width and height."),
+    ] = 0.25
+    output_size: Annotated[
+        Annotated[int, Meta(ge=16, le=4096)] | None,
+        Meta(description="Longer side of the result, in pixels; left out, it is not scaled."),
+    ] = None
     background: Annotated[
-        Literal["none", "image"], Meta(description="Put the photo under the overlay. Not available yet.")
+        Literal["none", "image"], Meta(description="`image` puts the photo under the regions of the overlay.")
     ] = "none"
-
-    def require_available(self) -> None:
-        """Refuse what is not built.
-
-        Raises:
-            OptionUnavailableError: upright, crop, margin or background is set.
-        """
-        unavailable = [
-            name for name in ("upright", "crop", "margin", "background") if getattr(self, name) != _DEFAULTS[name]
-        ]
-        if unavailable:
-            names = ", ".join(unavailable)
-            raise OptionUnavailableError(f"not available in this version: {names}; leave out or set to the default")
 
     def plain(self) -> CropOptions:
         """Return the options alone: a body that was read into them holds the picture's text as well."""
         return CropOptions(**{name: getattr(self, name) for name in OPTION_NAMES})
+
+    def framing(self) -> Framing:
+        """Return the part that the result's frame is chosen by."""
+        return Framing(
+            is_upright=self.upright,
+            is_cropped=self.crop == "face",
+            margin=self.margin,
+            longer_side=self.output_size,
+        )
 
     def style(self) -> OverlayStyle:
         """Return the part that the overlay is drawn by."""
@@ -66,5 +82,5 @@ class CropOptions(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_fiel
         )
 
 
-_DEFAULTS = {field.name: field.default for field in msgspec.structs.fields(CropOptions)}
-OPTION_NAMES = tuple(_DEFAULTS)
+OPTION_NAMES = tuple(field.name for field in msgspec.structs.fields(CropOptions))
+LANDMARK_OPTION_NAMES = tuple(field.name for field in msgspec.structs.fields(LandmarkOptions))

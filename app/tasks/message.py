@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import struct
 from dataclasses import dataclass
-from typing import Annotated, Final
+from typing import TYPE_CHECKING, Annotated, Final
 
 import msgspec
 import numpy as np
@@ -27,7 +27,10 @@ from app.service.crop import CheckedInput
 from app.service.options import CropOptions  # noqa: TC001 - msgspec reads the annotation at run time
 from app.tasks.records import Record
 
-VERSION: Final = 1
+if TYPE_CHECKING:
+    from app.face.landmarks import FloatArray
+
+VERSION: Final = 2
 _LENGTH: Final = struct.Struct(">I")
 _POINT_BYTES: Final = 8
 
@@ -57,7 +60,7 @@ class _Header(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     record: bytes
     revision: int
     photo: _Picture
-    landmarks: bytes
+    landmarks: bytes | None
     options: CropOptions
     label_map: _Picture | None = None
     regions: list[tuple[str, list[int]]] | None = None
@@ -97,7 +100,7 @@ def encode_task(record: Record, revision: int, checked: CheckedInput) -> bytes:
         record=msgspec.json.encode(record),
         revision=revision,
         photo=_describe(checked.image, checked.image_info),
-        landmarks=checked.landmarks_px.tobytes(),
+        landmarks=None if checked.landmarks_px is None else checked.landmarks_px.tobytes(),
         options=checked.options.plain(),
         label_map=None
         if checked.label_image is None or checked.label_info is None
@@ -131,12 +134,12 @@ def decode_task(data: bytes) -> Task:
     photo = _LENGTH.size + length
     label_map = photo + header.photo.size
     end = label_map + (header.label_map.size if header.label_map else 0)
-    if end != len(view) or len(header.landmarks) % _POINT_BYTES:
+    if end != len(view) or len(header.landmarks or b"") % _POINT_BYTES:
         raise MessageError(f"expected a task of {end} bytes, got {len(view)}")
     checked = CheckedInput(
         image=view[photo:label_map],
         image_info=_info(header.photo),
-        landmarks_px=np.frombuffer(header.landmarks, np.float32).reshape(-1, 2),
+        landmarks_px=_landmarks(header.landmarks),
         label_image=view[label_map:end] if header.label_map else None,
         label_info=_info(header.label_map) if header.label_map else None,
         region_landmarks=None if header.regions is None else dict(header.regions),
@@ -149,6 +152,10 @@ def decode_task(data: bytes) -> Task:
         request_id=header.request_id,
         trace_id=header.trace_id,
     )
+
+
+def _landmarks(data: bytes | None) -> FloatArray | None:
+    return None if data is None else np.frombuffer(data, np.float32).reshape(-1, 2)
 
 
 def _describe(data: bytes | memoryview, info: ImageInfo) -> _Picture:

@@ -25,6 +25,7 @@ from app.observability.events import log_task_retried
 from app.observability.recording import record_error, record_task_redelivered
 from app.observability.rich_logging import get_logger
 from app.service.crop import CropService, Limits
+from app.service.faces import FaceFinders
 from app.tasks.attempt import Attempt, GivenUpError, OverdueError, TurnedAwayError
 from app.tasks.connection import Connection, RevisionConflictError
 from app.tasks.dead import Graveyard
@@ -88,7 +89,7 @@ class Worker:
         self._workshop = Workshop(
             settings=settings,
             records=self._records,
-            service=CropService(limits, fault_work_s=settings.fault_work_s),
+            service=CropService(limits, FaceFinders(settings.models_dir), fault_work_s=settings.fault_work_s),
             pool=self._pool,
             benches=asyncio.Semaphore(settings.work_threads),
             closing=asyncio.Event(),

@@ -6,24 +6,28 @@ from contextlib import ExitStack, asynccontextmanager
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, TypeVar
 
+import msgspec
+
 from app.observability.recording import image_step
-from app.service.options import OPTION_NAMES, CropOptions
+from app.service.options import LANDMARK_OPTION_NAMES, OPTION_NAMES, CropOptions, LandmarkOptions
 from app.web.body import read_body, require_declared_size, unless_gone
-from app.web.json_body import parse_json
-from app.web.multipart_body import options_from_text, parse_multipart
+from app.web.json_body import parse_json, parse_landmarks_json
+from app.web.multipart_body import options_from_text, parse_landmarks_multipart, parse_multipart
 from app.web.negotiate import JSON
 from app.web.parameters import read_query
 from app.web.problems import ProblemError
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable
+    from collections.abc import AsyncIterator, Callable, Sequence
 
     from fastapi import Request
 
     from app.service.crop import CheckedInput, CropInput, CropService
+    from app.service.landmarks import LandmarksInput
     from app.web.state import WebState
 
 T = TypeVar("T")
+Struct = TypeVar("Struct", bound=msgspec.Struct)
 
 MULTIPART = "multipart/form-data"
 # A check of a body up to this takes half a millisecond; to hand it to a thread and back takes nearly as long.
@@ -43,15 +47,20 @@ class Head:
     options: dict[str, str]
 
 
-def read_head(request: Request, state: WebState) -> Head:
+def read_head(request: Request, state: WebState, options: Sequence[str] = OPTION_NAMES) -> Head:
     """Read everything that comes before the body, so that nothing is taken in that would be refused by it.
+
+    Args:
+        request: what to read.
+        state: the parts behind the routes.
+        options: names that the query may hold.
 
     Raises:
         ProblemError: ``unsupported_media_type``, ``body_too_large`` or ``parameter_invalid``.
     """
     content_type = _require_content_type(request)
     require_declared_size(request, state.max_body_bytes)
-    return Head(content_type, read_query(request, OPTION_NAMES))
+    return Head(content_type, read_query(request, options))
 
 
 @asynccontextmanager
@@ -103,6 +112,19 @@ def read_input(head: Head, body: bytes) -> CropInput:
         return _override(parse, head.options) if head.options else parse
 
 
+def read_landmarks_input(head: Head, body: bytes) -> LandmarksInput:
+    """Read the body of a landmarks request, and set the options of the query over its own.
+
+    Raises:
+        ProblemError: what is wrong with it.
+    """
+    with image_step("parse"):
+        is_json = media_type(head.content_type) == JSON
+        request = parse_landmarks_json(body) if is_json else parse_landmarks_multipart(body, head.content_type)
+        options = _laid_over(request.options, head.options, LandmarkOptions, LANDMARK_OPTION_NAMES)
+        return replace(request, options=options)
+
+
 def check_input(service: CropService, head: Head, body: bytes, *, is_digested: bool) -> tuple[CheckedInput, str | None]:
     """Read and check a body with all that needs no pixels.
 
@@ -125,10 +147,14 @@ def media_type(content_type: str) -> str:
 
 
 def _override(request: CropInput, query: dict[str, str]) -> CropInput:
-    given = options_from_text(query, "query")
-    values = {name: getattr(request.options, name) for name in OPTION_NAMES}
+    return replace(request, options=_laid_over(request.options, query, CropOptions, OPTION_NAMES))
+
+
+def _laid_over(options: Struct, query: dict[str, str], kind: type[Struct], names: Sequence[str]) -> Struct:
+    given = options_from_text(query, "query", kind)
+    values = {name: getattr(options, name) for name in names}
     values |= {name: getattr(given, name) for name in query}
-    return replace(request, options=CropOptions(**values))
+    return kind(**values)
 
 
 def _require_content_type(request: Request) -> str:

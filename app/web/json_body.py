@@ -12,9 +12,10 @@ import numpy as np
 import pybase64
 
 from app.service.crop import CropInput
-from app.service.options import OPTION_NAMES, CropOptions
+from app.service.landmarks import LandmarksInput
+from app.service.options import LANDMARK_OPTION_NAMES, OPTION_NAMES, CropOptions
 from app.web.problems import ProblemError
-from app.web.schemas import CropBody, Point, PointList, RegionLandmarks
+from app.web.schemas import CropBody, LandmarksBody, Point, PointList, RegionLandmarks
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
 _BODY = msgspec.json.Decoder(CropBody)
+_LANDMARKS_BODY = msgspec.json.Decoder(LandmarksBody)
 _TEXT = msgspec.json.Decoder(str)
 _POINTS = msgspec.json.Decoder(list[Point | PointList])
 _REGIONS = msgspec.json.Decoder(RegionLandmarks)
@@ -35,6 +37,7 @@ _CHOICES = {
 }
 
 FIELDS = ("image", "landmarks", "segmentation_map", *OPTION_NAMES)
+LANDMARKS_FIELDS = ("image", *LANDMARK_OPTION_NAMES)
 QUOTE = ord('"')
 COLON, COMMA = ord(":"), ord(",")
 DATA_URL_PREFIX_MAX = 128  # `data:image/png;charset=…;base64,` with room to spare
@@ -56,10 +59,21 @@ def parse_json(body: bytes) -> CropInput:
     source = fields.segmentation_map
     return CropInput(
         image=decode_base64(fields.image, "image"),
-        points=points_to_array(fields.landmarks),
+        points=None if fields.landmarks is None else points_to_array(fields.landmarks),
         segmentation_map=None if isinstance(source, msgspec.UnsetType) else _decode_map(source),
         options=fields,
     )
+
+
+def parse_landmarks_json(body: bytes) -> LandmarksInput:
+    """Read the JSON body of a landmarks request.
+
+    Raises:
+        ProblemError: as `parse_json` does.
+    """
+    fields: LandmarksBody = decode(_LANDMARKS_BODY, body, "body", LANDMARKS_FIELDS)
+    _refuse_duplicates_slowly(_cut_pictures(body, [fields.image]))
+    return LandmarksInput(image=decode_base64(fields.image, "image"), options=fields)
 
 
 def parse_points(text: bytes, field: str) -> npt.NDArray[np.float64]:
@@ -78,14 +92,14 @@ def parse_regions(text: bytes, field: str) -> RegionLandmarks:
     return regions
 
 
-def decode(decoder: msgspec.json.Decoder[Any], text: bytes | msgspec.Raw, field: str) -> Any:
+def decode(decoder: msgspec.json.Decoder[Any], text: bytes | msgspec.Raw, field: str, known: Sequence[str] = ()) -> Any:
     """Decode JSON into a structure, with its errors told as problems that echo nothing."""
     if _count_byte(text, COMMA) > MAX_COMMAS:
         raise ProblemError("field_invalid", f"{field}: expected at most {MAX_COMMAS} values, got more")
     try:
         return decoder.decode(text)
     except msgspec.ValidationError as error:
-        raise_field_problem(str(error), field)
+        raise_field_problem(str(error), field, known or FIELDS)
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         reason = "not UTF-8" if isinstance(error, UnicodeDecodeError) else str(error)
         raise ProblemError("invalid_json", f"{field}: expected JSON, {reason}") from None
@@ -93,10 +107,10 @@ def decode(decoder: msgspec.json.Decoder[Any], text: bytes | msgspec.Raw, field:
         raise ProblemError("invalid_json", f"{field}: expected JSON, got one nested too deeply") from None
 
 
-def raise_field_problem(message: str, field: str) -> Never:
+def raise_field_problem(message: str, field: str, known: Sequence[str]) -> Never:
     """Tell msgspec's finding as a problem; its path holds only names of ours and positions."""
     if message.startswith("Object contains unknown field"):
-        raise ProblemError("field_unknown", f"{field}: expected only {', '.join(FIELDS)}; got another") from None
+        raise ProblemError("field_unknown", f"{field}: expected only {', '.join(known)}; got another") from None
     if message.startswith("Invalid enum value"):  # and here the value follows
         name = message.rpartition("`$.")[2].rstrip("`")
         raise ProblemError("field_invalid", f"{name}: expected {_CHOICES[name]}, got another text") from None
@@ -170,13 +184,18 @@ def _refuse_duplicates(body: bytes, fields: CropBody) -> None:
     colon in it) the text is read again, slowly, without the pictures.
     """
     pictures = [picture for picture in (fields.image, fields.segmentation_map) if isinstance(picture, msgspec.Raw)]
-    certain = 1 + len(pictures) + sum(getattr(fields, name) != default for name, default in _DEFAULTS)
-    if _count_byte(body, COLON) == certain + _count_keys(fields.landmarks):
-        return
+    certain = len(pictures) + sum(getattr(fields, name) != default for name, default in _DEFAULTS)
+    if fields.landmarks is not None:
+        certain += 1 + _count_keys(fields.landmarks)
+    if _count_byte(body, COLON) != certain:
+        _refuse_duplicates_slowly(_cut_pictures(body, pictures))
+
+
+def _cut_pictures(body: bytes, pictures: Iterable[msgspec.Raw]) -> bytes:
     for picture in map(bytes, pictures):
         if picture[0] == QUOTE and len(picture) > SHORT_PICTURE:
             body = body.replace(picture, b'""')
-    _refuse_duplicates_slowly(body)
+    return body
 
 
 def _count_keys(points: list[Point | list[float]]) -> int:

@@ -3,23 +3,26 @@
 from __future__ import annotations
 
 import logging
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import msgspec
 from python_multipart.exceptions import FormParserError
 from python_multipart.multipart import MultipartParser, parse_options_header
 
 from app.service.crop import CropInput
-from app.service.options import OPTION_NAMES, CropOptions
-from app.web.json_body import FIELDS, parse_points, parse_regions, raise_field_problem
+from app.service.landmarks import LandmarksInput
+from app.service.options import LANDMARK_OPTION_NAMES, OPTION_NAMES, CropOptions, LandmarkOptions
+from app.web.json_body import FIELDS, LANDMARKS_FIELDS, parse_points, parse_regions, raise_field_problem
 from app.web.problems import ProblemError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     from python_multipart.multipart import MultipartCallbacks
 
     from app.web.schemas import RegionLandmarks
+
+T = TypeVar("T", bound=msgspec.Struct)
 
 # It would log bytes of the body for each request that is refused.
 logging.getLogger("python_multipart").setLevel(logging.CRITICAL)
@@ -32,19 +35,34 @@ def parse_multipart(body: bytes, content_type: str) -> CropInput:
         ProblemError: ``invalid_multipart``, ``field_missing``, ``field_unknown``, ``field_invalid`` or
             ``field_duplicate``.
     """
-    parts = split_parts(body, content_type)
-    for name in ("image", "landmarks"):
-        if name not in parts:
-            raise ProblemError("field_missing", f"{name}: expected a part of this name, got none")
+    parts = split_parts(body, content_type, FIELDS)
+    landmarks = parts.get("landmarks")
     return CropInput(
-        image=parts["image"],
-        points=parse_points(parts["landmarks"], "landmarks"),
+        image=_require_image(parts),
+        points=None if landmarks is None else parse_points(landmarks, "landmarks"),
         segmentation_map=_read_map(parts.get("segmentation_map")),
-        options=options_from_text({name: parts[name] for name in OPTION_NAMES if name in parts}, "body"),
+        options=options_from_text({name: parts[name] for name in OPTION_NAMES if name in parts}, "body", CropOptions),
     )
 
 
-def options_from_text(texts: Mapping[str, bytes | str], source: str) -> CropOptions:
+def parse_landmarks_multipart(body: bytes, content_type: str) -> LandmarksInput:
+    """Read the multipart body of a landmarks request.
+
+    Raises:
+        ProblemError: as `parse_multipart` does.
+    """
+    parts = split_parts(body, content_type, LANDMARKS_FIELDS)
+    texts = {name: parts[name] for name in LANDMARK_OPTION_NAMES if name in parts}
+    return LandmarksInput(image=_require_image(parts), options=options_from_text(texts, "body", LandmarkOptions))
+
+
+def _require_image(parts: Mapping[str, bytes]) -> bytes:
+    if "image" not in parts:
+        raise ProblemError("field_missing", "image: expected a part of this name, got none")
+    return parts["image"]
+
+
+def options_from_text(texts: Mapping[str, bytes | str], source: str, kind: type[T]) -> T:
     """Read options whose values are texts: form fields or query parameters.
 
     Raises:
@@ -52,14 +70,14 @@ def options_from_text(texts: Mapping[str, bytes | str], source: str) -> CropOpti
     """
     try:
         values = {name: value if isinstance(value, str) else value.decode() for name, value in texts.items()}
-        return msgspec.convert(values, CropOptions, strict=False)
+        return msgspec.convert(values, kind, strict=False)
     except UnicodeDecodeError:
         raise ProblemError("field_invalid", f"{source}: expected UTF-8") from None
     except msgspec.ValidationError as error:
-        raise_field_problem(str(error), source)
+        raise_field_problem(str(error), source, FIELDS)
 
 
-def split_parts(body: bytes, content_type: str) -> dict[str, bytes]:
+def split_parts(body: bytes, content_type: str, known: Sequence[str] = FIELDS) -> dict[str, bytes]:
     """Split a body into its named parts.
 
     Raises:
@@ -69,7 +87,7 @@ def split_parts(body: bytes, content_type: str) -> dict[str, bytes]:
     boundary = options.get(b"boundary")
     if not boundary:
         raise ProblemError("invalid_multipart", "expected a boundary in the Content-Type")
-    collector = _Collector()
+    collector = _Collector(known)
     try:
         parser = MultipartParser(boundary, collector.callbacks(), max_size=len(body) + 1)
         parser.write(body)
@@ -84,7 +102,8 @@ def split_parts(body: bytes, content_type: str) -> dict[str, bytes]:
 class _Collector:
     """Takes the parser's events and keeps the parts."""
 
-    def __init__(self) -> None:
+    def __init__(self, known: Sequence[str]) -> None:
+        self._known = known
         self.parts: dict[str, bytes] = {}
         self.is_ended = False
         self._name = ""
@@ -120,8 +139,9 @@ class _Collector:
         self._field, self._value = b"", b""
 
     def _headers_finished(self) -> None:
-        if self._name not in FIELDS:
-            raise ProblemError("field_unknown", f"body: expected only {', '.join(FIELDS)}; got a part of another name")
+        if self._name not in self._known:
+            names = ", ".join(self._known)
+            raise ProblemError("field_unknown", f"body: expected only {names}; got a part of another name")
         if self._name in self.parts:
             raise ProblemError("field_duplicate", f"{self._name}: expected one part of this name, got two")
 

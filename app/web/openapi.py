@@ -11,7 +11,7 @@ import orjson
 from fastapi import Path
 from fastapi.openapi.utils import get_openapi
 
-from app.service.options import CropOptions
+from app.service.options import CropOptions, LandmarkOptions
 from app.web import schemas
 from app.web.parameters import MAX_KEY, MAX_WAIT_S
 from app.web.problems import MEDIA_TYPE, PROBLEMS, QUEUE_PROBLEMS
@@ -30,7 +30,10 @@ TaskId = Annotated[
 JSON = "application/json"
 SVG = "image/svg+xml"
 _REF = "#/components/schemas/{name}"
-_ANSWERS = (schemas.CropAnswer, schemas.TaskAnswer, schemas.ProblemAnswer, schemas.HealthAnswer, schemas.VersionAnswer)
+_STRUCTURES = (
+    *(schemas.CropBody, schemas.LandmarksBody, schemas.CropAnswer, schemas.LandmarksAnswer, schemas.TaskAnswer),
+    *(schemas.ProblemAnswer, schemas.HealthAnswer, schemas.VersionAnswer),
+)
 
 
 def _ref(structure: type[msgspec.Struct]) -> dict[str, str]:
@@ -79,7 +82,7 @@ def option_schemas() -> dict[str, dict[str, Any]]:
     return properties
 
 
-def _option_parameters() -> list[dict[str, Any]]:
+def _option_parameters(schemas_by_name: dict[str, dict[str, Any]]) -> list[dict[str, Any]]:
     # Without their defaults: an option that is not in the query is the body's to set, and pages made from the document
     # send every default along.
     return [
@@ -89,8 +92,14 @@ def _option_parameters() -> list[dict[str, Any]]:
             "description": schema["description"],
             "schema": {key: value for key, value in schema.items() if key not in {"default", "description"}},
         }
-        for name, schema in option_schemas().items()
+        for name, schema in schemas_by_name.items()
     ]
+
+
+def _landmark_option_schemas() -> dict[str, dict[str, Any]]:
+    components = msgspec.json.schema_components([LandmarkOptions], ref_template=_REF)[1]
+    properties: dict[str, dict[str, Any]] = components["LandmarkOptions"]["properties"]
+    return properties
 
 
 def _multipart_schema() -> dict[str, Any]:
@@ -103,7 +112,17 @@ def _multipart_schema() -> dict[str, Any]:
     return {
         "type": "object",
         "properties": {**properties, **option_schemas()},
-        "required": ["image", "landmarks"],
+        "required": ["image"],
+        "additionalProperties": False,
+    }
+
+
+def _landmarks_multipart_schema() -> dict[str, Any]:
+    image = {"type": "string", "format": "binary", "description": "PNG, JPEG or WebP."}
+    return {
+        "type": "object",
+        "properties": {"image": image, **_landmark_option_schemas()},
+        "required": ["image"],
         "additionalProperties": False,
     }
 
@@ -136,7 +155,7 @@ _KEY = {
 }
 
 CROP: dict[str, Any] = {
-    "summary": "Regions of a face, from a photo and its landmarks",
+    "summary": "Regions of a face, from a photo and, if there are any, its landmarks",
     "tags": ["regions"],
     "responses": {
         200: {
@@ -146,7 +165,22 @@ CROP: dict[str, Any] = {
         },
         **_problem_answers(_OF_CROP),
     },
-    "openapi_extra": {"parameters": _option_parameters(), "requestBody": _REQUEST},
+    "openapi_extra": {"parameters": _option_parameters(option_schemas()), "requestBody": _REQUEST},
+}
+LANDMARKS: dict[str, Any] = {
+    "summary": "Landmarks of a face, from a photo",
+    "tags": ["regions"],
+    "responses": {200: _answer("The landmarks.", schemas.LandmarksAnswer), **_problem_answers(_OF_CROP)},
+    "openapi_extra": {
+        "parameters": _option_parameters(_landmark_option_schemas()),
+        "requestBody": {
+            "required": True,
+            "content": {
+                JSON: {"schema": _ref(schemas.LandmarksBody)},
+                "multipart/form-data": {"schema": _landmarks_multipart_schema()},
+            },
+        },
+    },
 }
 SUBMIT: dict[str, Any] = {
     "summary": "The same, as a task",
@@ -159,7 +193,7 @@ SUBMIT: dict[str, Any] = {
         },
         **_problem_answers(_OF_SUBMIT),
     },
-    "openapi_extra": {"parameters": [*_option_parameters(), _KEY], "requestBody": _REQUEST},
+    "openapi_extra": {"parameters": [*_option_parameters(option_schemas()), _KEY], "requestBody": _REQUEST},
 }
 STATUS: dict[str, Any] = {
     "summary": "How far a task is, and its result",
@@ -201,9 +235,10 @@ def build_document(app: FastAPI) -> dict[str, Any]:
         tags=app.openapi_tags,
         servers=app.servers,
     )
-    _, components = msgspec.json.schema_components([schemas.CropBody, *_ANSWERS], ref_template=_REF)
+    _, components = msgspec.json.schema_components(_STRUCTURES, ref_template=_REF)
     body = components["CropBody"]["properties"]
-    body["image"] = {"type": "string", "contentEncoding": "base64", "description": schemas.IMAGE_TEXT}
+    image = {"type": "string", "contentEncoding": "base64", "description": schemas.IMAGE_TEXT}
+    body["image"] = components["LandmarksBody"]["properties"]["image"] = image
     regions = {"type": "object", "additionalProperties": {"type": "array", "items": {"type": "integer"}}}
     sources = [{"type": "string", "contentEncoding": "base64"}, regions, {"type": "null"}]
     body["segmentation_map"] = {"anyOf": sources, "description": schemas.MAP_TEXT}
@@ -219,8 +254,15 @@ def build_document(app: FastAPI) -> dict[str, Any]:
             for operation in operations.values():
                 operation["security"] = [{}, {"key": []}, {"bearer": []}]
                 if "requestBody" in operation:
-                    operation["requestBody"]["content"][JSON]["examples"] = examples
+                    found = landmarks_examples(examples) if path.endswith("/landmarks") else examples
+                    operation["requestBody"]["content"][JSON]["examples"] = found
     return document
+
+
+def landmarks_examples(examples: dict[str, Any]) -> dict[str, Any]:
+    """Make the example of a landmarks request from those of crop requests: the photo alone."""
+    image = examples["photo_alone"]["value"]["image"]
+    return {"photo": {"summary": "A photo", "value": {"image": image}}}
 
 
 def load_examples() -> dict[str, Any]:

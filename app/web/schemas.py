@@ -11,11 +11,14 @@ from typing import Annotated
 import msgspec
 from msgspec import Meta
 
-from app.service.options import CropOptions
+from app.service.options import CropOptions, LandmarkOptions
 from app.tasks.records import TaskStatus  # noqa: TC001 - msgspec reads the annotation
 
 IMAGE_TEXT = "PNG, JPEG or WebP, as base64 or as a data URL."
-LANDMARKS_TEXT = "478 points (468 of MediaPipe's face mesh, 10 of the irises), or the 468 alone, in MediaPipe's order."
+LANDMARKS_TEXT = (
+    "478 points (468 of MediaPipe's face mesh, 10 of the irises), or the 468 alone, in MediaPipe's order. Left out, "
+    "they are found in the photo."
+)
 MAP_TEXT = (
     "A label image (PNG or lossless WebP: grey or palette with one label a pixel, or one label a colour; any size, "
     "scaled to the photo), or an object of region name to landmark indices. Left out: the catalogue's regions."
@@ -37,8 +40,14 @@ class CropBody(CropOptions, kw_only=True, frozen=True, forbid_unknown_fields=Tru
     """The JSON body of a crop request. Pictures are left as they came (raw JSON) until they are decoded."""
 
     image: Annotated[msgspec.Raw, Meta(description=IMAGE_TEXT)]
-    landmarks: Annotated[list[Point | PointList], Meta(description=LANDMARKS_TEXT)]
+    landmarks: Annotated[list[Point | PointList] | None, Meta(description=LANDMARKS_TEXT)] = None
     segmentation_map: Annotated[msgspec.Raw | msgspec.UnsetType, Meta(description=MAP_TEXT)] = msgspec.UNSET
+
+
+class LandmarksBody(LandmarkOptions, kw_only=True, frozen=True, forbid_unknown_fields=True):
+    """The JSON body of a landmarks request."""
+
+    image: Annotated[msgspec.Raw, Meta(description=IMAGE_TEXT)]
 
 
 RegionLandmarks = dict[str, list[int]]
@@ -47,6 +56,12 @@ RegionLandmarks = dict[str, list[int]]
 Coordinate = Annotated[list[float], Meta(min_length=2, max_length=2, description="x and y, in pixels.")]
 Ring = Annotated[list[Coordinate], Meta(min_length=3, description="Closed; the first point is not repeated.")]
 Box = Annotated[list[float], Meta(min_length=4, max_length=4, description="x, y, width, height; in pixels.")]
+
+
+Affine = Annotated[
+    list[Annotated[list[float], Meta(min_length=3, max_length=3)]],
+    Meta(min_length=2, max_length=2, description="2×3."),
+]
 
 
 class Hole(msgspec.Struct):
@@ -85,11 +100,37 @@ class ImageAnswer(msgspec.Struct):
 
 
 class FaceAnswer(msgspec.Struct):
-    """Measures of the face."""
+    """Measures of the face, in the result's frame."""
 
     roll_deg: Annotated[float, Meta(description="Tilt of the line through the outer eye corners; clockwise positive.")]
     interocular_px: Annotated[float, Meta(gt=0, description="Distance of the outer eye corners.")]
     bbox: Box
+
+
+Confidence = Annotated[float, Meta(ge=0, le=1)]
+
+
+class FaceBoxAnswer(msgspec.Struct):
+    """A face that was found."""
+
+    bbox: Box
+    confidence: Confidence
+
+
+class DetectionAnswer(msgspec.Struct):
+    """What was found in a photo that came without landmarks."""
+
+    confidence: Annotated[Confidence, Meta(description="How sure the detector is of this face.")]
+    presence: Annotated[Confidence, Meta(description="How sure the mesh is that it was laid on a face.")]
+    face: Annotated[int, Meta(ge=0, description="Which of `faces` it is.")]
+    faces: Annotated[list[FaceBoxAnswer], Meta(min_length=1, description="All faces, the largest first.")]
+
+
+class SizeAnswer(msgspec.Struct):
+    """Width and height in pixels."""
+
+    width: Annotated[int, Meta(ge=1)]
+    height: Annotated[int, Meta(ge=1)]
 
 
 class Warning(msgspec.Struct):  # noqa: A001 - the document's word for it
@@ -109,9 +150,27 @@ class CropAnswer(msgspec.Struct):
     omitted: Annotated[list[OmittedAnswer], Meta(description="Regions that came to fewer than 3 points or no area.")]
     image: ImageAnswer
     face: FaceAnswer
-    transform: Annotated[
-        list[list[float]], Meta(min_length=2, max_length=2, description="From the photo's pixels to the result's.")
+    landmarks: Annotated[
+        list[Coordinate] | None,
+        Meta(description="In the result's frame; null where they were sent and the frame is the photo's."),
     ]
+    detection: Annotated[DetectionAnswer | None, Meta(description="Null where landmarks were sent.")]
+    output: Annotated[SizeAnswer, Meta(description="The result's frame, which everything here is in.")]
+    transform: Annotated[Affine, Meta(description="From the photo's plane to the result's.")]
+    inverse_transform: Annotated[Affine, Meta(description="And back.")]
+    warnings: list[Warning]
+    processing_time_ms: Annotated[float, Meta(ge=0)]
+
+
+class LandmarksAnswer(msgspec.Struct):
+    """The landmarks of a face."""
+
+    landmarks: Annotated[
+        list[Coordinate], Meta(min_length=478, max_length=478, description="In the units that were asked for.")
+    ]
+    detection: DetectionAnswer
+    face: FaceAnswer
+    image: ImageAnswer
     warnings: list[Warning]
     processing_time_ms: Annotated[float, Meta(ge=0)]
 

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
     from app.service.admission import Admission
     from app.service.crop import CropService
+    from app.service.faces import FaceFinders
     from app.tasks.queue import TaskQueue
 
 
@@ -26,6 +27,7 @@ class WebState:
 
     Attributes:
         crop: the use case.
+        finders: what finds faces.
         admission: places and threads of this process.
         board: health of the instance.
         registry: what ``/metrics`` reads; None where metrics are off.
@@ -39,6 +41,7 @@ class WebState:
     """
 
     crop: CropService
+    finders: FaceFinders
     admission: Admission
     board: Board
     registry: CollectorRegistry | None

@@ -23,10 +23,15 @@ ABOUT: Final = {
     "parse": "Reading the body: JSON or form, base64, landmarks.",
     "sniff": "Finding out what file it is, and proving it whole without decoding its pixels.",
     "decode": "Decoding pixels; only where a request needs them, and the dearest step by far.",
+    "detect": "Looking for faces; only where landmarks are left out.",
+    "mesh": "From a face to its mesh, twice.",
+    "iris": "Adding the irises to a mesh.",
+    "warp": "Drawing the photo in the frame of the result; only where it is its background.",
+    "encode": "Writing that background as a file.",
     "segmentation": "From a label map to the regions it marks.",
     "contours": "From regions to contours.",
     "svg": "Writing the overlay.",
-    "encode": "Writing the answer.",
+    "document": "Writing the answer.",
 }
 
 # Every result has one SVG, whatever else was asked for.
@@ -109,7 +114,6 @@ INPUTS: Final = row(
         "Errors a second by code: of the photo, of the landmarks, of the label map.",
         Scale("ops"),
         Query(expr=rate(series("errors_total", 'component="images"'), "type"), legend="{{type}}"),
-        is_wide=True,
     ),
     graph(
         "Regions by name",
@@ -117,7 +121,13 @@ INPUTS: Final = row(
         Scale("ops"),
         Query(expr=rate(series("regions_generated_total"), "type"), legend="{{type}}"),
         is_stacked=True,
-        is_wide=True,
+    ),
+    graph(
+        "Looks for faces",
+        "Photos without landmarks a second, by what was found in them.",
+        Scale("ops"),
+        Query(expr=rate(series("faces_detected_total"), "result"), legend="{{result}}"),
+        is_stacked=True,
     ),
 )
 

@@ -2,20 +2,14 @@
 
 from __future__ import annotations
 
-from functools import lru_cache
 from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.chart.helm import SCENARIOS, Release, template
+from tests.chart.helm import SCENARIOS, Release, render
 
 if TYPE_CHECKING:
     from pathlib import Path
-
-
-@lru_cache
-def render(file: Path) -> Release:
-    return template([file])
 
 
 @pytest.fixture(params=SCENARIOS, ids=lambda file: file.name.removesuffix("-values.yaml"))

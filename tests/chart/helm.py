@@ -6,7 +6,7 @@ import os
 import shutil
 import subprocess
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -133,3 +133,9 @@ def template(
     for file in files:
         arguments += ["--values", file]
     return Release(run_helm(*arguments, values=values))
+
+
+@lru_cache
+def render(scenario: Path) -> Release:
+    """Render a file of `ci/` once for all tests."""
+    return template([scenario])

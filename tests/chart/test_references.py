@@ -93,6 +93,13 @@ def test_budgets_and_scalers_mean_their_component(release: Release) -> None:
                 assert metric["containerResource"]["container"] in names
 
 
+@pytest.mark.parametrize("kind", ["serviceMonitor", "podMonitor"])
+def test_monitors_leave_out_the_queue(kind: str) -> None:
+    release = template(values={"metrics": {kind: {"enabled": True}}})
+    assert owners(release, "nats")
+    test_monitors_mean_api_and_workers(release)
+
+
 def test_monitors_mean_api_and_workers(release: Release) -> None:
     for monitor in release.all("ServiceMonitor", "PodMonitor"):
         spec = monitor["spec"]

@@ -7,8 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from tests.chart.conftest import render
-from tests.chart.helm import SCENARIOS
+from tests.chart.helm import SCENARIOS, render
 from tests.chart.schemas import VERSIONS, close, is_custom, violations
 
 if TYPE_CHECKING:

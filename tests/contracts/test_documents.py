@@ -117,5 +117,6 @@ def test_make_targets_in_documents_exist() -> None:
     makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
     targets = set(re.findall(r"^([a-z0-9-]+):", makefile, re.MULTILINE))
     for document in [*ROOT.glob("*.md"), ROOT / ".github/workflows/ci.yaml", ROOT / ".ci/run"]:
-        named = set(re.findall(r"(?:`|\$ |run: |^)make ([a-z0-9-]+)", document.read_text(encoding="utf-8"), re.MULTILINE))
+        text = document.read_text(encoding="utf-8")
+        named = set(re.findall(r"(?:`|\$ |run: |^)make ([a-z0-9-]+)", text, re.MULTILINE))
         assert named <= targets, document.name

@@ -168,17 +168,22 @@ def values_of(use: Use, label: str) -> set[str] | None:  # noqa: PLR0911 - one w
     if not isinstance(known, str):
         return set(known)
     if label == "endpoint":
-        return set(create_app(Settings()).openapi()["paths"])
+        return set(paths())
     if label == "status":
         return {str(status) for status, _ in PROBLEMS.values()} | {"200", "202"}
     if label == "method":
-        return {method.upper() for path in create_app(Settings()).openapi()["paths"].values() for method in path}
+        return {method.upper() for path in paths().values() for method in path}
     if label == "process":
         boards = (Board(expected_workers=1, timeout_s=1), make_task_board(Settings()))
         return {board.worker_name(slot) for board in boards for slot in (0, 11)}
     if (spec.name, label) == ("errors_total", "type"):
         return {*PROBLEMS, *public_codes(), *TASK_FAULTS}
     return set(re.findall("`([^`]+)`", known))
+
+
+@cache
+def paths() -> dict[str, Any]:
+    return dict(create_app(Settings()).openapi()["paths"])
 
 
 def bounds(use: Use) -> set[str]:

@@ -13,21 +13,19 @@ import yaml
 
 from prometheus.source.generate import rule_files
 from prometheus.source.render import SpeedUp, parse_duration_ms
-from tests.contracts.test_rules import ALERTS, metrics, name_of, parse
+from tests.contracts.test_rules import ALERTS, RULE_LIST, metrics, name_of, parse
 
 ROOT = Path(__file__).parents[2]
 RULES = sorted((ROOT / "prometheus" / "rules").glob("*.yaml"))
 TESTS = sorted((ROOT / "prometheus" / "tests").glob("*.yaml"))
 NORMAL = "normal"
 
+FILES = {path.stem: yaml.safe_load(path.read_text(encoding="utf-8")) for path in TESTS}
 CASES = {
-    path.stem: [
-        (test, case)
-        for test in yaml.safe_load(path.read_text(encoding="utf-8"))["tests"]
-        for case in test.get("alert_rule_test", ())
-    ]
-    for path in TESTS
+    name: [(test, case) for test in file["tests"] for case in test.get("alert_rule_test", ())]
+    for name, file in FILES.items()
 }
+RECORDED = {rule["record"]: rule for _, rule in RULE_LIST if "record" in rule}
 EACH_ALERT = pytest.mark.parametrize("alert", ALERTS, ids=name_of)
 
 
@@ -64,9 +62,7 @@ def test_each_alert_is_shown_to_fire_just_in_time(alert: dict[str, Any]) -> None
     wanted = {name: str(value) for name, value in alert["labels"].items()}
     shown = []
     for file, cases in CASES.items():
-        step_ms = parse_duration_ms(
-            yaml.safe_load((TESTS[0].parent / f"{file}.yaml").read_text())["evaluation_interval"]
-        )
+        step_ms = parse_duration_ms(FILES[file]["evaluation_interval"])
         silent = defaultdict(set)
         for test, case in cases:
             at = parse_duration_ms(case["eval_time"])
@@ -94,14 +90,8 @@ def test_each_alert_is_shown_to_be_silent_in_normal_traffic(alert: dict[str, Any
 
 def read_by(rule: dict[str, Any]) -> set[str]:
     """Name the metrics that a rule reads, those behind what it reads of other rules included."""
-    recorded = {other["record"]: other for other in all_rules() if "record" in other}
     names = {use.name for use in parse(rule).uses}
-    return {found for name in names for found in (read_by(recorded[name]) if name in recorded else {name})}
-
-
-def all_rules() -> list[dict[str, Any]]:
-    texts = (path.read_text(encoding="utf-8") for path in RULES)
-    return [rule for text in texts for group in yaml.safe_load(text)["groups"] for rule in group["rules"]]
+    return {found for name in names for found in (read_by(RECORDED[name]) if name in RECORDED else {name})}
 
 
 def test_expectations_are_whole() -> None:
@@ -115,8 +105,8 @@ def test_expectations_are_whole() -> None:
 
 def test_tests_name_series_that_exist() -> None:
     """Of a metric that nobody exports, a test would show nothing."""
-    for path in TESTS:
-        for test in yaml.safe_load(path.read_text(encoding="utf-8"))["tests"]:
+    for file in FILES.values():
+        for test in file["tests"]:
             for series in test["input_series"]:
                 name, _, rest = series["series"].partition("{")
                 labels = {part.partition("=")[0].strip() for part in split_labels(rest.rstrip("}"))}

@@ -45,7 +45,9 @@ def test_the_drawing_at_the_top_is_the_tree() -> None:
         ("region_name", errors.RegionNameError),
         ("region_landmarks", errors.RegionIndexError),
         ("region_count", errors.RegionCountError),
-        ("option_unavailable", errors.OptionUnavailableError),
+        ("no_face", errors.NoFaceError),
+        ("face_index", errors.FaceIndexError),
+        ("detection_unavailable", errors.DetectionUnavailableError),
     ],
 )
 def test_codes_that_clients_rely_on_stay(code: str, error: type[InputError]) -> None:

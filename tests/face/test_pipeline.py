@@ -42,8 +42,8 @@ def test_catalogue_is_the_default(landmarks_px: Landmarks, frame: Size) -> None:
 
 def test_measures_of_the_face_are_told(landmarks_px: Landmarks, frame: Size) -> None:
     result = process_face(FaceRequest(frame=frame, landmarks_px=landmarks_px))
-    assert result.frame == frame
-    assert result.transform is IDENTITY_TRANSFORM
+    assert result.frame.size == frame
+    assert result.frame.transform is result.frame.inverse is IDENTITY_TRANSFORM
     assert result.roll_deg == compute_roll_deg(landmarks_px)
     assert result.interocular_px == compute_interocular_px(landmarks_px)
     assert result.bbox == (179.4, 69.8, 92.3, 108.4)

@@ -9,6 +9,7 @@ The tests compare structure, coordinates and the rendered picture with these fil
 import argparse
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -16,7 +17,8 @@ import numpy.typing as npt
 import orjson
 import resvg_py
 
-from app.face.frame import Size
+from app.face.frame import Frame, Framing, Size, make_frame, warp_photo
+from app.face.landmarks import compute_roll_deg
 from app.face.overlay import OverlayStyle
 from app.face.pipeline import FaceRequest, process_face
 
@@ -47,6 +49,11 @@ def _request(**fields: object) -> FaceRequest:
     return FaceRequest(**{"frame": Size(512, 512), "landmarks_px": _load_landmarks(), **fields})  # type: ignore[arg-type]
 
 
+def _frame(**framing: Any) -> Frame:
+    landmarks_px = _load_landmarks()
+    return make_frame(Size(512, 512), landmarks_px, compute_roll_deg(landmarks_px), Framing(**framing))
+
+
 CASES: dict[str, Callable[[], FaceRequest]] = {
     "catalogue": _request,
     "catalogue_labels": lambda: _request(
@@ -54,6 +61,8 @@ CASES: dict[str, Callable[[], FaceRequest]] = {
     ),
     "label_map": lambda: _request(label_image=_load_labels()),
     "custom_regions": lambda: _request(region_landmarks=CUSTOM_REGIONS, simplify_px=0),
+    "upright_cropped": lambda: _request(output=_frame(is_upright=True, is_cropped=True, longer_side=400)),
+    "upright_label_map": lambda: _request(label_image=_load_labels(), output=_frame(is_upright=True)),
 }
 
 
@@ -76,6 +85,7 @@ def render_picture(svg: bytes, zoom: int = 1) -> npt.NDArray[np.float64]:
 def _look(name: str, svg: bytes, folder: Path) -> None:
     photo = cv2.imread(str(EXAMPLES / "astronaut.png"))
     assert photo is not None
+    photo = warp_photo(photo.astype(np.uint8), CASES[name]().output or Frame(Size(512, 512)))[:, :, :3]
     photo = cv2.resize(photo, None, fx=LOOK_ZOOM, fy=LOOK_ZOOM, interpolation=cv2.INTER_CUBIC)
     picture = render_picture(svg, LOOK_ZOOM)
     alpha = picture[..., 3:] / 255

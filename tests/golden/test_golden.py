@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 HERE = Path(__file__).resolve().parent
-NAMES = ["catalogue", "catalogue_labels", "custom_regions", "label_map"]
+NAMES = ["catalogue", "catalogue_labels", "custom_regions", "label_map", "upright_cropped", "upright_label_map"]
 
 # A machine's arithmetic may move a coordinate by one step of its last decimal, and a point across the tolerance of
 # simplifying; neither may change the picture to the eye.

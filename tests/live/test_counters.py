@@ -31,7 +31,7 @@ REQUESTS = {"good": 1200, "bad": 600, "too_large": 200}
 STATUS = {"good": 200, "bad": 422, "too_large": 413}
 MAX_BODY_BYTES = 2_000_000
 CROP = "/api/v1/frontal/crop"
-STEPS = ("parse", "sniff", "contours", "svg", "encode")
+STEPS = ("parse", "sniff", "contours", "svg", "document")
 
 
 @dataclass

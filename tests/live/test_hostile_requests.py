@@ -90,7 +90,6 @@ BODIES: list[tuple[str, Build, str]] = [
     ("deep list", lambda _: b"[" * 100_000, "field_invalid"),
     ("no fields", lambda _: b"{}", "field_missing"),
     ("no image", lambda s: orjson.dumps({"landmarks": s.pairs}), "field_missing"),
-    ("no landmarks", lambda s: orjson.dumps({"image": s.fields()["image"]}), "field_missing"),
     ("point without y", lambda s: s.json(landmarks=[{"x": 1.0}, *s.points[1:]]), "field_missing"),
     ("unknown field", lambda s: s.json(**{CANARY: CANARY}), "field_unknown"),
     ("misspelt option", lambda s: s.json(show_label=True), "field_unknown"),
@@ -105,7 +104,6 @@ BODIES: list[tuple[str, Build, str]] = [
     ("image a number", lambda s: s.json(image=1), "field_invalid"),
     ("image null", lambda s: s.json(image=None), "field_invalid"),
     ("image an object", lambda s: s.json(image={CANARY: CANARY}), "field_invalid"),
-    ("landmarks null", lambda s: s.json(landmarks=None), "field_invalid"),
     ("landmarks an object", lambda s: s.json(landmarks={CANARY: 1}), "field_invalid"),
     ("landmarks a text", lambda s: s.json(landmarks=CANARY), "field_invalid"),
     ("landmarks of numbers", lambda s: s.json(landmarks=[1, 2, 3]), "field_invalid"),
@@ -127,9 +125,12 @@ BODIES: list[tuple[str, Build, str]] = [
     ("stroke below 0", lambda s: s.json(stroke_width=-0.1), "field_invalid"),
     ("stroke 1e308", lambda s: s.json(stroke_width=1e308), "field_invalid"),
     ("simplify 1e999", lambda s: text(s, ',"simplify":1e999'), "field_invalid"),
-    ("upright", lambda s: s.json(upright=True), "option_unavailable"),
-    ("crop", lambda s: s.json(crop="face"), "option_unavailable"),
-    ("background", lambda s: s.json(background="image"), "option_unavailable"),
+    ("upright a text", lambda s: s.json(upright=CANARY), "field_invalid"),
+    ("crop of no choice", lambda s: s.json(crop=CANARY), "field_invalid"),
+    ("margin below 0", lambda s: s.json(margin=-0.1), "field_invalid"),
+    ("output too small", lambda s: s.json(output_size=15), "field_invalid"),
+    ("output too large", lambda s: s.json(output_size=4097), "field_invalid"),
+    ("face below 0", lambda s: s.json(face=-1), "field_invalid"),
     # Base64.
     ("url-safe base64", lambda s: s.json(image="-_" * 8), "image_encoding"),
     ("base64 without padding", lambda s: s.json(image="QUJDRA"), "image_encoding"),
@@ -184,7 +185,6 @@ FORMS: list[tuple[str, Build, str]] = [
     ("part with many headers", lambda s: s.parts(s.part("image", b"", f"X: {CANARY}\r\n" * 50)), "invalid_multipart"),
     ("no part", lambda s: s.parts(), "field_missing"),
     ("no image", lambda s: s.form(image=None), "field_missing"),
-    ("no landmarks", lambda s: s.form(landmarks=None), "field_missing"),
     ("part without a name", lambda s: s.parts(b"Content-Type: text/plain\r\n\r\n" + CANARY.encode()), "field_unknown"),
     ("part of an unknown name", lambda s: s.form((CANARY, CANARY.encode())), "field_unknown"),
     ("image twice", lambda s: s.form(("image", s.jpeg)), "field_duplicate"),
@@ -204,7 +204,6 @@ FORMS: list[tuple[str, Build, str]] = [
     ("option infinite", lambda s: s.form(simplify=b"inf"), "field_invalid"),
     ("option not UTF-8", lambda s: s.form(verify=b"\xff" + CANARY.encode()), "field_invalid"),
     ("option empty", lambda s: s.form(show_labels=b""), "field_invalid"),
-    ("upright", lambda s: s.form(upright=b"true"), "option_unavailable"),
 ]  # fmt: skip
 
 FORM = "multipart/form-data"
@@ -255,8 +254,9 @@ REQUESTS: list[tuple[str, Build, str]] = [
             ("stroke_width=inf", "field_invalid"),
             ("simplify=%ff", "field_invalid"),
             ("simplify=1_000", "field_invalid"),
-            ("crop=face", "option_unavailable"),
-            ("margin=1", "option_unavailable"),
+            (f"crop={CANARY}", "field_invalid"),
+            ("margin=5", "field_invalid"),
+            ("output_size=1.5", "field_invalid"),
         )
     ],
     # Tasks.

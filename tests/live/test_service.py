@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import httpx
 import pytest
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
     from tests.conftest import Sample
     from tests.live.conftest import RunningService
 
@@ -25,6 +28,27 @@ def test_json_and_multipart_give_the_same_result(service: RunningService, sample
     json, form = ({**answer.json(), "processing_time_ms": 0} for answer in answers)
     assert json == form
     assert json["regions_detected"] == 15
+
+
+@pytest.mark.usefixtures("face_models")
+def test_the_photo_alone_is_enough(service: RunningService, sample: Sample) -> None:
+    options = {"upright": b"true", "crop": b"face", "background": b"image"}
+    form = sample.form(image=sample.photo, landmarks=None, **options)
+    answer = httpx.post(service.api + CROP, content=form, headers={"content-type": sample.multipart}).json()
+    assert (answer["regions_detected"], len(answer["landmarks"])) == (15, 478)
+    assert abs(answer["face"]["roll_deg"]) <= 0.5
+    metrics = httpx.get(f"{service.metrics}/metrics").text
+    steps = ("detect", "mesh", "iris", "warp", "encode")
+    counted = [f'image_processing_duration_seconds_count{{operation="{step}"}} 1.0' for step in steps]
+    assert [line for line in (*counted, 'faces_detected_total{result="one"} 1.0') if line not in metrics] == []
+
+
+def test_without_models_the_start_says_so(run_service: Callable[..., Any], sample: Sample, tmp_path: Path) -> None:
+    with run_service(WORKERS=1, ENABLE_TASKS="false", MODELS_DIR=str(tmp_path)) as service:
+        assert service.wait_for_lines(lambda line: "MODELS_DIR" in line.get("message", ""))
+        form = sample.form(landmarks=None)
+        answer = httpx.post(service.api + CROP, content=form, headers={"content-type": sample.multipart})
+        assert (answer.status_code, answer.json()["code"]) == (422, "detection_unavailable")
 
 
 def test_a_request_leaves_one_access_line_with_its_ids(service: RunningService) -> None:

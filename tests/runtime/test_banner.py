@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from app.runtime.banner import _describe_tasks
+from app.runtime.banner import _describe_landmarks, _describe_tasks
 from app.settings import Settings
 
 
@@ -24,3 +24,9 @@ from app.settings import Settings
 )
 def test_tasks_in_the_banner(settings: Settings, is_embedded: bool, text: str) -> None:
     assert _describe_tasks(settings, is_queue_embedded=is_embedded) == text
+
+
+@pytest.mark.usefixtures("face_models")
+def test_landmarks_in_the_banner(tmp_path: Path) -> None:
+    assert _describe_landmarks(Settings()) == "found where they are left out"
+    assert _describe_landmarks(Settings(models_dir=tmp_path)).startswith("have to be sent")

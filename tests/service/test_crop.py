@@ -34,7 +34,6 @@ from app.face.regions import CATALOGUE
 from app.service import crop
 from app.service.crop import CropInput, CropService, Limits
 from app.service.document import result_to_json
-from app.service.options import CropOptions, OptionUnavailableError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -139,7 +138,6 @@ def test_limits_hold(
         (lambda _: {"segmentation_map": b""}, ImageEmptyError),
         (lambda s: {"segmentation_map": s.labels[:-4]}, ImageTruncatedError),
         (lambda s: {"segmentation_map": s.jpeg}, LabelMapFormatError),
-        (lambda _: {"upright": True, "image": b""}, OptionUnavailableError),
     ],
 )
 def test_what_is_wrong_is_raised(
@@ -168,15 +166,6 @@ def test_what_went_into_a_result_is_counted(
     counts.clear()
     service.process(make_input(segmentation_map={"nose": [1, 2, 98], "mine": [61, 0, 291], "yours": [61, 0, 17]}))
     assert counts == {"landmarks": 478, "nose": 1, "custom": 2}
-
-
-@pytest.mark.parametrize("name", ["upright", "crop", "margin", "background"])
-def test_what_is_not_built_is_refused_by_its_name(name: str) -> None:
-    value = {"upright": True, "crop": "face", "margin": 1.0, "background": "image"}[name]
-    with pytest.raises(OptionUnavailableError, match=f": {name};") as caught:
-        CropOptions(**{name: value}).require_available()
-    assert isinstance(caught.value, InputError)
-    CropOptions(verify="pixels", show_labels=True, upright=False, crop="none").require_available()
 
 
 def test_fault_injection_burns_cpu(make_input: MakeInput) -> None:
@@ -244,7 +233,6 @@ def test_run_tells_of_its_steps(service: CropService, make_input: MakeInput, sam
     [
         (lambda _: {"image": b""}, ImageEmptyError),
         (lambda s: {"image": s.png[:-4]}, ImageTruncatedError),
-        (lambda _: {"upright": True}, OptionUnavailableError),
         (lambda s: {"points": [[7, 7]] * len(s.points)}, LandmarkDegenerateError),
         (lambda s: {"points": s.pairs[:5]}, LandmarkCountError),
         (lambda s: {"segmentation_map": s.labels[:-4]}, ImageTruncatedError),

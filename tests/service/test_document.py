@@ -11,7 +11,7 @@ import pytest
 
 from app.codec.sniff import ImageInfo
 from app.face.contours import Polygon
-from app.face.frame import IDENTITY_TRANSFORM, Size
+from app.face.frame import Frame, Size
 from app.face.pipeline import FaceResult
 from app.face.regions import OmittedRegion, Region
 from app.service.crop import CropInput, CropResult, CropService, Limits
@@ -37,18 +37,18 @@ def document(
     regions: Sequence[Region] = (), omitted: Sequence[OmittedRegion] = (), *, exif_orientation: int = 1
 ) -> dict[str, Any]:
     face = FaceResult(
-        frame=Size(40, 30),
+        frame=Frame(Size(40, 30)),
+        landmarks_px=np.zeros((478, 2), np.float32),
         regions=tuple(regions),
         omitted=tuple(omitted),
         svg="<svg>é</svg>".encode(),
         roll_deg=-12.3456,
         interocular_px=60.6149,
         bbox=(1.0, 2.25, 3.0, 4.0),
-        transform=IDENTITY_TRANSFORM,
     )
     image = ImageInfo("webp", Size(40, 30), exif_orientation)
     written: dict[str, Any] = orjson.loads(
-        result_to_json(CropResult(image=image, face=face, processing_time_ms=1.23456))
+        result_to_json(CropResult(image=image, face=face, found=None, processing_time_ms=1.23456))
     )
     return written
 
@@ -62,7 +62,11 @@ def test_an_empty_result_has_every_member() -> None:
         "omitted": [],
         "image": {"width": 40, "height": 30, "format": "webp", "exif_orientation": 1},
         "face": {"roll_deg": -12.35, "interocular_px": 60.61, "bbox": [1.0, 2.2, 3.0, 4.0]},
+        "landmarks": None,
+        "detection": None,
+        "output": {"width": 40, "height": 30},
         "transform": [[1.0, 0.0, 0.0], [0.0, 1.0, 0.0]],
+        "inverse_transform": [[1.0, 0.0, 0.0], [0.0, 1.0, 0.0]],
         "warnings": [],
         "processing_time_ms": 1.235,
     }

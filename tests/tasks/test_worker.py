@@ -16,7 +16,7 @@ import pytest
 
 from app.service.document import result_to_json
 from app.tasks import worker
-from app.tasks.message import encode_task
+from app.tasks.message import VERSION, encode_task
 from app.tasks.records import Record, TaskStatus
 from app.tasks.stream import DEAD_STREAM, TASK_TYPE, task_subject
 
@@ -246,7 +246,7 @@ class TestRetries:
                 data = encode_task(record, revision, check())
                 (length,) = struct.unpack_from(">I", data)
                 header = msgspec.msgpack.encode(
-                    {**msgspec.msgpack.decode(data[4 : 4 + length]), "version": 2, "new": 1}
+                    {**msgspec.msgpack.decode(data[4 : 4 + length]), "version": VERSION + 1, "new": 1}
                 )
                 newer = struct.pack(">I", len(header)) + header + data[4 + length :]
                 sequence = await desk.connection.store(task_subject(record.task_id), newer)

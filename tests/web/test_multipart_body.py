@@ -115,8 +115,8 @@ def test_map_is_a_file_or_an_object(part: bytes, read: Any) -> None:
         (form(part("image\xff", b"")), TYPE, "field_unknown"),
         (form(part("image", b"1"), part("image", b"1")), TYPE, "field_duplicate"),
         (form_of(), TYPE, "field_missing"),
-        (form_of(image=b""), TYPE, "field_missing"),
-        (form_of(landmarks=b""), TYPE, "field_missing"),
+        (form_of(image=b"", landmarks=b""), TYPE, "invalid_json"),
+        (form_of(landmarks=b"[]"), TYPE, "field_missing"),
         (form_of(**{**GOOD, "landmarks": CANARY.encode()}), TYPE, "invalid_json"),
         (form_of(**{**GOOD, "landmarks": b'[{"x":1,"y":2,"x":1}]'}), TYPE, "field_duplicate"),
         (form_of(**{**GOOD, "landmarks": b"[" + b"[1,2]," * 100_001 + b"[1,2]]"}), TYPE, "field_invalid"),
@@ -187,12 +187,12 @@ def test_a_refused_form_leaves_nothing_in_the_log(caplog: pytest.LogCaptureFixtu
 )
 def test_options_are_read_from_texts(texts: dict[str, Any], read: AbstractContextManager[Any]) -> None:
     with read as expected:
-        assert options_from_text(texts, "query") == expected
+        assert options_from_text(texts, "query", CropOptions) == expected
 
 
 @given(st.dictionaries(st.sampled_from(CropOptions.__struct_fields__), st.text() | st.binary()))
 def test_no_text_of_an_option_leads_to_anything_but_a_problem(texts: dict[str, Any]) -> None:
     with suppress(ProblemError):
-        options = options_from_text(texts, "query")
+        options = options_from_text(texts, "query", CropOptions)
         assert 0 <= options.region_opacity <= 1
         assert 0 <= options.simplify <= 1000

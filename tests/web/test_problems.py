@@ -13,10 +13,9 @@ from fastapi import FastAPI, Request, Response
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
-from app.face.errors import InputError, public_codes
+from app.face.errors import InputError, NoFaceError, public_codes
 from app.observability import context
 from app.service.admission import SaturatedError
-from app.service.options import OptionUnavailableError
 from app.tasks.dead import GAVE_UP
 from app.tasks.errors import QueueError
 from app.web.problems import (
@@ -92,7 +91,7 @@ def test_no_code_stands_for_two_things() -> None:
     assert not PROBLEMS.keys() & public_codes().keys()
     assert not TASK_FAULTS.keys() & (PROBLEMS.keys() | public_codes().keys())
     assert GAVE_UP in TASK_FAULTS
-    assert public_codes()[OptionUnavailableError.code] is OptionUnavailableError
+    assert public_codes()[NoFaceError.code] is NoFaceError
     assert all(re.fullmatch(r"[a-z]+(_[a-z]+)+|saturated|unauthorized", code) for code in (*PROBLEMS, *public_codes()))
     titles = [title for _, title in PROBLEMS.values()] + list(TASK_FAULTS.values())
     assert len(set(titles)) == len(titles)

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     Scrape = Callable[[], dict[tuple[str, ...], float]]
 
 CROP = "/api/v1/frontal/crop"
+LANDMARKS = "/api/v1/frontal/landmarks"
 NO_TASK = "0" * 32
 JSON = {"content-type": "application/json"}
 
@@ -93,7 +94,7 @@ def test_a_key_is_asked_for(make_app: MakeApp, call: Call, method: str, path: st
 
 def test_without_tasks_there_are_no_paths_for_them(make_app: MakeApp, call: Call, sample: Sample) -> None:
     app = make_app(enable_tasks=False, result_cache=True)
-    assert [path for path in app.openapi()["paths"] if path.startswith("/api/")] == [CROP]
+    assert [path for path in app.openapi()["paths"] if path.startswith("/api/")] == [CROP, LANDMARKS]
     assert problem(call(app, path=f"{CROP}/submit", content=sample.json(), headers=JSON)) == (404, "not_found")
     assert problem(call(app, "GET", f"{CROP}/status/{NO_TASK}")) == (404, "not_found")
     assert problem(call(app, "DELETE", f"{CROP}/{NO_TASK}")) == (404, "not_found")

@@ -131,7 +131,7 @@ def test_what_is_refused_at_once_is_refused_as_ever(with_tasks: Run, sample: Sam
         {"content": sample.json(image=sample.png[:-4]), "headers": JSON},
         {"content": sample.json(segmentation_map=sample.jpeg), "headers": JSON},
         {"content": sample.json(segmentation_map={"a": [1, 2, 999]}), "headers": JSON},
-        {"content": sample.json(upright=True), "headers": JSON},
+        {"content": sample.json(upright="always"), "headers": JSON},
         {"content": sample.form(image=b""), "headers": {"content-type": sample.multipart}},
         {"content": sample.json(), "headers": {"content-type": "text/plain"}},
         {"content": sample.json(), "headers": JSON, "params": {"simplify": "nan"}},

@@ -1,4 +1,4 @@
-"""The crop route: a photo and landmarks in, regions out."""
+"""The crop route: a photo in, with or without landmarks; regions out."""
 
 from __future__ import annotations
 
@@ -81,6 +81,6 @@ def _finish(service: CropService, checked: CheckedInput, form: str) -> Answer:
 
 
 def _write(result: CropResult, form: str) -> Answer:
-    with image_step("encode"):
+    with image_step("document"):
         content = result.face.svg if form == SVG else result_to_json(result)
     return Answer(content, [warning["code"] for warning in result_warnings(result)])

@@ -6,6 +6,7 @@ METRICS_PORT: ""
 PROMETHEUS_MULTIPROC_DIR: ""
 DATA_DIR: ""
 LOG_FILE: ""
+MODELS_DIR: ""
 WORKERS: api.workers
 TASK_WORKERS: worker.processes
 GRACEFUL_TIMEOUT_S: api.gracefulTimeoutSeconds and worker.gracefulTimeoutSeconds

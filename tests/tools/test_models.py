@@ -1,0 +1,93 @@
+"""The set-up of models: from a wheel, by hash, all or nothing."""
+
+import hashlib
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+
+TOOLS = Path(__file__).parents[2] / "tools"
+with pytest.MonkeyPatch.context() as patch:
+    patch.syspath_prepend(TOOLS)  # scripts that import each other, and no package
+    import models
+    from models import Item, SetUpError, Source, is_in_place, unpack
+
+
+def make_wheel(folder: Path, **members: bytes) -> Path:
+    wheel = folder / "package-1-py3-none-any.whl"
+    with zipfile.ZipFile(wheel, "w") as archive:
+        for name, content in members.items():
+            archive.writestr(f"package/{name}.bin", content)
+    return wheel
+
+
+def make_source(**contents: bytes) -> Source:
+    items = [
+        Item(f"{name}.bin", f"package/{name}.bin", hashlib.sha256(content).hexdigest())
+        for name, content in contents.items()
+    ]
+    return Source(TOOLS / "models.lock", tuple(items))
+
+
+def test_files_are_taken_out_and_known_again(tmp_path: Path) -> None:
+    source, home = make_source(one=b"1", two=b"22"), tmp_path / "home"
+    assert not is_in_place(source, home)
+    unpack(source, make_wheel(tmp_path, one=b"1", two=b"22", more=b"0"), home)
+    assert sorted(path.name for path in home.iterdir()) == ["one.bin", "two.bin"]
+    assert is_in_place(source, home)
+    (home / "two.bin").write_bytes(b"23")
+    assert not is_in_place(source, home)
+
+
+@pytest.mark.parametrize(
+    ("members", "reason"),
+    [({"one": b"1", "two": b"other"}, "two.bin: expected the hash"), ({"one": b"1"}, "not the wheel"), ({}, "not the")],
+)
+def test_another_file_is_not_put_in_place(tmp_path: Path, members: dict[str, bytes], reason: str) -> None:
+    source, home = make_source(one=b"1", two=b"22"), tmp_path / "home"
+    with pytest.raises(SetUpError, match=reason):
+        unpack(source, make_wheel(tmp_path, **members), home)
+    assert not (home / "two.bin").exists()
+
+
+def test_what_is_no_wheel_is_told(tmp_path: Path) -> None:
+    wheel = tmp_path / "package.whl"
+    wheel.write_bytes(b"no zip")
+    with pytest.raises(SetUpError, match=r"package\.whl"):
+        unpack(make_source(one=b"1"), wheel, tmp_path / "home")
+
+
+def test_the_command_tells_what_failed_and_leaves_nothing(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    home = tmp_path / "home"
+    assert models.main(["--check", "--into", str(home)]) == 1
+    assert "run tools/models.py" in capsys.readouterr().err
+    monkeypatch.setenv("PIP_NO_INDEX", "1")
+    monkeypatch.setenv("PIP_FIND_LINKS", str(tmp_path))
+    assert models.main(["--into", str(home)]) == 1
+    assert "not set up: pip download failed" in capsys.readouterr().err
+    assert not list(home.glob("*"))
+
+
+def test_models_in_place_are_those_of_the_table(face_models: object) -> None:
+    del face_models
+    done = subprocess.run([sys.executable, TOOLS / "models.py", "--check"], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+@pytest.mark.parametrize("source", [models.MODELS, models.PICTURES])
+def test_locks_pin_one_wheel_by_its_hash(source: Source) -> None:
+    lines = [line for line in source.lock.read_text().splitlines() if not line.startswith("#")]
+    assert len(lines) == 1
+    assert "==" in lines[0]
+    assert "--hash=sha256:" in lines[0]
+
+
+def test_notice_names_every_model() -> None:
+    notice = (TOOLS.parent / "NOTICE").read_text()
+    assert all(item.name in notice for item in models.MODELS.items)
+    version = models.MODELS.lock.read_text().split("mediapipe==")[1].split()[0]
+    assert version in notice
