@@ -69,7 +69,8 @@ forward: ## Forward service, Prometheus, Alertmanager and Grafana; print where t
 
 .PHONY: e2e
 e2e: $(VENV)/.dev ## Run the end-to-end tests on the cluster of KUBECONFIG, which has IMAGE
-	@E2E_IMAGE=$(IMAGE) $(BIN)/pytest tests/e2e --verbose -rP $(ARGS)
+	@echo "on the cluster of $$(kubectl config current-context)"
+	@E2E_REQUIRED=1 E2E_IMAGE=$(IMAGE) KUBECONFIG=$${KUBECONFIG:-$$HOME/.kube/config} $(BIN)/pytest tests/e2e --verbose -rP $(ARGS)
 
 ##@ Change
 .PHONY: format

@@ -20,6 +20,11 @@ def values_schema(keys: Sequence[Key], title: str) -> dict[str, Any]:
     schema = _closed({key.path[-1]: key_schema(key) for key in keys})
     # Helm hands every chart the values that a chart above it shares.
     schema["properties"]["global"] = {"type": "object", "description": "What charts above this one share."}
+    # And, where that one may leave this one out, the value that it asks.
+    schema["properties"]["enabled"] = {
+        "type": "boolean",
+        "description": "For a chart above this one, as its condition.",
+    }
     return {"$schema": "http://json-schema.org/draft-07/schema#", "title": title, **schema}
 
 

@@ -33,6 +33,7 @@ need() { # need PROGRAM HINT
 kube() { kubectl --context "$context" "$@"; }
 
 up() {
+  [[ $image == *:* ]] || { say "expected IMAGE as name:tag, got $image"; exit 1; }
   need docker "kind runs its nodes as containers"
   need kind "with Go: go install sigs.k8s.io/kind@v0.33.0"
   need kubectl "see the documentation of Kubernetes, 'Install Tools'"
@@ -48,11 +49,24 @@ up() {
   helm --kube-context "$context" upgrade --install kube-prometheus-stack kube-prometheus-stack \
     --repo https://prometheus-community.github.io/helm-charts --version "$kps_version" \
     --namespace monitoring --create-namespace --values charts/kube-prometheus-stack-values.yaml --wait --timeout 10m
+  say "installing metrics-server and the definitions of KEDA and the Gateway API, for autoscalers and the tests"
+  helm --kube-context "$context" upgrade --install metrics-server metrics-server \
+    --repo https://kubernetes-sigs.github.io/metrics-server --namespace kube-system \
+    --set 'args={--kubelet-insecure-tls}' --wait --timeout 5m
+  python3 tools/custom_resources.py
+  local folder
+  for folder in .tools/crds/{keda,gateway-api}@*; do kube apply --server-side --filename "$folder" >/dev/null; done
   say "installing the service"
   kube create namespace "$namespace" --dry-run=client --output yaml | kube apply --filename - >/dev/null
   kube label namespace "$namespace" pod-security.kubernetes.io/enforce=restricted --overwrite >/dev/null
   helm --kube-context "$context" upgrade --install "$release" charts/facial-service --namespace "$namespace" \
     --values charts/kind-values.yaml --set "image.repository=${image%:*},image.tag=${image##*:}" --wait --timeout 5m
+  # A new image of the same name changes no object.
+  kube --namespace "$namespace" rollout restart deployment,statefulset --selector "app.kubernetes.io/instance=$release" >/dev/null
+  local part
+  for part in "deployment/$release-facial-service-"{api,worker} "statefulset/$release-facial-service-nats"; do
+    kube --namespace "$namespace" rollout status "$part" --timeout 3m
+  done
   say "the service is at http://127.0.0.1:8080/docs; \`make forward\` gives the rest"
   say "for \`make e2e\`: export KUBECONFIG=${KUBECONFIG:-~/.kube/config}"
 }

@@ -66,7 +66,8 @@ class Objective:
         bad_rate: PromQL for the bad ones a second; may use the recording of all.
         bad_count: window to PromQL for how many bad ones there were in it.
         summary: of the alert.
-        failing: what bad requests did, for the description.
+        asked: which requests these are, for the description.
+        failing: what the bad ones did.
     """
 
     name: str
@@ -78,6 +79,7 @@ class Objective:
     bad_rate: str
     bad_count: Callable[[str], str]
     summary: str
+    asked: str
     failing: str
 
     @property
@@ -112,6 +114,7 @@ OBJECTIVES = (
         bad_rate=f"sum {BY} (rate({_FAILURES}[5m]))\n  or\n0 * namespace_job:api_requests:rate5m",
         bad_count=lambda window: f"sum {BY} (increase({_FAILURES}[{window}]))",
         summary="The API fails too many requests for its availability objective.",
+        asked="the API's requests",
         failing="were answered with a 5xx status",
     ),
     Objective(
@@ -126,6 +129,7 @@ OBJECTIVES = (
             f"sum {BY} (increase({_TIMED}[{window}]))\n  -\nsum {BY} (increase({_FAST}[{window}]))"
         ),
         summary="The API answers too many requests too slowly for its latency objective.",
+        asked="the requests for work",
         failing=f"took longer than {Decimal(LATENCY_S).normalize()} s",
     ),
 )
@@ -164,7 +168,7 @@ def _alert(slo: Objective, burn: Burn) -> Alert:
         labels={"slo": slo.name, "long": burn.long, "short": burn.short},
         summary=slo.summary,
         description=(
-            f"{PERCENT} of the API's requests{PLACE} {slo.failing} in the last {_SAID[burn.long]}, and it goes on. The "
+            f"{PERCENT} of {slo.asked}{PLACE} {slo.failing} in the last {_SAID[burn.long]}, and it goes on. The "
             f"objective allows {slo.budget:%} over {PERIOD_DAYS} days, a budget that would be gone within "
             f"{round(PERIOD_DAYS / burn.factor)} days."
         ),

@@ -84,6 +84,14 @@ CASES: dict[str, tuple[Values, str]] = {
             "or worker.enabled to false for a service without tasks"
         ),
     ),
+    "password-in-the-clear": (
+        {"nats": {"enabled": False}, "externalNats": {"url": "nats://user:secret@a"}},
+        "externalNats.url: an address with a password in it would stand in the clear in every pod; name a Secret in",
+    ),
+    "budget-of-none": (
+        {"api": {"podDisruptionBudget": {"maxUnavailable": 0}}},
+        "api.podDisruptionBudget.maxUnavailable: 0 would let no node be drained; set 1 or more, or enabled to false",
+    ),
     "two-ways-in": (
         {"nats": {"enabled": False}, "externalNats": {"url": "nats://a", "existingSecret": "a", "credsSecret": "b"}},
         "externalNats.existingSecret and externalNats.credsSecret: servers take one way to authenticate; choose one",

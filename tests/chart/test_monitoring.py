@@ -146,6 +146,17 @@ def test_labels_for_all_yield_to_those_of_an_alert() -> None:
     assert "none" not in {rule["labels"]["severity"] for rule in alerts(groups)}
 
 
+def test_links_lead_to_where_pages_and_dashboards_are() -> None:
+    bases = {"runbook_url": "https://git.example.com/faces/", "dashboard_url": "https://grafana.example.com"}
+    told = with_rules(runbookBaseUrl=bases["runbook_url"], dashboardBaseUrl=bases["dashboard_url"])
+    alerts = [rule for group in rendered_groups(told) for rule in group["rules"] if "alert" in rule]
+    plain = [rule for group in file_groups() if group["name"] != OFF for rule in group["rules"] if "alert" in rule]
+    assert alerts
+    for key, base in bases.items():
+        expected = [f"{base.rstrip('/')}{rule['annotations'][key]}" for rule in plain]
+        assert [rule["annotations"][key] for rule in alerts] == expected
+
+
 def test_groups_of_ones_own_come_along() -> None:
     own = {"name": "own", "rules": [{"alert": "Own", "expr": "vector(1)", "annotations": {"a": "{{ $value }}"}}]}
     groups = by_name(rendered_groups(with_rules(additionalGroups=[own])))

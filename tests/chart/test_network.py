@@ -256,7 +256,7 @@ def test_server_alone_calls_nobody() -> None:
     [
         ("nats://a.example.com", "", {4222}),
         (
-            "tls://u:p%40ss@a.example.com:4443,tls://b.example.com:4444",
+            "tls://a.example.com:4443,tls://b.example.com:4444",
             "https://a.example.com:8443",
             {4443, 4444, 8443},
         ),

@@ -58,6 +58,19 @@ def test_workloads_select_their_own_pods_alone(release: Release) -> None:
             assert selected(release, {"matchLabels": service["spec"]["selector"]}) == {name}
 
 
+def test_helm_test_calls_the_api(release: Release) -> None:
+    """What `helm test` runs calls a Service of the release, at its port, and makes a task where there are workers."""
+    (pod,) = (pod for pod in find_pods(release.objects) if pod.owner["kind"] == "Pod")
+    assert pod.owner["metadata"]["annotations"]["helm.sh/hook"] == "test"
+    (container,) = pod.containers
+    variables = {variable["name"]: variable.get("value") for variable in container["env"]}
+    service = release.named("Service", "-api")
+    (port,) = service["spec"]["ports"]
+    assert variables["SERVICE_URL"] == f"http://{service['metadata']['name']}:{port['port']}"
+    assert variables["HAS_TASKS"] == str(bool(owners(release, "worker"))).lower()
+    assert container["args"] == [(CHART / "files" / "process_photo.py").read_text(encoding="utf-8")]
+
+
 def test_selectors_tell_releases_apart() -> None:
     one, other = (template(release=name) for name in ("one", "other"))
     for item in one.all("Deployment", "StatefulSet", "Service"):

@@ -39,10 +39,12 @@ def test_replicas_are_said_by_one_alone(release: Release) -> None:
         ({"api": {"replicas": 0}}, set()),
         ({"worker": {"replicas": 2}}, {"api", "worker"}),
         ({"api": {"replicas": 1} | HPA}, {"api"}),
-        ({"api": {"replicas": 5, "autoscaling": {"enabled": True, "minReplicas": 1}}}, set()),
-        ({"worker": {"replicas": 5} | HPA}, {"api"}),
+        ({"api": {"replicas": 5, "autoscaling": {"enabled": True, "minReplicas": 1, "maxReplicas": 1}}}, set()),
+        ({"api": {"replicas": 1, "autoscaling": {"enabled": True, "minReplicas": 1}}}, {"api"}),
+        ({"worker": {"replicas": 1} | HPA}, {"api", "worker"}),
         ({"worker": {"autoscaling": {"enabled": True, "minReplicas": 2}}}, {"api", "worker"}),
-        ({"worker": {"replicas": 5} | KEDA}, {"api"}),
+        ({"worker": {"replicas": 1} | KEDA}, {"api", "worker"}),
+        ({"worker": {"keda": {"enabled": True, "maxReplicas": 1}}}, {"api"}),
         ({"worker": {"keda": {"enabled": True, "minReplicas": 2}}}, {"api", "worker"}),
         ({"worker": {"replicas": 5, "enabled": False}}, {"api"}),
         ({"nats": {"replicas": 3}}, {"api", "nats"}),
@@ -50,7 +52,7 @@ def test_replicas_are_said_by_one_alone(release: Release) -> None:
         ({"api": {"podDisruptionBudget": {"enabled": False}}}, set()),
     ],
 )
-def test_budget_where_there_is_more_than_one_pod_at_least(values: Values, expected: set[str]) -> None:
+def test_budget_where_there_can_be_more_than_one_pod(values: Values, expected: set[str]) -> None:
     assert budgets(template(values=values)).keys() == expected
 
 

@@ -31,7 +31,7 @@ def is_taken(values: Any) -> bool:
 
 def mappings() -> dict[tuple[str, ...], set[str]]:
     """Every level of the values that is closed, and the names it takes."""
-    levels = {(): {key.path[-1] for key in keys()} | {"global"}}
+    levels = {(): {key.path[-1] for key in keys()} | {"global", "enabled"}}
 
     def walk(members: tuple[values_file.Key, ...]) -> Iterator[tuple[tuple[str, ...], set[str]]]:
         for key in members:
@@ -178,7 +178,7 @@ def test_values_of_our_own_are_taken(file: Any) -> None:
 @pytest.mark.parametrize(
     "values",
     [
-        {"global": {"whatever": 1}},
+        {"global": {"whatever": 1}, "enabled": True},
         {"settings": {"TASK_WAIT_BUCKETS": [1, 2.5]}},
         {"settings": {"TASK_WAIT_BUCKETS": "1,2.5"}},
         {"settings": {"BODY_TIMEOUT_S": 1}},

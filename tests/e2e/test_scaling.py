@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.e2e.cluster import CommandError, Load, Release, run, wait_for
+from tests.e2e.conftest import leave_out
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -32,7 +33,7 @@ def release(cluster: None, make_release: Callable[..., Release]) -> Release:
     try:
         run("kubectl", "get", "--raw", "/apis/metrics.k8s.io/v1beta1/nodes")
     except CommandError:
-        pytest.skip("the cluster has no resource metrics API (metrics-server), which an autoscaler on CPU reads")
+        leave_out("the cluster has no resource metrics API (metrics-server), which an autoscaler on CPU reads")
     made = make_release()
     parts = {"autoscaling": AUTOSCALING, "resources": RESOURCES}
     made.deploy({"api": {**parts, "workers": 1}, "worker": {**parts, "processes": 1}})

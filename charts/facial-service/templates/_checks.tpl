@@ -101,6 +101,11 @@ externalNats.{{ $name }}: tasks go to this release's own server as long as nats.
 {{- else if and .Values.worker.enabled (not $external.url) }}
 nats.enabled: without a queue of its own the release needs another; set externalNats.url, or worker.enabled to false for a service without tasks
 {{- end }}
+{{- range $name := list "url" "monitorUrl" }}
+{{- if contains "@" (get $external $name) }}
+externalNats.{{ $name }}: an address with a password in it would stand in the clear in every pod; name a Secret in externalNats.existingSecret
+{{- end }}
+{{- end }}
 {{- if and $external.existingSecret $external.credsSecret }}
 externalNats.existingSecret and externalNats.credsSecret: servers take one way to authenticate; choose one
 {{- end }}
@@ -125,6 +130,8 @@ nats.persistence.size: {{ include "facial-service.text" .Values.nats.persistence
 {{- $had := int (dig "spec" "replicas" 1 $now) }}
 {{- if and $had (ne (gt $had 1) (gt (int .Values.nats.replicas) 1)) }}
 nats.replicas: {{ $had }} to {{ int .Values.nats.replicas }} would leave every task behind; let the queue run empty, delete the StatefulSet {{ $name }}, and upgrade then
+{{- else if gt $had (int .Values.nats.replicas) }}
+nats.replicas: {{ $had }} to {{ int .Values.nats.replicas }} would leave a cluster that still counts those that are gone, and none of the rest could go; keep {{ $had }}, or let the queue run empty, delete the StatefulSet {{ $name }}, and upgrade then
 {{- end }}
 {{- end }}
 {{- end }}

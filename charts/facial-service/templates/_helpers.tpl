@@ -21,16 +21,14 @@ app.kubernetes.io/instance: {{ .root.Release.Name }}
 app.kubernetes.io/component: {{ .component }}
 {{- end }}
 
-{{/* Labels of every object: (dict "root" $ "component" "api"). */}}
+{{/* Labels of every object, the chart's own over the user's: (dict "root" $ "component" "api"). */}}
 {{- define "facial-service.labels" -}}
-{{ include "facial-service.selectorLabels" . }}
-app.kubernetes.io/version: {{ .root.Chart.AppVersion | quote }}
-app.kubernetes.io/part-of: {{ include "facial-service.name" .root }}
-app.kubernetes.io/managed-by: {{ .root.Release.Service }}
-helm.sh/chart: {{ printf "%s-%s" .root.Chart.Name .root.Chart.Version | replace "+" "_" | trunc 63 | trimSuffix "-" }}
-{{- with .root.Values.commonLabels }}
-{{ toYaml . }}
-{{- end }}
+{{- $own := include "facial-service.selectorLabels" . | fromYaml }}
+{{- $_ := set $own "app.kubernetes.io/version" .root.Chart.AppVersion }}
+{{- $_ = set $own "app.kubernetes.io/part-of" (include "facial-service.name" .root) }}
+{{- $_ = set $own "app.kubernetes.io/managed-by" .root.Release.Service }}
+{{- $_ = set $own "helm.sh/chart" (printf "%s-%s" .root.Chart.Name .root.Chart.Version | replace "+" "_" | trunc 63 | trimSuffix "-") }}
+{{- toYaml (merge $own (.root.Values.commonLabels | default dict)) }}
 {{- end }}
 
 {{/* The image of every pod, by digest where there is one. */}}

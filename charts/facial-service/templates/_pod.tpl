@@ -28,7 +28,7 @@ from a file as 1.073741824e+09), lists joined by commas.
 
 {{/* What a setting comes to for a component: (dict "root" $ "component" "api" "name" "MAX_BODY_BYTES" "default" 1). */}}
 {{- define "facial-service.setting" -}}
-{{- $settings := merge dict ((get .root.Values .component).settings | default dict) (.root.Values.settings | default dict) }}
+{{- $settings := mergeOverwrite (deepCopy (.root.Values.settings | default dict)) (deepCopy ((get .root.Values .component).settings | default dict)) }}
 {{- include "facial-service.text" (get $settings .name) | default (include "facial-service.text" .default) }}
 {{- end }}
 

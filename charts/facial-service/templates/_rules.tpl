@@ -76,6 +76,10 @@ what it records stays, and so does an alert that is turned on by its name.
 {{- range $key, $value := .root.Values.prometheusRule.additionalLabels }}
 {{- if not (hasKey $labels $key) }}{{ $_ := set $labels $key (toString $value) }}{{ end }}
 {{- end }}
+{{- range $key, $base := dict "runbook_url" .root.Values.prometheusRule.runbookBaseUrl "dashboard_url" .root.Values.prometheusRule.dashboardBaseUrl }}
+{{- $link := get $annotations $key }}
+{{- if and $base (hasPrefix "/" $link) }}{{ $_ := set $annotations $key (printf "%s%s" (trimSuffix "/" $base) $link) }}{{ end }}
+{{- end }}
 {{- range $key, $value := .override }}
 {{- if kindIs "invalid" $value }}
 {{- else if has $key (list "expr" "for" "keep_firing_for") }}{{ $_ := set $rule $key (toString $value) }}

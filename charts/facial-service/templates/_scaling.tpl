@@ -3,13 +3,13 @@
 {{- if and .Values.worker.enabled .Values.nats.enabled }}true{{ end }}
 {{- end }}
 
-{{/* Least number of pods of a component, whoever scales it: (dict "root" $ "component" "api"). */}}
-{{- define "facial-service.leastPods" -}}
+{{/* Most pods of a component, whoever scales it: (dict "root" $ "component" "api"). */}}
+{{- define "facial-service.mostPods" -}}
 {{- $values := get .root.Values .component }}
 {{- if dig "keda" "enabled" false $values }}
-{{- int $values.keda.minReplicas }}
+{{- int $values.keda.maxReplicas }}
 {{- else if dig "autoscaling" "enabled" false $values }}
-{{- int $values.autoscaling.minReplicas }}
+{{- int $values.autoscaling.maxReplicas }}
 {{- else }}
 {{- int $values.replicas }}
 {{- end }}
@@ -61,6 +61,13 @@ spec:
   behavior:
     {{- toYaml . | nindent 4 }}
   {{- end }}
+{{- end }}
+
+{{/* Refuses a budget that lets nobody go, and so no node be drained: (dict "path" "api" "maxUnavailable" 0). */}}
+{{- define "facial-service.checkBudget" -}}
+{{- if has (toString .maxUnavailable) (list "0" "0%") }}
+{{- fail (printf "%s.podDisruptionBudget.maxUnavailable: %v would let no node be drained; set 1 or more, or enabled to false" .path .maxUnavailable) }}
+{{- end }}
 {{- end }}
 
 {{/* A PodDisruptionBudget: (dict "root" $ "component" "api" "maxUnavailable" 1). */}}
