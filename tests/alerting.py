@@ -1,0 +1,267 @@
+"""A real Prometheus with the project's rules in a hurry, a real Alertmanager, and a webhook that keeps what it is told.
+
+Windows, intervals and `for` are shorter than in the rules as they are shipped, and nothing else differs: minutes become
+seconds, and the days of the alerts on objectives become minutes.
+"""
+
+from __future__ import annotations
+
+import random
+import shutil
+import socket
+import subprocess
+import threading
+import time
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import TYPE_CHECKING, Any
+
+import httpx
+import orjson
+import pytest
+import yaml
+
+from prometheus.source.generate import FILES, rule_files
+from prometheus.source.model import Alert
+from prometheus.source.render import Links, SpeedUp
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
+
+Target = dict[str, Any]
+"""Addresses and their labels, as Prometheus reads them from a file."""
+
+LINKS = Links(runbooks="https://code.example.org/main", dashboards="https://grafana.example.org")
+LEAST_WINDOW_MS = 10_000  # a rate needs a few scrapes: one comes each second, or later where the machine is busy
+USUAL = SpeedUp(factor=60, least_window_ms=LEAST_WINDOW_MS)
+OBJECTIVES = SpeedUp(factor=720, least_window_ms=LEAST_WINDOW_MS)
+START_LIMIT_S = 120
+
+
+def alert_rules() -> dict[str, Alert]:
+    """Return every alerting rule by its name; those on objectives, which share one, have their long window after it."""
+    rules = (rule for groups in FILES.values() for group in groups for rule in group.rules)
+    alerts = (rule for rule in rules if isinstance(rule, Alert))
+    return {f"{alert.name}-{alert.labels.get('long', '')}".rstrip("-"): alert for alert in alerts}
+
+
+@dataclass(frozen=True)
+class Notice:
+    """One alert in one notification.
+
+    Attributes:
+        at: when it came in, by the monotonic clock.
+        is_firing: else it is resolved.
+        labels: of the alert.
+        annotations: of the alert, filled in.
+    """
+
+    at: float
+    is_firing: bool
+    labels: dict[str, str]
+    annotations: dict[str, str]
+
+    @property
+    def rule(self) -> str:
+        """The alert's name as in `alert_rules`."""
+        return f"{self.labels['alertname']}-{self.labels.get('long', '')}".rstrip("-")
+
+    @property
+    def place(self) -> str:
+        """The namespace; empty where there is none."""
+        return self.labels.get("namespace", "")
+
+
+class Webhook:
+    """Takes Alertmanager's notifications, and keeps them.
+
+    Attributes:
+        url: where they are to be sent.
+    """
+
+    def __init__(self) -> None:
+        self._notices: list[Notice] = []
+        self._has_more = threading.Condition()
+        self._is_closed = False
+        webhook = self
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_POST(self) -> None:
+                webhook._take(self.rfile.read(int(self.headers["Content-Length"])))
+                self.send_response(200)
+                self.send_header("Content-Length", "0")
+                self.end_headers()
+
+            def log_message(self, *_: object) -> None:
+                pass
+
+        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self._thread = threading.Thread(target=self._server.serve_forever)
+        self._thread.start()
+        self.url = f"http://127.0.0.1:{self._server.server_port}/"
+
+    def _take(self, body: bytes) -> None:
+        now = time.monotonic()
+        with self._has_more:
+            for alert in orjson.loads(body)["alerts"]:
+                is_firing = alert["status"] == "firing"
+                self._notices.append(Notice(now, is_firing, alert["labels"], alert["annotations"]))
+            self._has_more.notify_all()
+
+    def notices(self, rule: str | None = None, place: str | None = None) -> list[Notice]:
+        """Return what came in so far, of a rule and of a namespace if they are given."""
+        with self._has_more:
+            return [
+                notice
+                for notice in self._notices
+                if (rule is None or notice.rule == rule) and (place is None or notice.place == place)
+            ]
+
+    def firing(self, rule: str, place: str) -> list[Notice]:
+        """Return the last notices of the alerts of a rule that are firing now."""
+        last = {frozenset(notice.labels.items()): notice for notice in self.notices(rule, place)}
+        return [notice for notice in last.values() if notice.is_firing]
+
+    def wait_for(self, condition: Callable[[], bool], *, limit_s: float) -> bool:
+        """Wait until a condition on the notices holds; False where it did not within the limit, or `stop` came."""
+        with self._has_more:
+            self._has_more.wait_for(lambda: self._is_closed or condition(), limit_s)
+            return condition()
+
+    def stop(self) -> None:
+        """Let everybody go who waits."""
+        with self._has_more:
+            self._is_closed = True
+            self._has_more.notify_all()
+
+    def close(self) -> None:
+        """Take no more."""
+        self.stop()
+        self._server.shutdown()
+        self._thread.join()
+        self._server.server_close()
+
+
+class Monitoring:
+    """Prometheus and Alertmanager, at work.
+
+    Attributes:
+        url: address of Prometheus.
+    """
+
+    def __init__(self, url: str, targets: list[Target], file: Path) -> None:
+        self.url = url
+        self._targets = targets
+        self._file = file
+
+    def ask(self, expr: str) -> list[dict[str, Any]]:
+        """Return the instant vector of an expression."""
+        answer = httpx.get(f"{self.url}/api/v1/query", params={"query": expr}, timeout=30).raise_for_status()
+        found: list[dict[str, Any]] = answer.json()["data"]["result"]
+        return found
+
+    @contextmanager
+    def blind_to(self, address: str) -> Iterator[None]:
+        """Know nothing of an address during the block."""
+        _write_targets(self._file, [target for target in self._targets if target["targets"] != [address]])
+        try:
+            yield
+        finally:
+            _write_targets(self._file, self._targets)
+
+
+def _write_targets(file: Path, targets: list[Target]) -> None:
+    new = file.with_suffix(".new")
+    new.write_bytes(orjson.dumps(targets))
+    new.rename(file)
+
+
+def require(program: str) -> str:
+    """Return where a program is, or skip with the way to get it."""
+    found = shutil.which(program)
+    if found is None:
+        pytest.skip(f"{program} is not on PATH; `make tools` sets it up")
+    return found
+
+
+@contextmanager
+def monitoring(
+    folder: Path, webhook: Webhook, targets: list[Target], jobs: list[dict[str, Any]]
+) -> Iterator[Monitoring]:
+    """Run both, with scrapes and evaluations each second; `jobs` come beside the one that scrapes the targets."""
+    file = folder / "targets.json"
+    _write_targets(file, targets)
+    for name, text in (rule_files(LINKS, USUAL) | _objectives()).items():
+        (folder / name).write_text(text, encoding="utf-8")
+    ports = free_ports(2)
+    scraped = {"job_name": "facial-service", "file_sd_configs": [{"files": [file.name], "refresh_interval": "1s"}]}
+    configuration = {
+        "global": {"scrape_interval": "1s", "scrape_timeout": "1s", "evaluation_interval": "1s"},
+        "rule_files": ["facial-service-*.yaml"],
+        "alerting": {"alertmanagers": [{"static_configs": [{"targets": [f"127.0.0.1:{ports[0]}"]}]}]},
+        "scrape_configs": [scraped, *jobs],
+    }
+    (folder / "prometheus.yml").write_text(yaml.safe_dump(configuration), encoding="utf-8")
+    (folder / "alertmanager.yml").write_text(yaml.safe_dump(_notifying(webhook.url)), encoding="utf-8")
+    with ExitStack() as stack:
+        options = ["--config.file=alertmanager.yml", "--storage.path=alertmanager", "--cluster.listen-address="]
+        stack.enter_context(_running(folder, "alertmanager", ports[0], options))
+        options = ["--config.file=prometheus.yml", "--storage.tsdb.path=prometheus"]
+        stack.enter_context(_running(folder, "prometheus", ports[1], options))
+        yield Monitoring(f"http://127.0.0.1:{ports[1]}", targets, file)
+
+
+def _objectives() -> dict[str, str]:
+    return {name: text for name, text in rule_files(LINKS, OBJECTIVES).items() if "slo" in name}
+
+
+def _notifying(url: str) -> dict[str, Any]:
+    """Configure Alertmanager to tell of each alert by itself, at once."""
+    receiver = {"name": "webhook", "webhook_configs": [{"url": url, "send_resolved": True}]}
+    route = {"receiver": "webhook", "group_by": ["..."], "group_wait": "0s", "group_interval": "500ms"}
+    return {"route": {**route, "repeat_interval": "1h"}, "receivers": [receiver]}
+
+
+@contextmanager
+def _running(folder: Path, program: str, port: int, options: list[str]) -> Iterator[None]:
+    command = [require(program), *options, f"--web.listen-address=127.0.0.1:{port}"]
+    with (folder / f"{program}.log").open("wb") as log:
+        # In a session of its own Linux gives it its share of the processor, whatever the tests take of it.
+        process = subprocess.Popen(command, cwd=folder, stdout=log, stderr=log, start_new_session=True)
+    try:
+        _wait_ready(process, program, port)
+        yield
+    finally:
+        process.terminate()
+        try:
+            process.wait(30)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+
+
+def _wait_ready(process: subprocess.Popen[bytes], program: str, port: int) -> None:
+    limit = time.monotonic() + START_LIMIT_S
+    while time.monotonic() < limit:
+        if process.poll() is not None:
+            raise RuntimeError(f"{program} ended with {process.returncode}")
+        with suppress(httpx.TransportError):
+            if httpx.get(f"http://127.0.0.1:{port}/-/ready", timeout=5).status_code == 200:
+                return
+        time.sleep(0.05)
+    raise TimeoutError(f"{program} is not ready")
+
+
+def free_ports(count: int) -> list[int]:
+    """Find ports below those of outgoing connections, for what is stopped and started again on the same one."""
+    with ExitStack() as stack:
+        ports: list[int] = []
+        for port in random.sample(range(20_000, 30_000), 1000):
+            with suppress(OSError):
+                stack.enter_context(socket.create_server(("127.0.0.1", port)))
+                ports.append(port)
+            if len(ports) == count:
+                return ports
+    raise OSError("no port is free")

@@ -1,0 +1,109 @@
+"""The order of the faults: a lane for each release, side by side, and one for what takes minutes to grow old."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from tests.live.alerts import faults
+from tests.live.alerts.releases import PLACES, THREADS
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
+
+    from tests.alerting import Monitoring
+    from tests.live.alerts.rehearsal import Rehearsal
+    from tests.live.alerts.releases import Fleet, Release
+
+# The namespace under which an exporter is scraped once more, with more time: of a scrape that may take a second only,
+# as the others here, nobody can say that it took more than two.
+PATIENT = "patient"
+PATIENCE = "3s"
+# The threshold of the alert is an age and no window, so it stays what it is.
+AGE_LIMIT_S = 450.0
+
+
+def patient_job(address: str) -> dict[str, Any]:
+    """Have an address scraped with more time, under a namespace of its own."""
+    labels = {"job": "facial-service", "namespace": PATIENT}
+    targets = [{"targets": [address], "labels": labels}]
+    return {"job_name": PATIENT, "scrape_interval": PATIENCE, "scrape_timeout": PATIENCE, "static_configs": targets}
+
+
+class Lanes:
+    """Each lane is to run in a thread of its own.
+
+    Attributes:
+        demand: a fault that depends on what the machine gives, and tells that when it is over.
+    """
+
+    def __init__(self, rehearsal: Rehearsal, wait_until: Callable[..., Any], folder: Path) -> None:
+        self._under = rehearsal.under
+        self._settle = rehearsal.settle
+        self._wait_until = wait_until
+        self._folder = folder
+        self.demand = faults.LargePhotos(callers=THREADS)
+
+    def side_by_side(self, fleet: Fleet, monitoring: Monitoring) -> Iterator[Callable[[], None]]:
+        """Yield the lanes that begin after normal traffic was seen to raise no alert."""
+        yield lambda: self._break_alone(fleet.alone)
+        yield lambda: self._break_busy(fleet.busy, monitoring)
+        yield lambda: self._break_apart(fleet)
+
+    def age(self, alone: Release) -> None:
+        """Begin at once, and let nobody notice for five minutes."""
+        hanging = faults.hanging_with_a_task(alone, self._wait_until)
+        with self._under("a task process hangs, and there is a task", alone.place, hanging, limit_s=AGE_LIMIT_S):
+            pass
+        self._settle(alone.place)
+
+    def occupy(self, busy: Release) -> None:
+        """Take the CPU time there is; for when the other lanes are over, which would want some too."""
+        with self._under("as many come as there are threads", busy.place, self.demand.of(busy)):
+            pass
+        self._settle(busy.place)
+
+    def _break_alone(self, alone: Release) -> None:
+        under, place = self._under, alone.place
+        with under("callers send damaged pictures", place, faults.damaged_pictures(alone)):
+            pass
+        left = faults.files_left_behind(alone, self._folder / "values")
+        with (
+            under("API processes are killed one after the other", place, faults.workers_killed(alone)),
+            under("files of processes that are gone stay", place, left),
+        ):
+            pass
+        with under("the exporter hangs", PATIENT, faults.halted(faults.exporter_of(alone))):
+            pass
+        self._settle(PATIENT)
+
+    def _break_busy(self, busy: Release, monitoring: Monitoring) -> None:
+        under, place = self._under, busy.place
+        with under("the API is stopped", place, busy.api.stopped()):
+            pass
+        with under("Prometheus no longer finds the API", place, monitoring.blind_to(busy.address)):
+            pass
+        with under("more large photos come than there are places", place, faults.LargePhotos(PLACES + 8).of(busy)):
+            pass
+        self._settle(place)
+
+    def _break_apart(self, fleet: Fleet) -> None:
+        under, apart, place = self._under, fleet.apart, fleet.apart.place
+        with under("the queue's server is killed", place, faults.killed(fleet.queue, self._wait_until)):
+            pass
+        with under("the workers' user is unknown to the queue", place, faults.shut_out(fleet.queue)):
+            pass
+        with (
+            under("callers submit pictures that do not decode", place, faults.damaged_tasks(apart)),
+            under("results are larger than there is room for", place, faults.large_results(apart)),
+        ):
+            pass
+        with under("tasks kill whoever works on them", place, faults.poison(apart, fleet.queue)):
+            pass
+        self._settle(place)
+        with under("the workers are stopped", place, apart.workers.stopped()):
+            with under("tasks go on to come in", place, faults.many_tasks(apart, apart.sample.jpeg)):
+                pass
+            with under("tasks with large photos go on to come in", place, faults.many_tasks(apart, apart.sample.photo)):
+                pass
+        self._settle(place)
