@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import random
 import shutil
+import signal
 import socket
 import subprocess
 import threading
@@ -190,11 +191,13 @@ def require(program: str) -> str:
 def monitoring(
     folder: Path, webhook: Webhook, targets: list[Target], jobs: list[dict[str, Any]]
 ) -> Iterator[Monitoring]:
-    """Run both, with scrapes and evaluations each second; `jobs` come beside the one that scrapes the targets."""
+    """Run both, with scrapes and evaluations each second; `jobs` come beside the one that scrapes the targets.
+
+    The rules come once there is something to see: Prometheus takes some seconds to find its targets, and that is longer
+    than an alert on their absence waits here.
+    """
     file = folder / "targets.json"
     _write_targets(file, targets)
-    for name, text in (rule_files(LINKS, USUAL) | _objectives()).items():
-        (folder / name).write_text(text, encoding="utf-8")
     ports = free_ports(2)
     scraped = {"job_name": "facial-service", "file_sd_configs": [{"files": [file.name], "refresh_interval": "1s"}]}
     configuration = {
@@ -209,8 +212,13 @@ def monitoring(
         options = ["--config.file=alertmanager.yml", "--storage.path=alertmanager", "--cluster.listen-address="]
         stack.enter_context(_running(folder, "alertmanager", ports[0], options))
         options = ["--config.file=prometheus.yml", "--storage.tsdb.path=prometheus"]
-        stack.enter_context(_running(folder, "prometheus", ports[1], options))
-        yield Monitoring(f"http://127.0.0.1:{ports[1]}", targets, file)
+        process = stack.enter_context(_running(folder, "prometheus", ports[1], options))
+        watching = Monitoring(f"http://127.0.0.1:{ports[1]}", targets, file)
+        _wait_for(lambda: len(watching.ask("up == 1")) >= len(targets), "targets that are up")
+        for name, text in (rule_files(LINKS, USUAL) | _objectives()).items():
+            (folder / name).write_text(text, encoding="utf-8")
+        process.send_signal(signal.SIGHUP)
+        yield watching
 
 
 def _objectives() -> dict[str, str]:
@@ -225,14 +233,14 @@ def _notifying(url: str) -> dict[str, Any]:
 
 
 @contextmanager
-def _running(folder: Path, program: str, port: int, options: list[str]) -> Iterator[None]:
+def _running(folder: Path, program: str, port: int, options: list[str]) -> Iterator[subprocess.Popen[bytes]]:
     command = [require(program), *options, f"--web.listen-address=127.0.0.1:{port}"]
     with (folder / f"{program}.log").open("wb") as log:
         # In a session of its own Linux gives it its share of the processor, whatever the tests take of it.
         process = subprocess.Popen(command, cwd=folder, stdout=log, stderr=log, start_new_session=True)
     try:
-        _wait_ready(process, program, port)
-        yield
+        _wait_for(lambda: _is_ready(process, port), program)
+        yield process
     finally:
         process.terminate()
         try:
@@ -242,16 +250,20 @@ def _running(folder: Path, program: str, port: int, options: list[str]) -> Itera
             process.wait()
 
 
-def _wait_ready(process: subprocess.Popen[bytes], program: str, port: int) -> None:
+def _is_ready(process: subprocess.Popen[bytes], port: int) -> bool:
+    if process.poll() is not None:
+        raise RuntimeError(f"it ended with {process.returncode}")
+    with suppress(httpx.TransportError):
+        return httpx.get(f"http://127.0.0.1:{port}/-/ready", timeout=5).status_code == 200
+    return False
+
+
+def _wait_for(condition: Callable[[], bool], what: str) -> None:
     limit = time.monotonic() + START_LIMIT_S
-    while time.monotonic() < limit:
-        if process.poll() is not None:
-            raise RuntimeError(f"{program} ended with {process.returncode}")
-        with suppress(httpx.TransportError):
-            if httpx.get(f"http://127.0.0.1:{port}/-/ready", timeout=5).status_code == 200:
-                return
+    while not condition():
+        if time.monotonic() > limit:
+            raise TimeoutError(f"{what}: not within {START_LIMIT_S} s")
         time.sleep(0.05)
-    raise TimeoutError(f"{program} is not ready")
 
 
 def free_ports(count: int) -> list[int]:
