@@ -7,7 +7,7 @@ import contextlib
 import time
 import uuid
 from hashlib import sha256
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, TypeVar
 
 import msgspec
 import nats.errors
@@ -27,20 +27,21 @@ from app.tasks.records import Record, Records, TaskStatus
 from app.tasks.stream import STREAM, TASK_TYPE, notice_subject, task_subject
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Awaitable, Callable
 
     from app.service.crop import CheckedInput
     from app.settings import Settings
 
 # Notices of a record's change can be missed, between servers of a cluster and while the connection is away.
 LOOK_AGAIN_S: Final = 1.0
-# After the stream refused a task, others are refused without asking it; callers wait longer than this anyhow.
-FULL_PAUSE_S: Final = 0.2
+FULL_PAUSE_S: Final = 0.2  # after a refusal, others are refused without asking; callers wait longer than this anyhow
 CACHE_TIMEOUT_S: Final = 0.5
 CACHE_PAUSE_S: Final = 5.0  # for a queue that did not answer; the synchronous route shall not wait for it each time
 ATTEMPTS: Final = 8
 # Of a message that may be taken: with what is told of it should it be given up on, it is still one that can be stored.
 HEADERS_BYTES: Final = 1024
+
+T = TypeVar("T")
 
 
 class _StreamState(msgspec.Struct):
@@ -101,19 +102,14 @@ class TaskQueue:
         task_id = uuid.uuid4().hex if idempotency_key is None else _derive_id(caller, idempotency_key)
         record = Record(task_id=task_id, submitted_at=time.time(), digest=digest or "")
         if idempotency_key is not None:  # what was taken stays so, be the queue full now
-            there = await self._records.find(task_id)
-            if there is not None and not there[0].is_withdrawn:
-                return await self._resume(*there, record, checked)
+            there = await _until_settled(lambda: self._find_taken(record, checked))
+            if there is not None:
+                return there
         self._require_small(checked)
         await self._require_room()
         if self._settings.result_cache and digest and (found := await self._find(digest)) is not None:
             record = _answer_from(found, record)
-        for _ in range(ATTEMPTS):
-            try:
-                return await self._take(record, checked)
-            except RevisionConflictError:  # another request with the same key at the same moment
-                continue
-        raise QueueUnavailableError("the task changes too fast; come back after the time in Retry-After")
+        return await _until_settled(lambda: self._take(record, checked))
 
     async def status(
         self, task_id: str, *, wait_s: float = 0.0, is_stopping: Callable[[], bool] | None = None
@@ -159,23 +155,7 @@ class TaskQueue:
             TaskEndedError: it has ended otherwise.
             QueueError: the queue is away, or could not store it.
         """
-        for _ in range(ATTEMPTS):
-            record, revision = await self._records.get(task_id)
-            if record.status is TaskStatus.CANCELLED:
-                return record
-            if record.status.is_final:
-                raise TaskEndedError(f"expected a task that has not ended, got one that ended with {record.status}")
-            # Of no run: the one that works on it would take this end for its own.
-            cancelled = record.replace(status=TaskStatus.CANCELLED, completed_at=time.time(), run="")
-            try:
-                await self._records.update(cancelled, revision)
-            except RevisionConflictError:
-                continue
-            record_task_completed(record.type, TaskStatus.CANCELLED.value)
-            with contextlib.suppress(QueueError):  # a worker that gets it looks at the record first
-                await self._drop_message(task_id)
-            return cancelled
-        raise QueueUnavailableError("the task changes too fast; come back after the time in Retry-After")
+        return await _until_settled(lambda: self._cancel(task_id))
 
     async def find_result(self, digest: str) -> bytes | None:
         """Return the result of a task that was asked the same, or None; the queue's absence is no error here."""
@@ -212,6 +192,10 @@ class TaskQueue:
         """Return how large a message may be: the server's limit, or a queue with nothing else in it."""
         bounds = (self._connection.client.max_payload, self._settings.task_queue_max_bytes)
         return min(bounds) - HEADERS_BYTES
+
+    async def _find_taken(self, record: Record, checked: CheckedInput) -> Record | None:
+        found = await self._records.find(record.task_id)
+        return None if found is None or found[0].is_withdrawn else await self._resume(*found, record, checked)
 
     async def _take(self, record: Record, checked: CheckedInput) -> Record:
         try:
@@ -271,6 +255,20 @@ class TaskQueue:
             raise TaskTooLargeError("expected smaller pictures: the queue does not take messages as large as this task")
         await self._connection.store(task_subject(record.task_id), message, headers)
 
+    async def _cancel(self, task_id: str) -> Record:
+        record, revision = await self._records.get(task_id)
+        if record.status is TaskStatus.CANCELLED:
+            return record
+        if record.status.is_final:
+            raise TaskEndedError(f"expected a task that has not ended, got one that ended with {record.status}")
+        # Of no run: the one that works on it would take this end for its own.
+        cancelled = record.replace(status=TaskStatus.CANCELLED, completed_at=time.time(), run="")
+        await self._records.update(cancelled, revision)
+        record_task_completed(record.type, TaskStatus.CANCELLED.value)
+        with contextlib.suppress(QueueError):  # a worker that gets it looks at the record first
+            await self._drop_message(task_id)
+        return cancelled
+
     async def _is_queued(self, task_id: str) -> bool:
         """Tell whether a task's message is in the stream, without having it sent."""
         request = msgspec.json.encode({"subjects_filter": task_subject(task_id)})
@@ -280,6 +278,14 @@ class TaskQueue:
     async def _drop_message(self, task_id: str) -> None:
         request = msgspec.json.encode({"filter": task_subject(task_id)})
         await self._connection.request(f"$JS.API.STREAM.PURGE.{STREAM}", request)
+
+
+async def _until_settled(step: Callable[[], Awaitable[T]]) -> T:
+    """Do a step again whenever somebody else, a worker or the key's other request, wrote the record in between."""
+    for _ in range(ATTEMPTS):
+        with contextlib.suppress(RevisionConflictError):
+            return await step()
+    raise QueueUnavailableError("the task changes too fast; come back after the time in Retry-After")
 
 
 def _derive_id(caller: bytes, key: str) -> str:

@@ -131,6 +131,8 @@ class NatsServer:
         """Let it keep its connections and answer nothing for the duration of the block."""
         assert self._process is not None
         self._process.send_signal(signal.SIGSTOP)
+        # The signal takes effect at each thread's next turn, and one may answer until then.
+        os.waitid(os.P_PID, self._process.pid, os.WSTOPPED | os.WNOWAIT)
         try:
             yield
         finally:

@@ -178,6 +178,27 @@ class TestIdempotency:
 
         asyncio.run(main())
 
+    def test_a_task_that_changes_while_its_key_is_looked_at(
+        self, desk: OpenDesk, check: Check, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        async def main() -> None:
+            async with desk() as opened:
+                first = await opened.queue.submit(check(), idempotency_key="k", digest="d")
+                renew = opened.queue._renew
+
+                async def end_before(record: Record, revision: int) -> int:
+                    await end(opened, first.task_id)
+                    return await renew(record, revision)
+
+                # The worker is quicker than whoever repeats: the record was read, the message is gone, the record ends.
+                await opened.queue._drop_message(first.task_id)
+                monkeypatch.setattr(opened.queue, "_renew", end_before)
+                again = await opened.queue.submit(check(), idempotency_key="k", digest="d")
+                assert (again.task_id, again.status) == (first.task_id, TaskStatus.SUCCESS)
+                assert await opened.count() == 0
+
+        asyncio.run(main())
+
     def test_a_cancelled_task_stays_the_keys(self, desk: OpenDesk, check: Check) -> None:
         async def main() -> None:
             async with desk() as opened:
