@@ -78,11 +78,15 @@ class Notice:
 class Webhook:
     """Takes Alertmanager's notifications, and keeps them.
 
+    Args:
+        host: address to listen on.
+        port: 0 takes any.
+
     Attributes:
         url: where they are to be sent.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, host: str = "127.0.0.1", port: int = 0) -> None:
         self._notices: list[Notice] = []
         self._has_more = threading.Condition()
         self._is_closed = False
@@ -98,10 +102,10 @@ class Webhook:
             def log_message(self, *_: object) -> None:
                 pass
 
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self._server = ThreadingHTTPServer((host, port), Handler)
         self._thread = threading.Thread(target=self._server.serve_forever)
         self._thread.start()
-        self.url = f"http://127.0.0.1:{self._server.server_port}/"
+        self.url = f"http://{host}:{self._server.server_port}/"
 
     def _take(self, body: bytes) -> None:
         now = time.monotonic()

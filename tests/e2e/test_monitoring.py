@@ -1,20 +1,27 @@
-"""What the Prometheus of the Operator makes of the monitor and the rules."""
+"""What the Prometheus of the Operator makes of the monitor and the rules, and Alertmanager of the alerts."""
 
 from __future__ import annotations
 
 import json
+import time
 import urllib.parse
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from tests.e2e.cluster import Namespace, Release, wait_for
+from tests.alerting import Webhook
+from tests.e2e.cluster import Namespace, Release, run, wait_for
+from tests.e2e.conftest import leave_out
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
+
+    from tests.e2e.cluster import Load
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(600)]
 MONITORING = Namespace("monitoring")
+WEBHOOK_PORT = 9094
+ALERT_LIMIT_S = 180
 
 
 def ask(path: str, **query: str) -> Any:
@@ -87,3 +94,69 @@ def test_each_dashboard_is_a_config_map_that_the_sidecar_looks_for(watched: Rele
     for item in found:
         for text in item["data"].values():
             assert json.loads(text)["uid"].startswith("facial-service")
+
+
+@pytest.fixture(scope="module")
+def webhook(cluster: None) -> Iterator[Webhook]:
+    """Listen where the cluster's Alertmanager posts to: on the node, which is this machine."""
+    (node, *_) = json.loads(run("kubectl", "get", "nodes", "--output=json"))["items"]
+    (address,) = (item["address"] for item in node["status"]["addresses"] if item["type"] == "InternalIP")
+    try:
+        found = Webhook(address, WEBHOOK_PORT)
+    except OSError as error:
+        leave_out(f"cannot listen on {address}:{WEBHOOK_PORT}, where Alertmanager would post to: {error.strerror}")
+    yield found
+    found.close()
+
+
+def wait_firing(webhook: Webhook, release: Release, alert: str) -> None:
+    """Wait until an alert on a release has come to the webhook, as whoever is called would read it."""
+    place, start = release.namespace.name, time.monotonic()
+    assert webhook.wait_for(lambda: bool(webhook.firing(alert, place)), limit_s=ALERT_LIMIT_S), f"no {alert} came"
+    (notice,) = webhook.firing(alert, place)
+    assert notice.labels["severity"] == "critical"
+    assert f"in namespace {place}" in notice.annotations["description"]
+    assert notice.annotations["runbook_url"].endswith(f"/docs/runbooks/{alert}.md")
+    print(f"{alert}: at the webhook {notice.at - start:.0f} s after the fault")
+
+
+def wait_resolved(webhook: Webhook, release: Release, alert: str) -> None:
+    """Wait until the webhook was told that an alert on a release is over."""
+    place, start = release.namespace.name, time.monotonic()
+    assert webhook.wait_for(lambda: not webhook.firing(alert, place), limit_s=ALERT_LIMIT_S), f"{alert} stayed"
+    print(f"{alert}: resolved {time.monotonic() - start:.0f} s after the fault's end")
+
+
+def scale(release: Release, component: str, replicas: int) -> None:
+    """Have so many pods of a component, as an operator would."""
+    release.namespace.kubectl("scale", f"deployment/{release.fullname}-{component}", f"--replicas={replicas}")
+    wait_for(lambda: len(release.pods(component)) == replicas, f"{replicas} pods of {component}")
+
+
+def test_tasks_that_nobody_works_on_call_somebody(
+    watched: Release, webhook: Webhook, start_load: Callable[..., Load]
+) -> None:
+    alert = "FacialServiceNoTaskWorkers"
+    require_targets(watched, "serviceMonitor")
+    assert webhook.notices(alert, watched.namespace.name) == []
+    scale(watched, "worker", 0)
+    load = start_load(watched, "tasks", callers=1)
+    wait_firing(webhook, watched, alert)
+    scale(watched, "worker", 1)
+    wait_resolved(webhook, watched, alert)
+    account = load.stop()
+    assert account["failed"] == 0, account
+    assert account["ended"] == {"SUCCESS": account["accepted"]}, "all that waited was done"
+
+
+def test_an_api_that_does_not_start_calls_somebody(watched: Release, webhook: Webhook) -> None:
+    alert = "FacialServiceDown"
+    require_targets(watched, "serviceMonitor")
+    assert webhook.notices(alert, watched.namespace.name) == []
+    scale(watched, "api", 0)
+    watched.namespace.kubectl("set", "env", f"deployment/{watched.fullname}-api", "WORKERS=none")
+    scale(watched, "api", 1)
+    wait_firing(webhook, watched, alert)
+    watched.deploy(watched.values)
+    wait_resolved(webhook, watched, alert)
+    assert len(watched.ready("api")) == 1
