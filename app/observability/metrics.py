@@ -166,6 +166,7 @@ METRICS: tuple[MetricSpec, ...] = (
         {"operation": tuple(_STEPS.split())},
         buckets="image_duration_buckets",
     ),
+    MetricSpec("images_processed_total", "counter", "Photos with a result.", {"format": ("png", "jpeg", "webp")}),
     MetricSpec("landmarks_processed_total", "counter", "Landmarks that went into a result.", {}),
     MetricSpec("faces_detected_total", "counter", "Photos looked for faces.", {"result": ("one", "several", "none")}),
     MetricSpec(

@@ -79,6 +79,11 @@ def report_unwritable(error: OSError) -> None:
     _report_once(error.strerror or "unknown")
 
 
+def record_image_processed(image_format: str) -> None:
+    """Count a photo that became a result by its file's format: ``png``, ``jpeg`` or ``webp``."""
+    _record("images_processed_total", (image_format,))
+
+
 def record_landmarks_processed(count: int) -> None:
     """Count landmarks that went into a result."""
     _record("landmarks_processed_total", (), count)

@@ -19,6 +19,7 @@ from app.face.pipeline import FaceRequest, FaceResult, OnStep, check_face, proce
 from app.observability.events import log_image_processing
 from app.observability.recording import (
     image_step,
+    record_image_processed,
     record_landmarks_processed,
     record_region_generated,
     track_image_processing,
@@ -237,7 +238,7 @@ class CropService:
             height, width = label_image.shape[:2]
             log_image_processing("segmentation", width, height, len(face.regions) + len(face.omitted))
         self._burn()
-        _count(len(landmarks_px), face)
+        _count(checked.image_info.format, len(landmarks_px), face)
         elapsed_ms = 1000 * (time.perf_counter() - start)
         return CropResult(image=checked.image_info, face=face, found=found, processing_time_ms=elapsed_ms)
 
@@ -253,7 +254,8 @@ class CropService:
                 pass
 
 
-def _count(landmarks: int, face: FaceResult) -> None:
+def _count(image_format: str, landmarks: int, face: FaceResult) -> None:
+    record_image_processed(image_format)
     record_landmarks_processed(landmarks)
     for region_type, count in Counter(region.kind for region in face.regions).items():
         record_region_generated(region_type, count)

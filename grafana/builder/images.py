@@ -151,7 +151,7 @@ def _operations() -> Section:
 
 
 SIZES: Final = folded(
-    "Sizes",
+    "Formats and sizes",
     row(
         heat(
             "Request bodies",
@@ -171,6 +171,13 @@ SIZES: Final = folded(
             Scale("binBps"),
             Query(expr=rate(series(f"{REQUEST}_sum", WORK)), legend="in", colour=BLUE),
             Query(expr=rate(series(f"{ANSWER}_sum", WORK)), legend="out", colour=GREEN),
+        ),
+        graph(
+            "Formats",
+            "Photos a second that became a result, by the format of their file.",
+            Scale("ops"),
+            Query(expr=rate(series("images_processed_total"), "format"), legend="{{format}}"),
+            is_stacked=True,
         ),
     ),
 )

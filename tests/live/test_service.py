@@ -35,6 +35,7 @@ def test_the_photo_alone_is_enough(service: RunningService, sample: Sample) -> N
     steps = ("detect", "mesh", "iris", "warp", "encode")
     counted = [("image_processing_duration_seconds_count", frozenset({("operation", step)})) for step in steps]
     counted.append(("faces_detected_total", frozenset({("result", "one")})))
+    counted.append(("images_processed_total", frozenset({("format", "png")})))
     before = service.scrape()
     options = {"upright": b"true", "crop": b"face", "background": b"image"}
     form = sample.form(image=sample.photo, landmarks=None, **options)

@@ -6,13 +6,13 @@ import re
 import time
 from contextlib import contextmanager, nullcontext
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 
 import numpy as np
 import orjson
 import pytest
 
-from app.codec.sniff import ImageInfo
+from app.codec.sniff import ImageFormat, ImageInfo
 from app.face.errors import (
     ImageCorruptError,
     ImageEmptyError,
@@ -57,6 +57,18 @@ def counts(monkeypatch: pytest.MonkeyPatch) -> dict[str, int]:
     monkeypatch.setattr(crop, "record_landmarks_processed", lambda count: counted.update(landmarks=count))
     monkeypatch.setattr(crop, "record_region_generated", lambda kind, count: counted.update({kind: count}))
     return counted
+
+
+def test_results_are_counted_by_the_format_of_their_photo(
+    service: CropService, make_input: MakeInput, sample: Sample, scrape: Scrape
+) -> None:
+    for image in (sample.photo, sample.jpeg, sample.jpeg, sample.webp):
+        service.process(make_input(image=image))
+    with pytest.raises(LandmarkRangeError):
+        service.process(make_input(points=[[-1000.0, 0.0]] * 478))
+    counted = {labels[0]: value for (name, *labels), value in scrape().items() if name == "images_processed_total"}
+    assert counted == {"png": 1, "jpeg": 2, "webp": 1}
+    assert set(counted) == set(get_args(ImageFormat))
 
 
 @pytest.mark.parametrize(
