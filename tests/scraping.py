@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
+RECORDED = ROOT / "tests" / "kubernetes.prom"  # by tools/record_kubernetes.py
 STEP_S = 5
 # What Grafana makes of a scrape interval of a second and this step.
 GRAFANA = {"__interval": f"{STEP_S}s", "__rate_interval": f"{STEP_S + 1}s"}
@@ -85,10 +86,18 @@ def escape(value: str) -> str:
     return re.sub(r"([\\$^*{}\[\]+?.()|])", r"\\\\\1", value)
 
 
+def recorded_pod(deployment: str) -> str:
+    """Return a pod of a deployment that was ready when the exposition was recorded."""
+    ready = rf'kube_pod_status_ready\{{condition="true",namespace="\w+",pod="({deployment}-[a-z0-9-]+)",.*\}} 1'
+    found = re.search(ready, RECORDED.read_text(encoding="utf-8"))
+    assert found is not None
+    return found[1]
+
+
 @contextmanager
 def exporter() -> Iterator[str]:
     """Serve the recorded exposition, with counters that grow and a deployment that changes."""
-    recorded = (ROOT / "tests" / "kubernetes.prom").read_text(encoding="utf-8")
+    recorded = RECORDED.read_text(encoding="utf-8")
     growing = {*re.findall(r"# TYPE (\w+) counter", recorded), "kube_deployment_status_observed_generation"}
     began = time.monotonic()
 

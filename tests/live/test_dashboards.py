@@ -15,7 +15,7 @@ import httpx
 import pytest
 
 from tests.dashboards import RULES, Target, fill, load, targets
-from tests.scraping import Server, exporter, job, prometheus
+from tests.scraping import Server, exporter, job, prometheus, recorded_pod
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -30,8 +30,7 @@ JSON = {"Content-Type": "application/json"}
 WORKERS, TASK_WORKERS = 2, 2
 RELEASE = "faces-facial-service"
 PLACES = {
-    "api": {"namespace": "faces", "pod": f"{RELEASE}-api-7d9c5b8f4c-x2v5k", "role": "api"},
-    "worker": {"namespace": "faces", "pod": f"{RELEASE}-worker-5f6b7c9d88-m4jtn", "role": "worker"},
+    role: {"namespace": "faces", "pod": recorded_pod(f"{RELEASE}-{role}"), "role": role} for role in ("api", "worker")
 }
 TARGETS = targets()
 APART = [target for target in TARGETS if target.needs - {RULES}]
