@@ -77,6 +77,10 @@ CASES: dict[str, tuple[Values, str]] = {
         {"externalNats": {"credsSecret": "a"}},
         "externalNats.credsSecret: tasks go to this release's own server as long as nats.enabled is true",
     ),
+    "a-token-for-nobody": (
+        {"nats": {"enabled": False, "auth": {"existingSecret": "a"}}, "externalNats": {"url": "nats://a"}},
+        "nats.auth.existingSecret: it is for this release's own server, and nats.enabled is false; set externalNats.",
+    ),
     "no-queue": (
         {"nats": {"enabled": False}},
         (

@@ -98,6 +98,8 @@ nats.terminationGracePeriodSeconds: {{ int .Values.nats.terminationGracePeriodSe
 externalNats.{{ $name }}: tasks go to this release's own server as long as nats.enabled is true; set that to false, or leave externalNats.{{ $name }} empty
 {{- end }}
 {{- end }}
+{{- else if .Values.nats.auth.existingSecret }}
+nats.auth.existingSecret: it is for this release's own server, and nats.enabled is false; set externalNats.existingSecret instead
 {{- else if and .Values.worker.enabled (not $external.url) }}
 nats.enabled: without a queue of its own the release needs another; set externalNats.url, or worker.enabled to false for a service without tasks
 {{- end }}
