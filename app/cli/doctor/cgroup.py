@@ -107,7 +107,7 @@ def _quota(file: Path) -> float | None:
     try:
         quota, period = file.read_text(encoding="ascii").split()
         return int(quota) / int(period)
-    except (OSError, ValueError):
+    except (OSError, ValueError, ZeroDivisionError):
         return None
 
 
@@ -115,5 +115,5 @@ def _fields(file: Path) -> dict[str, int]:
     try:
         pairs = (line.split() for line in file.read_text(encoding="ascii").splitlines())
         return {pair[0]: int(pair[1]) for pair in pairs if len(pair) == 2 and pair[1].isdigit()}  # noqa: PLR2004
-    except OSError:
+    except (OSError, ValueError):
         return {}

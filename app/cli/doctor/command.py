@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+import threading
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -53,9 +54,11 @@ def doctor(
 
     write(findings, time.monotonic() - began, is_json=is_json, is_quiet=is_quiet)
     limit = Status.WARNING if is_strict else Status.ERROR
-    sys.stdout.flush()
-    # Past the interpreter's own end, which a check that still hangs in the kernel would be in the way of.
-    os._exit(int(worst_status(findings).rank >= limit.rank))
+    code = int(worst_status(findings).rank >= limit.rank)
+    if any(thread.name.startswith("doctor-") for thread in threading.enumerate()):
+        sys.stdout.flush()
+        os._exit(code)  # past the interpreter's own end, which waits for what still hangs in a library
+    sys.exit(code)
 
 
 def _run(checks: list[Check], cgroup_root: Path, *, is_watched: bool) -> list[Finding]:
