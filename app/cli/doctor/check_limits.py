@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import resource
-import tempfile
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -32,7 +31,7 @@ def run(context: Context) -> Iterator[Finding]:
     yield _judge_cpu(context, limits)
     yield _judge_files(context)
     yield _judge_processes(context, limits)
-    yield from _judge_temporary()
+    yield from _judge_temporary(context)
 
 
 def _judge_memory(context: Context, limits: Limits) -> Iterator[Finding]:
@@ -137,11 +136,9 @@ def _judge_processes(context: Context, limits: Limits) -> Finding:
     return ok(part, place, found)
 
 
-def _judge_temporary() -> Iterator[Finding]:
+def _judge_temporary(context: Context) -> Iterator[Finding]:
     part, advice = "limits.temporary", "mount a tmpfs there: Docker: `--tmpfs /tmp`; the chart has a volume"
-    try:
-        folders = [Path(tempfile.gettempdir())]
-    except FileNotFoundError:
+    if context.temporary is None:
         yield error(
             part,
             "temporary folder",
@@ -149,9 +146,8 @@ def _judge_temporary() -> Iterator[Finding]:
             expected="one of these, also where the root file system is read-only",
             advice=advice,
         )
-        folders = []
     shared = Path("/dev/shm")  # noqa: S108 - where workers show their signs of life
-    for place in [*folders, *([shared] if shared.is_dir() else [])]:
+    for place in filter(None, (context.temporary, shared if shared.is_dir() else None)):
         folder = look_at(place)
         if folder.trouble:
             expected = "a folder that the service's user can write"

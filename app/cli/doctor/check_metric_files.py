@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import tempfile
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -35,9 +34,12 @@ def run(context: Context) -> Iterator[Finding]:
         yield skipped("metric-files.folder", "ENABLE_METRICS=false", "there are none")
         return
     given = context.settings.prometheus_multiproc_dir
-    wanted = given or find_folder(context) or Path(tempfile.gettempdir())
+    wanted = given or find_folder(context) or context.temporary
+    if wanted is None:
+        yield skipped("metric-files.folder", "temporary folder", "there is none; see `limits.temporary`")
+        return
     yield _judge_folder(context, wanted, look_at(wanted))
-    if wanted == Path(tempfile.gettempdir()) or not wanted.is_dir():
+    if wanted == context.temporary or not wanted.is_dir():
         yield skipped("metric-files.names", str(wanted), "a new folder is made at each start")
         return
     try:

@@ -38,12 +38,14 @@ class Context:
         environment: all variables, for what is no setting.
         wrong: variables that the settings do not take.
         cgroup_root: where the kernel shows the limits of the container.
+        temporary: the folder for temporary files; None where none can be written.
     """
 
     settings: Settings
     environment: Mapping[str, str]
     wrong: tuple[WrongSetting, ...]
     cgroup_root: Path
+    temporary: Path | None
     _lock: threading.Lock = field(default_factory=threading.Lock, repr=False)
 
     @property

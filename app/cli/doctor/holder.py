@@ -20,6 +20,7 @@ class Holder(Enum):
     NOBODY = "nobody"
     THIS = "the instance that runs here"
     OTHER = "another instance"
+    HIDDEN = "nobody that this user may see"
     UNKNOWN = "an instance"
 
 
@@ -29,8 +30,11 @@ def find_holder(context: Context) -> Holder:
     The lock is looked at by sharing it for a moment, where it is free; it is not made where it is not there.
     """
     file = context.settings.data_dir / LOCK
-    if not _is_held(file):
-        return Holder.NOBODY
+    try:
+        if not _is_held(file):
+            return Holder.NOBODY
+    except PermissionError:
+        return Holder.HIDDEN
     instance = context.instance
     master = instance.master if instance.is_running else None
     if master is not None and _read_pid(file) == master.pid:
@@ -44,7 +48,7 @@ def _is_held(file: Path) -> bool:
             fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
     except BlockingIOError:
         return True
-    except OSError:  # not there; or not to be read, which `disk.data-dir` tells
+    except (FileNotFoundError, NotADirectoryError):
         return False
     return False
 

@@ -68,7 +68,8 @@ PARTS: Final[dict[str, Part]] = {
     ),
     "queue.access": Part(
         "Credentials and TLS: whether the server lets this instance in, and the files they are in.",
-        "error: it refuses, or cannot be trusted, or a file cannot be read.",
+        "error: it refuses, or cannot be trusted, or a file cannot be read. warning: TLS is asked for, and the server "
+        "has none.",
         "Give `NATS_USER` and `NATS_PASSWORD`, `NATS_TOKEN`, `NATS_NKEY_SEED` or `NATS_CREDS_FILE`, and "
         "`NATS_TLS_CA_FILE`, as the server asks (chart: `nats.auth.existingSecret`, `externalNats.existingSecret`, "
         "`externalNats.tlsSecret`).",
@@ -91,7 +92,7 @@ PARTS: Final[dict[str, Part]] = {
     "queue.streams": Part(
         "The streams `TASKS`, `KV_TASK_RECORDS` and `TASKS_DEAD` and the consumer `workers`, against the settings.",
         "error: missing while the service runs, or of a kind that cannot be changed. warning: other bounds than the "
-        "settings say. note: missing, and nothing runs that would make them.",
+        "settings say, or nothing is told of them. note: missing, and nothing runs that would make them.",
         "Give API and workers the same `TASK_*` and `NATS_REPLICAS`; whoever connects last brings them in line.",
     ),
     "queue.replicas": Part(

@@ -8,6 +8,7 @@ import os
 import ssl
 import time
 from dataclasses import dataclass
+from http import HTTPStatus
 from typing import TYPE_CHECKING, Any
 
 import nats.errors
@@ -58,6 +59,11 @@ class Answers:
         answer = self.said.get(question, {})
         return {} if isinstance(answer, str) or "error" in answer else answer
 
+    def is_missing(self, question: str) -> bool:
+        """Tell whether the server says that there is no such thing."""
+        answer = self.said.get(question, "")
+        return not isinstance(answer, str) and answer.get("error", {}).get("code") == HTTPStatus.NOT_FOUND
+
     def trouble(self, question: str) -> str:
         """Say why there is no answer; empty where there is one."""
         answer = self.said.get(question, "it was not asked")
@@ -83,6 +89,12 @@ def files_of_access(settings: Settings) -> Iterator[Finding]:
         )
 
 
+def is_tls_asked(settings: Settings) -> bool:
+    """Tell whether the settings ask for TLS."""
+    is_named = any(server.startswith("tls://") for server in settings.nats_servers)
+    return is_named or settings.nats_tls_ca_file is not None or settings.nats_tls_cert_file is not None
+
+
 def ask_server(settings: Settings) -> tuple[Finding, Answers | None]:
     """Connect as the service does, and ask JetStream all there is to ask."""
     try:
@@ -103,7 +115,7 @@ async def _ask(settings: Settings) -> tuple[Finding, Answers | None]:
             await client.connect(servers=settings.nats_servers, error_cb=note_fault, **_options(settings))
             answers = await _question(client)
         return ok(PART, "credentials", "the server lets this instance in"), answers
-    except (nats.errors.Error, OSError, TimeoutError, ValueError) as fault:
+    except Exception as fault:  # noqa: BLE001 - a seed that is none, say: the libraries below have errors of their own
         return _judge([*faults, fault]), None
     finally:
         with contextlib.suppress(Exception):  # what was never open cannot be closed, and is no matter

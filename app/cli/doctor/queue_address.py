@@ -86,7 +86,7 @@ def _begin(server: SplitResult) -> Future[Greeting]:
 
 def _end(look: Future[Greeting]) -> Greeting | str:
     try:
-        return look.result(timeout=LOOK_S + 0.5)
+        return look.result(timeout=2 * LOOK_S + 0.5)
     except socket.gaierror as fault:
         return f"its name cannot be resolved ({fault.strerror})"
     except TimeoutError:
@@ -101,7 +101,10 @@ def _greet(host: str, port: int) -> Greeting:
     with socket.create_connection((host, port), timeout=LOOK_S) as connection:
         line = b""
         while not line.endswith(b"\n") and len(line) < LONGEST_GREETING:
-            piece = connection.recv(4096)
+            try:
+                piece = connection.recv(4096)
+            except TimeoutError:
+                raise _GreetingError("something listens, and says nothing: it hangs, or is no NATS server") from None
             if not piece:
                 break
             line += piece.partition(b"\n")[0] + (b"\n" if b"\n" in piece else b"")

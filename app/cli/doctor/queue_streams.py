@@ -6,7 +6,7 @@ import re
 from itertools import chain
 from typing import TYPE_CHECKING, Any
 
-from app.cli.doctor.findings import Finding, error, mebibytes, note, ok, warning
+from app.cli.doctor.findings import Finding, error, mebibytes, note, ok, skipped, warning
 from app.cli.doctor.queue_access import INFO, STREAMS, WORKERS, Answers, stream_info
 from app.cli.doctor.queue_storage import judge_storage
 from app.tasks.connection import MIN_SERVER
@@ -52,7 +52,7 @@ def judge_streams(
             trouble if all(greeting.jetstream for greeting in greetings) else "JetStream is off",
             expected="JetStream, for the server and for this account",
             advice="put `jetstream {}` into the server's configuration, and turn it on for the account where there are "
-            "accounts; a cluster needs more than half of its servers",
+            "accounts; a cluster needs more than half of its servers, and a moment after one is lost",
         )
         return
     yield ok("queue.jetstream", "JetStream", "answers")
@@ -97,7 +97,10 @@ def _compare(settings: Settings, answers: Answers, *, is_running: bool) -> Itera
     questions = {name: stream_info(name) for name in STREAMS} | {CONSUMER: WORKERS}
     missing = [name for name, question in questions.items() if answers.trouble(question)]
     if missing:
-        yield _judge_missing(missing, {answers.trouble(questions[name]) for name in missing}, is_running=is_running)
+        troubles = sorted({answers.trouble(questions[name]) for name in missing})
+        is_told = all(answers.is_missing(questions[name]) for name in missing)
+        judge = _judge_missing if is_told else _judge_silent
+        yield judge(", ".join(missing), ", ".join(troubles), is_running=is_running)
     wanted[CONSUMER] = consumer_config(settings).as_dict()
     differ = list(
         chain.from_iterable(
@@ -111,14 +114,26 @@ def _compare(settings: Settings, answers: Answers, *, is_running: bool) -> Itera
         yield ok(part, ", ".join(questions), "there, and as the settings say")
 
 
-def _judge_missing(missing: list[str], troubles: set[str], *, is_running: bool) -> Finding:
-    place, found = ", ".join(missing), f"not there ({', '.join(sorted(troubles))})"
+def _judge_silent(place: str, troubles: str, *, is_running: bool) -> Finding:
+    del is_running  # they are there or not whoever runs
+    return warning(
+        "queue.streams",
+        place,
+        f"nothing is told of them: {troubles}",
+        expected="an answer",
+        advice="look again in a moment: a cluster that has lost a server finds new leaders; where it lasts, look at "
+        "the servers' logs",
+    )
+
+
+def _judge_missing(place: str, troubles: str, *, is_running: bool) -> Finding:
     if not is_running:
-        return note("queue.streams", place, found, "nothing to do: the service makes them when it connects")
+        advice = "nothing to do: the service makes them when it connects"
+        return note("queue.streams", place, f"not there ({troubles})", advice)
     return error(
         "queue.streams",
         place,
-        found,
+        f"not there ({troubles})",
         expected="streams and consumer, made by the service that runs",
         advice="look for `The queue cannot be reached` in its log; the account needs the right to make streams, and "
         "storage for their bounds",
@@ -182,6 +197,8 @@ def _judge_replicas(settings: Settings, greetings: Sequence[Greeting], answers: 
             expected="all copies up to date",
             advice="bring these servers back, or look at their logs",
         )
+    if wanted > 1 and not any(answers.of(stream_info(name)) for name in STREAMS):
+        return skipped(part, place, "nothing is told of the copies")
     return ok(part, place, "no copies" if wanted == 1 else f"{wanted} copies, all there")
 
 

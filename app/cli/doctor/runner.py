@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import queue
+import tempfile
 import threading
 import time
 from pathlib import Path
@@ -20,7 +21,7 @@ from app.settings import Settings, load_settings, read_environment
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
 
-LIMIT_S = 10.0
+LIMIT_S = 12.0
 _SECRETS = ("API_KEYS", "NATS_PASSWORD", "NATS_TOKEN", "NATS_NKEY_SEED")
 _SHORTEST_SECRET = 4  # what is shorter stands in half of all words, and would blot them out
 # These can be looked at whatever the settings are.
@@ -33,9 +34,9 @@ def make_context(cgroup_root: Path) -> Context | tuple[WrongSetting, ...]:
     Returns:
         What is to be looked at; or only what is wrong, where no default can stand for it.
     """
-    environment = read_environment()
+    environment, temporary = read_environment(), _find_temporary()
     try:
-        return Context(load_settings(), environment, (), cgroup_root)
+        return Context(load_settings(), environment, (), cgroup_root, temporary)
     except ValidationError as fault:
         problems = fault.errors(include_input=False, include_url=False)
     wrong = tuple(WrongSetting(".".join(map(str, one["loc"])).upper() or "settings", one["msg"]) for one in problems)
@@ -44,10 +45,19 @@ def make_context(cgroup_root: Path) -> Context | tuple[WrongSetting, ...]:
         name: Settings.model_fields[name].get_default(call_default_factory=True) for name in fields
     }
     try:
-        return Context(Settings(**defaults), environment, wrong, cgroup_root)
+        return Context(Settings(**defaults), environment, wrong, cgroup_root, temporary)
     except ValidationError as fault:  # of settings that contradict each other, nobody knows which is meant
         more = fault.errors(include_input=False, include_url=False)
         return wrong + tuple(WrongSetting("settings", one["msg"]) for one in more if not one["loc"] and not _has(wrong))
+
+
+def _find_temporary() -> Path | None:
+    try:
+        return Path(tempfile.gettempdir())
+    except FileNotFoundError:
+        # Libraries ask for it when they are loaded, and checks that need no such folder would fail with them.
+        tempfile.tempdir = "/"
+        return None
 
 
 def _has(wrong: tuple[WrongSetting, ...]) -> bool:

@@ -167,6 +167,12 @@ def authority_unknown(site: Site) -> Iterator[Seeded]:
 
 
 @contextmanager
+def plain_server(site: Site) -> Iterator[Seeded]:
+    with site.run_nats() as server:
+        yield Seeded({"NATS_URL": server.url.replace("nats://", "tls://")})
+
+
+@contextmanager
 def stranger_on_port(_: Site) -> Iterator[Seeded]:
     with serving("/nothing", {}) as port:
         yield Seeded({"PORT": port, "METRICS_PORT": free_port()})
@@ -334,6 +340,15 @@ FAULTS = (
         "is not there",
         "NATS_CREDS_FILE",
     ),
+    Fault(
+        "TLS that the server has not",
+        plain_server,
+        "queue.access",
+        "warning",
+        "travel as they are",
+        "tls {}",
+    ),
+    Fault("a seed that is none", with_nats({}, NATS_NKEY_SEED=PASSWORD), "queue.access", "error", "NKey", "NKEY_SEED"),
     Fault("no JetStream", with_nats({"jetstream": False}), "queue.jetstream", "error", "is off", "jetstream {}"),
     Fault("small messages", with_nats({"max_payload": 1 << 20}), "queue.payload", "warning", "413", "max_payload"),
     Fault("more copies than servers", with_nats({}, NATS_REPLICAS=3), "queue.replicas", "error", "one server", "=1"),
