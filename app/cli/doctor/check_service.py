@@ -74,13 +74,13 @@ def _judge_health(report: dict[str, Any], place: str) -> Finding:
 
 
 def _judge_workers(context: Context, report: dict[str, Any]) -> Iterator[Finding]:
-    # A worker instance has its task processes where an API has its own.
-    own, beside = report["workers"], report["task_workers"]
-    api, tasks = count_api_workers(context), count_own_task_workers(context)
-    for workers, expected, setting in ((own, api or tasks, "WORKERS" if api else "TASK_WORKERS"),) + (
-        ((beside, tasks, "TASK_WORKERS"),) if api and tasks else ()
-    ):
-        yield _judge_set(workers, expected, setting, context.settings.timeout_s)
+    api, tasks, timeout_s = count_api_workers(context), count_own_task_workers(context), context.settings.timeout_s
+    if not api:  # a worker instance has its task processes where an API has its own
+        yield _judge_set(report["workers"], tasks, "TASK_WORKERS", timeout_s)
+        return
+    yield _judge_set(report["workers"], api, "WORKERS", timeout_s)
+    if tasks:
+        yield _judge_set(report["task_workers"], tasks, "TASK_WORKERS", timeout_s)
 
 
 def _judge_set(workers: list[dict[str, Any]], expected: int, setting: str, timeout_s: int) -> Finding:

@@ -141,3 +141,26 @@ def test_no_secret_is_told(secret: str, others: list[str]) -> None:
     for told in (hidden.looked_at, hidden.found, hidden.expected, hidden.advice):
         assert secret not in told
         assert "nats://u:***@host" in told
+
+
+def test_a_machine_without_a_temporary_folder_is_looked_at_all_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    def none() -> str:
+        raise FileNotFoundError
+
+    monkeypatch.setattr(runner.tempfile, "gettempdir", none)
+    monkeypatch.setattr(runner.tempfile, "tempdir", None)
+    found = runner.run_checks([Check.LIMITS, Check.METRIC_FILES], ROOT)
+    told = {(finding.name, finding.looked_at): finding.status for finding in found}
+    assert told["limits.temporary", "temporary folder"] is Status.ERROR
+    assert told["metric-files.folder", "temporary folder"] is Status.SKIPPED
+    assert not [finding for finding in found if finding.name.endswith(".check")]
+
+
+def test_a_folder_that_may_not_be_looked_into_is_not_called_free(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(_: Path) -> bool:
+        raise PermissionError
+
+    monkeypatch.setattr("app.cli.doctor.holder._is_held", refuse)  # no folder refuses root
+    found = [finding for finding in runner.run_checks([Check.QUEUE], ROOT) if finding.name == "queue.holder"]
+    assert [finding.status for finding in found] == [Status.SKIPPED]
+    assert "service's user" in found[0].found
