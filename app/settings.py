@@ -232,6 +232,11 @@ def _level_name(value: str) -> str:
     return value.upper()
 
 
+def read_environment() -> dict[str, str]:
+    """Return all variables, for whoever looks at those that are no setting."""
+    return dict(os.environ)
+
+
 @lru_cache(maxsize=1)
 def load_settings() -> Settings:
     """Read the environment once.

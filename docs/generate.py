@@ -8,11 +8,14 @@ from __future__ import annotations
 import argparse
 import re
 import sys
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pydantic import SecretStr
 
+from app.cli.doctor.names import Check
+from app.cli.doctor.parts import PARTS
 from app.face.errors import public_codes
 from app.face.regions import REGIONS, RegionSpec
 from app.observability.metrics import METRICS
@@ -26,7 +29,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
 ROOT = Path(__file__).parent.parent
-DOCUMENTS = (ROOT / "README.md", ROOT / "docs" / "errors.md", ROOT / "docs" / "regions.md")
+DOCUMENTS = (ROOT / "README.md", *(ROOT / "docs" / name for name in ("doctor.md", "errors.md", "regions.md")))
 _BLOCK = re.compile(r"(<!-- generated: (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
 
@@ -115,6 +118,16 @@ def regions_table() -> str:
     return markdown_table(("label", "region", "colour", "landmarks, in order"), rows)
 
 
+def doctor_table(check: Check) -> str:
+    """Every part of a check of `facial-service doctor`, but for that which is about the check itself."""
+    rows = (
+        (f"`{name}`", part.looks_at, part.finds, part.remedy)
+        for name, part in PARTS.items()
+        if name.startswith(f"{check}.") and not name.endswith(".check")
+    )
+    return markdown_table(("finding", "what is looked at", "what is found at times", "what to do"), rows)
+
+
 TABLES: dict[str, Callable[[], str]] = {
     "settings": settings_table,
     "metrics": metrics_table,
@@ -122,6 +135,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "options": options_table,
     "errors": errors_table,
     "regions": regions_table,
+    **{f"doctor_{check.name.lower()}": partial(doctor_table, check) for check in Check},
 }
 
 

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 import typer
 
 from app import __version__
+from app.cli.completion import completion
+from app.cli.doctor.command import doctor
 from app.cli.settings import settings_or_exit
 from app.cli.tasks import tasks
 
@@ -24,6 +26,8 @@ cli = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 cli.add_typer(tasks, name="tasks")
+cli.command(epilog="Example: facial-service doctor --only queue --json")(doctor)
+cli.command(epilog="Example: source <(facial-service completion bash)")(completion)
 
 
 @cli.callback()
