@@ -6,8 +6,25 @@ import ssl
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote, urlsplit
 
+import nats.errors
+from nats.aio.client import Client
+
 if TYPE_CHECKING:
     from app.settings import Settings
+
+
+class CarefulClient(Client):
+    """The library's client, which tells nothing in the clear where TLS was asked for.
+
+    The library leaves it to the server whether a connection is encrypted; whoever stands in a server's place would be
+    told the credentials.
+    """
+
+    def _connect_command(self) -> bytes:
+        # What it returns is the first thing that is sent, so nothing has been told yet.
+        if self.options.get("tls") is not None and not self._server_info.get("tls_required"):
+            raise nats.errors.SecureConnWantedError
+        return super()._connect_command()
 
 
 def access_options(settings: Settings) -> dict[str, Any]:

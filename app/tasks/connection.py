@@ -14,16 +14,16 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 import nats.errors
-from nats.aio.client import Client
 
 from app.observability.rich_logging import get_logger
-from app.tasks.access import access_options
+from app.tasks.access import CarefulClient, access_options
 from app.tasks.errors import QueueFullError, QueueUnavailableError, TaskTooLargeError
 from app.tasks.stream import ensure_streams, require_streams
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from nats.aio.client import Client
     from nats.aio.msg import Msg
 
     from app.settings import Settings
@@ -181,7 +181,7 @@ class Connection:
 
     async def _keep(self) -> None:
         while not self._is_closing:
-            client, lost = Client(), asyncio.Event()
+            client, lost = CarefulClient(), asyncio.Event()
             try:
                 async with asyncio.timeout(max(CONNECT_LIMIT_S, 2 * self._settings.nats_timeout_s)):
                     await client.connect(**self._options(lost))

@@ -41,15 +41,16 @@ TASK_TITLE = re.compile(r"facial-service: task-\d+")
 
 
 def wait_until(condition: Callable[[], T], *, limit_s: float, what: str) -> T:
-    """Call a condition until it gives something true, and return that.
+    """Call a condition until it gives something true, and return that; a process that is not there counts as not yet.
 
     Raises:
         TimeoutError: it never did within the limit.
     """
     deadline = time.monotonic() + limit_s
     while True:
-        if found := condition():
-            return found
+        with suppress(psutil.NoSuchProcess):
+            if found := condition():
+                return found
         if time.monotonic() > deadline:
             raise TimeoutError(f"{what}: not within {limit_s:g} s")
         time.sleep(POLL_S)

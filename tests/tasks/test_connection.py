@@ -156,6 +156,26 @@ class TestCredentials:
         settings = make_settings(nats_url=server.url, nats_tls_ca_file=certificates / "ca.pem")
         assert asyncio.run(wait_for_trouble(settings, caplog))
 
+    def test_a_server_without_encryption_is_told_nothing_where_it_was_asked_for(
+        self, make_settings: Callable[..., Settings], certificates: Path, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        told = bytearray()
+
+        async def stand_in(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            writer.write(b'INFO {"server_id":"x","version":"2.11.0","max_payload":1048576,"headers":true}\r\n')
+            told.extend(await reader.read())
+            writer.close()
+
+        async def main() -> str:
+            async with await asyncio.start_server(stand_in, "127.0.0.1", 0) as server:
+                port = server.sockets[0].getsockname()[1]
+                authorities = certificates / "ca.pem"
+                secret = {"nats_user": "u", "nats_password": SECRET, "nats_tls_ca_file": authorities}
+                return await wait_for_trouble(make_settings(nats_url=f"nats://127.0.0.1:{port}", **secret), caplog)
+
+        assert "secure connection not available" in asyncio.run(main())
+        assert told == b""
+
 
 async def wait_for_trouble(settings: Settings, caplog: pytest.LogCaptureFixture, tries: int = 3) -> str:
     """Connect, wait for a few attempts that come to nothing, and return what was logged of them."""

@@ -7,10 +7,10 @@ import re
 import subprocess
 from typing import TYPE_CHECKING
 
-from app.cli.doctor.findings import Finding, Status, error, note, ok, skipped, warning
+from app.cli.doctor.findings import Finding, Status, error, note, ok, skipped
 from app.cli.doctor.holder import Holder, find_holder
 from app.cli.doctor.instance import Role
-from app.cli.doctor.queue_access import ask_server, files_of_access, is_tls_asked
+from app.cli.doctor.queue_access import ask_server, files_of_access
 from app.cli.doctor.queue_address import look_at_addresses
 from app.cli.doctor.queue_streams import judge_streams
 from app.tasks.connection import MIN_SERVER
@@ -68,14 +68,6 @@ def _look_at_server(context: Context, settings: Settings) -> Iterator[Finding]:
     yield from bad_files
     if not greetings or any(finding.status is Status.ERROR for finding in bad_files):
         return
-    if is_tls_asked(settings) and not all(greeting.tls_required or greeting.tls_available for greeting in greetings):
-        yield warning(
-            "queue.access",
-            "TLS",
-            "the settings ask for it, and the server has none: credentials and photos travel as they are",
-            expected="a server with TLS",
-            advice="give the server a certificate (`tls {}` in its configuration), or take tls:// and NATS_TLS_* away",
-        )
     finding, answers = ask_server(settings)
     yield finding
     if answers is not None:

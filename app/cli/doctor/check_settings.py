@@ -67,7 +67,7 @@ def _find_wrong(context: Context) -> Iterator[Finding]:
         )
     if not context.wrong:
         count = sum(name.upper() in NAMES for name, value in context.environment.items() if value)
-        yield ok("settings.values", "environment variables", f"{count} settings are set, all of them right")
+        yield ok("settings.values", "environment variables", f"set: {count}, all of them right")
 
 
 def _find_misspelt(context: Context) -> Iterator[Finding]:

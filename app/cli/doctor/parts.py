@@ -68,8 +68,7 @@ PARTS: Final[dict[str, Part]] = {
     ),
     "queue.access": Part(
         "Credentials and TLS: whether the server lets this instance in, and the files they are in.",
-        "error: it refuses, or cannot be trusted, or a file cannot be read. warning: TLS is asked for, and the server "
-        "has none.",
+        "error: it refuses, or cannot be trusted, or has no TLS where it is asked for, or a file cannot be read.",
         "Give `NATS_USER` and `NATS_PASSWORD`, `NATS_TOKEN`, `NATS_NKEY_SEED` or `NATS_CREDS_FILE`, and "
         "`NATS_TLS_CA_FILE`, as the server asks (chart: `nats.auth.existingSecret`, `externalNats.existingSecret`, "
         "`externalNats.tlsSecret`).",

@@ -13,14 +13,15 @@ from typing import TYPE_CHECKING, Any
 
 import nats.errors
 import orjson
-from nats.aio.client import Client
 
 from app.cli.doctor.findings import Finding, error, ok
-from app.tasks.access import access_options
+from app.tasks.access import CarefulClient, access_options
 from app.tasks.stream import CONSUMER, DEAD_STREAM, RECORDS_STREAM, STREAM
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+    from nats.aio.client import Client
 
     from app.settings import Settings
 
@@ -89,12 +90,6 @@ def files_of_access(settings: Settings) -> Iterator[Finding]:
         )
 
 
-def is_tls_asked(settings: Settings) -> bool:
-    """Tell whether the settings ask for TLS."""
-    is_named = any(server.startswith("tls://") for server in settings.nats_servers)
-    return is_named or settings.nats_tls_ca_file is not None or settings.nats_tls_cert_file is not None
-
-
 def ask_server(settings: Settings) -> tuple[Finding, Answers | None]:
     """Connect as the service does, and ask JetStream all there is to ask."""
     try:
@@ -105,7 +100,7 @@ def ask_server(settings: Settings) -> tuple[Finding, Answers | None]:
 
 
 async def _ask(settings: Settings) -> tuple[Finding, Answers | None]:
-    client, faults = Client(), list[Exception]()
+    client, faults = CarefulClient(), list[Exception]()
 
     async def note_fault(fault: Exception) -> None:
         faults.append(fault)
@@ -160,6 +155,9 @@ async def _question(client: Client) -> Answers:
 def _judge(faults: list[Exception]) -> Finding:
     texts = [f"{type(fault).__name__} {fault}".lower() for fault in faults]
     for fault in faults:
+        if isinstance(fault, nats.errors.SecureConnWantedError):
+            where = "give the server a certificate (`tls {}` in its configuration), or take tls:// and NATS_TLS_* away"
+            return _refused("TLS is asked for, and the server does without", where)
         if isinstance(fault, ssl.SSLError):
             reason = getattr(fault, "verify_message", "") or fault.reason or "the handshake failed"
             return _refused(f"TLS: {reason}", "see NATS_TLS_CA_FILE, NATS_TLS_CERT_FILE and NATS_TLS_KEY_FILE")
