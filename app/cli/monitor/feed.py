@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from types import TracebackType
 
 MAX_ANSWER_BYTES: Final = 32 << 20  # a scrape has some 100 kB; this keeps a wrong address from filling the memory
+MAX_PORT: Final = 65_535
 NOT_FOUND: Final = 404
 _PAGES: Final = ("/metrics", "/health/ready", "/health/live", "/health")
 # The text format, whatever else the exporter could write; and not packed, for that costs it more than the scrape.
@@ -68,6 +69,8 @@ def parse_target(text: str) -> Target:
         raise AddressError(f"expected http://HOST:PORT, got scheme {url.scheme!r}")
     if not url.host:
         raise AddressError("expected http://HOST:PORT, got no host")
+    if url.port is not None and not 0 < url.port <= MAX_PORT:
+        raise AddressError(f"expected a port of 1 to {MAX_PORT}, got {url.port}")
     path = url.path.rstrip("/")
     page = next((page for page in _PAGES if path.endswith(page)), "")
     host = f"[{url.host}]" if ":" in url.host else url.host
@@ -129,7 +132,7 @@ class Feed:
             instance.miss(at, str(error))
         except (TimeoutError, httpx.TimeoutException):
             instance.miss(at, f"no answer within {self._timeout_s:g} s")
-        except httpx.HTTPError as error:
+        except (httpx.HTTPError, OSError, UnicodeError) as error:  # the last of a name that no resolver takes
             instance.miss(at, _reason(error))
         else:
             instance.take(scrape)
@@ -162,10 +165,10 @@ def _samples(status: int, body: bytes) -> Samples | None:
     return None if status == NOT_FOUND else parse_exposition(body.decode("utf-8", "replace"))
 
 
-def _reason(error: httpx.HTTPError) -> str:
+def _reason(error: Exception) -> str:
     """Say in a few words why a request failed, and nothing of what it carried."""
     for cause in _causes(error):
-        if isinstance(cause, socket.gaierror):
+        if isinstance(cause, socket.gaierror | UnicodeError):
             return "its name is not known"
         if isinstance(cause, OSError) and cause.errno:
             return os.strerror(cause.errno).lower()

@@ -167,7 +167,7 @@ def _column(shares: Sequence[tuple[Panel, int]], width: int, view: View) -> Grou
         frames.append(
             Frame(
                 Group(*lines),
-                title=Text(panel.title, "dim" if is_dim else "bold"),
+                title=Text(panel.title, "dim" if is_dim else "bold not dim"),
                 title_align="left",
                 box=box.ROUNDED,
                 border_style="dim",
