@@ -26,7 +26,7 @@ import httpx
 from rich.console import Console
 from rich.terminal_theme import TerminalTheme
 
-from app.cli.monitor.feed import Feed, parse_targets
+from app.cli.monitor.feed import Feed, clock, parse_targets
 from app.cli.monitor.history import History
 from app.cli.monitor.moment import summarize
 from app.cli.monitor.panels import View
@@ -129,7 +129,8 @@ async def call(api: str, number: int) -> None:
     """Send requests until cancelled, now more and now fewer."""
     choose = random.Random(number)  # noqa: S311 - a repeatable mix
     mix = requests()
-    headers = {"Content-Type": "multipart/form-data; boundary=cut"}
+    # A connection for each request, so that all workers get some.
+    headers = {"Content-Type": "multipart/form-data; boundary=cut", "Connection": "close"}
     async with httpx.AsyncClient(base_url=api, headers=headers, timeout=30, trust_env=False) as client:
         while True:
             path, body = choose.choice(mix)
@@ -141,15 +142,15 @@ async def call(api: str, number: int) -> None:
 async def watch(api: str, metrics: str) -> RenderableType:
     """Scrape while others call, and return the last picture."""
     callers = [asyncio.create_task(call(api, number)) for number in range(CALLERS)]
-    history, began = History(), time.monotonic()
+    history, began = History(), clock()
     async with Feed(parse_targets([metrics]), timeout_s=5, window_s=WINDOW_S) as feed:
         feed.instances[0].name = "127.0.0.1:9000"  # a free port would make each picture another
         for number in range(ROUNDS):
-            await asyncio.sleep(max(0.0, began + number * INTERVAL_S - time.monotonic()))
+            await asyncio.sleep(max(0.0, began + number * INTERVAL_S - clock()))
             await feed.scrape()
             figures = summarize(
                 feed.instances,
-                at=time.monotonic(),
+                at=clock(),
                 when=datetime.now(UTC),
                 began=began,
                 interval_s=INTERVAL_S,

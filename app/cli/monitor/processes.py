@@ -75,4 +75,5 @@ def _process_row(process: ProcessFigures, *, is_away: bool) -> tuple[int, list[C
         text, style = f"new {format_span(process.changed_s)}" if text == "ready" else text, WARN
     cpu, memory = format_percent(process.cpu_percent), format_size(process.memory_bytes)
     order = 1 if style not in {GOOD, LABEL} else {"api": 2, "tasks": 2}.get(process.kind, 3)
-    return order, [Cell(process.name), Cell(text, style), Cell(cpu), Cell(memory)]
+    rest = LABEL if is_away else ""
+    return order, [Cell(process.name, rest), Cell(text, style), Cell(cpu, rest), Cell(memory, rest)]

@@ -46,6 +46,7 @@ class Screen:
         self._console = console
         self._draw = draw
         self._end = end
+        self._keys = sys.stdin.fileno() if sys.stdin is not None and sys.stdin.isatty() else None
         self._keyboard: list[Any] | None = None  # how it was
 
     @contextmanager
@@ -55,12 +56,13 @@ class Screen:
         loop.add_signal_handler(signal.SIGWINCH, self.refresh)
         loop.add_signal_handler(signal.SIGTSTP, self._suspend)
         self._take()
-        if self._keyboard is not None:
-            loop.add_reader(sys.stdin.fileno(), self._on_key)
+        if self._keys is not None:
+            loop.add_reader(self._keys, self._on_key, self._keys)
         try:
             yield
         finally:
-            loop.remove_reader(sys.stdin.fileno())
+            if self._keys is not None:
+                loop.remove_reader(self._keys)
             self._give_back()
             loop.remove_signal_handler(signal.SIGTSTP)
             loop.remove_signal_handler(signal.SIGWINCH)
@@ -71,9 +73,9 @@ class Screen:
         self._console.update_screen(self._draw(width, height))
 
     def _take(self) -> None:
-        if sys.stdin.isatty():
-            self._keyboard = termios.tcgetattr(sys.stdin)
-            tty.setcbreak(sys.stdin)  # keys one by one, and not echoed into the picture
+        if self._keys is not None:
+            self._keyboard = termios.tcgetattr(self._keys)
+            tty.setcbreak(self._keys)  # keys one by one, and not echoed into the picture
         self._console.set_alt_screen(enable=True)
         self._console.show_cursor(show=False)
 
@@ -81,9 +83,9 @@ class Screen:
         with suppress(OSError):  # the terminal is gone, where its window was closed
             self._console.show_cursor(show=True)
             self._console.set_alt_screen(enable=False)
-        if self._keyboard is not None:
+        if self._keys is not None and self._keyboard is not None:
             with suppress(OSError, termios.error):
-                termios.tcsetattr(sys.stdin, termios.TCSADRAIN, self._keyboard)
+                termios.tcsetattr(self._keys, termios.TCSADRAIN, self._keyboard)
 
     def _suspend(self) -> None:
         """Give the terminal to the shell on Ctrl-Z, and take it again on `fg`."""
@@ -92,9 +94,9 @@ class Screen:
         self._take()
         self.refresh()
 
-    def _on_key(self) -> None:
-        keys = os.read(sys.stdin.fileno(), 64)
+    def _on_key(self, source: int) -> None:
+        keys = os.read(source, 64)
         if not keys:
-            asyncio.get_running_loop().remove_reader(sys.stdin.fileno())
+            asyncio.get_running_loop().remove_reader(source)
         elif QUIT_KEYS & frozenset(keys):
             self._end()

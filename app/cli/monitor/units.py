@@ -8,6 +8,7 @@ NONE: Final = "-"
 
 _MINUTE, _HOUR, _DAY = 60, 3600, 86_400
 _K: Final = 1000
+_LEAST: Final = 0.001
 _KI: Final = 1024
 
 
@@ -15,11 +16,13 @@ def format_figure(value: float) -> str:
     """Write a number with two to three figures that count.
 
     Example:
-        >>> [format_figure(value) for value in (0, 0.0312, 0.5, 3.14159, 42.4, 512.3, 15_300, 2_500_000)]
-        ['0', '0.031', '0.50', '3.1', '42', '512', '15.3k', '2.5M']
+        >>> [format_figure(value) for value in (0, 0.0002, 0.0312, 0.5, 3.14159, 42.4, 512.3, 15_300, 2_500_000)]
+        ['0', '<0.001', '0.031', '0.50', '3.1', '42', '512', '15.3k', '2.5M']
     """
     if value == 0:
         return "0"
+    if value < _LEAST:
+        return f"<{_LEAST}"
     for limit, digits in ((0.1, 3), (1, 2), (10, 1)):
         if value < limit:
             return f"{value:.{digits}f}"

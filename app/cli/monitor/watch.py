@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import math
 import sys
-import time
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Final
@@ -13,7 +12,7 @@ from typing import TYPE_CHECKING, Final
 import orjson
 from rich.console import Console
 
-from app.cli.monitor.feed import Feed
+from app.cli.monitor.feed import Feed, clock
 from app.cli.monitor.history import History
 from app.cli.monitor.moment import summarize
 from app.cli.monitor.panels import View
@@ -96,12 +95,12 @@ class Watch:
 
     async def _rounds(self, feed: Feed) -> AsyncIterator[int]:
         """Scrape at each interval, and give the number of the round; rounds that are missed are left out."""
-        began, interval_s = time.monotonic(), self._options.interval_s
+        began, interval_s = clock(), self._options.interval_s
         due, number = 0, 0
         while True:
-            await asyncio.sleep(max(0.0, began + due * interval_s - time.monotonic()))
+            await asyncio.sleep(max(0.0, began + due * interval_s - clock()))
             await feed.scrape()
-            now = time.monotonic()
+            now = clock()
             self._figures = summarize(
                 feed.instances,
                 at=now,
@@ -115,7 +114,7 @@ class Watch:
                 self._answered = self._figures
             yield number
             number += 1
-            due = max(due + 1, math.ceil((time.monotonic() - began) / interval_s))
+            due = max(due + 1, math.ceil((clock() - began) / interval_s))
 
     async def _once(self, feed: Feed) -> int:
         wait = Console(stderr=True).status(f"a second scrape in {self._options.interval_s:g} s")
