@@ -22,6 +22,7 @@ WARN: Final = "yellow"
 BAD: Final = "bold red"
 HEAVY: Final = "bold"
 CHART_MOST: Final = 10
+NOTHING: Final = "no metrics yet"
 _FULL_PERCENT: Final = 90
 _WIDE: Final = 54
 
@@ -58,6 +59,11 @@ class Panel:
     wanted: int
     most: int
     draw: Callable[[int, int], list[Text]]
+
+
+def has_metrics(figures: Figures) -> bool:
+    """Tell whether any instance has ever told its metrics, without which nothing is known to be fine."""
+    return any(one.version is not None for one in figures.instances)
 
 
 def requests_panel(view: View) -> Panel:
@@ -112,7 +118,8 @@ def tasks_panel(view: View) -> Panel:
     """Show the queue and what is done with tasks."""
     tasks = view.figures.tasks
     if tasks.queue_up is None:
-        return Panel("Tasks", 1, 1, 1, lambda *_: [Text("no queue: tasks are off", LABEL)])
+        told = "no queue: tasks are off" if has_metrics(view.figures) else NOTHING
+        return Panel("Tasks", 1, 1, 1, lambda *_: [Text(told, LABEL)])
 
     def draw(width: int, height: int) -> list[Text]:
         storage = format_size(tasks.storage_bytes)
@@ -171,7 +178,8 @@ def errors_panel(view: View) -> Panel:
             for name, flow, style in found
         ]
         if not body:
-            return [Text("none since the service was started", GOOD)]
+            is_known = has_metrics(view.figures)
+            return [Text("none since the service was started", GOOD) if is_known else Text(NOTHING, LABEL)]
         return table(("kind", "now", "in view", "ever"), body, width, height)
 
     lines = max(2, 1 + len(found))

@@ -94,6 +94,20 @@ def test_an_absence_is_told_and_the_last_figures_are_dimmed() -> None:
     assert all("\x1b[32m" not in line for line in inside), "green is for what is known now"
 
 
+def test_nothing_is_said_to_be_fine_before_anybody_has_answered() -> None:
+    service = Service()
+    service.miss()
+    text = draw(View(sum_up(service), History()), 100, 30)
+    assert text.count("no metrics yet") == 2
+    assert "none since" not in text
+    assert "tasks are off" not in text
+    service.gauge("app_build_info", 1, "0.1.0", "3.13")
+    service.scrape()
+    text = draw(View(sum_up(service), History()), 100, 30)
+    assert "none since the service was started" in text
+    assert "tasks are off" in text
+
+
 @given(hostile)
 def test_labels_are_text_and_nothing_else(label: str) -> None:
     view = busy(label=label)
