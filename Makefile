@@ -88,6 +88,10 @@ generate: $(VENV)/.dev ## Write again what is made from tables: README, docs, ex
 	@$(BIN)/python charts/generate.py
 	@$(BIN)/python docs/draw_overlay.py docs/overlay.jpg
 
+.PHONY: pictures
+pictures: $(VENV)/.dev ## Draw the pictures of the documentation from the running service
+	@$(BIN)/python docs/draw_monitor.py docs/monitor.svg
+
 .PHONY: golden
 golden: $(VENV)/.dev ## Draw the golden overlays again; look at them before you commit
 	@$(BIN)/python tests/golden/regenerate.py

@@ -10,6 +10,7 @@ import typer
 from app import __version__
 from app.cli.completion import completion
 from app.cli.doctor.command import doctor
+from app.cli.monitor.command import monitor
 from app.cli.settings import settings_or_exit
 from app.cli.tasks import tasks
 
@@ -28,6 +29,7 @@ cli = typer.Typer(
 cli.add_typer(tasks, name="tasks")
 cli.command(epilog="Example: facial-service doctor --only queue --json")(doctor)
 cli.command(epilog="Example: source <(facial-service completion bash)")(completion)
+cli.command(epilog="Example: facial-service monitor http://127.0.0.1:9000 http://127.0.0.1:9001")(monitor)
 
 
 @cli.callback()

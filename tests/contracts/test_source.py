@@ -26,6 +26,7 @@ CALLS = {
         "app/cli/tasks.py",
         "app/cli/doctor/command.py",
         "app/cli/doctor/report.py",
+        "app/cli/monitor/watch.py",
     ),
 }
 

@@ -1,0 +1,130 @@
+"""The terminal is taken and given back, whatever ends the view; no service is needed for that."""
+
+from __future__ import annotations
+
+import re
+import signal
+import socket
+import subprocess
+import sys
+from typing import TYPE_CHECKING
+
+import psutil
+import pytest
+
+from tests.terminal import LIMIT_S, Terminal
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+ENTER, LEAVE, HIDE, SHOW = "\x1b[?1049h", "\x1b[?1049l", "\x1b[?25l", "\x1b[?25h"
+
+
+@pytest.fixture(scope="module")
+def nobody() -> str:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        return f"127.0.0.1:{listener.getsockname()[1]}"
+
+
+def end_by_key(key: bytes) -> Callable[[Terminal], int]:
+    def end(terminal: Terminal) -> int:
+        terminal.press(key)
+        return terminal.end()
+
+    return end
+
+
+ENDS = {
+    "q": end_by_key(b"q"),
+    "Ctrl-C": end_by_key(b"\x03"),
+    "SIGTERM": lambda terminal: terminal.end(signal.SIGTERM),
+    "SIGHUP": lambda terminal: terminal.end(signal.SIGHUP),
+}
+
+
+@pytest.mark.parametrize("way", ENDS)
+def test_the_terminal_is_given_back_as_it_was(nobody: str, way: str) -> None:
+    with Terminal("monitor", nobody) as terminal:
+        terminal.wait_for(r"AWAY.*q quits")
+        assert terminal.settings() != terminal.before
+        assert ENDS[way](terminal) == 0
+        assert terminal.settings() == terminal.before
+        terminal.wait_written(re.escape(LEAVE))
+        raw = terminal.raw()
+    assert (raw.count(ENTER), raw.count(LEAVE)) == (1, 1)
+    assert raw.rindex(SHOW) > raw.rindex(HIDE)
+    assert "Traceback" not in raw
+
+
+def test_other_keys_do_nothing(nobody: str) -> None:
+    with Terminal("monitor", nobody, "--interval", "0.2") as terminal:
+        terminal.wait_for("AWAY")
+        terminal.press(b"x[A\x1b[B ")
+        written = len(terminal.raw())
+        terminal.wait_written("AWAY", terminal.raw().count("AWAY") + 2)
+        assert len(terminal.raw()) > written
+        assert terminal.process.poll() is None
+
+
+def test_it_can_be_suspended_and_taken_up_again(nobody: str) -> None:
+    with Terminal("monitor", nobody, "--interval", "0.2") as terminal:
+        terminal.wait_for("AWAY")
+        terminal.process.send_signal(signal.SIGTSTP)
+        terminal.wait_written(re.escape(LEAVE))
+        watched = psutil.Process(terminal.process.pid)
+        terminal._wait(lambda: watched.status() == psutil.STATUS_STOPPED, "a process that is stopped")
+        assert terminal.settings() == terminal.before
+        terminal.process.send_signal(signal.SIGCONT)
+        terminal.wait_written(re.escape(ENTER), 2)
+        terminal.wait_for("AWAY")
+        terminal.press(b"q")
+        assert terminal.end() == 0
+
+
+def test_another_size_is_drawn_at_once(nobody: str) -> None:
+    with Terminal("monitor", nobody, "--interval", "600", columns=120, lines=35) as terminal:
+        terminal.wait_for("AWAY")
+        assert max(map(len, terminal.text().splitlines())) == 120
+        terminal.resize(80, 24)
+        terminal.wait_for("AWAY")
+        terminal.wait_for(r"╰─+╯\Z")
+        lines = terminal.text().splitlines()
+        assert (max(map(len, lines)), len(lines)) == (80, 24)
+        terminal.resize(200, 60)
+        terminal.wait_for("AWAY")
+        terminal.wait_for(r"╰─+╯\Z")
+        assert "Image steps" in terminal.text()
+
+
+def test_no_color_has_none(nobody: str) -> None:
+    with Terminal("monitor", nobody, NO_COLOR="1") as terminal:
+        terminal.wait_for("AWAY")
+        assert ENTER in terminal.raw()
+        assert not re.search(r"\x1b\[[\d;]*3[0-7]m", terminal.raw())
+
+
+def test_a_dumb_terminal_gets_frames_one_after_the_other(nobody: str) -> None:
+    with Terminal("monitor", nobody, "--interval", "0.2", TERM="dumb") as terminal:
+        terminal.wait_written("AWAY", 3)
+        assert terminal.end(signal.SIGINT) == 0
+        assert "\x1b" not in terminal.raw()
+
+
+def test_once_that_is_interrupted_says_so(nobody: str) -> None:
+    with Terminal("monitor", nobody, "--once", "--interval", "600") as terminal:
+        terminal.wait_written("a second scrape in 600 s")
+        terminal.press(b"\x03")
+        assert terminal.end() == 130
+        assert "Traceback" not in terminal.raw()
+
+
+@pytest.mark.parametrize("form", [[], ["--json"]])
+def test_a_reader_that_goes_away_ends_it_quietly(nobody: str, form: list[str]) -> None:
+    command = [sys.executable, "-m", "app", "monitor", nobody, "--interval", "0.2", *form]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        assert process.stdout.readline()
+        process.stdout.close()
+        assert process.wait(LIMIT_S) == 1
+        assert process.stderr.read() == b""
