@@ -102,5 +102,3 @@ def test_commands_are_of_programs_that_an_operator_has(page: Path) -> None:
         for line in lines:
             if line.startswith("$ "):
                 assert line.split()[1] in COMMANDS, line
-    # There is no such command yet.
-    assert not re.search(r"facial-service monitor", text_of(page))
