@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import subprocess
+import sys
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -81,6 +82,27 @@ def test_the_queues_server_is_told_of(installed: Release) -> None:
     assert found["queue_connections"] >= 2
     assert 2**30 < found["queue_storage_limit_bytes"] < 8 * 2**30
     assert "queue_storage_bytes" in found
+
+
+def test_an_operator_watches_it_through_forwarded_ports(installed: Release) -> None:
+    services = (f"service/{installed.fullname}-api-metrics", f"service/{installed.fullname}-worker")
+    with forwarded(installed, services[0], 9000) as api, forwarded(installed, services[1], 9000) as worker:
+        command = [sys.executable, "-m", "app", "monitor", "--once", "--json", "--interval", "0.5", api, worker]
+        done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
+    assert (done.returncode, done.stderr) == (0, "")
+    told = json.loads(done.stdout)
+    assert [instance["state"] for instance in told["instances"]] == ["ready", "ready"]
+    processes = [process for instance in told["instances"] for process in instance["processes"]]
+    assert {process["kind"] for process in processes if process["state"] == "ready"} == {"api", "tasks"}
+
+
+@pytest.mark.parametrize("component", ["api", "worker"])
+def test_the_doctor_finds_nothing_wrong(installed: Release, component: str) -> None:
+    command = ("facial-service", "doctor", "--strict", "--json")
+    told = json.loads(installed.namespace.kubectl("exec", f"deploy/{installed.fullname}-{component}", "--", *command))
+    assert [finding for finding in told["findings"] if finding["status"] in {"warning", "error"}] == []
+    looked = {finding["name"] for finding in told["findings"] if finding["status"] == "ok"}
+    assert looked >= {"queue.access", "queue.streams", "limits.cpu", "models.detection", "service.health"}
 
 
 def test_an_upgrade_changes_what_was_changed_and_a_rollback_takes_it_back(installed: Release) -> None:
