@@ -86,6 +86,7 @@ def test_normalized_landmarks_are_recognised(visitor: Visitor, sample: Sample) -
     visitor.choose(landmarks=("n.json", JSON_FILE, orjson.dumps(pairs)), photo=photo_of(sample))
     visitor.see_regions(15)
     expect(visitor.page.locator("#units")).to_have_value("normalized")
+    expect(visitor.page.locator("#units")).to_be_visible()
     visitor.page.check("#show-landmarks", force=True)
     dots = visitor.page.locator(".overlay .landmarks").get_attribute("d") or ""
     first = [float(n) for n in dots[1:].split("h0")[0].split(",")]
@@ -170,6 +171,13 @@ def test_picture_and_list_light_each_other_up(visitor: Visitor) -> None:
     expect(lit).to_have_count(0)
     page.locator("#regions input").nth(2).focus()
     expect(lit).to_have_attribute("data-name", names(visitor)[2])
+    # A pointer that rests on the picture does not take the light from where the keyboard is.
+    page.locator(".region[data-name=nose] path").hover()
+    expect(lit).to_have_attribute("data-name", "nose")
+    page.locator("#regions input").nth(2).focus()
+    page.keyboard.press("ArrowDown")
+    page.set_viewport_size({"width": 1240, "height": 860})
+    expect(lit).to_have_attribute("data-name", names(visitor)[3])
     page.locator("#opacity").focus()
     expect(lit).to_have_count(0)
     expect(page.locator("#caption")).to_be_hidden()

@@ -69,3 +69,12 @@ export function formatBytes(bytes) {
 export function formatArea(area) {
   return `${area < 10 ? area.toFixed(1) : Math.round(area).toLocaleString("en")} px²`;
 }
+
+/**
+ * Tell whether a pointer has moved, or only the page beneath it: browsers report both, and a pointer that rests shall
+ * not take the light from where the keyboard is.
+ * @param {PointerEvent} event
+ */
+export function hasMoved(event) {
+  return event.pointerType !== "mouse" || event.movementX !== 0 || event.movementY !== 0;
+}

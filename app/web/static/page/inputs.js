@@ -76,10 +76,10 @@ function showNames({ photo, landmarks, map, options }) {
   byId("landmarks-name").textContent = landmarks ? describe(landmarks.file) : "found in the photo";
   byId("landmarks-choose").hidden = Boolean(landmarks);
   byId("landmarks-clear").hidden = !landmarks;
-  byId("map-name").textContent = map ? describe(map.file) : "none: regions follow the landmarks";
+  byId("map-name").textContent = map ? describe(map.file) : "none";
   byId("map-choose").hidden = Boolean(map);
   byId("map-clear").hidden = !map;
-  byId("units-row").hidden = !landmarks;
+  byId("units-row").hidden = !landmarks || options.units === "pixels"; // which it is shows in the points themselves
   /** @type {HTMLSelectElement} */ (byId("units")).value = options.units;
 }
 

@@ -1,6 +1,6 @@
 /** The list of regions: a row each, to switch it and its name on and off, and to light it up. */
 
-import { byId, formatArea, make, makeSvg } from "./dom.js";
+import { byId, formatArea, hasMoved, make, makeSvg } from "./dom.js";
 import { colourOf } from "./drawing.js";
 import { hasChanged, withMember } from "./state.js";
 
@@ -49,7 +49,10 @@ function listen(list, store) {
     const id = idOf(button);
     store.set({ labelled: withMember(store.state.labelled, id, !store.state.labelled.has(id)) });
   });
-  list.addEventListener("pointerover", ({ target }) => store.set({ lit: idOf(/** @type {Element} */ (target)) }));
+  list.addEventListener("pointermove", (event) => {
+    const id = idOf(/** @type {Element} */ (event.target));
+    if (hasMoved(event) && store.state.lit !== id) store.set({ lit: id });
+  });
   list.addEventListener("pointerleave", () => store.set({ lit: idOf(document.activeElement) }));
   list.addEventListener("focusin", ({ target }) => {
     const row = rowOf(/** @type {Element} */ (target));

@@ -1,6 +1,6 @@
 /** The picture: the photo, and over it what was found; regions light up under the pointer. */
 
-import { byId, formatArea, make, makeSvg } from "./dom.js";
+import { byId, formatArea, hasMoved, make, makeSvg } from "./dom.js";
 import { colourOf, drawLabels, drawLandmarks, drawRegions, landmarksOf } from "./drawing.js";
 import { layPhoto } from "./geometry.js";
 import { hasChanged } from "./state.js";
@@ -28,7 +28,10 @@ export function showStage(store, chooseFace) {
     frame.hidden = true;
   });
 
-  overlay.addEventListener("pointermove", (event) => store.state.lit !== regionAt(event) && store.set({ lit: regionAt(event) }));
+  overlay.addEventListener("pointermove", (event) => {
+    const region = regionAt(event);
+    if (hasMoved(event) && store.state.lit !== region) store.set({ lit: region });
+  });
   overlay.addEventListener("pointerleave", (event) => {
     if (event.pointerType === "mouse") store.set({ lit: null }); // a finger that is lifted leaves what it lit
   });
