@@ -67,7 +67,7 @@ def browser(chromium: str) -> Iterator[Browser]:
 
 
 @pytest.fixture(scope="module")
-def nats(run_nats: Callable[..., AbstractContextManager[RunningNats]]) -> Iterator[RunningNats]:  # noqa: F811
+def nats(run_nats: Callable[..., AbstractContextManager[RunningNats]]) -> Iterator[RunningNats]:  # noqa: F811 - the fixture's name
     """The queue of `served`, to be stopped and started by a test."""
     with run_nats() as servers:
         yield servers
@@ -75,7 +75,7 @@ def nats(run_nats: Callable[..., AbstractContextManager[RunningNats]]) -> Iterat
 
 @pytest.fixture(scope="module")
 def served(
-    run_service: Callable[..., AbstractContextManager[RunningService]],  # noqa: F811
+    run_service: Callable[..., AbstractContextManager[RunningService]],  # noqa: F811 - the fixture's name
     nats: RunningNats,
 ) -> Iterator[RunningService]:
     """The service with a queue that nobody works on, until a test starts a worker."""

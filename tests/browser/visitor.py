@@ -169,8 +169,7 @@ def save(visitor: Visitor, kind: str) -> tuple[str, bytes]:
     """Download something, and return its name and bytes."""
     with visitor.page.expect_download() as caught:
         visitor.page.click(f"#save-{kind}")
-    with open(caught.value.path(), "rb") as file:  # noqa: PTH123 - Playwright's path
-        return caught.value.suggested_filename, file.read()
+    return caught.value.suggested_filename, caught.value.path().read_bytes()
 
 
 def parse_svg(content: bytes | str) -> ET.Element:

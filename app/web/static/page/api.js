@@ -63,25 +63,23 @@ export async function crop(fields, signal) {
 
 /**
  * @param {Field[]} fields
- * @param {AbortSignal} signal
  * @returns {Promise<Task>}
  */
-export async function submit(fields, signal) {
+export async function submit(fields) {
   // Sent again, here or by a proxy, it is still one task.
   const bytes = crypto.getRandomValues(new Uint8Array(16));
   const idempotency = Array.from(bytes, (byte) => byte.toString(16).padStart(2, "0")).join("");
   const headers = { "Idempotency-Key": idempotency };
-  return readTask(await send(cropUrl("/submit"), { method: "POST", body: toForm(fields), headers, signal }));
+  return readTask(await send(cropUrl("/submit"), { method: "POST", body: toForm(fields), headers }));
 }
 
 /**
  * Ask after a task; answered when it has ended or the time is over.
  * @param {string} taskId
  * @param {number} waitS
- * @param {AbortSignal} signal
  */
-export async function status(taskId, waitS, signal) {
-  return readTask(await send(cropUrl(`/status/${taskId}?wait=${waitS}`), { signal }));
+export async function status(taskId, waitS) {
+  return readTask(await send(cropUrl(`/status/${taskId}?wait=${waitS}`), {}));
 }
 
 /** @param {string} taskId */

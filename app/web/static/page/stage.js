@@ -24,6 +24,7 @@ export function showStage(store, chooseFace) {
     if (!store.state.result) setRatio(frame, photo.naturalWidth, photo.naturalHeight);
   });
   photo.addEventListener("error", () => {
+    if (store.state.result) return;
     byId("welcome").hidden = false; // no picture that this browser knows: there is nothing to look at
     frame.hidden = true;
   });
@@ -103,6 +104,8 @@ function showResult(frame, photo, overlay, { result, photo: chosen }) {
     overlay.setAttribute("aria-hidden", "true");
     return;
   }
+  byId("welcome").hidden = true;
+  frame.hidden = false;
   const { answer, colours } = result;
   setRatio(frame, answer.output.width, answer.output.height);
   layPhoto(photo, answer);

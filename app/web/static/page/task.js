@@ -68,12 +68,11 @@ async function runTask(work) {
   work.again = () => runTask(work);
   if (!work.isAllowed(fields)) return;
   store.set({ task: null, taskNote: "", isTaskRunning: true, trouble: null, isKeyAsked: false, isBusy: false });
-  const { signal } = new AbortController();
   try {
-    let task = await api.submit(fields, signal);
+    let task = await api.submit(fields);
     while (!ENDED.has(task.status)) {
       store.set({ task });
-      task = await askAfter(task.task_id, signal);
+      task = await askAfter(task.task_id);
     }
     finish(work, task, fields);
   } catch (error) {
@@ -86,12 +85,11 @@ async function runTask(work) {
 /**
  * Ask after a task; a connection that breaks, or a queue that is away for a moment, is no end of it.
  * @param {string} taskId
- * @param {AbortSignal} signal
  */
-async function askAfter(taskId, signal) {
+async function askAfter(taskId) {
   for (let failures = 1; ; failures += 1) {
     try {
-      return await api.status(taskId, WAIT_S, signal);
+      return await api.status(taskId, WAIT_S);
     } catch (error) {
       const isPassing = error instanceof api.ApiError && (error.status === 0 || error.status >= 500);
       if (!isPassing || failures === MOST_FAILURES) throw error;

@@ -50,7 +50,7 @@ export class Work {
    * @param {Origin} origin
    */
   take(files, origin) {
-    this.taking = this.taking.then(() => this.takeNow(files, origin));
+    this.taking = this.taking.catch(() => {}).then(() => this.takeNow(files, origin));
     return this.taking;
   }
 
@@ -110,12 +110,13 @@ export class Work {
 
   /** Take the sample that comes with the page. */
   async takeSample() {
-    await this.run(async () => {
+    this.again = () => this.takeSample();
+    await this.run(async (signal) => {
       const [photo, landmarks] = await Promise.all(["astronaut.jpg", "astronaut.landmarks.json"].map(api.asset));
+      if (signal.aborted) return; // something else was chosen meanwhile
       this.store.set({ map: null });
-      this.takePhoto(photo, "sample");
-      await this.takeLandmarks(landmarks, "sample");
-    }) && this.process();
+      await this.take({ photo, landmarks }, "sample");
+    });
   }
 
   /** Send the photo, and show what comes back; a request before that is still on its way is given up. */
