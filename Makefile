@@ -82,11 +82,13 @@ format: $(VENV)/.dev ## Bring the code into shape
 generate: $(VENV)/.dev ## Write again what is made from tables: README, docs, examples
 	@$(BIN)/python examples/make_label_map.py
 	@$(BIN)/python examples/make_docs_examples.py app/web/static/examples.json
+	@$(BIN)/python examples/make_page_sample.py app/web/static/page
 	@$(BIN)/python docs/generate.py
 	@$(BIN)/python -m prometheus.source.generate
 	@$(BIN)/python -m grafana.builder
 	@$(BIN)/python charts/generate.py
 	@$(BIN)/python docs/draw_overlay.py docs/overlay.jpg
+	@$(BIN)/python docs/draw_page.py docs
 
 .PHONY: pictures
 pictures: $(VENV)/.dev ## Draw the pictures of the documentation from the running service

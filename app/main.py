@@ -23,7 +23,7 @@ from app.tasks.queue import TaskQueue
 from app.web import openapi
 from app.web.middleware import RequestContext, RequestMetrics
 from app.web.problems import HANDLERS
-from app.web.routes import crop, landmarks, operations, tasks
+from app.web.routes import crop, landmarks, operations, page, tasks
 from app.web.state import WebState
 
 if TYPE_CHECKING:
@@ -81,6 +81,8 @@ def create_app(settings: Settings, *, board: Board | None = None, registry: Coll
     if state.queue is not None:
         app.include_router(tasks.router)
     app.include_router(operations.router)
+    if settings.enable_page:
+        app.include_router(page.router)
     _add_docs(app, prefix)
     # The last one added is the outermost: the context is there before anything else happens, and after.
     if metrics.is_enabled():

@@ -78,6 +78,7 @@ class Settings(TaskSettings):
         "127.0.0.1", description="Proxies whose X-Forwarded-For is believed, separated by commas; `*` for any"
     )
     root_path: str = Field("", description="Path prefix that a proxy in front strips, for the links of /docs")
+    enable_page: bool = Field(default=True, description="Serve the page at `/`; false leaves it out, and its assets")
 
     # Limits
     max_body_bytes: int = Field(

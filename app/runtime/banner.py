@@ -85,6 +85,7 @@ def _print_banner(settings: Settings, api: str, metrics: str, *, is_queue_embedd
 
     table = Table.grid(padding=(0, 2))
     rows = {
+        "Page": f"{api}/" if settings.enable_page else "off (ENABLE_PAGE=false)",
         "API": f"{api}/api/v1/frontal/crop",
         "Docs": f"{api}/docs",
         "Metrics": f"{metrics}/metrics" if settings.enable_metrics else "off (ENABLE_METRICS=false)",

@@ -70,10 +70,12 @@ def test_api_and_its_pages_are_routed_whole(kind: str) -> None:
     (item,) = template(values=ROUTES).all(kind)
     app = create_app(Settings())
     paths = {path for path in app.openapi()["paths"] if path.startswith("/api/")} | {"/", "/docs"}
-    page = asyncio.run(get(app, "/docs"))
-    paths |= set(re.findall(r"(?:href|src|url)\s*[=:]\s*[\"'](/[^\"']*)", page))
+    docs, page = (asyncio.run(get(app, path)) for path in ("/docs", "/"))
+    paths |= set(re.findall(r"(?:href|src|url)\s*[=:]\s*[\"'](/[^\"']*)", docs))
+    paths |= {f"/{link}" for link in re.findall(r"(?:href|src)=[\"']([^#\"']+)", page)}
     assert {"/openapi.json", "/api/v1/frontal/crop"} <= paths
-    assert any(path.endswith(".js") for path in paths)
+    assert any(path.startswith("/page/") and path.endswith("/main.js") for path in paths)
+    assert any(path.startswith("/docs/") and path.endswith(".js") for path in paths)
     assert [path for path in paths if not is_routed(item, path)] == []
     assert [path for path in app.openapi()["paths"] if path not in paths and is_routed(item, path)] == []
 

@@ -6,6 +6,7 @@ What is reached from outside: the API and its pages. Everything else on the API'
 - {path: /api, match: Prefix}
 - {path: /docs, match: Prefix}
 - {path: /openapi.json, match: Exact}
+- {path: /page, match: Prefix}
 - {path: /, match: Exact}
 {{- end }}
 

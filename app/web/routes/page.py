@@ -1,0 +1,154 @@
+"""The page at ``/``: a document, and the assets that it loads.
+
+Every address in it is relative, so that it works under whatever prefix a proxy puts before it. The assets' addresses
+hold a digest of all of them: a browser keeps them for good, and never mixes those of two versions.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from functools import cache, lru_cache
+from html import escape
+from importlib.resources import files
+from typing import TYPE_CHECKING, Final
+
+from fastapi import APIRouter, Request, Response
+from starlette.exceptions import HTTPException
+
+from app import __version__
+from app.web.state import web_state
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+router = APIRouter(include_in_schema=False)
+
+DOCUMENT: Final = "index.html"
+MEDIA_TYPES: Final = {
+    "css": "text/css; charset=utf-8",
+    "html": "text/html; charset=utf-8",
+    "jpg": "image/jpeg",
+    "js": "text/javascript; charset=utf-8",
+    "json": "application/json",
+    "svg": "image/svg+xml",
+}
+# Scripts, styles and calls are this origin's; pictures too, and those that the page holds in memory (`blob:`). Nothing
+# is ever parsed as HTML, so that the strictest form of Trusted Types costs nothing.
+CONTENT_SECURITY_POLICY: Final = (
+    "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob:; connect-src 'self'; "
+    "base-uri 'none'; form-action 'none'; frame-ancestors 'none'; "
+    "require-trusted-types-for 'script'; trusted-types 'none'"
+)
+_COMMON: Final = {"X-Content-Type-Options": "nosniff", "Referrer-Policy": "no-referrer"}
+_FOR_GOOD: Final = "public, max-age=31536000, immutable"
+_ASK_FIRST: Final = "no-cache"
+
+
+@dataclass(frozen=True, slots=True)
+class Asset:
+    """A file as it is answered.
+
+    Attributes:
+        content: its bytes.
+        media_type: with the charset, where it is text.
+        etag: of the bytes, in its quotes.
+    """
+
+    content: bytes
+    media_type: str
+    etag: str
+
+
+@dataclass(frozen=True, slots=True)
+class Assets:
+    """What the document loads.
+
+    Attributes:
+        version: digest of all of them.
+        by_name: each by its name.
+    """
+
+    version: str
+    by_name: Mapping[str, Asset]
+
+
+@cache
+def load_assets() -> Assets:
+    """Read every file of the page but its document; some 100 kB, which each worker process keeps."""
+    folder = files("app.web") / "static" / "page"
+    names = sorted(path.name for path in folder.iterdir() if path.name != DOCUMENT)
+    found = {name: _make_asset((folder / name).read_bytes(), name) for name in names}
+    digest = _digest(b"".join(name.encode() + asset.etag.encode() for name, asset in found.items()))
+    return Assets(digest, found)
+
+
+def _make_asset(content: bytes, name: str) -> Asset:
+    return Asset(content, MEDIA_TYPES[name.rpartition(".")[2]], f'"{_digest(content)}"')
+
+
+def _digest(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()[:16]
+
+
+@lru_cache(maxsize=8)
+def make_document(*, has_tasks: bool, is_key_needed: bool, max_body_bytes: int) -> Asset:
+    """Write the document.
+
+    Args:
+        has_tasks: whether tasks are taken.
+        is_key_needed: whether the API asks for a key.
+        max_body_bytes: largest body that it takes.
+    """
+    assets = load_assets()
+    preloads = "\n".join(
+        f'    <link rel="modulepreload" href="page/{assets.version}/{name}">'
+        for name in assets.by_name
+        if name.endswith(".js")
+    )
+    values = {
+        "assets": f"page/{assets.version}",
+        "has-tasks": str(has_tasks).lower(),
+        "is-key-needed": str(is_key_needed).lower(),
+        "max-body-bytes": str(max_body_bytes),
+        "version": escape(__version__),
+        "preloads": preloads.strip(),
+    }
+    text = (files("app.web") / "static" / "page" / DOCUMENT).read_text(encoding="utf-8")
+    for name, value in values.items():
+        text = text.replace("{{" + name + "}}", value)
+    return _make_asset(text.encode(), DOCUMENT)
+
+
+@router.api_route("/", methods=["GET", "HEAD"])
+async def document(request: Request) -> Response:
+    """Answer with the page. It is open where the API is not: the page asks for the key, and sends it along."""
+    state = web_state(request)
+    made = make_document(
+        has_tasks=state.queue is not None,
+        is_key_needed=bool(state.api_keys),
+        max_body_bytes=state.max_body_bytes,
+    )
+    return _answer(request, made, {"Content-Security-Policy": CONTENT_SECURITY_POLICY, "Cache-Control": _ASK_FIRST})
+
+
+@router.api_route("/page/{version}/{name}", methods=["GET", "HEAD"])
+async def asset(request: Request, version: str, name: str) -> Response:
+    """Answer with an asset.
+
+    That of another version is answered with what there is, and not kept: while pods are replaced, the document and its
+    assets may come from two of them.
+    """
+    assets = load_assets()
+    found = assets.by_name.get(name)
+    if found is None:
+        raise HTTPException(404)
+    return _answer(request, found, {"Cache-Control": _FOR_GOOD if version == assets.version else _ASK_FIRST})
+
+
+def _answer(request: Request, found: Asset, headers: Mapping[str, str]) -> Response:
+    sent = {**_COMMON, **headers, "ETag": found.etag}
+    known = (tag.strip().removeprefix("W/") for tag in request.headers.get("if-none-match", "").split(","))
+    if any(tag in {found.etag, "*"} for tag in known):
+        return Response(status_code=304, headers=sent)
+    return Response(found.content, headers=sent, media_type=found.media_type)

@@ -1,0 +1,112 @@
+"""The page in a real browser, on the real service. The browser is Chromium: CHROMIUM names it, or it is on PATH.
+
+Without one, these tests are skipped, or fail where BROWSER_REQUIRED=1.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from playwright.sync_api import Browser, expect, sync_playwright
+
+from tests.browser.visitor import LIMIT_MS, Visitor
+
+# Each of these is the fixture of the live tests, under its own name.
+from tests.live.conftest import give_wait_until, run_nats, run_service, run_worker  # noqa: F401 - fixtures
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from contextlib import AbstractContextManager
+
+    from tests.live.conftest import RunningNats, RunningService
+
+DESKTOP = {"width": 1280, "height": 860}
+PHONE = {"width": 360, "height": 740}
+FLAGS = [
+    "--headless=new",
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+]
+# Counts the pictures in memory that nobody has let go.
+COUNT_URLS = """
+  window.openUrls = new Set();
+  const { createObjectURL, revokeObjectURL } = URL;
+  URL.createObjectURL = (blob) => { const url = createObjectURL.call(URL, blob); openUrls.add(url); return url; };
+  URL.revokeObjectURL = (url) => { openUrls.delete(url); revokeObjectURL.call(URL, url); };
+"""
+
+
+@pytest.fixture(scope="session")
+def chromium() -> str:
+    """Return where Chromium is."""
+    found = os.environ.get("CHROMIUM") or shutil.which("chromium") or shutil.which("chromium-browser")
+    if found:
+        return found
+    message = "no Chromium: set CHROMIUM, or install it (Debian: apt-get install chromium)"
+    if os.environ.get("BROWSER_REQUIRED") == "1":
+        pytest.fail(message)
+    pytest.skip(message)
+
+
+@pytest.fixture(scope="module")
+def browser(chromium: str) -> Iterator[Browser]:
+    """One browser for a module; while it runs, this thread can run no other event loop."""
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=chromium, args=FLAGS)
+        expect.set_options(timeout=LIMIT_MS)
+        yield browser
+        browser.close()
+
+
+@pytest.fixture(scope="module")
+def nats(run_nats: Callable[..., AbstractContextManager[RunningNats]]) -> Iterator[RunningNats]:  # noqa: F811 - the fixture's name
+    """The queue of `served`, to be stopped and started by a test."""
+    with run_nats() as servers:
+        yield servers
+
+
+@pytest.fixture(scope="module")
+def served(
+    run_service: Callable[..., AbstractContextManager[RunningService]],  # noqa: F811 - the fixture's name
+    nats: RunningNats,
+) -> Iterator[RunningService]:
+    """The service with a queue that nobody works on, until a test starts a worker."""
+    with run_service(NATS_URL=nats.url, WORKERS=2, NATS_TIMEOUT_S=2) as running:
+        yield running
+
+
+@pytest.fixture
+def visit(browser: Browser) -> Iterator[Callable[..., Visitor]]:
+    """Give ``visit(service, path="/", **context)``: opens the page in a new context; in the end it has to be clean."""
+    visitors: list[Visitor] = []
+
+    def open_page(service: RunningService | str, path: str = "/", **options: Any) -> Visitor:
+        base = service if isinstance(service, str) else service.api
+        context = browser.new_context(**{"viewport": DESKTOP, "color_scheme": "light", **options})
+        context.set_default_timeout(LIMIT_MS)
+        context.add_init_script(COUNT_URLS)
+        page = context.new_page()
+        visitor = Visitor(page, base)
+        visitors.append(visitor)
+        visitor.open(base + path)
+        return visitor
+
+    yield open_page
+    for visitor in visitors:
+        visitor.page.context.close()
+    for visitor in visitors:
+        visitor.require_clean()
+
+
+@pytest.fixture
+def visitor(visit: Callable[..., Visitor], served: RunningService) -> Visitor:
+    """The page of `served`, just opened on a desktop in the light."""
+    return visit(served)
