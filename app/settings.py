@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, SecretStr, field_validator, model_validator
-from pydantic_settings import SettingsConfigDict
+from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from app.task_settings import MIB, Buckets, CommaList, TaskSettings
 
@@ -230,6 +230,19 @@ def _level_name(value: str) -> str:
     if value.upper() not in levels:
         raise ValueError(f"expected one of {', '.join(levels)}")
     return value.upper()
+
+
+class CallerSettings(BaseSettings):
+    """What commands that call a running service are told by the environment; the service itself reads none of it."""
+
+    model_config = SettingsConfigDict(frozen=True, extra="ignore", hide_input_in_errors=True)
+
+    facial_service_api_key: SecretStr = Field(SecretStr(""), description="Key that is shown to the service")
+
+
+def load_caller_settings() -> CallerSettings:
+    """Read what the environment says to those that call a service."""
+    return CallerSettings()
 
 
 @lru_cache(maxsize=1)

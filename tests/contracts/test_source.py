@@ -20,8 +20,8 @@ CALLS = {
     "Counter": ("app/observability/metrics.py", "app/service/crop.py"),  # the latter is collections.Counter
     "Gauge": ("app/observability/metrics.py",),
     "Histogram": ("app/observability/metrics.py",),
-    # The latter writes what a command is asked for, to standard output.
-    "Console": ("app/observability/rich_logging.py", "app/cli/tasks.py"),
+    # The latter two write what a command is asked for, and how far it is.
+    "Console": ("app/observability/rich_logging.py", "app/cli/tasks.py", "app/cli/process/report.py"),
 }
 
 
