@@ -118,8 +118,8 @@ def points_to_array(points: list[Point | list[float]]) -> npt.NDArray[np.float64
 def count_keys(points: list[Point | list[float]]) -> int:
     """Count the members that the points of a text had for certain; lists have none."""
     objects = points if set(map(type, points)) == {Point} else [point for point in points if type(point) is Point]
-    depths = map(attrgetter("z"), objects)
-    return 2 * len(objects) + sum(depth is not msgspec.UNSET for depth in depths)
+    depths = list(map(attrgetter("z"), objects))
+    return 3 * len(objects) - depths.count(msgspec.UNSET)
 
 
 def refuse_duplicates_slowly(text: bytes) -> None:

@@ -84,6 +84,9 @@ def process(  # noqa: PLR0913 - one a documented option
 
     A run that was stopped goes on where it was when it is started again; what is done already is passed over.
     """
+    if detect and landmarks is not None:
+        _end(USAGE, "--detect, --landmarks: expected one of them, got both")
+    _check_patterns(landmarks, segmentation_map)
     wish = Wish(
         inputs=photos,
         formats=tuple(one for one in Format if one in (formats or [Format.SVG])),
@@ -91,24 +94,15 @@ def process(  # noqa: PLR0913 - one a documented option
         label_map=segmentation_map,
         detect=detect,
     )
-    if detect and landmarks is not None:
-        _end(USAGE, "--detect, --landmarks: expected one of them, got both")
-    _check_patterns(landmarks, segmentation_map)
+    manner = Manner(jobs, against, patience, is_again=again, is_dry=dry_run, is_json=is_json, report=report)
+    _run(wish, out, manner, options)
+
+
+def _run(wish: Wish, out: str, manner: Manner, options: dict[str, Any]) -> NoReturn:
     try:
-        crop_options = to_crop_options(options)
+        sys.exit(run(wish, out, manner, to_crop_options(options)))
     except msgspec.ValidationError as error:
         _end(USAGE, str(error))
-    manner = Manner(
-        jobs=jobs,
-        against=against,
-        patience_s=patience,
-        is_again=again,
-        is_dry=dry_run,
-        is_json=is_json,
-        report=report,
-    )
-    try:
-        sys.exit(run(wish, out, manner, crop_options))
     except OutputError as error:
         _end(FAILED if isinstance(error, BusyError) else USAGE, f"{show(out)}: {error}")
     except OSError as error:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 from collections import deque
@@ -60,8 +61,11 @@ def find_photos(inputs: Sequence[str], out: str) -> Found:
         out: the folder of results, which need not.
 
     Raises:
-        OSError: an input is not there.
+        OSError: an input is not there, or is the folder of results.
     """
+    if any(os.path.isdir(path) and os.path.isdir(out) and os.path.samefile(path, out) for path in inputs):
+        # Pictures that are results would be photos the next time.
+        raise FileExistsError(errno.EEXIST, "expected a folder of its own for results, got one of photos", out)
     roots = [(path, _absolute(path), stat.S_ISDIR(os.stat(path).st_mode)) for path in inputs]
     common = os.path.commonpath([whole if is_folder else os.path.dirname(whole) for _, whole, is_folder in roots])
     walk = _Walk(common, out)

@@ -65,6 +65,8 @@ class Recipe:
         max_image_pixels: see the setting.
         landmark_margin: likewise.
         models: folder of the models; None for the package's own.
+        fault_work_s: see the setting.
+        fault_poison_region: likewise.
     """
 
     options: CropOptions
@@ -73,6 +75,8 @@ class Recipe:
     max_image_pixels: int
     landmark_margin: float
     models: Path | None
+    fault_work_s: float = 0.0
+    fault_poison_region: str = ""
 
 
 class RunError(Exception):

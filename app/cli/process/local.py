@@ -1,21 +1,26 @@
 """A pool of processes of our own: the standard library's ends, or waits for ever, when one of its processes is killed.
 
-Each process is sent one photo ahead, so that it need not wait for the next, and answers in turn: the first that it has
-not answered is the one that it works on. Where a process dies, another takes its place and that photo is tried again;
-the second time it counts as failed. Processes end with their pipe, whatever happens to this one.
+Each process is sent some photos ahead, so that it need not wait for the next, and answers in turn: the first that it
+has not answered is the one that it works on. Where a process dies, another takes its place, and that photo is tried
+again; the second time it counts as failed. Processes end with their pipe, whatever happens to this one.
 """
 
 from __future__ import annotations
 
+import gc
 import multiprocessing
+import selectors
 import signal
 import sys
+import time
 from collections import deque
 from contextlib import contextmanager, suppress
 from multiprocessing import connection, forkserver, resource_tracker
 from typing import TYPE_CHECKING, Final
 
 from app.cli.process.jobs import Outcome, RunError
+from app.cli.process.outputs import remove_parts
+from app.runtime.allocator import keep_freed_memory
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -26,7 +31,11 @@ if TYPE_CHECKING:
     from app.cli.process.jobs import Job, Recipe
     from app.cli.process.stop import Stop
 
-AHEAD: Final = 2
+AHEAD, AHEAD_MAX = 2, 32
+AHEAD_S: Final = 0.06
+"""A process holds work for about so long, but for a photo in work and one more at least."""
+BREATH_S: Final = 0.01
+"""Where photos take less than this, they are heard of several at a time: waking up for each would cost as much."""
 TRIES: Final = 2
 BOOTS: Final = 3
 TICK_S: Final = 0.2
@@ -58,6 +67,9 @@ def work(pipe: Connection, recipe: Recipe) -> None:
     # Imported here, where it is loaded already: the process that hands out the work has no use for it.
     from app.cli.process.work import LocalWork, attempt  # noqa: PLC0415
 
+    # What is loaded by now stays; to look through it again and again would take a tenth of the time.
+    gc.freeze()
+    keep_freed_memory()
     here = LocalWork(recipe)
     with suppress(EOFError, OSError):
         pipe.send(READY)
@@ -83,8 +95,11 @@ class _Worker:
     def __init__(self, recipe: Recipe) -> None:
         self.pipe, theirs = connection.Pipe()
         self.process: BaseProcess = _context().Process(target=work, args=(theirs, recipe), daemon=True)
-        with _hidden_script():
-            self.process.start()
+        try:
+            with _hidden_script():
+                self.process.start()
+        except (EOFError, OSError) as error:
+            raise RunError(f"no process can be started: {type(error).__name__}") from None
         theirs.close()
         self.is_ready = False
         self.held: deque[Job] = deque()
@@ -105,6 +120,8 @@ class LocalPool:
         self._again: deque[Job] = deque()
         self._deaths: dict[int, int] = {}
         self._failed_boots = 0
+        self._ready = selectors.DefaultSelector()
+        self._mean_s = AHEAD_S
 
     def run(self, jobs: Iterator[Job], stop: Stop) -> Iterator[Outcome]:
         """Do jobs, in any order, until there are no more or it is to stop; then those that were begun.
@@ -115,11 +132,12 @@ class LocalPool:
         try:
             while True:
                 self._hand_out(jobs, is_stopping=stop.is_set())
-                waiting = {worker.pipe: worker for worker in self._workers if worker.held or not worker.is_ready}
                 if not any(worker.held for worker in self._workers):
                     return
-                for pipe in connection.wait(list(waiting), TICK_S):
-                    yield from self._hear(waiting[pipe])  # type: ignore[index]  # it gives back what it was given
+                for key, _ in self._ready.select(TICK_S):
+                    yield from self._hear(key.data)
+                if self._mean_s < BREATH_S:
+                    time.sleep(BREATH_S)
         finally:
             self._end()
 
@@ -128,19 +146,21 @@ class LocalPool:
         if is_stopping:
             self._again.clear()
             return
-        for depth in range(AHEAD):
-            position = 0
-            while position < self._size:
-                if position < len(self._workers) and len(self._workers[position].held) > depth:
-                    position += 1
-                    continue
-                job = self._again.popleft() if self._again else next(jobs, None)
-                if job is None:
-                    return
-                if position == len(self._workers):
-                    self._workers.append(_Worker(self._recipe))
-                self._send(self._workers[position], job)
-                position += 1
+        ahead = max(AHEAD, min(AHEAD_MAX, round(AHEAD_S / self._mean_s)))
+        while True:
+            worker = min(self._workers, key=lambda one: len(one.held), default=None)
+            if len(self._workers) < self._size and (worker is None or worker.held):
+                worker = None
+            elif worker is None or len(worker.held) >= ahead:
+                return
+            job = self._again.popleft() if self._again else next(jobs, None)
+            if job is None:
+                return
+            if worker is None:
+                worker = _Worker(self._recipe)
+                self._workers.append(worker)
+                self._ready.register(worker.pipe, selectors.EVENT_READ, worker)
+            self._send(worker, job)
 
     def _send(self, worker: _Worker, job: Job) -> None:
         worker.held.append(job)
@@ -155,6 +175,7 @@ class LocalPool:
             return
         if isinstance(heard, Outcome):
             worker.held.popleft()
+            self._mean_s += (heard.seconds - self._mean_s) / 16
             yield heard
             return
         worker.is_ready = True
@@ -163,8 +184,10 @@ class LocalPool:
     def _bury(self, worker: _Worker) -> Iterator[Outcome]:
         """Give what a dead process held to others; the photo it worked on may be what it died of."""
         self._workers.remove(worker)
+        self._ready.unregister(worker.pipe)
         worker.process.join(END_S)
         worker.pipe.close()
+        _sweep(worker)
         if not worker.is_ready:
             self._failed_boots += 1
             if self._failed_boots == BOOTS:
@@ -186,7 +209,13 @@ class LocalPool:
                 worker.process.join(END_S)
             worker.process.kill()  # it is deaf to anything less; harmless where it has ended
             worker.process.join()
+            _sweep(worker)
         self._workers.clear()
+        self._ready.close()
+
+
+def _sweep(worker: _Worker) -> None:
+    remove_parts((result for job in worker.held for result in job.results), worker.process.pid or 0)
 
 
 def tell_end(code: int | None) -> str:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import collections
 import os
 import re
-from collections import Counter
 from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
@@ -36,7 +36,7 @@ def name_results(places: Sequence[tuple[str, str]]) -> list[str]:
     whole = [os.path.join(folder, name) for folder, name in places]
     chosen = list(short)
     while True:
-        counts = Counter(chosen)
+        counts = collections.Counter(chosen)
         shared = [at for at, name in enumerate(chosen) if counts[name] > 1 and name != whole[at]]
         if not shared:
             return chosen

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Final
 import msgspec
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
 
 NOTES: Final = ".facial-service.json"
 _NOTES_FORMAT: Final = 1
@@ -54,6 +54,7 @@ class OutputFolder:
         self._since_ns = 0
         self._seen: dict[str, dict[str, tuple[int, int]]] = {}
         self._lock: int | None = None
+        self._is_dry = False
 
     def hold(self) -> None:
         """Make the folder, and keep other runs out of it while this process lives.
@@ -71,6 +72,12 @@ class OutputFolder:
         except OSError:
             pass  # some network file systems lock no folders; two runs would do the same work, and do it no harm
 
+    def close(self) -> None:
+        """Let others have the folder; so does the end of the process, whatever kind of end it is."""
+        if self._lock is not None:
+            os.close(self._lock)
+            self._lock = None
+
     def claim(self, options: Mapping[str, Any], *, is_again: bool, is_dry: bool = False) -> None:
         """Compare the options with those that were noted, and note these.
 
@@ -83,6 +90,7 @@ class OutputFolder:
             OutputError: the results that are there were made otherwise.
             OSError: the notes cannot be read or written.
         """
+        self._is_dry = is_dry
         before = self._read_notes()
         if before is not None and not is_again:
             if differences := _tell_differences(before.options, options):
@@ -116,7 +124,7 @@ class OutputFolder:
             with suppress(FileNotFoundError, NotADirectoryError), os.scandir(folder) as entries:
                 for entry in entries:
                     if _PART.fullmatch(entry.name):
-                        if self._lock is not None:
+                        if not self._is_dry:
                             os.unlink(entry.path)
                     elif entry.is_file():
                         status = entry.stat()
@@ -195,6 +203,15 @@ def write_all(contents: Mapping[str, bytes]) -> None:
             with suppress(OSError):
                 os.unlink(part)
         raise
+
+
+def remove_parts(files: Iterable[str], pid: int) -> None:
+    """Remove what a process that is dead left half written beside some files."""
+    for folder in {os.path.dirname(file) for file in files}:
+        with suppress(OSError), os.scandir(folder) as entries:
+            for entry in entries:
+                if _PART.fullmatch(entry.name) and entry.name.startswith(f".facial-service.{pid}-"):
+                    os.unlink(entry.path)
 
 
 def _tell_differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:

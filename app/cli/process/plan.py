@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import TYPE_CHECKING, NamedTuple
 
-from app.cli.process.inputs import explain, find_photos, show
+from app.cli.process.inputs import explain, show
 from app.cli.process.jobs import Job
 from app.cli.process.naming import fill_pattern, name_results
 from app.cli.process.outputs import OutputError
@@ -15,7 +15,7 @@ from app.cli.process.outputs import OutputError
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from app.cli.process.inputs import Photo
+    from app.cli.process.inputs import Found, Photo
     from app.cli.process.jobs import Format
     from app.cli.process.outputs import OutputFolder
 
@@ -73,14 +73,17 @@ def _stem_of_result(job: Job) -> str:
     return os.path.splitext(os.path.basename(job.results[0]))[0]
 
 
-def make_plan(wish: Wish, out: OutputFolder) -> Plan:
-    """Find photos, pair them, and set apart those that are done.
+def make_plan(wish: Wish, found: Found, out: OutputFolder) -> Plan:
+    """Pair photos with what belongs to them, and set apart those that are done.
+
+    Args:
+        wish: what is asked for.
+        found: the photos there are.
+        out: where results go.
 
     Raises:
-        OSError: an input is not there.
         OutputError: a result would take the place of an input.
     """
-    found = find_photos(wish.inputs, out.path)
     plan = Plan(failed=[Failure(*one) for one in found.unreadable])
     names = name_results([(photo.sub, os.path.basename(photo.path)) for photo in found.photos])
     sources: set[str] = set()
@@ -95,13 +98,17 @@ def make_plan(wish: Wish, out: OutputFolder) -> Plan:
         job = Job(number, photo.path, paired.landmarks, paired.label_map, results)
         is_done = out.is_done(results, max(photo.changed_ns, paired.changed_ns))
         (plan.done if is_done else plan.jobs).append(job)
+    _spare_inputs(plan, sources)
+    return plan
+
+
+def _spare_inputs(plan: Plan, sources: set[str]) -> None:
     for job in (*plan.jobs, *plan.done):
         for result in job.results:
             if _real(result) in sources:
                 raise OutputError(
-                    f"{show(result)} is an input, and would be the place of a result; choose another --out"
+                    f"{show(result)} is an input, and a result would take its place; choose another --out"
                 )
-    return plan
 
 
 class _Pair(NamedTuple):

@@ -6,12 +6,12 @@ import signal
 import sys
 import time
 from contextlib import closing, nullcontext
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass
 from typing import IO, TYPE_CHECKING, Any, Final, Protocol
 
 import orjson
 
-from app.cli.process.inputs import explain, show
+from app.cli.process.inputs import explain, find_photos, show
 from app.cli.process.jobs import Recipe, RunError
 from app.cli.process.outputs import OutputFolder
 from app.cli.process.plan import make_plan
@@ -43,7 +43,7 @@ class Pool(Protocol):
         """Do them, in any order, until there are no more or it is to stop."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True)
 class Manner:
     """How to run, beside what to do.
 
@@ -60,6 +60,7 @@ class Manner:
     jobs: int | None
     against: str | None
     patience_s: float
+    _: KW_ONLY
     is_again: bool
     is_dry: bool
     is_json: bool
@@ -87,20 +88,22 @@ def run(wish: Wish, out: str, manner: Manner, options: CropOptions) -> int:
 
         start_server()  # it loads what does the work, while we look for work
     settings = settings_or_exit()
-    folder = OutputFolder(out)
-    if not manner.is_dry:
-        folder.hold()
-    folder.claim(_to_notes(wish, options), is_again=manner.is_again, is_dry=manner.is_dry)
     try:
-        plan = make_plan(wish, folder)
-    except FileNotFoundError as error:
+        found = find_photos(wish.inputs, out)
+    except (FileNotFoundError, FileExistsError) as error:
         print_line(f"{show(str(error.filename))}: {explain(error)}")
         return USAGE
-    if not (plan.jobs or plan.done or plan.failed):
+    if not (found.photos or found.unreadable):
         print_line(f"no photos in {', '.join(map(show, wish.inputs))}")
-    if manner.is_dry:
-        return _show(plan, manner)
-    return _work(plan, _make_pool(wish, manner, options, settings), manner, out)
+        return 0
+    with closing(OutputFolder(out)) as folder:
+        if not manner.is_dry:
+            folder.hold()
+        folder.claim(_to_notes(wish, options), is_again=manner.is_again, is_dry=manner.is_dry)
+        plan = make_plan(wish, found, folder)
+        if manner.is_dry:
+            return _show(plan, manner)
+        return _work(plan, _make_pool(wish, manner, options, settings), manner, out)
 
 
 def _to_notes(wish: Wish, options: CropOptions) -> dict[str, Any]:
@@ -133,6 +136,8 @@ def _make_pool(wish: Wish, manner: Manner, options: CropOptions, settings: Setti
         max_image_pixels=settings.max_image_pixels,
         landmark_margin=settings.landmark_margin,
         models=settings.models_dir,
+        fault_work_s=settings.fault_work_s,
+        fault_poison_region=settings.fault_poison_region,
     )
     cores = count_usable_cores()
     if manner.against is None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import stat
 import time
 from typing import TYPE_CHECKING, NamedTuple
@@ -46,7 +47,7 @@ class LocalWork:
     def __init__(self, recipe: Recipe) -> None:
         self._recipe = recipe
         self._limits = limits_of(recipe)
-        self._service = CropService(self._limits, FaceFinders(recipe.models))
+        self._service = CropService(self._limits, FaceFinders(recipe.models), fault_work_s=recipe.fault_work_s)
         # Parallelism comes from processes; see `app.main`.
         cv2.setNumThreads(0)
 
@@ -63,6 +64,8 @@ class LocalWork:
         files = read_files(job, recipe.max_bytes)
         points = None if files.landmarks is None else parse_points(files.landmarks, "landmarks")
         label_map = read_map(files.label_map)
+        if recipe.fault_poison_region and isinstance(label_map, dict) and recipe.fault_poison_region in label_map:
+            os.kill(os.getpid(), signal.SIGKILL)
         result = self._service.process(
             CropInput(image=files.image, points=points, segmentation_map=label_map, options=recipe.options)
         )
@@ -119,15 +122,30 @@ def read_files(job: Job, max_bytes: int) -> Files:
 
 def _read(field: str, path: str, left: int, max_bytes: int) -> bytes:
     try:
-        if not stat.S_ISREG(os.stat(path).st_mode):  # a pipe would be waited for
-            raise Fault("file_unreadable", f"{field}: expected a file, got a folder or something else")
-        with open(path, "rb", buffering=0) as file:
-            content = file.read(left + 1) or b""
+        # Not to wait for what writes into a pipe.
+        file = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        try:
+            status = os.fstat(file)
+            if not stat.S_ISREG(status.st_mode):
+                raise Fault("file_unreadable", f"{field}: expected a file, got a folder or something else")
+            content = _read_up_to(file, min(status.st_size, left) + 1)
+        finally:
+            os.close(file)
     except OSError as error:
         raise Fault("file_unreadable", f"{field}: {explain(error)}") from None
     if len(content) > left:
         raise Fault("body_too_large", f"{field}: all files of a photo may have {max_bytes} bytes together, got more")
     return content
+
+
+def _read_up_to(file: int, count: int) -> bytes:
+    first = os.read(file, count)
+    if len(first) == count - 1:  # all that there was when it was opened
+        return first
+    parts = [first]
+    while parts[-1] and (count := count - len(parts[-1])):
+        parts.append(os.read(file, count))
+    return b"".join(parts)
 
 
 def write_results(job: Job, contents: Sequence[bytes]) -> None:
