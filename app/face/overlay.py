@@ -33,7 +33,7 @@ HALO_EM: Final = 0.22
 HALO_COLOUR: Final = "#1a1a1a"
 LEADER_EM: Final = 0.07
 LEADER_GAP_EM: Final = 0.35
-BASELINE_EM: Final = 0.35
+BASELINE_EM: Final = 0.35  # the `dy` of a text
 
 # What the production Char of XML 1.0 leaves out: most control characters, surrogates, and two non-characters.
 _FORBIDDEN: Final = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
@@ -208,7 +208,7 @@ def _render_callouts(font_size: float, callouts: Sequence[Callout]) -> str:
         if callout.target is not None:
             parts.append(_render_leader(callout, callout.target, font_size))
         parts.append(
-            f'<text x="{callout.x:.1f}" y="{callout.y:.1f}" dy="{BASELINE_EM:g}em" text-anchor="{callout.text_anchor}" '
+            f'<text x="{callout.x:.1f}" y="{callout.y:.1f}" dy=".35em" text-anchor="{callout.text_anchor}" '
             f'stroke-width="{font_size * HALO_EM:.4g}">{escape_text(callout.region.name)}</text>'
         )
     return "".join([*parts, "</g>"])

@@ -10,7 +10,7 @@ import typer
 
 from app.cli.process.inputs import explain, show
 from app.cli.process.jobs import Format
-from app.cli.process.naming import check_pattern
+from app.cli.process.naming import check_pattern, is_service_url
 from app.cli.process.options import to_crop_options, with_crop_options
 from app.cli.process.outputs import BusyError, OutputError
 from app.cli.process.plan import BESIDE, Wish
@@ -87,6 +87,8 @@ def process(  # noqa: PLR0913 - one a documented option
     if detect and landmarks is not None:
         _end(USAGE, "--detect, --landmarks: expected one of them, got both")
     _check_patterns(landmarks, segmentation_map)
+    if against is not None and not is_service_url(against):
+        _end(USAGE, "--against: expected a URL such as http://127.0.0.1:8000, without a user name; got something else")
     wish = Wish(
         inputs=photos,
         formats=tuple(one for one in Format if one in (formats or [Format.SVG])),

@@ -1,4 +1,4 @@
-"""Where the results of photos go: names that no two photos share, whatever else is processed with them."""
+"""What places are called: results, which share none; what belongs to a photo; a service."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import collections
 import os
 import re
 from typing import TYPE_CHECKING, Final
+from urllib.parse import urlsplit
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -55,6 +56,20 @@ def check_pattern(pattern: str) -> None:
         raise ValueError(f"expected no placeholders but {expected}, got another")
     if _STRAY_BRACE.search(_PLACEHOLDER.sub("", pattern)):
         raise ValueError(f"expected braces around {expected} only, got one alone")
+
+
+def is_service_url(text: str) -> bool:
+    """Tell whether a text is the URL of a service, and nothing that should not be told of in messages.
+
+    Example:
+        >>> is_service_url("https://faces.example.com/prefix"), is_service_url("http://user:password@host")
+        (True, False)
+    """
+    try:
+        parts = urlsplit(text)
+        return parts.scheme in {"http", "https"} and bool(parts.hostname) and parts.username is None and parts.port != 0
+    except ValueError:
+        return False
 
 
 def fill_pattern(pattern: str, photo: str, sub: str) -> str:

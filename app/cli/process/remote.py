@@ -111,8 +111,6 @@ class RemotePool:
             except httpx.TransportError as error:
                 if time.monotonic() >= limit or stop.wait(PAUSE_S):
                     raise RunError(f"no service answers there: {tell(error)}") from None
-            except httpx.InvalidURL:
-                raise RunError("expected a URL such as http://127.0.0.1:8000, got something else") from None
             else:
                 self._last_answer = time.monotonic()
                 return

@@ -167,7 +167,7 @@ def print_summary(tally: Tally, *, is_terminal: bool) -> None:
         ("done", tally.done, ", ".join(filter(None, (f"in {tally.seconds:.1f} s", rate, found)))),
         ("skipped", tally.skipped, "already there"),
         ("failed", len(tally.failed), ""),
-        ("not begun", tally.left, "stopped before"),
+        ("not begun", tally.left, ""),
     ]
     shown = [(name, str(count), text if count else "") for name, count, text in rows if count or name != "not begun"]
     (_print_tables if is_terminal else _print_plain)(shown, tally.failed[:MOST_ROWS])
