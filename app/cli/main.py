@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import typer
 
 from app import __version__
-from app.cli.process.command import process
+from app.cli.process.command import ProcessCommand, process
 from app.cli.settings import settings_or_exit
 from app.cli.tasks import tasks
 
@@ -25,7 +25,9 @@ cli = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 cli.add_typer(tasks, name="tasks")
-cli.command(epilog="Example: facial-service process photos/ --out regions --format svg --format json")(process)
+cli.command(
+    cls=ProcessCommand, epilog="Example: facial-service process photos/ --out regions --format svg --format json"
+)(process)
 
 
 @cli.callback()

@@ -18,7 +18,7 @@ from app.service.options import LANDMARK_OPTION_NAMES, OPTION_NAMES, CropOptions
 from app.web.problem_codes import ProblemError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Sequence
 
     import numpy.typing as npt
 
@@ -43,7 +43,7 @@ RegionLandmarks = dict[str, list[int]]
 
 _POINTS = msgspec.json.Decoder(list[Point | PointList])
 REGIONS_DECODER = msgspec.json.Decoder(RegionLandmarks)
-_XY = attrgetter("x", "y")
+_X, _Y = attrgetter("x"), attrgetter("y")
 _CHOICES = {
     name: " or ".join(map(repr, schema["enum"]))
     for name, schema in msgspec.json.schema(CropOptions)["$defs"]["CropOptions"]["properties"].items()
@@ -107,11 +107,10 @@ def raise_field_problem(message: str, field: str, known: Sequence[str]) -> Never
 
 def points_to_array(points: list[Point | list[float]]) -> npt.NDArray[np.float64]:
     """Put points, each an object or a list of two or three numbers, into an ``(N, 2)`` array; a third is dropped."""
-    pairs: Iterable[Sequence[float]]
     if set(map(type, points)) == {Point}:
-        pairs = map(_XY, points)
-    else:
-        pairs = [(point.x, point.y) if isinstance(point, Point) else point[:2] for point in points]
+        # Two long columns are put together twice as fast as many short rows.
+        return np.array([list(map(_X, points)), list(map(_Y, points))], np.float64).T
+    pairs = [(point.x, point.y) if isinstance(point, Point) else point[:2] for point in points]
     return np.fromiter(chain.from_iterable(pairs), np.float64, 2 * len(points)).reshape(-1, 2)
 
 

@@ -7,6 +7,7 @@ from typing import Annotated, Any, NoReturn
 
 import msgspec
 import typer
+from typer.core import TyperCommand
 
 from app.cli.process.inputs import explain, show
 from app.cli.process.jobs import Format
@@ -18,6 +19,8 @@ from app.cli.process.report import print_line
 from app.cli.process.run import FAILED, USAGE, Manner, run
 
 PATIENCE_S = 60.0
+AGAINST = "--against"
+WORKLESS = {"-h", "--help", "--dry-run"}
 
 Photos = Annotated[list[str], typer.Argument(metavar="PHOTO…", show_default=False, help="Photos, and folders of them.")]
 Out = Annotated[str, typer.Option(metavar="DIR", help="Folder of the results; made if it is not there.")]
@@ -60,6 +63,18 @@ Json = Annotated[bool, typer.Option("--json", help="Print the summary as JSON.")
 Report = Annotated[
     str | None, typer.Option(metavar="FILE", help="Write a JSON line for each photo that is done or fails.")
 ]
+
+
+class ProcessCommand(TyperCommand):
+    """Starts what does the work while the command line is still read: either takes as long as hundreds of photos."""
+
+    def make_context(self, info_name: str | None, args: list[str], *rest: Any, **extra: Any) -> Any:
+        """Read the command line."""
+        if not any(one in WORKLESS or one.startswith(AGAINST) for one in args):
+            from app.cli.process.local import start_server  # noqa: PLC0415 - only where it is used
+
+            start_server()
+        return super().make_context(info_name, args, *rest, **extra)
 
 
 @with_crop_options

@@ -160,5 +160,7 @@ def show(path: str) -> str:
         >>> show("a\x1b[1m\udcff.png")
         'a\\x1b[1m\\xff.png'
     """
+    if path.isprintable():
+        return path
     text = os.fsencode(path).decode("utf-8", "backslashreplace")
     return "".join(one if one.isprintable() else one.encode("unicode_escape").decode("ascii") for one in text)

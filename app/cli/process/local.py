@@ -1,12 +1,14 @@
 """A pool of processes of our own: the standard library's ends, or waits for ever, when one of its processes is killed.
 
-Each process is sent some photos ahead, so that it need not wait for the next, and answers in turn: the first that it
-has not answered is the one that it works on. Where a process dies, another takes its place, and that photo is tried
-again; the second time it counts as failed. Processes end with their pipe, whatever happens to this one.
+Each process is sent some photos at a time, notes in shared memory which one it works on, and tells of several at once
+where they are quick: a message each would cost as much as a small photo. Where a process dies, another takes its place,
+and the photo that it worked on is tried again; the second time it counts as failed. Processes end with their pipe,
+whatever happens to this one.
 """
 
 from __future__ import annotations
 
+import ctypes
 import gc
 import multiprocessing
 import selectors
@@ -15,7 +17,7 @@ import sys
 import time
 from collections import deque
 from contextlib import contextmanager, suppress
-from multiprocessing import connection, forkserver, resource_tracker
+from multiprocessing import connection, forkserver, resource_tracker, sharedctypes
 from typing import TYPE_CHECKING, Final
 
 from app.cli.process.jobs import Outcome, RunError
@@ -24,6 +26,7 @@ from app.runtime.allocator import keep_freed_memory
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from ctypes import c_int64
     from multiprocessing.connection import Connection
     from multiprocessing.context import ForkServerContext
     from multiprocessing.process import BaseProcess
@@ -31,11 +34,11 @@ if TYPE_CHECKING:
     from app.cli.process.jobs import Job, Recipe
     from app.cli.process.stop import Stop
 
-AHEAD, AHEAD_MAX = 2, 32
-AHEAD_S: Final = 0.06
+AHEAD, AHEAD_MAX = 2, 64
+AHEAD_S: Final = 0.1
 """A process holds work for about so long, but for a photo in work and one more at least."""
-BREATH_S: Final = 0.01
-"""Where photos take less than this, they are heard of several at a time: waking up for each would cost as much."""
+TOLD_S: Final = 0.025
+"""Less than this passes between a photo's end and its being told of, unless another takes longer."""
 TRIES: Final = 2
 BOOTS: Final = 3
 TICK_S: Final = 0.2
@@ -45,9 +48,10 @@ END_S: Final = 5.0
 
 
 def start_server() -> None:
-    """Start the process that others are forked from, which takes a while, so that it has begun when they are needed.
+    """Start the process that others are forked from, which takes a while: before it is needed.
 
-    It and they take no part in what a terminal sends to all of us: how to stop is decided here.
+    Harmless where it runs already. It and they take no part in what a terminal sends to all of us: how to stop is
+    decided here.
     """
     _context().set_forkserver_preload([WORK])
     resource_tracker.ensure_running()
@@ -62,7 +66,7 @@ def _context() -> ForkServerContext:
     return multiprocessing.get_context("forkserver")
 
 
-def work(pipe: Connection, recipe: Recipe) -> None:
+def work(pipe: Connection, recipe: Recipe, current: c_int64) -> None:
     """Do photos until the pipe ends; runs in a process of its own."""
     # Imported here, where it is loaded already: the process that hands out the work has no use for it.
     from app.cli.process.work import LocalWork, attempt  # noqa: PLC0415
@@ -71,10 +75,20 @@ def work(pipe: Connection, recipe: Recipe) -> None:
     gc.freeze()
     keep_freed_memory()
     here = LocalWork(recipe)
+    outcomes: list[Outcome] = []
     with suppress(EOFError, OSError):
-        pipe.send(READY)
+        pipe.send(outcomes)  # it has begun
         while True:
-            pipe.send(attempt(pipe.recv(), here.do))
+            told = time.monotonic()
+            for job in pipe.recv():
+                current.value = job.number
+                outcomes.append(attempt(job, here.do))
+                if time.monotonic() - told > TOLD_S:
+                    pipe.send(outcomes)
+                    outcomes, told = [], time.monotonic()
+            if outcomes:
+                pipe.send(outcomes)
+                outcomes = []
 
 
 @contextmanager
@@ -94,7 +108,10 @@ class _Worker:
 
     def __init__(self, recipe: Recipe) -> None:
         self.pipe, theirs = connection.Pipe()
-        self.process: BaseProcess = _context().Process(target=work, args=(theirs, recipe), daemon=True)
+        # One word, written by one process: it needs no lock.
+        self.current = sharedctypes.RawValue(ctypes.c_int64, -1)
+        arguments = theirs, recipe, self.current
+        self.process: BaseProcess = _context().Process(target=work, args=arguments, daemon=True)
         try:
             with _hidden_script():
                 self.process.start()
@@ -136,50 +153,50 @@ class LocalPool:
                     return
                 for key, _ in self._ready.select(TICK_S):
                     yield from self._hear(key.data)
-                if self._mean_s < BREATH_S:
-                    time.sleep(BREATH_S)
         finally:
             self._end()
 
     def _hand_out(self, jobs: Iterator[Job], *, is_stopping: bool) -> None:
-        """Send to those that have least, so that the last photos are spread over all."""
+        """Send photos to those that have few, in turn, so that the last ones are spread over all."""
         if is_stopping:
             self._again.clear()
             return
         ahead = max(AHEAD, min(AHEAD_MAX, round(AHEAD_S / self._mean_s)))
-        while True:
-            worker = min(self._workers, key=lambda one: len(one.held), default=None)
-            if len(self._workers) < self._size and (worker is None or worker.held):
-                worker = None
-            elif worker is None or len(worker.held) >= ahead:
-                return
-            job = self._again.popleft() if self._again else next(jobs, None)
-            if job is None:
-                return
-            if worker is None:
-                worker = _Worker(self._recipe)
-                self._workers.append(worker)
-                self._ready.register(worker.pipe, selectors.EVENT_READ, worker)
-            self._send(worker, job)
+        batches: dict[_Worker, list[Job]] = {}
+        while len(self._workers) < self._size and (job := self._next(jobs)):
+            batches[self._start()] = [job]
+        hungry = deque(worker for worker in self._workers if len(worker.held) <= ahead // 2)
+        while hungry and (job := self._next(jobs)):
+            worker = hungry.popleft()
+            batches.setdefault(worker, []).append(job)
+            if len(worker.held) + len(batches[worker]) < ahead:
+                hungry.append(worker)
+        for worker, batch in batches.items():
+            worker.held.extend(batch)
+            with suppress(OSError):  # it has died, which will be heard
+                worker.pipe.send(batch)
 
-    def _send(self, worker: _Worker, job: Job) -> None:
-        worker.held.append(job)
-        with suppress(OSError):  # it has died, which will be heard
-            worker.pipe.send(job)
+    def _next(self, jobs: Iterator[Job]) -> Job | None:
+        return self._again.popleft() if self._again else next(jobs, None)
+
+    def _start(self) -> _Worker:
+        worker = _Worker(self._recipe)
+        self._workers.append(worker)
+        self._ready.register(worker.pipe, selectors.EVENT_READ, worker)
+        return worker
 
     def _hear(self, worker: _Worker) -> Iterator[Outcome]:
         try:
-            heard = worker.pipe.recv()
+            outcomes: list[Outcome] = worker.pipe.recv()
         except (EOFError, OSError):
             yield from self._bury(worker)
             return
-        if isinstance(heard, Outcome):
-            worker.held.popleft()
-            self._mean_s += (heard.seconds - self._mean_s) / 16
-            yield heard
-            return
         worker.is_ready = True
         self._failed_boots = 0
+        for outcome in outcomes:
+            worker.held.popleft()
+            self._mean_s += (outcome.seconds - self._mean_s) / 16
+            yield outcome
 
     def _bury(self, worker: _Worker) -> Iterator[Outcome]:
         """Give what a dead process held to others; the photo it worked on may be what it died of."""
@@ -188,16 +205,16 @@ class LocalPool:
         worker.process.join(END_S)
         worker.pipe.close()
         _sweep(worker)
+        end = tell_end(worker.process.exitcode)
         if not worker.is_ready:
             self._failed_boots += 1
             if self._failed_boots == BOOTS:
-                raise RunError(f"processes end before they have begun, {tell_end(worker.process.exitcode)}")
-        elif worker.held:
-            job = worker.held[0]
+                raise RunError(f"processes end before they have begun, {end}")
+        job = next((job for job in worker.held if job.number == worker.current.value), None)
+        if job is not None:
             self._deaths[job.number] = deaths = self._deaths.get(job.number, 0) + 1
             if deaths == TRIES:
-                worker.held.popleft()
-                end = tell_end(worker.process.exitcode)
+                worker.held.remove(job)
                 yield Outcome(job.number, 0.0, "process_died", f"the process that worked on it died twice, {end}")
         self._again.extendleft(reversed(worker.held))
 

@@ -65,6 +65,8 @@ class Tally:
             return
         self.done += 1
         self.found += job.landmarks is None
+        if self._log is None:
+            return
         self._write(
             photo=show(job.photo),
             status="done",

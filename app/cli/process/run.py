@@ -83,10 +83,6 @@ def run(wish: Wish, out: str, manner: Manner, options: CropOptions) -> int:
         OutputError: the folder of results cannot be used.
         OSError: an input, the folder or the report cannot be read or written.
     """
-    if manner.against is None and not manner.is_dry:
-        from app.cli.process.local import start_server  # noqa: PLC0415 - only where it is used
-
-        start_server()  # it loads what does the work, while we look for work
     settings = settings_or_exit()
     try:
         found = find_photos(wish.inputs, out)
