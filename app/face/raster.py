@@ -40,6 +40,7 @@ SCALE: Final = 4
 _OPAQUE: Final = 255
 _HALF: Final = 128
 _BAND_CELLS: Final = 4_000_000
+_BAND_ROWS: Final = 256
 _SUBPIXEL_BITS: Final = 4
 _GROWN_CELLS: Final = 6
 _CAP: Final = math.pi / 8
@@ -103,6 +104,9 @@ class _Canvas:
                 self._multiply()
             else:
                 self._pixels[..., 3] = _OPAQUE
+        # Rows and columns that may be neither clear nor opaque: begin, end.
+        is_mixed = background is not None and background.shape[2] == 4  # noqa: PLR2004 - BGRA
+        self._mixed = (0, frame.height, 0, frame.width) if is_mixed else (frame.height, 0, frame.width, 0)
 
     def paint(self, box: Box, colour: str, opacity: float, draw: Draw) -> None:
         """Lay a shape over what is there.
@@ -118,6 +122,8 @@ class _Canvas:
         right, bottom = min(width, math.ceil(box[2])), min(height, math.ceil(box[3]))
         if left >= right or top >= bottom or opacity <= 0:
             return
+        low, high, near, far = self._mixed
+        self._mixed = min(low, top), max(high, bottom), min(near, left), max(far, right)
         rows = max(1, _BAND_CELLS // ((right - left) * SCALE * SCALE))
         for start in range(top, bottom, rows):
             end = min(start + rows, bottom)
@@ -134,9 +140,10 @@ class _Canvas:
 
     def finish(self) -> ByteArray:
         """Return the picture with its colours as they are, whatever their opacity."""
-        alpha = self._pixels[..., 3:]
-        for start in range(0, len(alpha), 256):
-            part, opacity = self._pixels[start : start + 256, :, :3], alpha[start : start + 256]
+        low, high, near, far = self._mixed
+        for start in range(low, high, _BAND_ROWS):
+            band = self._pixels[start : min(start + _BAND_ROWS, high), near:far]
+            part, opacity = band[..., :3], band[..., 3:]
             if opacity.min() == _OPAQUE or opacity.max() == 0:
                 continue
             visible = np.maximum(opacity, 1).astype(np.float32)
@@ -161,7 +168,7 @@ def _draw_region(canvas: _Canvas, region: Region, opacity: float, stroke: float)
     box = (x - room, y - room, x + width + room, y + height + room)
 
     def fill(mask: ByteArray, left: float, top: float) -> None:
-        points = [to_fixed_point(ring, left, top, SCALE, _SUBPIXEL_BITS) for ring in rings]
+        points = to_fixed_point(rings, left, top, SCALE, _SUBPIXEL_BITS)
         # cv2 fills every cell that the edge touches. Counted half, as many are won on one side as lost on the other.
         cv2.fillPoly(mask, points, _OPAQUE, lineType=cv2.LINE_8, shift=_SUBPIXEL_BITS)
         cv2.polylines(mask, points, isClosed=True, color=_HALF, lineType=cv2.LINE_8, shift=_SUBPIXEL_BITS)
@@ -184,7 +191,7 @@ def _draw_outline(canvas: _Canvas, rings: Sequence[FloatArray], box: Box, colour
         opacity *= DASH / (DASH + GAP)
 
     def draw(mask: ByteArray, left: float, top: float) -> None:
-        points = [to_fixed_point(line, left, top, SCALE, _SUBPIXEL_BITS) for line in lines]
+        points = to_fixed_point(lines, left, top, SCALE, _SUBPIXEL_BITS)
         _draw_lines(mask, points, thickness, is_closed=not is_dashed)
 
     canvas.paint(box, colour, opacity, draw)
@@ -204,7 +211,7 @@ def _draw_landmarks(canvas: _Canvas, landmarks_px: FloatArray, diameter: float) 
     (left, top), (right, bottom) = landmarks_px.min(axis=0) - room, landmarks_px.max(axis=0) + room
 
     def draw(mask: ByteArray, left: float, top: float) -> None:
-        for centre in to_fixed_point(landmarks_px, left, top, SCALE, _SUBPIXEL_BITS).tolist():
+        for centre in to_fixed_point([landmarks_px], left, top, SCALE, _SUBPIXEL_BITS)[0].tolist():
             _draw_disc(mask, centre, diameter / 2)
 
     canvas.paint((left, top, right, bottom), _WHITE, 1.0, draw)
@@ -231,14 +238,14 @@ def _draw_leader(canvas: _Canvas, callout: Callout, target: tuple[float, float],
 
     def stroke(thickness: float) -> Draw:
         def draw(mask: ByteArray, left: float, top: float) -> None:
-            points = to_fixed_point(line, left, top, SCALE, _SUBPIXEL_BITS)
-            _draw_lines(mask, [points], max(1, round(thickness * SCALE)), is_closed=False)
+            points = to_fixed_point([line], left, top, SCALE, _SUBPIXEL_BITS)
+            _draw_lines(mask, points, max(1, round(thickness * SCALE)), is_closed=False)
 
         return draw
 
     def disc(radius: float) -> Draw:
         def draw(mask: ByteArray, left: float, top: float) -> None:
-            _draw_disc(mask, to_fixed_point(line[1:], left, top, SCALE, _SUBPIXEL_BITS)[0].tolist(), radius)
+            _draw_disc(mask, to_fixed_point([line[1:]], left, top, SCALE, _SUBPIXEL_BITS)[0][0].tolist(), radius)
 
         return draw
 

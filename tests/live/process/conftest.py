@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
+import pty
+import re
 import signal
+import struct
 import subprocess
 import sys
+import termios
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -101,6 +106,26 @@ def start_process(tmp_path: Path) -> Iterator[Callable[..., subprocess.Popen[byt
         with suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
         process.communicate()
+
+
+@pytest.fixture(scope="session")
+def start_in_terminal() -> Callable[..., tuple[int, str]]:
+    """Give ``start_in_terminal(*arguments)``: the command on a terminal of 200 columns; its status and what it shows."""
+
+    def start(*arguments: object) -> tuple[int, str]:
+        ours, theirs = pty.openpty()
+        fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 50, 200, 0, 0))
+        env = environment(TERM="xterm")
+        process = subprocess.Popen(command(*arguments), env=env, stdin=theirs, stdout=theirs, stderr=theirs)
+        os.close(theirs)
+        shown = b""
+        with suppress(OSError):  # which is how a terminal ends
+            while part := os.read(ours, 65536):
+                shown += part
+        os.close(ours)
+        return process.wait(60), re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", shown.decode())
+
+    return start
 
 
 @pytest.fixture(scope="session")

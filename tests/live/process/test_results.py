@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import json
 import os
+import re
 import shutil
 from typing import TYPE_CHECKING, Any
 
@@ -313,3 +314,20 @@ def test_the_picture_in_a_document_is_the_overlay(
     run_process("in", "--out", "out", *ALL_FORMATS, cwd=tmp_path)
     document = read_json(tmp_path / "out" / "000.json")
     assert base64.b64decode(document["svg"]) == (tmp_path / "out" / "000.svg").read_bytes()
+
+
+def test_a_terminal_shows_a_bar_and_tables(
+    start_in_terminal: Callable[..., tuple[int, str]], make_photos: Callable[..., Any], tmp_path: Path
+) -> None:
+    photos = make_photos(tmp_path / "in", 9)
+    photos[3].write_bytes(b"[bold]no photo")
+    photos[3].with_name("[red]x.png").symlink_to("nowhere")
+    status, shown = start_in_terminal(tmp_path / "in", "--out", tmp_path / "out")
+    assert status == 1
+    assert "9/9" in shown
+    assert re.search(r"\d+\.\d/s", shown)
+    lines = [" ".join(line.split()) for line in shown.splitlines()]
+    assert any(line.startswith("done 8 in ") for line in lines)
+    assert "failed 2" in lines
+    assert any("image_unsupported_format" in line for line in lines)
+    assert any("[red]x.png file_unreadable" in line for line in lines)
