@@ -239,6 +239,15 @@ class CallerSettings(BaseSettings):
 
     facial_service_api_key: SecretStr = Field(SecretStr(""), description="Key that is shown to the service")
 
+    @field_validator("facial_service_api_key")
+    @classmethod
+    def _check_key(cls, value: SecretStr) -> SecretStr:
+        # In a header; a library that is given anything else would repeat it in its error.
+        text = value.get_secret_value()
+        if not (text.isascii() and text.isprintable()) or " " in text:
+            raise ValueError("expected visible ASCII characters")
+        return value
+
 
 def load_caller_settings() -> CallerSettings:
     """Read what the environment says to those that call a service."""

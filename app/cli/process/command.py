@@ -70,7 +70,8 @@ class ProcessCommand(TyperCommand):
 
     def make_context(self, info_name: str | None, args: list[str], *rest: Any, **extra: Any) -> Any:
         """Read the command line."""
-        if not any(one in WORKLESS or one.startswith(AGAINST) for one in args):
+        is_completion = bool(extra.get("resilient_parsing"))
+        if not is_completion and not any(one in WORKLESS or one.startswith(AGAINST) for one in args):
             from app.cli.process.local import start_server  # noqa: PLC0415 - only where it is used
 
             start_server()

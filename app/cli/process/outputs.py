@@ -100,10 +100,10 @@ class OutputFolder:
                 )
             self._since_ns = before.since_ns
             return
-        if is_dry:
-            self._since_ns = _NEVER_NS if is_again else 0
-            return
-        self._write_notes(_Notes(_NOTES_FORMAT, 0, dict(options)), is_dated=is_again)
+        # What is there without notes is not ours.
+        self._since_ns = _NEVER_NS
+        if not is_dry:
+            self._write_notes(options)
 
     def is_done(self, files: Sequence[str], changed_ns: int) -> bool:
         """Tell whether all files of a photo are there and not older than what they are made from."""
@@ -143,14 +143,14 @@ class OutputFolder:
             raise OutputError(f"{NOTES}: expected notes of an earlier run, got something else; choose another --out")
         return notes
 
-    def _write_notes(self, notes: _Notes, *, is_dated: bool) -> None:
+    def _write_notes(self, options: Mapping[str, Any]) -> None:
         place = os.path.join(self.path, NOTES)
-        if is_dated:
-            # By the clock of the file system, which results are dated by too.
-            mark = write_part(place, b"")
-            self._since_ns = notes.since_ns = os.stat(mark).st_mtime_ns
-            os.unlink(mark)
-        os.rename(write_part(place, msgspec.json.format(msgspec.json.encode(notes)) + b"\n"), place)
+        # By the clock of the file system, which results are dated by too.
+        mark = write_part(place, b"")
+        self._since_ns = os.stat(mark).st_mtime_ns
+        os.unlink(mark)
+        notes = msgspec.json.encode(_Notes(_NOTES_FORMAT, self._since_ns, dict(options)))
+        os.rename(write_part(place, msgspec.json.format(notes) + b"\n"), place)
 
 
 def write_part(place: str, content: bytes) -> str:

@@ -65,7 +65,7 @@ class Plan:
 
     @property
     def is_renamed(self) -> bool:
-        """Whether photos of one name but several suffixes are named by their whole names."""
+        """Whether there are photos of one name, so that their results have the whole names."""
         return any(_stem_of_result(job) == os.path.basename(job.photo) for job in (*self.jobs, *self.done))
 
 

@@ -6,6 +6,7 @@ no answer while others get theirs is at fault itself; where none gets any for as
 
 from __future__ import annotations
 
+import math
 import queue
 import random
 import threading
@@ -62,6 +63,9 @@ class RemotePool:
         key: its API key; empty for none.
         size: how many photos are in flight.
         patience_s: how long to wait for a service that does not answer, or is full.
+
+    Raises:
+        RunError: there can be no such URL.
     """
 
     def __init__(self, recipe: Recipe, *, url: str, key: str, size: int, patience_s: float) -> None:
@@ -72,7 +76,10 @@ class RemotePool:
         self._size = size
         self._patience_s = patience_s
         limits = httpx.Limits(max_connections=size, max_keepalive_connections=size)
-        self._client = httpx.Client(base_url=url.rstrip("/"), headers=headers, timeout=_TIMEOUT, limits=limits)
+        try:
+            self._client = httpx.Client(base_url=url.rstrip("/"), headers=headers, timeout=_TIMEOUT, limits=limits)
+        except httpx.InvalidURL:
+            raise RunError("expected a URL such as http://127.0.0.1:8000, got something else") from None
         self._fields = write_options(recipe.options)
         self._lock = threading.Lock()
         self._outcomes: queue.SimpleQueue[Outcome | None] = queue.SimpleQueue()
@@ -108,7 +115,7 @@ class RemotePool:
         while True:
             try:
                 self._client.get("/version", timeout=min(PROBE_S, max(self._patience_s, TICK_S)))
-            except httpx.TransportError as error:
+            except (httpx.TransportError, UnicodeError) as error:  # the latter for a name that can be no host's
                 if time.monotonic() >= limit or stop.wait(PAUSE_S):
                     raise RunError(f"no service answers there: {tell(error)}") from None
             else:
@@ -149,43 +156,60 @@ class RemotePool:
         """
         parts = [("image", files.image), ("landmarks", files.landmarks), ("segmentation_map", files.label_map)]
         form = {name: ("file", content) for name, content in parts if content is not None}
-        begun, pause_s = time.monotonic(), PAUSE_S
+        lost_at, pause_s = math.inf, PAUSE_S
         while True:
-            wait_s, fault = 0.0, Fault("", "")
-            is_answered = False
+            wait_s = 0.0
             try:
                 answer = self._client.post(PATH, data=self._fields, files=form)
             except httpx.TransportError as error:
                 fault = Fault("service_unreachable", f"the service does not answer: {tell(error)}")
+                lost_at = min(lost_at, time.monotonic())
             else:
-                if answer.status_code == httpx.codes.OK:
-                    self._last_answer = time.monotonic()
-                    return answer.content
-                fault = read_fault(answer)
-                if answer.status_code in HOPELESS:
-                    self._give_up(f"{answer.status_code} {fault.code}: {fault.reason}")
                 if answer.status_code not in BUSY | AWAY:
-                    self._last_answer = time.monotonic()
-                    raise fault
-                is_answered = answer.status_code in BUSY
-                wait_s = read_retry_after(answer)
-            self._weigh(begun, fault, is_answered=is_answered)
+                    return self._read(answer)
+                fault, wait_s = read_fault(answer), read_retry_after(answer)
+                if answer.status_code in AWAY:
+                    lost_at = min(lost_at, time.monotonic())
+            self._weigh(lost_at, fault)
             # Spread out, so that those who were turned away together do not come back together.
-            if stop.wait(max(wait_s, pause_s) * random.uniform(1.0, 1.25)) or self._error is not None:  # noqa: S311
+            wait_s = min(max(wait_s, pause_s) * random.uniform(1.0, 1.25), self._patience_s)  # noqa: S311
+            if stop.wait(wait_s) or self._error is not None:
                 raise _Stopped
             pause_s = min(2 * pause_s, PAUSE_MAX_S)
 
-    def _weigh(self, begun: float, fault: Fault, *, is_answered: bool) -> None:
-        """Decide whether a photo is to be sent again.
+    def _read(self, answer: httpx.Response) -> bytes:
+        """Take a result out of an answer.
 
         Raises:
-            Fault: others are answered, and this one is not.
+            Fault: it is none, for a reason that this photo has.
+        """
+        if answer.status_code != httpx.codes.OK:
+            fault = read_fault(answer)
+            if answer.status_code in HOPELESS or answer.is_redirect:
+                hint = (
+                    "; FACIAL_SERVICE_API_KEY is what is sent" if answer.status_code == httpx.codes.UNAUTHORIZED else ""
+                )
+                self._give_up(f"{answer.status_code} {fault.code}: {fault.reason}{hint}")
+            self._last_answer = time.monotonic()
+            raise fault
+        self._last_answer = time.monotonic()
+        return answer.content
+
+    def _weigh(self, lost_at: float, fault: Fault) -> None:
+        """Decide whether a photo is to be sent again.
+
+        Args:
+            lost_at: when it first got no answer from the service itself.
+            fault: what it got last.
+
+        Raises:
+            Fault: others were answered since, and this one was not.
         """
         now = time.monotonic()
+        if now - lost_at > self._patience_s and self._last_answer > lost_at:
+            raise fault
         if now - self._last_answer > self._patience_s:
             self._give_up(f"nothing was done for {self._patience_s:g} s: {fault.reason}")
-        if not is_answered and now - begun > self._patience_s:
-            raise fault
 
     def _give_up(self, reason: str) -> None:
         self._error = self._error or RunError(reason)
@@ -218,6 +242,6 @@ def read_retry_after(answer: httpx.Response) -> float:
     return min(float(text), LONGEST_RETRY_AFTER_S) if text.isascii() and text.isdigit() else 0.0
 
 
-def tell(error: httpx.TransportError) -> str:
+def tell(error: Exception) -> str:
     """Say what went wrong on the way; some errors of the library have no text."""
     return str(error) or type(error).__name__

@@ -17,7 +17,7 @@ from app.cli.process.outputs import OutputFolder
 from app.cli.process.plan import make_plan
 from app.cli.process.report import Tally, plan_document, print_line, print_plan, print_summary, watch
 from app.cli.process.stop import Stop, heed_signals
-from app.cli.settings import settings_or_exit
+from app.cli.settings import caller_settings_or_exit, settings_or_exit
 from app.service.options import OPTION_NAMES
 
 if TYPE_CHECKING:
@@ -97,9 +97,16 @@ def run(wish: Wish, out: str, manner: Manner, options: CropOptions) -> int:
             folder.hold()
         folder.claim(_to_notes(wish, options), is_again=manner.is_again, is_dry=manner.is_dry)
         plan = make_plan(wish, found, folder)
+        if plan.is_renamed:
+            print_line("photos of the same name but for the suffix: results keep it, as in a.png.svg and a.jpg.svg")
         if manner.is_dry:
             return _show(plan, manner)
-        return _work(plan, _make_pool(wish, manner, options, settings), manner, out)
+        try:
+            pool = _make_pool(wish, manner, options, settings)
+        except RunError as error:
+            print_line(f"--against: {error}")
+            return USAGE
+        return _work(plan, pool, manner, out)
 
 
 def _to_notes(wish: Wish, options: CropOptions) -> dict[str, Any]:
@@ -123,7 +130,7 @@ def _show(plan: Plan, manner: Manner) -> int:
 
 
 def _make_pool(wish: Wish, manner: Manner, options: CropOptions, settings: Settings) -> Pool:
-    from app.settings import count_usable_cores, load_caller_settings  # noqa: PLC0415 - `--help` reads no settings
+    from app.settings import count_usable_cores  # noqa: PLC0415 - `--help` reads no settings
 
     recipe = Recipe(
         options=options,
@@ -145,7 +152,7 @@ def _make_pool(wish: Wish, manner: Manner, options: CropOptions, settings: Setti
     return RemotePool(
         recipe,
         url=manner.against,
-        key=load_caller_settings().facial_service_api_key.get_secret_value(),
+        key=caller_settings_or_exit().facial_service_api_key.get_secret_value(),
         size=manner.jobs or IN_FLIGHT_PER_CORE * cores,
         patience_s=manner.patience_s,
     )

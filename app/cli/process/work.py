@@ -87,13 +87,15 @@ def document_to_results(document: bytes, files: Files, recipe: Recipe) -> list[b
 
     Raises:
         InputError: a picture would be too large.
+        msgspec.DecodeError: it is no such document.
     """
+    overlay = pybase64.b64decode(msgspec.json.decode(document, type=_Overlay).svg)
     results = []
     for name in recipe.formats:
         if name is Format.JSON:
             results.append(document)
         elif name is Format.SVG:
-            results.append(pybase64.b64decode(msgspec.json.decode(document, type=_Overlay).svg))
+            results.append(overlay)
         else:
             points = None if files.landmarks is None else parse_points(files.landmarks, "landmarks")
             results.append(document_to_png(document, points, recipe.options, limits_of(recipe)))

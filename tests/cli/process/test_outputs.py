@@ -81,6 +81,7 @@ def test_again_leaves_nothing_done_until_it_is_done_again(tmp_path: Path) -> Non
 @pytest.mark.parametrize("is_again", [False, True])
 def test_a_dry_run_changes_nothing(tmp_path: Path, *, is_again: bool) -> None:
     svg = str(tmp_path / "a.svg")
+    folder(tmp_path)
     write_all({svg: b"s"})
     write_part(svg, b"half")
     before = sorted(os.listdir(tmp_path))
@@ -88,6 +89,17 @@ def test_a_dry_run_changes_nothing(tmp_path: Path, *, is_again: bool) -> None:
     dry.claim(OPTIONS, is_again=is_again, is_dry=True)
     assert dry.is_done([svg], 0) is not is_again
     assert sorted(os.listdir(tmp_path)) == before
+
+
+def test_what_is_there_without_notes_is_no_result(tmp_path: Path) -> None:
+    svg = tmp_path / "a.svg"
+    svg.write_bytes(b"drawn by somebody else")
+    os.utime(svg, ns=(0, svg.stat().st_mtime_ns - 10_000_000))
+    dry = OutputFolder(str(tmp_path))
+    dry.claim(OPTIONS, is_again=False, is_dry=True)
+    assert not dry.is_done([str(svg)], 0)
+    assert not folder(tmp_path).is_done([str(svg)], 0)
+    assert not folder(tmp_path).is_done([str(svg)], 0)
 
 
 @pytest.mark.parametrize("text", ["", "[]", '{"format": 2, "since_ns": 0, "options": {}}', '{"format": 1}', "\x00"])

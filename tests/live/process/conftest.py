@@ -110,7 +110,7 @@ def start_process(tmp_path: Path) -> Iterator[Callable[..., subprocess.Popen[byt
 
 @pytest.fixture(scope="session")
 def start_in_terminal() -> Callable[..., tuple[int, str]]:
-    """Give ``start_in_terminal(*arguments)``: the command on a terminal of 200 columns; its status and what it shows."""
+    """Give ``start_in_terminal(*arguments)``: the command on a terminal; its status, and what that shows."""
 
     def start(*arguments: object) -> tuple[int, str]:
         ours, theirs = pty.openpty()

@@ -154,6 +154,10 @@ def test_a_key_is_asked_for_and_never_told(
             assert f"facial-service: {service.api}: 401 unauthorized: " in refused.stderr
             assert WRONG not in refused.stdout + refused.stderr
         assert run_process(*arguments, FACIAL_SERVICE_API_KEY=KEY).summary["done"] == COUNT
+    odd = run_process(*arguments, FACIAL_SERVICE_API_KEY="QX\x01two words")
+    assert (odd.status, odd.stdout) == (2, "")
+    assert odd.stderr.startswith("facial-service: FACIAL_SERVICE_API_KEY: ")
+    assert "QX" not in odd.stderr
     notes = "".join(path.read_text() for path in (tmp_path / "out").glob(".*"))
     assert KEY not in notes
 
@@ -166,6 +170,9 @@ def test_a_key_is_asked_for_and_never_told(
         ("127.0.0.1:{port}", 2, "--against: expected a URL such as http://127.0.0.1:8000"),
         ("ftp://127.0.0.1", 2, "--against: expected a URL such as http://127.0.0.1:8000"),
         ("http://", 2, "--against: expected a URL such as http://127.0.0.1:8000"),
+        ("http://a..b", 1, "no service answers there: "),
+        ("http://[::1", 2, "--against: expected a URL such as http://127.0.0.1:8000"),
+        ("http://127.0.0.1\x01", 2, "--against: expected a URL such as http://127.0.0.1:8000"),
         ("http://127.0.0.1:x", 2, "--against: expected a URL such as http://127.0.0.1:8000"),
         ("http://QXuser:QXsecret@127.0.0.1:{port}", 2, "--against: expected a URL such as http://127.0.0.1:8000"),
     ],

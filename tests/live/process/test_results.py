@@ -104,6 +104,7 @@ def test_photos_of_one_name_get_results_of_their_own(
         make_photos(tmp_path / folder, 1, ".jpg")
     done = run_process(tmp_path / "p", tmp_path / "q", "--out", tmp_path / "out", "--json")
     assert (done.status, done.summary["done"]) == (0, 4)
+    assert "results keep it, as in a.png.svg and a.jpg.svg" in done.stderr
     made = sorted(str(path.relative_to(tmp_path / "out")) for path in tmp_path.glob("out/*/*"))
     assert made == ["p/000.jpg.svg", "p/000.png.svg", "q/000.jpg.svg", "q/000.png.svg"]
 
