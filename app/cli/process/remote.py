@@ -144,7 +144,7 @@ class RemotePool:
         document = self._ask(files, stop)
         try:
             results = document_to_results(document, files, self._recipe)
-        except msgspec.DecodeError:
+        except (msgspec.DecodeError, ValueError):
             raise Fault("answer_invalid", "the service answered with something that is no result") from None
         write_results(job, results)
 
