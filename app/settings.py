@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, SecretStr, field_validator, model_validator
-from pydantic_settings import SettingsConfigDict
+from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from app.task_settings import MIB, Buckets, CommaList, TaskSettings
 
@@ -236,6 +236,28 @@ def _level_name(value: str) -> str:
 def read_environment() -> dict[str, str]:
     """Return all variables, for whoever looks at those that are no setting."""
     return dict(os.environ)
+
+
+class CallerSettings(BaseSettings):
+    """What commands that call a running service are told by the environment; the service itself reads none of it."""
+
+    model_config = SettingsConfigDict(frozen=True, extra="ignore", hide_input_in_errors=True)
+
+    facial_service_api_key: SecretStr = Field(SecretStr(""), description="Key that is shown to the service")
+
+    @field_validator("facial_service_api_key")
+    @classmethod
+    def _check_key(cls, value: SecretStr) -> SecretStr:
+        # In a header; a library that is given anything else would repeat it in its error.
+        text = value.get_secret_value()
+        if not (text.isascii() and text.isprintable()) or " " in text:
+            raise ValueError("expected visible ASCII characters")
+        return value
+
+
+def load_caller_settings() -> CallerSettings:
+    """Read what the environment says to those that call a service."""
+    return CallerSettings()
 
 
 @lru_cache(maxsize=1)

@@ -23,7 +23,8 @@ from app.service.options import CropOptions
 from app.settings import Settings
 from app.task_settings import TaskSettings
 from app.web import openapi
-from app.web.problems import INPUT_STATUS, PROBLEMS, TASK_FAULTS
+from app.web.problem_codes import PROBLEMS
+from app.web.problems import INPUT_STATUS, TASK_FAULTS
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable

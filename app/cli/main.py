@@ -11,6 +11,7 @@ from app import __version__
 from app.cli.completion import completion
 from app.cli.doctor.command import doctor
 from app.cli.monitor.command import monitor
+from app.cli.process.command import ProcessCommand, process
 from app.cli.settings import settings_or_exit
 from app.cli.tasks import tasks
 
@@ -30,6 +31,9 @@ cli.add_typer(tasks, name="tasks")
 cli.command(epilog="Example: facial-service doctor --only queue --json")(doctor)
 cli.command(epilog="Example: source <(facial-service completion bash)")(completion)
 cli.command(epilog="Example: facial-service monitor http://127.0.0.1:9000 http://127.0.0.1:9001")(monitor)
+cli.command(
+    cls=ProcessCommand, epilog="Example: facial-service process photos/ --out regions --format svg --format json"
+)(process)
 
 
 @cli.callback()

@@ -35,6 +35,20 @@ def encode_picture(picture: npt.NDArray[np.uint8]) -> EncodedPicture:
     return EncodedPicture(_encode(".jpg", picture, cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY), "image/jpeg")
 
 
+def encode_drawing(picture: npt.NDArray[np.uint8]) -> bytes:
+    """Write a picture of flat colours, most of it clear.
+
+    Args:
+        picture: ``(H, W, 4)`` BGRA.
+
+    Returns:
+        A PNG.
+    """
+    # To look for a filter in each row takes three quarters of the time, and flat colours are the larger for it.
+    options = cv2.IMWRITE_PNG_COMPRESSION, _PNG_LEVEL, cv2.IMWRITE_PNG_FILTER, cv2.IMWRITE_PNG_FILTER_NONE
+    return _encode(".png", picture, *options)
+
+
 def _encode(extension: str, picture: npt.NDArray[np.uint8], *options: int) -> bytes:
     is_done, data = cv2.imencode(extension, picture, options)
     if not is_done:

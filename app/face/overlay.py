@@ -20,19 +20,20 @@ from app.face.regions import Region
 REFERENCE_SIDE_PX: Final = 1000
 """Widths that are left to us are those below where a picture's longer side is this, and else in proportion."""
 
-_STROKE_PX: Final = 1.5
+STROKE_PX: Final = 1.5
 
 # In widths of the outline, so that a dash keeps its shape.
-_DASH: Final = 3.0
-_GAP: Final = 2.0
+DASH: Final = 3.0
+GAP: Final = 2.0
 
-_DOT_PX: Final = 1.6
+DOT_PX: Final = 1.6
 
 # In heights of the letters. White on a dark halo can be read over any photo, and over none.
-_HALO_EM: Final = 0.22
-_HALO_COLOUR: Final = "#1a1a1a"
-_LEADER_EM: Final = 0.07
-_LEADER_GAP_EM: Final = 0.35
+HALO_EM: Final = 0.22
+HALO_COLOUR: Final = "#1a1a1a"
+LEADER_EM: Final = 0.07
+LEADER_GAP_EM: Final = 0.35
+BASELINE_EM: Final = 0.35  # the `dy` of a text
 
 # What the production Char of XML 1.0 leaves out: most control characters, surrogates, and two non-characters.
 _FORBIDDEN: Final = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
@@ -41,6 +42,11 @@ _FORBIDDEN: Final = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U001
 _ESCAPES: Final = str.maketrans(
     {"&": "&amp;", "<": "&lt;", ">": "&gt;", '"': "&quot;", "'": "&#39;", "\t": "&#9;", "\n": "&#10;", "\r": "&#13;"}
 )
+# Names are escaped, so that none can hold what these look for.
+_BACKGROUND: Final = re.compile(
+    rb'<image class="photo" [^<>]*href="data:(image/(?:jpeg|png));base64,([A-Za-z0-9+/=]*)"'
+)
+_COLOUR: Final = re.compile(rb' data-label-id="\d+" fill="(#[0-9a-f]{6})"')
 _PLAIN_NAME: Final = re.compile(r"[A-Za-z0-9 _.:#-]*")
 
 
@@ -112,12 +118,12 @@ def render_svg(
         An SVG document in UTF-8, transparent where nothing is drawn.
     """
     width, height = frame
-    stroke = _STROKE_PX * max(frame) / REFERENCE_SIDE_PX if style.stroke_width is None else style.stroke_width
+    stroke = choose_stroke_px(frame, style)
     head = (
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" width="{width}" height="{height}">'
         f"{_render_background(background, frame)}"
         f'<g class="regions" fill-opacity="{style.region_opacity:.4g}" fill-rule="evenodd" stroke-width="{stroke:.4g}" '
-        f'stroke-dasharray="{_DASH * stroke:.4g} {_GAP * stroke:.4g}" stroke-linejoin="round">'
+        f'stroke-dasharray="{DASH * stroke:.4g} {GAP * stroke:.4g}" stroke-linejoin="round">'
     )
     parts = [head, *[_render_region(region) for region in regions], "</g>"]
     if style.show_landmarks and landmarks_px is not None:
@@ -126,6 +132,32 @@ def render_svg(
         parts.append(_render_callouts(*place_callouts(frame, regions)))
     parts.append("</svg>")
     return "".join(parts).encode()
+
+
+def choose_stroke_px(frame: Size, style: OverlayStyle) -> float:
+    """Return the width of the outlines: what the style says, or what suits the size of the picture."""
+    return STROKE_PX * max(frame) / REFERENCE_SIDE_PX if style.stroke_width is None else style.stroke_width
+
+
+def choose_dot_px(frame: Size) -> float:
+    """Return the diameter of a landmark's dot."""
+    return DOT_PX * max(frame) / REFERENCE_SIDE_PX
+
+
+def find_leader_start(callout: Callout, font_size: float) -> float:
+    """Return where, along ``x``, the line from a name to its region begins: a little off the letters."""
+    return callout.x + (-LEADER_GAP_EM if callout.text_anchor == "start" else LEADER_GAP_EM) * font_size
+
+
+def read_background(svg: bytes) -> Picture | None:
+    """Return the photo that an overlay of ours has under its regions; None where it has none."""
+    found = _BACKGROUND.search(svg)
+    return None if found is None else Picture(found[2].decode("ascii"), found[1].decode("ascii"))
+
+
+def read_colours(svg: bytes) -> list[str]:
+    """Return the colours of an overlay's regions, ``#rrggbb``, in drawing order."""
+    return [colour.decode("ascii") for colour in _COLOUR.findall(svg)]
 
 
 def _render_background(picture: Picture | None, frame: Size) -> str:
@@ -159,7 +191,7 @@ def _render_landmarks(landmarks_px: FloatArray, frame: Size) -> str:
     # A stroke of no length with round caps is a dot; one path holds all of them.
     text = orjson.dumps(np.ascontiguousarray(landmarks_px), option=orjson.OPT_SERIALIZE_NUMPY).decode()
     data = text[2:-2].replace("],[", "h0M")
-    diameter = _DOT_PX * max(frame) / REFERENCE_SIDE_PX
+    diameter = choose_dot_px(frame)
     return (
         f'<path class="landmarks" d="M{data}h0" fill="none" stroke="#ffffff" '
         f'stroke-width="{diameter:.4g}" stroke-linecap="round"/>'
@@ -169,7 +201,7 @@ def _render_landmarks(landmarks_px: FloatArray, frame: Size) -> str:
 def _render_callouts(font_size: float, callouts: Sequence[Callout]) -> str:
     head = (
         f'<g class="labels" font-family="sans-serif" font-size="{font_size:.4g}" '
-        f'fill="#ffffff" stroke="{_HALO_COLOUR}" stroke-linejoin="round" paint-order="stroke">'
+        f'fill="#ffffff" stroke="{HALO_COLOUR}" stroke-linejoin="round" paint-order="stroke">'
     )
     parts = [head]
     for callout in callouts:
@@ -177,16 +209,15 @@ def _render_callouts(font_size: float, callouts: Sequence[Callout]) -> str:
             parts.append(_render_leader(callout, callout.target, font_size))
         parts.append(
             f'<text x="{callout.x:.1f}" y="{callout.y:.1f}" dy=".35em" text-anchor="{callout.text_anchor}" '
-            f'stroke-width="{font_size * _HALO_EM:.4g}">{escape_text(callout.region.name)}</text>'
+            f'stroke-width="{font_size * HALO_EM:.4g}">{escape_text(callout.region.name)}</text>'
         )
     return "".join([*parts, "</g>"])
 
 
 def _render_leader(callout: Callout, target: tuple[float, float], font_size: float) -> str:
     x, y = target
-    # The line begins a little off the letters.
-    start = callout.x + (-_LEADER_GAP_EM if callout.text_anchor == "start" else _LEADER_GAP_EM) * font_size
-    width = font_size * _LEADER_EM
+    start = find_leader_start(callout, font_size)
+    width = font_size * LEADER_EM
     line = f'd="M{start:.1f},{callout.y:.1f}L{x:.1f},{y:.1f}"'
     # The same line twice, dark and wide below, so that it too shows on any ground.
     return (

@@ -11,7 +11,8 @@ from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 from app.observability.context import accept_request_id
 from app.observability.recording import record_error
 from app.web.middleware import record_refusal
-from app.web.problems import PROBLEMS, problem_response
+from app.web.problem_codes import PROBLEMS
+from app.web.problems import problem_response
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import msgspec
 from msgspec import Meta
 
-from app.face.frame import Framing
-from app.face.overlay import OverlayStyle
+if TYPE_CHECKING:
+    from app.face.frame import Framing
+    from app.face.overlay import OverlayStyle
 
 
 class LandmarkOptions(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_fields=True):
@@ -65,6 +66,9 @@ class CropOptions(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_fiel
 
     def framing(self) -> Framing:
         """Return the part that the result's frame is chosen by."""
+        # Imported here: the command line makes its options from this table, and its help loads no picture libraries.
+        from app.face.frame import Framing  # noqa: PLC0415
+
         return Framing(
             is_upright=self.upright,
             is_cropped=self.crop == "face",
@@ -74,6 +78,8 @@ class CropOptions(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_fiel
 
     def style(self) -> OverlayStyle:
         """Return the part that the overlay is drawn by."""
+        from app.face.overlay import OverlayStyle  # noqa: PLC0415 - as above
+
         return OverlayStyle(
             show_labels=self.show_labels,
             show_landmarks=self.show_landmarks,

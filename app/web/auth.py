@@ -5,7 +5,7 @@ from __future__ import annotations
 import hmac
 from typing import TYPE_CHECKING
 
-from app.web.problems import ProblemError
+from app.web.problem_codes import ProblemError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

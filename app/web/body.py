@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 from starlette.requests import ClientDisconnect
 
-from app.web.problems import ProblemError
+from app.web.problem_codes import ProblemError
 
 if TYPE_CHECKING:
     from fastapi import Request

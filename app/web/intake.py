@@ -15,7 +15,7 @@ from app.web.json_body import parse_json, parse_landmarks_json
 from app.web.multipart_body import options_from_text, parse_landmarks_multipart, parse_multipart
 from app.web.negotiate import JSON
 from app.web.parameters import read_query
-from app.web.problems import ProblemError
+from app.web.problem_codes import ProblemError
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Sequence

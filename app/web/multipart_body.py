@@ -12,15 +12,13 @@ from python_multipart.multipart import MultipartParser, parse_options_header
 from app.service.crop import CropInput
 from app.service.landmarks import LandmarksInput
 from app.service.options import LANDMARK_OPTION_NAMES, OPTION_NAMES, CropOptions, LandmarkOptions
-from app.web.json_body import FIELDS, LANDMARKS_FIELDS, parse_points, parse_regions, raise_field_problem
-from app.web.problems import ProblemError
+from app.web.json_text import FIELDS, LANDMARKS_FIELDS, parse_points, raise_field_problem, read_map
+from app.web.problem_codes import ProblemError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from python_multipart.multipart import MultipartCallbacks
-
-    from app.web.schemas import RegionLandmarks
 
 T = TypeVar("T", bound=msgspec.Struct)
 
@@ -40,7 +38,7 @@ def parse_multipart(body: bytes, content_type: str) -> CropInput:
     return CropInput(
         image=_require_image(parts),
         points=None if landmarks is None else parse_points(landmarks, "landmarks"),
-        segmentation_map=_read_map(parts.get("segmentation_map")),
+        segmentation_map=read_map(parts.get("segmentation_map")),
         options=options_from_text({name: parts[name] for name in OPTION_NAMES if name in parts}, "body", CropOptions),
     )
 
@@ -153,10 +151,3 @@ class _Collector:
 
     def _end(self) -> None:
         self.is_ended = True
-
-
-def _read_map(part: bytes | None) -> bytes | RegionLandmarks | None:
-    if part is None:
-        return None
-    # No picture format begins with a brace, and an object always does.
-    return parse_regions(part, "segmentation_map") if part.lstrip()[:1] == b"{" else part

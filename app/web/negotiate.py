@@ -7,7 +7,7 @@ from typing import Final, Literal, cast
 
 import mimeparse
 
-from app.web.problems import ProblemError
+from app.web.problem_codes import ProblemError
 
 JSON: Final = "application/json"
 SVG: Final = "image/svg+xml"

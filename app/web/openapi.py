@@ -14,7 +14,8 @@ from fastapi.openapi.utils import get_openapi
 from app.service.options import CropOptions, LandmarkOptions
 from app.web import schemas
 from app.web.parameters import MAX_KEY, MAX_WAIT_S
-from app.web.problems import MEDIA_TYPE, PROBLEMS, QUEUE_PROBLEMS
+from app.web.problem_codes import PROBLEMS
+from app.web.problems import MEDIA_TYPE, QUEUE_PROBLEMS
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

@@ -6,7 +6,7 @@ import re
 from typing import TYPE_CHECKING
 
 from app.tasks.errors import TaskUnknownError
-from app.web.problems import ProblemError
+from app.web.problem_codes import ProblemError
 from app.web.schemas import TASK_ID_PATTERN
 
 if TYPE_CHECKING:

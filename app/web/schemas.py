@@ -13,6 +13,7 @@ from msgspec import Meta
 
 from app.service.options import CropOptions, LandmarkOptions
 from app.tasks.records import TaskStatus  # noqa: TC001 - msgspec reads the annotation
+from app.web.json_text import Point, PointList  # noqa: TC001 - as above
 
 IMAGE_TEXT = "PNG, JPEG or WebP, as base64 or as a data URL."
 LANDMARKS_TEXT = (
@@ -23,17 +24,6 @@ MAP_TEXT = (
     "A label image (PNG or lossless WebP: grey or palette with one label a pixel, or one label a colour; any size, "
     "scaled to the photo), or an object of region name to landmark indices. Left out: the catalogue's regions."
 )
-
-
-class Point(msgspec.Struct):
-    """A landmark as MediaPipe writes it; other members are passed over."""
-
-    x: Annotated[float, Meta(description="To the right.")]
-    y: Annotated[float, Meta(description="Down.")]
-    z: Annotated[float | msgspec.UnsetType | None, Meta(description="Depth; not used.")] = msgspec.UNSET
-
-
-PointList = Annotated[list[float], Meta(min_length=2, max_length=3)]
 
 
 class CropBody(CropOptions, kw_only=True, frozen=True, forbid_unknown_fields=True):
@@ -48,9 +38,6 @@ class LandmarksBody(LandmarkOptions, kw_only=True, frozen=True, forbid_unknown_f
     """The JSON body of a landmarks request."""
 
     image: Annotated[msgspec.Raw, Meta(description=IMAGE_TEXT)]
-
-
-RegionLandmarks = dict[str, list[int]]
 
 
 Coordinate = Annotated[list[float], Meta(min_length=2, max_length=2, description="x and y, in pixels.")]

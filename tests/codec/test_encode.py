@@ -2,7 +2,7 @@ import cv2
 import numpy as np
 import pytest
 
-from app.codec.encode import encode_picture
+from app.codec.encode import encode_drawing, encode_picture
 from app.codec.sniff import sniff_image
 from app.codec.verify import verify_structure
 
@@ -18,3 +18,15 @@ def test_transparency_decides_the_format(shape: tuple[int, int], channels: int, 
     assert decoded is not None
     assert decoded.shape == picture.shape
     assert np.abs(decoded.astype(int) - picture).max() <= 2
+
+
+def test_a_drawing_is_kept_as_it_is_and_small() -> None:
+    picture = np.zeros((200, 300, 4), np.uint8)
+    picture[50:150, 100:200] = 10, 200, 30, 90
+    data = encode_drawing(picture)
+    info = verify_structure(data, sniff_image(data, max_pixels=60_000))
+    assert (info.format, info.size) == ("png", (300, 200))
+    decoded = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
+    assert decoded is not None
+    assert (decoded == picture).all()
+    assert len(data) < picture.nbytes / 50

@@ -27,6 +27,7 @@ CALLS = {
         "app/cli/doctor/command.py",
         "app/cli/doctor/report.py",
         "app/cli/monitor/watch.py",
+        "app/cli/process/report.py",
     ),
 }
 

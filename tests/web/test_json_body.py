@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 
 from app.face.errors import InputError
 from app.service.options import OPTION_NAMES, CropOptions
-from app.web.json_body import FIELDS, MAX_COMMAS, parse_json, parse_points, parse_regions
+from app.web.json_body import parse_json
+from app.web.json_text import FIELDS, MAX_COMMAS, parse_points, parse_regions
 from app.web.problems import ProblemError
 
 if TYPE_CHECKING:

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from app.face.errors import InputError
 from app.service.options import CropOptions
-from app.web.json_body import FIELDS
+from app.web.json_text import FIELDS
 from app.web.multipart_body import options_from_text, parse_multipart, split_parts
 from app.web.problems import ProblemError
 

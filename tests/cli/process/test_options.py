@@ -1,0 +1,100 @@
+"""The command has the options of the API, each with the same values, bounds, default and text."""
+
+from __future__ import annotations
+
+import inspect
+import subprocess
+import sys
+from typing import Any, get_args
+
+import msgspec
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from typer.testing import CliRunner
+
+from app.cli.main import cli
+from app.cli.process.command import process
+from app.cli.process.options import to_crop_options
+from app.cli.process.remote import write_options
+from app.service.options import OPTION_NAMES, CropOptions
+from app.web import openapi
+from app.web.multipart_body import options_from_text
+
+PARAMETERS = inspect.signature(process).parameters
+SCHEMAS = openapi.option_schemas()
+
+
+def run(*arguments: str) -> Any:
+    return CliRunner().invoke(cli, ["process", *arguments], env={"COLUMNS": "200", "TERM": "dumb"})
+
+
+@pytest.mark.parametrize("name", OPTION_NAMES)
+def test_an_option_is_that_of_the_api(name: str) -> None:
+    parameter, schema = PARAMETERS[name], SCHEMAS[name]
+    annotation, option = get_args(parameter.annotation)
+    assert parameter.default == schema.get("default")
+    assert option.help == schema["description"]
+    bounds = next((one for one in schema.get("anyOf", [schema]) if one.get("type") != "null"), schema)
+    assert (option.min, option.max) == (bounds.get("minimum"), bounds.get("maximum"))
+    choices = bounds.get("enum")
+    if choices is not None:
+        assert sorted(get_args(annotation)) == sorted(choices)
+
+
+def test_no_option_is_left_out_or_named_otherwise() -> None:
+    text = run("--help").output
+    assert [name for name in OPTION_NAMES if f"--{name.replace('_', '-')}" not in text] == []
+    assert set(OPTION_NAMES) < set(PARAMETERS)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "text"),
+    [
+        (["--region-opacity", "1.5"], "less than or equal to"),
+        (["--output-size", "15"], "greater than or equal to"),
+        (["--crop", "hair"], "face"),
+        (["--face", "x"], "integer"),
+        (["--detect", "--landmarks", "{stem}.json"], "expected one of them, got both"),
+        (["--landmarks", "{stam}.json"], "--landmarks: expected no placeholders but"),
+        (["--segmentation-map", "{stem"], "--segmentation-map: expected braces around"),
+        (["--format", "gif"], "gif"),
+        (["--jobs", "0"], "1"),
+        (["--nonsense"], "nonsense"),
+    ],
+)
+def test_wrong_usage_is_told_and_does_nothing(arguments: list[str], text: str, tmp_path: Any) -> None:
+    out = tmp_path / "out"
+    done = run(str(tmp_path), "--out", str(out), *arguments)
+    assert done.exit_code == 2
+    assert text in done.output
+    assert not out.exists()
+
+
+def test_what_is_checked_by_type_alone_is_checked_by_the_table_too() -> None:
+    with pytest.raises(msgspec.ValidationError):
+        to_crop_options({"margin": 5.0})
+
+
+given_options = st.builds(
+    CropOptions,
+    landmark_units=st.sampled_from(["pixels", "normalized"]),
+    show_labels=st.booleans(),
+    region_opacity=st.floats(0, 1),
+    stroke_width=st.none() | st.floats(0, 64),
+    output_size=st.none() | st.integers(16, 4096),
+    background=st.sampled_from(["none", "image"]),
+)
+
+
+@given(given_options)
+def test_options_are_the_same_at_the_service_that_they_are_sent_to(options: CropOptions) -> None:
+    assert options_from_text(write_options(options), "body", CropOptions) == options
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["process", "--help"]])
+def test_help_loads_no_picture_libraries(arguments: list[str]) -> None:
+    script = "import sys; from app.cli.main import cli; cli(sys.argv[1:], standalone_mode=False); print(*sys.modules)"
+    done = subprocess.run([sys.executable, "-c", script, *arguments], capture_output=True, text=True, check=True)
+    heavy = {"cv2", "numpy", "fastapi", "httpx", "multiprocessing", "rich.progress", "app.settings"}
+    assert not heavy & set(done.stdout.split())
