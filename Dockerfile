@@ -37,10 +37,12 @@ RUN pip wheel --no-deps --no-index --no-build-isolation --wheel-dir /wheels /bui
 FROM locked AS packages
 ARG SOURCE_DATE_EPOCH=0
 # Bytecode halves the time to start. It is marked as never to be checked, so that it holds whatever becomes of times,
-# and times are set so that the same lock gives the same files. What -x names, the service does not load.
+# and times are set so that the same lock gives the same files. What -x names, the service does not load; httpx would
+# load some of it for a command of its own, which goes.
 RUN pip uninstall --quiet --yes setuptools \
     && cd /opt/venv/lib/python3*/site-packages \
     && find . -type d -name tests -prune -exec rm -r {} + \
+    && rm httpx/_main.py /opt/venv/bin/httpx \
     && find . -type f \( -name '*.pyi' -o -name '*.py[dx]' -o -name '*.px[di]' -o -name '*.[ach]' \) -delete \
     && python -m compileall -q -j 0 -x '/(pygments|numpy/(distutils|f2py))/' \
         --invalidation-mode unchecked-hash . \
