@@ -49,7 +49,7 @@ def main() -> None:
             finder = finder or FaceFinder(models())
             landmarks_px = finder.find(decode_photo(data, info), no_step).landmarks_px
         face = process_face(FaceRequest(frame=info.size, landmarks_px=landmarks_px))
-        (out / f"{photo.stem}.svg").write_bytes(face.svg)
+        (out / photo.parent.name / f"{photo.stem}.svg").write_bytes(face.svg)
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from contextlib import suppress
 from typing import Annotated, Any, NoReturn
 
 import msgspec
@@ -74,7 +75,8 @@ class ProcessCommand(TyperCommand):
         if not is_completion and not any(one in WORKLESS or one.startswith(AGAINST) for one in args):
             from app.cli.process.local import start_server  # noqa: PLC0415 - only where it is used
 
-            start_server()
+            with suppress(OSError):  # it is tried again when it is needed, and told then
+                start_server()
         return super().make_context(info_name, args, *rest, **extra)
 
 

@@ -116,7 +116,7 @@ class _Worker:
             with _hidden_script():
                 self.process.start()
         except (EOFError, OSError) as error:
-            raise RunError(f"no process can be started: {type(error).__name__}") from None
+            raise RunError(f"no process can be started: {str(error) or type(error).__name__}") from None
         theirs.close()
         self.is_ready = False
         self.held: deque[Job] = deque()
