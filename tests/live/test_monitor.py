@@ -231,6 +231,7 @@ def test_it_follows_a_restart(run_service: Any, sample: Any) -> None:
         terminal.wait_for(r"AWAY(.|\n)*is away since .* connection refused")
         with run_service(WORKERS=1, **ports) as service:
             terminal.wait_for("READY")
+            objects.wait_for(lambda found: found["requests"]["flow"]["per_s"] is not None, "two scrapes")
             first = Caller(service, sample)
             for _ in range(60):
                 assert first.send() == 200
