@@ -72,6 +72,8 @@ def test_task_waits_is_cancelled_and_another_succeeds(
         assert [region["name"] for region in answer["regions"]] == names(visitor)
         run_shell(page.locator("#curl").inner_text(), tmp_path)
         require_same(tmp_path, answer)
+        page.locator("#upright").check()
+        expect(status).to_contain_text("the picture shows something else by now")
 
         # A task's own failure: what can only be told from its pixels.
         grey = cv2.imencode(".png", np.full((200, 200, 3), 127, np.uint8))[1].tobytes()
@@ -242,6 +244,13 @@ def test_key_is_asked_for_and_kept_in_the_tab_alone(visit: Visit, guarded: str, 
     page.click("#sample")
     expect(page.locator("#key")).to_be_focused()
     assert visitor.calls == []  # nothing is sent that would be refused
+    for none in ("  ", "ключ…", "two\u200bparts"):  # nothing that a header can hold
+        page.keyboard.type(none)
+        page.keyboard.press("Enter")
+        expect(page.locator("#key-wrong")).to_contain_text("This one was not kept")
+        expect(page.locator("#key")).to_be_focused()
+        assert page.evaluate("sessionStorage.length") == 0
+        expect(page.locator("#key-forget")).to_be_hidden()
     visitor.expect_error(REFUSED.format(401))
     page.keyboard.type("wrong")
     page.keyboard.press("Enter")

@@ -61,15 +61,19 @@ export async function crop(fields, signal) {
   return { answer: parse(text, response), text };
 }
 
+/** Make a key under which a task that is sent again, from here or by a proxy, is still one task. */
+export function makeIdempotencyKey() {
+  const bytes = crypto.getRandomValues(new Uint8Array(16));
+  return Array.from(bytes, (byte) => byte.toString(16).padStart(2, "0")).join("");
+}
+
 /**
  * @param {Field[]} fields
+ * @param {string} idempotencyKey
  * @returns {Promise<Task>}
  */
-export async function submit(fields) {
-  // Sent again, here or by a proxy, it is still one task.
-  const bytes = crypto.getRandomValues(new Uint8Array(16));
-  const idempotency = Array.from(bytes, (byte) => byte.toString(16).padStart(2, "0")).join("");
-  const headers = { "Idempotency-Key": idempotency };
+export async function submit(fields, idempotencyKey) {
+  const headers = { "Idempotency-Key": idempotencyKey };
   return readTask(await send(cropUrl("/submit"), { method: "POST", body: toForm(fields), headers }));
 }
 
@@ -158,7 +162,12 @@ async function readText(response) {
  * @returns {Promise<Task>}
  */
 async function readTask(response) {
-  return parse(await readText(response), response);
+  const task = parse(await readText(response), response);
+  // Asked after, what has no status would be asked after without a pause, for ever.
+  if (typeof task?.task_id !== "string" || typeof task.status !== "string") {
+    throw new ApiError({ status: response.status, code: "unreadable" });
+  }
+  return task;
 }
 
 /**

@@ -57,8 +57,10 @@ function joined(...parts) {
  */
 function toArgument({ name, value }) {
   if (typeof value === "string") return `-F ${quote(`${name}=${value}`)}`;
-  // curl takes commas and semicolons in a file's name for its own, unless the name stands in quotes.
-  const file = /[",;\\]/.test(value.name) ? `"${value.name.replace(/["\\]/g, "\\$&")}"` : value.name;
+  // curl takes commas and semicolons in a file's name for its own, unless the name stands in quotes, drops blanks at its
+  // ends, and reads from the terminal for a dash.
+  const isOdd = /[",;\\]|^\s|\s$/.test(value.name);
+  const file = isOdd ? `"${value.name.replace(/["\\]/g, "\\$&")}"` : value.name.replace(/^-$/, "./-");
   return `-F ${quote(`${name}=@${file}`)}`;
 }
 

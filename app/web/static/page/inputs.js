@@ -26,7 +26,8 @@ export function listenForFiles(work) {
     const files = Array.from(event.clipboardData?.files || []);
     if (!files.length) return; // text goes where it always goes
     event.preventDefault();
-    work.take(await sortFiles(files), "pasted");
+    const { files: sorted, leftOut } = await sortFiles(files);
+    work.take(sorted, "pasted", leftOut);
   });
   work.store.show((state, before) => hasChanged(state, before, "photo", "landmarks", "map", "options") && showNames(state));
 }
@@ -65,7 +66,8 @@ function listenForDrops(work) {
     show();
     const target = event.target instanceof Element ? event.target.closest("[data-slot]") : null;
     const slot = target instanceof HTMLElement ? target.dataset.slot : "";
-    work.take(await sortFiles(Array.from(event.dataTransfer?.files || []), slot), "file");
+    const { files, leftOut } = await sortFiles(Array.from(event.dataTransfer?.files || []), slot);
+    work.take(files, "file", leftOut);
   });
 }
 
@@ -79,7 +81,7 @@ function showNames({ photo, landmarks, map, options }) {
   byId("map-name").textContent = map ? describe(map.file) : "none";
   byId("map-choose").hidden = Boolean(map);
   byId("map-clear").hidden = !map;
-  byId("units-row").hidden = !landmarks || options.units === "pixels"; // which it is shows in the points themselves
+  byId("units-row").hidden = !landmarks;
   /** @type {HTMLSelectElement} */ (byId("units")).value = options.units;
 }
 

@@ -7,6 +7,7 @@ import { toPathData } from "./geometry.js";
 
 /** @typedef {import("./state.js").Region} Region */
 /** @typedef {{region: Region, x: number, y: number, halfWidth: number, halfHeight: number, isGround: boolean}} Spot `isGround`: others lie over most of it */
+/** @typedef {{left: number, top: number, across: number, down: number}} Window cells of the grid */
 /** @typedef {{region: Region, x: number, y: number, anchor: "start" | "middle" | "end", target: [number, number] | null}} Label */
 
 /** Regions are drawn this large to look for room in them. */
@@ -32,7 +33,7 @@ const MOSTLY = 0.6;
 export function placeLabels(regions, labelled, size, fontSize) {
   if (!regions.some((region) => labelled.has(region.id))) return [];
   const box = unite(regions);
-  const spots = findSpots(regions, box).filter(({ region }) => labelled.has(region.id));
+  const spots = findSpots(regions, labelled, box);
   const placed = /** @type {Label[]} */ ([]);
   const outside = /** @type {Spot[]} */ ([]);
   for (const spot of spots) {
@@ -71,7 +72,9 @@ function intoColumns(spots, box) {
  * @returns {Label[]}
  */
 function placeColumn(spots, isLeft, box, size, fontSize) {
-  const sorted = [...spots].sort((a, b) => a.y - b.y);
+  // Where names would lie over each other, the largest regions have theirs.
+  const most = Math.floor(size.height / fontSize);
+  const sorted = [...spots].sort((a, b) => b.region.area_px - a.region.area_px).slice(0, most).sort((a, b) => a.y - b.y);
   const line = Math.min(LINE_EM * fontSize, size.height / Math.max(sorted.length, 1));
   const rows = spread(sorted.map((spot) => spot.y), line, size.height);
   const widest = Math.max(...sorted.map((spot) => textWidth(spot.region, fontSize)));
@@ -131,18 +134,22 @@ function unite(regions) {
 }
 
 /**
- * Find for each region the spot that is farthest from its edge and from what is drawn over it.
+ * Find for each region that is named the spot that is farthest from its edge and from what is drawn over it.
  * @param {Region[]} regions
+ * @param {ReadonlySet<number>} labelled
  * @param {{x: number, y: number, width: number, height: number}} box
  * @returns {Spot[]}
  */
-function findSpots(regions, box) {
+function findSpots(regions, labelled, box) {
   const scale = GRID / Math.max(box.width, box.height, 1);
   const width = Math.ceil(box.width * scale) + 2 * RIM;
   const height = Math.ceil(box.height * scale) + 2 * RIM;
-  const { owners, drawn } = drawOwners(regions, box, scale, width, height);
-  return regions.map((region, index) => {
-    const distances = distancesInside(owners, index, width, height);
+  const windows = regions.map(({ bbox }) => toWindow(bbox, box, scale, width, height));
+  const { owners, drawn } = drawOwners(regions, windows, box, scale, width, height);
+  return regions.flatMap((region, index) => {
+    if (!labelled.has(region.id)) return [];
+    const { left, top, across } = windows[index];
+    const distances = distancesInside(owners, index, width, windows[index]);
     let best = -1;
     let seen = 0;
     distances.forEach((distance, cell) => {
@@ -151,30 +158,48 @@ function findSpots(regions, box) {
     });
     if (best < 0) {
       const [x, y, w, h] = region.bbox; // all of it is covered
-      return { region, x: x + w / 2, y: y + h / 2, halfWidth: 0, halfHeight: 0, isGround: true };
+      return [{ region, x: x + w / 2, y: y + h / 2, halfWidth: 0, halfHeight: 0, isGround: true }];
     }
     let reach = 0;
     while (distances[best - reach - 1] > 0 && distances[best + reach + 1] > 0) reach += 1;
-    return {
+    return [{
       region,
-      x: (((best % width) + 0.5 - RIM) / scale) + box.x,
-      y: ((Math.floor(best / width) + 0.5 - RIM) / scale) + box.y,
+      x: (left + (best % across) + 0.5 - RIM) / scale + box.x,
+      y: (top + Math.floor(best / across) + 0.5 - RIM) / scale + box.y,
       halfWidth: reach / scale,
       halfHeight: distances[best] / scale,
       isGround: seen < MOSTLY * drawn[index],
-    };
+    }];
   });
+}
+
+/**
+ * The cells around a region, with a rim that is none of it.
+ * @param {number[]} bbox
+ * @param {{x: number, y: number}} box
+ * @param {number} scale
+ * @param {number} width of the grid
+ * @param {number} height
+ * @returns {Window}
+ */
+function toWindow([x, y, w, h], box, scale, width, height) {
+  const left = Math.max(Math.floor((x - box.x) * scale), 0);
+  const top = Math.max(Math.floor((y - box.y) * scale), 0);
+  const right = Math.min(Math.ceil((x + w - box.x) * scale) + 2 * RIM, width);
+  const bottom = Math.min(Math.ceil((y + h - box.y) * scale) + 2 * RIM, height);
+  return { left, top, across: right - left, down: bottom - top };
 }
 
 /**
  * Draw every region in turn; a cell belongs to the last one drawn there. Counts the cells that each was drawn in.
  * @param {Region[]} regions
+ * @param {Window[]} windows
  * @param {{x: number, y: number}} box
  * @param {number} scale
  * @param {number} width
  * @param {number} height
  */
-function drawOwners(regions, box, scale, width, height) {
+function drawOwners(regions, windows, box, scale, width, height) {
   const owners = new Int16Array(width * height).fill(-1);
   const drawn = new Array(regions.length).fill(0);
   const canvas = document.createElement("canvas");
@@ -182,14 +207,15 @@ function drawOwners(regions, box, scale, width, height) {
   const context = canvas.getContext("2d", { willReadFrequently: true });
   if (!context) return { owners, drawn };
   regions.forEach((region, index) => {
+    const { left, top, across, down } = windows[index];
     context.resetTransform();
-    context.clearRect(0, 0, width, height);
+    context.clearRect(left, top, across, down);
     context.setTransform(scale, 0, 0, scale, RIM - box.x * scale, RIM - box.y * scale);
     context.fill(new Path2D(toPathData(region)), "evenodd");
-    const { data } = context.getImageData(0, 0, width, height);
-    for (let cell = 0; cell < owners.length; cell += 1) {
+    const { data } = context.getImageData(left, top, across, down);
+    for (let cell = 0; cell < across * down; cell += 1) {
       if (data[4 * cell + 3] < OPAQUE) continue;
-      owners[cell] = index;
+      owners[(top + Math.floor(cell / across)) * width + left + (cell % across)] = index;
       drawn[index] += 1;
     }
   });
@@ -200,25 +226,23 @@ function drawOwners(regions, box, scale, width, height) {
  * How far each cell of one owner is from the nearest cell that is not its own: 3-4 chamfer, two passes.
  * @param {Int16Array} owners
  * @param {number} owner
- * @param {number} width
- * @param {number} height
+ * @param {number} width of the grid
+ * @param {Window} window
  */
-function distancesInside(owners, owner, width, height) {
-  const found = new Float32Array(owners.length);
+function distancesInside(owners, owner, width, { left, top, across, down }) {
+  const found = new Float32Array(across * down);
   const relax = (/** @type {number} */ cell, /** @type {number} */ step) => {
-    const straight = Math.min(found[cell - step], found[cell - step * width]) + 1;
-    const slanting = Math.min(found[cell - step * width - 1], found[cell - step * width + 1]) + 4 / 3;
+    const straight = Math.min(found[cell - step], found[cell - step * across]) + 1;
+    const slanting = Math.min(found[cell - step * across - 1], found[cell - step * across + 1]) + 4 / 3;
     found[cell] = Math.min(found[cell], straight, slanting);
   };
-  for (let y = 1; y < height - 1; y += 1) {
-    for (let cell = y * width + 1; cell < (y + 1) * width - 1; cell += 1) {
-      if (owners[cell] !== owner) continue;
-      found[cell] = Infinity;
-      relax(cell, 1);
+  for (let y = 1; y < down - 1; y += 1) {
+    for (let x = 1; x < across - 1; x += 1) {
+      if (owners[(top + y) * width + left + x] !== owner) continue;
+      found[y * across + x] = Infinity;
+      relax(y * across + x, 1);
     }
   }
-  for (let y = height - 2; y > 0; y -= 1) {
-    for (let cell = (y + 1) * width - 2; cell > y * width; cell -= 1) if (owners[cell] === owner) relax(cell, -1);
-  }
+  for (let cell = across * down - 1; cell >= 0; cell -= 1) if (found[cell] > 0) relax(cell, -1);
   return found;
 }

@@ -3,6 +3,7 @@
 import { key } from "./api.js";
 import { showCurl } from "./curl.js";
 import { byId, formatBytes } from "./dom.js";
+import { watchFocus } from "./focus.js";
 import { listenForFiles } from "./inputs.js";
 import { showMessages } from "./messages.js";
 import { showOptions } from "./options.js";
@@ -19,6 +20,7 @@ const store = new Store(initialState(Boolean(key.get())));
 const work = new Work(store, config);
 
 byId("limit").textContent = formatBytes(config.maxBodyBytes);
+const catchFocus = watchFocus(store);
 showStage(store, (face) => work.setOptions({ face }));
 showRegions(store);
 showOptions(work);
@@ -27,4 +29,9 @@ showCurl(store, config.isKeyNeeded);
 showMessages(work);
 listenForFiles(work);
 listenForSaving(store);
+store.show(catchFocus);
+for (const id of ["choose", "sample", "photo-choose", "landmarks-choose", "map-choose"]) {
+  /** @type {HTMLButtonElement} */ (byId(id)).disabled = false;
+}
+byId("stalled").hidden = true;
 document.documentElement.dataset.ready = "true";

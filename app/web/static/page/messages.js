@@ -11,20 +11,24 @@ export function showMessages(work) {
   const input = /** @type {HTMLInputElement} */ (byId("key"));
   form.addEventListener("submit", (event) => {
     event.preventDefault();
-    const given = input.value;
+    const isKey = work.useKey(input.value);
     input.value = "";
-    work.useKey(given);
+    byId("key-wrong").textContent = isKey ? "" : "A key has letters, digits and signs of ASCII alone. This one was not kept.";
   });
   byId("key-forget").addEventListener("click", () => work.forgetKey());
 
   work.store.show((state, before) => {
     if (hasChanged(state, before, "trouble")) showTrouble(state, () => work.again());
+    if (hasChanged(state, before, "aside")) {
+      byId("aside").textContent = state.aside;
+      if (state.aside) byId("aside").scrollIntoView({ block: "nearest" });
+    }
     if (hasChanged(state, before, "isKeyAsked")) {
       form.hidden = !state.isKeyAsked;
       if (state.isKeyAsked) input.focus();
     }
     byId("key-forget").hidden = !state.hasKey;
-    if (hasChanged(state, before, "result", "isBusy", "trouble", "isKeyAsked")) byId("facts").textContent = describe(state);
+    if (hasChanged(state, before, "result", "isBusy", "isKeyAsked")) byId("facts").textContent = describe(state);
     if (hasChanged(state, before, "result")) showNotes(state);
   });
 }
@@ -53,10 +57,10 @@ function showTrouble({ trouble }, again) {
 }
 
 /** @param {State} state */
-function describe({ result, isBusy, photo, trouble, isKeyAsked }) {
+function describe({ result, isBusy, photo, isKeyAsked }) {
   if (isBusy) return "Looking at the photo…";
   if (isKeyAsked && photo) return "The photo waits for the key; it has not been processed yet.";
-  if (!result || trouble) return "";
+  if (!result) return "";
   const { answer, taskId } = result;
   const { image, output, face, detection } = answer;
   const size = `${image.width} × ${image.height} ${image.format.toUpperCase()}`;

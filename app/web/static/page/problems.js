@@ -43,7 +43,15 @@ const KNOWN = /** @type {Record<string, [string, string]>} */ ({
   ],
 });
 const LANDMARK_HINT = "Check the landmarks file: a JSON list of points, each as {\"x\": 1.5, \"y\": 2} or [1.5, 2].";
-const MAP_HINT = "Check the label map: a label image, or a JSON object of region name to landmark indices.";
+const MAP_HINT = "Check the label map: a PNG or lossless WebP of labels, or a JSON object of region name to landmark indices.";
+/** What the details of the API begin with, where one of the files is at fault. */
+const FIELD = /^(image|landmarks|segmentation_map): (.*)$/s;
+const OF_FIELD = /** @type {Record<string, [string, string]>} */ ({
+  landmarks: ["The landmarks cannot be used", LANDMARK_HINT],
+  segmentation_map: ["The label map cannot be used", MAP_HINT],
+});
+/** And how the codes begin of what is found in them later. */
+const OF_CODE = [["landmarks_", "landmarks"], ["label_map_", "segmentation_map"], ["region_", "segmentation_map"]];
 const SERVER_HINT = "This is the service’s fault. Try again; if it stays, tell whoever runs it, with the request id below.";
 const TOO_LARGE = 413;
 
@@ -54,12 +62,12 @@ const TOO_LARGE = 413;
  */
 export function describeError(error) {
   const code = error.status === TOO_LARGE && !(error.code in KNOWN) ? "body_too_large" : error.code;
-  const [heading, hint] = KNOWN[code] || [error.title || `The service answered with status ${error.status}`, ""];
-  const canRetry = error.status === 0 || error.status === 408 || error.status >= 500;
+  const { heading, detail, hint } = explain(code, error.title, error.detail, error.status);
+  const canRetry = error.status === 0 || error.status === 408 || error.status >= 500 || code === "unreadable";
   return {
     heading,
-    detail: toSentence(error.detail),
-    hint: [error.retryAfter ? waitSentence(error.retryAfter) : "", hint || fallbackHint(code, error.status)].filter(Boolean).join(" "),
+    detail,
+    hint: [error.retryAfter ? waitSentence(error.retryAfter) : "", hint].filter(Boolean).join(" "),
     code,
     requestId: error.requestId,
     canRetry,
@@ -72,8 +80,22 @@ export function describeError(error) {
  * @returns {Trouble}
  */
 export function describeFault({ code, title, detail }) {
-  const [heading, hint] = KNOWN[code] || [title, fallbackHint(code, 0)];
-  return { heading, detail: toSentence(detail), hint, code, requestId: "", canRetry: false };
+  return { ...explain(code, title, detail, 0), code, requestId: "", canRetry: false };
+}
+
+/**
+ * @param {string} code
+ * @param {string} title
+ * @param {string} text the detail, which may begin with the field's name
+ * @param {number} status
+ */
+function explain(code, title, text, status) {
+  const [, field, said] = FIELD.exec(text) || ["", OF_CODE.find(([start]) => code.startsWith(start))?.[1] || "", text];
+  // What helps with a picture is meant for the photo: a label map is no JPEG, and may be JSON.
+  const isOther = field in OF_FIELD && (code.startsWith("image_") || !(code in KNOWN));
+  const fallback = /** @type {[string, string]} */ ([title || `The service answered with status ${status}`, ""]);
+  const [heading, hint] = isOther ? OF_FIELD[field] : KNOWN[code] || fallback;
+  return { heading, detail: toSentence(said), hint: hint || (status >= 500 ? SERVER_HINT : "") };
 }
 
 /**
@@ -88,19 +110,19 @@ export function describeTooLarge(bytes, limit) {
   return { heading, detail, hint, code: "body_too_large", requestId: "", canRetry: false };
 }
 
+/**
+ * Say that this browser could not paint the picture.
+ * @returns {Trouble}
+ */
+export function describeUnsaved() {
+  const detail = "This browser could not paint it; most often, because the photo is very large.";
+  const hint = "The SVG and the JSON can be saved all the same.";
+  return { heading: "The picture cannot be saved", detail, hint, code: "not_painted", requestId: "", canRetry: false };
+}
+
 /** @param {number} seconds */
 function waitSentence(seconds) {
   return `It asks to wait ${seconds === 1 ? "a second" : `${seconds} seconds`}.`;
-}
-
-/**
- * @param {string} code
- * @param {number} status
- */
-function fallbackHint(code, status) {
-  if (code.startsWith("landmarks_")) return LANDMARK_HINT;
-  if (code.startsWith("label_map_") || code.startsWith("region_")) return MAP_HINT;
-  return status >= 500 ? SERVER_HINT : "";
 }
 
 /** @param {string} text */

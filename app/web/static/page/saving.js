@@ -3,6 +3,7 @@
 import { byId, makeSvg } from "./dom.js";
 import { FONT_RATIO, drawLabels, drawLandmarks, drawRegions, landmarksOf, longerSide } from "./drawing.js";
 import { paintPhoto } from "./geometry.js";
+import { describeUnsaved } from "./problems.js";
 
 /** @typedef {import("./state.js").State} State @typedef {import("./state.js").Store} Store */
 
@@ -18,7 +19,17 @@ export function listenForSaving(store) {
   byId("save-json").addEventListener("click", () => {
     save(store.state, "json", new Blob([store.state.result?.text || ""], { type: "application/json" }));
   });
-  byId("save-png").addEventListener("click", async () => save(store.state, "png", await makePicture(store.state)));
+  byId("save-png").addEventListener("click", () => savePicture(store));
+}
+
+/** @param {Store} store */
+async function savePicture(store) {
+  try {
+    save(store.state, "png", await makePicture(store.state));
+  } catch (error) {
+    console.error(error);
+    store.set({ trouble: describeUnsaved() });
+  }
 }
 
 /**

@@ -34,6 +34,7 @@
  * @property {boolean} isBusy
  * @property {Result | null} result
  * @property {Trouble | null} trouble
+ * @property {string} aside said of the files that came last, where not all of them were taken
  * @property {boolean} isKeyAsked
  * @property {boolean} hasKey
  * @property {Task | null} task
@@ -58,6 +59,7 @@ export function initialState(hasKey) {
     isBusy: false,
     result: null,
     trouble: null,
+    aside: "",
     isKeyAsked: false,
     hasKey,
     task: null,
@@ -112,4 +114,17 @@ export function withMember(set, member, isIn) {
   if (isIn) changed.add(member);
   else changed.delete(member);
   return changed;
+}
+
+/**
+ * Take ids of regions over to a result that may number its regions otherwise: what was chosen was a name.
+ * @param {ReadonlySet<number>} ids
+ * @param {ReadonlyMap<number, string>} names by id, as they were until now
+ * @param {Region[]} regions of the new result
+ */
+export function carryOver(ids, names, regions) {
+  const chosen = new Set(Array.from(ids, (id) => names.get(id)));
+  const taken = new Set(regions.map(({ id }) => id));
+  const absent = Array.from(ids).filter((id) => !taken.has(id)); // a region without an area now may have one later
+  return new Set([...absent, ...regions.filter(({ name }) => chosen.has(name)).map(({ id }) => id)]);
 }

@@ -2,15 +2,18 @@
 
 import * as api from "./api.js";
 import { readColours } from "./drawing.js";
-import { looksNormalized, readPoints } from "./files.js";
+import { hold, looksNormalized, readPoints } from "./files.js";
 import { describeError, describeTooLarge } from "./problems.js";
+import { carryOver } from "./state.js";
 
 /** @typedef {import("./state.js").Field} Field @typedef {import("./state.js").Origin} Origin @typedef {import("./state.js").State} State */
-/** @typedef {{photo?: File, landmarks?: File, map?: File}} Files */
+/** @typedef {import("./files.js").Files} Files */
 
 const DEFAULT_MARGIN = 0.25;
 /** Room for what stands between the parts of a form. */
 const FORM_BYTES = 4096;
+/** What a header can hold; a key that it cannot hold would break every request. */
+const KEY = /^[\x20-\x7e]+$/;
 
 /**
  * The fields of the request that the state asks for; what is as the service has it anyway is left out.
@@ -42,15 +45,23 @@ export class Work {
     this.taking = Promise.resolve();
     /** What to do again, once there is a key or the user says so. @type {() => void} */
     this.again = () => {};
+    /** Names of the regions that were seen, by the ids that they had last. @type {Map<number, string>} */
+    this.names = new Map();
   }
 
   /**
    * Take files, and process at once where there is a photo. Reading takes a moment: what comes later waits for it.
    * @param {Files} files
    * @param {Origin} origin
+   * @param {string} [leftOut] a sentence on files that came with them and are not taken
    */
-  take(files, origin) {
-    this.taking = this.taking.catch(() => {}).then(() => this.takeNow(files, origin));
+  take(files, origin, leftOut = "") {
+    this.taking = this.taking.catch(() => {}).then(async () => {
+      const held = await hold(files, this.config.maxBodyBytes);
+      const trouble = `${held.unreadable} cannot be read: it is a folder, or was moved, changed or deleted.`;
+      this.store.set({ aside: held.unreadable ? trouble : leftOut });
+      await this.takeNow(held.files, origin);
+    });
     return this.taking;
   }
 
@@ -59,7 +70,11 @@ export class Work {
    * @param {Origin} origin
    */
   async takeNow(files, origin) {
-    if (files.photo) this.takePhoto(files.photo, origin);
+    if (!Object.keys(files).length) return;
+    if (files.photo) {
+      this.running.abort(); // its answer is of the photo before
+      this.takePhoto(files.photo, origin);
+    }
     if (files.landmarks) await this.takeLandmarks(files.landmarks, origin);
     if (files.map) this.store.set({ map: { file: files.map, origin } });
     if (this.store.state.photo) this.process();
@@ -110,8 +125,7 @@ export class Work {
 
   /** Take the sample that comes with the page. */
   async takeSample() {
-    this.again = () => this.takeSample();
-    await this.run(async (signal) => {
+    await this.run(() => this.takeSample(), async (signal) => {
       const [photo, landmarks] = await Promise.all(["astronaut.jpg", "astronaut.landmarks.json"].map(api.asset));
       if (signal.aborted) return; // something else was chosen meanwhile
       this.store.set({ map: null });
@@ -122,10 +136,12 @@ export class Work {
   /** Send the photo, and show what comes back; a request before that is still on its way is given up. */
   async process() {
     const fields = fieldsOf(this.store.state);
-    this.again = () => this.process();
-    if (!this.isAllowed(fields)) return;
-    await this.run(async (signal) => {
+    const again = () => this.process();
+    this.running.abort();
+    if (!this.isAllowed(fields, again)) return;
+    await this.run(again, async (signal) => {
       const { answer, text } = await api.crop(fields, signal);
+      if (signal.aborted) return; // it came all the same, and is of what was chosen before
       this.finish({ answer, text, colours: readColours(answer), fields, taskId: null });
     });
   }
@@ -133,10 +149,11 @@ export class Work {
   /**
    * Tell whether a request may be sent: not without a key where one is needed, and not if it is too large anyway.
    * @param {Field[]} fields
+   * @param {() => void} again what to do once there is a key
    */
-  isAllowed(fields) {
-    this.running.abort();
+  isAllowed(fields, again) {
     if (this.config.isKeyNeeded && !api.key.get()) {
+      this.again = again;
       this.store.set({ isKeyAsked: true, isBusy: false, trouble: null });
       return false;
     }
@@ -150,10 +167,10 @@ export class Work {
 
   /**
    * Run something that may fail, and tell of it if it does.
+   * @param {() => void} again how to try it once more
    * @param {(signal: AbortSignal) => Promise<void>} action
-   * @returns {Promise<boolean>} whether it came to its end
    */
-  async run(action) {
+  async run(again, action) {
     this.running.abort();
     const mine = new AbortController();
     this.running = mine;
@@ -161,42 +178,54 @@ export class Work {
     try {
       await action(mine.signal);
     } catch (error) {
-      if (mine === this.running && !mine.signal.aborted) this.fail(error);
-      return false;
+      if (mine === this.running && !mine.signal.aborted) this.fail(error, again);
+      return;
     }
     if (mine === this.running) this.store.set({ isBusy: false });
-    return true;
   }
 
   /** @param {State["result"] & {}} result */
   finish(result) {
-    const { result: before, labelled } = this.store.state;
-    const ids = result.answer.regions.map(({ id }) => id);
+    const { result: before, hidden, labelled } = this.store.state;
+    const { regions } = result.answer;
     const wereAllLabelled = Boolean(before?.answer.regions.length) && before?.answer.regions.every(({ id }) => labelled.has(id));
-    this.store.set({ result, labelled: wereAllLabelled ? new Set(ids) : labelled, lit: null, trouble: null, isBusy: false });
+    const nowLabelled = wereAllLabelled ? new Set(regions.map(({ id }) => id)) : carryOver(labelled, this.names, regions);
+    const nowHidden = carryOver(hidden, this.names, regions);
+    for (const { id, name } of regions) this.names.set(id, name);
+    this.store.set({ result, hidden: nowHidden, labelled: nowLabelled, lit: null, trouble: null, isBusy: false });
   }
 
   /**
-   * @param {unknown} error
-   * @param {boolean} [isResultKept]
+   * Tell what went wrong.
+   * @param {unknown} thrown
+   * @param {() => void} again how to try it once more
+   * @param {boolean} [isAside] whether it was beside what the picture shows, which then stays
    */
-  fail(error, isResultKept = false) {
-    if (!(error instanceof api.ApiError)) throw error;
+  fail(thrown, again, isAside = false) {
+    const error = thrown instanceof api.ApiError ? thrown : new api.ApiError({ status: 0, code: "unreadable" });
+    if (error !== thrown) console.error(thrown); // an answer that is none of the API's, or a fault of this page
+    this.again = again;
+    const isBusy = isAside && this.store.state.isBusy;
     if (error.status === 401) {
       const had = api.key.get();
       api.key.set("");
-      this.store.set({ isBusy: false, isKeyAsked: true, hasKey: false, trouble: had ? describeError(error) : null });
+      this.store.set({ isBusy, isKeyAsked: true, hasKey: false, trouble: had ? describeError(error) : null });
       return;
     }
-    const kept = isResultKept ? {} : { result: null };
-    this.store.set({ isBusy: false, trouble: describeError(error), ...kept });
+    this.store.set({ isBusy, trouble: describeError(error), ...(isAside ? {} : { result: null }) });
   }
 
-  /** @param {string} value */
+  /**
+   * @param {string} value
+   * @returns {boolean} whether it can be one; nothing is kept that cannot
+   */
   useKey(value) {
-    api.key.set(value.trim());
+    const given = value.trim();
+    if (!KEY.test(given)) return false;
+    api.key.set(given);
     this.store.set({ isKeyAsked: false, hasKey: true, trouble: null });
     this.again();
+    return true;
   }
 
   forgetKey() {
