@@ -10,15 +10,26 @@ import nats.errors
 from nats.aio.client import Client
 
 if TYPE_CHECKING:
+    from nats.aio.client import Srv
+
     from app.settings import Settings
 
 
 class CarefulClient(Client):
-    """The library's client, which tells nothing in the clear where TLS was asked for.
+    """The library's client, which tells nothing in the clear where TLS was asked for, and leaves no socket behind.
 
     The library leaves it to the server whether a connection is encrypted; whoever stands in a server's place would be
-    told the credentials.
+    told the credentials. And it forgets a socket whose handshake failed while it reconnected, or was interrupted.
     """
+
+    def let_go(self) -> None:
+        """Close the socket, whatever the library takes the connection for."""
+        if self._transport:
+            self._transport.close()  # type: ignore[no-untyped-call]
+
+    async def _connect_to_server(self, s: Srv) -> None:
+        self.let_go()
+        await super()._connect_to_server(s)
 
     def _connect_command(self) -> bytes:
         # What it returns is the first thing that is sent, so nothing has been told yet.

@@ -252,10 +252,13 @@ class Connection:
             self._troubles.add(trouble)
 
 
-async def _hang_up(client: Client) -> None:
-    with contextlib.suppress(Exception):  # what was never up cannot be hung up, and is gone all the same
-        async with asyncio.timeout(HANG_UP_S):
-            await client.close()
+async def _hang_up(client: CarefulClient) -> None:
+    try:
+        with contextlib.suppress(Exception):  # what was never up cannot be hung up
+            async with asyncio.timeout(HANG_UP_S):
+                await client.close()
+    finally:
+        client.let_go()
 
 
 async def _flush(client: Client) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import logging
 import shutil
 import subprocess
@@ -230,6 +231,39 @@ class TestTroubles:
         assert len(set(told)) == len(told), text
         assert SECRET not in text
         assert make_nkey()[0] not in text
+
+    def test_no_socket_stays_open_where_hanging_up_is_interrupted(
+        self, make_settings: Callable[..., Settings], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        seen = asyncio.Queue[str]()
+
+        async def refuse(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            about = {"server_id": "x", "version": "2.11.0", "max_payload": 1 << 20, "auth_required": True}
+            writer.write(f"INFO {json.dumps(about)}\r\n".encode())
+            await reader.readuntil(b"PING\r\n")
+            writer.write(b"-ERR 'Authorization Violation'\r\n")
+            seen.put_nowait("refused")
+            await reader.read()  # which ends when the client hangs up
+            seen.put_nowait("hung up")
+            writer.close()
+
+        async def main() -> None:
+            async with await asyncio.start_server(refuse, "127.0.0.1", 0) as server, asyncio.timeout(30):
+                port = server.sockets[0].getsockname()[1]
+                connection = Connection(make_settings(nats_url=f"nats://127.0.0.1:{port}"), "test")
+                keeper: asyncio.Task[None] | None = None
+
+                def interrupt(_: Exception) -> None:
+                    assert keeper is not None
+                    asyncio.get_running_loop().call_soon(keeper.cancel)
+
+                monkeypatch.setattr(connection, "_report", interrupt)
+                await connection.start()
+                keeper = connection._keeper
+                assert [await seen.get(), await seen.get()] == ["refused", "hung up"]
+                await connection.close()
+
+        asyncio.run(main())
 
     @pytest.mark.parametrize(
         "address", [f"nats://u:{SECRET}@127.0.0.1:9", f"nats://u:{SECRET}@127.0.0.1:9,nats://v:{SECRET}@127.0.0.1:7"]
