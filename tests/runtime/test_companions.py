@@ -107,6 +107,15 @@ def test_an_end_that_somebody_else_collected_is_an_end(
     assert ("status unknown" if collected else "exit status 0") in caplog.text
 
 
+@pytest.fixture
+def heed_ctrl_c() -> Iterator[None]:
+    """Heed it as Python does by itself; tests that a script started in its background would ignore it."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("heed_ctrl_c")
 def test_it_closes_what_it_is_told_to_and_is_out_of_reach_of_ctrl_c(make: Callable[..., Companion]) -> None:
     ours, theirs = socket.socketpair()
 
@@ -117,9 +126,9 @@ def test_it_closes_what_it_is_told_to_and_is_out_of_reach_of_ctrl_c(make: Callab
     companion = make(tell, needs=[theirs])
     companion.keep(lambda companion: left.append(companion.needs) or ours.close())
     theirs.close()
-    assert ours.recv(100) == b"True True"
+    with ours:
+        assert ours.recv(100) == b"True True"
     assert left == [], "that happened in the other process"
-    ours.close()
 
 
 def test_stubborn_one_is_killed_with_its_children(
