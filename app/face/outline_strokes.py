@@ -31,6 +31,8 @@ def to_fixed_point(
         >>> [line.tolist() for line in to_fixed_point([np.array([[2.0, 1.5]])], 1.0, 1.0, 4, 4)]
         [[[56, 24]]]
     """
+    if not lines:  # dashes of a ring without length, say
+        return []
     # All at once: there may be hundreds, of three points each.
     cells = (np.concatenate(lines) - (left, top)) * scale - 0.5
     return split_lines(np.rint(cells * (1 << bits)).astype(np.int32), [len(line) for line in lines])

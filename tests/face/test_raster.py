@@ -11,7 +11,7 @@ import cv2
 import numpy as np
 import pytest
 import resvg_py
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from app.face.contours import Polygon
@@ -174,12 +174,16 @@ corners = st.tuples(st.integers(-3000, 9000), st.integers(-3000, 9000))
 
 
 @given(st.lists(corners, min_size=3, max_size=30), st.sampled_from([0.0, 0.05, 0.9, 5.0, 64.0]))
-def test_any_outline_is_drawn(points: list[tuple[int, int]], width: float) -> None:
+@example([(100, 100)] * 3, 5.0)
+def test_any_outline_is_drawn_around_its_box_and_nowhere_else(points: list[tuple[int, int]], width: float) -> None:
     ring = np.array(points, np.float32) / 10
     low, high = ring.min(axis=0), ring.max(axis=0)
     box = (float(low[0]), float(low[1]), float(high[0] - low[0]), float(high[1] - low[1]))
     one = Region(1, "x", "#102030", (Polygon(ring),), 1.0, box, "nose")
-    assert picture_of(one, style=OverlayStyle(stroke_width=width)).max() <= 255
+    painted = np.argwhere(picture_of(one, style=OverlayStyle(stroke_width=width))[..., 3])[:, ::-1]
+    room = width / 2 + 1
+    assert (painted > low - room - 1).all()
+    assert (painted < high + room).all()
 
 
 @given(st.lists(corners, min_size=3, max_size=20, unique=True), st.floats(0.5, 500), st.floats(0.5, 500))
