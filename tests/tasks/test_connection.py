@@ -53,9 +53,12 @@ def certificates(tmp_path_factory: pytest.TempPathFactory) -> Path:
         subprocess.run([program, *arguments], cwd=folder, check=True, capture_output=True)
 
     key = ("-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes")
-    openssl("req", "-x509", *key, "-keyout", "ca.key", "-out", "ca.pem", "-subj", "/CN=authority")
-    for name, usage in (("server", "serverAuth"), ("client", "clientAuth")):
-        (folder / f"{name}.ext").write_text(f"subjectAltName=IP:127.0.0.1\nextendedKeyUsage={usage}\n")
+    # With what RFC 5280 asks for, which Python checks from 3.13 on.
+    usage = ("-addext", "keyUsage=critical,keyCertSign,cRLSign")
+    openssl("req", "-x509", *key, *usage, "-keyout", "ca.key", "-out", "ca.pem", "-subj", "/CN=authority")
+    for name, purpose in (("server", "serverAuth"), ("client", "clientAuth")):
+        told = ("subjectAltName=IP:127.0.0.1", f"extendedKeyUsage={purpose}", "authorityKeyIdentifier=keyid")
+        (folder / f"{name}.ext").write_text("\n".join(told))
         openssl("req", "-new", *key, "-keyout", f"{name}.key", "-out", f"{name}.csr", "-subj", f"/CN={name}")
         authority = ("-CA", "ca.pem", "-CAkey", "ca.key", "-CAcreateserial", "-extfile", f"{name}.ext")
         openssl("x509", "-req", "-in", f"{name}.csr", *authority, "-out", f"{name}.pem")
