@@ -130,16 +130,8 @@ def test_what_is_no_result_is_told_and_nothing_is_written(
 def test_a_photo_that_is_never_answered_fails_while_others_are_done(
     do: Callable[..., dict[int, Outcome]], document: bytes
 ) -> None:
-    def answer(handler: BaseHTTPRequestHandler, sent: bytes, times: int) -> None:
-        if ODD in sent:
-            drop(handler)
-        elif times < 4:
-            reply(handler, 503, b"", Retry_After="0")
-        else:
-            reply(handler, 200, document)
-
-    with server(answer) as url:
-        outcomes = do(url, 1.0)
+    with server(lambda handler, sent, _: drop(handler) if ODD in sent else reply(handler, 200, document)) as url:
+        outcomes = do(url, 3.0)
     assert {number: outcome.code for number, outcome in outcomes.items() if outcome.code} == {3: "service_unreachable"}
     assert len(outcomes) == COUNT
 
