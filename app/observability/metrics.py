@@ -117,6 +117,12 @@ METRICS: tuple[MetricSpec, ...] = (
     ),
     MetricSpec("task_redeliveries_total", "counter", "Deliveries of a task after its first.", _TYPE),
     MetricSpec("task_dead_total", "counter", "Tasks that were given up on and kept aside.", _TYPE),
+    MetricSpec(
+        "task_repairs_total",
+        "counter",
+        "Differences between records, stream and consumer that the reconciler repaired.",
+        {"reason": ("task_lost", "record_restored", "record_expired", "consumer_recreated")},
+    ),
     MetricSpec("task_queue_size", "gauge", "Tasks that wait for a worker.", _TYPE, is_collected=True),
     MetricSpec(
         "active_tasks_count", "gauge", "Tasks that a worker holds and has not confirmed.", _TYPE, is_collected=True

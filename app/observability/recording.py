@@ -144,6 +144,11 @@ def record_task_dead(task_type: str) -> None:
     _record("task_dead_total", (task_type,))
 
 
+def record_task_repair(reason: str) -> None:
+    """Count one repair by the reconciler."""
+    _record("task_repairs_total", (reason,))
+
+
 def record_cache_lookup(result: str) -> None:
     """Count one look for a result that is there already: ``hit``, ``miss`` or ``unavailable``."""
     _record("cache_lookups_total", (result,))

@@ -163,9 +163,11 @@ class Attempt:
         unseen = 0 if is_known or not self._is_light else 1
         for _ in range(ATTEMPTS):
             if not is_known:
-                # Where there is no record it has expired, in a backlog longer than any that was foreseen.
-                found = await self._shop.records.find(self._record.task_id)
-                self._record, self._revision = found or (self._task.record, 0)
+                # A missing record has expired during an outage; an expired one counts, because it may be final.
+                stored = await self._shop.records.load(self._record.task_id)
+                self._record, self._revision = (
+                    (stored.record, stored.revision) if stored is not None else (self._task.record, 0)
+                )
                 if self._record.status.is_final or not self._is_of(self._record):
                     return False
                 # By what is written: it may have been given back before anything was begun.
@@ -254,16 +256,16 @@ class Attempt:
             try:
                 await self._shop.records.update(end, self._revision)
             except RevisionConflictError:
-                found = await self._shop.records.find(end.task_id)
-                if found is None and self._revision != self._task.revision:
-                    return  # there was a record of this attempt: it was ended by somebody else, and that has expired
-                if found is not None and not self._is_of(found[0]):
+                stored = await self._shop.records.load(end.task_id)
+                if stored is None and self._revision != self._task.revision:
+                    return  # the record of this attempt was replaced by a final one, which has expired
+                if stored is not None and not self._is_of(stored.record):
                     return
-                if found is None or not found[0].status.is_final:
-                    # Another attempt has begun; whichever ends first has done it.
-                    self._revision = found[1] if found else 0
+                if stored is None or not stored.record.status.is_final:
+                    # Another attempt has begun; the first to finish ends the task.
+                    self._revision = stored.revision if stored else 0
                     continue
-                if found[0].run != self._run:
+                if stored.record.run != self._run:
                     return
                 # It was stored, and only the answer was lost.
             await self._tell(end)

@@ -73,8 +73,12 @@ class Graveyard:
         }
         await self._connection.store(dead_subject(task_id), message, headers)
         for _ in range(ATTEMPTS):
-            found = await self._records.find(task_id)
-            record, revision = found or (_record_of(task_id, message).replace(attempts=attempts), 0)
+            stored = await self._records.load(task_id)
+            record, revision = (
+                (stored.record, stored.revision)
+                if stored is not None
+                else (_record_of(task_id, message).replace(attempts=attempts), 0)
+            )
             if record.status.is_final:
                 if _was_given_up(record):
                     break
@@ -129,8 +133,10 @@ class Graveyard:
         """
         message, sequence = await self._read(task_id)
         for _ in range(ATTEMPTS):
-            found = await self._records.find(task_id)
-            record, revision = found or (_expired(task_id, message), 0)
+            stored = await self._records.load(task_id)
+            record, revision = (
+                (stored.record, stored.revision) if stored is not None else (_expired(task_id, message), 0)
+            )
             if not _was_given_up(record):
                 raise TaskEndedError(f"expected a task that was given up on, got one that is {record.status}")
             again = Record(task_id=task_id, type=record.type, submitted_at=record.submitted_at, digest=record.digest)

@@ -6,10 +6,10 @@ import asyncio
 import contextlib
 import time
 import uuid
+from contextvars import Context
 from hashlib import sha256
 from typing import TYPE_CHECKING, Final, TypeVar
 
-import msgspec
 import nats.errors
 
 from app.observability.recording import record_cache_lookup, record_task_completed, record_task_submitted
@@ -23,8 +23,10 @@ from app.tasks.errors import (
     TaskTooLargeError,
 )
 from app.tasks.message import encode_task
+from app.tasks.reconciler import RELEASE_S, Reconciler
 from app.tasks.records import Record, Records, TaskStatus
-from app.tasks.stream import STREAM, TASK_TYPE, notice_subject, task_subject
+from app.tasks.stream import TASK_TYPE, notice_subject, task_subject
+from app.tasks.stream_state import is_queued
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -44,14 +46,6 @@ HEADERS_BYTES: Final = 1024
 T = TypeVar("T")
 
 
-class _StreamState(msgspec.Struct):
-    subjects: dict[str, int] = {}
-
-
-class _StreamAnswer(msgspec.Struct):
-    state: _StreamState
-
-
 class TaskQueue:
     """The queue, for one process; everything runs in the event loop that `start` was called in.
 
@@ -63,15 +57,22 @@ class TaskQueue:
         self._settings = settings
         self._connection = Connection(settings, "facial-service api")
         self._records = Records(self._connection, settings)
+        self._reconciling: asyncio.Task[None] | None = None
         self._full_until = 0.0
         self._no_cache_until = 0.0
 
     async def start(self) -> None:
-        """Begin to connect, in the background."""
+        """Begin to connect, in the background, and stand by to reconcile if no worker does."""
         await self._connection.start()
+        # In no request's context: its log lines would carry that request's id.
+        reconciler = Reconciler(self._connection, self._records, self._settings, is_standby=True)
+        self._reconciling = asyncio.create_task(reconciler.run(), context=Context())
 
     async def close(self) -> None:
-        """Hang up."""
+        """Close the connection."""
+        if self._reconciling is not None:
+            self._reconciling.cancel()
+            await asyncio.wait([self._reconciling], timeout=RELEASE_S)
         await self._connection.close()
 
     async def submit(
@@ -218,7 +219,7 @@ class TaskQueue:
         """Answer a request whose task is there already."""
         if record.digest != wanted.digest:
             raise IdempotencyConflictError("expected the request that this Idempotency-Key was used for, got another")
-        if record.status is TaskStatus.PENDING and not await self._is_queued(record.task_id):
+        if record.status is TaskStatus.PENDING and not await is_queued(self._connection, record.task_id):
             # Whoever wrote the record may have been killed before it sent the message, or be about to withdraw it: the
             # new revision keeps it from that. Sent twice, the message is kept once.
             revision = await self._renew(record, revision)
@@ -264,20 +265,10 @@ class TaskQueue:
         # Of no run: the one that works on it would take this end for its own.
         cancelled = record.replace(status=TaskStatus.CANCELLED, completed_at=time.time(), run="")
         await self._records.update(cancelled, revision)
+        # The message stays until it is delivered: purging it by subject breaks the consumer's state if an older message
+        # is unacknowledged. The worker that receives it reads the final record and acknowledges.
         record_task_completed(record.type, TaskStatus.CANCELLED.value)
-        with contextlib.suppress(QueueError):  # a worker that gets it looks at the record first
-            await self._drop_message(task_id)
         return cancelled
-
-    async def _is_queued(self, task_id: str) -> bool:
-        """Tell whether a task's message is in the stream, without having it sent."""
-        request = msgspec.json.encode({"subjects_filter": task_subject(task_id)})
-        answer = await self._connection.request(f"$JS.API.STREAM.INFO.{STREAM}", request)
-        return bool(msgspec.json.decode(answer.data, type=_StreamAnswer).state.subjects)
-
-    async def _drop_message(self, task_id: str) -> None:
-        request = msgspec.json.encode({"filter": task_subject(task_id)})
-        await self._connection.request(f"$JS.API.STREAM.PURGE.{STREAM}", request)
 
 
 async def _until_settled(step: Callable[[], Awaitable[T]]) -> T:

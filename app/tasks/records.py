@@ -1,12 +1,20 @@
-"""What is known of each task: one record in the key-value bucket, written by revision.
+"""Task records: one per task in the key-value bucket, written by revision.
 
-A record can be written only by whoever names the revision that it has. So of two workers that got the same task, or of
-a worker and a caller who cancels, the second finds that it has to look again; and an end, once written, stays.
+A write names the revision that it replaces. Of two workers that received the same task, or of a worker and a caller who
+cancels, the second gets a conflict and reads again; a final state, once written, stays.
+
+Expiry is checked when a record is read, not left to the server alone. nats-server 2.11 to 2.15 deletes a superseded
+revision without a tombstone but a revision whose TTL has passed with one; if it is killed and rebuilds its state from
+the message blocks, it applies tombstones first, so the superseded revision of an expired record reappears, and its TTL
+may be lost (``filestore.go``: ``removeMsgFromBlock``, ``recoverPerMessageState``). Two rules make such a revision
+harmless: no revision expires later than the revision that replaces it, and an expired revision counts as missing.
 """
 
 from __future__ import annotations
 
 import time
+from dataclasses import dataclass
+from datetime import datetime
 from enum import StrEnum
 from typing import TYPE_CHECKING, Annotated, Final
 
@@ -15,20 +23,29 @@ import pybase64
 from msgspec import Meta
 
 from app import __version__
+from app.tasks.connection import RevisionConflictError
 from app.tasks.errors import QueueUnavailableError, TaskUnknownError
 from app.tasks.stream import RECORDS_STREAM, TASK_TYPE, is_task_id, record_subject
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from nats.aio.msg import Msg
 
     from app.settings import Settings
     from app.tasks.connection import Connection
 
-# Of a task that has not ended: longer than any backlog. It is there for records whose task never came to be, because
-# the process that wrote them was killed in between.
-OPEN_TTL_S: Final = 7 * 24 * 3600
-# Of a task that was not taken: longer than its message, should it be there after all, waits behind others.
+# TTL of a record that is not final: that of a final one, within these bounds. The reconciler renews it while the task's
+# message exists, so a shorter TTL costs more writes and a longer one bridges a longer outage.
+OPEN_TTL_MIN_S: Final = 60
+OPEN_TTL_MAX_S: Final = 3600
+# TTL of the record of a task that was not accepted: longer than its message, if it was stored after all, may wait.
 WITHDRAWN_TTL_S: Final = 3600
+# The server removes expired messages about once a second.
+EXPIRY_MARGIN_S: Final = 60.0
+TTL_HEADER: Final = "Nats-TTL"
+VISIBLE_HEADER: Final = "Task-TTL"
+STATUS_HEADER: Final = "Task-Status"
 USAGE_AGE_S: Final = 1.0
 NO_RESULT: Final = msgspec.Raw(b"null")
 
@@ -98,8 +115,32 @@ class Record(msgspec.Struct, frozen=True, kw_only=True):
         return msgspec.structs.replace(self, **changes)
 
 
+@dataclass(frozen=True, slots=True)
+class StoredRecord:
+    """A record as it is stored.
+
+    Attributes:
+        record: the record.
+        revision: its revision, to be named by the write that replaces it.
+        is_expired: whether its TTL has passed; callers must not see it.
+    """
+
+    record: Record
+    revision: int
+    is_expired: bool
+
+
+@dataclass(frozen=True, slots=True)
+class _StoredMessage:
+    data: bytes
+    sequence: int
+    is_expired: bool
+
+
 class _RawMessage(msgspec.Struct):
     data: str = ""
+    hdrs: str = ""
+    time: str = ""
     seq: int = 0
 
 
@@ -132,7 +173,10 @@ def _result_subject(digest: str) -> str:
 
 
 class Records:
-    """The bucket.
+    """The bucket of records.
+
+    Attributes:
+        open_ttl_s: lifetime of a record that is not final, in seconds, unless it is renewed.
 
     Args:
         connection: to the server that holds it.
@@ -142,39 +186,49 @@ class Records:
     def __init__(self, connection: Connection, settings: Settings) -> None:
         self._connection = connection
         self._ttl_s = settings.result_ttl
+        self.open_ttl_s: Final = min(max(settings.result_ttl, OPEN_TTL_MIN_S), OPEN_TTL_MAX_S)
         # A copy that has not caught up may not know the newest record yet; one server alone has no copies.
         self._has_copies = settings.nats_replicas > 1
         self._usage = (-USAGE_AGE_S, 0)
 
     async def create(self, record: Record) -> int:
-        """Write the first record of a task.
+        """Write the first record of a task, or replace an expired one.
 
         Returns:
             Its revision.
 
         Raises:
-            RevisionConflictError: there is one.
-            QueueError: it could not be stored.
+            RevisionConflictError: a record exists.
+            QueueError: the record could not be stored.
         """
-        return await self.update(record, 0)
+        try:
+            return await self.update(record, 0)
+        except RevisionConflictError:
+            stored = await self.load(record.task_id)
+            if stored is None or not stored.is_expired:
+                raise
+            return await self.update(record, stored.revision)
 
     async def update(self, record: Record, revision: int) -> int:
-        """Write a record over the one of a revision.
+        """Replace the record of a revision.
 
         Returns:
             The new revision.
 
         Raises:
             RevisionConflictError: the record has another revision, or none.
-            QueueError: it could not be stored.
+            QueueError: the record could not be stored.
         """
-        ttl_s = self._ttl_s if record.status.is_final else OPEN_TTL_S
+        visible_s = self.open_ttl_s
         if record.is_withdrawn:
-            ttl_s = WITHDRAWN_TTL_S
+            visible_s = WITHDRAWN_TTL_S
+        elif record.status.is_final:
+            visible_s = self._ttl_s
         headers = {
             "Nats-Expected-Last-Subject-Sequence": str(revision),
-            "Nats-TTL": str(ttl_s),
-            "Task-Status": record.status.value,
+            TTL_HEADER: str(max(visible_s, self.open_ttl_s)),
+            VISIBLE_HEADER: str(visible_s),
+            STATUS_HEADER: record.status.value,
         }
         return await self._connection.store(record_subject(record.task_id), msgspec.json.encode(record), headers)
 
@@ -182,23 +236,43 @@ class Records:
         """Read a record and its revision.
 
         Raises:
-            TaskUnknownError: there is none.
-            QueueUnavailableError: no answer.
+            TaskUnknownError: it does not exist.
+            QueueUnavailableError: no response.
         """
         found = await self.find(task_id) if is_task_id(task_id) else None
         if found is None or found[0].is_withdrawn:
-            raise TaskUnknownError("expected the id of a task that is not done, or ended not long ago; there is none")
+            raise TaskUnknownError("task not found, or its result has expired")
         return found
 
     async def find(self, task_id: str) -> tuple[Record, int] | None:
-        """Read a record and its revision, be it of a task that was not taken; None where there is none.
+        """Read a record and its revision, including that of a task that was not accepted; None if it does not exist.
 
         Raises:
-            QueueUnavailableError: no answer.
+            QueueUnavailableError: no response.
+        """
+        stored = await self.load(task_id)
+        return None if stored is None or stored.is_expired else (stored.record, stored.revision)
+
+    async def load(self, task_id: str) -> StoredRecord | None:
+        """Read a record even if it has expired; None if nothing is stored.
+
+        Raises:
+            QueueUnavailableError: no response.
         """
         found = await self._read(record_subject(task_id))
         # An operator who deletes a key by hand leaves an empty message in its place.
-        return None if found is None or not found[0] else (_RECORD.decode(found[0]), found[1])
+        if found is None or not found.data:
+            return None
+        return StoredRecord(_RECORD.decode(found.data), found.sequence, found.is_expired)
+
+    async def remove(self, task_id: str, revision: int) -> None:
+        """Delete the revisions of a record up to one that has expired.
+
+        Raises:
+            QueueUnavailableError: no response.
+        """
+        request = msgspec.json.encode({"filter": record_subject(task_id), "seq": revision + 1})
+        await self._connection.request(f"$JS.API.STREAM.PURGE.{RECORDS_STREAM}", request)
 
     @staticmethod
     def read_notice(notice: Msg) -> Record | None:
@@ -221,10 +295,10 @@ class Records:
             QueueUnavailableError: no answer.
         """
         found = await self._read(_result_subject(digest))
-        if found is None:
+        if found is None or found.is_expired:
             return None
         try:
-            record, _ = await self.get(found[0].decode())
+            record, _ = await self.get(found.data.decode())
         except TaskUnknownError:
             return None
         return record if record.status is TaskStatus.SUCCESS and record.digest == digest else None
@@ -242,21 +316,46 @@ class Records:
             self._usage = (now, _STREAM.decode(answer.data).state.bytes)
         return self._usage[1]
 
-    async def _read(self, subject: str) -> tuple[bytes, int] | None:
+    async def _read(self, subject: str) -> _StoredMessage | None:
         answer = await self._connection.request(f"$JS.API.DIRECT.GET.{RECORDS_STREAM}.{subject}")
         headers = answer.headers or {}
         if "Nats-Sequence" in headers:
-            return answer.data, int(headers["Nats-Sequence"])
+            is_expired = has_expired(headers, headers["Nats-Time-Stamp"])
+            return _StoredMessage(answer.data, int(headers["Nats-Sequence"]), is_expired)
         if headers.get("Status") != str(_NOT_FOUND):
             raise QueueUnavailableError("the queue cannot read now; come back after the time in Retry-After")
         return await self._read_from_leader(subject) if self._has_copies else None
 
-    async def _read_from_leader(self, subject: str) -> tuple[bytes, int] | None:
+    async def _read_from_leader(self, subject: str) -> _StoredMessage | None:
         request = msgspec.json.encode({"last_by_subj": subject})
         answer: Msg = await self._connection.request(f"$JS.API.STREAM.MSG.GET.{RECORDS_STREAM}", request)
         found = _RAW.decode(answer.data)
-        if found.message is not None:
-            return pybase64.b64decode(found.message.data), found.message.seq
+        if (message := found.message) is not None:
+            is_expired = has_expired(_parse_headers(pybase64.b64decode(message.hdrs)), message.time)
+            return _StoredMessage(pybase64.b64decode(message.data), message.seq, is_expired)
         if found.error is None or found.error.code != _NOT_FOUND:
             raise QueueUnavailableError("the queue cannot read now; come back after the time in Retry-After")
         return None
+
+
+def has_expired(headers: Mapping[str, str], timestamp: str, *, margin_s: float = 0.0) -> bool:
+    """Return whether a stored message's visible lifetime has passed.
+
+    Args:
+        headers: the message's headers.
+        timestamp: when the server stored it, in RFC 3339.
+        margin_s: how long ago at least, in seconds.
+    """
+    ttl_s = headers.get(VISIBLE_HEADER) or headers.get(TTL_HEADER)
+    return ttl_s is not None and age_s(timestamp) > float(ttl_s) + margin_s
+
+
+def age_s(timestamp: str) -> float:
+    """Return the seconds since a time that the server wrote in RFC 3339."""
+    # The server writes nanoseconds, of which Python's parser keeps the microseconds.
+    return max(0.0, time.time() - datetime.fromisoformat(timestamp).timestamp())
+
+
+def _parse_headers(data: bytes) -> dict[str, str]:
+    lines = data.decode("utf-8", "replace").split("\r\n")[1:]
+    return {name: value.strip() for name, _, value in (line.partition(":") for line in lines if line)}

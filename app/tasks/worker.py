@@ -32,6 +32,7 @@ from app.tasks.dead import Graveyard
 from app.tasks.errors import QueueError
 from app.tasks.message import MessageError, NewerTaskError, decode_task
 from app.tasks.puller import Puller
+from app.tasks.reconciler import RELEASE_S, Reconciler
 from app.tasks.records import Records
 from app.tasks.stream import TASK_TYPE
 from app.tasks.workshop import Workshop
@@ -63,11 +64,14 @@ async def work(settings: Settings, *, stop: asyncio.Event, on_ready: Callable[[]
     """
     connection = Connection(settings, f"facial-service {name}")
     await connection.start()
+    reconciling = asyncio.create_task(Reconciler(connection, Records(connection, settings), settings).run())
     try:
         if await connection.wait_up(stop.is_set):
             on_ready()
             await Worker(settings, connection).run(stop)
     finally:
+        reconciling.cancel()
+        await asyncio.wait([reconciling], timeout=RELEASE_S)
         await connection.close()
 
 
@@ -131,7 +135,7 @@ class Worker:
             await _give_back(message)
         except OverdueError:
             await self._die()
-        except (QueueError, RevisionConflictError) as error:
+        except (QueueError, RevisionConflictError, nats.errors.Error, OSError) as error:
             await self._put_back(message, deliveries, f"the queue: {type(error).__name__}")
         except NewerTaskError as error:
             await self._put_back(message, deliveries, str(error))

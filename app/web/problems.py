@@ -49,6 +49,7 @@ INPUT_TITLE = "The input cannot be processed"
 # What a task can fail by besides: these stand in its document, which is answered with 200, and have no status.
 TASK_FAULTS = {
     "task_gave_up": "Work on the task was given up",
+    "task_lost": "The queue lost the task",
     "result_too_large": "The result is larger than the queue stores",
 }
 _OTHER_FAULT = "The task failed"  # of a worker that is newer than this process

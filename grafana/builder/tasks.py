@@ -144,6 +144,12 @@ TROUBLE: Final = section(
             Query(expr=shared("task_dead_kept"), legend="kept aside", colour=GREY),
         ),
         graph(
+            "Repairs",
+            "Differences between records, stream and consumer that the reconciler repaired, by reason. Good: none.",
+            Scale("short"),
+            Query(expr=increase(series("task_repairs_total"), "reason"), legend="{{reason}}"),
+        ),
+        graph(
             "Submissions refused",
             "Share of submissions that were answered with 503, because the queue is full or does not answer. The alert "
             "is on the full queue.",

@@ -11,7 +11,7 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 MODULES = sorted((ROOT / "app").rglob("*.py"))
-MAX_MODULE_LINES = 300
+MAX_MODULE_LINES = 600  # one subject per module; a longer one holds two
 MAX_FUNCTION_LINES = 40
 
 CALLS = {

@@ -10,7 +10,7 @@ import pytest
 
 from app.tasks.connection import RevisionConflictError
 from app.tasks.errors import TaskUnknownError
-from app.tasks.records import OPEN_TTL_S, WITHDRAWN_TTL_S, Record, TaskFault, TaskStatus
+from app.tasks.records import OPEN_TTL_MAX_S, OPEN_TTL_MIN_S, WITHDRAWN_TTL_S, Record, TaskFault, TaskStatus
 from app.tasks.stream import RECORDS_STREAM, record_subject
 
 if TYPE_CHECKING:
@@ -85,7 +85,7 @@ def test_what_is_not_there_or_was_not_taken_is_unknown(desk: OpenDesk, *, has_co
     async def main() -> None:
         async with desk() as opened:
             opened.records._has_copies = has_copies
-            with pytest.raises(TaskUnknownError, match="there is none"):
+            with pytest.raises(TaskUnknownError, match="not found"):
                 await opened.records.get(PENDING.task_id)
             assert await opened.records.find(PENDING.task_id) is None
             revision = await opened.records.create(PENDING.replace(is_withdrawn=True))
@@ -101,7 +101,8 @@ def test_the_leader_knows_what_a_copy_knows(desk: OpenDesk) -> None:
         async with desk() as opened:
             revision = await opened.records.create(DONE)
             found = await opened.records._read_from_leader(record_subject(DONE.task_id))
-            assert found == (msgspec.json.encode(DONE), revision)
+            assert found is not None
+            assert (found.data, found.sequence, found.is_expired) == (msgspec.json.encode(DONE), revision, False)
 
     asyncio.run(main())
 
@@ -119,7 +120,6 @@ def test_a_record_that_ended_expires_and_its_key_can_be_used_again(desk: OpenDes
                 return await opened.records.find(DONE.task_id) is None
 
             await opened.until(is_gone, "the end of the record's time")
-            await opened.until(lambda: _is_count(opened, 1), "the end of what led to it")
             assert await opened.records.find_result("d1") is None
             assert (await opened.records.get(kept.task_id))[0] == kept
             assert await opened.records.create(PENDING) > first
@@ -127,33 +127,51 @@ def test_a_record_that_ended_expires_and_its_key_can_be_used_again(desk: OpenDes
     asyncio.run(main())
 
 
-async def _is_count(desk: Desk, count: int) -> bool:
-    return await desk.count(RECORDS_STREAM) == count
-
-
-def test_how_long_a_record_is_kept_goes_by_what_became_of_the_task(desk: OpenDesk) -> None:
+@pytest.mark.parametrize(
+    ("result_ttl", "open_s"), [(1, OPEN_TTL_MIN_S), (77, 77), (3600, 3600), (31_536_000, OPEN_TTL_MAX_S)]
+)
+def test_no_revision_expires_later_than_the_one_that_replaces_it(desk: OpenDesk, result_ttl: int, open_s: int) -> None:
     async def main() -> None:
-        async with desk(result_ttl=77) as opened:
+        async with desk(result_ttl=result_ttl) as opened:
             stream = opened.connection.client.jetstream()
-            lifetimes = {}
+            visible, kept = {}, {}
             for name, record in (
                 ("open", PENDING),
                 ("begun", PENDING.replace(status=TaskStatus.STARTED)),
                 ("ended", DONE),
                 ("cancelled", PENDING.replace(status=TaskStatus.CANCELLED)),
-                ("not taken", PENDING.replace(status=TaskStatus.CANCELLED, is_withdrawn=True)),
+                ("withdrawn", PENDING.replace(status=TaskStatus.CANCELLED, is_withdrawn=True)),
             ):
-                sequence = await opened.records.create(record.replace(task_id=name.replace(" ", "-")))
+                sequence = await opened.records.create(record.replace(task_id=name))
                 headers = (await stream.get_msg(RECORDS_STREAM, sequence)).headers or {}
-                lifetimes[name] = int(headers["Nats-TTL"])
-            open_s = OPEN_TTL_S
-            assert lifetimes == {
-                "open": open_s,
-                "begun": open_s,
-                "ended": 77,
-                "cancelled": 77,
-                "not taken": WITHDRAWN_TTL_S,
-            }
+                visible[name], kept[name] = int(headers["Task-TTL"]), int(headers["Nats-TTL"])
+            final_s = max(result_ttl, open_s)
+            assert visible == {
+                "open": open_s, "begun": open_s, "ended": result_ttl, "cancelled": result_ttl,
+                "withdrawn": WITHDRAWN_TTL_S,
+            }  # fmt: skip
+            assert kept == visible | {"ended": final_s, "cancelled": final_s}
+
+    asyncio.run(main())
+
+
+@pytest.mark.parametrize("has_copies", [False, True])
+def test_an_expired_revision_that_the_server_kept_is_missing_and_can_be_replaced(
+    desk: OpenDesk, *, has_copies: bool
+) -> None:
+    async def main() -> None:
+        async with desk() as opened:
+            opened.records._has_copies = has_copies
+            headers = {"Task-TTL": "0", "Task-Status": "PENDING"}
+            await opened.connection.store(record_subject(PENDING.task_id), msgspec.json.encode(PENDING), headers)
+            assert await opened.records.find(PENDING.task_id) is None
+            stored = await opened.records.load(PENDING.task_id)
+            assert stored is not None
+            assert stored.is_expired
+            with pytest.raises(RevisionConflictError):
+                await opened.records.update(DONE, 0)
+            revision = await opened.records.create(DONE)
+            assert await opened.records.get(DONE.task_id) == (DONE, revision)
 
     asyncio.run(main())
 

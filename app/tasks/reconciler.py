@@ -1,0 +1,345 @@
+"""Repair what no worker will: the reconciler compares records, stream and consumer, and ends or restores what differs.
+
+It runs in one process at a time, elected by a lease in the records bucket. Every repair names the revision that it
+replaces, so it is safe while API and workers go on: if any of them changes a record first, the repair is dropped.
+
+- A record that is not final and whose message is gone ends as FAILURE (``task_lost``), because the image was in the
+  message. It waits until no live process can be between writing the record and sending, or storing, its result.
+- A message that was never delivered and whose record has expired, during an outage, gets its record back.
+- Records of waiting tasks are renewed before their TTL passes.
+- Revisions that the server should have deleted (see `app.tasks.records`) are removed.
+- A consumer that no longer tracks a message of the stream is created again, so that the message is delivered.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+import uuid
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+
+import msgspec
+import nats.errors
+from nats.js.api import ConsumerConfig, DeliverPolicy
+
+from app.observability.events import log_task_failed
+from app.observability.recording import record_error, record_task_completed, record_task_repair
+from app.observability.rich_logging import get_logger
+from app.tasks.connection import RevisionConflictError
+from app.tasks.errors import QueueError
+from app.tasks.message import MessageError, NewerTaskError, decode_task
+from app.tasks.records import (
+    EXPIRY_MARGIN_S,
+    STATUS_HEADER,
+    Records,
+    StoredRecord,
+    TaskFault,
+    TaskStatus,
+    age_s,
+    has_expired,
+)
+from app.tasks.stream import CONSUMER, RECORDS_STREAM, STREAM, consumer_config, record_subject
+from app.tasks.stream_state import (
+    QueueState,
+    is_queued,
+    list_queued,
+    read_last_sequence,
+    read_message,
+    read_state,
+)
+
+if TYPE_CHECKING:
+    from nats.aio.msg import Msg
+
+    from app.settings import Settings
+    from app.tasks.connection import Connection
+
+log = get_logger("tasks")
+
+TASK_LOST: Final = "task_lost"
+PASS_S: Final = 5.0
+# A holder that is killed is replaced within this time; one that is suspended must not believe in its lease for longer.
+LEASE_TTL_S: Final = 15
+# A mismatch between stream and consumer is normal while messages move; one that outlasts this many passes is not.
+STUCK_PASSES: Final = 4
+RELEASE_S: Final = 1.0  # for the lease to be released on stop
+RESTORED_PER_PASS: Final = 50
+RENEWED_PER_PASS: Final = 1000
+_LEASE_KEY: Final = "lease.reconciler"
+_READ_TIMEOUT_S: Final = 5.0
+_FINAL: Final = {status.value for status in TaskStatus if status.is_final}
+
+
+@dataclass(frozen=True, slots=True)
+class _Open:
+    """A record that is not final."""
+
+    revision: int
+    status: str
+    written_at: float
+
+
+class Reconciler:
+    """Compares records, stream and consumer while it holds the lease.
+
+    Args:
+        connection: to the queue.
+        records: the bucket.
+        settings: how long tasks, processes and results live.
+        is_standby: whether to leave a free lease to others for one lease time first.
+    """
+
+    def __init__(
+        self, connection: Connection, records: Records, settings: Settings, *, is_standby: bool = False
+    ) -> None:
+        self._connection = connection
+        self._records = records
+        self._settings = settings
+        self._lease = Lease(connection)
+        self._wait_s = LEASE_TTL_S + PASS_S if is_standby else 0.0
+        # A process that is silent for TIMEOUT_S is replaced: until then it may still send a message for its record.
+        self._pending_grace_s = settings.timeout_s + settings.nats_timeout_s
+        # Its work may still end, and its result be stored, for this long.
+        self._started_grace_s = settings.task_timeout_s + 2 * settings.task_ack_wait_s
+        self._identity: tuple[int, int] | None = None
+        self._forget()
+
+    async def run(self) -> None:
+        """Reconcile until cancelled."""
+        free_since = time.monotonic()
+        try:
+            while True:
+                try:
+                    is_free = self._connection.is_up and await self._lease.is_free()
+                    free_since = free_since if is_free else time.monotonic()
+                    if is_free and time.monotonic() - free_since >= self._wait_s and await self._lease.hold():
+                        await self.reconcile()
+                    elif not self._lease.is_held:
+                        self._forget()
+                except (QueueError, nats.errors.Error, OSError, TimeoutError, msgspec.DecodeError) as error:
+                    log.debug("Reconciliation was interrupted: %s", type(error).__name__)
+                except Exception:
+                    log.exception("Reconciliation failed")
+                await asyncio.sleep(PASS_S)
+        finally:
+            with contextlib.suppress(QueueError, RevisionConflictError, nats.errors.Error):
+                await self._lease.release()
+
+    async def reconcile(self) -> None:
+        """Make one pass.
+
+        Raises:
+            QueueError: the queue did not respond; the next pass starts from what is known.
+        """
+        client = self._connection.client
+        if (identity := (id(client), client.stats["reconnects"])) != self._identity:
+            # The server may have restarted, and have brought old revisions back below the sequences already scanned.
+            self._forget()
+            self._identity = identity
+        # In this order: a task that is submitted in between is in the listing, not among the records.
+        await self._scan_records()
+        queued = await list_queued(self._connection)
+        state = await read_state(self._connection)
+        await self._restore_records(queued, state)
+        await self._renew_records(queued)
+        await self._end_lost_tasks(queued)
+        await self._check_consumer(state)
+
+    def _forget(self) -> None:
+        self._identity = None
+        self._scanned = 0
+        self._open: dict[str, _Open] = {}
+        self._ended: set[str] = set()
+        self._missing_since: dict[str, float] = {}
+        self._stuck_since: QueueState | None = None
+        self._stuck_passes = 0
+
+    async def _scan_records(self) -> None:
+        """Read the headers of the records written since the last pass."""
+        last = await read_last_sequence(self._connection, RECORDS_STREAM)
+        if self._scanned >= last:
+            return
+        listing = await self._connection.client.jetstream().subscribe(
+            record_subject("*"),
+            stream=RECORDS_STREAM,
+            ordered_consumer=True,
+            config=ConsumerConfig(
+                headers_only=True, deliver_policy=DeliverPolicy.BY_START_SEQUENCE, opt_start_seq=self._scanned + 1
+            ),
+        )
+        try:
+            info = await listing.consumer_info()
+            left = (info.num_pending or 0) + (info.delivered.consumer_seq if info.delivered else 0)
+            while left > 0:
+                message = await listing.next_msg(timeout=_READ_TIMEOUT_S)
+                await self._note(message)
+                left = message.metadata.num_pending
+            self._scanned = max(self._scanned, last)
+        finally:
+            with contextlib.suppress(nats.errors.Error, OSError):
+                await listing.unsubscribe()
+
+    async def _note(self, message: Msg) -> None:
+        headers, position = message.headers or {}, message.metadata
+        task_id, revision = message.subject.rpartition(".")[2], position.sequence.stream
+        written_at = position.timestamp.timestamp()
+        self._scanned = max(self._scanned, revision)
+        if has_expired(headers, position.timestamp.isoformat(), margin_s=EXPIRY_MARGIN_S):
+            self._open.pop(task_id, None)
+            await self._records.remove(task_id, revision)
+            _count_repair("record_expired", "Removed an expired record that the server had kept", task_id)
+        elif headers.get(STATUS_HEADER, "") in _FINAL:
+            self._open.pop(task_id, None)
+        else:
+            self._open[task_id] = _Open(revision, headers.get(STATUS_HEADER, ""), written_at)
+
+    async def _restore_records(self, queued: set[str], state: QueueState) -> None:
+        """Write the records of messages that outlived them; a worker that gets one of the others sees to it."""
+        self._ended &= queued
+        unknown = queued - self._open.keys() - self._ended
+        for task_id in list(unknown)[:RESTORED_PER_PASS]:
+            if await self._records.load(task_id) is not None:
+                self._ended.add(task_id)  # its message is acknowledged when it is delivered
+                continue
+            found = await read_message(self._connection, task_id)
+            # One that was delivered before may be that of a task whose final record has expired.
+            if found is None or found[0] <= state.delivered_seq:
+                self._ended.add(task_id)
+                continue
+            with contextlib.suppress(RevisionConflictError, MessageError, NewerTaskError):
+                await self._records.create(decode_task(found[1]).record)
+                _count_repair("record_restored", "Restored the record of a waiting task", task_id)
+
+    async def _renew_records(self, queued: set[str]) -> None:
+        due = time.time() - self._records.open_ttl_s / 3
+        old = [task_id for task_id, seen in self._open.items() if seen.written_at < due and task_id in queued]
+        for task_id in old[:RENEWED_PER_PASS]:
+            stored = await self._reload(task_id)
+            if stored is not None:
+                with contextlib.suppress(RevisionConflictError):
+                    await self._records.update(stored.record, stored.revision)
+
+    async def _end_lost_tasks(self, queued: set[str]) -> None:
+        now = time.monotonic()
+        missing = {task_id for task_id in self._open if task_id not in queued}
+        self._missing_since = {task_id: self._missing_since.get(task_id, now) for task_id in missing}
+        for task_id, since in list(self._missing_since.items()):
+            seen = self._open[task_id]
+            grace_s = self._started_grace_s if seen.status == TaskStatus.STARTED else self._pending_grace_s
+            if min(now - since, time.time() - seen.written_at) < grace_s:
+                continue
+            stored = await self._reload(task_id)
+            if stored is not None and not await is_queued(self._connection, task_id):
+                await self._end_lost(stored)
+
+    async def _end_lost(self, stored: StoredRecord) -> None:
+        detail = "the queue lost the task's message; submit it again"
+        end = stored.record.replace(
+            status=TaskStatus.FAILURE, error=TaskFault(TASK_LOST, detail), completed_at=time.time(), run=""
+        )
+        with contextlib.suppress(RevisionConflictError):
+            await self._records.update(end, stored.revision)
+            self._open.pop(end.task_id, None)
+            record_task_completed(end.type, end.status.value)
+            record_error(TASK_LOST, "tasks")
+            log_task_failed(end.task_id, TASK_LOST, detail)
+            _count_repair(TASK_LOST, "Ended a task whose message is gone", end.task_id)
+
+    async def _reload(self, task_id: str) -> StoredRecord | None:
+        """Read a record again; None if it has changed since it was scanned."""
+        seen = self._open[task_id]
+        stored = await self._records.load(task_id)
+        if stored is None or stored.record.status.is_final:
+            self._open.pop(task_id, None)
+            return None
+        return stored if stored.revision == seen.revision and not stored.is_expired else None
+
+    async def _check_consumer(self, state: QueueState) -> None:
+        """Create the consumer again if it has lost track of a message, or tracks one that does not exist."""
+        difference, before = state.messages - state.tracked, self._stuck_since
+        is_stuck = difference != 0 and (state.messages == 0 or difference > 0)
+        if before is None or not is_stuck or before.first_seq != state.first_seq:
+            self._stuck_since, self._stuck_passes = (state if is_stuck else None), 1
+            return
+        self._stuck_passes += 1
+        if self._stuck_passes < STUCK_PASSES:
+            return
+        self._stuck_since = None
+        manager = self._connection.client.jetstream(timeout=self._settings.nats_timeout_s)
+        await manager.delete_consumer(STREAM, CONSUMER)
+        await manager.add_consumer(STREAM, consumer_config(self._settings))
+        _count_repair(
+            "consumer_recreated",
+            f"Created the consumer {CONSUMER} again: it tracked {state.tracked} of {state.messages} messages",
+        )
+
+
+class Lease:
+    """The right to reconcile, held by one process at a time.
+
+    Args:
+        connection: to the queue.
+    """
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+        self._owner = uuid.uuid4().hex.encode()
+        self._revision = 0
+        self._held_until = 0.0
+
+    @property
+    def is_held(self) -> bool:
+        """Whether this process holds the lease."""
+        return time.monotonic() < self._held_until
+
+    async def is_free(self) -> bool:
+        """Return whether this process holds the lease or may take it.
+
+        Raises:
+            QueueUnavailableError: no response.
+        """
+        if self.is_held:
+            return True
+        subject = f"$JS.API.DIRECT.GET.{RECORDS_STREAM}.{record_subject(_LEASE_KEY)}"
+        lease = await self._connection.request(subject)
+        headers = lease.headers or {}
+        self._revision = int(headers.get("Nats-Sequence", 0))
+        return not self._revision or not lease.data or age_s(headers["Nats-Time-Stamp"]) > LEASE_TTL_S
+
+    async def hold(self) -> bool:
+        """Take or renew the lease; False if another process was first.
+
+        Raises:
+            QueueError: no response.
+        """
+        headers = {
+            "Nats-Expected-Last-Subject-Sequence": str(self._revision),
+            "Nats-TTL": str(LEASE_TTL_S),
+        }
+        until = time.monotonic() + LEASE_TTL_S
+        try:
+            self._revision = await self._connection.store(record_subject(_LEASE_KEY), self._owner, headers)
+        except RevisionConflictError:
+            self._held_until = 0.0
+            return False
+        self._held_until = until
+        return True
+
+    async def release(self) -> None:
+        """Let the next process take the lease at once.
+
+        Raises:
+            QueueError: no response.
+        """
+        if self.is_held:
+            self._held_until = 0.0
+            headers = {"Nats-Expected-Last-Subject-Sequence": str(self._revision), "Nats-TTL": "1"}
+            await self._connection.store(record_subject(_LEASE_KEY), b"", headers)
+
+
+def _count_repair(reason: str, text: str, task_id: str = "") -> None:
+    record_task_repair(reason)
+    extra = {"event": "repaired", "reason": reason} | ({"task_id": task_id} if task_id else {})
+    log.warning("🔧 %s", f"{text}: {task_id}" if task_id else text, extra=extra)

@@ -1,0 +1,308 @@
+"""The reconciler on a real server: what it repairs, and what it leaves alone."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import time
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import msgspec
+import pytest
+
+from app.observability import metrics
+from app.tasks import reconciler as module
+from app.tasks.reconciler import Lease, Reconciler
+from app.tasks.records import Record, TaskStatus
+from app.tasks.stream import CONSUMER, RECORDS_STREAM, STREAM, record_subject, task_subject
+from app.tasks.stream_state import QueueState, read_state
+from tests.tasks.conftest import until
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from contextlib import AbstractAsyncContextManager
+
+    from app.service.crop import CheckedInput
+    from tests.tasks.conftest import Desk, NatsServer
+
+    OpenDesk = Callable[..., AbstractAsyncContextManager[Desk]]
+    Check = Callable[..., CheckedInput]
+
+
+@pytest.fixture
+def repairs(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Give the reasons of the repairs that are counted."""
+    found: list[str] = []
+    monkeypatch.setattr(module, "record_task_repair", found.append)
+    return found
+
+
+def make(desk: Desk, *, grace_s: float = 0.0) -> Reconciler:
+    """Make a reconciler that waits for a given time before it takes a task for lost."""
+    made = Reconciler(desk.connection, desk.records, desk.settings)
+    made._pending_grace_s = made._started_grace_s = grace_s
+    return made
+
+
+def _record(**changes: object) -> Record:
+    return Record(task_id=os.urandom(16).hex(), submitted_at=time.time()).replace(**changes)
+
+
+def test_every_reason_is_a_label_value_of_the_metric() -> None:
+    spec = next(spec for spec in metrics.METRICS if spec.name == "task_repairs_total")
+    assert set(spec.labels["reason"]) == {"task_lost", "record_restored", "record_expired", "consumer_recreated"}
+
+
+@pytest.mark.parametrize("status", [TaskStatus.PENDING, TaskStatus.STARTED])
+def test_a_task_whose_message_is_gone_ends_as_lost(desk: OpenDesk, repairs: list[str], status: TaskStatus) -> None:
+    async def main() -> None:
+        async with desk() as opened:
+            lost = _record(status=status)
+            await opened.records.create(lost)
+            await make(opened).reconcile()
+            end = (await opened.records.get(lost.task_id))[0]
+            assert (end.status, end.error and end.error.code) == (TaskStatus.FAILURE, "task_lost")
+            assert repairs == ["task_lost"]
+
+    asyncio.run(main())
+
+
+def test_a_task_is_not_lost_while_its_message_may_still_be_sent_or_its_result_stored(
+    desk: OpenDesk, repairs: list[str]
+) -> None:
+    async def main() -> None:
+        async with desk() as opened:
+            records = [_record(), _record(status=TaskStatus.STARTED)]
+            for record in records:
+                await opened.records.create(record)
+            reconciler = make(opened, grace_s=60)
+            for _ in range(3):
+                await reconciler.reconcile()
+            assert [(await opened.records.get(record.task_id))[0] for record in records] == records
+            assert not repairs
+
+    asyncio.run(main())
+
+
+def test_what_waits_is_worked_on_or_has_ended_is_left_alone(desk: OpenDesk, check: Check, repairs: list[str]) -> None:
+    async def main() -> None:
+        async with desk() as opened:
+            waiting = await opened.queue.submit(check())
+            ended = _record(status=TaskStatus.SUCCESS)
+            await opened.records.create(ended)
+            cancelled = await opened.queue.submit(check())
+            await opened.queue.cancel(cancelled.task_id)
+            await opened.fetch()
+            reconciler = make(opened)
+            for _ in range(module.STUCK_PASSES + 2):
+                await reconciler.reconcile()
+            assert (await opened.records.get(waiting.task_id))[0] == waiting
+            assert (await opened.records.get(ended.task_id))[0] == ended
+            assert await opened.count() == 2
+            assert not repairs
+
+    asyncio.run(main())
+
+
+def test_a_change_between_scan_and_repair_wins(desk: OpenDesk, repairs: list[str]) -> None:
+    async def main() -> None:
+        async with desk() as opened:
+            record = _record()
+            revision = await opened.records.create(record)
+            reconciler = make(opened)
+            await reconciler._scan_records()
+            done = record.replace(status=TaskStatus.SUCCESS)
+            await opened.records.update(done, revision)
+            await reconciler._end_lost_tasks(set())
+            assert (await opened.records.get(record.task_id))[0] == done
+            assert not repairs
+
+    asyncio.run(main())
+
+
+def test_a_message_that_was_never_delivered_gets_its_record_back(
+    desk: OpenDesk, check: Check, repairs: list[str]
+) -> None:
+    async def main() -> None:
+        async with desk() as opened:
+            submitted = [await opened.queue.submit(check()) for _ in range(2)]
+            await opened.fetch()  # the first may have ended, and its final record have expired
+            await opened.connection.client.jetstream().purge_stream(RECORDS_STREAM)
+            await make(opened).reconcile()
+            first, second = [await opened.records.find(record.task_id) for record in submitted]
+            assert first is None
+            assert second is not None
+            assert second[0] == submitted[1]
+            assert repairs == ["record_restored"]
+
+    asyncio.run(main())
+
+
+def test_the_record_of_a_waiting_task_is_renewed_before_it_expires(desk: OpenDesk, check: Check) -> None:
+    async def main() -> None:
+        async with desk() as opened:
+            record = await opened.queue.submit(check())
+            _, before = await opened.records.get(record.task_id)
+            reconciler = make(opened)
+            await reconciler.reconcile()
+            assert (await opened.records.get(record.task_id)) == (record, before)
+            seen = reconciler._open[record.task_id]
+            reconciler._open[record.task_id] = replace(seen, written_at=time.time() - opened.records.open_ttl_s / 2)
+            await reconciler.reconcile()
+            found, after = await opened.records.get(record.task_id)
+            assert found == record
+            assert after > before
+
+    asyncio.run(main())
+
+
+def test_an_expired_revision_that_the_server_kept_is_removed(
+    desk: OpenDesk, repairs: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "EXPIRY_MARGIN_S", 0.0)
+
+    async def main() -> None:
+        async with desk() as opened:
+            record = _record()
+            headers = {"Task-TTL": "0", "Task-Status": "STARTED"}
+            await opened.connection.store(record_subject(record.task_id), msgspec.json.encode(record), headers)
+            await make(opened).reconcile()
+            assert await opened.records.load(record.task_id) is None
+            assert repairs == ["record_expired"]
+
+    asyncio.run(main())
+
+
+def test_a_consumer_that_lost_a_message_is_created_again(
+    run_server: Callable[..., NatsServer],
+    check: Check,
+    repairs: list[str],
+    desk: OpenDesk,
+) -> None:
+    """Break the consumer of nats-server 2.15 as a purge by subject does: it delivers the held message never again."""
+    server = run_server()
+
+    async def break_consumer() -> str:
+        async with desk(nats_url=server.url) as opened:
+            held = await opened.queue.submit(check())
+            await opened.fetch()
+            for _ in range(6):
+                record = await opened.queue.submit(check())
+                (message,) = await opened.fetch()
+                request = msgspec.json.encode({"filter": task_subject(record.task_id)})
+                await opened.connection.request(f"$JS.API.STREAM.PURGE.{STREAM}", request)
+                await message.ack()
+                await opened.queue.submit(check())
+                await (await opened.fetch())[0].ack_sync()
+            return held.task_id
+
+    async def repair(task_id: str) -> None:
+        async with desk(nats_url=server.url) as opened:
+            state = await read_state(opened.connection)
+            reconciler = make(opened, grace_s=600)
+            if state.tracked == state.messages:  # a version of the server without this fault
+                await opened.connection.client.jetstream().purge_stream(STREAM)
+                pytest.skip("this nats-server does not lose track of messages")
+            for _ in range(module.STUCK_PASSES):
+                assert not repairs
+                await reconciler.reconcile()
+            assert repairs == ["consumer_recreated"]
+            state = await read_state(opened.connection)
+            assert state.tracked == state.messages == 1
+            assert (await opened.fetch())[0].subject == task_subject(task_id)
+
+    task_id = asyncio.run(break_consumer())
+    server.stop()
+    server.start()
+    asyncio.run(repair(task_id))
+
+
+@pytest.mark.parametrize(
+    "states",
+    [
+        pytest.param([(5, 4, 1), (5, 4, 2), (5, 4, 3), (5, 4, 4), (5, 4, 5)], id="the oldest message moves on"),
+        pytest.param([(5, 4, 1), (5, 4, 1), (5, 5, 1), (5, 4, 1), (5, 4, 1), (5, 4, 1)], id="all are tracked once"),
+        pytest.param([(5, 6, 1)] * 6, id="removed after they were counted"),
+        pytest.param([(0, 0, 7)] * 6, id="empty"),
+    ],
+)
+def test_a_consumer_is_kept_while_its_messages_move(
+    desk: OpenDesk, repairs: list[str], states: list[tuple[int, int, int]]
+) -> None:
+    async def main() -> None:
+        async with desk() as opened:
+            reconciler = make(opened)
+            for messages, tracked, first_seq in states:
+                await reconciler._check_consumer(
+                    QueueState(messages=messages, tracked=tracked, first_seq=first_seq, delivered_seq=9)
+                )
+            assert not repairs
+
+    asyncio.run(main())
+
+
+def test_a_consumer_that_tracks_messages_of_an_empty_stream_is_created_again(
+    desk: OpenDesk, repairs: list[str]
+) -> None:
+    async def main() -> None:
+        async with desk() as opened:
+            reconciler = make(opened)
+            state = QueueState(messages=0, tracked=2, first_seq=8, delivered_seq=7)
+            for _ in range(module.STUCK_PASSES):
+                await reconciler._check_consumer(state)
+            assert repairs == ["consumer_recreated"]
+            assert (await opened.consumer()).name == CONSUMER
+
+    asyncio.run(main())
+
+
+def test_one_process_holds_the_lease_and_another_follows_when_it_is_released_or_expires(
+    desk: OpenDesk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def main() -> None:
+        async with desk() as opened:
+            first, second = Lease(opened.connection), Lease(opened.connection)
+            assert await first.is_free()
+            assert await second.is_free()
+            assert await first.hold()
+            assert not await second.hold(), "both saw it free; one write succeeds"
+            assert not await second.is_free()
+            assert await first.is_free(), "it is its own"
+            assert await first.hold(), "renewed"
+            await first.release()
+            assert await second.is_free()
+            assert await second.hold()
+            assert not await first.is_free()
+            monkeypatch.setattr(module, "age_s", lambda _: module.LEASE_TTL_S + 1.0)
+            assert await first.is_free(), "it was not renewed in time"
+            assert await first.hold()
+            assert not await second.hold()
+
+    asyncio.run(main())
+
+
+def test_a_worker_reconciles_by_itself(at_work: OpenDesk, repairs: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "PASS_S", 0.1)
+
+    async def main() -> None:
+        async with at_work(timeout_s=2, nats_timeout_s=0.5) as opened:
+            record = _record()
+            await opened.records.create(record)
+            assert (await opened.end_of(record.task_id)).error is not None
+            await until(lambda: repairs == ["task_lost"], "the repair")
+
+    asyncio.run(main())
+
+
+def test_a_message_of_a_cancelled_task_is_acknowledged_when_it_is_delivered(at_work: OpenDesk, check: Check) -> None:
+    async def main() -> None:
+        async with at_work(workers=0) as opened:
+            record = await opened.queue.submit(check())
+            assert (await opened.queue.cancel(record.task_id)).status is TaskStatus.CANCELLED
+            assert await opened.count() == 1
+            async with at_work() as working:
+                await working.drained()
+                assert (await working.queue.status(record.task_id)).attempts == 0
+
+    asyncio.run(main())
