@@ -17,7 +17,8 @@ from app.observability.rich_logging import get_logger
 from app.tasks.connection import Connection
 from app.tasks.errors import QueueError, QueueUnavailableError
 from app.tasks.monitor import MonitorFigures, read_monitor
-from app.tasks.stream import CONSUMER, DEAD_STREAM, RECORDS_STREAM, STREAM, TASK_TYPE
+from app.tasks.stream import DEAD_STREAM, RECORDS_STREAM, STREAM, TASK_TYPE
+from app.tasks.stream_state import list_consumers
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -48,11 +49,6 @@ class _Answer(msgspec.Struct):
 
 class _Stream(msgspec.Struct):
     state: _StreamState = msgspec.field(default_factory=_StreamState)
-
-
-class _Consumer(msgspec.Struct):
-    num_pending: int = 0
-    num_ack_pending: int = 0
 
 
 class _Limits(msgspec.Struct):
@@ -180,21 +176,20 @@ async def read_figures(connection: Connection, *, wait_s: float = 0.0) -> QueueF
             raise QueueUnavailableError("the queue has no streams")
         return answer
 
-    stream, consumer, dead, records, account = await asyncio.gather(
+    stream, consumers, dead, records, account = await asyncio.gather(
         ask(f"STREAM.INFO.{STREAM}"),
-        ask(f"CONSUMER.INFO.{STREAM}.{CONSUMER}"),
+        list_consumers(connection, ANSWER_S),
         ask(f"STREAM.INFO.{DEAD_STREAM}"),
         ask(f"STREAM.INFO.{RECORDS_STREAM}"),
         ask("INFO"),
     )
     tasks = msgspec.json.decode(stream, type=_Stream).state
-    given_out = msgspec.json.decode(consumer, type=_Consumer)
     buried = msgspec.json.decode(dead, type=_Stream).state
     kept = msgspec.json.decode(records, type=_Stream).state
     share = msgspec.json.decode(account, type=_Account)
     return QueueFigures(
-        waiting=given_out.num_pending,
-        unconfirmed=given_out.num_ack_pending,
+        waiting=sum(consumer.num_pending for consumer in consumers.values()),
+        unconfirmed=sum(consumer.num_ack_pending for consumer in consumers.values()),
         oldest_s=_age_s(tasks.first_ts) if tasks.messages else 0.0,
         dead=buried.messages,
         storage=tasks.bytes + kept.bytes + buried.bytes,

@@ -1,7 +1,8 @@
-"""Asks the queue for tasks: one at a time, for each place that is free.
+"""Pulls messages from the consumers of all lanes in turn, as long as there are free places.
 
-The client library has calls that wait for one batch after the other. Here requests are left with the server as places
-become free and tasks are taken as they come, so that the next request goes out together with the last confirmation.
+nats-py pulls one batch after the other, from one consumer. Here requests are sent as places become free, so that the
+next one leaves together with the last acknowledgement, and the lane of each is chosen: lanes that are known to hold
+messages take turns. The other lanes are polled while a work thread is idle, and probed now and then while none is.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ import nats.errors
 
 from app.observability.rich_logging import get_logger
 from app.tasks.errors import QueueError
-from app.tasks.stream import CONSUMER, STREAM
+from app.tasks.stream import LANES, STREAM, consumer_name, parse_task_subject
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -29,44 +30,73 @@ if TYPE_CHECKING:
 
 log = get_logger("tasks")
 
-EXPIRES_S: Final = 10.0
-# After this the server has answered a request or has forgotten it.
-LOST_AFTER_S: Final = EXPIRES_S + 1.0
-_NEXT: Final = f"$JS.API.CONSUMER.MSG.NEXT.{STREAM}.{CONSUMER}"
-_REQUEST: Final = json.dumps({"batch": 1, "expires": int(EXPIRES_S * 1e9)}).encode()
-_EXPIRED: Final = {"404", "408"}
+# A poll that outlives its worker's idleness brings one message more than there are places: it must end soon.
+POLL_S: Final = 1.0
+PROBE_S: Final = 0.25
+# The server has responded to a request after this time, or has lost it.
+LOST_AFTER_S: Final = POLL_S + 1.0
+_POLL: Final = json.dumps({"batch": 1, "expires": int(POLL_S * 1e9)}).encode()
+_TAKE: Final = json.dumps({"batch": 1, "no_wait": True}).encode()
+_EMPTY: Final = {"404", "408"}
+
+
+class _Lane:
+    """What is known of one lane.
+
+    Attributes:
+        number: the lane.
+        has_more: whether the last response said that it holds messages.
+        asked: when each request without a response was sent.
+        probed_at: when the last request was sent.
+    """
+
+    def __init__(self, number: int) -> None:
+        self.number = number
+        self.subject = f"$JS.API.CONSUMER.MSG.NEXT.{STREAM}.{consumer_name(number)}"
+        self.has_more = False
+        self.asked: deque[float] = deque()
+        self.probed_at = 0.0
+
+    def forget_lost(self, now: float) -> None:
+        """Drop requests that no response will come for."""
+        while self.asked and now - self.asked[0] > LOST_AFTER_S:
+            self.asked.popleft()
 
 
 class Puller:
-    """Keeps as many requests with the server as there are free places.
+    """Keeps requests with the server for free places.
 
     Args:
         connection: to the queue.
-        places: how many tasks may be held at once.
-        on_message: called with each task's message; `done` is to be called when it is seen to its end.
+        threads: messages that are worked on at the same time.
+        ahead: messages that are held beyond these, so that the next one is there when one ends.
+        on_message: called with each message; `done` must be called when it is settled.
     """
 
-    def __init__(self, connection: Connection, places: int, on_message: Callable[[Msg], None]) -> None:
+    def __init__(self, connection: Connection, threads: int, ahead: int, on_message: Callable[[Msg], None]) -> None:
         self._connection = connection
-        self._places = places
+        self._threads = threads
+        self._places = threads + ahead
         self._on_message = on_message
         self._held = 0
-        self._asked: deque[float] = deque()  # when each request that is out was made
+        self._lanes = [_Lane(number) for number in range(LANES)]
+        self._turn = deque(self._lanes)
         self._client: Client | None = None
         self._source: Subscription | None = None
+        self._inbox = ""
         self._reconnects = 0
         self._is_stopped = False
         self._left: list[Msg] = []
 
     async def done(self) -> None:
-        """Take back the place of a task, and ask for the next."""
+        """Free the place of a message, and request the next."""
         self._held -= 1
         await self.ask()
 
     async def ask(self) -> None:
-        """See to it that the server has a request for each free place; called now and then too.
+        """Request messages for free places; called regularly too.
 
-        A request is lost with the connection it was made on, and on its way to a server that dies.
+        A request is lost with the connection it was sent on, and on its way to a server that dies.
         """
         if self._is_stopped or not self._connection.is_up:
             return
@@ -75,42 +105,84 @@ class Puller:
             await self._subscribe(client)
             if client.stats["reconnects"] != self._reconnects:
                 self._reconnects = client.stats["reconnects"]
-                self._asked.clear()
-            while self._asked and time.monotonic() - self._asked[0] > LOST_AFTER_S:
-                self._asked.popleft()
-            while self._source is not None and self._held + len(self._asked) < self._places:
-                self._asked.append(time.monotonic())
-                await client.publish(_NEXT, _REQUEST, reply=self._source.subject)
+                self._forget_requests()
+            now = time.monotonic()
+            for lane in self._lanes:
+                lane.forget_lost(now)
+            await self._take_in_turn(client, now)
+            await self._ask_others(client, now)
         except (QueueError, nats.errors.Error, OSError) as error:
-            log.debug("Nothing could be asked for: %s", type(error).__name__)
+            log.debug("No request could be sent: %s", type(error).__name__)
 
     async def stop(self) -> list[Msg]:
-        """Ask no more; return the tasks that came too late to be begun."""
+        """Send no more requests; return the messages that came too late to be worked on."""
         self._is_stopped = True
         if self._source is not None and self._client is not None:
             with contextlib.suppress(nats.errors.Error, OSError, TimeoutError):
-                # The server drops the requests of whoever listens no more; what it sent before is still taken.
+                # The server drops the requests of a subscription that ended; what it sent before still arrives.
                 await self._source.drain()  # type: ignore[no-untyped-call]
         return self._left
+
+    @property
+    def _free(self) -> int:
+        """Places for which no message is held or on its way from a lane that has more."""
+        return self._places - self._held - sum(len(lane.asked) for lane in self._lanes if lane.has_more)
+
+    async def _take_in_turn(self, client: Client, now: float) -> None:
+        """Request a message from each lane that has more, again and again until the places are taken."""
+        while self._free > 0 and any(lane.has_more for lane in self._turn):
+            lane = self._turn[0]
+            self._turn.rotate(-1)
+            if lane.has_more:
+                await self._request(client, lane, _TAKE, now)
+
+    async def _ask_others(self, client: Client, now: float) -> None:
+        """Poll the other lanes if a thread is idle; probe them now and then while a backlog keeps all threads busy."""
+        is_idle, has_backlog = self._held < self._threads, any(lane.has_more for lane in self._lanes)
+        for lane in self._turn:
+            if lane.has_more or lane.asked:
+                continue
+            if is_idle:
+                await self._request(client, lane, _POLL, now)
+            elif has_backlog and now - lane.probed_at > PROBE_S and self._held <= self._places:
+                await self._request(client, lane, _TAKE, now)
+
+    async def _request(self, client: Client, lane: _Lane, request: bytes, now: float) -> None:
+        lane.asked.append(now)
+        lane.probed_at = now
+        await client.publish(lane.subject, request, reply=f"{self._inbox}.{lane.number}")
 
     async def _subscribe(self, client: Client) -> None:
         if client is self._client:
             return
-        self._source = await client.subscribe(client.new_inbox(), cb=self._take)
+        self._inbox = client.new_inbox()
+        self._source = await client.subscribe(f"{self._inbox}.*", cb=self._take)
         self._client, self._reconnects = client, client.stats["reconnects"]
-        self._asked.clear()
+        self._forget_requests()
+
+    def _forget_requests(self) -> None:
+        for lane in self._lanes:
+            lane.asked.clear()
 
     async def _take(self, message: Msg) -> None:
-        if self._asked:
-            self._asked.popleft()
         status = (message.headers or {}).get("Status")
         if status is not None and not message.data:
-            if status not in _EXPIRED:  # the consumer is gone, say: its server lost its store
-                log.debug("The queue gives out nothing: %s", status)
+            lane = self._lanes[int(message.subject.rpartition(".")[2])]
+            lane.has_more = False
+            if lane.asked:
+                lane.asked.popleft()
+            if status not in _EMPTY:  # the consumer is missing, for example: its server lost its store
+                log.debug("The queue delivers nothing: %s", status)
                 self._connection.prepare_again()
             await self.ask()
-        elif self._is_stopped:
+            return
+        lane = self._lanes[parse_task_subject(message.subject)[1]]
+        if lane.asked:
+            lane.asked.popleft()
+        lane.has_more = message.metadata.num_pending > 0
+        if self._is_stopped:
             self._left.append(message)
         else:
             self._held += 1
             self._on_message(message)
+            await self.ask()

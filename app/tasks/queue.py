@@ -25,7 +25,7 @@ from app.tasks.errors import (
 from app.tasks.message import encode_task
 from app.tasks.reconciler import RELEASE_S, Reconciler
 from app.tasks.records import Record, Records, TaskStatus
-from app.tasks.stream import TASK_TYPE, notice_subject, task_subject
+from app.tasks.stream import TASK_TYPE, lane_of, notice_subject, task_subject
 from app.tasks.stream_state import is_queued
 
 if TYPE_CHECKING:
@@ -88,7 +88,8 @@ class TaskQueue:
         Args:
             checked: what is to be done.
             idempotency_key: of the caller's making; the same key gives the same task.
-            caller: what tells callers apart whose keys may be equal by chance.
+            caller: identity of the caller. It keeps equal idempotency keys of two callers apart, and its tasks wait in
+                one lane.
             digest: of ``checked``; needed with a key, and for the result cache.
 
         Returns:
@@ -102,15 +103,16 @@ class TaskQueue:
         """
         task_id = uuid.uuid4().hex if idempotency_key is None else _derive_id(caller, idempotency_key)
         record = Record(task_id=task_id, submitted_at=time.time(), digest=digest or "")
+        lane = lane_of(caller)
         if idempotency_key is not None:  # what was taken stays so, be the queue full now
-            there = await _until_settled(lambda: self._find_taken(record, checked))
+            there = await _until_settled(lambda: self._find_taken(record, checked, lane))
             if there is not None:
                 return there
         self._require_small(checked)
         await self._require_room()
         if self._settings.result_cache and digest and (found := await self._find(digest)) is not None:
             record = _answer_from(found, record)
-        return await _until_settled(lambda: self._take(record, checked))
+        return await _until_settled(lambda: self._take(record, checked, lane))
 
     async def status(
         self, task_id: str, *, wait_s: float = 0.0, is_stopping: Callable[[], bool] | None = None
@@ -194,11 +196,11 @@ class TaskQueue:
         bounds = (self._connection.client.max_payload, self._settings.task_queue_max_bytes)
         return min(bounds) - HEADERS_BYTES
 
-    async def _find_taken(self, record: Record, checked: CheckedInput) -> Record | None:
+    async def _find_taken(self, record: Record, checked: CheckedInput, lane: int) -> Record | None:
         found = await self._records.find(record.task_id)
-        return None if found is None or found[0].is_withdrawn else await self._resume(*found, record, checked)
+        return None if found is None or found[0].is_withdrawn else await self._resume(*found, record, checked, lane)
 
-    async def _take(self, record: Record, checked: CheckedInput) -> Record:
+    async def _take(self, record: Record, checked: CheckedInput, lane: int) -> Record:
         try:
             revision = await self._records.create(record)
         except RevisionConflictError:
@@ -206,24 +208,24 @@ class TaskQueue:
             if found is None:
                 raise
             if not found[0].is_withdrawn:
-                return await self._resume(*found, record, checked)
+                return await self._resume(*found, record, checked, lane)
             revision = await self._records.update(record, found[1])
         if record.status.is_final:
             record_task_completed(record.type, record.status.value)
         else:
-            await self._publish_or_withdraw(record, revision, checked)
+            await self._publish_or_withdraw(record, revision, checked, lane)
         record_task_submitted(record.type)
         return record
 
-    async def _resume(self, record: Record, revision: int, wanted: Record, checked: CheckedInput) -> Record:
+    async def _resume(self, record: Record, revision: int, wanted: Record, checked: CheckedInput, lane: int) -> Record:
         """Answer a request whose task is there already."""
         if record.digest != wanted.digest:
             raise IdempotencyConflictError("expected the request that this Idempotency-Key was used for, got another")
-        if record.status is TaskStatus.PENDING and not await is_queued(self._connection, record.task_id):
+        if record.status is TaskStatus.PENDING and not await is_queued(self._connection, record.task_id, lane):
             # Whoever wrote the record may have been killed before it sent the message, or be about to withdraw it: the
             # new revision keeps it from that. Sent twice, the message is kept once.
             revision = await self._renew(record, revision)
-            await self._publish(record, revision, checked)
+            await self._publish(record, revision, checked, lane)
         return record
 
     async def _renew(self, record: Record, revision: int) -> int:
@@ -236,9 +238,9 @@ class TaskQueue:
                 raise
             return found[1]
 
-    async def _publish_or_withdraw(self, record: Record, revision: int, checked: CheckedInput) -> None:
+    async def _publish_or_withdraw(self, record: Record, revision: int, checked: CheckedInput, lane: int) -> None:
         try:
-            await self._publish(record, revision, checked)
+            await self._publish(record, revision, checked, lane)
         except QueueError as error:
             if isinstance(error, QueueFullError):
                 self._full_until = time.monotonic() + FULL_PAUSE_S
@@ -248,13 +250,13 @@ class TaskQueue:
                 await self._records.update(withdrawn, revision)
             raise
 
-    async def _publish(self, record: Record, revision: int, checked: CheckedInput) -> None:
+    async def _publish(self, record: Record, revision: int, checked: CheckedInput, lane: int) -> None:
         # By this id the server knows a message that it has already.
         headers = {"Nats-Msg-Id": f"{record.task_id}.{record.submitted_at}"}
         message = encode_task(record, revision, checked)
         if len(message) > self._largest():
             raise TaskTooLargeError("expected smaller pictures: the queue does not take messages as large as this task")
-        await self._connection.store(task_subject(record.task_id), message, headers)
+        await self._connection.store(task_subject(record.task_id, lane), message, headers)
 
     async def _cancel(self, task_id: str) -> Record:
         record, revision = await self._records.get(task_id)

@@ -40,15 +40,8 @@ from app.tasks.records import (
     age_s,
     has_expired,
 )
-from app.tasks.stream import CONSUMER, RECORDS_STREAM, STREAM, consumer_config, record_subject
-from app.tasks.stream_state import (
-    QueueState,
-    is_queued,
-    list_queued,
-    read_last_sequence,
-    read_message,
-    read_state,
-)
+from app.tasks.stream import RECORDS_STREAM, STREAM, consumer_config, consumer_name, record_subject
+from app.tasks.stream_state import QueueState, read_last_sequence, read_message, read_state
 
 if TYPE_CHECKING:
     from nats.aio.msg import Msg
@@ -140,12 +133,11 @@ class Reconciler:
             self._identity = identity
         # In this order: a task that is submitted in between is in the listing, not among the records.
         await self._scan_records()
-        queued = await list_queued(self._connection)
         state = await read_state(self._connection)
-        await self._restore_records(queued, state)
-        await self._renew_records(queued)
-        await self._end_lost_tasks(queued)
-        await self._check_consumer(state)
+        await self._restore_records(state)
+        await self._renew_records(state)
+        await self._end_lost_tasks(state)
+        await self._check_consumers(state)
 
     def _forget(self) -> None:
         self._identity = None
@@ -153,8 +145,9 @@ class Reconciler:
         self._open: dict[str, _Open] = {}
         self._ended: set[str] = set()
         self._missing_since: dict[str, float] = {}
-        self._stuck_since: QueueState | None = None
+        self._stuck_seq = -1
         self._stuck_passes = 0
+        self._stuck: set[int] = set()
 
     async def _scan_records(self) -> None:
         """Read the headers of the records written since the last pass."""
@@ -195,43 +188,45 @@ class Reconciler:
         else:
             self._open[task_id] = _Open(revision, headers.get(STATUS_HEADER, ""), written_at)
 
-    async def _restore_records(self, queued: set[str], state: QueueState) -> None:
+    async def _restore_records(self, state: QueueState) -> None:
         """Write the records of messages that outlived them; a worker that gets one of the others sees to it."""
-        self._ended &= queued
-        unknown = queued - self._open.keys() - self._ended
+        self._ended &= state.lanes.keys()
+        unknown = state.lanes.keys() - self._open.keys() - self._ended
         for task_id in list(unknown)[:RESTORED_PER_PASS]:
             if await self._records.load(task_id) is not None:
                 self._ended.add(task_id)  # its message is acknowledged when it is delivered
                 continue
-            found = await read_message(self._connection, task_id)
+            lane = state.lanes[task_id]
+            found = await read_message(self._connection, task_id, lane)
             # One that was delivered before may be that of a task whose final record has expired.
-            if found is None or found[0] <= state.delivered_seq:
+            if found is None or found[0] <= state.after[lane].delivered.stream_seq:
                 self._ended.add(task_id)
                 continue
             with contextlib.suppress(RevisionConflictError, MessageError, NewerTaskError):
                 await self._records.create(decode_task(found[1]).record)
                 _count_repair("record_restored", "Restored the record of a waiting task", task_id)
 
-    async def _renew_records(self, queued: set[str]) -> None:
+    async def _renew_records(self, state: QueueState) -> None:
         due = time.time() - self._records.open_ttl_s / 3
-        old = [task_id for task_id, seen in self._open.items() if seen.written_at < due and task_id in queued]
+        old = [task_id for task_id, seen in self._open.items() if seen.written_at < due and task_id in state.lanes]
         for task_id in old[:RENEWED_PER_PASS]:
             stored = await self._reload(task_id)
             if stored is not None:
                 with contextlib.suppress(RevisionConflictError):
                     await self._records.update(stored.record, stored.revision)
 
-    async def _end_lost_tasks(self, queued: set[str]) -> None:
+    async def _end_lost_tasks(self, state: QueueState) -> None:
         now = time.monotonic()
-        missing = {task_id for task_id in self._open if task_id not in queued}
+        missing = {task_id for task_id in self._open if task_id not in state.lanes}
         self._missing_since = {task_id: self._missing_since.get(task_id, now) for task_id in missing}
         for task_id, since in list(self._missing_since.items()):
             seen = self._open[task_id]
             grace_s = self._started_grace_s if seen.status == TaskStatus.STARTED else self._pending_grace_s
             if min(now - since, time.time() - seen.written_at) < grace_s:
                 continue
+            # A message that was sent after the listing was sent by a process that was thought to have ended.
             stored = await self._reload(task_id)
-            if stored is not None and not await is_queued(self._connection, task_id):
+            if stored is not None:
                 await self._end_lost(stored)
 
     async def _end_lost(self, stored: StoredRecord) -> None:
@@ -256,24 +251,24 @@ class Reconciler:
             return None
         return stored if stored.revision == seen.revision and not stored.is_expired else None
 
-    async def _check_consumer(self, state: QueueState) -> None:
-        """Create the consumer again if it has lost track of a message, or tracks one that does not exist."""
-        difference, before = state.messages - state.tracked, self._stuck_since
-        is_stuck = difference != 0 and (state.messages == 0 or difference > 0)
-        if before is None or not is_stuck or before.first_seq != state.first_seq:
-            self._stuck_since, self._stuck_passes = (state if is_stuck else None), 1
+    async def _check_consumers(self, state: QueueState) -> None:
+        """Create a consumer again if it has lost track of a message, or tracks one that does not exist."""
+        untracked = {lane: state.untracked(lane) for lane in state.after}
+        stuck = {lane for lane, count in untracked.items() if count > 0 or (count < 0 and not state.lanes)}
+        if not stuck or state.first_seq != self._stuck_seq:
+            self._stuck_seq, self._stuck_passes, self._stuck = state.first_seq, 1, stuck
             return
         self._stuck_passes += 1
+        self._stuck &= stuck
         if self._stuck_passes < STUCK_PASSES:
             return
-        self._stuck_since = None
         manager = self._connection.client.jetstream(timeout=self._settings.nats_timeout_s)
-        await manager.delete_consumer(STREAM, CONSUMER)
-        await manager.add_consumer(STREAM, consumer_config(self._settings))
-        _count_repair(
-            "consumer_recreated",
-            f"Created the consumer {CONSUMER} again: it tracked {state.tracked} of {state.messages} messages",
-        )
+        for lane in self._stuck:
+            await manager.delete_consumer(STREAM, consumer_name(lane))
+            await manager.add_consumer(STREAM, consumer_config(self._settings, lane))
+            name, count = consumer_name(lane), untracked[lane]
+            _count_repair("consumer_recreated", f"Created the consumer {name} again: {count} messages were not tracked")
+        self._stuck_seq = -1
 
 
 class Lease:

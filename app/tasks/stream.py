@@ -1,7 +1,9 @@
 """The streams that tasks live in, and how each is bounded.
 
-- ``TASKS``: one message a task, under ``tasks.<type>.<task id>``, gone once it is confirmed. When it is full, it
-  refuses; it never drops.
+- ``TASKS``: one message per task, removed when it is acknowledged. When the stream is full it refuses messages; it
+  never drops one. Callers are spread over `LANES` lanes, each with a consumer of its own, so that workers can take
+  tasks of each lane in turn and a caller with a long backlog does not delay the others. The subject is
+  ``tasks.<type>.<task id>`` in lane 0 and ``tasks.<type>.<lane>.<task id>`` in the others.
 - ``KV_TASK_RECORDS``: the key-value bucket of records; one message a task, the latest, with a time to live of its own.
   Each one stored is told to whoever listens under ``task-records.<task id>``.
 - ``TASKS_DEAD``: tasks that were given up on, under ``tasks-dead.<type>.<task id>``. When it is full, the oldest go.
@@ -9,7 +11,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
+from hashlib import sha256
 from typing import TYPE_CHECKING, Any, Final
 
 from nats.js import api
@@ -27,7 +31,10 @@ log = get_logger("tasks")
 
 TASK_TYPE: Final = "facial_processing"
 STREAM: Final = "TASKS"
-CONSUMER: Final = "workers"
+CONSUMER: Final = "workers"  # of lane 0; those of the other lanes have the lane's number behind it
+# Two of n callers share a lane with a probability of n²/16. More lanes cost an idle worker more requests, and a NATS
+# cluster one Raft group each.
+LANES: Final = 8
 BUCKET: Final = "TASK_RECORDS"
 RECORDS_STREAM: Final = f"KV_{BUCKET}"
 DEAD_STREAM: Final = "TASKS_DEAD"
@@ -43,9 +50,25 @@ def is_task_id(text: str) -> bool:
     return _TASK_ID.fullmatch(text) is not None
 
 
-def task_subject(task_id: str) -> str:
-    """Return where a task's message is."""
-    return f"tasks.{TASK_TYPE}.{task_id}"
+def lane_of(caller: bytes) -> int:
+    """Return the lane of a caller's tasks; that of callers who are not told apart is 0."""
+    return sha256(caller).digest()[0] % LANES if caller else 0
+
+
+def task_subject(task_id: str, lane: int = 0) -> str:
+    """Return the subject of a task's message."""
+    return f"tasks.{TASK_TYPE}.{lane}.{task_id}" if lane else f"tasks.{TASK_TYPE}.{task_id}"
+
+
+def parse_task_subject(subject: str) -> tuple[str, int]:
+    """Return the task id and the lane of a message's subject."""
+    parts = subject.split(".")
+    return parts[-1], int(parts[2]) if len(parts) > 3 else 0  # noqa: PLR2004 - tokens of a subject without a lane
+
+
+def consumer_name(lane: int) -> str:
+    """Return the name of a lane's consumer."""
+    return f"{CONSUMER}-{lane}" if lane else CONSUMER
 
 
 def dead_subject(task_id: str) -> str:
@@ -106,17 +129,17 @@ def stream_configs(settings: Settings) -> list[api.StreamConfig]:
     return [tasks, records, dead]
 
 
-def consumer_config(settings: Settings) -> api.ConsumerConfig:
-    """Describe how tasks are given out: each to one worker, and to another where that one falls silent."""
+def consumer_config(settings: Settings, lane: int = 0) -> api.ConsumerConfig:
+    """Describe how a lane's tasks are delivered: each to one worker, and to another if that one falls silent."""
     return api.ConsumerConfig(
-        durable_name=CONSUMER,
+        durable_name=consumer_name(lane),
         ack_policy=api.AckPolicy.EXPLICIT,
         ack_wait=settings.task_ack_wait_s,
         # Whether a task is tried again is decided from its record, which counts attempts; the server would count
         # deliveries that no work came of, and stop without a word.
         max_deliver=-1,
         max_ack_pending=-1,
-        filter_subject="tasks.>",
+        filter_subject=f"tasks.*.{lane}.*" if lane else "tasks.*.*",
     )
 
 
@@ -129,7 +152,9 @@ async def ensure_streams(client: Client, settings: Settings) -> None:
     manager = client.jetstream(timeout=settings.nats_timeout_s)
     for config in stream_configs(settings):
         await _ensure_stream(manager, config)
+    # Lane 0 first: a consumer of an earlier version takes the messages of all lanes until it is updated.
     await manager.add_consumer(STREAM, consumer_config(settings))
+    await asyncio.gather(*(manager.add_consumer(STREAM, consumer_config(settings, lane)) for lane in range(1, LANES)))
 
 
 async def require_streams(client: Client, settings: Settings) -> None:
@@ -141,7 +166,7 @@ async def require_streams(client: Client, settings: Settings) -> None:
     manager = client.jetstream(timeout=settings.nats_timeout_s)
     for stream in (RECORDS_STREAM, DEAD_STREAM):
         await manager.stream_info(stream)
-    await manager.consumer_info(STREAM, CONSUMER)
+    await asyncio.gather(*(manager.consumer_info(STREAM, consumer_name(lane)) for lane in range(LANES)))
 
 
 async def _ensure_stream(manager: JetStreamContext, config: api.StreamConfig) -> None:

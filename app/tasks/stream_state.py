@@ -9,7 +9,7 @@ import msgspec
 import pybase64
 
 from app.tasks.errors import QueueUnavailableError
-from app.tasks.stream import CONSUMER, STREAM, task_subject
+from app.tasks.stream import LANES, STREAM, consumer_name, parse_task_subject, task_subject
 
 if TYPE_CHECKING:
     from app.tasks.connection import Connection
@@ -25,7 +25,6 @@ class _ApiError(msgspec.Struct):
 
 
 class _State(msgspec.Struct):
-    messages: int = 0
     first_seq: int = 0
     last_seq: int = 0
     subjects: dict[str, int] | None = None
@@ -33,7 +32,7 @@ class _State(msgspec.Struct):
 
 class _StreamInfo(msgspec.Struct):
     state: _State = msgspec.field(default_factory=_State)
-    paged: int = msgspec.field(default=0, name="total")
+    total: int = 0  # of subjects
     error: _ApiError | None = None
 
 
@@ -41,10 +40,29 @@ class _Position(msgspec.Struct):
     stream_seq: int = 0
 
 
-class _ConsumerInfo(msgspec.Struct):
+class ConsumerInfo(msgspec.Struct, frozen=True):
+    """What the server reports of one consumer.
+
+    Attributes:
+        name: its name.
+        num_pending: messages that were not delivered.
+        num_ack_pending: messages that were delivered and not acknowledged.
+        delivered: position of the last delivery.
+    """
+
+    name: str = ""
     num_pending: int = 0
     num_ack_pending: int = 0
     delivered: _Position = msgspec.field(default_factory=_Position)
+
+    @property
+    def tracked(self) -> int:
+        """Messages that the consumer will deliver, or waits to have acknowledged."""
+        return self.num_pending + self.num_ack_pending
+
+
+class _ConsumerList(msgspec.Struct):
+    consumers: list[ConsumerInfo] | None = None
     error: _ApiError | None = None
 
 
@@ -60,53 +78,64 @@ class _MessageResponse(msgspec.Struct):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class QueueState:
-    """The stream and its consumer at about the same time.
+    """The stream and its consumers at about the same time.
 
     Attributes:
-        messages: messages in the stream.
+        lanes: lane of each task whose message the stream holds, by task id.
         first_seq: sequence of the oldest message.
-        tracked: messages that the consumer will deliver or waits to have acknowledged.
-        delivered_seq: highest sequence that was delivered at least once.
+        before: state of each lane's consumer before the stream was read, by lane.
+        after: the same after it.
     """
 
-    messages: int
+    lanes: dict[str, int]
     first_seq: int
-    tracked: int
-    delivered_seq: int
+    before: dict[int, ConsumerInfo]
+    after: dict[int, ConsumerInfo]
+
+    def untracked(self, lane: int) -> int:
+        """Return how many messages of a lane its consumer does not track; negative if it tracks more.
+
+        Messages that came or went while the state was read make no difference.
+        """
+        count = sum(found == lane for found in self.lanes.values())
+        low, high = sorted((self.before[lane].tracked, self.after[lane].tracked))
+        return count - min(max(count, low), high)
 
 
-async def is_queued(connection: Connection, task_id: str) -> bool:
+async def is_queued(connection: Connection, task_id: str, lane: int) -> bool:
     """Return whether the stream holds a task's message, without transferring it.
 
     Raises:
         QueueUnavailableError: no response.
     """
-    return bool(await _list_subjects(connection, task_subject(task_id)))
+    return bool((await _list_subjects(connection, task_subject(task_id, lane)))[1])
 
 
-async def list_queued(connection: Connection) -> set[str]:
-    """Return the ids of the tasks whose messages the stream holds.
+async def list_consumers(connection: Connection, timeout_s: float | None = None) -> dict[int, ConsumerInfo]:
+    """Return the state of each lane's consumer, by lane.
 
     Raises:
-        QueueUnavailableError: no response.
+        QueueUnavailableError: no response, or a consumer is missing.
     """
-    return {subject.rpartition(".")[2] for subject in await _list_subjects(connection, "tasks.>")}
+    response = await _ask(connection, f"CONSUMER.LIST.{STREAM}", _ConsumerList, timeout_s=timeout_s)
+    found = {consumer.name: consumer for consumer in response.consumers or ()}
+    try:
+        return {lane: found[consumer_name(lane)] for lane in range(LANES)}
+    except KeyError:
+        connection.prepare_again()
+        raise QueueUnavailableError("a consumer of the queue is missing; it is created again") from None
 
 
 async def read_state(connection: Connection) -> QueueState:
-    """Read the state of the stream and of its consumer.
+    """Read the state of the stream and of its consumers.
 
     Raises:
-        QueueUnavailableError: no response, or the stream or its consumer is missing.
+        QueueUnavailableError: no response, or the stream or a consumer is missing.
     """
-    consumer = await _ask(connection, f"CONSUMER.INFO.{STREAM}.{CONSUMER}", _ConsumerInfo)
-    stream = await _ask(connection, f"STREAM.INFO.{STREAM}", _StreamInfo)
-    return QueueState(
-        messages=stream.state.messages,
-        first_seq=stream.state.first_seq,
-        tracked=consumer.num_pending + consumer.num_ack_pending,
-        delivered_seq=consumer.delivered.stream_seq,
-    )
+    before = await list_consumers(connection)
+    first_seq, subjects = await _list_subjects(connection, "tasks.>")
+    after = await list_consumers(connection)
+    return QueueState(lanes=dict(map(parse_task_subject, subjects)), first_seq=first_seq, before=before, after=after)
 
 
 async def read_last_sequence(connection: Connection, stream: str) -> int:
@@ -118,27 +147,28 @@ async def read_last_sequence(connection: Connection, stream: str) -> int:
     return (await _ask(connection, f"STREAM.INFO.{stream}", _StreamInfo)).state.last_seq
 
 
-async def read_message(connection: Connection, task_id: str) -> tuple[int, bytes] | None:
+async def read_message(connection: Connection, task_id: str, lane: int) -> tuple[int, bytes] | None:
     """Read a task's message and its sequence; None if the stream does not hold it.
 
     Raises:
         QueueUnavailableError: no response.
     """
-    request = msgspec.json.encode({"last_by_subj": task_subject(task_id)})
+    request = msgspec.json.encode({"last_by_subj": task_subject(task_id, lane)})
     response = await connection.request(f"$JS.API.STREAM.MSG.GET.{STREAM}", request)
     message = msgspec.json.decode(response.data, type=_MessageResponse).message
     return None if message is None else (message.seq, pybase64.b64decode(message.data))
 
 
-async def _list_subjects(connection: Connection, subject: str) -> set[str]:
+async def _list_subjects(connection: Connection, subject: str) -> tuple[int, set[str]]:
+    """Return the stream's first sequence, and the subjects that match."""
     found: set[str] = set()
     while True:
         request = msgspec.json.encode({"subjects_filter": subject, "offset": len(found)})
         info = await _ask(connection, f"STREAM.INFO.{STREAM}", _StreamInfo, request, LISTING_TIMEOUT_S)
         page = info.state.subjects or {}
         found |= page.keys()
-        if not page or len(found) >= info.paged:
-            return found
+        if not page or len(found) >= info.total:
+            return info.state.first_seq, found
 
 
 async def _ask(

@@ -51,6 +51,7 @@ AHEAD: Final = 1
 TICK_S: Final = 1.0
 RETRY_S, RETRY_MAX_S = 1.0, 60.0
 EXIT_OVERDUE: Final = 1
+LAST_WORDS_S: Final = 1  # for a process that ends to leave the queue
 
 
 async def work(settings: Settings, *, stop: asyncio.Event, on_ready: Callable[[], None], name: str) -> None:
@@ -98,7 +99,7 @@ class Worker:
             benches=asyncio.Semaphore(settings.work_threads),
             closing=asyncio.Event(),
         )
-        self._puller = Puller(connection, settings.work_threads + AHEAD, self._begin)
+        self._puller = Puller(connection, settings.work_threads, AHEAD, self._begin)
         self._held: dict[asyncio.Task[None], Msg] = {}
 
     async def run(self, stop: asyncio.Event) -> None:
@@ -172,11 +173,16 @@ class Worker:
         """End the process with the thread that does not; its task counts as begun, the others go back."""
         log.critical("Work on a task took longer than %g s; this process ends", self._settings.task_timeout_s)
         this = asyncio.current_task()
+        # First, so that what is given back is not delivered to this process again.
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(LAST_WORDS_S):
+                for message in await self._puller.stop():
+                    await _give_back(message)
         for attempt, message in list(self._held.items()):
             if attempt is not this:
                 await _give_back(message)
         with contextlib.suppress(nats.errors.Error, OSError, QueueError):
-            await self._connection.client.flush(timeout=1)
+            await self._connection.client.flush(timeout=LAST_WORDS_S)
         os._exit(EXIT_OVERDUE)
 
 

@@ -92,9 +92,14 @@ def test_hpa(component: str) -> None:
 def test_keda_looks_at_the_stream_that_the_service_makes() -> None:
     spec = template(values={"worker": KEDA}).get("ScaledObject", f"{NAME}-worker")["spec"]
     assert (spec["minReplicaCount"], spec["maxReplicaCount"]) == (0, 10)
-    (trigger,) = spec["triggers"]
-    assert trigger["type"] == "nats-jetstream"
-    assert (trigger["metadata"]["stream"], trigger["metadata"]["consumer"]) == (stream.STREAM, stream.CONSUMER)
+    consumers = [trigger["metadata"]["consumer"] for trigger in spec["triggers"]]
+    assert consumers == [stream.consumer_name(lane) for lane in range(stream.LANES)]
+    modifiers = spec["advanced"]["scalingModifiers"]
+    assert modifiers["formula"].split(" + ") == [trigger["name"] for trigger in spec["triggers"]]
+    assert (modifiers["target"], modifiers["metricType"]) == ("20", "AverageValue")
+    trigger = spec["triggers"][0]
+    assert {trigger["type"] for trigger in spec["triggers"]} == {"nats-jetstream"}
+    assert trigger["metadata"]["stream"] == stream.STREAM
     assert trigger["metadata"]["account"] == "$G"
     assert trigger["metadata"]["natsServerMonitoringEndpoint"] == f"{NAME}-nats.faces.svc:8222"
     assert trigger["metadata"]["useHttps"] == "false"

@@ -26,7 +26,7 @@ from app.service.crop import CropInput, CropService, Limits
 from app.settings import Settings
 from app.tasks import worker
 from app.tasks.queue import TaskQueue
-from app.tasks.stream import CONSUMER, DEAD_STREAM, RECORDS_STREAM, STREAM
+from app.tasks.stream import CONSUMER, DEAD_STREAM, RECORDS_STREAM, STREAM, consumer_name
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
@@ -187,9 +187,9 @@ class Desk:
         """Return how many messages a stream holds."""
         return (await self.connection.client.jetstream().stream_info(stream)).state.messages
 
-    async def fetch(self, count: int = 1) -> list[Msg]:
-        """Take messages as a worker does."""
-        source = await self.connection.client.jetstream().pull_subscribe_bind(CONSUMER, STREAM)
+    async def fetch(self, count: int = 1, *, lane: int = 0) -> list[Msg]:
+        """Take messages of a lane as a worker does."""
+        source = await self.connection.client.jetstream().pull_subscribe_bind(consumer_name(lane), STREAM)
         try:
             return [(await source.fetch(1, timeout=LIMIT_S))[0] for _ in range(count)]
         finally:

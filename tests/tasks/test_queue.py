@@ -21,7 +21,7 @@ from app.tasks.errors import (
 from app.tasks.message import decode_task
 from app.tasks.queue import TaskQueue
 from app.tasks.records import Record, TaskFault, TaskStatus
-from app.tasks.stream import RECORDS_STREAM, STREAM, TASK_TYPE
+from app.tasks.stream import RECORDS_STREAM, STREAM, TASK_TYPE, lane_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -161,7 +161,7 @@ class TestIdempotency:
                     again = await opened.queue.submit(check(), idempotency_key="k", caller=b"me", digest="d")
                     assert again == record
                 assert await opened.count() == 1
-                (message,) = await opened.fetch()
+                (message,) = await opened.fetch(lane=lane_of(b"me"))
                 assert decode_task(message.data).record == record
 
         asyncio.run(main())

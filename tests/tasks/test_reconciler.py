@@ -15,8 +15,8 @@ from app.observability import metrics
 from app.tasks import reconciler as module
 from app.tasks.reconciler import Lease, Reconciler
 from app.tasks.records import Record, TaskStatus
-from app.tasks.stream import CONSUMER, RECORDS_STREAM, STREAM, record_subject, task_subject
-from app.tasks.stream_state import QueueState, read_state
+from app.tasks.stream import LANES, RECORDS_STREAM, STREAM, record_subject, task_subject
+from app.tasks.stream_state import ConsumerInfo, QueueState, list_consumers, read_state
 from tests.tasks.conftest import until
 
 if TYPE_CHECKING:
@@ -114,7 +114,7 @@ def test_a_change_between_scan_and_repair_wins(desk: OpenDesk, repairs: list[str
             await reconciler._scan_records()
             done = record.replace(status=TaskStatus.SUCCESS)
             await opened.records.update(done, revision)
-            await reconciler._end_lost_tasks(set())
+            await reconciler._end_lost_tasks(await read_state(opened.connection))
             assert (await opened.records.get(record.task_id))[0] == done
             assert not repairs
 
@@ -201,7 +201,7 @@ def test_a_consumer_that_lost_a_message_is_created_again(
         async with desk(nats_url=server.url) as opened:
             state = await read_state(opened.connection)
             reconciler = make(opened, grace_s=600)
-            if state.tracked == state.messages:  # a version of the server without this fault
+            if state.untracked(0) == 0:  # a version of the server without this fault
                 await opened.connection.client.jetstream().purge_stream(STREAM)
                 pytest.skip("this nats-server does not lose track of messages")
             for _ in range(module.STUCK_PASSES):
@@ -209,13 +209,19 @@ def test_a_consumer_that_lost_a_message_is_created_again(
                 await reconciler.reconcile()
             assert repairs == ["consumer_recreated"]
             state = await read_state(opened.connection)
-            assert state.tracked == state.messages == 1
+            assert (state.untracked(0), len(state.lanes)) == (0, 1)
             assert (await opened.fetch())[0].subject == task_subject(task_id)
 
     task_id = asyncio.run(break_consumer())
     server.stop()
     server.start()
     asyncio.run(repair(task_id))
+
+
+def _state(messages: int, tracked: int, first_seq: int, *, lane: int = 3) -> QueueState:
+    consumers = {number: ConsumerInfo(num_pending=tracked if number == lane else 0) for number in range(LANES)}
+    lanes = {f"task-{number}": lane for number in range(messages)}
+    return QueueState(lanes=lanes, first_seq=first_seq, before=consumers, after=consumers)
 
 
 @pytest.mark.parametrize(
@@ -233,10 +239,8 @@ def test_a_consumer_is_kept_while_its_messages_move(
     async def main() -> None:
         async with desk() as opened:
             reconciler = make(opened)
-            for messages, tracked, first_seq in states:
-                await reconciler._check_consumer(
-                    QueueState(messages=messages, tracked=tracked, first_seq=first_seq, delivered_seq=9)
-                )
+            for state in states:
+                await reconciler._check_consumers(_state(*state))
             assert not repairs
 
     asyncio.run(main())
@@ -248,13 +252,23 @@ def test_a_consumer_that_tracks_messages_of_an_empty_stream_is_created_again(
     async def main() -> None:
         async with desk() as opened:
             reconciler = make(opened)
-            state = QueueState(messages=0, tracked=2, first_seq=8, delivered_seq=7)
             for _ in range(module.STUCK_PASSES):
-                await reconciler._check_consumer(state)
+                await reconciler._check_consumers(_state(0, 2, 8))
             assert repairs == ["consumer_recreated"]
-            assert (await opened.consumer()).name == CONSUMER
+            assert (await list_consumers(opened.connection)).keys() == set(range(LANES))
 
     asyncio.run(main())
+
+
+@pytest.mark.parametrize(
+    ("before", "messages", "after", "untracked"),
+    [(3, 3, 3, 0), (2, 3, 4, 0), (4, 3, 2, 0), (2, 3, 2, 1), (4, 3, 4, -1), (1, 5, 3, 2), (5, 1, 3, -2), (0, 0, 0, 0)],
+)
+def test_what_comes_or_goes_while_the_state_is_read_makes_no_difference(
+    before: int, messages: int, after: int, untracked: int
+) -> None:
+    state = replace(_state(messages, before, 1), after=_state(0, after, 1).after)
+    assert state.untracked(3) == untracked
 
 
 def test_one_process_holds_the_lease_and_another_follows_when_it_is_released_or_expires(

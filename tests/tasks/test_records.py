@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from contextlib import AbstractAsyncContextManager
 
-    from tests.tasks.conftest import Desk
+    from tests.tasks.conftest import Desk, NatsServer
 
     OpenDesk = Callable[..., AbstractAsyncContextManager[Desk]]
 
@@ -207,3 +207,35 @@ def test_usage_is_what_the_records_take_asked_for_now_and_then(desk: OpenDesk, m
             assert await opened.records.usage_bytes() > before
 
     asyncio.run(main())
+
+
+def test_superseded_revisions_that_a_killed_server_brings_back_are_missing(
+    desk: OpenDesk, run_server: Callable[..., NatsServer], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A killed server rebuilds its state: it remembers expiry, but not replacement."""
+    monkeypatch.setattr("app.tasks.records.OPEN_TTL_MIN_S", 1)
+    server = run_server()
+    records = [PENDING.replace(task_id=f"{number:032x}") for number in range(50)]
+
+    async def write() -> None:
+        async with desk(nats_url=server.url, result_ttl=3600) as opened:
+            await opened.records.create(PENDING)  # keeps the block of messages from being removed whole
+        async with desk(nats_url=server.url, result_ttl=1) as opened:
+            for record in records:
+                revision = await opened.records.create(record)
+                revision = await opened.records.update(record.replace(status=TaskStatus.STARTED), revision)
+                await opened.records.update(record.replace(status=TaskStatus.SUCCESS), revision)
+
+            async def are_expired() -> bool:
+                return await opened.count(RECORDS_STREAM) <= 2  # the first one, and the lease
+
+            await opened.until(are_expired, "the records' expiry")
+
+    async def find() -> list[object]:
+        async with desk(nats_url=server.url, result_ttl=1) as opened:
+            return [await opened.records.find(record.task_id) for record in records]
+
+    asyncio.run(write())
+    server.stop(is_killed=True)
+    server.start()
+    assert asyncio.run(find()) == [None] * len(records)

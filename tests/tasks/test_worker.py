@@ -7,6 +7,7 @@ import signal
 import struct
 import subprocess
 import sys
+from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -309,7 +310,7 @@ class TestLongWork:
     ) -> None:
         async def main() -> None:
             # One worker holds both, another is there to take what falls silent.
-            async with at_work(workers=2, task_ack_wait_s=1, fault_work_s=1.6) as desk:
+            async with at_work(workers=2, task_ack_wait_s=2, fault_work_s=2.4) as desk:
                 taken = [await desk.queue.submit(check()) for _ in range(4)]
                 for record in taken:
                     ended = await desk.end_of(record.task_id)
@@ -339,24 +340,25 @@ class TestLongWork:
         asyncio.run(main())
 
     def test_what_waits_for_its_turn_was_not_begun(
-        self, at_work: OpenDesk, check: Check, gate: Gate, scrape: Scrape
+        self, desk: OpenDesk, open_worker: OpenWorker, check: Check, gate: Gate, scrape: Scrape
     ) -> None:
         gate.close(3)
 
         async def main() -> None:
-            async with at_work(task_ack_wait_s=1) as desk:
-                await desk.queue.submit(check(simplify=3, **HEAVY))
-                await desk.until(lambda: gate.begun == [3], "the work")
-                behind = await desk.queue.submit(check(**HEAVY))
+            async with desk(task_ack_wait_s=1) as opened:
+                await opened.queue.submit(check(simplify=3, **HEAVY))
+                behind = await opened.queue.submit(check(**HEAVY))
 
                 async def is_held() -> bool:
-                    return (await desk.consumer()).num_ack_pending == 2
+                    return (await opened.consumer()).num_ack_pending == 2
 
-                await desk.until(is_held, "the task behind")
-                record = await desk.queue.status(behind.task_id, wait_s=1.5)
-                assert (record.status, record.attempts) == (TaskStatus.PENDING, 0)
-                gate.open(3)
-                assert (await desk.end_of(behind.task_id)).attempts == 1
+                async with open_worker(opened.settings):
+                    await opened.until(lambda: gate.begun == [3], "the work")
+                    await opened.until(is_held, "the task behind")
+                    record = await opened.queue.status(behind.task_id, wait_s=1.5)
+                    assert (record.status, record.attempts) == (TaskStatus.PENDING, 0)
+                    gate.open(3)
+                    assert (await opened.end_of(behind.task_id)).attempts == 1
 
         asyncio.run(main())
         assert "redeliveries" not in tasks_counted(scrape)
@@ -369,10 +371,12 @@ class TestStop:
         gate.close(3)
 
         async def main() -> None:
-            async with desk(task_ack_wait_s=300) as opened, open_worker(opened.settings) as stop:
+            async with AsyncExitStack() as stack:
+                opened = await stack.enter_async_context(desk(task_ack_wait_s=300))
                 slow = await opened.queue.submit(check(simplify=3, **HEAVY))
-                await opened.until(lambda: gate.begun == [3], "the work")
                 behind = await opened.queue.submit(check(**HEAVY))
+                stop = await stack.enter_async_context(open_worker(opened.settings))
+                await opened.until(lambda: gate.begun == [3], "the work")
 
                 async def is_held() -> bool:
                     return (await opened.consumer()).num_ack_pending == 2
