@@ -21,8 +21,10 @@ from app.service.crop import CropService, Limits
 from app.service.faces import FaceFinders
 from app.tasks.queue import TaskQueue
 from app.web import openapi
+from app.web.auth import KeyRing
 from app.web.middleware import RequestContext, RequestMetrics
 from app.web.problems import HANDLERS
+from app.web.rate_limit import RateLimiter
 from app.web.routes import crop, landmarks, operations, page, tasks
 from app.web.state import WebState
 
@@ -109,7 +111,8 @@ def _make_state(settings: Settings, board: Board | None, registry: CollectorRegi
         registry=registry,
         queue=TaskQueue(settings) if settings.enable_tasks else None,
         has_result_cache=settings.enable_tasks and settings.result_cache,
-        api_keys=tuple(key.get_secret_value().encode() for key in settings.api_keys),
+        keys=KeyRing([key.get_secret_value() for key in settings.api_keys], settings.api_keys_file),
+        limiter=None if settings.rate_quota is None else RateLimiter(*settings.rate_quota),
         max_body_bytes=settings.max_body_bytes,
         body_timeout_s=settings.body_timeout_s,
         retry_after_s=settings.retry_after_s,

@@ -9,14 +9,20 @@ from __future__ import annotations
 import itertools
 import math
 import os
+import re
 from functools import lru_cache
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import TYPE_CHECKING, Annotated, Any, Final, Literal, Self
 
 from pydantic import Field, SecretStr, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from app.task_settings import MIB, Buckets, CommaList, TaskSettings
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+_KEY_NAME: Final = re.compile(r"[A-Za-z0-9._-]{1,64}")
 
 LOG_COMPONENTS = ("api", "images", "tasks", "server")
 
@@ -105,7 +111,18 @@ class Settings(TaskSettings):
 
     # Access
     api_keys: Annotated[tuple[SecretStr, ...], CommaList] = Field(
-        (), description="Keys that /api/ asks for (X-API-Key or bearer), separated by commas; empty: open"
+        (),
+        description="Keys that /api/ requires (X-API-Key or bearer), separated by commas, each `key` or `name:key`; "
+        "without keys, anyone may call",
+    )
+    api_keys_file: Path | None = Field(
+        None, description="File with more keys, one per line or separated by commas; read again when it changes"
+    )
+    rate_limit: str = Field(
+        "",
+        pattern=r"^([1-9][0-9]{0,6}/(second|minute|hour))?$",
+        description="POST requests per caller, as in `100/second` or `1000/minute`, beyond which the response is 429; "
+        "empty: no limit",
     )
 
     # Metrics
@@ -151,9 +168,20 @@ class Settings(TaskSettings):
         if not isinstance(value, str):
             return value
         keys = tuple(part.strip() for part in value.split(",") if part.strip())
-        if not keys:  # whoever sets the variable means to close the door
+        if not keys:  # an operator who sets the variable wants keys to be required
             raise ValueError("expected at least one key")
+        parse_api_keys(keys)
         return keys
+
+    @field_validator("api_keys_file")
+    @classmethod
+    def _check_keys_file(cls, value: Path | None) -> Path | None:
+        if value is not None:
+            try:
+                read_api_keys(value)
+            except OSError as error:
+                raise ValueError(f"expected a file that can be read: {error.strerror}") from None
+        return value
 
     @field_validator(
         "request_duration_buckets",
@@ -219,11 +247,60 @@ class Settings(TaskSettings):
                     raise ValueError(f"{name}: expected a style of Rich, such as `bold cyan`") from None
         return value
 
+    @property
+    def rate_quota(self) -> tuple[int, int] | None:
+        """Requests and seconds of ``rate_limit``; None without a limit."""
+        if not self.rate_limit:
+            return None
+        quota, _, unit = self.rate_limit.partition("/")
+        return int(quota), {"second": 1, "minute": 60, "hour": 3600}[unit]
+
     @model_validator(mode="after")
     def _check_ports(self) -> Self:
         if self.port and self.port == self.metrics_port:
             raise ValueError(f"PORT and METRICS_PORT are both {self.port}; they need to differ")
         return self
+
+
+def parse_api_keys(entries: Iterable[str]) -> list[tuple[str, str]]:
+    """Split entries of the form ``key`` or ``name:key`` into name and key.
+
+    Several keys may have one name, so that a key can be replaced while both are in use.
+
+    Raises:
+        ValueError: an entry has neither form, or a key occurs twice; the text does not repeat it.
+
+    Example:
+        >>> parse_api_keys(["batch:k1", "k2"])
+        [('batch', 'k1'), ('', 'k2')]
+    """
+    found: dict[str, str] = {}
+    for number, entry in enumerate(entries, start=1):
+        name, colon, key = entry.partition(":")
+        if not colon:
+            name, key = "", name
+        elif not _KEY_NAME.fullmatch(name):
+            raise ValueError(f"key {number}: expected a name of 1 to 64 letters, digits, '.', '_' or '-' before ':'")
+        if not key or key != key.strip():
+            raise ValueError(f"key {number}: expected a key after ':', without blanks around it")
+        if key in found:
+            raise ValueError(f"key {number}: expected different keys, got one twice")
+        found[key] = name
+    return [(name, key) for key, name in found.items()]
+
+
+def read_api_keys(file: Path) -> list[tuple[str, str]]:
+    """Read a file of API keys: one or more per line, separated by commas; lines that begin with ``#`` are comments.
+
+    Raises:
+        OSError: the file cannot be read.
+        ValueError: it holds no key, or one that is invalid.
+    """
+    lines = [line for line in file.read_text(encoding="utf-8").splitlines() if not line.lstrip().startswith("#")]
+    keys = parse_api_keys(part.strip() for line in lines for part in line.split(",") if part.strip())
+    if not keys:  # an empty file must not let everyone in
+        raise ValueError("expected at least one key, got none")
+    return keys
 
 
 def _level_name(value: str) -> str:

@@ -20,6 +20,7 @@ OWN_SETTINGS = {
     "GRACEFUL_TIMEOUT_S": "`api.gracefulTimeoutSeconds`, `worker.gracefulTimeoutSeconds`",
     "ENABLE_TASKS": "`worker.enabled`",
     "API_KEYS": "`apiKeys.existingSecret`",
+    "API_KEYS_FILE": "`apiKeys.existingSecret`",
     "NATS_URL": "`nats.enabled`, `externalNats.url`",
     "NATS_MONITOR_URL": "`externalNats.monitorUrl`",
     "NATS_REPLICAS": "`nats.replicas`, `externalNats.replicas`",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,7 +12,15 @@ from pydantic import ValidationError
 
 from app import settings as module
 from app.observability import rich_logging
-from app.settings import LOG_COMPONENTS, REQUEST_SECONDS, STEP_SECONDS, Settings, count_usable_cores, load_settings
+from app.settings import (
+    LOG_COMPONENTS,
+    REQUEST_SECONDS,
+    STEP_SECONDS,
+    Settings,
+    count_usable_cores,
+    load_settings,
+    read_api_keys,
+)
 from app.task_settings import TASK_SECONDS
 
 if TYPE_CHECKING:
@@ -143,7 +152,7 @@ def test_variable_is_read_or_refused(
 
 @pytest.mark.parametrize(
     ("text", "keys"),
-    [("one", ("one",)), (" one , two,", ("one", "two")), ("a=b:c/d+e==", ("a=b:c/d+e==",))],
+    [("one", ("one",)), (" one , two,", ("one", "two")), ("a:b/d+e==, c:d:e", ("a:b/d+e==", "c:d:e"))],
 )
 def test_keys_are_separated_by_commas(monkeypatch: pytest.MonkeyPatch, text: str, keys: tuple[str, ...]) -> None:
     monkeypatch.setenv("API_KEYS", text)
@@ -294,3 +303,61 @@ def test_cores_are_those_that_a_container_may_use(
 
 def test_log_components_are_those_of_the_loggers() -> None:
     assert rich_logging.COMPONENTS == LOG_COMPONENTS
+
+
+@pytest.mark.parametrize(
+    ("text", "problem"),
+    [
+        ("my name:secret1", "key 1: expected a name of 1 to 64 letters"),
+        (":secret1", "key 1: expected a name of 1 to 64 letters"),
+        ("a=b:secret1", "key 1: expected a name"),
+        ("ä:secret1", "key 1: expected a name"),
+        (f"{'n' * 65}:secret1", "key 1: expected a name"),
+        ("ok:secret1,name:", "key 2: expected a key after ':'"),
+        ("name: secret1", "key 1: expected a key after ':', without blanks"),
+        ("one:secret1,two:secret1", "key 2: expected different keys, got one twice"),
+        ("secret1,secret1", "key 2: expected different keys"),
+        (" , ", "expected at least one key"),
+    ],
+)
+def test_invalid_keys_are_refused_without_repeating_them(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, text: str, problem: str
+) -> None:
+    monkeypatch.setenv("API_KEYS", text)
+    with pytest.raises(ValidationError, match=re.escape(problem)) as caught:
+        Settings()
+    assert "secret1" not in str(caught.value)
+    monkeypatch.delenv("API_KEYS")
+    file = tmp_path / "keys"
+    file.write_text(text.replace(",", "\n"), encoding="utf-8")
+    monkeypatch.setenv("API_KEYS_FILE", str(file))
+    with pytest.raises(ValidationError, match=re.escape(problem)) as caught:
+        Settings()
+    assert "secret1" not in str(caught.value)
+
+
+def test_a_key_file_has_lines_commas_and_comments(tmp_path: Path) -> None:
+    file = tmp_path / "keys"
+    file.write_text("# callers\nbatch:k1, k2\r\n\n  # old\nbatch:k3\n", encoding="utf-8")
+    assert read_api_keys(file) == [("batch", "k1"), ("", "k2"), ("batch", "k3")]
+
+
+def test_a_key_file_that_does_not_exist_stops_the_start(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("API_KEYS_FILE", str(tmp_path / "missing"))
+    with pytest.raises(ValidationError, match="expected a file that can be read: No such file"):
+        Settings()
+
+
+@pytest.mark.parametrize(
+    ("text", "quota"), [("", None), ("1/second", (1, 1)), ("100/minute", (100, 60)), ("5000/hour", (5000, 3600))]
+)
+def test_rate_limits(monkeypatch: pytest.MonkeyPatch, text: str, quota: tuple[int, int] | None) -> None:
+    monkeypatch.setenv("RATE_LIMIT", text)
+    assert Settings().rate_quota == quota
+
+
+@pytest.mark.parametrize("text", ["0/second", "10", "10/day", "-1/second", "1.5/second", "10/ second", "10000000/hour"])
+def test_invalid_rate_limits_are_refused(monkeypatch: pytest.MonkeyPatch, text: str) -> None:
+    monkeypatch.setenv("RATE_LIMIT", text)
+    with pytest.raises(ValidationError, match="rate_limit"):
+        Settings()

@@ -92,7 +92,17 @@ METRICS: tuple[MetricSpec, ...] = (
         "api_rejections_total",
         "counter",
         "Requests turned away before any work.",
-        {"reason": ("saturated", "too_large", "unauthorized", "body_timeout", "queue_full", "queue_unavailable")},
+        {
+            "reason": (
+                "saturated",
+                "too_large",
+                "unauthorized",
+                "body_timeout",
+                "queue_full",
+                "queue_unavailable",
+                "rate_limited",
+            )
+        },
     ),
     MetricSpec("task_submissions_total", "counter", "Tasks taken.", _TYPE),
     MetricSpec(

@@ -94,7 +94,7 @@ def _print_banner(settings: Settings, api: str, metrics: str, *, is_queue_embedd
         "Tasks": _describe_tasks(settings, is_queue_embedded=is_queue_embedded),
         "Landmarks": _describe_landmarks(settings),
         "Limits": f"{settings.max_body_bytes / 2**20:g} MiB a body, {settings.max_image_pixels / 1e6:g} Mpx a picture",
-        "API keys": f"{len(settings.api_keys)}" if settings.api_keys else "none: open to whoever reaches the port",
+        "API keys": _describe_keys(settings),
     }
     for name, text in rows.items():
         table.add_row(f"[bold]{name}[/]", text)
@@ -123,3 +123,10 @@ def _describe_tasks(settings: Settings, *, is_queue_embedded: bool) -> str:
     if is_queue_embedded:
         return f"processes: {count_task_workers(settings)}; queue in {settings.data_dir}/"
     return f"queue on {describe_servers(settings)}; its workers run elsewhere"
+
+
+def _describe_keys(settings: Settings) -> str:
+    sources = [f"{len(settings.api_keys)} in API_KEYS"] if settings.api_keys else []
+    if settings.api_keys_file is not None:
+        sources.append("API_KEYS_FILE")
+    return ", ".join(sources) or "none: anyone who reaches the port may call"

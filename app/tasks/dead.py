@@ -139,7 +139,13 @@ class Graveyard:
             )
             if not _was_given_up(record):
                 raise TaskEndedError(f"expected a task that was given up on, got one that is {record.status}")
-            again = Record(task_id=task_id, type=record.type, submitted_at=record.submitted_at, digest=record.digest)
+            again = Record(
+                task_id=task_id,
+                type=record.type,
+                submitted_at=record.submitted_at,
+                digest=record.digest,
+                owner=record.owner,
+            )
             with contextlib.suppress(RevisionConflictError):
                 revision = await self._records.update(again, revision)
                 break

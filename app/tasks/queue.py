@@ -21,10 +21,11 @@ from app.tasks.errors import (
     QueueUnavailableError,
     TaskEndedError,
     TaskTooLargeError,
+    TaskUnknownError,
 )
 from app.tasks.message import encode_task
 from app.tasks.reconciler import RELEASE_S, Reconciler
-from app.tasks.records import Record, Records, TaskStatus
+from app.tasks.records import TASK_UNKNOWN, Record, Records, TaskStatus
 from app.tasks.stream import TASK_TYPE, lane_of, notice_subject, task_subject
 from app.tasks.stream_state import is_queued
 
@@ -80,7 +81,8 @@ class TaskQueue:
         checked: CheckedInput,
         *,
         idempotency_key: str | None = None,
-        caller: bytes = b"",
+        caller: str = "",
+        owner: str = "",
         digest: str | None = None,
     ) -> Record:
         """Take a task.
@@ -88,8 +90,8 @@ class TaskQueue:
         Args:
             checked: what is to be done.
             idempotency_key: of the caller's making; the same key gives the same task.
-            caller: identity of the caller. It keeps equal idempotency keys of two callers apart, and its tasks wait in
-                one lane.
+            caller: identity of the caller, whose tasks wait in one lane.
+            owner: whom the task belongs to. Equal idempotency keys of two owners give two tasks.
             digest: of ``checked``; needed with a key, and for the result cache.
 
         Returns:
@@ -101,8 +103,8 @@ class TaskQueue:
             TaskTooLargeError: the queue's server takes no message so large.
             IdempotencyConflictError: the key was used for another request.
         """
-        task_id = uuid.uuid4().hex if idempotency_key is None else _derive_id(caller, idempotency_key)
-        record = Record(task_id=task_id, submitted_at=time.time(), digest=digest or "")
+        task_id = uuid.uuid4().hex if idempotency_key is None else _derive_id(owner, idempotency_key)
+        record = Record(task_id=task_id, submitted_at=time.time(), digest=digest or "", owner=owner)
         lane = lane_of(caller)
         if idempotency_key is not None:  # what was taken stays so, be the queue full now
             there = await _until_settled(lambda: self._find_taken(record, checked, lane))
@@ -115,21 +117,22 @@ class TaskQueue:
         return await _until_settled(lambda: self._take(record, checked, lane))
 
     async def status(
-        self, task_id: str, *, wait_s: float = 0.0, is_stopping: Callable[[], bool] | None = None
+        self, task_id: str, *, owner: str = "", wait_s: float = 0.0, is_stopping: Callable[[], bool] | None = None
     ) -> Record:
         """Look at a task.
 
         Args:
             task_id: which one.
+            owner: who asks.
             wait_s: how long to wait for its end.
             is_stopping: asked now and then whether to wait no longer.
 
         Raises:
-            TaskUnknownError: there is no such task.
+            TaskUnknownError: the task does not exist, or belongs to another owner.
             QueueUnavailableError: the queue is away.
         """
         end = time.monotonic() + wait_s
-        record, _ = await self._records.get(task_id)
+        record, _ = await self._get(task_id, owner)
         if wait_s <= 0 or record.status.is_final:
             return record
         notices = await self._connection.client.subscribe(notice_subject(task_id))
@@ -150,15 +153,15 @@ class TaskQueue:
             with contextlib.suppress(nats.errors.Error, OSError):
                 await notices.unsubscribe()
 
-    async def cancel(self, task_id: str) -> Record:
+    async def cancel(self, task_id: str, *, owner: str = "") -> Record:
         """End a task that has not ended; work on it that is under way is for nothing.
 
         Raises:
-            TaskUnknownError: there is no such task.
+            TaskUnknownError: the task does not exist, or belongs to another owner.
             TaskEndedError: it has ended otherwise.
             QueueError: the queue is away, or could not store it.
         """
-        return await _until_settled(lambda: self._cancel(task_id))
+        return await _until_settled(lambda: self._cancel(task_id, owner))
 
     async def find_result(self, digest: str) -> bytes | None:
         """Return the result of a task that was asked the same, or None; the queue's absence is no error here."""
@@ -258,8 +261,15 @@ class TaskQueue:
             raise TaskTooLargeError("expected smaller pictures: the queue does not take messages as large as this task")
         await self._connection.store(task_subject(record.task_id, lane), message, headers)
 
-    async def _cancel(self, task_id: str) -> Record:
-        record, revision = await self._records.get(task_id)
+    async def _get(self, task_id: str, owner: str) -> tuple[Record, int]:
+        found = await self._records.get(task_id)
+        # A task that was submitted before keys were set belongs to no one, and every key may read it.
+        if found[0].owner not in {"", owner}:
+            raise TaskUnknownError(TASK_UNKNOWN)
+        return found
+
+    async def _cancel(self, task_id: str, owner: str) -> Record:
+        record, revision = await self._get(task_id, owner)
         if record.status is TaskStatus.CANCELLED:
             return record
         if record.status.is_final:
@@ -281,13 +291,18 @@ async def _until_settled(step: Callable[[], Awaitable[T]]) -> T:
     raise QueueUnavailableError("the task changes too fast; come back after the time in Retry-After")
 
 
-def _derive_id(caller: bytes, key: str) -> str:
-    """Give the same caller's same key the same id, which another caller can neither meet nor guess."""
-    parts = (caller, TASK_TYPE.encode(), key.encode())
+def _derive_id(owner: str, key: str) -> str:
+    """Return the task id of an idempotency key; equal keys of different owners have different ids."""
+    parts = (owner.encode(), TASK_TYPE.encode(), key.encode())
     return sha256(b"".join(len(part).to_bytes(4, "big") + part for part in parts)).hexdigest()[:32]
 
 
 def _answer_from(found: Record, wanted: Record) -> Record:
     return found.replace(
-        task_id=wanted.task_id, submitted_at=wanted.submitted_at, started_at=None, completed_at=time.time(), attempts=0
+        task_id=wanted.task_id,
+        owner=wanted.owner,
+        submitted_at=wanted.submitted_at,
+        started_at=None,
+        completed_at=time.time(),
+        attempts=0,
     )

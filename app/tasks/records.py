@@ -47,6 +47,7 @@ TTL_HEADER: Final = "Nats-TTL"
 VISIBLE_HEADER: Final = "Task-TTL"
 STATUS_HEADER: Final = "Task-Status"
 USAGE_AGE_S: Final = 1.0
+TASK_UNKNOWN: Final = "task not found, or its result has expired"
 NO_RESULT: Final = msgspec.Raw(b"null")
 
 
@@ -92,6 +93,7 @@ class Record(msgspec.Struct, frozen=True, kw_only=True):
         error: why there is none.
         digest: of all that the result depends on; empty where nobody asked.
         run: which attempt wrote this; empty before the first.
+        owner: identity of the API key that submitted it; empty if no keys were set.
         is_withdrawn: it was never taken: whoever brought it was told to come back.
     """
 
@@ -108,6 +110,7 @@ class Record(msgspec.Struct, frozen=True, kw_only=True):
     error: TaskFault | None = None
     digest: str = ""
     run: str = ""
+    owner: str = ""
     is_withdrawn: bool = False
 
     def replace(self, **changes: object) -> Record:
@@ -241,7 +244,7 @@ class Records:
         """
         found = await self.find(task_id) if is_task_id(task_id) else None
         if found is None or found[0].is_withdrawn:
-            raise TaskUnknownError("task not found, or its result has expired")
+            raise TaskUnknownError(TASK_UNKNOWN)
         return found
 
     async def find(self, task_id: str) -> tuple[Record, int] | None:

@@ -50,9 +50,9 @@ def is_task_id(text: str) -> bool:
     return _TASK_ID.fullmatch(text) is not None
 
 
-def lane_of(caller: bytes) -> int:
-    """Return the lane of a caller's tasks; that of callers who are not told apart is 0."""
-    return sha256(caller).digest()[0] % LANES if caller else 0
+def lane_of(caller: str) -> int:
+    """Return the lane of a caller's tasks; 0 if the caller is unknown."""
+    return sha256(caller.encode()).digest()[0] % LANES if caller else 0
 
 
 def task_subject(task_id: str, lane: int = 0) -> str:

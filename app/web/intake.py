@@ -16,6 +16,7 @@ from app.web.multipart_body import options_from_text, parse_landmarks_multipart,
 from app.web.negotiate import JSON
 from app.web.parameters import read_query
 from app.web.problem_codes import ProblemError
+from app.web.state import caller_of
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Sequence
@@ -83,7 +84,8 @@ async def work_on_body(
         starlette.requests.ClientDisconnect: the caller went away.
     """
     admission = state.admission
-    admission.require_place()
+    caller = caller_of(request).identity
+    admission.require_place(caller)
     with admission.buffer() as buffer:
         body = await read_body(request, buffer, max_bytes=state.max_body_bytes, timeout_s=state.body_timeout_s)
         if not is_place_kept and len(body) <= INLINE_BYTES:
@@ -92,8 +94,8 @@ async def work_on_body(
             yield done
             return
         with ExitStack() as place:
-            place.enter_context(admission.enter())
-            made = admission.run(work, body)
+            place.enter_context(admission.enter(caller))
+            made = admission.run_for(caller, work, body)
             del body
             done = await unless_gone(request, made)
             if not is_place_kept:

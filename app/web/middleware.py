@@ -54,6 +54,9 @@ class RequestContext:
             if message["type"] == "http.response.start":
                 status = message["status"]
                 message["headers"] = [*message["headers"], (b"x-request-id", request_id.encode())]
+                if (limit := scope.get("state", {}).get("rate_limit")) is not None:
+                    limits = limit.headers().items()
+                    message["headers"] += [(name.lower().encode(), value.encode()) for name, value in limits]
             await send(message)
 
         try:
@@ -88,6 +91,10 @@ def _log_access(scope: Scope, status: int, duration_ms: float) -> None:
     # As it came: decoded, it could hold line breaks and what a terminal takes for commands.
     path = scope["raw_path"][:MAX_LOGGED_PATH].decode("ascii", "replace")
     fields = {"method": method, "path": path, "status": status, "duration_ms": round(duration_ms, 2), "client": client}
+    caller = scope.get("state", {}).get("caller")
+    if caller is not None and caller.label:
+        fields["api_key"] = caller.label
+        client = f"{client} {caller.label}"
     log.info("%s %s %d %.1fms %s", method, path, status, duration_ms, client, extra=fields)
 
 

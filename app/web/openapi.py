@@ -48,6 +48,7 @@ def _answer(description: str, structure: type[msgspec.Struct], media_type: str =
 # The router's own, for paths that are not in the document; and ids with a slash in them.
 _NO_PATH = {"not_found"}
 _QUEUE = set(QUEUE_PROBLEMS.values())
+# Only POST requests are counted against a rate limit.
 _OF_CROP = PROBLEMS.keys() - _NO_PATH - _QUEUE
 _OF_SUBMIT = _OF_CROP | {"queue_unavailable", "queue_full", "task_too_large", "idempotency_conflict"}
 # What any request can meet, and what one without a body that is read.

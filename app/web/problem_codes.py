@@ -32,6 +32,7 @@ PROBLEMS: dict[str, tuple[int, str]] = {
     "field_duplicate": (422, "A field is given twice"),
     "parameter_invalid": (422, "A parameter of the query or of a header is wrong"),
     "image_encoding": (422, "An image is not valid base64"),
+    "rate_limited": (429, "The caller sent too many requests"),
     "head_too_large": (431, "The headers are too large"),
     "internal_error": (500, "The service failed"),
     "queue_full": (503, "The queue is full"),

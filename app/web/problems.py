@@ -72,6 +72,7 @@ REJECTIONS = {
     "body_timeout": "body_timeout",
     "queue_full": "queue_full",
     "queue_unavailable": "queue_unavailable",
+    "rate_limited": "rate_limited",
 }
 _STARLETTE_CODES = {404: "not_found", 405: "method_not_allowed"}
 
@@ -126,7 +127,7 @@ async def handle_saturated(request: Request, error: Exception) -> Response:
     """Answer that the process holds as much as it may."""
     if not isinstance(error, SaturatedError):
         raise error
-    detail = "every place of this process is taken; come back after the time in Retry-After"
+    detail = "this worker is at capacity; retry after the time in Retry-After"
     # Come back to another process: this one keeps the connections that it has.
     headers = {"Retry-After": str(web_state(request).retry_after_s), "Connection": "close"}
     return await handle_problem(request, ProblemError("saturated", detail, headers=headers))

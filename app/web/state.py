@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from starlette.exceptions import HTTPException
 
 from app.observability.board import Board, State
+from app.web.auth import ANONYMOUS
 
 if TYPE_CHECKING:
     from fastapi import Request
@@ -19,6 +20,8 @@ if TYPE_CHECKING:
     from app.service.crop import CropService
     from app.service.faces import FaceFinders
     from app.tasks.queue import TaskQueue
+    from app.web.auth import Caller, KeyRing
+    from app.web.rate_limit import RateLimiter
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,7 +36,8 @@ class WebState:
         registry: what ``/metrics`` reads; None where metrics are off.
         queue: where tasks go; None where none are taken.
         has_result_cache: whether results of earlier tasks answer requests for the same.
-        api_keys: keys that are let in; empty lets everybody in.
+        keys: API keys that are accepted; false if none is required.
+        limiter: rate limit of POST requests; None without a limit.
         max_body_bytes: largest body.
         body_timeout_s: how long a body may take.
         retry_after_s: what a 503 asks for.
@@ -47,7 +51,8 @@ class WebState:
     registry: CollectorRegistry | None
     queue: TaskQueue | None
     has_result_cache: bool
-    api_keys: tuple[bytes, ...]
+    keys: KeyRing
+    limiter: RateLimiter | None
     max_body_bytes: int
     body_timeout_s: float
     retry_after_s: int
@@ -69,6 +74,12 @@ def web_state(request: Request) -> WebState:
     """Return the state that the application was made with."""
     state: WebState = request.app.state.web
     return state
+
+
+def caller_of(request: Request) -> Caller:
+    """Return who sent a request, as `app.web.auth.require_caller` found."""
+    caller: Caller = getattr(request.state, "caller", ANONYMOUS)
+    return caller
 
 
 def task_queue(request: Request) -> TaskQueue:

@@ -29,6 +29,8 @@ KNOWN = {name.upper() for name in Settings.model_fields}
 
 
 def settings_of(release: Release, component: str, monkeypatch: pytest.MonkeyPatch) -> Settings:
+    # The file is in a volume of the pod.
+    monkeypatch.setattr("app.settings.read_api_keys", lambda _: [])
     return read_settings(monkeypatch, environment(release, pod_of(release, component), SECRETS))
 
 
@@ -81,13 +83,28 @@ def test_values_of_the_charts_own(monkeypatch: pytest.MonkeyPatch) -> None:
     api, worker = read_both(values, monkeypatch)
     assert (api.workers, api.graceful_timeout_s) == (7, 21)
     assert (worker.task_workers, worker.graceful_timeout_s) == (5, 90)
-    assert [key.get_secret_value() for key in api.api_keys] == ["first", "second"]
-    assert worker.api_keys == ()
+    assert api.api_keys_file == Path("/etc/api-keys/keys")
+    assert (worker.api_keys, worker.api_keys_file) == ((), None)
     for settings in (api, worker):
         assert settings.nats_token.get_secret_value() == "s3cret"
         assert settings.nats_servers == [f"nats://{NAME}-nats-0.{NAME}-nats:4222"]
         assert settings.nats_monitor_url == f"http://{NAME}-nats:8222"
         assert settings.nats_replicas == 1
+
+
+def test_api_keys_are_a_file_that_follows_its_secret() -> None:
+    release = template(values={"apiKeys": {"existingSecret": "facial-api-keys", "secretKey": "callers"}})
+    pod = pod_of(release, "api")
+    (volume,) = [volume for volume in pod.spec["volumes"] if volume["name"] == "api-keys"]
+    assert volume["secret"] == {
+        "secretName": "facial-api-keys",
+        "defaultMode": 0o440,
+        "items": [{"key": "callers", "path": "keys"}],
+    }
+    # Without subPath, with which the kubelet does not update a file.
+    assert {"name": "api-keys", "mountPath": "/etc/api-keys", "readOnly": True} in pod.main["volumeMounts"]
+    assert "api-keys" not in {volume["name"] for volume in pod_of(release, "worker").spec["volumes"]}
+    assert "api-keys" not in {volume["name"] for volume in pod_of(template(), "api").spec["volumes"]}
 
 
 @pytest.mark.parametrize("count", [1, 3, 5])
@@ -155,6 +172,7 @@ def sample(name: str, *, is_large: bool) -> Any:
         "LOG_LEVELS": "api=DEBUG,images=WARNING",
         "LOG_THEME": "component.api=bold blue",
         "LOG_FORMAT": "rich",
+        "RATE_LIMIT": "100/minute",
     }
     part = schema()["properties"]["settings"]["properties"][name]
     if name in special:

@@ -132,3 +132,72 @@ def test_a_full_process_is_known_before_a_body_is_read() -> None:
     admission.require_place()
     with admission.enter(), pytest.raises(SaturatedError):
         admission.require_place()
+
+
+class TestFairness:
+    """Callers who ask for more than there is."""
+
+    def test_work_of_callers_is_run_in_turn(self) -> None:
+        admission = make(max_concurrency=64)
+        order: list[str] = []
+
+        async def run() -> None:
+            hold = threading.Event()
+            first = admission.run_for("a", hold.wait, 10)
+            waiting = [admission.run_for("a", order.append, "a") for _ in range(10)]
+            waiting += [admission.run_for(caller, order.append, caller) for caller in "bbbc"]
+            hold.set()
+            await asyncio.gather(first, *waiting)
+
+        asyncio.run(run())
+        admission.close()
+        assert len(order) == 14
+
+        assert order.index("c") <= 4
+        assert [at for at, caller in enumerate(order) if caller == "b"][-1] <= 8
+
+    def test_a_caller_below_its_share_gets_the_slot_of_the_one_with_the_most(self) -> None:
+        admission = make(max_concurrency=4)
+
+        async def request(caller: str, hold: threading.Event) -> str:
+            try:
+                with admission.enter(caller):
+                    await admission.run_for(caller, hold.wait, 10)
+            except SaturatedError:
+                return "refused"
+            return "done"
+
+        async def run() -> tuple[list[str], str, str]:
+            hold = threading.Event()
+            many = [asyncio.ensure_future(request("a", hold)) for _ in range(4)]
+            await asyncio.sleep(0)
+            admission.require_place("b")
+            with pytest.raises(SaturatedError):
+                admission.require_place("a")
+            others = [asyncio.ensure_future(request("b", hold)) for _ in range(3)]
+            await asyncio.sleep(0)
+            hold.set()
+            results = await asyncio.gather(*many)
+            return results, *await asyncio.gather(others[0], others[2])
+
+        many, first, third = asyncio.run(run())
+        admission.close()
+        assert (first, third) == ("done", "refused")
+        assert many.count("refused") == 2
+        assert many[0] == "done", "the one that has waited longest keeps its slot"
+
+    def test_what_is_cancelled_while_it_waits_is_not_run(self) -> None:
+        admission = make()
+        ran: list[int] = []
+
+        async def run() -> None:
+            hold = threading.Event()
+            first = [admission.run(hold.wait, 10) for _ in range(2)]
+            waiting = [admission.run(ran.append, number) for number in range(5)]
+            waiting[1].cancel()
+            hold.set()
+            await asyncio.gather(*first, *waiting, return_exceptions=True)
+
+        asyncio.run(run())
+        admission.close()
+        assert ran == [0, 2, 3, 4]

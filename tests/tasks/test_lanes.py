@@ -23,11 +23,11 @@ if TYPE_CHECKING:
     Check = Callable[..., CheckedInput]
 
 
-def callers(count: int) -> list[bytes]:
+def callers(count: int) -> list[str]:
     """Return callers of as many lanes."""
-    found: dict[int, bytes] = {}
+    found: dict[int, str] = {}
     for number in range(1000):
-        found.setdefault(lane_of(b"%d" % number), b"%d" % number)
+        found.setdefault(lane_of(str(number)), str(number))
     return list(found.values())[:count]
 
 
@@ -46,10 +46,10 @@ def test_a_subject_is_of_one_lane_and_of_its_consumer_alone(lane: int, make_sett
 
 
 def test_callers_are_spread_evenly_and_no_caller_is_lane_0() -> None:
-    counts = Counter(lane_of(b"%d" % number) for number in range(8000))
+    counts = Counter(lane_of(str(number)) for number in range(8000))
     assert set(counts) == set(range(LANES))
     assert max(counts.values()) < 1.2 * min(counts.values())
-    assert lane_of(b"") == 0
+    assert lane_of("") == 0
 
 
 @pytest.mark.parametrize("options", [{"verify": "pixels", "background": "image"}, {}], ids=["heavy", "light"])

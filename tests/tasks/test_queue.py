@@ -123,9 +123,9 @@ class TestIdempotency:
     def test_keys_of_different_callers_never_meet(self, desk: OpenDesk, check: Check) -> None:
         async def main() -> None:
             async with desk() as opened:
-                callers = [(b"", "ab"), (b"a", "b"), (b"ab", ""), (b"b", "a"), (b"a", "b ")]
+                callers = [("", "ab"), ("a", "b"), ("ab", ""), ("b", "a"), ("a", "b ")]
                 taken = [
-                    await opened.queue.submit(check(), idempotency_key=key, caller=caller, digest="d")
+                    await opened.queue.submit(check(), idempotency_key=key, owner=caller, digest="d")
                     for caller, key in callers
                 ]
                 assert len({record.task_id for record in taken}) == len(callers)
@@ -154,14 +154,14 @@ class TestIdempotency:
         async def main() -> None:
             async with desk() as opened:
                 # As after a crash between the two.
-                task_id = module._derive_id(b"me", "k")
+                task_id = module._derive_id("me", "k")
                 record = Record(task_id=task_id, submitted_at=time.time(), digest="d")
                 await opened.records.create(record)
                 for _ in range(2):
-                    again = await opened.queue.submit(check(), idempotency_key="k", caller=b"me", digest="d")
+                    again = await opened.queue.submit(check(), idempotency_key="k", caller="me", owner="me", digest="d")
                     assert again == record
                 assert await opened.count() == 1
-                (message,) = await opened.fetch(lane=lane_of(b"me"))
+                (message,) = await opened.fetch(lane=lane_of("me"))
                 assert decode_task(message.data).record == record
 
         asyncio.run(main())
@@ -633,7 +633,7 @@ class TestOutage:
                 with pytest.raises(QueueUnavailableError):
                     await opened.queue.submit(check(), idempotency_key="k", digest="d")
                 is_lossy = False
-                task_id = module._derive_id(b"", "k")
+                task_id = module._derive_id("", "k")
                 with pytest.raises(TaskUnknownError):
                     await opened.queue.status(task_id)
                 record = await opened.queue.submit(check(), idempotency_key="k", digest="d")

@@ -149,7 +149,7 @@ class Tasks:
 
     async def wait_up(self) -> None:
         """Wait until the queue answers."""
-        key = next((key.get_secret_value() for key in self._settings.api_keys), "")
+        key = next((key.get_secret_value().rpartition(":")[2] for key in self._settings.api_keys), "")
         await self.until(lambda: self.status(NO_TASK, **{"x-api-key": key}), lambda answer: answer.status_code == 404)
 
     @staticmethod

@@ -6,8 +6,12 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from app.web import auth
+from app.web.auth import KeyRing
+
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from pathlib import Path
 
     import httpx
     from fastapi import FastAPI
@@ -75,3 +79,84 @@ def test_no_key_is_asked_for_outside_the_api(make_app: MakeApp, call: Call, path
 def test_without_keys_everybody_gets_in(make_app: MakeApp, call: Call) -> None:
     headers = {"content-type": "application/json", "x-api-key": "any"}
     assert call(make_app(), content=b"{}", headers=headers).json()["code"] == "field_missing"
+
+
+def test_the_name_of_a_key_is_not_part_of_it(make_app: MakeApp, call: Call) -> None:
+    app = make_app(api_keys="batch:one:two,batch:three")
+    for key, status in (("one:two", 422), ("three", 422), ("batch:one:two", 401), ("batch", 401), ("one", 401)):
+        headers = {"content-type": "application/json", "x-api-key": key}
+        assert call(app, content=b"{}", headers=headers).status_code == status, key
+
+
+def test_a_key_in_the_query_is_not_accepted(make_app: MakeApp, call: Call) -> None:
+    answer = call(make_app(api_keys=KEYS), "POST", "/api/v1/frontal/crop?api_key=first-key&key=first-key")
+    assert answer.status_code == 401
+
+
+class TestKeyFile:
+    @pytest.fixture
+    def file(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+        monkeypatch.setattr(auth, "RELOAD_S", 0.0)
+        file = tmp_path / "keys"
+        file.write_text("batch:old\n", encoding="utf-8")
+        return file
+
+    def test_a_replaced_file_is_read_again_and_the_name_keeps_its_identity(self, file: Path) -> None:
+        ring = KeyRing(["fixed"], file)
+        before = ring.find(b"old")
+        # Kubernetes replaces a directory by a link; what the path names is another file at once.
+        new = file.with_name("new")
+        new.write_text("batch:new\nbatch:newer\n", encoding="utf-8")
+        new.replace(file)
+        assert ring.find(b"old") is None
+        assert ring.find(b"new") == ring.find(b"newer") == before
+        assert ring.find(b"fixed") not in {None, before}
+
+    @pytest.mark.parametrize("text", [None, "", "# nothing\n", "a b:c", "x:\n"])
+    def test_a_missing_or_invalid_file_keeps_the_keys_and_is_logged_once(
+        self, file: Path, caplog: pytest.LogCaptureFixture, text: str | None
+    ) -> None:
+        ring = KeyRing([], file)
+        file.unlink()
+        if text is not None:
+            file.write_text(text, encoding="utf-8")
+        for _ in range(3):
+            assert ring.find(b"old") is not None
+            assert ring.find(b"") is None
+            assert ring.find(b"c") is None
+        assert bool(ring)
+        assert [record.levelname for record in caplog.records] == ["ERROR"]
+        file.write_text("late", encoding="utf-8")
+        assert ring.find(b"old") is None
+        assert ring.find(b"late") is not None
+
+    def test_a_file_that_was_never_read_lets_no_one_in(self, tmp_path: Path) -> None:
+        ring = KeyRing([], tmp_path / "missing")
+        assert bool(ring)
+        assert ring.find(b"any") is None
+
+
+def test_callers_are_told_apart_by_key_or_by_network() -> None:
+    ring = KeyRing(["a:one", "a:two", "b:three", "four", "name"])
+    found = {key: ring.find(key.encode()) for key in ("one", "two", "three", "four", "name")}
+    assert found["one"] == found["two"]
+    labels = {caller.label for caller in found.values() if caller}
+    assert {"a", "b"} < labels
+    assert all(key not in repr(found[key]) for key in ("three", "four"))
+    assert len({caller.owner for caller in found.values() if caller}) == 4
+    assert KeyRing(["name:x"]).find(b"x") != found["name"], "a key does not have the identity of a name"
+
+
+@pytest.mark.parametrize(
+    ("host", "network"),
+    [
+        ("192.0.2.7", "192.0.2.7"),
+        ("2001:db8:1:2:3:4:5:6", "2001:db8:1:2::/64"),
+        ("fe80::1%eth0", "fe80::/64"),
+        ("::ffff:192.0.2.7", "192.0.2.7"),
+        ("unknown", ""),
+        ("", ""),
+    ],
+)
+def test_a_network_is_one_caller(host: str, network: str) -> None:
+    assert auth._network_of(host) == network

@@ -62,6 +62,7 @@ STATUSES = {
     "field_duplicate": 422,
     "parameter_invalid": 422,
     "image_encoding": 422,
+    "rate_limited": 429,
     "head_too_large": 431,
     "internal_error": 500,
     "queue_full": 503,

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from app.observability.board import State
+from app.service.crop import CropService, Limits
 from app.web.problems import CLIENT_CLOSED_REQUEST
 
 if TYPE_CHECKING:
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     import httpx
     from fastapi import FastAPI
 
+    from app.service.crop import CropInput
     from tests.conftest import Sample
     from tests.web.conftest import Tasks
 
@@ -72,7 +74,7 @@ def test_a_task_is_taken(with_tasks: Run, sample: Sample) -> None:
         status = await tasks.client.get(answer.headers["location"])
         assert (status.status_code, status.json()) == (200, task)
         assert status.headers["cache-control"] == "no-store"
-        assert (tasks.app.state.web.admission._held, tasks.app.state.web.admission._buffered) == (0, 0)
+        assert (tasks.app.state.web.admission._held.total(), tasks.app.state.web.admission._buffered) == (0, 0)
 
     with_tasks(scenario)
 
@@ -280,7 +282,7 @@ def test_a_caller_who_hangs_up_waits_no_longer(with_tasks: Run, sample: Sample) 
         waiting = asyncio.create_task(ask(tasks.app, f"{CROP}/status/{taken['task_id']}", "wait=60", gone))
         await tasks.status(taken["task_id"], "?wait=0.1")  # by then, the other waits too
         assert not waiting.done()
-        assert tasks.app.state.web.admission._held == 0, "waiting takes no place"
+        assert tasks.app.state.web.admission._held.total() == 0, "waiting takes no place"
         gone.set()
         async with asyncio.timeout(30):
             return await waiting
@@ -306,3 +308,54 @@ def test_a_wait_ends_where_the_process_is_to_stop(with_tasks: Run, sample: Sampl
         assert (answer.status_code, answer.json()) == (200, taken)
 
     with_tasks(scenario)
+
+
+def test_a_task_belongs_to_the_key_that_submitted_it(with_tasks: Run, sample: Sample) -> None:
+    async def scenario(tasks: Tasks) -> None:
+        mine, rotated, other = ({"x-api-key": key} for key in ("one", "two", "three"))
+        taken = (await tasks.submit(sample.json(), idempotency_key="k", **mine)).json()
+        path = f"{CROP}/status/{taken['task_id']}"
+        for stranger in (other, {"authorization": "Bearer three"}):
+            for query in ("", "?wait=0.1"):
+                assert problem(await tasks.client.get(path + query, headers=stranger)) == (404, "task_unknown")
+            for place in (path, f"{CROP}/{taken['task_id']}"):
+                assert problem(await tasks.client.delete(place, headers=stranger)) == (404, "task_unknown")
+        unknown = await tasks.client.get(f"{CROP}/status/{NO_TASK}", headers=other)
+        found = await tasks.client.get(path, headers=other)
+        assert without_ids(found) == without_ids(unknown), "another's task cannot be told from none"
+        theirs = (await tasks.submit(sample.json(), idempotency_key="k", **other)).json()
+        assert theirs["task_id"] != taken["task_id"]
+        # A key of the same name is the same caller.
+        assert (await tasks.client.get(path, headers=rotated)).json() == taken
+        assert (await tasks.submit(sample.json(), idempotency_key="k", **rotated)).json() == taken
+        assert (await tasks.client.delete(path, headers=rotated)).json()["status"] == "CANCELLED"
+
+    with_tasks(scenario, api_keys="team:one,team:two,three")
+
+
+def without_ids(answer: httpx.Response) -> dict[str, Any]:
+    return {name: value for name, value in answer.json().items() if name != "request_id"}
+
+
+def test_a_cached_result_is_found_by_the_key_that_asked_for_it(with_tasks: Run, sample: Sample) -> None:
+    async def scenario(tasks: Tasks) -> None:
+        await tasks.start_worker()
+        taken = (await tasks.submit(sample.json(), **{"x-api-key": "one"})).json()
+        await tasks.status(taken["task_id"], "?wait=60", **{"x-api-key": "one"})
+        headers = {"content-type": "application/json"}
+        for key, lookup in (("one", "hit"), ("two", "miss")):
+            answer = await tasks.client.post(CROP, content=sample.json(), headers={**headers, "x-api-key": key})
+            assert answer.headers["x-cache"] == lookup, key
+
+    with_tasks(scenario, api_keys="one,two", result_cache=True)
+
+
+def test_a_task_that_was_submitted_before_keys_were_set_is_open_to_every_key(
+    with_tasks: Run, make_input: Callable[..., CropInput]
+) -> None:
+    async def scenario(tasks: Tasks) -> None:
+        record = await tasks.app.state.web.queue.submit(CropService(Limits()).check(make_input()))
+        answer = await tasks.status(record.task_id, **{"x-api-key": "one"})
+        assert answer.json()["status"] == "PENDING"
+
+    with_tasks(scenario, api_keys="one,two")

@@ -130,7 +130,7 @@ def _of_the_network(context: Context) -> Iterator[Finding]:
             expected="HOST=0.0.0.0, or :: for IPv6",
             advice="set HOST=0.0.0.0; the image and the chart do",
         )
-    if not is_local and not settings.api_keys:
+    if not is_local and not (settings.api_keys or settings.api_keys_file):
         advice = "set API_KEYS (chart: `apiKeys.existingSecret`) unless something in front asks who calls"
         yield note(PART, "API_KEYS", "empty: the API is open to whoever reaches the port", advice)
     if settings.forwarded_allow_ips.strip() == "*" and not is_local:

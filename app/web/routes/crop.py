@@ -11,12 +11,12 @@ from fastapi import APIRouter, Request, Response
 from app.observability.recording import image_step
 from app.service.document import result_to_json, result_warnings
 from app.web import openapi
-from app.web.auth import require_key
+from app.web.auth import require_caller, scope_digest
 from app.web.body import unless_gone
 from app.web.intake import Head, check_input, read_head, read_input, work_on_body
 from app.web.negotiate import SVG, choose_form
 from app.web.results import overlay_headers, read_result
-from app.web.state import WebState, task_queue, web_state
+from app.web.state import WebState, caller_of, task_queue, web_state
 
 if TYPE_CHECKING:
     from app.service.crop import CheckedInput, CropResult, CropService
@@ -46,7 +46,7 @@ async def crop(request: Request) -> Response:
     The answer is a JSON document, or the overlay alone where ``Accept`` prefers ``image/svg+xml``.
     """
     state = web_state(request)
-    require_key(request, state.api_keys)
+    require_caller(request, state.keys, state.limiter)
     form = choose_form(request.headers.get("accept"))
     head = read_head(request, state)
     answer = await (_recall if state.has_result_cache else _answer)(request, state, head, form)
@@ -69,9 +69,12 @@ def _process(service: CropService, head: Head, form: str, body: bytes) -> Answer
 async def _recall(request: Request, state: WebState, head: Head, form: str) -> Answer:
     """Answer from the result of an earlier task for the same, where there is one."""
     async with work_on_body(request, state, partial(check_input, state.crop, head, is_digested=True)) as checked:
-        found = await task_queue(request).find_result(checked[1] or "")
+        caller = caller_of(request)
+        found = await task_queue(request).find_result(scope_digest(caller, checked[1]) or "")
         if found is None:
-            return await unless_gone(request, state.admission.run(_finish, state.crop, checked[0], form))
+            return await unless_gone(
+                request, state.admission.run_for(caller.identity, _finish, state.crop, checked[0], form)
+            )
     overlay, warnings = read_result(found)
     return Answer(overlay if form == SVG else found, warnings, "hit")
 

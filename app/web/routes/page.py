@@ -126,7 +126,7 @@ async def document(request: Request) -> Response:
     state = web_state(request)
     made = make_document(
         has_tasks=state.queue is not None,
-        is_key_needed=bool(state.api_keys),
+        is_key_needed=bool(state.keys),
         max_body_bytes=state.max_body_bytes,
     )
     return _answer(request, made, {"Content-Security-Policy": CONTENT_SECURITY_POLICY, "Cache-Control": _ASK_FIRST})

@@ -10,7 +10,7 @@ from fastapi import APIRouter, Request, Response
 
 from app.tasks.records import TaskStatus
 from app.web import openapi
-from app.web.auth import require_key
+from app.web.auth import require_caller, scope_digest
 from app.web.body import read_body, unless_gone
 from app.web.intake import check_input, read_head, work_on_body
 from app.web.negotiate import JSON, SVG, choose_form, require_json
@@ -35,7 +35,7 @@ async def submit(request: Request) -> Response:
     Where the same `Idempotency-Key` has come before with the same request, the answer is the task that it made then.
     """
     state = web_state(request)
-    caller = require_key(request, state.api_keys)
+    caller = require_caller(request, state.keys, state.limiter)
     require_json(request.headers.get("accept"))
     head = read_head(request, state)
     key = read_idempotency_key(request)
@@ -43,7 +43,13 @@ async def submit(request: Request) -> Response:
     check = partial(check_input, state.crop, head, is_digested=is_digested)
     async with work_on_body(request, state, check, is_place_kept=False) as (checked, digest):
         # Whether or not the caller still waits: given up halfway, a task might be there that nobody has counted.
-        record = await task_queue(request).submit(checked, idempotency_key=key, caller=caller, digest=digest)
+        record = await task_queue(request).submit(
+            checked,
+            idempotency_key=key,
+            caller=caller.identity,
+            owner=caller.owner,
+            digest=scope_digest(caller, digest),
+        )
     location = f"{state.prefix}{PREFIX}/status/{record.task_id}"
     return Response(task_to_json(record), 202, headers={"Location": location, **NO_STORE}, media_type=JSON)
 
@@ -56,25 +62,25 @@ async def status(request: Request, task_id: openapi.TaskId) -> Response:
     the task has succeeded, the answer is the overlay alone.
     """
     state = web_state(request)
-    require_key(request, state.api_keys)
+    owner = require_caller(request, state.keys).owner
     form = choose_form(request.headers.get("accept"))
     wait_s = read_wait_s(request)
     require_task_id(task_id)
     if wait_s:
-        record = await _wait(request, state, task_id, wait_s)
+        record = await _wait(request, state, task_id, wait_s, owner)
     else:
-        record = await task_queue(request).status(task_id)
+        record = await task_queue(request).status(task_id, owner=owner)
     if form == SVG and record.status is TaskStatus.SUCCESS:
         overlay, warnings = read_result(record.result)
         return Response(overlay, headers={**overlay_headers(warnings), **NO_STORE}, media_type=SVG)
     return Response(task_to_json(record), headers={**overlay_headers(()), **NO_STORE}, media_type=JSON)
 
 
-async def _wait(request: Request, state: WebState, task_id: str, wait_s: float) -> Record:
+async def _wait(request: Request, state: WebState, task_id: str, wait_s: float, owner: str) -> Record:
     # To hear of the end of the connection is to have read the body, should there be one.
     with state.admission.buffer() as buffer:
         await read_body(request, buffer, max_bytes=MAX_PASSED_OVER, timeout_s=state.body_timeout_s)
-    waiting = task_queue(request).status(task_id, wait_s=wait_s, is_stopping=state.is_stopping)
+    waiting = task_queue(request).status(task_id, owner=owner, wait_s=wait_s, is_stopping=state.is_stopping)
     return await unless_gone(request, asyncio.ensure_future(waiting))
 
 
@@ -82,9 +88,9 @@ async def _wait(request: Request, state: WebState, task_id: str, wait_s: float) 
 @router.delete("/{task_id}", **openapi.CANCEL)
 async def cancel(request: Request, task_id: openapi.TaskId) -> Response:
     """Cancel a task that has not ended. To cancel it again changes nothing."""
-    require_key(request, web_state(request).api_keys)
+    owner = require_caller(request, web_state(request).keys).owner
     require_json(request.headers.get("accept"))
     read_query(request, ())
     require_task_id(task_id)
-    record = await task_queue(request).cancel(task_id)
+    record = await task_queue(request).cancel(task_id, owner=owner)
     return Response(task_to_json(record), headers=NO_STORE, media_type=JSON)

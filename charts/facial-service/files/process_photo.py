@@ -13,7 +13,8 @@ from urllib.request import ProxyHandler, Request, build_opener
 
 URL = os.environ["SERVICE_URL"] + "/api/v1/frontal/crop"
 HAS_TASKS = os.environ["HAS_TASKS"] == "true"
-KEYS = [key.strip() for key in os.environ.get("API_KEYS", "").split(",") if key.strip()]
+LINES = [line for line in os.environ.get("API_KEYS", "").splitlines() if not line.lstrip().startswith("#")]
+KEYS = [key.strip().partition(":")[2] or key.strip() for line in LINES for key in line.split(",") if key.strip()]
 PATIENCE_S = 60.0  # what the release gets to answer, and the task to end
 ANSWER_S = 30.0
 PAUSE_S = 1.0

@@ -12,6 +12,7 @@ TASK_WORKERS: worker.processes
 GRACEFUL_TIMEOUT_S: api.gracefulTimeoutSeconds and worker.gracefulTimeoutSeconds
 ENABLE_TASKS: worker.enabled
 API_KEYS: apiKeys.existingSecret
+API_KEYS_FILE: apiKeys.existingSecret
 NATS_URL: nats.enabled or externalNats.url
 NATS_MONITOR_URL: externalNats.monitorUrl
 NATS_REPLICAS: nats.replicas or externalNats.replicas

@@ -112,7 +112,7 @@ PORT: "8000"
 WORKERS: {{ int $values.workers | quote }}
 {{- with .root.Values.apiKeys }}
 {{- if .existingSecret }}
-API_KEYS: {valueFrom: {secretKeyRef: {name: {{ quote .existingSecret }}, key: {{ quote .secretKey }}}}}
+API_KEYS_FILE: /etc/api-keys/keys
 {{- end }}
 {{- end }}
 {{- else }}

@@ -1,0 +1,105 @@
+"""Requests per caller and time, counted over all worker processes of an instance.
+
+The limit is enforced by the generic cell rate algorithm (ITU-T I.371): each caller has one number, the theoretical
+arrival time, which every request moves on by the interval between two requests. It may be ahead of the clock by one
+period, so a quota can be used in a burst.
+
+The table is in memory that the processes share. If two processes count requests of one caller at the same moment, one
+of them may be lost; a lock would have to survive processes that are killed while they hold it. Rate-limit libraries
+share their counters through a Redis or memcached server, which this service does not need otherwise.
+"""
+
+from __future__ import annotations
+
+import mmap
+import struct
+import time
+from dataclasses import dataclass
+from hashlib import blake2b
+from math import ceil
+from typing import Final
+
+from app.web.problem_codes import ProblemError
+
+# Rows are found by hash. If all rows in question are in use, a caller shares the row of another one.
+ROWS: Final = 65_536
+NEIGHBOURS: Final = 8
+_ROW: Final = struct.Struct("<Qd")  # hash of the caller, theoretical arrival time; a past one is a free row
+
+
+@dataclass(frozen=True, slots=True)
+class RateLimitState:
+    """What a caller may still send.
+
+    Attributes:
+        quota: requests per period.
+        period_s: the period, in seconds.
+        remaining: requests that would be accepted now.
+        reset_s: seconds until the whole quota is available.
+    """
+
+    quota: int
+    period_s: int
+    remaining: int
+    reset_s: int
+
+    def headers(self) -> dict[str, str]:
+        """Return the header fields of draft-ietf-httpapi-ratelimit-headers-10."""
+        return {
+            "RateLimit-Policy": f'"default";q={self.quota};w={self.period_s}',
+            "RateLimit": f'"default";r={self.remaining};t={self.reset_s}',
+        }
+
+
+class RateLimiter:
+    """One limit for each caller; made before the worker processes are forked.
+
+    Args:
+        quota: requests per period.
+        period_s: the period, in seconds.
+    """
+
+    def __init__(self, quota: int, period_s: int) -> None:
+        self._quota = quota
+        self._period_s = period_s
+        self._interval_s = period_s / quota
+        self._table = mmap.mmap(-1, ROWS * _ROW.size)
+
+    def require(self, caller: str) -> RateLimitState:
+        """Count a request.
+
+        Raises:
+            ProblemError: ``rate_limited``; the request does not count.
+        """
+        now = time.monotonic()  # the same in all processes of a machine
+        offset, key, arrival = self._find(caller, now)
+        arrival = max(arrival, now) + self._interval_s
+        # Rounded: an interval that is no binary fraction adds up to a little more or less than the period.
+        wait_s = round(arrival - now - self._period_s, 6)
+        if wait_s > 0:
+            state = self._describe(arrival - self._interval_s - now)
+            detail = f"expected at most {self._quota} requests in {self._period_s} s, got more; retry after Retry-After"
+            headers = {"Retry-After": str(max(1, ceil(wait_s))), **state.headers()}
+            raise ProblemError("rate_limited", detail, headers=headers)
+        _ROW.pack_into(self._table, offset, key, arrival)
+        return self._describe(arrival - now)
+
+    def _describe(self, ahead_s: float) -> RateLimitState:
+        remaining = int((self._period_s - ahead_s) / self._interval_s + 1e-6)
+        return RateLimitState(self._quota, self._period_s, max(0, remaining), ceil(max(0.0, ahead_s)))
+
+    def _find(self, caller: str, now: float) -> tuple[int, int, float]:
+        """Return the offset of a caller's row, its key, and its theoretical arrival time."""
+        key = int.from_bytes(blake2b(caller.encode(), digest_size=8).digest())
+        free = None
+        for step in range(NEIGHBOURS):
+            offset = (key + step) % ROWS * _ROW.size
+            found, arrival = _ROW.unpack_from(self._table, offset)
+            if found == key:
+                return offset, key, arrival
+            if free is None and arrival <= now:
+                free = offset
+        if free is not None:
+            return free, key, 0.0
+        offset = key % ROWS * _ROW.size
+        return offset, *_ROW.unpack_from(self._table, offset)
