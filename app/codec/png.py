@@ -29,9 +29,10 @@ IHDR = struct.Struct(">IIBBBBB")
 _IHDR_END = len(SIGNATURE) + CHUNK_HEAD.size + IHDR.size + CHECKSUM.size
 _MAX_LENGTH = 2**31 - 1
 _MAX_PALETTE_BYTES = 3 * 256
-# Chunks may be empty, so the size of the file alone does not bound the work. 16 MiB in libpng's own 8 KiB chunks are
-# 2,048 of them.
-_MAX_CHUNKS = 65_536
+# Chunks may be empty, so the size of the file alone does not bound the work. libpng writes 8 KiB of pixels in a chunk,
+# and no encoder less than 1 KiB.
+_BASE_CHUNKS = 6144
+_BYTES_PER_CHUNK = 512
 
 
 class PngHeader(NamedTuple):
@@ -113,7 +114,8 @@ def iter_chunks(view: memoryview, *, is_checked: bool = True) -> Iterator[tuple[
         ImageCorruptError: a length is impossible, there are too many chunks, or, if checked, a checksum is wrong.
     """
     position = len(SIGNATURE)
-    for _ in range(_MAX_CHUNKS):
+    limit = _BASE_CHUNKS + len(view) // _BYTES_PER_CHUNK
+    for _ in range(limit):
         start = position + CHUNK_HEAD.size
         if start > len(view):
             raise ImageTruncatedError("The PNG ends before its last chunk.")
@@ -129,7 +131,7 @@ def iter_chunks(view: memoryview, *, is_checked: bool = True) -> Iterator[tuple[
         if kind == b"IEND":
             return
         position = end + CHECKSUM.size
-    raise ImageCorruptError(f"The PNG has more than {_MAX_CHUNKS} chunks.")
+    raise ImageCorruptError(f"expected at most {limit} chunks in a PNG of this size, got more")
 
 
 def _check_palette(length: int, *, is_first: bool) -> None:

@@ -31,6 +31,7 @@ from app.tasks.records import TaskFault, TaskStatus
 from app.tasks.stream import TASK_TYPE
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
     from contextlib import AbstractContextManager
 
     from nats.aio.msg import Msg
@@ -43,6 +44,9 @@ if TYPE_CHECKING:
 BEAT_S: Final = 1.0
 ATTEMPTS: Final = 8
 STORE_PAUSE_S: Final = 0.1
+# Work on a region takes as long as on this many indices; measured with labels, which take the most.
+REGION_INDICES: Final = 32
+LIGHT_INDICES: Final = 3072
 RESULT_TOO_LARGE: Final = "result_too_large"
 
 # Of the steps that a task may have, how much is done when each begins. Decoding and looking for a face take nearly all
@@ -93,7 +97,8 @@ class Attempt:
         self._working_since = 0.0
         settings = workshop.settings
         # Done sooner than it could be handed to a thread, or its beginning be written down.
-        self._is_light = not (task.checked.needs_pixels or settings.fault_work_s or settings.fault_poison_region)
+        is_faulty = settings.fault_work_s or settings.fault_poison_region
+        self._is_light = not (is_faulty or task.checked.needs_pixels) and _is_quick(task.checked.region_landmarks)
 
     async def make(self, *, is_first: bool) -> None:
         """Do the task, unless it has ended already; its record tells how it ended.
@@ -288,6 +293,12 @@ class Attempt:
         if self._shop.settings.result_cache and end.digest:
             with contextlib.suppress(QueueError):  # the same will be worked out again, that is all
                 await self._shop.records.note_result(end.digest, end.task_id)
+
+
+def _is_quick(region_landmarks: Mapping[str, Sequence[int]] | None) -> bool:
+    """Return whether regions without pixels take less than about 5 ms, so that they may run on the event loop."""
+    regions = region_landmarks or {}
+    return sum(map(len, regions.values())) + REGION_INDICES * len(regions) <= LIGHT_INDICES
 
 
 def _note_wait(record: Record) -> None:

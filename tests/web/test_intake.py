@@ -13,6 +13,7 @@ from fastapi import FastAPI, Request
 from starlette.requests import ClientDisconnect
 
 from app.service.admission import SaturatedError
+from app.web import intake as module
 from app.web.intake import Head, check_input, work_on_body
 
 if TYPE_CHECKING:
@@ -104,3 +105,19 @@ def test_a_request_is_refused_before_its_body_is_read(make_app: MakeApp) -> None
                 pass
 
     asyncio.run(run())
+
+
+@pytest.mark.parametrize(
+    ("body", "is_quick"),
+    [
+        (b"", True),
+        (b"x" * module.INLINE_BYTES, True),
+        (b"x" * (module.INLINE_BYTES + 1), False),
+        (b"," * module.INLINE_COMMAS, True),
+        (b",," * module.INLINE_COMMAS, False),
+        (bytes(range(256)) * 4096, True),
+    ],
+    ids=["empty", "large", "too large", "some values", "many values", "image data"],
+)
+def test_what_is_checked_on_the_event_loop_is_small_and_has_few_values(body: bytes, *, is_quick: bool) -> None:
+    assert module.is_checked_quickly(body) is is_quick
