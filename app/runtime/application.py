@@ -37,6 +37,7 @@ log = get_logger("server")
 
 TITLE = "facial-service"
 EXPORTER_STOP_S = 2.0
+ANSWER_MARGIN_S = 3  # after the time of requests in flight, for workers to respond to those that remain
 
 
 class ServiceLogger(Logger):
@@ -86,7 +87,7 @@ class ServiceApplication(BaseApplication):
         shared_memory = Path("/dev/shm")  # noqa: S108 - the kernel's, for the heartbeat: on a disk it can block
         return {
             "timeout": self.settings.timeout_s,
-            "graceful_timeout": self.settings.graceful_timeout_s,
+            "graceful_timeout": self.settings.graceful_timeout_s + ANSWER_MARGIN_S,
             "preload_app": True,
             "control_socket_disable": True,
             "proc_name": TITLE,

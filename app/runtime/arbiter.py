@@ -13,6 +13,7 @@ from app.observability import multiprocess, recording
 from app.observability.board import State
 from app.observability.multiprocess import SlotPool
 from app.observability.rich_logging import get_logger
+from app.runtime.closing import refuse_connections
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -134,6 +135,8 @@ class ServiceArbiter(Arbiter):
         if not self.board.is_draining:
             log.info("Stopping: what is in flight gets up to %d s", self.settings.graceful_timeout_s)
         self.board.drain()
+        for listener in self.LISTENERS:
+            refuse_connections(listener.sock)
         super().stop(graceful)
 
     def kill_workers(self, sig: int) -> None:
