@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import os
-import shutil
 import socket
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,7 +14,7 @@ from setproctitle import setproctitle
 
 from app import __version__
 from app.main import install_metrics, log_options
-from app.observability import multiprocess
+from app.observability import multiprocess, value_folder
 from app.observability.board import State
 from app.observability.exporter import serve_exporter
 from app.observability.resources import BuildCollector, ResourceCollector
@@ -131,12 +130,16 @@ class ServiceApplication(BaseApplication):
             ).run()
         finally:
             # Workers leave through here too. A folder that was named in the settings stays, for whoever named it.
-            is_own = self.metrics_directory is not None and self.settings.prometheus_multiproc_dir is None
-            if is_own and os.getpid() == master:
-                shutil.rmtree(str(self.metrics_directory), ignore_errors=True)
+            is_own = self.settings.prometheus_multiproc_dir is None
+            if self.metrics_directory is not None and is_own and os.getpid() == master:
+                value_folder.remove(self.metrics_directory)
 
     def _make_registry(self, directory: Path) -> CollectorRegistry:
-        collectors = [ResourceCollector(self.board), BuildCollector(__version__)]
+        collectors = [
+            multiprocess.FailureCollector(self.board),
+            ResourceCollector(self.board),
+            BuildCollector(__version__),
+        ]
         if self.settings.enable_tasks:
             # Imported here: whoever takes no tasks shall not pay for the memory of a client of the queue.
             from app.tasks.collector import QueueCollector  # noqa: PLC0415
@@ -168,8 +171,6 @@ def pre_fork(arbiter: ServiceArbiter, worker: SlotWorker) -> None:
 def post_fork(arbiter: ServiceArbiter, worker: SlotWorker) -> None:
     """Take the slot's name; what the master holds for its companions is not the worker's to hold open."""
     become(worker.slot_name)
-    if arbiter.metrics_directory is not None:
-        arbiter.metrics_directory.mkdir(parents=True, exist_ok=True)  # cleaners of temporary folders are about
     arbiter.leave_to_worker()
     worker.board.beat(worker.slot, State.STARTING)
 

@@ -97,6 +97,8 @@ class ServiceArbiter(Arbiter):
         if self._parent_pid is not None and os.getppid() != self._parent_pid:
             raise StopIteration
         super().manage_workers()
+        multiprocess.maintain()
+        self.board.note_master(is_failing=multiprocess.is_failing())
         self._replace_next()
         self._keep_companions(are_early=False)
 

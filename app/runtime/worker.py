@@ -15,6 +15,7 @@ from gunicorn.arbiter import Arbiter
 from uvicorn.server import Server
 from uvicorn_worker import UvicornWorker
 
+from app.observability import multiprocess
 from app.observability.board import State
 from app.observability.rich_logging import get_logger
 from app.runtime.closing import accept_waiting
@@ -166,7 +167,8 @@ class ServiceWorker(SlotWorker, UvicornWorker):
         A worker whose master is gone stops: nobody would replace it, measure it or tell it to.
         """
         await super().callback_notify()
+        multiprocess.maintain()
         if os.getppid() != self.board.master_pid:
             self._stop_at_once()
         elif not self.server.should_exit:
-            self.board.beat(self.slot, State.READY)
+            self.board.beat(self.slot, State.READY, is_failing=multiprocess.is_failing())
