@@ -74,8 +74,9 @@ def claim(directory: Path) -> Path:
 
 
 def remove(directory: Path) -> None:
-    """Remove a folder that `make` has made; a folder that cannot be removed stays."""
+    """Remove a folder that `make` has made, if that is possible, and those of instances that have ended meanwhile."""
     shutil.rmtree(directory, ignore_errors=True)
+    remove_stale(directory.parent)
 
 
 def remove_stale(parent: Path) -> None:

@@ -18,7 +18,7 @@ from uvicorn_worker import UvicornWorker
 from app.observability import multiprocess
 from app.observability.board import State
 from app.observability.rich_logging import get_logger
-from app.runtime.closing import accept_waiting
+from app.runtime.closing import accept_waiting, refuse_connections
 from app.runtime.protocol import ServiceProtocol
 from app.runtime.slots import SlotWorker
 from app.web import shutdown
@@ -90,8 +90,9 @@ class _Server(Server):
 
     async def _stop_accepting(self, sockets: list[socket.socket]) -> None:
         loop = asyncio.get_running_loop()
-        if self._worker.board.is_draining:  # otherwise the other workers accept what waits
+        if self._worker.is_last_call():  # otherwise the other workers accept what waits
             for listener in sockets:
+                refuse_connections(listener)
                 for waiting in accept_waiting(listener):
                     await loop.connect_accepted_socket(self._make_protocol, waiting)
         for server in self.servers:
@@ -161,6 +162,13 @@ class ServiceWorker(SlotWorker, UvicornWorker):
         self.board.beat(self.slot, State.DRAINING)
         self.server.stop_at_once()
 
+    def is_last_call(self) -> bool:
+        """Return whether no other process will accept the connections that wait."""
+        return self.board.is_draining or self._is_orphan()
+
+    def _is_orphan(self) -> bool:
+        return os.getppid() != self.board.master_pid
+
     async def callback_notify(self) -> None:
         """Show a sign of life, to gunicorn and to the board; the event loop calls it every second.
 
@@ -168,7 +176,7 @@ class ServiceWorker(SlotWorker, UvicornWorker):
         """
         await super().callback_notify()
         multiprocess.maintain()
-        if os.getppid() != self.board.master_pid:
+        if self._is_orphan():
             self._stop_at_once()
         elif not self.server.should_exit:
             self.board.beat(self.slot, State.READY, is_failing=multiprocess.is_failing())
