@@ -9,6 +9,7 @@ What this module and `value_store` rely on of the library is listed in `tests/ob
 
 from __future__ import annotations
 
+import errno
 import functools
 import os
 import re
@@ -144,7 +145,7 @@ class ValueFile:
         """Return where a value is, and what it is; a new one is 0.
 
         Raises:
-            OSError: there is no room for another value.
+            OSError: there is no room for another value, or the file is damaged.
         """
         found = self._positions.get(key)
         return found if found is not None else (self._add(key), 0.0)
@@ -172,6 +173,8 @@ class ValueFile:
         os.close(self._descriptor)
 
     def _add(self, key: str) -> int:
+        if os.pread(self._descriptor, _USED.size, 0) != _USED.pack(self._used):
+            raise OSError(errno.EIO, "the file was changed by another program")
         encoded = key.encode()
         padded = encoded + b" " * _padding(len(encoded))
         entry = _LENGTH.pack(len(encoded)) + padded + _VALUE.pack(0.0, 0.0)

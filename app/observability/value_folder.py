@@ -37,7 +37,10 @@ def make() -> Path:
     Raises:
         OSError: no folder can be made.
     """
-    parent = Path(tempfile.gettempdir())
+    try:
+        parent = Path(tempfile.gettempdir())
+    except FileNotFoundError:  # every candidate is full, which is no reason not to start
+        parent = Path("/tmp")  # noqa: S108 - mkdtemp makes a folder that is this user's alone
     remove_stale(parent)
     # Renamed once it is locked, because a folder of its final name without a lock is taken for a dead instance's.
     hidden = Path(tempfile.mkdtemp(prefix=f".{PREFIX}", dir=parent))

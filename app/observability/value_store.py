@@ -59,7 +59,7 @@ class ValueStore:
     def follow_fork(self) -> None:
         """Begin files of its own in a process that was forked."""
         if self._identity != self._get_identity():
-            self._identity = self._get_identity()
+            self._identity, self._next_line = self._get_identity(), 0.0
             for value in self._values:
                 value.forget()
             self._rebuild()
