@@ -157,7 +157,8 @@ def test_damaged_folder(
             folder.unlink()
         wait_until(lambda: served(service) == 10, limit_s=30, what="every request counted")
         wait_until(lambda: failing(service) == 0, limit_s=30, what="all processes that can write")
-        assert value(service, "multiprocess_unreadable_files") == 0
+        unreadable = "multiprocess_unreadable_files"
+        wait_until(lambda: value(service, unreadable) == 0, limit_s=30, what="files that are repaired")
         assert exits(service) == []
         assert "Traceback" not in service.log_text()
 
