@@ -36,9 +36,10 @@ log = get_logger("server")
 NOTIFY_S = 1.0
 QUICK_STOP_S = 1.0  # what requests in flight get if the stop must be quick
 POLL_S = 0.02
+LAST_CALL_S = 0.3  # how long after its own signal a worker learns that all of them stop
 # After the time of the requests in flight, all within what the master adds to it: until each one has a response, until
 # the responses are sent, and until the application has closed what it holds.
-ANSWER_S, SEND_S, CLOSE_S = 0.3, 0.4, 0.3
+ANSWER_S, SEND_S, QUICK_SEND_S, CLOSE_S = 0.3, 1.5, 0.4, 0.3
 
 
 class _Server(Server):
@@ -56,6 +57,7 @@ class _Server(Server):
         self._web = web
         self._graceful_timeout_s = graceful_timeout_s
         self._deadline = math.inf
+        self._is_quick = False
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """Mark the worker as draining, then stop as usual."""
@@ -66,7 +68,7 @@ class _Server(Server):
 
     def stop_at_once(self) -> None:
         """Stop within `QUICK_STOP_S`, whether or not a stop is under way already."""
-        self._graceful_timeout_s = min(self._graceful_timeout_s, QUICK_STOP_S)
+        self._is_quick = True
         self._deadline = min(self._deadline, time.monotonic() + QUICK_STOP_S)
         self.should_exit = True
 
@@ -82,7 +84,7 @@ class _Server(Server):
             connection.shutdown()
         if not await self._wait_idle():
             await self._refuse_unanswered()
-            self._deadline = time.monotonic() + SEND_S
+            self._deadline = time.monotonic() + (QUICK_SEND_S if self._is_quick else SEND_S)
             await self._wait_idle()
         with suppress(TimeoutError):
             async with asyncio.timeout(CLOSE_S):
@@ -90,7 +92,7 @@ class _Server(Server):
 
     async def _stop_accepting(self, sockets: list[socket.socket]) -> None:
         loop = asyncio.get_running_loop()
-        if self._worker.is_last_call():  # otherwise the other workers accept what waits
+        if await self._is_last_call():  # otherwise the other workers accept what waits
             for listener in sockets:
                 refuse_connections(listener)
                 for waiting in accept_waiting(listener):
@@ -100,12 +102,23 @@ class _Server(Server):
         for listener in sockets:
             listener.close()
 
+    async def _is_last_call(self) -> bool:
+        """Return whether no other process will accept the connections that wait."""
+        end = time.monotonic() + LAST_CALL_S
+        # A supervisor may signal all processes at once, and this one may be faster than its master.
+        while not self._worker.is_instance_stopping():
+            if time.monotonic() > end:
+                return False
+            await asyncio.sleep(POLL_S)
+        return True
+
     def _make_protocol(self) -> ServiceProtocol:
         return ServiceProtocol(config=self.config, server_state=self.server_state, app_state=self.lifespan.state)
 
     async def _refuse_unanswered(self) -> None:
         in_flight = set(self.server_state.tasks)
-        log.warning("Stopping: %d requests are not finished in time and get 503", len(in_flight))
+        if in_flight:
+            log.warning("Stopping: %d requests are not finished in time and get 503", len(in_flight))
         self._web.shutdown.end()
         # A task that has not run at all would be cancelled without a chance to respond.
         await asyncio.sleep(0)
@@ -121,9 +134,14 @@ class _Server(Server):
 
     async def _wait_idle(self) -> bool:
         """Wait until nothing is in flight, or for the deadline, which a second signal may bring forward."""
+        next_beat = 0.0
         while self.server_state.connections or self.server_state.tasks:
-            if time.monotonic() > self._deadline:
+            now = time.monotonic()
+            if now > self._deadline:
                 return False
+            if now > next_beat:
+                next_beat = now + NOTIFY_S
+                self._worker.beat_draining()
             await asyncio.sleep(POLL_S)
         return True
 
@@ -162,9 +180,17 @@ class ServiceWorker(SlotWorker, UvicornWorker):
         self.board.beat(self.slot, State.DRAINING)
         self.server.stop_at_once()
 
-    def is_last_call(self) -> bool:
-        """Return whether no other process will accept the connections that wait."""
+    def is_instance_stopping(self) -> bool:
+        """Return whether all workers stop, and not this one alone."""
         return self.board.is_draining or self._is_orphan()
+
+    def beat_draining(self) -> None:
+        """Send a heartbeat while the requests in flight are finished; the base class sends none from then on."""
+        self.notify()
+        multiprocess.maintain()
+        self.board.beat(self.slot, State.DRAINING, is_failing=multiprocess.is_failing())
+        if self._is_orphan():
+            self.server.stop_at_once()
 
     def _is_orphan(self) -> bool:
         return os.getppid() != self.board.master_pid

@@ -277,3 +277,81 @@ def test_idle_connections_do_not_hold_up_the_stop(run_service: Any, sample: Any)
         started = time.monotonic()
         assert service.stop() == 0
         assert time.monotonic() - started < 30
+
+
+def test_reload_finishes_a_request_that_is_longer_than_the_heartbeat_timeout(
+    run_service: Any, sample: Any, wait_until: Callable[..., Any]
+) -> None:
+    with (
+        run_service(WORKERS=1, FAULT_WORK_S=6, TIMEOUT_S=2, GRACEFUL_TIMEOUT_S=60) as service,
+        ThreadPoolExecutor(1) as pool,
+    ):
+        sent = pool.submit(post, service, CROP, sample.json())
+        wait_until(lambda: in_progress(service) == 1, limit_s=30, what="the request")
+        os.kill(service.pid, signal.SIGHUP)
+        assert sent.result().status_code == 200
+        ended = service.wait_for_lines(lambda line: "reason" in line)
+    assert [line["reason"] for line in ended] == ["stopped"]
+
+
+@pytest.mark.parametrize("is_kept", [True, False])
+def test_reload_resets_no_connection(
+    run_service: Any, sample: Any, wait_until: Callable[..., Any], tmp_path: Path, is_kept: bool
+) -> None:
+    count = 8
+    settings = {"WORKERS": 2, "PROMETHEUS_MULTIPROC_DIR": tmp_path}
+    with run_service(**settings) as service, ThreadPoolExecutor(count) as pool:
+        callers = Callers(service, sample.json(), is_kept=is_kept)
+        running = [pool.submit(callers.run) for _ in range(count)]
+        for _ in range(2):
+            old = {worker.pid for worker in service.workers()}
+            os.kill(service.pid, signal.SIGHUP)
+            wait_until(lambda old=old: len(ready(service) - old) == 2, limit_s=60, what="two new workers")
+        assert service.stop() == 0
+        for caller in running:
+            caller.result()
+        lines = access_statuses(service)
+    assert callers.broken == []
+    assert lines == callers.answered
+
+
+def ready(service: Any) -> set[int]:
+    workers = httpx.get(f"{service.metrics}/health", timeout=30).json()["workers"]
+    return {worker["pid"] for worker in workers if worker["state"] == "ready"}
+
+
+def test_signal_to_all_processes_at_once(
+    run_service: Any, sample: Any, wait_until: Callable[..., Any], tmp_path: Path
+) -> None:
+    count = 12
+    settings = {"WORKERS": 2, "FAULT_WORK_S": 0.05, "PROMETHEUS_MULTIPROC_DIR": tmp_path}
+    with run_service(**settings) as service, ThreadPoolExecutor(count) as pool:
+        callers = Callers(service, sample.json(), is_kept=False)
+        running = [pool.submit(callers.run) for _ in range(count)]
+        wait_until(lambda: callers.answered.total() > 2 * count, limit_s=60, what="traffic")
+        for worker in service.workers():
+            worker.terminate()
+        assert service.stop() == 0
+        for caller in running:
+            caller.result()
+        lines = access_statuses(service)
+    assert callers.broken == []
+    assert lines == callers.answered
+
+
+def test_pipelined_requests_are_answered_in_turn(
+    run_service: Any, sample: Any, wait_until: Callable[..., Any], tmp_path: Path
+) -> None:
+    body = sample.json()
+    head = f"POST {CROP} HTTP/1.1\r\nHost: a\r\nContent-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
+    settings = {"WORKERS": 1, "FAULT_WORK_S": 1, "PROMETHEUS_MULTIPROC_DIR": tmp_path}
+    with run_service(**settings) as service:
+        with connect(service) as connection:
+            connection.sendall((head.encode() + body) * 3)
+            wait_until(lambda: in_progress(service) == 1, limit_s=30, what="the first request")
+            os.kill(service.pid, signal.SIGTERM)
+            received = read_slowly(connection, b"")
+        assert service.stop() == 0
+    assert received.count(b"HTTP/1.1 200 OK") == 3
+    assert received.count(b"connection: close") == 1
+    assert counted(tmp_path)[CROP, 200] == 3
