@@ -13,7 +13,9 @@ if TYPE_CHECKING:
     import asyncio
     from collections.abc import Callable, Iterator
 
-LINGER_S = 2.0  # how long a client may go on sending after the response that closes its connection
+# How much longer, and how much more, a client may send after the response that closes its connection.
+LINGER_S = 2.0
+LINGER_BYTES = 16 * 1024 * 1024
 
 _SO_ATTACH_FILTER = 26
 # Classic BPF over the TCP header: drop a segment that has SYN and not ACK, accept every other one.
@@ -45,6 +47,7 @@ class LingeringTransport:
         self._loop = loop
         self._is_client_sending = is_client_sending
         self.is_lingering = False
+        self._discarded = 0
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._transport, name)
@@ -65,6 +68,12 @@ class LingeringTransport:
         with suppress(RuntimeError):  # reading was not paused
             self._transport.resume_reading()
         self._loop.call_later(LINGER_S, self._transport.close)
+
+    def discard(self, size: int) -> None:
+        """Count bytes that came after the last response, and close the connection if they are too many."""
+        self._discarded += size
+        if self._discarded > LINGER_BYTES:
+            self._transport.close()
 
 
 def refuse_connections(listener: socket.socket) -> None:

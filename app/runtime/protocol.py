@@ -35,6 +35,7 @@ class ServiceProtocol(HttpToolsProtocol):
     as RFC 9110 has it; the parser alone would drop the request's body.
     """
 
+    transport: LingeringTransport  # type: ignore[assignment]
     _is_offer = False
     _is_pausing = True
     _text_bytes = 0
@@ -49,7 +50,7 @@ class ServiceProtocol(HttpToolsProtocol):
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as in the base class
         """Begin to wait for the first request's head."""
         super().connection_made(transport)
-        self.transport = LingeringTransport(transport, self.loop, self._is_client_sending)  # type: ignore[assignment]
+        self.transport = LingeringTransport(transport, self.loop, self._is_client_sending)
         self._start_head_timer()
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -60,6 +61,7 @@ class ServiceProtocol(HttpToolsProtocol):
     def data_received(self, data: bytes) -> None:
         """Read what came, after what is still to be read again."""
         if self.transport.is_closing():
+            self.transport.discard(len(data))
             return
         if self._unread:
             self._unread.append(data)

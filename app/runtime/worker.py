@@ -39,7 +39,7 @@ POLL_S = 0.02
 LAST_CALL_S = 0.3  # how long after its own signal a worker learns that all of them stop
 # After the time of the requests in flight, all within what the master adds to it: until each one has a response, until
 # the responses are sent, and until the application has closed what it holds.
-ANSWER_S, SEND_S, QUICK_SEND_S, CLOSE_S = 0.3, 1.5, 0.4, 0.3
+ANSWER_S, SEND_S, QUICK_SEND_S, CLOSE_S = 0.3, 1.5, 0.3, 0.2
 
 
 class _Server(Server):
