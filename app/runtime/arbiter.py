@@ -137,8 +137,9 @@ class ServiceArbiter(Arbiter):
         if not self.board.is_draining:
             log.info("Stopping: what is in flight gets up to %d s", self.settings.graceful_timeout_s)
         self.board.drain()
-        for listener in self.LISTENERS:
-            refuse_connections(listener.sock)
+        if not self.systemd:  # its socket stays open, with what waits in it, for the next instance
+            for listener in self.LISTENERS:
+                refuse_connections(listener.sock)
         super().stop(graceful)
 
     def kill_workers(self, sig: int) -> None:
@@ -154,6 +155,7 @@ class ServiceArbiter(Arbiter):
         """Give a worker that is about to be forked its place."""
         worker.slot = self.slots.take()
         worker.board = self.board
+        worker.is_socket_shared = self.systemd
 
     def leave_to_worker(self) -> None:
         """Close, in a new worker, what the master holds open for its companions."""

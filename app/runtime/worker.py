@@ -104,6 +104,8 @@ class _Server(Server):
 
     async def _is_last_call(self) -> bool:
         """Return whether no other process will accept the connections that wait."""
+        if self._worker.is_socket_shared:
+            return False
         end = time.monotonic() + LAST_CALL_S
         # A supervisor may signal all processes at once, and this one may be faster than its master.
         while not self._worker.is_instance_stopping():
