@@ -26,6 +26,7 @@ from app.web.middleware import RequestContext, RequestMetrics
 from app.web.problems import HANDLERS
 from app.web.rate_limit import RateLimiter
 from app.web.routes import crop, landmarks, operations, page, tasks
+from app.web.shutdown import ShutdownGuard
 from app.web.state import WebState
 
 if TYPE_CHECKING:
@@ -87,6 +88,7 @@ def create_app(settings: Settings, *, board: Board | None = None, registry: Coll
         app.include_router(page.router)
     _add_docs(app, prefix)
     # The last one added is the outermost: the context is there before anything else happens, and after.
+    app.add_middleware(ShutdownGuard, shutdown=state.shutdown, retry_after_s=state.retry_after_s)
     if metrics.is_enabled():
         app.add_middleware(RequestMetrics)
     app.add_middleware(RequestContext, is_access_logged=settings.log_access)

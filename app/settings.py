@@ -75,7 +75,9 @@ class Settings(TaskSettings):
     )
     work_threads: int = Field(1, ge=1, le=32, description="Threads a worker process does image work on")
     timeout_s: int = Field(30, ge=2, description="Seconds without a sign of life after which a worker is replaced")
-    graceful_timeout_s: int = Field(30, ge=1, description="Seconds that requests in flight get to end on stop")
+    graceful_timeout_s: int = Field(
+        30, ge=1, description="Seconds that requests in flight get to end on stop; beyond it 503"
+    )
     keep_alive_s: int = Field(
         75, ge=1, description="Seconds an idle connection is kept; longer than the idle timeout of a proxy in front"
     )

@@ -14,9 +14,11 @@ from dataclasses import dataclass
 from enum import IntEnum
 
 _HEADER = struct.Struct("=iid")  # master pid, expected workers, started at; never changed
-_FLAG = struct.Struct("=i")  # draining, then booted: each on its own, for they have different writers
-_DRAINING, _BOOTED, _FIRST_ROW = _HEADER.size, _HEADER.size + _FLAG.size, _HEADER.size + 2 * _FLAG.size
-_ROW = struct.Struct("=iid")  # pid, state, last beat
+# Draining, booted, and whether the master cannot write its metrics: one flag each, because they have different writers.
+_FLAG = struct.Struct("=i")
+_DRAINING, _BOOTED, _MASTER_FAILS = (_HEADER.size + number * _FLAG.size for number in range(3))
+_FIRST_ROW = _HEADER.size + 4 * _FLAG.size
+_ROW = struct.Struct("=iidi4x")  # pid, state, last beat, whether its metrics cannot be written
 _ROWS = 1024
 _COMPANION = struct.Struct("=i28s")  # pid, name
 _COMPANIONS = 8
@@ -87,9 +89,19 @@ class Board:
         """Say that the master stops: nobody is ready from here on."""
         _FLAG.pack_into(self._memory, _DRAINING, 1)
 
-    def beat(self, slot: int, state: State) -> None:
-        """Write a worker's row: its process id, state and the time."""
-        _ROW.pack_into(self._memory, self._offset(slot), os.getpid(), state, time.monotonic())
+    def beat(self, slot: int, state: State, *, is_failing: bool = False) -> None:
+        """Write a worker's row: its process id, its state, the time, and whether it cannot write its metrics."""
+        _ROW.pack_into(self._memory, self._offset(slot), os.getpid(), state, time.monotonic(), is_failing)
+
+    def note_master(self, *, is_failing: bool) -> None:
+        """Note whether the master cannot write its metrics."""
+        _FLAG.pack_into(self._memory, _MASTER_FAILS, is_failing)
+
+    def count_metric_failures(self) -> int:
+        """Count the processes that cannot write their metrics."""
+        rows = (_ROW.unpack_from(self._memory, self._offset(slot)) for slot in range(_ROWS))
+        failing = [slot for slot, (_, state, _, fails) in enumerate(rows) if state != State.ABSENT and fails]
+        return len(failing) + self._flag(_MASTER_FAILS)
 
     def state(self, slot: int) -> State:
         """Return what a worker last said of itself."""
@@ -97,14 +109,14 @@ class Board:
 
     def clear(self, slot: int) -> None:
         """Empty the row of a worker that is gone."""
-        _ROW.pack_into(self._memory, self._offset(slot), 0, State.ABSENT, 0.0)
+        _ROW.pack_into(self._memory, self._offset(slot), 0, State.ABSENT, 0.0, 0)
 
     def rows(self) -> list[Row]:
         """List the workers that have a row, by slot."""
         now = time.monotonic()
         rows = []
         for slot in range(_ROWS):
-            pid, state, beat = _ROW.unpack_from(self._memory, self._offset(slot))
+            pid, state, beat, _ = _ROW.unpack_from(self._memory, self._offset(slot))
             if state != State.ABSENT:
                 rows.append(Row(slot, self.worker_name(slot), pid, State(state), max(0.0, now - beat)))
         return rows

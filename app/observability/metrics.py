@@ -226,6 +226,10 @@ METRICS: tuple[MetricSpec, ...] = (
     ),
     MetricSpec("multiprocess_files", "gauge", "Files that hold the worker processes' values.", {}, is_collected=True),
     MetricSpec("multiprocess_bytes", "gauge", "Bytes that these files take.", {}, is_collected=True),
+    MetricSpec("multiprocess_unreadable_files", "gauge", "Metric files without valid content.", {}, is_collected=True),
+    MetricSpec(
+        "multiprocess_failing_processes", "gauge", "Processes that cannot write their metrics.", {}, is_collected=True
+    ),
 )
 
 _SPECS = {spec.name: spec for spec in METRICS}

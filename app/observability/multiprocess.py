@@ -1,8 +1,8 @@
 """Prometheus values across worker processes: stable slots, one folder of files, one registry to scrape.
 
-The client library's default names a file after each process id and keeps it for ever. Here a process writes under the
-name of its *slot* (``worker-0``), which its successor takes over, so that the number of files is bounded by the number
-of processes that ever ran at once, and counters go on where a killed process left them.
+The client library names a file after each process id and keeps it for ever. Here a process writes under the name of its
+*slot* (``worker-0``), which its successor takes over. So the number of files is bounded by the number of processes that
+ever ran at once, and counters continue where a killed process left them.
 """
 
 from __future__ import annotations
@@ -10,26 +10,33 @@ from __future__ import annotations
 import contextlib
 import heapq
 import os
-import tempfile
-from pathlib import Path
 from typing import TYPE_CHECKING
 
-from prometheus_client import CollectorRegistry, values
-from prometheus_client.multiprocess import MultiProcessCollector, mark_process_dead
+from prometheus_client import CollectorRegistry, Metric, values
+from prometheus_client.multiprocess import MultiProcessCollector
 from prometheus_client.registry import Collector
 
+from app.observability import value_folder
 from app.observability.metrics import gauge_family
+from app.observability.rich_logging import get_logger
+from app.observability.value_files import FILE_NAME, CorruptFileError, parse_key, read_file
+from app.observability.value_store import ValueStore, value_class
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
+    from pathlib import Path
+    from re import Match
 
-    from prometheus_client import Metric
     from prometheus_client.core import GaugeMetricFamily
 
-_FILE_KINDS = ("counter", "gauge", "histogram", "summary")
+    from app.observability.board import Board
+
+log = get_logger("server")
+
 DIRECTORY_VARIABLE = "PROMETHEUS_MULTIPROC_DIR"
 
 _identity = "main"
+_store: ValueStore | None = None
 
 
 def set_identity(name: str) -> None:
@@ -39,11 +46,11 @@ def set_identity(name: str) -> None:
         name: the slot, such as ``worker-0``. No two live processes may share one.
 
     Raises:
-        ValueError: the name holds ``_`` or ``/``; the files' names are split at ``_`` when they are read.
+        ValueError: the name contains ``_`` or ``/``. The names of files are split at ``_`` when they are read.
     """
     global _identity  # noqa: PLW0603 - one identity a process is the point
     if "_" in name or "/" in name:
-        raise ValueError(f"a slot's name may hold neither '_' nor '/': {name!r}")
+        raise ValueError(f"slot name: expected neither '_' nor '/', got {name!r}")
     _identity = name
 
 
@@ -53,29 +60,46 @@ def get_identity() -> str:
 
 
 def use_directory(directory: Path | None) -> Path:
-    """Wipe (or make) the folder of value files and point the client library at it, before any metric is made.
+    """Claim and empty (or make) the folder of value files, and point the client library at it.
 
-    Files of an earlier run would be added to this one's: an emptyDir outlives its container.
+    Called before any metric is made. Files of an earlier run would be added to this one's: an emptyDir outlives its
+    container.
 
     Args:
         directory: an existing or new folder; None makes one under the temporary folder.
 
     Returns:
         The folder in use.
+
+    Raises:
+        OSError: the folder cannot be made or emptied, or another instance uses it.
     """
-    path = Path(tempfile.mkdtemp(prefix="facial-service-")) if directory is None else directory
-    path.mkdir(parents=True, exist_ok=True)
-    for kind in _FILE_KINDS:  # by their names, for the folder may hold what is not ours
-        for file in path.glob(f"{kind}_*.db"):
-            file.unlink(missing_ok=True)
+    global _store  # noqa: PLW0603 - one set of files a process is the point
+    if _store is not None:
+        _store.close()
+    path = value_folder.make() if directory is None else value_folder.claim(directory)
+    _store = ValueStore(path, get_identity)
     os.environ[DIRECTORY_VARIABLE] = str(path)
-    values.ValueClass = values.MultiProcessValue(process_identifier=get_identity)
+    values.ValueClass = value_class(_store)
     return path
 
 
+def maintain() -> None:
+    """Repair this process's files if they were removed, damaged or not writable; called about once a second."""
+    if _store is not None:
+        _store.maintain()
+
+
+def is_failing() -> bool:
+    """Return whether this process has values that it cannot write."""
+    return _store is not None and _store.is_failing
+
+
 def forget_slot(name: str, directory: Path) -> None:
-    """Drop the live gauges of a process that is gone, so that its requests in progress are not counted for ever."""
-    mark_process_dead(name, str(directory))
+    """Remove the live gauges of a process that has ended, so that its requests in progress are not counted for ever."""
+    with contextlib.suppress(OSError):  # the successor in the slot starts them at 0 in any case
+        for file in directory.glob(f"gauge_live*_{name}.db"):
+            file.unlink(missing_ok=True)
 
 
 class SlotPool:
@@ -95,60 +119,109 @@ class SlotPool:
         self._next = 0
 
     def take(self) -> int:
-        """Return the lowest number that nobody holds."""
+        """Return the lowest number that no process holds."""
         if self._free:
             return heapq.heappop(self._free)
         self._next += 1
         return self._next - 1
 
     def free(self, number: int) -> None:
-        """Give a number back; the caller has dropped the live gauges under it."""
+        """Return a number to the pool; the caller has removed the live gauges under it."""
         heapq.heappush(self._free, number)
 
 
-class ValueCollector(MultiProcessCollector):
-    """The client library's collector, less the files that a process has made but not begun to fill.
+class ValueCollector(Collector):
+    """Everything that the slots have written, and how it is stored.
 
-    Such a file is there for a moment at every start of a worker, and for good where the worker is killed in it; the
-    library's own reading fails on it, and with it the whole scrape.
+    A folder or a file that cannot be read leaves out its values, never those of the others.
+
+    Args:
+        directory: folder of the files.
     """
 
     def __init__(self, directory: Path) -> None:
-        super().__init__(None, path=str(directory))
         self._directory = directory
+        self._reported: set[str] = set()
 
-    def collect(self) -> Iterable[Metric]:
-        """Merge what every slot has written."""
-        files = [entry.path for entry, size in _value_files(self._directory) if size]
-        merged: Iterable[Metric] = self.merge(files, accumulate=True)
-        return merged
+    def collect(self) -> Iterator[Metric]:
+        """Yield the merged metrics, ``multiprocess_files``, ``…_bytes`` and ``…_unreadable_files``."""
+        found: dict[str, Metric] = {}
+        sizes, unreadable = [], 0
+        for name, path, size in self._files():
+            try:
+                content = read_file(path)
+            except FileNotFoundError:
+                continue  # a live gauge's file was removed with its process
+            except (CorruptFileError, OSError) as error:
+                unreadable += 1
+                self._report(path, error)
+            else:
+                self._reported.discard(path)
+                _merge(found, name, content)
+            sizes.append(size)
+        yield from MultiProcessCollector._accumulate_metrics(found, accumulate=True)  # noqa: SLF001 - see value_files
+        yield _gauge("multiprocess_files", len(sizes))
+        yield _gauge("multiprocess_bytes", sum(sizes))
+        yield _gauge("multiprocess_unreadable_files", unreadable)
+
+    def _files(self) -> Iterator[tuple[Match[str], str, int]]:
+        try:
+            entries = sorted(os.scandir(self._directory), key=lambda entry: entry.name)
+        except OSError as error:
+            self._report(str(self._directory), error)
+            return
+        self._reported.discard(str(self._directory))
+        for entry in entries:
+            name = FILE_NAME.fullmatch(entry.name)
+            with contextlib.suppress(FileNotFoundError):
+                if name is not None and entry.is_file(follow_symlinks=False):
+                    yield name, entry.path, entry.stat(follow_symlinks=False).st_size
+
+    def _report(self, path: str, error: Exception) -> None:
+        if path not in self._reported:
+            self._reported.add(path)
+            log.error("%s cannot be read and its metrics are left out: %s", path, error)
 
 
-def _value_files(directory: Path) -> Iterator[tuple[os.DirEntry[str], int]]:
-    for entry in os.scandir(directory):
-        if entry.name.endswith(".db"):
-            with contextlib.suppress(FileNotFoundError):  # a live gauge's file went away with its process
-                yield entry, entry.stat().st_size
+def _merge(found: dict[str, Metric], name: Match[str], content: Iterable[tuple[str, float, float]]) -> None:
+    """Add the values of one file to the metrics of all, as the library's own collector does."""
+    kind = name["kind"] or "gauge"
+    slot = (("pid", name["slot"]),) if kind == "gauge" else ()
+    for key, value, timestamp in content:
+        metric_name, sample, labels, text = parse_key(key)
+        metric = found.get(metric_name)
+        if metric is None:
+            metric = found[metric_name] = Metric(metric_name, text, kind)
+        if kind == "gauge":
+            metric._multiprocess_mode = name["mode"]  # type: ignore[attr-defined]  # noqa: SLF001 - see value_files
+        metric.add_sample(sample, labels + slot, value, timestamp if slot else None)  # type: ignore[arg-type]
 
 
-class DirectoryCollector(Collector):
-    """How many value files there are and what they take: a number that grows is a leak."""
+def _gauge(name: str, value: float) -> GaugeMetricFamily:
+    family = gauge_family(name)
+    family.add_metric([], value)
+    return family
 
-    def __init__(self, directory: Path) -> None:
-        self._directory = directory
+
+class FailureCollector(Collector):
+    """How many processes have values that they cannot write, which they cannot write either: the boards know.
+
+    Args:
+        board: of the instance.
+    """
+
+    def __init__(self, board: Board) -> None:
+        self._board = board
 
     def collect(self) -> Iterator[GaugeMetricFamily]:
-        """Yield ``multiprocess_files`` and ``multiprocess_bytes``."""
-        sizes = [size for _, size in _value_files(self._directory)]
-        for name, value in (("multiprocess_files", len(sizes)), ("multiprocess_bytes", sum(sizes))):
-            family = gauge_family(name)
-            family.add_metric([], value)
-            yield family
+        """Yield ``multiprocess_failing_processes``."""
+        boards = filter(None, (self._board, self._board.beside))
+        yield _gauge("multiprocess_failing_processes", sum(board.count_metric_failures() for board in boards))
 
 
 def scrape_registry(directory: Path, collectors: Iterable[Collector] = ()) -> CollectorRegistry:
     """Build the registry that a scrape reads: every process's values, and what is read at scrape time."""
     registry = CollectorRegistry(auto_describe=False)
-    for collector in (ValueCollector(directory), DirectoryCollector(directory), *collectors):
+    for collector in (ValueCollector(directory), *collectors):
         registry.register(collector)
     return registry

@@ -15,7 +15,6 @@ from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, cast
 
 from app.observability import metrics
-from app.observability.rich_logging import get_logger
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -28,8 +27,6 @@ _STEPS = "image_processing_duration_seconds"
 _WORK = "task_processing_duration_seconds"
 _WAIT = "task_wait_seconds"
 _OBSERVED = {_STEPS, _WORK, _WAIT}
-
-log = get_logger("server")
 
 _held: ContextVar[list[tuple[str, tuple[str, ...], float]] | None] = ContextVar("held_back", default=None)
 
@@ -59,24 +56,11 @@ def _record(name: str, labels: tuple[str, ...], amount: float = 1) -> None:
 
 def _write(entries: list[tuple[str, tuple[str, ...], float]]) -> None:
     child = metrics.child
-    try:
-        for name, labels, amount in entries:
-            if name in _OBSERVED:
-                child(name, *labels).observe(amount)
-            else:
-                child(name, *labels).inc(amount)
-    except OSError as error:
-        report_unwritable(error)
-
-
-@functools.lru_cache(maxsize=1)
-def _report_once(reason: str) -> None:
-    log.error("Metrics cannot be written (%s); requests are answered all the same", reason)
-
-
-def report_unwritable(error: OSError) -> None:
-    """Log, once a process, that the folder of value files is gone or full: no caller shall pay for it."""
-    _report_once(error.strerror or "unknown")
+    for name, labels, amount in entries:
+        if name in _OBSERVED:
+            child(name, *labels).observe(amount)
+        else:
+            child(name, *labels).inc(amount)
 
 
 def record_image_processed(image_format: str) -> None:

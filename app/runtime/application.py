@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
-import shutil
+import signal
 import socket
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,7 +17,7 @@ from setproctitle import setproctitle
 
 from app import __version__
 from app.main import install_metrics, log_options
-from app.observability import multiprocess
+from app.observability import multiprocess, value_folder
 from app.observability.board import State
 from app.observability.exporter import serve_exporter
 from app.observability.resources import BuildCollector, ResourceCollector
@@ -24,6 +26,7 @@ from app.runtime.allocator import keep_freed_memory
 from app.runtime.arbiter import ServiceArbiter
 from app.runtime.banner import url_of
 from app.runtime.companions import Companion
+from app.runtime.parent import end_with_parent
 
 if TYPE_CHECKING:
     from gunicorn.config import Config
@@ -37,6 +40,9 @@ log = get_logger("server")
 
 TITLE = "facial-service"
 EXPORTER_STOP_S = 2.0
+PREDECESSOR_S = 5.0  # how long a port may stay taken, by the processes of an instance that was killed
+NOTICE_S, POLL_S = 0.5, 0.05
+ANSWER_MARGIN_S = 3  # after the time of requests in flight, for workers to respond to those that remain
 
 
 class ServiceLogger(Logger):
@@ -86,7 +92,7 @@ class ServiceApplication(BaseApplication):
         shared_memory = Path("/dev/shm")  # noqa: S108 - the kernel's, for the heartbeat: on a disk it can block
         return {
             "timeout": self.settings.timeout_s,
-            "graceful_timeout": self.settings.graceful_timeout_s,
+            "graceful_timeout": self.settings.graceful_timeout_s + ANSWER_MARGIN_S,
             "preload_app": True,
             "control_socket_disable": True,
             "proc_name": TITLE,
@@ -130,12 +136,16 @@ class ServiceApplication(BaseApplication):
             ).run()
         finally:
             # Workers leave through here too. A folder that was named in the settings stays, for whoever named it.
-            is_own = self.metrics_directory is not None and self.settings.prometheus_multiproc_dir is None
-            if is_own and os.getpid() == master:
-                shutil.rmtree(str(self.metrics_directory), ignore_errors=True)
+            is_own = self.settings.prometheus_multiproc_dir is None
+            if self.metrics_directory is not None and is_own and os.getpid() == master:
+                value_folder.remove(self.metrics_directory)
 
     def _make_registry(self, directory: Path) -> CollectorRegistry:
-        collectors = [ResourceCollector(self.board), BuildCollector(__version__)]
+        collectors = [
+            multiprocess.FailureCollector(self.board),
+            ResourceCollector(self.board),
+            BuildCollector(__version__),
+        ]
         if self.settings.enable_tasks:
             # Imported here: whoever takes no tasks shall not pay for the memory of a client of the queue.
             from app.tasks.collector import QueueCollector  # noqa: PLC0415
@@ -165,10 +175,10 @@ def pre_fork(arbiter: ServiceArbiter, worker: SlotWorker) -> None:
 
 
 def post_fork(arbiter: ServiceArbiter, worker: SlotWorker) -> None:
-    """Take the slot's name; what the master holds for its companions is not the worker's to hold open."""
+    """Take the slot's name, and close what the master holds open for its companions."""
     become(worker.slot_name)
-    if arbiter.metrics_directory is not None:
-        arbiter.metrics_directory.mkdir(parents=True, exist_ok=True)  # cleaners of temporary folders are about
+    # Before a handler is installed, the signal ends the process.
+    end_with_parent(arbiter.pid, signal.SIGQUIT)
     arbiter.leave_to_worker()
     worker.board.beat(worker.slot, State.STARTING)
 
@@ -181,10 +191,24 @@ def child_exit(arbiter: ServiceArbiter, worker: SlotWorker) -> None:
 
 
 def bind(host: str, port: int, setting: str) -> socket.socket:
-    """Bind and listen; done in the master, so that a taken port stops the start and a new exporter finds it open."""
+    """Bind and listen; done in the master, so that a taken port stops the start and a new exporter finds it open.
+
+    A taken port is waited for, because the processes of an instance that was killed need a moment to end.
+
+    Raises:
+        OSError: the address cannot be listened on, or the port stays taken.
+    """
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    try:
-        is_any = host == "::" and socket.has_dualstack_ipv6()
-        return socket.create_server((host, port), family=family, backlog=128, dualstack_ipv6=is_any)
-    except OSError as error:
-        raise OSError(error.errno, f"cannot listen on {host}:{port} ({setting}): {error.strerror}") from error
+    is_any = host == "::" and socket.has_dualstack_ipv6()
+    start, is_told = time.monotonic(), False
+    while True:
+        try:
+            return socket.create_server((host, port), family=family, backlog=128, dualstack_ipv6=is_any)
+        except OSError as error:
+            waited = time.monotonic() - start
+            if error.errno != errno.EADDRINUSE or waited > PREDECESSOR_S:
+                raise OSError(error.errno, f"cannot listen on {host}:{port} ({setting}): {error.strerror}") from error
+        if waited > NOTICE_S and not is_told:
+            is_told = True
+            log.warning("%s %d is in use; waiting up to %g s for it to become free", setting, port, PREDECESSOR_S)
+        time.sleep(POLL_S)

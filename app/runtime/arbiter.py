@@ -13,6 +13,7 @@ from app.observability import multiprocess, recording
 from app.observability.board import State
 from app.observability.multiprocess import SlotPool
 from app.observability.rich_logging import get_logger
+from app.runtime.closing import refuse_connections
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -96,6 +97,8 @@ class ServiceArbiter(Arbiter):
         if self._parent_pid is not None and os.getppid() != self._parent_pid:
             raise StopIteration
         super().manage_workers()
+        multiprocess.maintain()
+        self.board.note_master(is_failing=multiprocess.is_failing())
         self._replace_next()
         self._keep_companions(are_early=False)
 
@@ -134,6 +137,9 @@ class ServiceArbiter(Arbiter):
         if not self.board.is_draining:
             log.info("Stopping: what is in flight gets up to %d s", self.settings.graceful_timeout_s)
         self.board.drain()
+        if not self.systemd:  # its socket stays open, with what waits in it, for the next instance
+            for listener in self.LISTENERS:
+                refuse_connections(listener.sock)
         super().stop(graceful)
 
     def kill_workers(self, sig: int) -> None:
@@ -149,6 +155,7 @@ class ServiceArbiter(Arbiter):
         """Give a worker that is about to be forked its place."""
         worker.slot = self.slots.take()
         worker.board = self.board
+        worker.is_socket_shared = self.systemd
 
     def leave_to_worker(self) -> None:
         """Close, in a new worker, what the master holds open for its companions."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 import os
 import signal
 import sys
@@ -10,6 +9,7 @@ import time
 from typing import TYPE_CHECKING, NoReturn, Protocol
 
 from app.observability.rich_logging import get_logger
+from app.runtime.parent import end_with_parent
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
@@ -22,8 +22,6 @@ PAUSE_S, PAUSE_MAX_S, STEADY_S = 0.5, 30.0, 60.0
 QUICK_STOP_S = 3.0  # what a companion gets where the stop is to be quick
 ORPHANS_S = 5.0  # what the children of one that died get to notice it
 POLL_S = 0.02
-_PR_SET_PDEATHSIG = 1
-_libc = ctypes.CDLL(None) if sys.platform == "linux" else None
 
 
 class Held(Protocol):
@@ -147,7 +145,7 @@ class Companion:
             os.setsid()
             for number in filter(_has_handler, signal.valid_signals()):
                 signal.signal(number, signal.SIG_DFL)
-            self._end_with(master)
+            end_with_parent(master, self._quick_signal)
             signal.pthread_sigmask(signal.SIG_SETMASK, mask)
             leave(self)
             self._run()
@@ -159,12 +157,6 @@ class Companion:
         finally:
             sys.stderr.flush()
             os._exit(status)  # past the master's own exit handlers, which are not this process's to run
-
-    def _end_with(self, master: int) -> None:
-        if _libc is not None:
-            _libc.prctl(_PR_SET_PDEATHSIG, int(self._quick_signal), 0, 0, 0)
-        if os.getppid() != master:
-            raise SystemExit(0)
 
     def _signal(self, number: int) -> None:
         if self.is_alive():  # just collected, a process id could be somebody else's

@@ -10,6 +10,7 @@ from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
 from app.observability.context import accept_request_id
 from app.observability.recording import record_error
+from app.runtime.closing import LingeringTransport
 from app.web.middleware import record_refusal
 from app.web.problem_codes import PROBLEMS
 from app.web.problems import problem_response
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 # bound one long header keeps a worker busy until it is taken for dead.
 MAX_HEAD_BYTES = 65_536
 
+IDLE_LINGER_S = 1.0  # how long a silent connection of a stopping process may still send a request
 HEAD_TIMEOUT_S = 30.0  # from the connection, or a request's first byte, to the end of its head
 
 _UPGRADE_HEADERS = {b"upgrade", b"http2-settings"}
@@ -33,10 +35,13 @@ class ServiceProtocol(HttpToolsProtocol):
     as RFC 9110 has it; the parser alone would drop the request's body.
     """
 
+    transport: LingeringTransport  # type: ignore[assignment]
     _is_offer = False
     _is_pausing = True
     _text_bytes = 0
     _head_timer: asyncio.TimerHandle | None = None
+    _is_stopping = False
+    _is_head_open = False
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -45,6 +50,7 @@ class ServiceProtocol(HttpToolsProtocol):
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as in the base class
         """Begin to wait for the first request's head."""
         super().connection_made(transport)
+        self.transport = LingeringTransport(transport, self.loop, self._is_client_sending)
         self._start_head_timer()
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -54,6 +60,9 @@ class ServiceProtocol(HttpToolsProtocol):
 
     def data_received(self, data: bytes) -> None:
         """Read what came, after what is still to be read again."""
+        if self.transport.is_closing():
+            self.transport.discard(len(data))
+            return
         if self._unread:
             self._unread.append(data)
             return
@@ -74,6 +83,7 @@ class ServiceProtocol(HttpToolsProtocol):
     def on_message_begin(self) -> None:
         """Begin a request."""
         self._is_offer = False
+        self._is_head_open = True
         if self._head_timer is None:
             self._start_head_timer()
         super().on_message_begin()
@@ -81,10 +91,12 @@ class ServiceProtocol(HttpToolsProtocol):
     def on_headers_complete(self) -> None:
         """Start the request, unless it is to be read again without its offer."""
         self._is_pausing = False
+        self._is_head_open = False
         self._stop_head_timer()
         self._is_offer = self.parser.should_upgrade()
         if not self._is_offer:
             super().on_headers_complete()
+            self.cycle.keep_alive = self.cycle.keep_alive and not self._is_stopping
 
     def on_body(self, body: bytes) -> None:
         """Take a piece of the body."""
@@ -96,6 +108,40 @@ class ServiceProtocol(HttpToolsProtocol):
         self._is_pausing = False
         if not self._is_offer:
             super().on_message_complete()
+
+    def shutdown(self) -> None:
+        """Close the connection after the response to its last request; if it is idle, after a moment for another.
+
+        A client may send a request while the connection that it reuses is being closed, and would not know whether it
+        was handled.
+        """
+        self._is_stopping = True
+        if self._is_busy():
+            self.cycle.keep_alive = False
+        else:
+            self.loop.call_later(IDLE_LINGER_S, self._close_idle)
+
+    def refuse_unanswered(self, headers: dict[str, str], code: str, detail: str) -> None:
+        """Respond to a request that has no response yet, and close the connection."""
+        if self.transport.is_closing():
+            return
+        if self._has_begun() or (self._is_busy() and not self.cycle.response_started):
+            self._refuse(code, detail, headers)
+        elif not self._is_busy():
+            self.transport.close()
+
+    def _close_idle(self) -> None:
+        if not self._is_busy() and not self._has_begun():
+            self.transport.close()
+
+    def _is_busy(self) -> bool:
+        return self.cycle is not None and not self.cycle.response_complete
+
+    def _has_begun(self) -> bool:
+        return self._is_head_open or bool(self._unread)
+
+    def _is_client_sending(self) -> bool:
+        return self._has_begun() or bool(self.pipeline) or (self.cycle is not None and self.cycle.more_body)
 
     def _pass_over_offer(self, rest: bytes) -> None:
         method = self.parser.get_method()
@@ -134,7 +180,7 @@ class ServiceProtocol(HttpToolsProtocol):
     def _give_up(self) -> None:
         self.transport.close()
 
-    def _refuse(self, code: str, detail: str) -> None:
+    def _refuse(self, code: str, detail: str, headers: dict[str, str] | None = None) -> None:
         status, title = PROBLEMS[code]
         record_error(code, "api")
         if self.cycle is None or self.cycle.response_complete:
@@ -144,8 +190,8 @@ class ServiceProtocol(HttpToolsProtocol):
         else:
             self.transport.close()  # an answer of its own would run into the one that is under way
             return
-        headers = {"Connection": "close", "X-Request-ID": request_id}
-        response = problem_response(code, status, title, detail, headers=headers)
+        every = {**(headers or {}), "Connection": "close", "X-Request-ID": request_id}
+        response = problem_response(code, status, title, detail, headers=every)
         head = b"".join(name + b": " + value + b"\r\n" for name, value in response.raw_headers)
         self.transport.write(STATUS_LINE[status] + head + b"\r\n" + response.body)
         self.transport.close()

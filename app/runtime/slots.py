@@ -14,6 +14,7 @@ class SlotWorker:
     Attributes:
         slot: number of the slot, set by the arbiter before the fork.
         board: shared with the master and the exporter, set by the arbiter before the fork.
+        is_socket_shared: whether the listening socket outlives the instance, set by the arbiter before the fork.
         exit_status: signal (negative) or exit code, set by the arbiter when the process has ended.
         pid: its process id, set by gunicorn.
         aborted: whether gunicorn ended it for its silence.
@@ -21,6 +22,7 @@ class SlotWorker:
 
     slot: int
     board: Board
+    is_socket_shared: bool = False
     exit_status: int | None = None
     pid: Any  # gunicorn's own has a text in it at first
     aborted: bool

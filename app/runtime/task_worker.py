@@ -12,6 +12,7 @@ import uvloop
 from gunicorn.arbiter import Arbiter
 from gunicorn.workers.base import Worker
 
+from app.observability import multiprocess
 from app.observability.board import State
 from app.observability.rich_logging import get_logger
 from app.runtime.slots import SlotWorker
@@ -72,9 +73,10 @@ class TaskWorker(SlotWorker, Worker):
 
     def _beat(self) -> None:
         self.notify()
+        multiprocess.maintain()
         if os.getppid() != self.board.master_pid:
             self._stop_at_once()
-        self.board.beat(self.slot, self._state)
+        self.board.beat(self.slot, self._state, is_failing=multiprocess.is_failing())
 
     def _note_ready(self) -> None:
         if self._state is State.STARTING:

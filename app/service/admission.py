@@ -115,8 +115,8 @@ class Admission:
         return result
 
     def close(self) -> None:
-        """End the threads once they are idle."""
-        self._pool.shutdown(wait=True)
+        """End the threads. Work that runs is not waited for, because a thread cannot be stopped."""
+        self._pool.shutdown(wait=False, cancel_futures=True)
 
     def _start_waiting(self) -> None:
         """Hand work to the threads, one job of each caller in turn."""

@@ -20,8 +20,10 @@ from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 import orjson
+import psutil
 from pydantic import SecretStr
 
+from app.observability.rich_logging import get_logger
 from app.task_settings import MIB
 from app.tasks.errors import QueueUnavailableError
 
@@ -29,6 +31,8 @@ if TYPE_CHECKING:
     from io import FileIO
 
     from app.settings import Settings
+
+log = get_logger("tasks")
 
 PROGRAM = "nats-server"
 CONFIGURATION, LOG, LOCK = "nats-server.conf", "nats-server.log", "lock"
@@ -48,7 +52,7 @@ STORE_HEADROOM = 2
 LOG_BYTES, LOG_FILES = 10 * MIB, 2
 
 PREDECESSOR_S = 10.0  # what the server of an instance that died gets to end
-POLL_S = 0.05
+NOTICE_S, POLL_S = 0.5, 0.05
 
 
 class EmbeddedServerError(OSError):
@@ -201,7 +205,7 @@ def claim(folder: Path) -> FileIO:
         EmbeddedServerError: another instance has it.
     """
     lock = (folder / LOCK).open("ab+", buffering=0)
-    limit = time.monotonic() + PREDECESSOR_S
+    limit, is_told = time.monotonic() + PREDECESSOR_S, False
     while not _is_taken(lock):
         holder = _read_holder(folder)
         if _is_alive(holder) or time.monotonic() > limit:
@@ -210,6 +214,9 @@ def claim(folder: Path) -> FileIO:
             raise EmbeddedServerError(
                 f"DATA_DIR {folder} is in use by {who}; stop that, or set another DATA_DIR for this instance"
             )
+        if not is_told and time.monotonic() > limit - PREDECESSOR_S + NOTICE_S:
+            is_told = True
+            log.warning("DATA_DIR %s is in use; waiting up to %g s for %s to end", folder, PREDECESSOR_S, PROGRAM)
         time.sleep(POLL_S)
     lock.truncate(0)
     lock.write(f"{os.getpid()}\n".encode())
@@ -230,15 +237,11 @@ def _read_holder(folder: Path) -> int:
 
 
 def _is_alive(pid: int) -> bool:
-    if not pid:
-        return False
     try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
+        # A process that was killed keeps its id until its parent has collected it.
+        return bool(pid) and psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
         return False
-    except PermissionError:
-        return True
-    return True
 
 
 def _free_ports(count: int) -> list[int]:

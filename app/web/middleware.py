@@ -111,27 +111,13 @@ def _checked_address(host: str) -> str:
         return "-"
 
 
-class _Nowhere:
-    """Stands in for a gauge that cannot be written."""
-
-    def inc(self) -> None:
-        """Do nothing."""
-
-    def dec(self) -> None:
-        """Do nothing."""
-
-
 class _InProgress:
     """Speaks to the instrumentator as its gauge would, under the labels of our table."""
 
     @staticmethod
     def labels(method: str, endpoint: str) -> Any:
         """Return the gauge of one method and route."""
-        try:
-            return metrics.child("api_requests_in_progress", metrics.method_label(method), _endpoint(endpoint))
-        except OSError as error:
-            recording.report_unwritable(error)
-            return _Nowhere()
+        return metrics.child("api_requests_in_progress", metrics.method_label(method), _endpoint(endpoint))
 
 
 class RequestMetrics(PrometheusInstrumentatorMiddleware):
@@ -168,13 +154,6 @@ class RequestMetrics(PrometheusInstrumentatorMiddleware):
 
 def record_request(info: Info) -> None:
     """Record one answered request: count, duration and sizes."""
-    try:
-        _record_request(info)
-    except OSError as error:
-        recording.report_unwritable(error)
-
-
-def _record_request(info: Info) -> None:
     method, endpoint = metrics.method_label(info.method), _endpoint(info.modified_handler)
     metrics.child("api_requests_total", method, endpoint, info.modified_status).inc()
     metrics.child("api_request_duration_seconds", method, endpoint).observe(info.modified_duration)

@@ -54,7 +54,15 @@ _OF_SUBMIT = _OF_CROP | {"queue_unavailable", "queue_full", "task_too_large", "i
 # What any request can meet, and what one without a body that is read.
 _OF_CANCEL = {
     *("http_invalid", "unauthorized", "not_found", "method_not_allowed", "not_acceptable", "parameter_invalid"),
-    *("head_too_large", "internal_error", "task_unknown", "task_ended", "queue_unavailable", "queue_full"),
+    *(
+        "head_too_large",
+        "internal_error",
+        "task_unknown",
+        "task_ended",
+        "queue_unavailable",
+        "queue_full",
+        "shutting_down",
+    ),
 }
 _OF_STATUS = _OF_CANCEL - {"task_ended", "queue_full"} | {"body_timeout", "body_too_large", "saturated"}
 

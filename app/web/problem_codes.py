@@ -38,6 +38,7 @@ PROBLEMS: dict[str, tuple[int, str]] = {
     "queue_full": (503, "The queue is full"),
     "queue_unavailable": (503, "The queue is unavailable"),
     "saturated": (503, "The service is saturated"),
+    "shutting_down": (503, "The service is stopping"),
 }
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import TYPE_CHECKING
 
@@ -24,6 +24,21 @@ if TYPE_CHECKING:
     from app.web.rate_limit import RateLimiter
 
 
+class Shutdown:
+    """How far the stop of this process has come."""
+
+    def __init__(self) -> None:
+        self._has_ended = False
+
+    def has_ended(self) -> bool:
+        """Return whether the time of the requests in flight has passed."""
+        return self._has_ended
+
+    def end(self) -> None:
+        """Note that the time has passed; the server calls it before it cancels the requests."""
+        self._has_ended = True
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WebState:
     """The parts behind the routes.
@@ -42,6 +57,7 @@ class WebState:
         body_timeout_s: how long a body may take.
         retry_after_s: what a 503 asks for.
         prefix: what a proxy in front has stripped from the path; for links.
+        shutdown: how far the stop of this process has come.
     """
 
     crop: CropService
@@ -57,6 +73,7 @@ class WebState:
     body_timeout_s: float
     retry_after_s: int
     prefix: str
+    shutdown: Shutdown = field(default_factory=Shutdown)
 
     def is_stopping(self) -> bool:
         """Tell whether this process, or the whole instance, has been told to stop."""

@@ -68,6 +68,7 @@ STATUSES = {
     "queue_full": 503,
     "queue_unavailable": 503,
     "saturated": 503,
+    "shutting_down": 503,
 }
 APP = FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
 APP.post("/path")(lambda: None)

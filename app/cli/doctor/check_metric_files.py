@@ -54,9 +54,9 @@ def find_folder(context: Context) -> Path | None:
     """Return the folder that the instance that runs here has made for itself, by the files its workers have open."""
     for worker in context.instance.metrics.report.get("workers", []):
         with suppress(psutil.Error, OSError):
-            for mapped in psutil.Process(worker["pid"]).memory_maps():
-                if _FILE.fullmatch(Path(mapped.path).name):
-                    return Path(mapped.path).parent
+            for opened in psutil.Process(worker["pid"]).open_files():
+                if _FILE.fullmatch(Path(opened.path).name):
+                    return Path(opened.path).parent
     return None
 
 
@@ -71,7 +71,7 @@ def _judge_folder(context: Context, wanted: Path, folder: Folder) -> Finding:
         return error(part, place, found, expected="a folder that the service's user can write", advice=advice)
     room = f"{mebibytes(folder.free)} free of {mebibytes(folder.size)}, {folder.kind or 'an unknown file system'}"
     if folder.free < LEAST:
-        found = f"{room}: a process that writes into a file there is killed"
+        found = f"{room}: metrics cannot be written there"
         return error(part, place, found, expected=f"{mebibytes(needed)}", advice=advice)
     if folder.size < needed:
         expected = f"{mebibytes(needed)}, {mebibytes(FOR_EACH)} for each process"

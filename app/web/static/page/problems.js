@@ -30,6 +30,7 @@ const KNOWN = /** @type {Record<string, [string, string]>} */ ({
   label_map_format: ["The label map cannot be read as labels", "Use a PNG or lossless WebP with one label or colour a region."],
   unauthorized: ["The key was not accepted", "Check it with whoever gave it to you."],
   saturated: ["The service is busy", ""],
+  shutting_down: ["The service is restarting", ""],
   queue_full: ["The queue is full", "Without a task, the photo can still be processed at once."],
   queue_unavailable: ["The queue cannot be reached", "Without a task, the photo can still be processed at once."],
   task_unknown: ["The task is gone", "Its record may have been kept for its time. Send it again."],
