@@ -127,6 +127,18 @@ FOLDER: Final = folded(
             Query(expr=combine("max", placed(series("multiprocess_files")), "place"), legend="{{place}}"),
         ),
         graph(
+            "Metric storage failing",
+            "Processes that cannot write their metric files, and files that cannot be read. Good: none.",
+            Scale("short"),
+            Query(
+                expr=combine("max", placed(series("multiprocess_failing_processes")), "place"),
+                legend="{{place}} processes",
+            ),
+            Query(
+                expr=combine("max", placed(series("multiprocess_unreadable_files")), "place"), legend="{{place}} files"
+            ),
+        ),
+        graph(
             "Samples of a scrape",
             "Samples that a scrape of an instance brings. Good: flat after the first minutes.",
             Scale("short"),
