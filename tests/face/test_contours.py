@@ -242,7 +242,7 @@ def test_more_contour_points_than_the_limit_are_refused() -> None:
     labels = np.zeros((50_000, 60), np.uint8)
     for left, label_id in ((4, 1), (34, 2)):
         labels[:, left : left + 20] = label_id
-        labels[::2, [left, left + 19]] = 0  # every row ends a pixel sooner or later than the one before
+        labels[::2, [left, left + 1, left + 2, left + 17, left + 18, left + 19]] = 0
     with pytest.raises(LabelMapComplexityError, match="expected at most 300000 contour points in all labels, got 3"):
         trace_labels(labels)
 
