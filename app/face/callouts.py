@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from app.face.frame import Size
+from app.face.outline_strokes import split_lines
 from app.face.regions import Region
 
 FONT_SIZE_RATIO: Final = 0.022
@@ -133,8 +134,9 @@ def _find_spots(regions: Sequence[Region]) -> list[_Spot]:
     grid = np.zeros((rows, columns), np.uint8)
     for number, region in enumerate(regions, start=1):
         rings = [ring for polygon in region.polygons for ring in (polygon.outer, *polygon.holes)]
-        points = [np.rint(((ring - origin) * scale + 2) * (1 << _SUBPIXEL_BITS)).astype(np.int32) for ring in rings]
-        cv2.fillPoly(grid, points, number, shift=_SUBPIXEL_BITS)
+        # All at once: a noisy label map has thousands of rings.
+        cells = np.rint(((np.concatenate(rings) - origin) * scale + 2) * (1 << _SUBPIXEL_BITS)).astype(np.int32)
+        cv2.fillPoly(grid, split_lines(cells, [len(ring) for ring in rings]), number, shift=_SUBPIXEL_BITS)
     return [_find_spot(grid, number, region, origin, scale) for number, region in enumerate(regions, start=1)]
 
 

@@ -1,4 +1,4 @@
-"""Label maps to contours; contours simplified and measured.
+"""Label maps to contours, and contours measured.
 
 A contour ``(N, 2)`` is a closed ring of points in pixels, the first not repeated. cv2's ``(N, 1, 2)`` arrays stay
 inside this module. A contour traced from a label map runs through the centres of the label's outermost pixels, and
@@ -10,14 +10,13 @@ costs more than the arithmetic on so few.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import pairwise
 from typing import Final
 
 import cv2
 import numpy as np
 import numpy.typing as npt
 
-from app.face.errors import LabelMapLabelsError
+from app.face.errors import LabelMapComplexityError
 from app.face.landmarks import FloatArray
 
 COORDINATE_DECIMALS: Final = 1
@@ -30,16 +29,16 @@ MAX_TRACED_PIXELS: Final = 240_000_000
 """Ten times the largest photo. A face of twenty labels takes three or four times; 255 labels strewn over all of it
 would take ten seconds, for a map of a few kilobytes."""
 
+MAX_CONTOURS: Final = 32_768
+"""Each contour is several Python objects, however short. A badly segmented face has a few thousand."""
+
+MAX_CONTOUR_POINTS: Final = 300_000
+"""Points of all contours before they are simplified. A face on 24 million pixels, with strands of hair drawn one by
+one, has half as many."""
+
 MIN_POLYGON_POINTS: Final = 3
 
-_SHORTEST_CHORD: Final = 1e-9
-"""In pixels; far below what single precision can tell apart."""
-
-_KEY_FACTOR: Final = np.uint64(0x9E3779B97F4A7C15)
-"""An odd number with well mixed bits: a ring's number times this marks the keys of its points."""
-
 LabelArray = npt.NDArray[np.uint8]
-_IndexArray = npt.NDArray[np.intp]
 _DoubleArray = npt.NDArray[np.float64]
 
 
@@ -70,23 +69,37 @@ def trace_labels(labels: LabelArray, ids: Sequence[int] | None = None) -> dict[i
         Polygons by label id, in the order of ``ids``; an empty list for a label that is not in the map.
 
     Raises:
-        LabelMapLabelsError: The labels are so many and so spread that tracing them would take seconds.
+        LabelMapComplexityError: The labels are so many and so spread, or their contours so many or so long, that the
+            request would take seconds.
     """
     wanted = find_labels(labels) if ids is None else list(ids)
     traced: dict[int, list[Polygon]] = {}
-    looked_at = 0
+    looked_at = contours = points = 0
     for start in range(0, len(wanted), LABELS_PER_PASS):
         batch = wanted[start : start + LABELS_PER_PASS]
         boxes = _find_boxes(labels, batch)
         looked_at += sum((box[2] - box[0]) * (box[3] - box[1]) for box in boxes if box is not None)
         if looked_at > MAX_TRACED_PIXELS:
-            raise LabelMapLabelsError(
-                f"the boxes around the labels, at the photo's size, may hold {MAX_TRACED_PIXELS} pixels in all; "
-                f"{len(wanted)} labels hold more"
+            raise LabelMapComplexityError(
+                f"segmentation_map: expected bounding boxes of all labels to hold at most {MAX_TRACED_PIXELS} pixels "
+                f"at the size of the photo, got {looked_at} or more for {len(wanted)} labels"
             )
         for label_id, box in zip(batch, boxes, strict=True):
-            traced[label_id] = [] if box is None else _trace_label(labels, label_id, box)
+            polygons = [] if box is None else _trace_label(labels, label_id, box)
+            contours += sum([1 + len(polygon.holes) for polygon in polygons])
+            points += sum([len(ring) for polygon in polygons for ring in (polygon.outer, *polygon.holes)])
+            _check_complexity(contours, points)
+            traced[label_id] = polygons
     return traced
+
+
+def _check_complexity(contours: int, points: int) -> None:
+    """Refuse contours that cannot be simplified, drawn and written within the time of a request."""
+    for count, limit, what in ((contours, MAX_CONTOURS, "contours"), (points, MAX_CONTOUR_POINTS, "contour points")):
+        if count > limit:
+            raise LabelMapComplexityError(
+                f"segmentation_map: expected at most {limit} {what} in all labels, got {count} or more"
+            )
 
 
 def find_labels(labels: LabelArray) -> list[int]:
@@ -133,104 +146,6 @@ def _trace_label(labels: LabelArray, label_id: int, box: tuple[int, int, int, in
         for index, (ring, parent) in enumerate(zip(rings, parents, strict=True))
         if parent < 0
     ]
-
-
-def simplify_polygon(points: FloatArray, tolerance_px: float) -> FloatArray:
-    """Leave out points of a ring that are not needed to describe it.
-
-    Args:
-        points: ``(N, 2)`` ring in pixels.
-        tolerance_px: How far a point of the input may be from the ring that is returned; 0 changes nothing.
-
-    Returns:
-        Some of the points, in their order, the first among them; fewer than three where the whole ring lies within
-        the tolerance of a point or a line.
-    """
-    return simplify_rings([points], tolerance_px)[0]
-
-
-def simplify_rings(rings: Sequence[FloatArray], tolerance_px: float) -> list[FloatArray]:
-    """Simplify many rings together; see ``simplify_polygon``.
-
-    The method is Douglas and Peucker's. ``cv2.approxPolyDP`` does most of it, but its last pass drops points without
-    looking at those dropped before, and so may exceed the tolerance: what it keeps is checked here, and points are
-    added where it went too far.
-    """
-    if tolerance_px <= 0 or not rings:
-        return list(rings)
-    # Each ring becomes a chain that returns to its first point.
-    chain = np.concatenate([part for ring in rings for part in (ring, ring[:1])])
-    counts = np.array([len(ring) + 1 for ring in rings])
-    ends = np.cumsum(counts)
-    kept = _find_approximation(chain, counts, rings, tolerance_px)
-    kept[ends - counts] = True
-    kept[ends - 1] = True
-    _keep_needed(chain.astype(np.float64).view(np.complex128)[:, 0], kept, tolerance_px)
-    kept[ends - 1] = False
-    points = chain[kept]
-    bounds = [0, *np.cumsum(kept)[ends - 1].tolist()]
-    return [points[start:end] for start, end in pairwise(bounds)]
-
-
-def _find_approximation(
-    chain: FloatArray, counts: _IndexArray, rings: Sequence[FloatArray], tolerance_px: float
-) -> npt.NDArray[np.bool_]:
-    """Mark the points of the chains, ``counts`` of them to a ring, that cv2 keeps."""
-    approximations = [cv2.approxPolyDP(ring, tolerance_px, closed=True) for ring in rings]
-    # cv2 gives points, not their indices. Both coordinates and the ring's number make one key to find them by; where
-    # a ring passes a point twice, or keys should coincide, a point too many is kept, which does no harm.
-    numbers = np.arange(len(rings), dtype=np.uint64) * _KEY_FACTOR
-    wanted = np.concatenate(approximations).view(np.uint64).reshape(-1)
-    wanted ^= np.repeat(numbers, [len(points) for points in approximations])
-    wanted.sort()
-    keys = chain.view(np.uint64)[:, 0] ^ np.repeat(numbers, counts)
-    found: npt.NDArray[np.bool_] = wanted.take(np.searchsorted(wanted, keys), mode="clip") == keys
-    return found
-
-
-def _keep_needed(chain: npt.NDArray[np.complex128], kept: npt.NDArray[np.bool_], tolerance_px: float) -> None:
-    """Mark more points until none is too far from its chord, the segment between the marked points around it."""
-    marked = np.flatnonzero(kept)
-    firsts, lasts = marked[:-1], marked[1:]
-    while True:
-        counts = lasts - firsts - 1
-        has_points = counts > 0
-        firsts, lasts, counts = firsts[has_points], lasts[has_points], counts[has_points]
-        if not len(firsts):
-            return
-        ends = np.cumsum(counts)
-        starts = ends - counts
-        points = np.arange(ends[-1]) + np.repeat(firsts + 1 - starts, counts)
-        distances = _compute_distances(chain, points, firsts, lasts, counts)
-        farthest = np.maximum.reduceat(distances, starts)
-        too_far = farthest > tolerance_px
-        if not too_far.any():
-            return
-        chords = np.repeat(np.arange(len(firsts)), counts)
-        candidates = np.flatnonzero((distances == farthest[chords]) & too_far[chords])
-        # Of points equally far from one chord the first is taken.
-        is_first = np.diff(chords[candidates], prepend=-1) > 0
-        splits = points[candidates[is_first]]
-        kept[splits] = True
-        firsts, lasts = firsts[too_far], lasts[too_far]
-        firsts, lasts = np.concatenate((firsts, splits)), np.concatenate((splits, lasts))
-
-
-def _compute_distances(
-    chain: npt.NDArray[np.complex128], points: _IndexArray, firsts: _IndexArray, lasts: _IndexArray, counts: _IndexArray
-) -> _DoubleArray:
-    """Compute the distance of each point from its chord, ``counts`` of them to a chord.
-
-    Points are complex numbers: divided by its chord, a point has its place along the chord as the real part.
-    """
-    begins = chain[firsts]
-    chords = chain[lasts] - begins
-    # A ring that was reduced to one point has a chord of no length; a very short one gives the same distances.
-    chords[chords == 0] = _SHORTEST_CHORD
-    ratios = (chain[points] - np.repeat(begins, counts)) / np.repeat(chords, counts)
-    ratios -= np.clip(ratios.real, 0, 1)
-    distances: _DoubleArray = np.abs(ratios) * np.repeat(np.abs(chords), counts)
-    return distances
 
 
 def measure_rings(rings: Sequence[FloatArray]) -> tuple[_DoubleArray, _DoubleArray]:

@@ -17,7 +17,8 @@
     │  └─ LandmarkDegenerateError     landmarks_degenerate
     ├─ LabelMapError                  label_map_invalid
     │  ├─ LabelMapFormatError         label_map_format
-    │  └─ LabelMapLabelsError         label_map_labels
+    │  ├─ LabelMapLabelsError         label_map_labels
+    │  └─ LabelMapComplexityError     label_map_too_complex
     ├─ RegionError                    region_invalid
     │  ├─ RegionNameError             region_name
     │  ├─ RegionIndexError            region_landmarks
@@ -128,6 +129,12 @@ class LabelMapLabelsError(LabelMapError):
     """The segmentation map holds no label, or more labels than there are ids."""
 
     code: ClassVar[str] = "label_map_labels"
+
+
+class LabelMapComplexityError(LabelMapError):
+    """The segmentation map has more runs, contours or contour points than a request may take."""
+
+    code: ClassVar[str] = "label_map_too_complex"
 
 
 class RegionError(InputError):

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from app.face.contours import LabelArray
-from app.face.errors import LabelMapFormatError, LabelMapLabelsError
+from app.face.errors import LabelMapComplexityError, LabelMapFormatError, LabelMapLabelsError
 from app.face.frame import Size
 from app.face.regions import LABELS, PALETTE
 
@@ -55,8 +55,8 @@ def image_to_label_map(image: npt.NDArray[np.uint8]) -> LabelMap:
 
     Raises:
         LabelMapFormatError: The array has neither form.
-        LabelMapLabelsError: There is no label but background, more than 255 colours, or so many separate areas that
-            the image cannot be a label map.
+        LabelMapLabelsError: There is no label but background, or there are more than 255 colours.
+        LabelMapComplexityError: There are more than ``MAX_RUNS`` runs of one label.
     """
     if image.dtype != np.uint8 or not image.size:
         raise LabelMapFormatError("a label map must have pixels of 8 bits a channel")
@@ -93,7 +93,9 @@ def _find_starts(is_change: npt.NDArray[np.bool_]) -> npt.NDArray[np.intp]:
 
 def _check_runs(runs: int) -> None:
     if runs > MAX_RUNS:
-        raise LabelMapLabelsError("the label map has too many separate areas to be one")
+        raise LabelMapComplexityError(
+            f"segmentation_map: expected at most {MAX_RUNS} runs of one label along the rows, got {runs} or more"
+        )
 
 
 def _read_colours(image: npt.NDArray[np.uint8]) -> LabelMap:

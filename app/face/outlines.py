@@ -12,13 +12,13 @@ from app.face.contours import (
     Polygon,
     has_few_points,
     measure_rings,
-    simplify_rings,
     trace_labels,
 )
 from app.face.errors import RegionCountError, RegionIndexError, RegionNameError
 from app.face.label_map import LabelMap
 from app.face.landmarks import FloatArray
 from app.face.regions import CATALOGUE, CUSTOM_REGION, PALETTE, REGION_NAMES, OmittedRegion, Region
+from app.face.simplification import simplify_rings
 
 MAX_REGIONS: Final = 64
 MIN_REGION_LANDMARKS: Final = 3

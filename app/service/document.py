@@ -8,7 +8,7 @@ import numpy as np
 import orjson
 import pybase64
 
-from app.face.contours import COORDINATE_DECIMALS, Polygon, compute_area_px
+from app.face.contours import COORDINATE_DECIMALS, measure_rings
 from app.face.frame import transform_points
 from app.face.landmarks import compute_bbox
 
@@ -49,7 +49,9 @@ def result_to_json(result: CropResult) -> bytes:
 def _largest(region: Region) -> Any:
     if len(region.polygons) == 1:
         return region.polygons[0].outer
-    return max(region.polygons, key=lambda polygon: compute_area_px(Polygon(polygon.outer, ()))).outer
+    # All at once: a noisy label map has thousands of polygons, and measuring one takes as long as measuring a hundred.
+    areas, _ = measure_rings([polygon.outer for polygon in region.polygons])
+    return region.polygons[int(np.argmax(areas))].outer
 
 
 def _region_document(region: Region) -> dict[str, Any]:

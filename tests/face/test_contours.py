@@ -1,3 +1,6 @@
+import itertools
+import time
+from collections.abc import Callable
 from contextlib import nullcontext
 from typing import Any
 
@@ -15,11 +18,10 @@ from app.face.contours import (
     find_labels,
     has_few_points,
     measure_rings,
-    simplify_polygon,
-    simplify_rings,
     trace_labels,
 )
-from app.face.errors import LabelMapLabelsError
+from app.face.errors import LabelMapComplexityError
+from app.face.simplification import simplify_polygon, simplify_rings
 
 Labels = npt.NDArray[np.uint8]
 Ring = npt.NDArray[np.float32]
@@ -220,10 +222,75 @@ def test_a_ring_of_few_points_has_no_area(ring: Ring) -> None:
 
 @pytest.mark.parametrize(
     ("count", "expectation"),
-    [(100, nullcontext()), (255, pytest.raises(LabelMapLabelsError, match="may hold 240000000 pixels"))],
+    [(100, nullcontext()), (255, pytest.raises(LabelMapComplexityError, match="at most 240000000 pixels"))],
 )
 def test_labels_strewn_over_a_large_picture_are_refused(count: int, expectation: Any) -> None:
     labels = np.zeros((1200, 1200), np.uint8)
     labels[0, :count] = labels[-1, -count:] = np.arange(1, count + 1)  # each in two corners
     with expectation:
         assert len(trace_labels(labels)) == count
+
+
+def test_more_contours_than_the_limit_are_refused() -> None:
+    labels = np.zeros((401, 401), np.uint8)
+    labels[1::2, 1::2] = 1
+    with pytest.raises(LabelMapComplexityError, match="expected at most 32768 contours in all labels, got 40000"):
+        trace_labels(labels)
+
+
+def test_more_contour_points_than_the_limit_are_refused() -> None:
+    labels = np.zeros((50_000, 60), np.uint8)
+    for left, label_id in ((4, 1), (34, 2)):
+        labels[:, left : left + 20] = label_id
+        labels[::2, [left, left + 1, left + 2, left + 17, left + 18, left + 19]] = 0
+    with pytest.raises(LabelMapComplexityError, match="expected at most 300000 contour points in all labels, got 3"):
+        trace_labels(labels)
+
+
+def zigzag(count: int) -> Ring:
+    """Make a ring whose points are each farther from the next chord than the one before."""
+    heights = np.where(np.arange(count) % 2, 5.0, 250.0) + np.linspace(0, 50, count)
+    return np.column_stack((heights, np.arange(count))).astype(np.float32)
+
+
+def spiral(count: int) -> Ring:
+    angles = np.linspace(0, 200 * np.pi, count // 2)
+    there = np.column_stack((np.cos(angles), np.sin(angles))) * (100 + angles)[:, None]
+    back = np.column_stack((np.cos(angles), np.sin(angles))) * (101.5 + angles)[:, None]
+    return np.concatenate((there, back[::-1])).astype(np.float32)
+
+
+@pytest.mark.parametrize("make", [zigzag, spiral])
+@pytest.mark.parametrize("tolerance_px", [0.5, 3.0])
+def test_time_to_simplify_a_ring_grows_no_faster_than_n_log_n(make: Callable[[int], Ring], tolerance_px: float) -> None:
+    def cost(count: int) -> float:
+        ring = make(count)
+        times = []
+        for _ in range(5):
+            start = time.thread_time()
+            simplify_polygon(ring, tolerance_px)
+            times.append(time.thread_time() - start)
+        return min(times)
+
+    # Sixteen times the points: a quadratic method would take 256 times as long.
+    assert cost(131_072) < 64 * max(cost(8_192), 1e-3)
+
+
+@pytest.mark.parametrize("make", [zigzag, spiral])
+@pytest.mark.parametrize("tolerance_px", [0.5, 2.0, 40.0])
+def test_a_long_ring_stays_within_the_tolerance(make: Callable[[int], Ring], tolerance_px: float) -> None:
+    ring = make(12_000)
+    simplified = simplify_polygon(ring, tolerance_px)
+    index = {tuple(point): position for position, point in enumerate(ring.tolist())}
+    positions = [index[tuple(point)] for point in simplified.tolist()]
+    assert positions == sorted(positions)
+    assert positions[0] == 0
+    numbers = ring.astype(np.float64).view(np.complex128)[:, 0]
+    for first, last in itertools.pairwise([*positions, len(ring)]):
+        chord = numbers[last % len(ring)] - numbers[first]
+        ratios = (numbers[first:last] - numbers[first]) / chord
+        assert np.abs((ratios - np.clip(ratios.real, 0, 1)) * chord).max() <= tolerance_px * (1 + 1e-9)
+
+
+def test_a_long_ring_within_the_tolerance_of_a_line_keeps_fewer_than_three_points() -> None:
+    assert len(simplify_polygon(zigzag(30_000), 1000.0)) < 3

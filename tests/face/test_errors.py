@@ -42,6 +42,7 @@ def test_the_drawing_at_the_top_is_the_tree() -> None:
         ("landmarks_degenerate", errors.LandmarkDegenerateError),
         ("label_map_format", errors.LabelMapFormatError),
         ("label_map_labels", errors.LabelMapLabelsError),
+        ("label_map_too_complex", errors.LabelMapComplexityError),
         ("region_name", errors.RegionNameError),
         ("region_landmarks", errors.RegionIndexError),
         ("region_count", errors.RegionCountError),

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from app.face import label_map as module
-from app.face.errors import LabelMapError, LabelMapFormatError, LabelMapLabelsError
+from app.face.errors import LabelMapComplexityError, LabelMapError, LabelMapFormatError, LabelMapLabelsError
 from app.face.frame import Size
 from app.face.label_map import LabelMap, image_to_label_map, scale_labels
 from app.face.regions import LABELS
@@ -36,10 +36,14 @@ def noise(*shape: int) -> Image:
         pytest.param(noise(300, 300), GOOD, id="a little noise"),
         pytest.param(of(0, 0), pytest.raises(LabelMapLabelsError, match="background"), id="grey, background only"),
         pytest.param(np.zeros((3, 3, 3), np.uint8), pytest.raises(LabelMapLabelsError), id="colour, black only"),
-        pytest.param(noise(600, 600), pytest.raises(LabelMapLabelsError, match="separate areas"), id="much noise"),
+        pytest.param(
+            noise(600, 600),
+            pytest.raises(LabelMapComplexityError, match="expected at most 200000 runs"),
+            id="much noise",
+        ),
         pytest.param(
             np.tile(np.array([[[0, 0, 0], [1, 2, 3]]], np.uint8), (600, 400, 1)),
-            pytest.raises(LabelMapLabelsError, match="separate areas"),
+            pytest.raises(LabelMapComplexityError, match="expected at most 200000 runs"),
             id="stripes of two colours",
         ),
         pytest.param(

@@ -124,7 +124,7 @@ MAPS: list[tuple[str, Build, str]] = [
         "label_map_labels",
     ),
     ("300 colours", many_colours, "label_map_labels"),
-    ("noise", lambda s: encode_png(s, np.arange(1_000_000).reshape(1000, 1000) % 7), "label_map_labels"),
+    ("noise", lambda s: encode_png(s, np.arange(1_000_000).reshape(1000, 1000) % 7), "label_map_too_complex"),
     ("bomb", bomb, "image_too_large"),
     ("cut in half", lambda s: s.labels[: len(s.labels) // 2], "image_truncated"),
     ("damaged", lambda s: flip(s.labels, len(s.labels) // 2), "image_corrupt"),
