@@ -8,34 +8,37 @@ from contextlib import contextmanager
 from contextvars import copy_context
 from typing import TYPE_CHECKING, ParamSpec, TypeVar
 
+from app.service.body_budget import BodyBudget, SaturatedError
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+    from contextlib import AbstractContextManager
+
+    from app.service.body_budget import BodyBuffer
+
+__all__ = ["Admission", "SaturatedError"]
 
 P = ParamSpec("P")
 R = TypeVar("R")
 
 
-class SaturatedError(Exception):
-    """The process holds as much as it may."""
-
-
 class Admission:
     """Counts what one event loop holds, and runs its work on threads of its own.
 
-    A request takes a place when its body is there, so that slow senders take none from the quick; while bodies come
-    in, it is their bytes that are bounded.
+    A request takes a slot after its body has arrived, so that slow senders occupy none. Until then, the bytes of its
+    body are bounded.
 
     Args:
         max_concurrency: requests that are worked on or wait for it.
         threads: how many of them are worked on at the same time.
-        max_buffered_bytes: bytes of all bodies that are held.
+        max_buffered_bytes: limit of the buffered bytes of all bodies.
+        max_body_bytes: limit of one body.
     """
 
-    def __init__(self, *, max_concurrency: int, threads: int, max_buffered_bytes: int) -> None:
+    def __init__(self, *, max_concurrency: int, threads: int, max_buffered_bytes: int, max_body_bytes: int) -> None:
         self._max = max_concurrency
         self._held = 0
-        self._max_buffered = max_buffered_bytes
-        self._buffered = 0
+        self._bodies = BodyBudget(max_bytes=max_buffered_bytes, max_body_bytes=max_body_bytes)
         self._pool = ThreadPoolExecutor(max_workers=threads, thread_name_prefix="work")
 
     def require_place(self) -> None:
@@ -61,14 +64,14 @@ class Admission:
         finally:
             self._held -= 1
 
-    @contextmanager
-    def buffer(self) -> Iterator[Buffer]:
-        """Account for the bytes of one body for the duration of the block."""
-        buffer = Buffer(self)
-        try:
-            yield buffer
-        finally:
-            self._buffered -= buffer.size
+    def buffer(self, declared: int | None = None, client: str = "") -> AbstractContextManager[BodyBuffer]:
+        """Account for the bytes of one body for the duration of the block.
+
+        Args:
+            declared: Content-Length; None if the length is unknown.
+            client: address of the sender.
+        """
+        return self._bodies.open(declared, client)
 
     def run(self, function: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> asyncio.Future[R]:
         """Run a function on a work thread, with the log context of the request."""
@@ -79,25 +82,3 @@ class Admission:
     def close(self) -> None:
         """End the threads once they are idle."""
         self._pool.shutdown(wait=True)
-
-    def _keep(self, size: int) -> None:
-        if self._buffered + size > self._max_buffered:
-            raise SaturatedError
-        self._buffered += size
-
-
-class Buffer:
-    """The bytes of one body that are held."""
-
-    def __init__(self, admission: Admission) -> None:
-        self._admission = admission
-        self.size = 0
-
-    def keep(self, size: int) -> None:
-        """Count bytes that came in.
-
-        Raises:
-            SaturatedError: the process holds as many as it may.
-        """
-        self._admission._keep(size)  # noqa: SLF001 - two halves of one thing
-        self.size += size

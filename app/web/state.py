@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from app.service.crop import CropService
     from app.service.faces import FaceFinders
     from app.tasks.queue import TaskQueue
+    from app.web.body import BodyLimits
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,8 +35,7 @@ class WebState:
         queue: where tasks go; None where none are taken.
         has_result_cache: whether results of earlier tasks answer requests for the same.
         api_keys: keys that are let in; empty lets everybody in.
-        max_body_bytes: largest body.
-        body_timeout_s: how long a body may take.
+        body_limits: limits of one request body.
         retry_after_s: what a 503 asks for.
         prefix: what a proxy in front has stripped from the path; for links.
     """
@@ -48,8 +48,7 @@ class WebState:
     queue: TaskQueue | None
     has_result_cache: bool
     api_keys: tuple[bytes, ...]
-    max_body_bytes: int
-    body_timeout_s: float
+    body_limits: BodyLimits
     retry_after_s: int
     prefix: str
 
