@@ -22,6 +22,7 @@ from app.service.faces import FaceFinders
 from app.tasks.queue import TaskQueue
 from app.web import openapi
 from app.web.auth import KeyRing
+from app.web.body import BodyLimits
 from app.web.middleware import RequestContext, RequestMetrics
 from app.web.problems import HANDLERS
 from app.web.rate_limit import RateLimiter
@@ -41,6 +42,7 @@ DESCRIPTION = (
     "contours."
 )
 DOCS_ASSETS = "/docs/assets"
+MAX_BUFFERED_BODIES = 8  # bodies of the largest size; more of them wait to be read, which costs no memory
 
 # Parallelism comes from worker processes; threads of cv2's own, inherited through a fork, would be broken besides.
 cv2.setNumThreads(0)
@@ -107,7 +109,8 @@ def _make_state(settings: Settings, board: Board | None, registry: CollectorRegi
         admission=Admission(
             max_concurrency=settings.max_concurrency,
             threads=settings.work_threads,
-            max_buffered_bytes=settings.max_concurrency * settings.max_body_bytes,
+            max_buffered_bytes=settings.max_body_bytes * min(max(settings.max_concurrency, 2), MAX_BUFFERED_BODIES),
+            max_body_bytes=settings.max_body_bytes,
         ),
         board=board or Board(expected_workers=1, timeout_s=settings.timeout_s),
         registry=registry,
@@ -115,8 +118,7 @@ def _make_state(settings: Settings, board: Board | None, registry: CollectorRegi
         has_result_cache=settings.enable_tasks and settings.result_cache,
         keys=KeyRing([key.get_secret_value() for key in settings.api_keys], settings.api_keys_file),
         limiter=None if settings.rate_quota is None else RateLimiter(*settings.rate_quota),
-        max_body_bytes=settings.max_body_bytes,
-        body_timeout_s=settings.body_timeout_s,
+        body_limits=BodyLimits(settings.max_body_bytes, settings.body_timeout_s, settings.body_min_rate),
         retry_after_s=settings.retry_after_s,
         prefix=settings.root_path.rstrip("/"),
     )

@@ -98,9 +98,16 @@ class Settings(TaskSettings):
     max_concurrency: int = Field(
         16,
         ge=1,
-        description="Requests a worker process works on or has waiting, and largest bodies it holds; beyond it 503",
+        description="Concurrent requests per worker process, including those that wait for a thread; beyond it 503",
     )
-    body_timeout_s: float = Field(30.0, gt=0, description="Seconds a request's body may take to arrive; beyond it 408")
+    body_timeout_s: float = Field(
+        30.0, gt=0, description="Seconds that the sender of a request body may be silent; beyond it 408"
+    )
+    body_min_rate: float = Field(
+        8192,
+        ge=0,
+        description="Minimum rate of a request body, in bytes per second, averaged over BODY_TIMEOUT_S; below it 408",
+    )
     retry_after_s: int = Field(1, ge=1, description="Seconds that a 503 asks the caller to wait")
     landmark_margin: float = Field(
         0.25, ge=0, le=10, description="How far outside the photo a landmark may lie, as a fraction of its side"

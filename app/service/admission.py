@@ -15,18 +15,21 @@ from contextvars import copy_context
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, ParamSpec, TypeVar
 
+from app.service.body_budget import BodyBudget, SaturatedError
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+    from contextlib import AbstractContextManager
+
+    from app.service.body_budget import BodyBuffer
+
+__all__ = ["Admission", "SaturatedError"]
 
 P = ParamSpec("P")
 R = TypeVar("R")
 
 # Work that is handed to the threads beyond what they run, so that none is idle until the event loop's next turn.
 AHEAD: Final = 1
-
-
-class SaturatedError(Exception):
-    """The process holds as much as it may."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -43,17 +46,17 @@ class Admission:
     Args:
         max_concurrency: requests that may hold a slot, whether their work runs or waits.
         threads: requests whose work runs at the same time.
-        max_buffered_bytes: bytes of all bodies that are held.
+        max_buffered_bytes: limit of the buffered bytes of all bodies.
+        max_body_bytes: limit of one body.
     """
 
-    def __init__(self, *, max_concurrency: int, threads: int, max_buffered_bytes: int) -> None:
+    def __init__(self, *, max_concurrency: int, threads: int, max_buffered_bytes: int, max_body_bytes: int) -> None:
         self._max = max_concurrency
         self._held = Counter[str]()  # slots, by caller
-        self._max_buffered = max_buffered_bytes
-        self._buffered = 0
         self._threads = threads
         self._running = 0
         self._waiting: dict[str, deque[_Job]] = {}  # by caller; the first is next
+        self._bodies = BodyBudget(max_bytes=max_buffered_bytes, max_body_bytes=max_body_bytes)
         self._pool = ThreadPoolExecutor(max_workers=threads, thread_name_prefix="work")
 
     def require_place(self, caller: str = "") -> None:
@@ -88,14 +91,14 @@ class Admission:
             if not self._held[caller]:
                 del self._held[caller]
 
-    @contextmanager
-    def buffer(self) -> Iterator[Buffer]:
-        """Account for the bytes of one body for the duration of the block."""
-        buffer = Buffer(self)
-        try:
-            yield buffer
-        finally:
-            self._buffered -= buffer.size
+    def buffer(self, declared: int | None = None, client: str = "") -> AbstractContextManager[BodyBuffer]:
+        """Account for the bytes of one body for the duration of the block.
+
+        Args:
+            declared: Content-Length; None if the length is unknown.
+            client: address of the sender.
+        """
+        return self._bodies.open(declared, client)
 
     def run(self, function: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> asyncio.Future[R]:
         """Run a function on a work thread, with the log context of the request; see `run_for`."""
@@ -162,25 +165,3 @@ class Admission:
             del self._waiting[caller]
         if not job.result.done():
             job.result.set_exception(SaturatedError())
-
-    def _keep(self, size: int) -> None:
-        if self._buffered + size > self._max_buffered:
-            raise SaturatedError
-        self._buffered += size
-
-
-class Buffer:
-    """The bytes of one body that are held."""
-
-    def __init__(self, admission: Admission) -> None:
-        self._admission = admission
-        self.size = 0
-
-    def keep(self, size: int) -> None:
-        """Count bytes that came in.
-
-        Raises:
-            SaturatedError: the process holds as many as it may.
-        """
-        self._admission._keep(size)  # noqa: SLF001 - two halves of one thing
-        self.size += size

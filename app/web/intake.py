@@ -10,7 +10,7 @@ import msgspec
 
 from app.observability.recording import image_step
 from app.service.options import LANDMARK_OPTION_NAMES, OPTION_NAMES, CropOptions, LandmarkOptions
-from app.web.body import read_body, require_declared_size, unless_gone
+from app.web.body import declared_size, read_body, require_declared_size, unless_gone
 from app.web.json_body import parse_json, parse_landmarks_json
 from app.web.multipart_body import options_from_text, parse_landmarks_multipart, parse_multipart
 from app.web.negotiate import JSON
@@ -64,7 +64,7 @@ def read_head(request: Request, state: WebState, options: Sequence[str] = OPTION
         ProblemError: ``unsupported_media_type``, ``body_too_large`` or ``parameter_invalid``.
     """
     content_type = _require_content_type(request)
-    require_declared_size(request, state.max_body_bytes)
+    require_declared_size(request, state.body_limits.max_bytes)
     return Head(content_type, read_query(request, options))
 
 
@@ -90,8 +90,9 @@ async def work_on_body(
     admission = state.admission
     caller = caller_of(request).identity
     admission.require_place(caller)
-    with admission.buffer() as buffer:
-        body = await read_body(request, buffer, max_bytes=state.max_body_bytes, timeout_s=state.body_timeout_s)
+    client = caller or (request.client.host if request.client else "")
+    with admission.buffer(declared_size(request), client) as buffer:
+        body = await read_body(request, buffer, state.body_limits)
         if not is_place_kept and is_checked_quickly(body):
             with admission.enter(caller):
                 done = work(body)

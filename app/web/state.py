@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from app.service.faces import FaceFinders
     from app.tasks.queue import TaskQueue
     from app.web.auth import Caller, KeyRing
+    from app.web.body import BodyLimits
     from app.web.rate_limit import RateLimiter
 
 
@@ -53,8 +54,7 @@ class WebState:
         has_result_cache: whether results of earlier tasks answer requests for the same.
         keys: API keys that are accepted; false if none is required.
         limiter: rate limit of POST requests; None without a limit.
-        max_body_bytes: largest body.
-        body_timeout_s: how long a body may take.
+        body_limits: limits of one request body.
         retry_after_s: what a 503 asks for.
         prefix: what a proxy in front has stripped from the path; for links.
         shutdown: how far the stop of this process has come.
@@ -69,8 +69,7 @@ class WebState:
     has_result_cache: bool
     keys: KeyRing
     limiter: RateLimiter | None
-    max_body_bytes: int
-    body_timeout_s: float
+    body_limits: BodyLimits
     retry_after_s: int
     prefix: str
     shutdown: Shutdown = field(default_factory=Shutdown)

@@ -17,7 +17,12 @@ MAX_FUNCTION_LINES = 40
 CALLS = {
     # The first two only write, for libraries that read; what the service itself is told comes through the settings.
     "environ": ("app/__init__.py", "app/observability/multiprocess.py", "app/settings.py"),
-    "Counter": ("app/observability/metrics.py", "app/service/crop.py"),  # the latter is collections.Counter
+    # Those of the service layer are collections.Counter.
+    "Counter": (
+        "app/observability/metrics.py",
+        "app/service/body_budget.py",
+        "app/service/crop.py",
+    ),
     "Gauge": ("app/observability/metrics.py",),
     "Histogram": ("app/observability/metrics.py",),
     # Those of commands write what they are asked for to standard output, and how far they are to standard error.

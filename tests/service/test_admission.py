@@ -15,7 +15,7 @@ label: ContextVar[str] = ContextVar("label", default="none")
 
 
 def make(max_concurrency: int = 1, threads: int = 1) -> Admission:
-    return Admission(max_concurrency=max_concurrency, threads=threads, max_buffered_bytes=100)
+    return Admission(max_concurrency=max_concurrency, threads=threads, max_buffered_bytes=100, max_body_bytes=100)
 
 
 @pytest.mark.parametrize("places", [1, 3])
@@ -114,17 +114,6 @@ def test_the_loop_goes_on_while_work_is_done() -> None:
 
     assert asyncio.run(run())
     admission.close()
-
-
-def test_bytes_of_all_bodies_are_bounded_and_given_back() -> None:
-    admission = make()
-    for _ in range(2):
-        with admission.buffer() as first, admission.buffer() as second:
-            first.keep(60)
-            second.keep(40)
-            with pytest.raises(SaturatedError):
-                second.keep(1)
-            assert (first.size, second.size) == (60, 40)
 
 
 def test_a_full_process_is_known_before_a_body_is_read() -> None:

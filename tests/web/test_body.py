@@ -12,8 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from starlette.requests import ClientDisconnect
 
-from app.service.admission import Admission
-from app.web.body import read_body, require_declared_size
+from app.service.body_budget import BodyBudget
+from app.web.body import BodyLimits, _Chunks, read_body, require_declared_size
 from app.web.problems import ProblemError
 
 if TYPE_CHECKING:
@@ -43,14 +43,27 @@ def chunks(*parts: bytes, is_whole: bool = True) -> list[dict[str, Any]]:
     return [*messages, {"type": "http.request"}] if is_whole else messages
 
 
-def read(request: Request, timeout_s: float = 30) -> bytes:
-    return asyncio.run(take(request, timeout_s))
+def read(request: Request, timeout_s: float = 30, min_rate: float = 0) -> bytes:
+    return asyncio.run(take(request, timeout_s, min_rate))
 
 
-async def take(request: Request, timeout_s: float = 30) -> bytes:
-    admission = Admission(max_concurrency=1, threads=1, max_buffered_bytes=10 * LIMIT)
-    with admission.buffer() as buffer:
-        return await read_body(request, buffer, max_bytes=LIMIT, timeout_s=timeout_s)
+async def take(request: Request, timeout_s: float = 30, min_rate: float = 0) -> bytes:
+    budget = BodyBudget(max_bytes=10 * LIMIT, max_body_bytes=LIMIT)
+    with budget.open() as buffer:
+        return await read_body(request, buffer, BodyLimits(LIMIT, timeout_s, min_rate))
+
+
+def make_slow_request(parts: int, pause_s: float) -> Request:
+    """A request of one byte per part, with a pause before each."""
+    sent = 0
+
+    async def receive() -> dict[str, Any]:
+        nonlocal sent
+        await asyncio.sleep(pause_s)
+        sent += 1
+        return {"type": "http.request", "body": b"x", "more_body": sent < parts}
+
+    return Request({"type": "http", "headers": [], "state": {}}, receive)
 
 
 @given(st.lists(st.binary(max_size=40)))
@@ -102,3 +115,22 @@ def test_a_body_that_does_not_come_is_given_up() -> None:
 def test_a_caller_who_goes_away_is_no_problem_of_ours() -> None:
     with pytest.raises(ClientDisconnect):
         read(make_request([*chunks(b"abc", is_whole=False), {"type": "http.disconnect"}]))
+
+
+def test_progress_above_the_minimum_rate_has_no_time_limit() -> None:
+    assert read(make_slow_request(60, 0.01), timeout_s=0.3, min_rate=1) == b"x" * 60  # twice the timeout in all
+
+
+def test_progress_below_the_minimum_rate_uses_up_the_timeout() -> None:
+    with pytest.raises(ProblemError, match="at least 1000 bytes/s") as caught:
+        read(make_slow_request(LIMIT, 0.05), timeout_s=0.2, min_rate=1000)
+    assert caught.value.code == "body_timeout"
+
+
+@given(st.lists(st.binary(max_size=40), max_size=LIMIT))
+def test_small_pieces_are_merged(parts: list[bytes]) -> None:
+    chunks = _Chunks()
+    for part in parts:
+        chunks.append(part)
+    assert chunks.join() == b"".join(parts)
+    assert len(chunks._pieces) <= 1

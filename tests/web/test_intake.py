@@ -41,7 +41,7 @@ def whole(body: bytes) -> dict[str, Any]:
 
 def held(app: FastAPI) -> tuple[int, int]:
     admission = app.state.web.admission
-    return admission._held.total(), admission._buffered
+    return admission._held.total(), admission._bodies._used
 
 
 def test_a_place_is_held_for_the_block(make_app: MakeApp) -> None:

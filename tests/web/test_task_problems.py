@@ -57,7 +57,7 @@ def test_a_full_queue_is_told_of(scrape: Scrape, with_tasks: Run, sample: Sample
         assert taken.status_code == 202
         assert {problem(answer) for answer in answers} == {(503, "queue_full")}
         assert {answer.headers["retry-after"] for answer in answers} == {"1"}
-        assert (tasks.app.state.web.admission._held.total(), tasks.app.state.web.admission._buffered) == (0, 0)
+        assert (tasks.app.state.web.admission._held.total(), tasks.app.state.web.admission._bodies._used) == (0, 0)
 
     with_tasks(scenario, task_queue_max_messages=1)
     counted = scrape()

@@ -127,7 +127,7 @@ async def document(request: Request) -> Response:
     made = make_document(
         has_tasks=state.queue is not None,
         is_key_needed=bool(state.keys),
-        max_body_bytes=state.max_body_bytes,
+        max_body_bytes=state.body_limits.max_bytes,
     )
     return _answer(request, made, {"Content-Security-Policy": CONTENT_SECURITY_POLICY, "Cache-Control": _ASK_FIRST})
 

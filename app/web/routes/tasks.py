@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -78,8 +79,8 @@ async def status(request: Request, task_id: openapi.TaskId) -> Response:
 
 async def _wait(request: Request, state: WebState, task_id: str, wait_s: float, owner: str) -> Record:
     # To hear of the end of the connection is to have read the body, should there be one.
-    with state.admission.buffer() as buffer:
-        await read_body(request, buffer, max_bytes=MAX_PASSED_OVER, timeout_s=state.body_timeout_s)
+    with state.admission.buffer(MAX_PASSED_OVER) as buffer:
+        await read_body(request, buffer, replace(state.body_limits, max_bytes=MAX_PASSED_OVER))
     waiting = task_queue(request).status(task_id, owner=owner, wait_s=wait_s, is_stopping=state.is_stopping)
     return await unless_gone(request, asyncio.ensure_future(waiting))
 

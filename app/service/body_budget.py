@@ -1,0 +1,217 @@
+"""Memory for request bodies: who may buffer more, who waits, and which slow sender is dropped when memory is short."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+from collections import Counter
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+TICK_S = 0.1
+OBSERVED_TICKS = 10  # a rate is measured over one second, which is also the grace period of a new body
+QUICK_RATE = 256 * 1024  # bytes per second; a sender at this rate or above is never dropped
+MIN_DROPPED_BYTES = 64 * 1024  # dropping a smaller body frees nothing worth having
+WAIT_LIMIT_S = 10.0
+SMALL_FRACTION, LARGE_SHARE = 1 / 8, 3 / 4
+
+
+class SaturatedError(Exception):
+    """The process holds as much as it may."""
+
+
+class BodyBudget:
+    """Buffered bytes of the bodies of one event loop.
+
+    One body at a time, the leader, may use a reserve of one maximum body, so that bodies that wait for each other never
+    block. All others share the rest: each may grow to half of what is free, so that many bodies shrink each other's
+    share, and a new small body still finds room. A body without room is not read, which makes TCP slow its sender.
+    While bodies wait, the senders that are measurably slow are dropped, slowest first. Time is counted in ticks of the
+    event loop, so that a pause of the process makes no sender slow.
+
+    Args:
+        max_bytes: limit of all bodies together.
+        max_body_bytes: limit of one body.
+    """
+
+    def __init__(self, *, max_bytes: int, max_body_bytes: int) -> None:
+        self._max = max(max_bytes, max_body_bytes)
+        self._max_body = max_body_bytes
+        self._shared = self._max - max_body_bytes
+        self._used = 0
+        self._open: Counter[str] = Counter()
+        self._arriving: set[BodyBuffer] = set()
+        self._waiting: dict[BodyBuffer, tuple[int, asyncio.Future[None]]] = {}
+        self._leader: BodyBuffer | None = None
+        self._ticker: asyncio.TimerHandle | None = None
+
+    @contextmanager
+    def open(self, declared: int | None = None, client: str = "") -> Iterator[BodyBuffer]:
+        """Account for one body for the duration of the block.
+
+        Args:
+            declared: Content-Length; None if the length is unknown.
+            client: address of the sender.
+        """
+        expected = self._max_body if declared is None else min(declared, self._max_body)
+        buffer = BodyBuffer(self, expected, client)
+        self._arriving.add(buffer)
+        self._open[client] += 1
+        try:
+            yield buffer
+        finally:
+            self.finish(buffer)
+            self._used -= buffer.size
+            self._open[client] -= 1
+            if not self._open[client]:
+                del self._open[client]
+            self._serve()
+
+    def keep(self, buffer: BodyBuffer, size: int) -> bool:
+        """Count bytes if there is room for them."""
+        if not (self._fits(buffer, size) or self._lead(buffer, size)):
+            return False
+        self._used += size
+        buffer.size += size
+        if self._ticker is None and 2 * self._used > self._max:
+            self._schedule()
+        return True
+
+    async def wait(self, buffer: BodyBuffer, size: int) -> None:
+        """Wait for room, then count the bytes.
+
+        Raises:
+            SaturatedError: no room became free in time.
+        """
+        turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._waiting[buffer] = size, turn
+        if self._ticker is None:
+            self._schedule()
+        try:
+            async with asyncio.timeout(WAIT_LIMIT_S):
+                await turn
+        except TimeoutError:
+            if not turn.done() or turn.cancelled():  # otherwise the room came at the same moment
+                raise SaturatedError from None
+        finally:
+            self._waiting.pop(buffer, None)
+            buffer.restart_measurement()
+
+    def finish(self, buffer: BodyBuffer) -> None:
+        """Note that the body arrives no more; its bytes stay until the block of `open` ends."""
+        self._arriving.discard(buffer)
+        if self._leader is buffer:
+            self._leader = None
+            self._serve()
+
+    def _fits(self, buffer: BodyBuffer, size: int) -> bool:
+        is_small = buffer.expected <= self._max_body * SMALL_FRACTION
+        limit = self._shared if is_small else self._shared * LARGE_SHARE
+        return buffer.size + size <= (limit - self._used) / 2
+
+    def _lead(self, buffer: BodyBuffer, size: int) -> bool:
+        """Give the reserve to a body if it is free, or if this body has it already."""
+        if self._leader is None:
+            missing = max(buffer.expected - buffer.size, size)
+            if self._used + missing <= self._max:
+                self._leader = buffer
+        return self._leader is buffer and self._used + size <= self._max
+
+    def _serve(self) -> None:
+        for buffer in sorted(self._waiting, key=self._rank):
+            size, turn = self._waiting[buffer]
+            if not turn.done() and self.keep(buffer, size):
+                del self._waiting[buffer]
+                turn.set_result(None)
+
+    def _rank(self, buffer: BodyBuffer) -> tuple[int, int]:
+        """Rank a body that waits: clients with few bodies come first, then short bodies."""
+        return self._open[buffer.client], buffer.expected
+
+    def _schedule(self) -> None:
+        self._ticker = asyncio.get_running_loop().call_later(TICK_S, self._tick)
+
+    def _tick(self) -> None:
+        self._ticker = None
+        sending = [buffer for buffer in self._arriving if buffer not in self._waiting and not buffer.is_dropped]
+        for buffer in sending:
+            buffer.measure()
+        self._serve()
+        if self._waiting:
+            self._drop_slowest(sending)
+        if self._waiting or 2 * self._used > self._max:
+            self._schedule()
+
+    def _drop_slowest(self, sending: list[BodyBuffer]) -> None:
+        """Drop slow senders until the first of the waiting bodies has room."""
+        first = min(self._waiting, key=self._rank)
+        limit = min(QUICK_RATE, math.inf if first.rate is None else first.rate)
+        slow = [(buffer.rate, -buffer.size, buffer) for buffer in sending if buffer.rate is not None]
+        missing = 2 * (first.size + self._waiting[first][0])
+        for rate, size, buffer in sorted(slow, key=lambda entry: entry[:2]):
+            is_worth_it = buffer is self._leader or -size >= MIN_DROPPED_BYTES
+            if missing > 0 and rate < limit and is_worth_it:
+                buffer.drop()
+                missing += size
+
+
+class BodyBuffer:
+    """The buffered bytes of one body.
+
+    Attributes:
+        expected: length that the body may reach.
+        client: address of the sender.
+        size: bytes that are held.
+        rate: bytes per second over the last measured second; None within the grace period.
+        is_dropped: whether the sender was dropped as one of the slowest.
+        on_drop: called when that happens; set by the reader of the body.
+    """
+
+    def __init__(self, budget: BodyBudget, expected: int, client: str) -> None:
+        self._budget = budget
+        self.expected = expected
+        self.client = client
+        self.size = 0
+        self.rate: float | None = None
+        self.is_dropped = False
+        self.on_drop: Callable[[], None] = lambda: None
+        self._ticks = 0
+        self._measured = 0
+
+    def keep(self, size: int) -> bool:
+        """Count received bytes if there is room for them."""
+        return self._budget.keep(self, size)
+
+    async def wait(self, size: int) -> None:
+        """Wait for room, then count the bytes.
+
+        Raises:
+            SaturatedError: no room became free in time.
+        """
+        await self._budget.wait(self, size)
+
+    def finish(self) -> None:
+        """Note that the whole body has arrived; it can no longer be dropped."""
+        self._budget.finish(self)
+
+    def drop(self) -> None:
+        """Give up on the sender."""
+        self.is_dropped = True
+        self.on_drop()
+
+    def measure(self) -> None:
+        """Count a tick, and measure the rate once a second."""
+        if self._ticks == OBSERVED_TICKS:
+            self.rate = (self.size - self._measured) / (self._ticks * TICK_S)
+            self._ticks = 0
+        if not self._ticks:
+            self._measured = self.size
+        self._ticks += 1
+
+    def restart_measurement(self) -> None:
+        """Begin a new grace period: while the body waited for room, its sender could not send."""
+        self.rate = None
+        self._ticks = 0
