@@ -169,6 +169,14 @@ class RunningService(Running):
     def worker_master(self) -> psutil.Process:
         return self._child(lambda child: "task-master" in _title(child))
 
+    def exporter(self) -> psutil.Process:
+        """Return the process that serves metrics and probes.
+
+        Raises:
+            psutil.NoSuchProcess: it does not run just now.
+        """
+        return self._child(lambda child: _title(child) == "facial-service: exporter")
+
     def nats_server(self) -> psutil.Process:
         """Return the queue's server.
 

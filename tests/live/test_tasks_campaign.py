@@ -1,0 +1,620 @@
+"""No task is lost, worked out wrongly or brought back, whatever is killed, stopped, suspended or restarted.
+
+A campaign is random and repeatable: ``CAMPAIGN_SEED`` picks another one, ``CAMPAIGN_TASKS`` its size.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import queue
+import random
+import signal
+import threading
+import time
+from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Self
+
+import httpx
+import orjson
+import psutil
+import pytest
+
+from app.observability.multiprocess import ValueCollector
+from app.settings import Settings
+from app.tasks.connection import Connection
+from app.tasks.embedded import reach_running
+from app.tasks.stream_state import QueueState, read_state
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
+
+pytestmark = [pytest.mark.live, pytest.mark.slow, pytest.mark.timeout(900)]
+
+CROP = "/api/v1/frontal/crop"
+SEED = int(os.environ.get("CAMPAIGN_SEED", "1"))
+TASKS = int(os.environ.get("CAMPAIGN_TASKS", "3000"))
+PRODUCERS = 4
+WATCHERS = 6
+TASK_WORKERS = 3
+ACK_WAIT_S = 2
+RESULT_TTL_S = 20
+SUSPENDED_S = ACK_WAIT_S + 1.5
+CANCELLED, REPEATED, AWAITED = 0.15, 0.1, 0.1  # shares of the tasks
+EVENTS = {
+    "kill task": 8,
+    "kill api": 3,
+    "suspend task": 2,
+    "suspend api": 1,
+    "kill task-master": 1,
+    "kill exporter": 1,
+    "kill nats": 4,
+    "suspend nats": 1,
+    "stop": 1,
+    "kill master": 1,
+}
+LIMIT_S = 600
+EXPIRY_SLACK_S = 2.0  # between the clocks' readings, and for a response to arrive
+RETRY = threading.Event()  # never set: a pause between tries, as callers make it
+FINAL = {"SUCCESS", "FAILURE", "CANCELLED"}
+
+
+@dataclass(frozen=True)
+class Kind:
+    """A request, and how it is to end."""
+
+    body: bytes
+    status: str
+    regions: list[Any] | None = None
+    code: str | None = None
+
+
+@dataclass
+class Task:
+    """A task that was accepted, and everything that callers have seen of it.
+
+    Attributes:
+        key: its idempotency key.
+        kind: name of the request.
+        seen: time and status of each response that was different from the one before.
+        end: the document of its final state.
+        is_cancelled: whether a DELETE was answered with 200.
+        may_be_cancelled: whether a DELETE was sent.
+    """
+
+    task_id: str
+    key: str
+    kind: str
+    accepted_at: float
+    seen: list[tuple[float, str]] = field(default_factory=list)
+    end: dict[str, Any] | None = None
+    ended_at: float = 0.0
+    is_cancelled: bool = False
+    may_be_cancelled: bool = False
+
+    def note(self, status: str) -> None:
+        """Add what was seen now."""
+        if not self.seen or self.seen[-1][1] != status:
+            self.seen.append((round(time.monotonic() - self.accepted_at, 2), status))
+
+
+@dataclass
+class Books:
+    """What callers know."""
+
+    tasks: dict[str, Task] = field(default_factory=dict)  # by task id
+    refused: Counter[str] = field(default_factory=Counter)
+    faults: list[str] = field(default_factory=list)
+
+    @property
+    def ended(self) -> int:
+        """Tasks whose end was seen."""
+        return sum(task.end is not None for task in list(self.tasks.values()))
+
+    def fault(self, task: Task, text: str) -> None:
+        """Note something that must not happen."""
+        self.faults.append(f"{task.task_id} ({task.kind}, cancelled {task.is_cancelled}): {text}; seen {task.seen}")
+
+
+class Deployment:
+    """The service with a queue of its own, restarted on the same folder."""
+
+    def __init__(self, stack: ExitStack, run_service: Any, folder: Path) -> None:
+        self._stack = stack
+        self._run_service = run_service
+        self._folder = folder
+        self._starts = 0
+        self.value_folders: list[Path] = []
+        self.start()
+
+    def settings(self) -> dict[str, Any]:
+        """Settings of all processes."""
+        return {
+            "TASK_ACK_WAIT_S": ACK_WAIT_S,
+            "NATS_TIMEOUT_S": 2,
+            "FAULT_WORK_S": 0.02,
+            "TASK_WORKERS": TASK_WORKERS,
+            "TASK_QUEUE_MAX_MESSAGES": 500,
+            "RESULT_TTL": RESULT_TTL_S,
+            "LOG_ACCESS": "false",
+        }
+
+    def start(self) -> None:
+        """Start, or start again."""
+        self._starts += 1
+        self.service = self._stack.enter_context(
+            self._run_service(
+                ENABLE_TASKS="true",
+                DATA_DIR=self._folder / "data",
+                WORKERS=2,
+                PROMETHEUS_MULTIPROC_DIR=self._values("api"),
+                **self.settings(),
+            )
+        )
+
+    def stop(self) -> None:
+        """Stop as an operator does."""
+        assert self.service.stop() == 0
+
+    def restart(self) -> None:
+        """Stop and start."""
+        self.stop()
+        self.start()
+
+    def kill_master(self) -> None:
+        """Kill the process that was started, and start again at once."""
+        os.kill(self.service.pid, signal.SIGKILL)
+        self.service.stop()
+        self.start()
+
+    def queue_settings(self) -> Settings:
+        """Settings to reach the queue by."""
+        return reach_running(Settings(data_dir=self._folder / "data"))
+
+    def nats_process(self) -> psutil.Process:
+        """A server of the queue."""
+        return self.service.nats_server()
+
+    def task_workers(self) -> list[psutil.Process]:
+        """Processes that work on tasks."""
+        return list(self.service.task_workers())
+
+    def worker_master(self) -> psutil.Process:
+        """The master of the processes that work on tasks."""
+        return self.service.worker_master()
+
+    def kill_queue(self, wait_until: Callable[..., Any]) -> None:
+        """Kill the queue's server; it comes back by itself."""
+        server = self.service.nats_server()
+        server.kill()
+        wait_until(lambda: is_another(self.service.nats_server, server), limit_s=60, what="another nats-server")
+
+    def counted(self, name: str, label: str = "status") -> Counter[str]:
+        """Sum a counter over all runs, by a label, from the files that the processes left."""
+        total = Counter[str]()
+        for folder in self.value_folders:
+            for family in ValueCollector(folder).collect():
+                for sample in family.samples:
+                    if sample.name == name:
+                        total[sample.labels.get(label, "")] += int(sample.value)
+        return total
+
+    def _values(self, name: str) -> Path:
+        folder = self._folder / f"values-{name}-{self._starts}"
+        self.value_folders.append(folder)
+        return folder
+
+
+class Separated(Deployment):
+    """API and workers for themselves, with a NATS server of somebody else's."""
+
+    def __init__(self, stack: ExitStack, run_service: Any, folder: Path, run_worker: Any, nats: Any) -> None:
+        self._run_worker = run_worker
+        self.nats = nats
+        super().__init__(stack, run_service, folder)
+
+    def start(self) -> None:
+        self._starts += 1
+        settings = {**self.settings(), "NATS_URL": self.nats.url}
+        values = self._values("api")
+        self.service = self._stack.enter_context(
+            self._run_service(WORKERS=2, PROMETHEUS_MULTIPROC_DIR=values, **settings)
+        )
+        self._start_worker()
+
+    def _start_worker(self) -> None:
+        values = self._values("task")
+        settings = {**self.settings(), "NATS_URL": self.nats.url}
+        self.worker = self._stack.enter_context(self._run_worker(PROMETHEUS_MULTIPROC_DIR=values, **settings))
+
+    def stop(self) -> None:
+        assert self.service.stop() == 0
+        assert self.worker.stop() == 0
+
+    def restart_worker(self) -> None:
+        """Kill the master of the task processes, and start another."""
+        os.kill(self.worker.pid, signal.SIGKILL)
+        self.worker.stop()
+        self._starts += 1
+        self._start_worker()
+
+    def kill_master(self) -> None:
+        for running in (self.service, self.worker):
+            os.kill(running.pid, signal.SIGKILL)
+            running.stop()
+        self.start()
+
+    def queue_settings(self) -> Settings:
+        return Settings(nats_url=self.nats.url)
+
+    def nats_process(self) -> psutil.Process:
+        return psutil.Process(self.nats.pids()[0])
+
+    def worker_master(self) -> psutil.Process:
+        return psutil.Process(self.worker.pid)
+
+    def task_workers(self) -> list[psutil.Process]:
+        return list(self.worker.task_workers())
+
+    def kill_queue(self, wait_until: Callable[..., Any]) -> None:
+        self.nats.kill()
+        self.nats.start()
+        wait_until(self.nats.is_up, limit_s=60, what="the server")
+
+
+class Clustered(Separated):
+    """The same with a cluster of three, of which one is killed and comes back."""
+
+    def settings(self) -> dict[str, Any]:
+        return {**super().settings(), "NATS_REPLICAS": 3}
+
+
+def is_another(find: Callable[[], psutil.Process | None], old: psutil.Process) -> bool:
+    with contextlib.suppress(psutil.Error, StopIteration):
+        found = find()
+        return found is not None and found.pid != old.pid
+    return False
+
+
+@pytest.fixture
+def kinds(run_service: Any, sample: Any) -> dict[str, Kind]:
+    """Four kinds of requests; what is right is told by the synchronous route."""
+    broken = sample.png_file(512, 512, b"not what zlib writes")
+    bodies = {
+        "catalogue": sample.json(),
+        "photo": sample.json(image=sample.photo),
+        "label_map": sample.json(segmentation_map=sample.labels),
+        "regions": sample.json(segmentation_map={"nose": [1, 2, 98, 327], "chin": [152, 148, 176, 400, 377]}),
+    }
+    found = {"broken": Kind(sample.json(image=broken, verify="pixels"), "FAILURE", code="image_corrupt")}
+    with run_service(WORKERS=1) as service:
+        for name, body in bodies.items():
+            answer = httpx.post(f"{service.api}{CROP}", content=body, headers={"Content-Type": "application/json"})
+            found[name] = Kind(body, "SUCCESS", regions=answer.raise_for_status().json()["regions"])
+        answer = httpx.post(
+            f"{service.api}{CROP}", content=found["broken"].body, headers={"Content-Type": "application/json"}
+        )
+        assert answer.json()["code"] == "image_corrupt"
+    return found
+
+
+class Caller:
+    """Sends requests, each to wherever the service is now."""
+
+    def __init__(self, deployment: Deployment, books: Books) -> None:
+        self._deployment = deployment
+        self._books = books
+        self._client = httpx.Client(timeout=30)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._client.close()
+
+    def ask(self, method: str, path: str, **request: Any) -> httpx.Response | None:
+        """Send one request; None where it is to be sent again."""
+        try:
+            answer = self._client.request(method, f"{self._deployment.service.api}{path}", **request)
+        except (httpx.TransportError, httpx.InvalidURL) as error:
+            self._books.refused[type(error).__name__] += 1
+            return None
+        if answer.status_code == 503:
+            assert answer.headers["retry-after"]
+            self._books.refused[answer.json()["code"]] += 1
+            return None
+        return answer
+
+    def require(self, method: str, path: str, **request: Any) -> httpx.Response:
+        """Send a request until it is responded to."""
+        while (answer := self.ask(method, path, **request)) is None:
+            RETRY.wait(0.1)
+        return answer
+
+
+def produce(deployment: Deployment, books: Books, kinds: dict[str, Kind], name: str, ids: queue.Queue[Any]) -> None:
+    """Submit a share of the tasks, each until it is accepted; some twice, and some to be cancelled a moment later."""
+    chooser = random.Random(f"{SEED} {name}")
+    deadline = time.monotonic() + LIMIT_S
+    cancels: list[tuple[float, Task]] = []
+    with Caller(deployment, books) as caller:
+        for number in range(TASKS // PRODUCERS):
+            key, kind = f"{name}-{number}", chooser.choice(sorted(kinds))
+            accepted_at = time.monotonic()
+            task = Task(submit(caller, key, kinds[kind].body, deadline), key, kind, accepted_at)
+            books.tasks[task.task_id] = task
+            ids.put(task)
+            if chooser.random() < REPEATED:
+                again = submit(caller, key, kinds[kind].body, deadline)
+                if again != task.task_id:
+                    books.fault(task, f"its key gave {again} as well")
+            if chooser.random() < CANCELLED:
+                cancels.append((time.monotonic() + chooser.choice((0, 0.02, 0.2, 1)), task))
+            due = [task for at, task in cancels if at <= time.monotonic()]
+            cancels = [(at, task) for at, task in cancels if task not in due]
+            for task in due:
+                cancel(caller, books, task)
+        for _, task in cancels:
+            cancel(caller, books, task)
+
+
+def submit(caller: Caller, key: str, body: bytes, deadline: float) -> str:
+    """Submit a task until it is accepted."""
+    headers = {"Content-Type": "application/json", "Idempotency-Key": key}
+    while (answer := caller.ask("POST", f"{CROP}/submit", content=body, headers=headers)) is None:
+        assert time.monotonic() < deadline
+        RETRY.wait(0.1)
+    assert answer.status_code == 202, answer.text
+    return str(answer.json()["task_id"])
+
+
+def cancel(caller: Caller, books: Books, task: Task) -> None:
+    """Cancel a task, unless it has ended."""
+    task.may_be_cancelled = True
+    for _ in range(100):
+        answer = caller.ask("DELETE", f"{CROP}/status/{task.task_id}")
+        if answer is None:
+            RETRY.wait(0.1)
+            continue
+        task.note(f"DELETE {answer.status_code}")
+        task.is_cancelled = answer.status_code == 200
+        if answer.status_code not in {200, 409} and task.end is None:
+            books.fault(task, f"DELETE was answered with {answer.status_code}")
+        return
+
+
+def watch(deployment: Deployment, books: Books, ids: queue.Queue[Any]) -> None:
+    """Look at one open task after the other, again and again; at each that has ended, once more a little later."""
+    chooser = random.Random(f"{SEED} watch")
+    deadline = time.monotonic() + LIMIT_S
+    with Caller(deployment, books) as caller:
+        while (task := ids.get()) is not None:
+            assert time.monotonic() < deadline, f"{books.ended} ended, {books.refused}, {books.faults}"
+            query = "?wait=2" if chooser.random() < AWAITED else ""
+            answer = caller.ask("GET", f"{CROP}/status/{task.task_id}{query}")
+            if answer is None:
+                RETRY.wait(0.05)
+                ids.put(task)
+            elif not look(books, task, answer):
+                ids.put(task)
+
+
+def look(books: Books, task: Task, answer: httpx.Response) -> bool:
+    """Compare a response with what was seen before; return whether enough was seen."""
+    if answer.status_code == 404:
+        task.note("404")
+        if task.end is None:
+            books.fault(task, "it is unknown, and its end was not seen")
+        elif time.monotonic() < task.ended_at + RESULT_TTL_S - EXPIRY_SLACK_S:
+            books.fault(task, "it is unknown before its result expires")
+        return True
+    assert answer.status_code == 200, f"{task.task_id}: {answer.text}"
+    document: dict[str, Any] = orjson.loads(answer.content)
+    task.note(document["status"])
+    if task.end is not None:
+        if document != task.end:
+            books.fault(task, f"its end changed from {task.end} to {document}")
+        return True
+    if document["status"] in FINAL:
+        task.end, task.ended_at = document, time.monotonic()
+    return False
+
+
+def disturb(
+    deployment: Deployment, books: Books, wait_until: Callable[..., Any], done: threading.Event
+) -> Counter[str]:
+    """Let every event happen, spread over the run in a random order."""
+    events = [name for name, count in EVENTS.items() for _ in range(count)]
+    chooser = random.Random(f"{SEED} events")
+    chooser.shuffle(events)
+    happened = Counter[str]()
+    for number, event in enumerate(events):
+        goal = TASKS * (number + 1) // (len(events) + 2)
+        wait_until(lambda goal=goal: books.ended >= goal or done.is_set(), limit_s=LIMIT_S, what=f"{goal} tasks")
+        if done.is_set():
+            break
+        let_happen(event, deployment, wait_until, chooser)
+        happened[event] += 1
+    return happened
+
+
+def let_happen(event: str, deployment: Deployment, wait_until: Callable[..., Any], chooser: random.Random) -> None:
+    action, _, target = event.partition(" ")
+    match event:
+        case "stop":
+            deployment.restart()
+            return
+        case "kill master":
+            deployment.kill_master()
+            return
+        case "kill nats":
+            deployment.kill_queue(wait_until)
+            return
+    find: dict[str, Callable[[], list[psutil.Process]]] = {
+        "task": lambda: full(deployment.task_workers, TASK_WORKERS),
+        "api": lambda: full(deployment.service.workers, 2),
+        "task-master": lambda: [deployment.worker_master()],
+        "exporter": lambda: [deployment.service.exporter()],
+        "nats": lambda: [deployment.nats_process()],
+    }
+    victim: psutil.Process = chooser.choice(wait_until(find[target], limit_s=60, what=f"a {target}"))
+    if action == "suspend":
+        victim.suspend()
+        RETRY.wait(SUSPENDED_S)
+        with contextlib.suppress(psutil.NoSuchProcess):
+            victim.resume()
+    elif target == "task-master" and isinstance(deployment, Separated):
+        deployment.restart_worker()
+    else:
+        victim.kill()
+
+
+def full(find: Callable[[], list[psutil.Process]], count: int) -> list[psutil.Process]:
+    """Return the processes once there are as many as there should be."""
+    try:
+        found = [process for process in find() if process.status() != psutil.STATUS_ZOMBIE]
+    except (psutil.Error, OSError):
+        return []
+    return found if len(found) == count else []
+
+
+@contextlib.contextmanager
+def deploy(kind: str, stack: ExitStack, request: pytest.FixtureRequest, folder: Path) -> Iterator[Deployment]:
+    run_service = request.getfixturevalue("run_service")
+    if kind == "embedded":
+        yield Deployment(stack, run_service, folder)
+        return
+    nats = stack.enter_context(request.getfixturevalue("run_nats")(cluster=3 if kind == "cluster" else 1))
+    made = Clustered if kind == "cluster" else Separated
+    yield made(stack, run_service, folder, request.getfixturevalue("run_worker"), nats)
+
+
+@pytest.mark.parametrize("kind", ["embedded", "separate", "cluster"])
+def test_every_accepted_task_ends_once_and_stays_so(
+    kind: str, request: pytest.FixtureRequest, kinds: dict[str, Kind], wait_until: Callable[..., Any], tmp_path: Path
+) -> None:
+    books, ids, done = Books(), queue.Queue[Any](), threading.Event()
+    with ExitStack() as stack, deploy(kind, stack, request, tmp_path) as deployment:
+        start = time.monotonic()
+        with ThreadPoolExecutor(PRODUCERS + WATCHERS + 1) as pool:
+            producers = [pool.submit(produce, deployment, books, kinds, f"p{n}", ids) for n in range(PRODUCERS)]
+            watchers = [pool.submit(watch, deployment, books, ids) for _ in range(WATCHERS)]
+            disturbance = pool.submit(disturb, deployment, books, wait_until, done)
+            try:
+                for producer in producers:
+                    producer.result()
+                wait_until(
+                    lambda: books.ended == len(books.tasks) or books.faults or any(map(_has_failed, watchers)),
+                    limit_s=LIMIT_S,
+                    what="the end of all tasks",
+                )
+            finally:
+                done.set()
+                for _ in watchers:
+                    ids.put(None)
+            for watcher in watchers:
+                watcher.result()
+            happened = disturbance.result()
+        seconds = time.monotonic() - start
+        is_clean = _wait_for_empty_queue(deployment, wait_until)
+        reappeared = _watch_expiry(deployment, books)
+        _require_keys_free(deployment, books, kinds)
+        deployment.stop()
+        completed = deployment.counted("task_completions_total")
+        redelivered = deployment.counted("task_redeliveries_total")
+        repairs = deployment.counted("task_repairs_total", "reason")
+
+    ends = Counter(task.end["status"] for task in books.tasks.values() if task.end)
+    slowest = max(task.ended_at - task.accepted_at for task in books.tasks.values())
+    print(  # noqa: T201 - for a person who runs it with -s
+        f"\n{kind}, seed {SEED}: {len(books.tasks)} tasks in {seconds:.1f} s, {dict(ends)}; {dict(happened)}; "
+        f"refused {dict(books.refused)}; redelivered {redelivered.total()}; repairs {dict(repairs)}; "
+        f"slowest {slowest:.1f} s"
+    )
+    assert not books.faults, "\n".join(books.faults[:20])
+    assert happened == EVENTS
+    assert is_clean == ""
+    assert not reappeared, "\n".join(reappeared[:20])
+    assert len(books.tasks) == TASKS
+    for task in books.tasks.values():
+        assert task.end is not None
+        require_right(task, kinds[task.kind])
+    # A process that wrote an end may be killed before it counts it; nothing is counted twice.
+    kills = sum(EVENTS.values()) * TASK_WORKERS
+    for status, count in ends.items():
+        assert count - kills <= completed[status] <= count + kills * (status == "CANCELLED"), status
+
+
+def _has_failed(watcher: Any) -> bool:
+    return watcher.done() and watcher.exception() is not None
+
+
+def _wait_for_empty_queue(deployment: Deployment, wait_until: Callable[..., Any]) -> str:
+    """Wait until stream and consumers are empty and the gauges are 0; return what is left otherwise."""
+
+    async def read() -> QueueState:
+        connection = Connection(deployment.queue_settings(), "test", is_keeper=False)
+        await connection.start()
+        try:
+            assert await connection.wait_up(lambda: False)
+            return await read_state(connection)
+        finally:
+            await connection.close()
+
+    def find_rest() -> str:
+        state = asyncio.run(read())
+        tracked = {lane: consumer for lane, consumer in state.after.items() if consumer.tracked}
+        names = ("task_queue_size", "active_tasks_count", "task_oldest_age_seconds", "api_requests_in_progress")
+        gauges = {key: value for key, value in deployment.service.scrape().items() if key[0] in names and value}
+        return f"{state.lanes} {tracked} {gauges}" if state.lanes or tracked or gauges else ""
+
+    try:
+        wait_until(lambda: not find_rest(), limit_s=60, what="an empty queue")
+    except TimeoutError:
+        return find_rest()
+    return ""
+
+
+def _watch_expiry(deployment: Deployment, books: Books) -> list[str]:
+    """Look at all tasks until three times their lifetime has passed; return those that came back or did not expire."""
+    faults: list[str] = []
+    end = max(task.ended_at for task in books.tasks.values()) + 3 * RESULT_TTL_S
+    with Caller(deployment, books) as caller:
+        while time.monotonic() < end:
+            for task in books.tasks.values():
+                answer = caller.ask("GET", f"{CROP}/status/{task.task_id}")
+                is_expired = time.monotonic() > task.ended_at + RESULT_TTL_S + EXPIRY_SLACK_S
+                if answer is not None and answer.status_code != 404:
+                    status = orjson.loads(answer.content).get("status")
+                    if is_expired or (task.end and status != task.end["status"]):
+                        faults.append(f"{task.task_id}: {status} after its result expired; seen {task.seen}")
+            RETRY.wait(1)
+    return faults
+
+
+def _require_keys_free(deployment: Deployment, books: Books, kinds: dict[str, Kind]) -> None:
+    """Show that keys of expired tasks begin new ones, which end."""
+    with Caller(deployment, books) as caller:
+        for old in list(books.tasks.values())[:10]:
+            task_id = submit(caller, old.key, kinds[old.kind].body, time.monotonic() + 60)
+            document = orjson.loads(caller.require("GET", f"{CROP}/status/{task_id}?wait=30").content)
+            assert document["status"] == kinds[old.kind].status, document
+
+
+def require_right(task: Task, kind: Kind) -> None:
+    document = task.end or {}
+    if task.is_cancelled or (task.may_be_cancelled and document["status"] == "CANCELLED"):
+        assert document["status"] == "CANCELLED", task
+        return
+    assert document["status"] == kind.status, (task.seen, document["error"])
+    if kind.regions is not None:
+        assert document["result"]["regions"] == kind.regions
+        assert document["progress"] == 1
+    else:
+        assert document["result"] is None
+        assert document["error"]["code"] == kind.code
