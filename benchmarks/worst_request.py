@@ -11,9 +11,12 @@ from __future__ import annotations
 
 import argparse
 import functools
+import http.client
 import json
 import random
+import statistics
 import struct
+import threading
 import time
 import zlib
 from pathlib import Path
@@ -29,6 +32,8 @@ from app.service.document import result_to_json
 from app.web.json_text import FIELDS
 from app.web.multipart_body import parse_multipart
 from app.web.problem_codes import ProblemError
+from benchmarks import cases
+from benchmarks.processes import LIMIT_S, service
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -44,13 +49,28 @@ MAX_BODY_BYTES = 16 * 1024 * 1024
 MAX_PIXELS = 24_000_000
 MAX_WEBP_SIDE = 16_383
 KEEP = 8
+ROUNDS = 3
+CALLERS = 4
+LOAD_S = 60.0
+SAMPLE_PAUSE_S = 0.05
 BOUNDARY = "8f2c1d0b7a"
 MULTIPART = f"multipart/form-data; boundary={BOUNDARY}"
 GENES: dict[str, tuple[Any, ...]] = {
     "photo": (
-        "png", "png_paeth", "png_noise", "png_alpha", "png16", "png16_alpha", "png_interlaced", "jpeg", "jpeg_noise",
-        "jpeg_progressive", "webp", "webp_lossless", "webp_alpha",
-    ),  # fmt: skip
+        "png",
+        "png_paeth",
+        "png_noise",
+        "png_alpha",
+        "png16",
+        "png16_alpha",
+        "png_interlaced",
+        "jpeg",
+        "jpeg_noise",
+        "jpeg_progressive",
+        "webp",
+        "webp_lossless",
+        "webp_alpha",
+    ),
     "pixels": (0.25, 1, 4, 8, 16, 24),
     "aspect": (0.0056, 0.1, 1.0, 1.5, 60.0),
     "content": ("flat", "face", "faces", "noise"),
@@ -72,7 +92,17 @@ GENES: dict[str, tuple[Any, ...]] = {
     "output_size": (None, 16, 1024, 4096),
     "background": ("none", "image"),
 }
-OPTIONS = ("simplify", "show_labels", "show_landmarks", "verify", "upright", "crop", "margin", "output_size", "background")
+OPTIONS = (
+    "simplify",
+    "show_labels",
+    "show_landmarks",
+    "verify",
+    "upright",
+    "crop",
+    "margin",
+    "output_size",
+    "background",
+)
 
 
 def sides(megapixels: float, aspect: float) -> tuple[int, int]:
@@ -182,7 +212,7 @@ def _speckle(width: int, height: int, density: float, labels: int) -> bytes:
     return write_png(grid)
 
 
-def _spread(width: int, height: int, density: float, labels: int) -> bytes:
+def _spread(width: int, height: int, _density: float, labels: int) -> bytes:
     grid = np.zeros((height, width), np.uint8)
     ids = np.arange(1, labels + 1, dtype=np.uint8)[: grid.size // 4]
     grid.reshape(-1)[: len(ids)] = ids
@@ -207,7 +237,7 @@ def _noise(width: int, height: int, density: float, labels: int) -> bytes:
     return write_png(grid)
 
 
-def _comb(width: int, height: int, density: float, labels: int) -> bytes:
+def _comb(width: int, height: int, density: float, _labels: int) -> bytes:
     # Teeth along the rows: few runs, and long outlines.
     grid = np.zeros((height, width), np.uint8)
     grid[:, : max(1, width // 20)] = 1
@@ -285,6 +315,75 @@ def mutate(genes: Genes, generator: random.Random) -> Genes:
     return changed
 
 
+def worst_request() -> dict[str, float]:
+    """The most expensive of the kept requests: CPU of the serving process, whatever the response."""
+    costs = []
+    bodies = [build(genes) for genes in json.loads(KEPT.read_text())]
+    with service(WORKERS="1") as server:
+        post(server.port, *cases.small_request())
+        for body in bodies:
+            rounds = []
+            for _ in range(ROUNDS):
+                before = server.cpu_s()
+                post(server.port, body, MULTIPART)
+                rounds.append(server.cpu_s() - before)
+            costs.append(statistics.median(rounds))
+    return {"seconds": round(max(costs), 3), "requests": len(costs)}
+
+
+def worst_request_others() -> dict[str, float]:
+    """Latency of the sample while four other callers send the most expensive request, each from its own address."""
+    body = build(json.loads(KEPT.read_text())[0])
+    sample = cases.multipart_request()
+    stop = threading.Event()
+    sent = [0] * CALLERS
+
+    def send_worst(number: int) -> None:
+        while not stop.is_set():
+            post(server.port, body, MULTIPART, source=f"127.0.0.{number + 2}")
+            sent[number] += 1
+
+    with service(WORKERS="2") as server:
+        post(server.port, *sample)
+        threads = [threading.Thread(target=send_worst, args=(number,)) for number in range(CALLERS)]
+        for thread in threads:
+            thread.start()
+        times, failed = [], 0
+        end = time.monotonic() + LOAD_S
+        try:
+            while time.monotonic() < end:
+                start = time.monotonic()
+                failed += post(server.port, *sample, source="127.0.0.9") != http.client.OK
+                times.append(time.monotonic() - start)
+                time.sleep(SAMPLE_PAUSE_S)
+        finally:
+            stop.set()
+            for thread in threads:
+                thread.join()
+    return {
+        "p99_s": round(statistics.quantiles(times, n=100)[-1], 3),
+        "p50_s": round(statistics.median(times), 3),
+        "requests": len(times),
+        "failed": failed,
+        "worst_sent": sum(sent),
+    }
+
+
+def post(port: int, body: bytes, content_type: str, source: str = "127.0.0.1") -> int:
+    """Send one request on a new connection, and return the status; 0 if the connection failed."""
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=LIMIT_S, source_address=(source, 0))
+    try:
+        connection.request("POST", "/api/v1/frontal/crop", body, {"Content-Type": content_type})
+        response = connection.getresponse()
+        response.read()
+    except (OSError, http.client.HTTPException):
+        return 0
+    else:
+        return response.status
+    finally:
+        connection.close()
+
+
 def search(seed: int, seconds: float, kept: list[Genes]) -> list[tuple[float, str, Genes]]:
     """Return the worst requests found, the most expensive first."""
     generator = random.Random(seed)  # noqa: S311 - no secret
@@ -311,8 +410,8 @@ def search(seed: int, seconds: float, kept: list[Genes]) -> list[tuple[float, st
             found.append((min(cost, again), outcome, genes))
             found.sort(key=lambda one: -one[0])
             del found[KEEP:]
-            print(f"{found[0][0]:.3f} s at most; {min(cost, again):.3f} s {outcome}", flush=True)  # noqa: T201
-    print(f"{len(seen)} requests tried")  # noqa: T201
+            print(f"{found[0][0]:.3f} s at most; {min(cost, again):.3f} s {outcome}", flush=True)
+    print(f"{len(seen)} requests tried")
     return found
 
 
@@ -331,7 +430,7 @@ def main() -> None:
     found = search(arguments.seed, arguments.seconds, kept)
     arguments.output.write_text(json.dumps([genes for _, _, genes in found], indent=1) + "\n")
     for cost, outcome, genes in found:
-        print(f"{cost:.3f} s  {outcome}  {json.dumps(genes)}")  # noqa: T201
+        print(f"{cost:.3f} s  {outcome}  {json.dumps(genes)}")
 
 
 if __name__ == "__main__":
