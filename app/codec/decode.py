@@ -63,7 +63,8 @@ def decode_photo(data: bytes | memoryview, info: ImageInfo) -> ByteArray:
     image = _imdecode(source, cv2.IMREAD_UNCHANGED)
     if image.dtype == np.uint16:
         # The high byte, as everywhere where 16 bits become 8; shifted, the largest photo would take 200 MB more.
-        image = image.view("<u2").view(np.uint8)[..., 1::2]
+        # Contiguous, because cv2 copies a strided array again at each call.
+        image = np.ascontiguousarray(image.view("<u2").view(np.uint8)[..., 1::2])
     if image.ndim < 3:  # noqa: PLR2004 - a grey image has two dimensions
         image = cv2.cvtColor(image.astype(np.uint8), cv2.COLOR_GRAY2BGR)
     return _check_pixels(image.astype(np.uint8, copy=False), info.size)

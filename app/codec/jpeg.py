@@ -27,8 +27,11 @@ _SCAN_END = re.compile(rb"\xff[\x01-\xcf\xd8-\xfe]")
 
 # Empty comments cost four bytes each, so the size of the file alone does not bound the work.
 _MAX_SEGMENTS = 4_096
-# Each scan of a progressive JPEG visits the whole picture, and needs only a few bytes to do so. Encoders write ten.
+# Each scan of a progressive JPEG visits the whole image, and needs only a few bytes to do so. Encoders write about ten;
+# more are read as far as scans times pixels stay within what a large photo with as many as encoders write takes.
 _MAX_SCANS = 100
+_MIN_MAX_SCANS = 16
+_MAX_SCANNED_PIXELS = 400_000_000
 _PRECISION_BITS = 8
 _COMPONENT_COUNTS = {1, 3, 4}
 _SAMPLING_FACTORS = range(1, 5)
@@ -81,18 +84,19 @@ def verify_jpeg(view: memoryview) -> int:
     """
     components: frozenset[int] | None = None
     scanned: set[int] = set()
-    scans = 0
+    scans, max_scans = 0, _MAX_SCANS
     orientation: int | None = None
     for marker, start, end in _iter_segments(view):
         if marker in _FRAMES:
             if components is not None:
                 raise ImageCorruptError("The JPEG has a second frame header.")
-            _, components = _parse_frame(marker, view[start:end])
+            size, components = _parse_frame(marker, view[start:end])
+            max_scans = min(_MAX_SCANS, max(_MIN_MAX_SCANS, _MAX_SCANNED_PIXELS // (size.width * size.height)))
         elif marker == _SOS:
             scanned |= _parse_scan(view[start:end], components or frozenset())
             scans += 1
-            if scans > _MAX_SCANS:
-                raise ImageCorruptError(f"The JPEG has more than {_MAX_SCANS} scans.")
+            if scans > max_scans:
+                raise ImageCorruptError(f"expected at most {max_scans} scans in a JPEG of this size, got more")
         elif marker == _APP1:
             orientation = orientation or _find_orientation(view[start:end])
     if components is None or scanned != set(components):

@@ -14,6 +14,7 @@ MAX_SIDE_PX = 65_535
 """The longest side that is read: JPEG's own limit, and far below what makes libpng and cv2 refuse to decode."""
 
 _SIGNATURE_BYTES = 12
+_USUAL_BITS = 8
 # Formats that callers do send, so that the answer can name them.
 _OTHER_FORMATS = {
     b"GIF8": "GIF",
@@ -67,7 +68,11 @@ def sniff_image(data: bytes | memoryview, *, max_pixels: int) -> ImageInfo:
     signature = bytes(view[:_SIGNATURE_BYTES])
     match detect_format(signature):
         case "png":
-            info = ImageInfo("png", png.read_png_header(view).size)
+            png_header = png.read_png_header(view)
+            info = ImageInfo("png", png_header.size)
+            if png_header.bit_depth > _USUAL_BITS:
+                # Decoding takes twice as long. A photo that needs more pixels of 16 bits is larger than a body may be.
+                _check_size(info.size, max_pixels // 2, " of 16 bits a sample")
         case "jpeg":
             header = jpeg.read_jpeg_header(view)
             info = ImageInfo("jpeg", header.size, header.exif_orientation)
@@ -104,11 +109,11 @@ def _name_other_format(signature: bytes) -> str:
     return next((name for start, name in _OTHER_FORMATS.items() if signature.startswith(start)), "of an unknown format")
 
 
-def _check_size(size: Size, max_pixels: int) -> None:
+def _check_size(size: Size, max_pixels: int, kind: str = "") -> None:
     pixels = size.width * size.height
     if pixels > max_pixels:
         raise ImageTooLargeError(
-            f"The image is {size.width} x {size.height}, which is {pixels} pixels and more than {max_pixels}."
+            f"The image is {size.width} x {size.height}, which is {pixels} pixels{kind} and more than {max_pixels}."
         )
     if max(size) > MAX_SIDE_PX:
         raise ImageTooLargeError(f"The image is {size.width} x {size.height}; no side may exceed {MAX_SIDE_PX} pixels.")

@@ -29,12 +29,12 @@ MAX_TRACED_PIXELS: Final = 240_000_000
 """Ten times the largest photo. A face of twenty labels takes three or four times; 255 labels strewn over all of it
 would take ten seconds, for a map of a few kilobytes."""
 
-MAX_CONTOURS: Final = 32_768
+MAX_CONTOURS: Final = 16_384
 """Each contour is several Python objects, however short. A badly segmented face has a few thousand."""
 
-MAX_CONTOUR_POINTS: Final = 300_000
-"""Points of all contours before they are simplified. A face on 24 million pixels, with strands of hair drawn one by
-one, has half as many."""
+MAX_CONTOUR_POINTS: Final = 200_000
+"""Points of all contours before they are simplified. An ordinary face on 24 million pixels has some
+13,000; a noisy map of 2048 by 2048 pixels with a thousand strands of hair has 175,000."""
 
 MIN_POLYGON_POINTS: Final = 3
 

@@ -9,6 +9,7 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from typing import Final
 
+import cv2
 import numpy as np
 import numpy.typing as npt
 
@@ -31,6 +32,9 @@ OnStep = Callable[[str], AbstractContextManager[None]]
 
 MIN_PRESENCE: Final = 0.5
 """Where the mesh model is less sure than this that it was shown a face, the detector was wrong."""
+
+# Clockwise, by the number of quarter turns. Copying an array that numpy has turned takes three times as long.
+_ROTATIONS: Final = {1: cv2.ROTATE_90_CLOCKWISE, 2: cv2.ROTATE_180, 3: cv2.ROTATE_90_COUNTERCLOCKWISE}
 
 _SMALL_RATIO: Final = 0.15
 """A face narrower than this share of the photo's longer side is only a dozen pixels to the short range detector."""
@@ -126,8 +130,8 @@ class FaceFinder:
             NoFaceError: There is no face.
             FaceIndexError: There are faces, but not as many.
         """
-        turned = np.rot90(image_bgr, -quarter_turns)
-        found = self._find(np.ascontiguousarray(turned), on_step, index)
+        turned = image_bgr if quarter_turns == 0 else cv2.rotate(image_bgr, _ROTATIONS[quarter_turns])
+        found = self._find(np.ascontiguousarray(turned, np.uint8), on_step, index)
         return turn_back(found, turned.shape[1], turned.shape[0], quarter_turns) if quarter_turns else found
 
     def _find(self, image_bgr: ByteArray, on_step: OnStep, index: int) -> FoundFace:

@@ -205,7 +205,10 @@ def _warp(part: ByteArray, transform: Transform, size: Size) -> ByteArray:
     opacity = cv2.warpAffine(whole, transform, size, flags=method, borderMode=cv2.BORDER_CONSTANT)
     if part.shape[2] == _BGRA_CHANNELS:
         opacity = cv2.multiply(opacity, cv2.extractChannel(drawn, 3), scale=1 / _OPAQUE)
-    return drop_full_alpha(np.dstack((drawn[:, :, :3], opacity)).astype(np.uint8, copy=False))
+    if int(opacity.min()) == _OPAQUE:
+        return np.ascontiguousarray(drawn[:, :, :3], np.uint8)
+    merged = drawn if part.shape[2] == _BGRA_CHANNELS else cv2.cvtColor(drawn, cv2.COLOR_BGR2BGRA)
+    return cv2.insertChannel(opacity, merged, 3).astype(np.uint8, copy=False)
 
 
 def drop_full_alpha(picture: ByteArray) -> ByteArray:

@@ -119,13 +119,13 @@ def render_svg(
     """
     width, height = frame
     stroke = choose_stroke_px(frame, style)
-    head = (
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" width="{width}" height="{height}">'
-        f"{_render_background(background, frame)}"
+    start = f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" width="{width}" height="{height}">'
+    group = (
         f'<g class="regions" fill-opacity="{style.region_opacity:.4g}" fill-rule="evenodd" stroke-width="{stroke:.4g}" '
         f'stroke-dasharray="{DASH * stroke:.4g} {GAP * stroke:.4g}" stroke-linejoin="round">'
     )
-    parts = [head, *[_render_region(region) for region in regions], "</g>"]
+    # The photo may be tens of megabytes, and each string that it becomes a part of is a copy.
+    parts = [start, *_render_background(background, frame), group, *map(_render_region, regions), "</g>"]
     if style.show_landmarks and landmarks_px is not None:
         parts.append(_render_landmarks(landmarks_px, frame))
     if style.show_labels:
@@ -160,11 +160,11 @@ def read_colours(svg: bytes) -> list[str]:
     return [colour.decode("ascii") for colour in _COLOUR.findall(svg)]
 
 
-def _render_background(picture: Picture | None, frame: Size) -> str:
+def _render_background(picture: Picture | None, frame: Size) -> tuple[str, ...]:
     if picture is None:
-        return ""
-    source = f"data:{picture.media_type};base64,{picture.base64}"
-    return f'<image class="photo" width="{frame.width}" height="{frame.height}" href="{source}"/>'
+        return ()
+    size = f'width="{frame.width}" height="{frame.height}"'
+    return f'<image class="photo" {size} href="data:{picture.media_type};base64,', picture.base64, '"/>'
 
 
 def _render_region(region: Region) -> str:

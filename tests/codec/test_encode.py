@@ -1,3 +1,6 @@
+import time
+from collections.abc import Callable
+
 import cv2
 import numpy as np
 import pytest
@@ -30,3 +33,27 @@ def test_a_drawing_is_kept_as_it_is_and_small() -> None:
     assert decoded is not None
     assert (decoded == picture).all()
     assert len(data) < picture.nbytes / 50
+
+
+def test_a_large_image_with_transparency_is_the_same_in_every_band() -> None:
+    picture = np.random.default_rng(0).integers(0, 256, (1500, 1100, 4), np.uint8)
+    data, _ = encode_picture(picture)
+    decoded = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
+    assert decoded is not None
+    assert (decoded == picture).all()
+
+
+def test_transparent_noise_is_written_in_the_time_of_a_few_decodings() -> None:
+    picture = np.random.default_rng(0).integers(0, 256, (1500, 1500, 4), np.uint8)
+
+    def cost(call: Callable[[], object]) -> float:
+        times = []
+        for _ in range(3):
+            start = time.thread_time()
+            call()
+            times.append(time.thread_time() - start)
+        return min(times)
+
+    file = np.frombuffer(cv2.imencode(".png", picture, (cv2.IMWRITE_PNG_COMPRESSION, 1))[1], np.uint8)
+    # libpng takes twenty times as long as it takes to decode.
+    assert cost(lambda: encode_picture(picture)) < 6 * cost(lambda: cv2.imdecode(file, cv2.IMREAD_UNCHANGED))

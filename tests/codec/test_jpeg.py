@@ -125,6 +125,18 @@ def test_a_hundred_scans_are_not_too_many(make: SimpleNamespace) -> None:
     assert verify_jpeg(memoryview(make.jpeg.join(segments, again * 99 + b"\x55" + make.jpeg.eoi))) == 1
 
 
+@pytest.mark.parametrize(("side", "allowed"), [(2_000, 100), (4_000, 25), (8_000, 16)])
+def test_fewer_scans_are_read_of_a_larger_image(make: SimpleNamespace, side: int, allowed: int) -> None:
+    data = bytearray(make.jpeg.whole)
+    frame = data.index(b"\xff\xc0") + 5
+    data[frame : frame + 4] = side.to_bytes(2) * 2
+    segments, _ = make.jpeg.split(bytes(data))
+    scan = b"\x55" + make.jpeg.segment(*segments[-1])
+    assert verify_jpeg(memoryview(make.jpeg.join(segments, scan * (allowed - 1) + b"\x55" + make.jpeg.eoi))) == 1
+    with pytest.raises(ImageCorruptError, match=f"at most {allowed} scans"):
+        verify_jpeg(memoryview(make.jpeg.join(segments, scan * allowed + b"\x55" + make.jpeg.eoi)))
+
+
 @pytest.mark.parametrize("before", [None, 0xDA])
 @pytest.mark.parametrize("order", ["<", ">"])
 def test_verify_finds_orientation(make: SimpleNamespace, before: int | None, order: str) -> None:

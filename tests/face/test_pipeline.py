@@ -9,6 +9,7 @@ import pytest
 
 from app.face.contours import compute_area_px
 from app.face.errors import (
+    LabelMapComplexityError,
     LabelMapFormatError,
     LabelMapLabelsError,
     LandmarkDegenerateError,
@@ -248,3 +249,13 @@ def test_a_check_goes_by_the_mesh_at_hand(landmarks_px: Landmarks) -> None:
     check_face(landmarks_px, iris)
     with pytest.raises(RegionIndexError):
         check_face(landmarks_px[:468], iris)
+
+
+def test_a_zigzag_as_long_as_a_photo_may_be_is_refused_before_it_is_simplified(landmarks_px: Any) -> None:
+    rows = np.arange(65_535)
+    # Each row ends far from the one before: two points of an outline in every row, at both edges.
+    left, right = np.where(rows % 2, 2, 150 - rows // 900), np.where(rows % 2, 360, 200 + rows // 900)
+    columns = np.arange(366)
+    labels = ((columns >= left[:, None]) & (columns < right[:, None])).astype(np.uint8)
+    with pytest.raises(LabelMapComplexityError, match="expected at most 200000 contour points"):
+        process_face(FaceRequest(frame=Size(366, 65_535), landmarks_px=landmarks_px, label_image=labels))

@@ -112,6 +112,13 @@ DECODED: list[tuple[str, Build, str]] = [
     ("webp with damaged data", lambda s: patch(s.lossless_webp, 30, bytes(60)), "image_corrupt"),
 ]
 
+
+def specks(sample: Sample) -> bytes:
+    grid = np.zeros((600, 600))
+    grid[::3, ::3] = 1
+    return encode_png(sample, grid)
+
+
 MAPS: list[tuple[str, Build, str]] = [
     ("jpeg", lambda s: s.jpeg, "label_map_format"),
     ("lossy webp", lambda s: s.webp, "label_map_format"),
@@ -125,6 +132,7 @@ MAPS: list[tuple[str, Build, str]] = [
     ),
     ("300 colours", many_colours, "label_map_labels"),
     ("noise", lambda s: encode_png(s, np.arange(1_000_000).reshape(1000, 1000) % 7), "label_map_too_complex"),
+    ("specks", specks, "label_map_too_complex"),
     ("bomb", bomb, "image_too_large"),
     ("cut in half", lambda s: s.labels[: len(s.labels) // 2], "image_truncated"),
     ("damaged", lambda s: flip(s.labels, len(s.labels) // 2), "image_corrupt"),
