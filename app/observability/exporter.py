@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import sys
 import threading
+import time
+from contextlib import suppress
 from http import HTTPStatus
 from socketserver import ThreadingMixIn
 from typing import TYPE_CHECKING, Any, cast
@@ -17,7 +20,6 @@ from prometheus_client import make_wsgi_app
 from app.observability.rich_logging import get_logger
 
 if TYPE_CHECKING:
-    import socket
     from collections.abc import Callable, Iterable
 
     from prometheus_client import CollectorRegistry
@@ -28,6 +30,13 @@ log = get_logger("server")
 
 StartResponse = Any
 ORPHAN_CHECK_S = 1.0
+MAX_CONNECTIONS = 64  # Prometheus and the kubelet use a few; each one costs a thread
+HEAD_LIMIT_S = 5.0  # from the connection to the end of the request's head
+REQUEST_LIMIT_S = 30.0  # from the connection to the end of the response
+REPLACEABLE_S = 5.0  # age at which a connection that reads its response slowly makes room for a new one
+ACCEPT_PAUSE_S = 0.1  # after a failed accept, so that the loop does not spin
+ACCEPT_LOG_S = 10.0
+NOSNIFF = ("X-Content-Type-Options", "nosniff")
 
 
 def health_report(board: Board) -> dict[str, Any]:
@@ -73,7 +82,10 @@ def exporter_app(board: Board, registry: CollectorRegistry | None) -> Callable[.
     """
     metrics_app = make_wsgi_app(registry) if registry is not None else None
 
-    def application(environ: dict[str, Any], start_response: StartResponse) -> Iterable[bytes]:
+    def application(environ: dict[str, Any], start: StartResponse) -> Iterable[bytes]:
+        def start_response(status: str, headers: list[tuple[str, str]], *rest: Any) -> Any:
+            return start(status, [*headers, NOSNIFF], *rest)
+
         path = environ["PATH_INFO"].rstrip("/")
         if path == "/metrics" and metrics_app is not None:
             try:
@@ -94,16 +106,107 @@ def exporter_app(board: Board, registry: CollectorRegistry | None) -> Callable[.
 
 
 class _Server(ThreadingMixIn, WSGIServer):
+    """A thread per connection, with bounds on their number and on the time of each.
+
+    A sender that drips its request would otherwise keep a thread for as long as it likes. When the server is full, the
+    oldest connection whose request is incomplete is closed, so that scrapes and probes are served during an attack.
+    """
+
     daemon_threads = True
 
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._lock = threading.Lock()
+        self._starts: dict[socket.socket, float] = {}  # oldest first
+        self._complete: set[socket.socket] = set()  # connections whose request head has arrived
+        self._last_accept_log = -ACCEPT_LOG_S
+
+    def get_request(self) -> tuple[socket.socket, Any]:
+        """Accept a connection; log, at a limited rate, that the process cannot."""
+        try:
+            return super().get_request()
+        except OSError as error:
+            if time.monotonic() - self._last_accept_log >= ACCEPT_LOG_S:
+                self._last_accept_log = time.monotonic()
+                log.error("exporter: cannot accept connections (%s); raise the limit of open files", error.strerror)  # noqa: TRY400
+            time.sleep(ACCEPT_PAUSE_S)
+            raise
+
+    def process_request(self, request: Any, client_address: Any) -> None:
+        """Start the connection's thread, after making room for it if necessary."""
+        with self._lock:
+            if len(self._starts) >= MAX_CONNECTIONS:
+                victim = self._find_victim(time.monotonic())
+                if victim is not None:
+                    self._abort(victim)
+            is_admitted = len(self._starts) < MAX_CONNECTIONS
+            if is_admitted:
+                self._starts[request] = time.monotonic()
+        if is_admitted:
+            super().process_request(request, client_address)
+        else:
+            self.shutdown_request(request)
+
+    def shutdown_request(self, request: Any) -> None:
+        """Forget a connection and close it."""
+        with self._lock:
+            self._starts.pop(request, None)
+            self._complete.discard(request)
+        super().shutdown_request(request)
+
+    def mark_complete(self, request: socket.socket) -> None:
+        """Note that a connection's request head has arrived."""
+        with self._lock:
+            if request in self._starts:
+                self._complete.add(request)
+
+    def service_actions(self) -> None:
+        """Close connections that took too long; called twice a second."""
+        now = time.monotonic()
+        with self._lock:
+            for request, start in list(self._starts.items()):
+                if now - start > (REQUEST_LIMIT_S if request in self._complete else HEAD_LIMIT_S):
+                    self._abort(request)
+
     def handle_error(self, request: Any, client_address: Any) -> None:  # noqa: ARG002 - the base class's signature
-        """Say nothing of peers that went away or never spoke; log the rest as everything else is logged."""
+        """Log what is not caused by a peer that closed its connection or never sent anything."""
         if not isinstance(sys.exception(), OSError):
             log.error("The exporter failed to answer", exc_info=sys.exception())
 
+    def _find_victim(self, now: float) -> socket.socket | None:
+        for request in self._starts:
+            if request not in self._complete and not _has_whole_head(request):
+                return request
+        return next((request for request, start in self._starts.items() if now - start > REPLACEABLE_S), None)
+
+    def _abort(self, request: socket.socket) -> None:
+        del self._starts[request]
+        self._complete.discard(request)
+        with suppress(OSError):  # the peer was first
+            request.shutdown(socket.SHUT_RDWR)  # wakes the thread, which closes it
+
+
+def _has_whole_head(request: socket.socket) -> bool:
+    """Return whether a head waits that the connection's thread has not read yet."""
+    try:
+        return b"\r\n\r\n" in request.recv(4096, socket.MSG_PEEK | socket.MSG_DONTWAIT)
+    except OSError:
+        return False
+
 
 class _QuietHandler(WSGIRequestHandler):
-    timeout = 10.0  # a peer that connects and says nothing does not keep its thread
+    timeout = 10.0  # an additional bound on the silence of a peer
+
+    def parse_request(self) -> bool:
+        """Read the request's head."""
+        is_complete = super().parse_request()
+        cast("_Server", self.server).mark_complete(self.connection)
+        return is_complete
+
+    def end_headers(self) -> None:
+        """End the headers of an error of the base class; other responses have theirs from the application."""
+        self.send_header(*NOSNIFF)
+        super().end_headers()
 
     def log_message(self, format: str, *args: Any) -> None:  # noqa: A002 - the base class's name
         """Write nothing: probes and scrapes come every few seconds."""

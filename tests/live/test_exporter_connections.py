@@ -1,0 +1,70 @@
+"""Connections to the metrics port that never finish their request."""
+
+from __future__ import annotations
+
+import socket
+import threading
+from contextlib import ExitStack, suppress
+from typing import TYPE_CHECKING
+
+import httpx
+import psutil
+import pytest
+
+from app.observability.exporter import MAX_CONNECTIONS
+from tests.live.conftest import wait_until
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from contextlib import AbstractContextManager
+
+    from tests.live.conftest import RunningService
+
+pytestmark = pytest.mark.live
+
+ATTACKERS = 300
+
+
+def connect(service: RunningService) -> socket.socket:
+    url = httpx.URL(service.metrics)
+    return socket.create_connection((url.host, url.port or 80), timeout=30)
+
+
+def exporter(service: RunningService) -> psutil.Process:
+    children = psutil.Process(service.pid).children()
+    return next(child for child in children if "exporter" in " ".join(child.cmdline()))
+
+
+def test_scrapes_and_probes_are_served_while_connections_drip(
+    run_service: Callable[..., AbstractContextManager[RunningService]],
+) -> None:
+    with run_service(WORKERS=1) as service, ExitStack() as attack:
+        is_over = threading.Event()
+        connections = [attack.enter_context(connect(service)) for _ in range(ATTACKERS)]
+
+        def drip() -> None:
+            while not is_over.wait(0.2):
+                for connection in connections:
+                    with suppress(OSError):
+                        connection.sendall(b"X-A: b\r\n")
+
+        for connection in connections:
+            with suppress(OSError):
+                connection.sendall(b"GET /metrics HTTP/1.1\r\n")
+        attacker = threading.Thread(target=drip)
+        attacker.start()
+        try:
+            for _ in range(10):
+                for path in ("/metrics", "/health/live", "/health/ready"):
+                    response = httpx.get(service.metrics + path, timeout=30)
+                    assert response.status_code == 200
+                    assert response.headers["x-content-type-options"] == "nosniff"
+            process = exporter(service)
+            wait_until(
+                lambda: process.num_threads() <= MAX_CONNECTIONS + 8, limit_s=20, what="a bounded number of threads"
+            )
+            # Those that drip are closed although nothing needs their place, because a request has a time limit.
+            wait_until(lambda: process.num_threads() <= 8, limit_s=30, what="the end of the dripping connections")
+        finally:
+            is_over.set()
+            attacker.join()
