@@ -15,6 +15,8 @@ from app.observability.rich_logging import get_logger
 from app.web.problems import internal_error_response
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from prometheus_client import Gauge
     from prometheus_fastapi_instrumentator.metrics import Info
     from starlette.requests import Request
@@ -23,6 +25,13 @@ if TYPE_CHECKING:
 log = get_logger("api")
 
 MAX_LOGGED_PATH = 256
+
+_NOSNIFF = (b"x-content-type-options", b"nosniff")
+# An SVG opened on its own is a document: no scripts in it, nothing fetched; its background image is a data URL.
+_SVG_POLICY = (
+    b"content-security-policy",
+    b"default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'none'; sandbox",
+)
 
 
 class RequestContext:
@@ -53,7 +62,7 @@ class RequestContext:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
-                message["headers"] = [*message["headers"], (b"x-request-id", request_id.encode())]
+                message["headers"] = _add_headers(message["headers"], request_id)
                 if (limit := scope.get("state", {}).get("rate_limit")) is not None:
                     limits = limit.headers().items()
                     message["headers"] += [(name.lower().encode(), value.encode()) for name, value in limits]
@@ -69,6 +78,17 @@ class RequestContext:
         finally:
             if self._is_access_logged:
                 _log_access(scope, status, 1000 * (time.perf_counter() - start))
+
+
+def _add_headers(headers: Iterable[tuple[bytes, bytes]], request_id: str) -> list[tuple[bytes, bytes]]:
+    """Add what every response has, and the policy of an SVG."""
+    given = dict(headers)
+    added = [*headers, (b"x-request-id", request_id.encode())]
+    if _NOSNIFF[0] not in given:
+        added.append(_NOSNIFF)
+    if given.get(b"content-type", b"").startswith(b"image/svg+xml") and _SVG_POLICY[0] not in given:
+        added.append(_SVG_POLICY)
+    return added
 
 
 def record_refusal(client: str, status: int) -> str:

@@ -35,6 +35,7 @@ PROBLEMS: dict[str, tuple[int, str]] = {
     "rate_limited": (429, "The caller sent too many requests"),
     "head_too_large": (431, "The headers are too large"),
     "internal_error": (500, "The service failed"),
+    "method_unknown": (501, "The method is not implemented"),
     "queue_full": (503, "The queue is full"),
     "queue_unavailable": (503, "The queue is unavailable"),
     "saturated": (503, "The service is saturated"),

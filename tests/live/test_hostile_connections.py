@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 import httpx
@@ -69,6 +70,82 @@ def test_what_is_no_http_is_refused(attacker: Attacker, data: bytes) -> None:
     assert (status, orjson.loads(body)["code"]) == (400, "http_invalid")
     assert CANARY not in body
     attacker.require_service()
+
+
+BARE = b"GET /version HTTP/1.1\r\n"
+
+
+@pytest.mark.parametrize("is_split", [False, True])
+@pytest.mark.parametrize(
+    ("data", "status", "code"),
+    [
+        (BARE + b"\r\n", 400, "http_invalid"),
+        (GET + b"Host: b\r\n\r\n", 400, "http_invalid"),
+        (BARE + b"Host: a b\r\n\r\n", 400, "http_invalid"),
+        (BARE + b"Host: a/b\r\n\r\n", 400, "http_invalid"),
+        (BARE + b"Host: u@a\r\n\r\n", 400, "http_invalid"),
+        (BARE + b"Host: a:x\r\n\r\n", 400, "http_invalid"),
+        (GET + b"X: a\r\n b\r\n\r\n", 400, "http_invalid"),
+        (GET + b"X: a\rb\r\n\r\n", 400, "http_invalid"),
+        (GET + b"X: a\x01b\r\n\r\n", 400, "http_invalid"),
+        (GET + b"X : a\r\n\r\n", 400, "http_invalid"),
+        (b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", 400, "http_invalid"),
+        (b"GET /version HTTP/2.0\r\nHost: a\r\n\r\n", 400, "http_invalid"),
+        (POST + b"Content-Type: text/plain\r\nContent-Length: 2\r\n\r\n{}", 400, "http_invalid"),
+        (POST + b"Content-Encoding: gzip\r\nContent-Encoding: identity\r\n\r\n", 400, "http_invalid"),
+        (POST + b"Content-Length: 2\r\nContent-Length: 3\r\n\r\n{}", 400, "http_invalid"),
+        (POST + b"Transfer-Encoding: gzip, chunked\r\n\r\n0\r\n\r\n", 400, "http_invalid"),
+        (b"BREW /version HTTP/1.1\r\nHost: a\r\n\r\n", 501, "method_unknown"),
+        (b"get /version HTTP/1.1\r\nHost: a\r\n\r\n", 501, "method_unknown"),
+        (b"GETX /version HTTP/1.1\r\nHost: a\r\n\r\n", 501, "method_unknown"),
+        (b"PROPFIND /version HTTP/1.1\r\nHost: a\r\n\r\n", 501, "method_unknown"),
+        (GET + b"X: " + b"a" * 70_000 + b"\r\n\r\n", 431, "head_too_large"),
+        (GET + b"X: aaaaaa\r\n" * 7_000 + b"\r\n", 431, "head_too_large"),
+        (b"GET /" + b"a" * 70_000 + b" HTTP/1.1\r\nHost: a\r\n\r\n", 431, "head_too_large"),
+    ],
+)
+def test_an_ambiguous_or_unknown_head_is_refused(
+    attacker: Attacker, data: bytes, status: int, code: str, is_split: bool
+) -> None:
+    """Each refusal is a problem with an id, has one access line and one count, however its bytes arrive."""
+    before = count_refusals(attacker, status)
+    with connect(attacker) as connection:
+        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        step = 1 if is_split and len(data) < 1000 else 5000 if is_split else len(data)
+        with suppress(OSError):  # the service closes the connection when it has seen enough
+            for start in range(0, len(data), step):
+                connection.sendall(data[start : start + step])
+        got, body = read_answer(connection)
+    problem = orjson.loads(body)
+    assert (got, problem["code"]) == (status, code)
+    lines = attacker.target.wait_for_lines(lambda line: line.get("request_id") == problem["request_id"])
+    assert [line["status"] for line in lines if "duration_ms" in line] == [status]
+    assert count_refusals(attacker, status) == before + 1
+    attacker.require_service()
+
+
+@pytest.mark.parametrize(("size", "status"), [(65_536, 200), (65_537, 431)])
+@pytest.mark.parametrize("step", [1_000, 100_000])
+def test_the_limit_of_a_head_is_exact(attacker: Attacker, size: int, status: int, step: int) -> None:
+    data = GET + b"X: " + b"a" * (size - len(GET) - len(b"X: \r\n\r\n")) + b"\r\n\r\n"
+    assert len(data) == size
+    with connect(attacker) as connection:
+        with suppress(OSError):
+            for start in range(0, len(data), step):
+                connection.sendall(data[start : start + step])
+        assert read_answer(connection)[0] == status
+
+
+@pytest.mark.parametrize("host", [b"a", b"a:80", b"[::1]:80", b"a.b-c_d", b""])
+def test_a_host_is_accepted(attacker: Attacker, host: bytes) -> None:
+    with connect(attacker) as connection:
+        connection.sendall(BARE + b"Host: " + host + b"\r\n\r\n")
+        assert read_answer(connection)[0] == 200
+
+
+def count_refusals(attacker: Attacker, status: int) -> float:
+    labels = frozenset({("method", "OTHER"), ("endpoint", "unmatched"), ("status", str(status))})
+    return attacker.target.scrape().get(("api_requests_total", labels), 0)
 
 
 @pytest.mark.parametrize(

@@ -65,6 +65,7 @@ STATUSES = {
     "rate_limited": 429,
     "head_too_large": 431,
     "internal_error": 500,
+    "method_unknown": 501,
     "queue_full": 503,
     "queue_unavailable": 503,
     "saturated": 503,
