@@ -33,6 +33,7 @@ class State(IntEnum):
     STARTING = 1
     READY = 2
     DRAINING = 3
+    EXHAUSTED = 4  # it cannot open more files, so it accepts no connections
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,10 +148,12 @@ class Board:
     def is_ready(self) -> bool:
         """Tell whether all workers have booted once, one of them serves now, and the service does not stop."""
         _, expected, _ = _HEADER.unpack_from(self._memory, 0)
-        serving = sum(row.state == State.READY and row.beat_age_s <= self._timeout_s for row in self.rows())
+        alive = [row.state for row in self.rows() if row.beat_age_s <= self._timeout_s]
+        serving = alive.count(State.READY)
         if serving >= expected:
             _FLAG.pack_into(self._memory, _BOOTED, 1)
-        return self._flag(_BOOTED) and serving > 0 and not self.is_draining
+        # Workers share the listening socket: one that cannot accept closes connections that others would serve.
+        return self._flag(_BOOTED) and serving > 0 and State.EXHAUSTED not in alive and not self.is_draining
 
     def _flag(self, offset: int) -> bool:
         return bool(_FLAG.unpack_from(self._memory, offset)[0])

@@ -224,6 +224,13 @@ METRICS: tuple[MetricSpec, ...] = (
         "Worker processes that ended: told to, by SIGKILL (mostly for want of memory), for silence, or by a fault.",
         {"reason": ("stopped", "killed", "timeout", "crashed")},
     ),
+    MetricSpec(
+        "file_descriptors_exhausted",
+        "gauge",
+        "Whether a process cannot open more files, and so accepts no connections.",
+        {"process": "`worker-0`, `worker-1`, …"},
+        is_collected=True,
+    ),
     MetricSpec("multiprocess_files", "gauge", "Files that hold the worker processes' values.", {}, is_collected=True),
     MetricSpec("multiprocess_bytes", "gauge", "Bytes that these files take.", {}, is_collected=True),
     MetricSpec("multiprocess_unreadable_files", "gauge", "Metric files without valid content.", {}, is_collected=True),

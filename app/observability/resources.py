@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import psutil
 from prometheus_client.registry import Collector
 
+from app.observability.board import State
 from app.observability.metrics import gauge_family
 
 if TYPE_CHECKING:
@@ -60,6 +61,10 @@ class ResourceCollector(Collector):
             self._earlier, self._later, self._turned = self._later, seen, now
         yield memory
         yield cpu
+        exhausted = gauge_family("file_descriptors_exhausted")
+        for row in self._board.rows():
+            exhausted.add_metric([row.name], row.state == State.EXHAUSTED)
+        yield exhausted
 
     def _processes(self) -> Iterator[tuple[str, int]]:
         yield "master", self._board.master_pid

@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 log = get_logger("server")
 
 NOTIFY_S = 1.0
+EXHAUSTED_LOG_S = 10.0
 QUICK_STOP_S = 1.0  # what requests in flight get if the stop must be quick
 POLL_S = 0.02
 LAST_CALL_S = 0.3  # how long after its own signal a worker learns that all of them stop
@@ -165,6 +166,8 @@ class ServiceWorker(SlotWorker, UvicornWorker):
 
     app: ApiApplication
     server: _Server
+    _is_exhausted = False
+    _last_exhausted_log = -math.inf
 
     async def _serve(self) -> None:
         self.config.app = self.wsgi
@@ -207,4 +210,23 @@ class ServiceWorker(SlotWorker, UvicornWorker):
         if self._is_orphan():
             self._stop_at_once()
         elif not self.server.should_exit:
-            self.board.beat(self.slot, State.READY, is_failing=multiprocess.is_failing())
+            self.board.beat(self.slot, self._accept_state(), is_failing=multiprocess.is_failing())
+
+    def _accept_state(self) -> State:
+        """Return whether this process can accept connections; log when that changes, at a limited rate.
+
+        The event loop reports nothing: it accepts and closes connections that it has no file descriptor for.
+        """
+        try:
+            os.close(os.dup(self.sockets[0].fileno()))
+        except OSError as error:
+            now = time.monotonic()
+            if now - self._last_exhausted_log >= EXHAUSTED_LOG_S:
+                self._last_exhausted_log = now
+                log.error("connections: cannot accept more (%s); raise the limit of open files", error.strerror)  # noqa: TRY400
+            self._is_exhausted = True
+            return State.EXHAUSTED
+        if self._is_exhausted:
+            self._is_exhausted = False
+            log.info("connections: accepted again")
+        return State.READY

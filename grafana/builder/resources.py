@@ -92,6 +92,15 @@ METRICS: Final = row(
         colours={"stopped": GREY, "killed": RED, "timeout": ORANGE, "crashed": PURPLE},
     ),
     graph(
+        "Processes without file descriptors",
+        "Processes that cannot open more files, and so accept no connections. Good: 0.",
+        Scale("short"),
+        Query(
+            expr=combine("sum", placed(series("file_descriptors_exhausted")), "place, process"),
+            legend="{{place}} {{process}}",
+        ),
+    ),
+    graph(
         "Metric files per process",
         "Files of the multi-process metrics for each process that runs. Good: flat, and below the line.",
         Scale("short", (FILES,)),

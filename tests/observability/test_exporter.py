@@ -102,7 +102,7 @@ def test_resources_of_companions_and_of_workers_beside(board: Board) -> None:
         board.note_companion(0, "nats-server", child)
         while not tasks.rows():
             time.sleep(0.01)
-        memory, _ = ResourceCollector(board).collect()
+        memory, *_ = ResourceCollector(board).collect()
         assert {sample.labels["process"] for sample in memory.samples} == {"master", "nats-server", "task-0"}
     finally:
         os.kill(child, signal.SIGKILL)
