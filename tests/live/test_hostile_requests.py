@@ -241,8 +241,9 @@ REQUESTS: list[tuple[str, Build, str]] = [
     ("path with a slash more", lambda s: request(s.json(), path="/"), "not_found"),
     *[
         (f"{method} instead of POST", lambda _, method=method: request(method=method), "method_not_allowed")
-        for method in ("GET", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE", "PROPFIND")
+        for method in ("GET", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE")
     ],
+    ("an unknown method", lambda _: request(method="PROPFIND"), "method_unknown"),
     *[
         (f"query {query}", lambda s, query=query: request(s.json(), path=f"?{query}"), code)
         for query, code in (
