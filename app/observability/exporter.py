@@ -189,7 +189,9 @@ class _Server(ThreadingMixIn, WSGIServer):
 def _has_whole_head(request: socket.socket) -> bool:
     """Return whether a head waits that the connection's thread has not read yet."""
     try:
-        return b"\r\n\r\n" in request.recv(4096, socket.MSG_PEEK | socket.MSG_DONTWAIT)
+        # A socket with a timeout waits for data before it reads, whatever the flags; its duplicate has no timeout.
+        with socket.socket(fileno=os.dup(request.fileno())) as duplicate:
+            return b"\r\n\r\n" in duplicate.recv(4096, socket.MSG_PEEK | socket.MSG_DONTWAIT)
     except OSError:
         return False
 

@@ -6,6 +6,7 @@ import json
 import logging
 import os
 import signal
+import socket
 import time
 from typing import Any
 
@@ -14,7 +15,7 @@ from prometheus_client import CollectorRegistry
 from prometheus_client.core import GaugeMetricFamily
 
 from app.observability.board import Board, State
-from app.observability.exporter import exporter_app
+from app.observability.exporter import _has_whole_head, exporter_app
 from app.observability.resources import BuildCollector, ResourceCollector
 
 
@@ -107,3 +108,15 @@ def test_resources_of_companions_and_of_workers_beside(board: Board) -> None:
     finally:
         os.kill(child, signal.SIGKILL)
         os.waitpid(child, 0)
+
+
+def test_a_silent_connection_is_inspected_without_waiting() -> None:
+    peer, accepted = socket.socketpair()
+    with peer, accepted:
+        accepted.settimeout(60)  # as the handler of a connection sets it
+        start = time.monotonic()
+        assert not _has_whole_head(accepted)
+        peer.sendall(b"GET / HTTP/1.1\r\n\r\n")
+        assert _has_whole_head(accepted)
+        assert time.monotonic() - start < 30
+        assert accepted.recv(100) == b"GET / HTTP/1.1\r\n\r\n"
