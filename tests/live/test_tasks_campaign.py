@@ -61,6 +61,7 @@ EVENTS = {
 }
 LIMIT_S = 600
 EXPIRY_SLACK_S = 2.0  # between the clocks' readings, and for a response to arrive
+STORE_SLACK_S = 15.0  # a result that is ready while the queue is down expires as long after it is stored
 RETRY = threading.Event()  # never set: a pause between tries, as callers make it
 FINAL = {"SUCCESS", "FAILURE", "CANCELLED"}
 
@@ -593,16 +594,21 @@ def _wait_for_empty_queue(deployment: Deployment, wait_until: Callable[..., Any]
 def _watch_expiry(deployment: Deployment, books: Books) -> list[str]:
     """Look at all tasks until three times their lifetime has passed; return those that came back or did not expire."""
     faults: list[str] = []
+    gone: set[str] = set()
     end = max(task.expires_at for task in books.tasks.values()) + 2 * RESULT_TTL_S
     with Caller(deployment, books) as caller:
         while time.time() < end:
             for task in books.tasks.values():
                 answer = caller.ask("GET", f"{CROP}/status/{task.task_id}")
-                is_expired = time.time() > task.expires_at + EXPIRY_SLACK_S
-                if answer is not None and answer.status_code != 404:
-                    status = orjson.loads(answer.content).get("status")
-                    if is_expired or (task.end and status != task.end["status"]):
-                        faults.append(f"{task.task_id}: {status} after its result expired; seen {task.seen}")
+                if answer is None:
+                    continue
+                if answer.status_code == 404:
+                    gone.add(task.task_id)
+                    continue
+                status = orjson.loads(answer.content).get("status")
+                is_late = time.time() > task.expires_at + STORE_SLACK_S
+                if task.task_id in gone or is_late or (task.end and status != task.end["status"]):
+                    faults.append(f"{task.task_id}: {status} after its result expired; seen {task.seen}")
             RETRY.wait(1)
     return faults
 
