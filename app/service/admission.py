@@ -1,21 +1,17 @@
-"""Capacity of one process, shared fairly between callers.
-
-A request takes a slot once its body has arrived, so slow senders take none from others. The work of the requests that
-hold slots is run on threads, one caller after the other in turn. If all slots are taken and a caller with less than its
-share asks for one, the caller with the most gives up the request that has waited for the shortest time.
-"""
+"""How much a process takes on at once, shared between callers; beyond it they are asked to come back."""
 
 from __future__ import annotations
 
 import asyncio
-from collections import Counter, deque
+from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from contextvars import copy_context
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final, ParamSpec, TypeVar
+from functools import partial
+from typing import TYPE_CHECKING, ParamSpec, TypeVar
 
 from app.service.body_budget import BodyBudget, SaturatedError
+from app.service.fair_queue import FairQueue, Job
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -28,24 +24,19 @@ __all__ = ["Admission", "SaturatedError"]
 P = ParamSpec("P")
 R = TypeVar("R")
 
-# Work that is handed to the threads beyond what they run, so that none is idle until the event loop's next turn.
-AHEAD: Final = 1
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class _Job:
-    """Work that waits for a thread."""
-
-    run: Callable[[], Any]
-    result: asyncio.Future[Any]
-
 
 class Admission:
-    """Slots and threads of one event loop; used by its thread only, so nothing needs a lock.
+    """Slots and work threads of one event loop.
+
+    A request takes a slot when its body has arrived, so that slow senders take none. While bodies arrive, their bytes
+    are bounded. If all slots are taken, a caller that holds less than its share (slots divided by callers) takes over
+    the slot of the request that came last from the caller with the most, unless its work has begun.
+
+    Everything but the work itself runs on the event loop's thread.
 
     Args:
-        max_concurrency: requests that may hold a slot, whether their work runs or waits.
-        threads: requests whose work runs at the same time.
+        max_concurrency: requests that are worked on or wait for it.
+        threads: how many of them are worked on at the same time.
         max_buffered_bytes: limit of the buffered bytes of all bodies.
         max_body_bytes: limit of one body.
     """
@@ -53,43 +44,36 @@ class Admission:
     def __init__(self, *, max_concurrency: int, threads: int, max_buffered_bytes: int, max_body_bytes: int) -> None:
         self._max = max_concurrency
         self._held = Counter[str]()  # slots, by caller
-        self._threads = threads
-        self._running = 0
-        self._waiting: dict[str, deque[_Job]] = {}  # by caller; the first is next
+        self._slots: dict[Slot, None] = {}  # those that can be taken over, in the order of their arrival
         self._bodies = BodyBudget(max_bytes=max_buffered_bytes, max_body_bytes=max_body_bytes)
         self._pool = ThreadPoolExecutor(max_workers=threads, thread_name_prefix="work")
+        self._express = ThreadPoolExecutor(max_workers=1, thread_name_prefix="work-express")
+        self._queue = FairQueue(threads, lambda: self._express.submit(self._queue.run_express))
 
     def require_place(self, caller: str = "") -> None:
-        """Refuse a request before its body is read if it would be refused after.
+        """Refuse a request before its body is read, if it would be refused after.
 
         Raises:
-            SaturatedError: all slots are taken, and the caller's share of them is used.
+            SaturatedError: every slot is taken, and none can be taken over.
         """
-        if self._held.total() >= self._max and self._find_excess(caller) is None:
+        if self._held.total() >= self._max and self._find_victim(caller) is None:
             raise SaturatedError
 
     @contextmanager
-    def enter(self, caller: str = "") -> Iterator[None]:
+    def enter(self, caller: str = "") -> Iterator[Slot]:
         """Hold a slot for the duration of the block.
 
-        Args:
-            caller: identity that shares are counted by.
-
         Raises:
-            SaturatedError: all slots are taken, and the caller's share of them is used.
+            SaturatedError: every slot is taken, and none can be taken over.
         """
         if self._held.total() >= self._max:
-            excess = self._find_excess(caller)
-            if excess is None:
-                raise SaturatedError
-            self._evict(excess)
+            self._take_over(caller)
+        slot = Slot(self, caller)
         self._held[caller] += 1
         try:
-            yield
+            yield slot
         finally:
-            self._held[caller] -= 1
-            if not self._held[caller]:
-                del self._held[caller]
+            slot.leave()
 
     def buffer(self, declared: int | None = None, client: str = "") -> AbstractContextManager[BodyBuffer]:
         """Account for the bytes of one body for the duration of the block.
@@ -100,68 +84,83 @@ class Admission:
         """
         return self._bodies.open(declared, client)
 
-    def run(self, function: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> asyncio.Future[R]:
-        """Run a function on a work thread, with the log context of the request; see `run_for`."""
-        return self.run_for("", function, *args, **kwargs)
-
-    def run_for(self, caller: str, function: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> asyncio.Future[R]:
-        """Run a function on a work thread when it is the caller's turn, with the log context of the request.
-
-        Returns:
-            The result; `SaturatedError` if the work had to give up its slot before it began.
-        """
-        context = copy_context()
-        result: asyncio.Future[R] = asyncio.get_running_loop().create_future()
-        job = _Job(lambda: context.run(function, *args, **kwargs), result)
-        self._waiting.setdefault(caller, deque()).append(job)
-        self._start_waiting()
-        return result
-
     def close(self) -> None:
         """End the threads. Work that runs is not waited for, because a thread cannot be stopped."""
-        self._pool.shutdown(wait=False, cancel_futures=True)
+        self._queue.close()
+        for pool in (self._pool, self._express):
+            pool.shutdown(wait=False, cancel_futures=True)
 
-    def _start_waiting(self) -> None:
-        """Hand work to the threads, one job of each caller in turn."""
-        while self._waiting and self._running < self._threads + AHEAD:
-            caller = next(iter(self._waiting))
-            jobs = self._waiting.pop(caller)
-            job = jobs.popleft()
-            if jobs:
-                self._waiting[caller] = jobs  # behind the others
-            if not job.result.done():  # its request was cancelled
-                self._start(job)
+    def _take_over(self, caller: str) -> None:
+        while (victim := self._find_victim(caller)) is not None:
+            if victim.evict():
+                return
+        raise SaturatedError
 
-    def _start(self, job: _Job) -> None:
-        self._running += 1
-        done = asyncio.get_running_loop().run_in_executor(self._pool, job.run)
-        # A job that was handed over and has not begun can still be cancelled.
-        job.result.add_done_callback(lambda result: done.cancel() if result.cancelled() else None)
-        done.add_done_callback(lambda _: self._finish(job, done))
-
-    def _finish(self, job: _Job, done: asyncio.Future[Any]) -> None:
-        self._running -= 1
-        self._start_waiting()
-        if done.cancelled():
-            job.result.cancel()
-        elif (error := done.exception()) is not None:  # read in any case, or asyncio reports that it was not
-            if not job.result.done():
-                job.result.set_exception(error)
-        elif not job.result.done():
-            job.result.set_result(done.result())
-
-    def _find_excess(self, caller: str) -> str | None:
-        """Find the caller that must give up a slot for another; None if no one holds more than a share."""
-        share = self._max // len(self._held.keys() | {caller})
-        if self._held[caller] >= max(1, share):
+    def _find_victim(self, caller: str) -> Slot | None:
+        own = self._held[caller]
+        callers = len(self._held.keys() | {caller})
+        if own >= self._max / callers:
             return None
-        candidates = [other for other in self._waiting if other != caller and self._held[other] > max(1, share)]
-        return max(candidates, key=self._held.__getitem__, default=None)
+        # The exchange must leave the other with at least as many, or two callers would take one slot in turn for ever.
+        candidates = (slot for slot in reversed(self._slots) if self._held[slot.caller] >= own + 2 and slot.is_waiting)
+        return max(candidates, key=lambda slot: self._held[slot.caller], default=None)
 
-    def _evict(self, caller: str) -> None:
-        jobs = self._waiting[caller]
-        job = jobs.pop()
-        if not jobs:
-            del self._waiting[caller]
-        if not job.result.done():
-            job.result.set_exception(SaturatedError())
+    def _start(self, slot: Slot, job: Job) -> None:
+        self._slots[slot] = None
+        self._queue.put(job)
+        self._pool.submit(self._queue.run_next)
+
+    def _release(self, slot: Slot) -> None:
+        self._held[slot.caller] -= 1
+        if not self._held[slot.caller]:
+            del self._held[slot.caller]
+        self._slots.pop(slot, None)
+
+
+class Slot:
+    """The right of one request to have work done.
+
+    Attributes:
+        caller: whose request it is.
+    """
+
+    def __init__(self, admission: Admission, caller: str) -> None:
+        self.caller = caller
+        self._admission = admission
+        self._is_held = True
+        self._job: Job | None = None
+
+    def run(self, function: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> asyncio.Future[R]:
+        """Run a function on a work thread, with the log context of the request; one at a time.
+
+        The future fails with `SaturatedError` if another caller takes over the slot before the function has begun.
+        """
+        job = self._job = Job(self.caller, partial(function, *args, **kwargs), copy_context())
+        self._admission._start(self, job)  # noqa: SLF001 - two halves of one thing
+        return asyncio.wrap_future(job.future)
+
+    @property
+    def is_waiting(self) -> bool:
+        """Whether there is work that has not begun."""
+        return self._job is not None and not self._job.is_begun
+
+    def evict(self) -> bool:
+        """Give the slot to another caller; False if the work has begun."""
+        job = self._job
+        if job is None or not self._admission._queue.discard(job):  # noqa: SLF001
+            return False
+        self._give_back()
+        if job.future.set_running_or_notify_cancel():
+            job.future.set_exception(SaturatedError())
+        return True
+
+    def leave(self) -> None:
+        """Give the slot back, and drop work that has not begun."""
+        if self._job is not None:
+            self._admission._queue.discard(self._job)  # noqa: SLF001
+        self._give_back()
+
+    def _give_back(self) -> None:
+        if self._is_held:
+            self._is_held = False
+            self._admission._release(self)  # noqa: SLF001

@@ -224,7 +224,7 @@ class TaskQueue:
         """Answer a request whose task is there already."""
         if record.digest != wanted.digest:
             raise IdempotencyConflictError("expected the request that this Idempotency-Key was used for, got another")
-        if record.status is TaskStatus.PENDING and not await is_queued(self._connection, record.task_id, lane):
+        if record.status is TaskStatus.PENDING and not await is_queued(self._connection, record.task_id):
             # Whoever wrote the record may have been killed before it sent the message, or be about to withdraw it: the
             # new revision keeps it from that. Sent twice, the message is kept once.
             revision = await self._renew(record, revision)

@@ -60,6 +60,11 @@ def task_subject(task_id: str, lane: int = 0) -> str:
     return f"tasks.{TASK_TYPE}.{lane}.{task_id}" if lane else f"tasks.{TASK_TYPE}.{task_id}"
 
 
+def any_lane_subject(task_id: str) -> str:
+    """Return the subject that matches a task's message in every lane but 0."""
+    return f"tasks.{TASK_TYPE}.*.{task_id}"
+
+
 def parse_task_subject(subject: str) -> tuple[str, int]:
     """Return the task id and the lane of a message's subject."""
     parts = subject.split(".")

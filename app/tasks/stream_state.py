@@ -9,7 +9,7 @@ import msgspec
 import pybase64
 
 from app.tasks.errors import QueueUnavailableError
-from app.tasks.stream import LANES, STREAM, consumer_name, parse_task_subject, task_subject
+from app.tasks.stream import LANES, STREAM, any_lane_subject, consumer_name, parse_task_subject, task_subject
 
 if TYPE_CHECKING:
     from app.tasks.connection import Connection
@@ -102,13 +102,19 @@ class QueueState:
         return count - min(max(count, low), high)
 
 
-async def is_queued(connection: Connection, task_id: str, lane: int) -> bool:
+async def is_queued(connection: Connection, task_id: str) -> bool:
     """Return whether the stream holds a task's message, without transferring it.
+
+    It may be in any lane: without API keys, the lane is that of an address, and a client may repeat a submission from
+    another address.
 
     Raises:
         QueueUnavailableError: no response.
     """
-    return bool((await _list_subjects(connection, task_subject(task_id, lane)))[1])
+    for subject in (task_subject(task_id), any_lane_subject(task_id)):
+        if (await _list_subjects(connection, subject))[1]:
+            return True
+    return False
 
 
 async def list_consumers(connection: Connection, timeout_s: float | None = None) -> dict[int, ConsumerInfo]:

@@ -140,16 +140,21 @@ def require_caller(request: Request, keys: KeyRing, limiter: RateLimiter | None 
 
 
 def _require_key(request: Request, keys: KeyRing) -> Caller:
+    if any(len(request.headers.getlist(name)) > 1 for name in ("x-api-key", "authorization")):
+        raise _unauthorized("a header twice")  # whose key counts, proxies and the service could see differently
     authorization = request.headers.get("authorization", "")
     token = authorization[len(BEARER) :] if authorization[: len(BEARER)].lower() == BEARER else ""
     # Headers are bytes, which the framework decodes as latin-1: encoding them again gives what was sent.
     given = (request.headers.get("x-api-key") or token).encode("latin-1").strip(b" \t")
     caller = keys.find(given) if given else None
     if caller is None:
-        came = "a key that is not known" if given else "none"
-        detail = f"expected a key in X-API-Key or as a bearer token, got {came}"
-        raise ProblemError("unauthorized", detail, headers={"WWW-Authenticate": 'Bearer realm="facial-service"'})
+        raise _unauthorized("a key that is not known" if given else "none")
     return caller
+
+
+def _unauthorized(came: str) -> ProblemError:
+    detail = f"expected a key in X-API-Key or as a bearer token, got {came}"
+    return ProblemError("unauthorized", detail, headers={"WWW-Authenticate": 'Bearer realm="facial-service"'})
 
 
 def scope_digest(caller: Caller, digest: str | None) -> str | None:

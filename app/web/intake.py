@@ -100,8 +100,8 @@ async def work_on_body(
             yield done
             return
         with ExitStack() as place:
-            place.enter_context(admission.enter(caller))
-            made = admission.run_for(caller, work, body)
+            slot = request.state.slot = place.enter_context(admission.enter(caller))
+            made = slot.run(work, body)
             del body
             done = await unless_gone(request, made)
             if not is_place_kept:

@@ -12,6 +12,7 @@ share their counters through a Redis or memcached server, which this service doe
 from __future__ import annotations
 
 import mmap
+import secrets
 import struct
 import time
 from dataclasses import dataclass
@@ -63,6 +64,8 @@ class RateLimiter:
         self._quota = quota
         self._period_s = period_s
         self._interval_s = period_s / quota
+        # Without it, a caller with many addresses could choose those that share the row of another caller.
+        self._secret = secrets.token_bytes(16)
         self._table = mmap.mmap(-1, ROWS * _ROW.size)
 
     def require(self, caller: str) -> RateLimitState:
@@ -79,7 +82,8 @@ class RateLimiter:
         if wait_s > 0:
             state = self._describe(arrival - self._interval_s - now)
             detail = f"expected at most {self._quota} requests in {self._period_s} s, got more; retry after Retry-After"
-            headers = {"Retry-After": str(max(1, ceil(wait_s))), **state.headers()}
+            # The connection is closed because the body has not been read.
+            headers = {"Retry-After": str(max(1, ceil(wait_s))), "Connection": "close", **state.headers()}
             raise ProblemError("rate_limited", detail, headers=headers)
         _ROW.pack_into(self._table, offset, key, arrival)
         return self._describe(arrival - now)
@@ -90,7 +94,7 @@ class RateLimiter:
 
     def _find(self, caller: str, now: float) -> tuple[int, int, float]:
         """Return the offset of a caller's row, its key, and its theoretical arrival time."""
-        key = int.from_bytes(blake2b(caller.encode(), digest_size=8).digest())
+        key = int.from_bytes(blake2b(caller.encode(), digest_size=8, key=self._secret).digest())
         free = None
         for step in range(NEIGHBOURS):
             offset = (key + step) % ROWS * _ROW.size

@@ -6,10 +6,14 @@ import asyncio
 import threading
 from contextlib import ExitStack
 from contextvars import ContextVar
+from typing import TYPE_CHECKING
 
 import pytest
 
 from app.service.admission import Admission, SaturatedError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 label: ContextVar[str] = ContextVar("label", default="none")
 
@@ -57,7 +61,8 @@ def test_work_is_done_on_a_thread_of_its_own_within_the_callers_context() -> Non
 
     async def run() -> tuple[int, str, str]:
         label.set("mine")
-        result = await admission.run(work, 6, factor=7)
+        with admission.enter() as slot:
+            result = await slot.run(work, 6, factor=7)
         assert label.get() == "mine"
         return result
 
@@ -71,7 +76,8 @@ def test_errors_of_the_work_reach_the_caller() -> None:
     admission = make()
 
     async def run() -> int:
-        return await admission.run(lambda: 1 // 0)
+        with admission.enter() as slot:
+            return await slot.run(lambda: 1 // 0)
 
     with pytest.raises(ZeroDivisionError):
         asyncio.run(run())
@@ -80,7 +86,7 @@ def test_errors_of_the_work_reach_the_caller() -> None:
 
 @pytest.mark.parametrize("threads", [1, 3])
 def test_as_much_work_runs_at_once_as_there_are_threads(threads: int) -> None:
-    admission = make(threads=threads)
+    admission = make(4 * threads, threads)
     together = threading.Barrier(threads)
     running, most = 0, 0
     lock = threading.Lock()
@@ -94,8 +100,12 @@ def test_as_much_work_runs_at_once_as_there_are_threads(threads: int) -> None:
         with lock:
             running -= 1
 
+    async def one() -> None:
+        with admission.enter() as slot:
+            await slot.run(work)
+
     async def run() -> None:
-        await asyncio.gather(*(admission.run(work) for _ in range(4 * threads)))
+        await asyncio.gather(*(one() for _ in range(4 * threads)))
 
     asyncio.run(run())
     admission.close()
@@ -107,10 +117,11 @@ def test_the_loop_goes_on_while_work_is_done() -> None:
     is_awaited = threading.Event()
 
     async def run() -> bool:
-        task = admission.run(is_awaited.wait, 10)
-        await asyncio.sleep(0)
-        is_awaited.set()  # only a loop that is not blocked gets here before the wait is over
-        return await task
+        with admission.enter() as slot:
+            task = slot.run(is_awaited.wait, 10)
+            await asyncio.sleep(0)
+            is_awaited.set()  # only a loop that is not blocked gets here before the wait is over
+            return await task
 
     assert asyncio.run(run())
     admission.close()
@@ -123,70 +134,138 @@ def test_a_full_process_is_known_before_a_body_is_read() -> None:
         admission.require_place()
 
 
-class TestFairness:
-    """Callers who ask for more than there is."""
+class Gate:
+    """Occupies the only work thread until it is opened, and notes the order of the work behind it."""
 
-    def test_work_of_callers_is_run_in_turn(self) -> None:
-        admission = make(max_concurrency=64)
-        order: list[str] = []
+    def __init__(self, slots: int) -> None:
+        self.admission = make(slots)
+        self.order: list[str] = []
+        self.refused: list[str] = []
+        self._opened = threading.Event()
+        self._tasks: list[asyncio.Task[None]] = []
 
-        async def run() -> None:
-            hold = threading.Event()
-            first = admission.run_for("a", hold.wait, 10)
-            waiting = [admission.run_for("a", order.append, "a") for _ in range(10)]
-            waiting += [admission.run_for(caller, order.append, caller) for caller in "bbbc"]
-            hold.set()
-            await asyncio.gather(first, *waiting)
+    async def send(self, caller: str, work: Callable[[], object] | None = None) -> None:
+        """Start a request, and return when it waits or has been refused."""
+        self._tasks.append(asyncio.create_task(self._request(caller, work)))
+        await asyncio.sleep(0)
 
-        asyncio.run(run())
-        admission.close()
-        assert len(order) == 14
+    async def block(self, caller: str) -> None:
+        """Start a request that runs until the gate is opened."""
+        is_running = threading.Event()
 
-        assert order.index("c") <= 4
-        assert [at for at, caller in enumerate(order) if caller == "b"][-1] <= 8
+        def wait() -> None:
+            is_running.set()
+            self._opened.wait(30)
 
-    def test_a_caller_below_its_share_gets_the_slot_of_the_one_with_the_most(self) -> None:
-        admission = make(max_concurrency=4)
+        await self.send(caller, wait)
+        await asyncio.to_thread(is_running.wait, 30)
 
-        async def request(caller: str, hold: threading.Event) -> str:
-            try:
-                with admission.enter(caller):
-                    await admission.run_for(caller, hold.wait, 10)
-            except SaturatedError:
-                return "refused"
-            return "done"
+    async def finish(self) -> None:
+        self._opened.set()
+        await asyncio.gather(*self._tasks)
+        self.admission.close()
+        assert not self.admission._held
+        assert not self.admission._slots
 
-        async def run() -> tuple[list[str], str, str]:
-            hold = threading.Event()
-            many = [asyncio.ensure_future(request("a", hold)) for _ in range(4)]
-            await asyncio.sleep(0)
-            admission.require_place("b")
-            with pytest.raises(SaturatedError):
-                admission.require_place("a")
-            others = [asyncio.ensure_future(request("b", hold)) for _ in range(3)]
-            await asyncio.sleep(0)
-            hold.set()
-            results = await asyncio.gather(*many)
-            return results, *await asyncio.gather(others[0], others[2])
+    async def _request(self, caller: str, work: Callable[[], object] | None) -> None:
+        try:
+            self.admission.require_place(caller)
+            with self.admission.enter(caller) as slot:
+                await slot.run(work or (lambda: self.order.append(caller)))
+        except SaturatedError:
+            self.refused.append(caller)
 
-        many, first, third = asyncio.run(run())
-        admission.close()
-        assert (first, third) == ("done", "refused")
-        assert many.count("refused") == 2
-        assert many[0] == "done", "the one that has waited longest keeps its slot"
 
-    def test_what_is_cancelled_while_it_waits_is_not_run(self) -> None:
-        admission = make()
-        ran: list[int] = []
+@pytest.fixture
+def _one_thread(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let no job be cheap enough for the express thread."""
+    monkeypatch.setattr("app.service.fair_queue.EXPRESS_COST_S", -1.0)
 
-        async def run() -> None:
-            hold = threading.Event()
-            first = [admission.run(hold.wait, 10) for _ in range(2)]
-            waiting = [admission.run(ran.append, number) for number in range(5)]
-            waiting[1].cancel()
-            hold.set()
-            await asyncio.gather(*first, *waiting, return_exceptions=True)
 
-        asyncio.run(run())
-        admission.close()
-        assert ran == [0, 2, 3, 4]
+@pytest.mark.usefixtures("_one_thread")
+def test_callers_take_turns() -> None:
+    async def run() -> Gate:
+        gate = Gate(16)
+        await gate.block("busy")
+        for caller in ["busy"] * 6 + ["second"] * 3 + ["third"]:
+            await gate.send(caller)
+        await gate.finish()
+        return gate
+
+    gate = asyncio.run(run())
+    assert set(gate.order[:3]) == {"busy", "second", "third"} or set(gate.order[:2]) == {"second", "third"}
+    assert gate.order.index("third") <= 2
+    assert [caller for caller in gate.order if caller != "busy"].count("second") == 3
+    assert max(at for at, caller in enumerate(gate.order) if caller == "second") <= 7
+    assert not gate.refused
+
+
+@pytest.mark.usefixtures("_one_thread")
+def test_a_caller_below_its_share_takes_over_the_newest_slot_of_the_largest() -> None:
+    async def run() -> Gate:
+        gate = Gate(4)
+        await gate.block("busy")
+        for caller in ["busy"] * 5 + ["other"] * 3:
+            await gate.send(caller)
+        await gate.finish()
+        return gate
+
+    gate = asyncio.run(run())
+    # Two of the first five are over the limit; two more make room; the other's third is above its share.
+    assert gate.refused.count("busy") == 4
+    assert gate.refused.count("other") == 1
+    assert sorted(gate.order) == ["busy", "other", "other"]
+
+
+@pytest.mark.usefixtures("_one_thread")
+def test_equal_callers_do_not_take_over_each_others_slots() -> None:
+    async def run() -> Gate:
+        gate = Gate(4)
+        await gate.block("0")
+        for number in range(1, 20):
+            await gate.send(str(number))
+        await gate.finish()
+        return gate
+
+    gate = asyncio.run(run())
+    assert sorted(gate.order) == ["1", "2", "3"]
+    assert len(gate.refused) == 16
+
+
+@pytest.mark.usefixtures("_one_thread")
+def test_work_that_has_begun_keeps_its_slot() -> None:
+    async def run() -> Gate:
+        gate = Gate(1)
+        await gate.block("busy")
+        await gate.send("other")
+        await gate.finish()
+        return gate
+
+    assert asyncio.run(run()).refused == ["other"]
+
+
+@pytest.mark.usefixtures("_one_thread")
+def test_work_of_a_request_that_was_given_up_is_never_begun() -> None:
+    async def run() -> Gate:
+        gate = Gate(4)
+        await gate.block("busy")
+        await gate.send("gone")
+        gate._tasks.pop().cancel()
+        await asyncio.sleep(0)
+        await gate.send("other")
+        await gate.finish()
+        return gate
+
+    assert asyncio.run(run()).order == ["other"]
+
+
+def test_a_cheap_request_does_not_wait_for_an_expensive_one() -> None:
+    async def run() -> Gate:
+        gate = Gate(4)
+        await gate.block("busy")
+        await gate.send("other")
+        await gate._tasks[-1]  # while the only regular thread is occupied
+        await gate.finish()
+        return gate
+
+    assert asyncio.run(run()).order == ["other"]

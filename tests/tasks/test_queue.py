@@ -22,6 +22,7 @@ from app.tasks.message import decode_task
 from app.tasks.queue import TaskQueue
 from app.tasks.records import Record, TaskFault, TaskStatus
 from app.tasks.stream import RECORDS_STREAM, STREAM, TASK_TYPE, lane_of
+from app.tasks.stream_state import is_queued
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -163,6 +164,19 @@ class TestIdempotency:
                 assert await opened.count() == 1
                 (message,) = await opened.fetch(lane=lane_of("me"))
                 assert decode_task(message.data).record == record
+
+        asyncio.run(main())
+
+    def test_a_submission_that_is_repeated_from_another_address_is_not_sent_again(
+        self, desk: OpenDesk, check: Check
+    ) -> None:
+        async def main() -> None:
+            async with desk() as opened:
+                for caller in ("192.0.2.1", "192.0.2.2", "192.0.2.3", ""):
+                    record = await opened.queue.submit(check(), idempotency_key="k", caller=caller, digest="d")
+                    assert await is_queued(opened.connection, record.task_id)
+                    assert (await opened.records.find(record.task_id)) == (record, 1)
+                assert await opened.count() == 1
 
         asyncio.run(main())
 

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     Call = Callable[..., httpx.Response]
     MakeApp = Callable[..., FastAPI]
 
-KEYS = "first-key, schlüssel-zwei,à"
+KEYS = "first-key, second:key:two,third-key"
 
 
 @pytest.mark.parametrize(
@@ -27,12 +27,13 @@ KEYS = "first-key, schlüssel-zwei,à"
     [
         {"x-api-key": "first-key"},
         {"X-API-KEY": "  first-key "},
-        {"x-api-key": "schlüssel-zwei".encode()},
-        {"x-api-key": "à".encode()},  # whose last byte latin-1 takes for a space
+        {"x-api-key": "key:two"},
+        {"x-api-key": "third-key"},
+        {"x-api-key": "first-key", "authorization": "Bearer token-of-a-proxy"},
         {"authorization": "Bearer first-key"},
         {"authorization": "bearer first-key"},
         {"authorization": "BEARER   first-key"},
-        {"authorization": "Bearer schlüssel-zwei".encode()},
+        {"authorization": "Bearer key:two"},
     ],
 )
 def test_a_key_lets_in(make_app: MakeApp, call: Call, headers: dict[str, Any]) -> None:
@@ -51,8 +52,9 @@ def test_a_key_lets_in(make_app: MakeApp, call: Call, headers: dict[str, Any]) -
         ({"x-api-key": "first-ke"}, "not known"),
         ({"x-api-key": "first-key2"}, "not known"),
         ({"x-api-key": "FIRST-KEY"}, "not known"),
-        ({"x-api-key": "first-key,schlüssel-zwei".encode()}, "not known"),
-        ({"x-api-key": "schlüssel-zwei".encode("latin-1")}, "not known"),
+        ({"x-api-key": "first-key,third-key"}, "not known"),
+        ({"x-api-key": "schlüssel".encode()}, "not known"),
+        ({"x-api-key": "k" * 60_000}, "not known"),
         ({"x-api-key": b"\xff\xfe"}, "not known"),
         ({"x-api-key": "wrong", "authorization": "Bearer first-key"}, "not known"),
         ({"authorization": "Bearer wrong"}, "not known"),
@@ -91,6 +93,13 @@ def test_the_name_of_a_key_is_not_part_of_it(make_app: MakeApp, call: Call) -> N
 def test_a_key_in_the_query_is_not_accepted(make_app: MakeApp, call: Call) -> None:
     answer = call(make_app(api_keys=KEYS), "POST", "/api/v1/frontal/crop?api_key=first-key&key=first-key")
     assert answer.status_code == 401
+
+
+@pytest.mark.parametrize("name", ["x-api-key", "authorization"])
+def test_a_header_that_is_sent_twice_identifies_no_caller(make_app: MakeApp, call: Call, name: str) -> None:
+    value = "first-key" if name == "x-api-key" else "Bearer first-key"
+    answer = call(make_app(api_keys=KEYS), content=b"{}", headers=[(name, value), (name, value)])
+    assert (answer.status_code, answer.json()["code"]) == (401, "unauthorized")
 
 
 class TestKeyFile:

@@ -72,9 +72,7 @@ async def _recall(request: Request, state: WebState, head: Head, form: str) -> A
         caller = caller_of(request)
         found = await task_queue(request).find_result(scope_digest(caller, checked[1]) or "")
         if found is None:
-            return await unless_gone(
-                request, state.admission.run_for(caller.identity, _finish, state.crop, checked[0], form)
-            )
+            return await unless_gone(request, request.state.slot.run(_finish, state.crop, checked[0], form))
     overlay, warnings = read_result(found)
     return Answer(overlay if form == SVG else found, warnings, "hit")
 

@@ -1,0 +1,200 @@
+"""Jobs that wait for work threads, dispatched fairly between callers by the CPU time that their jobs take.
+
+Round-robin by the number of jobs would let a caller with expensive jobs have nearly all of the time. So each caller has
+a virtual time, which advances by the CPU time of its jobs, and the caller that is furthest behind is next (start-time
+fair queueing). A caller that was idle does not save up time.
+
+A job cannot be interrupted, and a caller with cheap jobs and few connections would get one of them done for each
+expensive job of another. So there is one thread more, the express thread. It runs cheap jobs of callers that are behind
+those on the other threads, so that the operating system divides the CPU between them.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import deque
+from concurrent.futures import Future
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Final
+
+if TYPE_CHECKING:
+    import contextvars
+    from collections.abc import Callable
+
+# Callers that are remembered while they have no jobs, so that they cannot leave a debt behind.
+MAX_IDLE: Final = 1024
+# Cost of a job of a caller that has none behind it yet, and the weight of the newest job in the estimate.
+FIRST_COST_S: Final = 0.01
+NEWEST_WEIGHT: Final = 0.3
+# Callers whose jobs cost more never use the express thread: several of them would keep it from the others, and the
+# memory of one more expensive job would be needed.
+EXPRESS_COST_S: Final = 0.1
+
+
+@dataclass(slots=True, eq=False)
+class Job:
+    """One function call that waits for a thread, or runs."""
+
+    caller: str
+    call: Callable[[], Any]
+    context: contextvars.Context
+    future: Future[Any] = field(default_factory=Future)
+    is_begun: bool = False
+
+
+@dataclass(slots=True, eq=False)
+class _Lane:
+    """Jobs of one caller.
+
+    Attributes:
+        waiting: in the order of their arrival.
+        running: how many run.
+        virtual_s: virtual time, including the estimated cost of those that run.
+        cost_s: estimated cost of a job.
+    """
+
+    waiting: deque[Job] = field(default_factory=deque)
+    running: int = 0
+    virtual_s: float = 0.0
+    cost_s: float = FIRST_COST_S
+
+    @property
+    def is_idle(self) -> bool:
+        return not self.waiting and not self.running
+
+
+class FairQueue:
+    """The jobs of one process; safe to use from several threads.
+
+    Args:
+        threads: how many threads call `run_next`.
+        start_express: called when the express thread is needed; it must have another thread call `run_express`.
+    """
+
+    def __init__(self, threads: int, start_express: Callable[[], object]) -> None:
+        self._threads = threads
+        self._start_express = start_express
+        self._is_express_busy = False
+        self._regular: list[_Lane] = []  # whose jobs run on the other threads, one entry each
+        self._lock = threading.Lock()
+        self._lanes: dict[str, _Lane] = {}
+        self._waiting: dict[str, _Lane] = {}  # those with jobs that wait
+        self._virtual_s = 0.0  # that of the job dispatched last, at its start
+
+    def put(self, job: Job) -> None:
+        """Add a job behind those of its caller."""
+        with self._lock:
+            lane = self._lanes.get(job.caller)
+            if lane is None:
+                self._forget_idle()
+                lane = self._lanes[job.caller] = _Lane(virtual_s=self._virtual_s)
+            elif lane.is_idle:
+                lane.virtual_s = max(lane.virtual_s, self._virtual_s)
+            lane.waiting.append(job)
+            self._waiting[job.caller] = lane
+        self._offer_express()
+
+    def run_next(self) -> None:
+        """Run the job that is next, on this thread; return at once if there is none."""
+        with self._lock:
+            found = self._take(is_express=False)
+        if found is not None:
+            self._offer_express()
+            self._run(*found, is_express=False)
+
+    def run_express(self) -> None:
+        """Run jobs on the express thread until there is none for it."""
+        while True:
+            with self._lock:
+                found = self._take(is_express=True)
+                if found is None:
+                    self._is_express_busy = False
+                    return
+            self._run(*found, is_express=True)
+
+    def close(self) -> None:
+        """Cancel the jobs that wait."""
+        with self._lock:
+            jobs = [job for lane in self._waiting.values() for job in lane.waiting]
+            self._waiting.clear()
+            for lane in self._lanes.values():
+                lane.waiting.clear()
+        for job in jobs:
+            job.future.cancel()
+
+    def discard(self, job: Job) -> bool:
+        """Remove a job that waits; False if it does not wait any more."""
+        with self._lock:
+            lane = self._waiting.get(job.caller)
+            if lane is None or job not in lane.waiting:
+                return False
+            lane.waiting.remove(job)
+            if not lane.waiting:
+                del self._waiting[job.caller]
+            return True
+
+    def _run(self, job: Job, lane: _Lane, estimate_s: float, *, is_express: bool) -> None:
+        start_s = time.thread_time()
+        try:
+            result = job.context.run(job.call)
+        except BaseException as error:  # noqa: BLE001 - it belongs to the future, as in an executor
+            self._settle(lane, estimate_s, time.thread_time() - start_s, is_express=is_express)
+            job.future.set_exception(error)
+        else:
+            self._settle(lane, estimate_s, time.thread_time() - start_s, is_express=is_express)
+            job.future.set_result(result)
+
+    def _offer_express(self) -> None:
+        with self._lock:
+            if self._is_express_busy or self._next_express() is None:
+                return
+            self._is_express_busy = True
+        self._start_express()
+
+    def _next(self) -> _Lane | None:
+        return min(self._waiting.values(), key=_virtual_time, default=None)
+
+    def _next_express(self) -> _Lane | None:
+        if len(self._regular) < self._threads:
+            return None
+        bound_s = min(map(_virtual_time, self._regular))
+        cheap = (lane for lane in self._waiting.values() if lane.cost_s <= EXPRESS_COST_S and lane.virtual_s < bound_s)
+        return min(cheap, key=_virtual_time, default=None)
+
+    def _take(self, *, is_express: bool) -> tuple[Job, _Lane, float] | None:
+        while (lane := self._next_express() if is_express else self._next()) is not None:
+            job = lane.waiting.popleft()
+            job.is_begun = True
+            if not lane.waiting:
+                del self._waiting[job.caller]
+            if not job.future.set_running_or_notify_cancel():
+                continue
+            self._virtual_s = max(self._virtual_s, lane.virtual_s)
+            estimate_s = lane.cost_s
+            lane.virtual_s += estimate_s
+            lane.running += 1
+            if not is_express:
+                self._regular.append(lane)
+            return job, lane, estimate_s
+        return None
+
+    def _settle(self, lane: _Lane, estimate_s: float, cost_s: float, *, is_express: bool) -> None:
+        """Replace a job's estimated cost by its real one."""
+        with self._lock:
+            lane.running -= 1
+            if not is_express:
+                self._regular.remove(lane)
+            lane.virtual_s += cost_s - estimate_s
+            lane.cost_s += NEWEST_WEIGHT * (cost_s - lane.cost_s)
+
+    def _forget_idle(self) -> None:
+        if len(self._lanes) < MAX_IDLE:
+            return
+        idle = sorted((lane.virtual_s, caller) for caller, lane in self._lanes.items() if lane.is_idle)
+        for _, caller in idle[: max(1, len(idle) // 2)]:
+            del self._lanes[caller]
+
+
+def _virtual_time(lane: _Lane) -> float:
+    return lane.virtual_s
