@@ -176,6 +176,9 @@ def configuration(settings: Settings, folder: Path, *, token: str, port: int, mo
     """
     payload = max(MAX_PAYLOAD, settings.max_body_bytes + PAYLOAD_MARGIN)
     bounds = settings.task_queue_max_bytes + settings.result_max_bytes + settings.task_dead_max_bytes
+    # Streams that exist keep their reservations until they are updated; a server with less room than these refuses both
+    # the update and every message.
+    bounds = max(bounds, read_reserved_bytes(folder))
     store = {
         "store_dir": str(folder),
         "max_mem": MAX_PAYLOAD,
@@ -196,6 +199,15 @@ def configuration(settings: Settings, folder: Path, *, token: str, port: int, mo
     }
     # Its format takes JSON as it is.
     return orjson.dumps(values, option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE)
+
+
+def read_reserved_bytes(folder: Path) -> int:
+    """Return the bytes that the streams of a store reserve; 0 for a new store."""
+    reserved = 0
+    for file in folder.glob("jetstream/*/streams/*/meta.inf"):
+        with suppress(OSError, orjson.JSONDecodeError, KeyError, TypeError):  # the server reports a damaged stream
+            reserved += max(0, int(orjson.loads(file.read_bytes())["max_bytes"]))
+    return reserved
 
 
 def claim(folder: Path) -> FileIO:

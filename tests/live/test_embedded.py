@@ -282,3 +282,27 @@ def test_workers_of_a_killed_master_end(run_nats: Any, run_worker: Any, wait_unt
         assert len(processes) == 3
         os.kill(worker.pid, signal.SIGKILL)
         wait_until(lambda: all(map(is_gone, processes)), limit_s=30, what="an end to workers and exporter")
+
+
+def test_bounds_can_be_lowered_on_an_existing_store(run_service: Any, sample: Any, tmp_path: Path) -> None:
+    """A server with less room than its streams reserve would refuse every message."""
+    mib = 1024 * 1024
+    lower = {
+        "TASK_QUEUE_MAX_BYTES": 128 * mib,
+        "RESULT_MAX_BYTES": 128 * mib,
+        "TASK_DEAD_MAX_BYTES": 64 * mib,
+    }
+    accepted = []
+    for settings in ({}, lower, lower):
+        with run_service(ENABLE_TASKS="true", WORKERS=1, TASK_WORKERS=1, DATA_DIR=tmp_path, **settings) as service:
+            answer = httpx.post(
+                f"{service.api}/api/v1/frontal/crop/submit",
+                content=sample.json(),
+                headers={"Content-Type": "application/json"},
+                timeout=30,
+            )
+            assert answer.status_code == 202, answer.text
+            accepted.append(answer.json()["task_id"])
+            for task_id in accepted:
+                status = httpx.get(f"{service.api}/api/v1/frontal/crop/status/{task_id}?wait=30", timeout=60)
+                assert status.json()["status"] == "SUCCESS"
