@@ -96,6 +96,13 @@ class TaskSettings(BaseSettings):
             raise ValueError("expected servers such as nats://host:4222, separated by commas")
         return ",".join(servers)
 
+    @field_validator("nats_monitor_url")
+    @classmethod
+    def _check_monitor(cls, value: str) -> str:
+        if value and urlsplit(value).scheme not in {"http", "https"}:
+            raise ValueError("expected an address such as http://nats:8222")
+        return value
+
     @model_validator(mode="after")
     def _check_credentials(self) -> Self:
         given = {

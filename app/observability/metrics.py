@@ -146,6 +146,13 @@ METRICS: tuple[MetricSpec, ...] = (
     ),
     MetricSpec("task_dead_kept", "gauge", "Tasks that are kept aside now.", {}, is_collected=True),
     MetricSpec("queue_up", "gauge", "Whether the queue answers.", {}, is_collected=True),
+    MetricSpec(
+        "queue_writable",
+        "gauge",
+        "Whether the queue can store tasks: 0 if it does not respond, its disk is full or a write has failed.",
+        {},
+        is_collected=True,
+    ),
     MetricSpec("queue_storage_bytes", "gauge", "Storage that the queue uses.", {}, is_collected=True),
     MetricSpec(
         "queue_storage_limit_bytes",
