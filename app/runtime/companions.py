@@ -7,13 +7,14 @@ import os
 import signal
 import sys
 import time
+from types import MappingProxyType
 from typing import TYPE_CHECKING, NoReturn, Protocol
 
 from app.observability.rich_logging import get_logger
 from app.runtime.parent import end_with_parent
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
+    from collections.abc import Callable, Iterable, Mapping, Sequence
     from pathlib import Path
 
 log = get_logger("server")
@@ -23,6 +24,7 @@ PAUSE_S, PAUSE_MAX_S, STEADY_S = 0.5, 30.0, 60.0
 QUICK_STOP_S = 3.0  # what a companion gets where the stop is to be quick
 ORPHANS_S = 5.0  # what the children of one that died get to notice it
 POLL_S = 0.02
+NOTHING: Mapping[str, str] = MappingProxyType({})
 
 
 class Held(Protocol):
@@ -204,7 +206,9 @@ class Companion:
                 return
 
 
-def execute(command: Sequence[str], *, keep: Sequence[int], output: Path, environment: dict[str, str]) -> NoReturn:
+def execute(
+    command: Sequence[str], *, keep: Sequence[int], output: Path, environment: Mapping[str, str] = NOTHING
+) -> NoReturn:
     """Become another program, which gets some open files of this one and writes into a file.
 
     Args:

@@ -145,10 +145,12 @@ class Connection:
         """
         target = subject.partition(".")[0]
         limit_s = STUCK_TIMEOUT_S if target in self._stuck else None
+        generation = self._generation()
         try:
             answer = _STORED.decode((await self._exchange(subject, payload, headers, limit_s)).data)
         except QueueTimeoutError as error:
-            await self._note_not_stored(target, error)
+            if generation == self._generation():  # otherwise the server has been restarted meanwhile
+                await self._note_not_stored(target, error)
             raise
         if self._stuck.pop(target, None) is not None:
             log.info("The queue stores messages of %s again", target)
@@ -191,6 +193,10 @@ class Connection:
             if now < retry_at:
                 raise QueueUnavailableError("the queue's storage cannot be written; come back later")
             self._stuck[target] = now + STUCK_PAUSE_S
+
+    def _generation(self) -> tuple[int, int]:
+        client = self._client
+        return id(client), 0 if client is None else client.stats["reconnects"]
 
     async def _note_not_stored(self, target: str, error: QueueTimeoutError) -> None:
         """Find out whether the server hangs, or responds and only stores nothing, as after a full disk."""

@@ -100,8 +100,8 @@ class ServerMonitor:
         """Read the figures; all are None if there is no response."""
         if not self._url:
             return MonitorFigures()
-        is_system = urlsplit(self._url).scheme == SYSTEM_SCHEME
         try:
+            is_system = urlsplit(self._url).scheme == SYSTEM_SCHEME
             pages = await self._ask() if is_system else await asyncio.to_thread(_get_pages, self._url)
             return _figures(*pages, is_local=is_system)
         except (nats.errors.Error, OSError, TimeoutError, ValueError):  # msgspec's errors are ValueErrors
@@ -164,15 +164,23 @@ def read_monitor(url: str) -> MonitorFigures:
 
 def _figures(server_page: bytes, store_page: bytes, health_page: bytes, *, is_local: bool) -> MonitorFigures:
     server, store, health = _SERVER.decode(server_page), _JETSTREAM.decode(store_page), _HEALTH.decode(health_page)
+    if server.mem is None:  # something else responds there
+        return MonitorFigures()
     folder = Path(store.config.store_dir)
     return MonitorFigures(
         memory=server.mem,
         connections=server.connections,
         storage_limit=store.config.max_storage or None,
         has_leader=None if store.meta_cluster is None else bool(store.meta_cluster.leader),
-        storage_fault=health.error if any(sign in health.error for sign in _BROKEN) else "",
+        storage_fault=_storage_fault(health),
         free=free_bytes(folder) if is_local and store.config.store_dir else None,
     )
+
+
+def _storage_fault(health: _Health) -> str | None:
+    if not health.status:
+        return None
+    return health.error if any(sign in health.error for sign in _BROKEN) else ""
 
 
 def free_bytes(folder: Path) -> int | None:

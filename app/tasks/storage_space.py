@@ -111,8 +111,8 @@ class StorageWatch:
         if not self._is_broken:
             self._is_broken = True
             log.error(
-                "The queue's storage cannot be written: %s; tasks are refused, and nats-server is restarted once its disk "
-                "has room",
+                "The queue's storage cannot be written: %s; tasks are refused until its disk has room and "
+                "nats-server is restarted",
                 fault,
             )
         if (free or 0) > reserve_bytes(self._folder) and now >= self._next:
