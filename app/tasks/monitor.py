@@ -34,6 +34,7 @@ class MonitorFigures(msgspec.Struct, frozen=True, kw_only=True):
         memory: bytes that the server's process takes.
         connections: clients that are connected to it.
         storage_limit: bytes that it may store.
+        reserved: bytes of its storage that streams reserve with their bounds.
         has_leader: whether the cluster has a leader; None of a server that is in none.
         storage_fault: why a stream cannot be written; empty if all can. nats-server 2.11 does not report it.
         free: bytes free on the disk of the storage, if that is on this machine.
@@ -42,6 +43,7 @@ class MonitorFigures(msgspec.Struct, frozen=True, kw_only=True):
     memory: int | None = None
     connections: int | None = None
     storage_limit: int | None = None
+    reserved: int | None = None
     has_leader: bool | None = None
     storage_fault: str | None = None
     free: int | None = None
@@ -63,6 +65,7 @@ class _Cluster(msgspec.Struct):
 
 class _JetStream(msgspec.Struct):
     config: _Config = msgspec.field(default_factory=_Config)
+    reserved_storage: int | None = None
     meta_cluster: _Cluster | None = None
 
 
@@ -171,6 +174,7 @@ def _figures(server_page: bytes, store_page: bytes, health_page: bytes, *, is_lo
         memory=server.mem,
         connections=server.connections,
         storage_limit=store.config.max_storage or None,
+        reserved=store.reserved_storage,
         has_leader=None if store.meta_cluster is None else bool(store.meta_cluster.leader),
         storage_fault=_storage_fault(health),
         free=free_bytes(folder) if is_local and store.config.store_dir else None,
