@@ -164,7 +164,7 @@ METRICS: tuple[MetricSpec, ...] = (
     MetricSpec(
         "queue_memory_bytes",
         "gauge",
-        "Memory of the queue's server; this and the next two are absent if NATS_URL is set and NATS_MONITOR_URL is not.",
+        "Memory of the queue's server; this and the next two are absent if NATS_MONITOR_URL is unknown.",
         {},
         is_collected=True,
     ),

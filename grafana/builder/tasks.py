@@ -234,7 +234,7 @@ QUEUE: Final = folded(
         ),
         graph(
             "Answers",
-            "1 while the queue answers an instance, while it can store tasks, and, of a cluster, while it has a leader.",
+            "1 while the queue answers an instance, while it can store tasks, and while a cluster has a leader.",
             Scale("bool_yes_no", most=1),
             Query(expr=combine("min", placed(series("queue_up")), "place"), legend="{{place}}"),
             Query(expr=combine("min", series("queue_writable")), legend="can store", colour=RED),
