@@ -18,7 +18,7 @@ import nats.errors
 
 from app.observability.rich_logging import get_logger
 from app.tasks.access import CarefulClient, access_options
-from app.tasks.errors import QueueFullError, QueueTimeoutError, QueueUnavailableError, TaskTooLargeError
+from app.tasks.errors import QueueFullError, QueueUnavailableError, TaskTooLargeError
 from app.tasks.stream import ensure_streams, require_streams
 
 if TYPE_CHECKING:
@@ -52,6 +52,10 @@ _TOO_LARGE = {10054}
 
 class RevisionConflictError(Exception):
     """Somebody else wrote in between."""
+
+
+class _ResponseTimeoutError(Exception):
+    """The server did not respond in time."""
 
 
 class _ApiFault(msgspec.Struct):
@@ -148,10 +152,10 @@ class Connection:
         generation = self._generation()
         try:
             answer = _STORED.decode((await self._exchange(subject, payload, headers, limit_s)).data)
-        except QueueTimeoutError as error:
+        except _ResponseTimeoutError as error:
             if generation == self._generation():  # otherwise the server has been restarted meanwhile
                 await self._note_not_stored(target, error)
-            raise
+            raise _unavailable() from None
         if self._stuck.pop(target, None) is not None:
             log.info("The queue stores messages of %s again", target)
         fault = answer.error
@@ -178,9 +182,9 @@ class Connection:
         """
         try:
             return await self._exchange(subject, payload, headers, timeout_s)
-        except QueueTimeoutError as error:
+        except _ResponseTimeoutError as error:
             self._report(error.__cause__ or error)
-            raise
+            raise _unavailable() from None
 
     def require_storing(self) -> None:
         """Refuse at once what would wait for a stream that stores nothing; let one request in a while try.
@@ -198,11 +202,11 @@ class Connection:
         client = self._client
         return id(client), 0 if client is None else client.stats["reconnects"]
 
-    async def _note_not_stored(self, target: str, error: QueueTimeoutError) -> None:
+    async def _note_not_stored(self, target: str, error: _ResponseTimeoutError) -> None:
         """Find out whether the server hangs, or responds and only stores nothing, as after a full disk."""
         try:
             await self._exchange("$JS.API.INFO", timeout_s=STUCK_TIMEOUT_S)
-        except (QueueUnavailableError, TaskTooLargeError):
+        except (_ResponseTimeoutError, QueueUnavailableError, TaskTooLargeError):
             self._report(error.__cause__ or error)
             return
         if target not in self._stuck:
@@ -228,7 +232,7 @@ class Connection:
             self.prepare_again()
             raise _unavailable() from None
         except TimeoutError as error:
-            raise QueueTimeoutError(NO_ANSWER) from error
+            raise _ResponseTimeoutError from error
         except (nats.errors.Error, OSError) as error:
             self._report(error)
             raise _unavailable() from None

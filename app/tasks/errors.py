@@ -4,7 +4,6 @@
 
     QueueError
     ├─ QueueUnavailableError     the queue's server is away, or does not answer in time
-    │  └─ QueueTimeoutError      it did not respond in time
     ├─ QueueFullError            as many tasks or records as may be kept are there
     ├─ TaskTooLargeError         the task is larger than the queue's server takes
     ├─ TaskUnknownError          there is no such task, or no longer
@@ -19,10 +18,6 @@ class QueueError(Exception):
 
 class QueueUnavailableError(QueueError):
     """The queue's server is away, or does not answer in time."""
-
-
-class QueueTimeoutError(QueueUnavailableError):
-    """The queue's server did not respond in time."""
 
 
 class QueueFullError(QueueError):
