@@ -65,9 +65,9 @@ class TaskSettings(BaseSettings):
         "", description="Monitoring address of the NATS server, for its storage limit; as in `http://nats:8222`"
     )
     nats_sync_interval: str = Field(
-        "2m",
+        "10s",
         pattern=r"^(always|[1-9][0-9]*(ms|s|m|h))$",
-        description="How often the started server flushes to the disk; `always`: before it confirms anything",
+        description="Interval of flushes and compaction of the embedded server; `always`: a flush before it confirms",
     )
     nats_user: str = Field("", description="User name")
     nats_password: SecretStr = Field(SecretStr(""), description="The user's password")
