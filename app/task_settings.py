@@ -65,9 +65,9 @@ class TaskSettings(BaseSettings):
         "", description="Monitoring address of the NATS server, for its storage limit; as in `http://nats:8222`"
     )
     nats_sync_interval: str = Field(
-        "2m",
+        "10s",
         pattern=r"^(always|[1-9][0-9]*(ms|s|m|h))$",
-        description="How often the started server flushes to the disk; `always`: before it confirms anything",
+        description="Interval of flushes and compaction of the embedded server; `always`: a flush before it confirms",
     )
     nats_user: str = Field("", description="User name")
     nats_password: SecretStr = Field(SecretStr(""), description="The user's password")
@@ -95,6 +95,13 @@ class TaskSettings(BaseSettings):
         if not all(_is_server(server) for server in servers):
             raise ValueError("expected servers such as nats://host:4222, separated by commas")
         return ",".join(servers)
+
+    @field_validator("nats_monitor_url")
+    @classmethod
+    def _check_monitor(cls, value: str) -> str:
+        if value and urlsplit(value).scheme not in {"http", "https"}:
+            raise ValueError("expected an address such as http://nats:8222")
+        return value
 
     @model_validator(mode="after")
     def _check_credentials(self) -> Self:

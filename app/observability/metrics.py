@@ -146,6 +146,13 @@ METRICS: tuple[MetricSpec, ...] = (
     ),
     MetricSpec("task_dead_kept", "gauge", "Tasks that are kept aside now.", {}, is_collected=True),
     MetricSpec("queue_up", "gauge", "Whether the queue answers.", {}, is_collected=True),
+    MetricSpec(
+        "queue_writable",
+        "gauge",
+        "Whether the queue can store tasks: 0 if it does not respond, its disk is full or a write has failed.",
+        {},
+        is_collected=True,
+    ),
     MetricSpec("queue_storage_bytes", "gauge", "Storage that the queue uses.", {}, is_collected=True),
     MetricSpec(
         "queue_storage_limit_bytes",
@@ -157,7 +164,7 @@ METRICS: tuple[MetricSpec, ...] = (
     MetricSpec(
         "queue_memory_bytes",
         "gauge",
-        "Memory of the queue's server; this and the next two by its monitoring port, absent where there is none.",
+        "Memory of the queue's server; this and the next two are absent if NATS_MONITOR_URL is unknown.",
         {},
         is_collected=True,
     ),

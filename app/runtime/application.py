@@ -106,6 +106,9 @@ class ServiceApplication(BaseApplication):
     def prepare(self) -> None:
         """Get ready what the workers need, and add companions; the exporter is there already."""
 
+    def watch(self) -> None:
+        """Start what the exporter's process does in the background."""
+
     def run(self) -> None:
         """Run until a signal stops it; leaves by `SystemExit`.
 
@@ -158,6 +161,7 @@ class ServiceApplication(BaseApplication):
             become("exporter")
             # On stop the queue ends before this process does, which is no news.
             get_logger("tasks").addFilter(lambda _: not self.board.is_draining)
+            self.watch()
             serve_exporter(listener, self.board, self.registry)
 
         return Companion("exporter", run, needs=[listener], stop_limit_s=EXPORTER_STOP_S)

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import mmap
 import os
 import signal
 import sys
 import time
+from types import MappingProxyType
 from typing import TYPE_CHECKING, NoReturn, Protocol
 
 from app.observability.rich_logging import get_logger
 from app.runtime.parent import end_with_parent
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
+    from collections.abc import Callable, Iterable, Mapping, Sequence
     from pathlib import Path
 
 log = get_logger("server")
@@ -22,6 +24,7 @@ PAUSE_S, PAUSE_MAX_S, STEADY_S = 0.5, 30.0, 60.0
 QUICK_STOP_S = 3.0  # what a companion gets where the stop is to be quick
 ORPHANS_S = 5.0  # what the children of one that died get to notice it
 POLL_S = 0.02
+NOTHING: Mapping[str, str] = MappingProxyType({})
 
 
 class Held(Protocol):
@@ -73,6 +76,12 @@ class Companion:
         self._next = 0.0
         self._pause = PAUSE_S
         self._is_stopping = False
+        self._restart_flag = mmap.mmap(-1, 1)  # shared with the processes that are forked afterwards
+        self._kill_at = 0.0  # while it restarts on request
+
+    def request_restart(self) -> None:
+        """Ask the master, from any of its processes, to restart this one."""
+        self._restart_flag[0] = 1
 
     def keep(self, leave: Callable[[Companion], None]) -> None:
         """Start the process unless it runs or ended just now; called again and again.
@@ -81,6 +90,7 @@ class Companion:
             leave: closes, in the new process, what it shall not hold of the master's.
         """
         now = time.monotonic()
+        self._restart_if_requested(now)
         if self.is_alive() or now < self._next or not self._are_orphans_gone(now):
             return
         is_steady = now - self._next > STEADY_S
@@ -99,7 +109,10 @@ class Companion:
         if not ended:
             return True
         pid, self.pid, self._ended_at = self.pid, 0, time.monotonic()
-        if not self._is_stopping:
+        if self._kill_at:
+            self._kill_at = 0.0
+            log.info("%s ended to be restarted (pid %d)", self.name, pid)
+        elif not self._is_stopping:
             how = describe_status(status)
             hint = f"; see {self._hint}" if self._hint else ""
             fields = {"companion": self.name, "pid": pid, "how": how}
@@ -126,6 +139,17 @@ class Companion:
                 limit = time.monotonic() + self._stop_limit_s
             time.sleep(POLL_S)
         self._kill_group()
+
+    def _restart_if_requested(self, now: float) -> None:
+        if self._restart_flag[0]:
+            self._restart_flag[0] = 0
+            if self.is_alive() and not self._kill_at:
+                log.warning("Restarting %s (pid %d)", self.name, self.pid)
+                self._kill_at = now + self._stop_limit_s
+                self._signal(self._quick_signal)
+        elif self._kill_at and now > self._kill_at:
+            log.error("%s does not end; killing it", self.name)
+            self._signal(signal.SIGKILL)
 
     def _start(self, leave: Callable[[Companion], None]) -> None:
         master = os.getpid()
@@ -182,13 +206,16 @@ class Companion:
                 return
 
 
-def execute(command: Sequence[str], *, keep: Sequence[int], output: Path) -> NoReturn:
+def execute(
+    command: Sequence[str], *, keep: Sequence[int], output: Path, environment: Mapping[str, str] = NOTHING
+) -> NoReturn:
     """Become another program, which gets some open files of this one and writes into a file.
 
     Args:
         command: the program's path, then its arguments.
         keep: descriptors that stay open.
         output: gets what it writes to standard output and error, behind what is there.
+        environment: variables to set in addition to those of this process.
 
     Raises:
         OSError: the program or the file cannot be opened.
@@ -199,6 +226,8 @@ def execute(command: Sequence[str], *, keep: Sequence[int], output: Path) -> NoR
         os.dup2(descriptor, standard)
     for descriptor in keep:
         os.set_inheritable(descriptor, True)
+    for name, value in environment.items():
+        os.putenv(name, value)
     os.execv(command[0], list(command))  # noqa: S606 - no shell is the point
 
 

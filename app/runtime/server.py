@@ -33,6 +33,7 @@ class ApiApplication(ServiceApplication):
 
     def __init__(self, settings: Settings) -> None:
         self.embedded: EmbeddedServer | None = None
+        self.queue: Companion | None = None
         tasks = make_task_board(settings) if settings.is_queue_embedded else None
         super().__init__(settings, Board(expected_workers=settings.workers, timeout_s=settings.timeout_s, beside=tasks))
 
@@ -63,7 +64,7 @@ class ApiApplication(ServiceApplication):
         bind(self.settings.host, self.settings.port, "PORT").close()  # gunicorn would try for five seconds
         if self.settings.is_queue_embedded:
             # Imported here: whoever takes no tasks shall not pay for what they need.
-            from app.tasks.embedded import PROGRAM, is_up, prepare  # noqa: PLC0415
+            from app.tasks.embedded import ENVIRONMENT, PROGRAM, is_up, prepare  # noqa: PLC0415
 
             self.embedded = prepare(self.settings)
             self.settings = self.embedded.settings
@@ -72,16 +73,18 @@ class ApiApplication(ServiceApplication):
                 self.embedded.command,
                 keep=[self.embedded.lock.fileno()],
                 output=self.embedded.log_file,
+                environment=ENVIRONMENT,
+            )
+            self.queue = Companion(
+                PROGRAM,
+                run_queue,
+                needs=[self.embedded.lock],
+                stop_limit_s=QUEUE_STOP_S,
+                is_up=functools.partial(is_up, self.settings),
+                hint=str(self.embedded.log_file),
             )
             self.companions += [
-                Companion(
-                    PROGRAM,
-                    run_queue,
-                    needs=[self.embedded.lock],
-                    stop_limit_s=QUEUE_STOP_S,
-                    is_up=functools.partial(is_up, self.settings),
-                    hint=str(self.embedded.log_file),
-                ),
+                self.queue,
                 Companion(
                     "task-master",
                     self._work_on_tasks,
@@ -90,6 +93,14 @@ class ApiApplication(ServiceApplication):
                     is_early=False,
                 ),
             ]
+
+    def watch(self) -> None:
+        """Watch the storage of the queue that this instance has started."""
+        if self.queue is not None:
+            from app.tasks.storage_space import StorageWatch  # noqa: PLC0415 - as in `prepare`
+
+            folder = self.settings.data_dir.absolute()
+            StorageWatch(self.settings.nats_monitor_url, folder, self.queue.request_restart).start()
 
     def _work_on_tasks(self) -> None:
         from app.runtime.task_server import work_beside  # noqa: PLC0415 - as in `prepare`

@@ -15,8 +15,10 @@ from prometheus_client.registry import Collector
 from app.observability.metrics import gauge_family
 from app.observability.rich_logging import get_logger
 from app.tasks.connection import Connection
+from app.tasks.embedded import store_folder
 from app.tasks.errors import QueueError, QueueUnavailableError
-from app.tasks.monitor import MonitorFigures, read_monitor
+from app.tasks.monitor import MonitorFigures, ServerMonitor
+from app.tasks.storage_space import reserve_bytes
 from app.tasks.stream import DEAD_STREAM, RECORDS_STREAM, STREAM, TASK_TYPE
 from app.tasks.stream_state import list_consumers
 
@@ -92,6 +94,7 @@ class QueueCollector(Collector):
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
         self._connection: Connection | None = None
+        self._monitor: ServerMonitor | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._owner = 0
         self._lock = threading.Lock()
@@ -101,6 +104,7 @@ class QueueCollector(Collector):
         figures, server = self._read()
         samples: list[tuple[str, list[str], float | None]] = [
             ("queue_up", [], 0 if figures is None else 1),
+            ("queue_writable", [], self._is_writable(figures, server)),
             ("queue_memory_bytes", [], server.memory),
             ("queue_connections", [], server.connections),
             ("queue_cluster_has_leader", [], server.has_leader),
@@ -112,7 +116,7 @@ class QueueCollector(Collector):
                 ("task_oldest_age_seconds", [TASK_TYPE], figures.oldest_s),
                 ("task_dead_kept", [], figures.dead),
                 ("queue_storage_bytes", [], figures.storage),
-                ("queue_storage_limit_bytes", [], figures.storage_limit or server.storage_limit),
+                ("queue_storage_limit_bytes", [], _storage_limit(figures, server)),
             ]
         for name, labels, value in samples:
             if value is not None:
@@ -125,12 +129,10 @@ class QueueCollector(Collector):
             is_new = self._owner != os.getpid()
             if is_new:
                 self._start()
-        if self._loop is None or self._connection is None:
+        if self._loop is None or self._connection is None or self._monitor is None:
             return None, MonitorFigures()
         # Side by side, and each for itself: a cluster without a leader is one that does not answer.
-        asking = asyncio.run_coroutine_threadsafe(
-            asyncio.to_thread(read_monitor, self._settings.nats_monitor_url), self._loop
-        )
+        asking = asyncio.run_coroutine_threadsafe(self._monitor.read(), self._loop)
         reading = asyncio.run_coroutine_threadsafe(
             read_figures(self._connection, wait_s=FIRST_S if is_new else 0), self._loop
         )
@@ -139,12 +141,30 @@ class QueueCollector(Collector):
         figures = _result(reading, limit_s)
         return figures, _result(asking, end - time.monotonic() + PATIENCE_S) or MonitorFigures()
 
+    def _is_writable(self, figures: QueueFigures | None, server: MonitorFigures) -> bool | None:
+        if figures is None:
+            return False
+        if server.storage_fault is None:
+            return None
+        folder = store_folder(self._settings)
+        has_room = folder is None or server.free is None or server.free > reserve_bytes(folder)
+        return not server.storage_fault and has_room
+
     def _start(self) -> None:
         self._owner = os.getpid()
         loop = self._loop = asyncio.new_event_loop()
         self._connection = Connection(self._settings, "facial-service metrics")
+        self._monitor = ServerMonitor(self._settings.nats_monitor_url)
         threading.Thread(target=loop.run_forever, name="queue-figures", daemon=True).start()
         asyncio.run_coroutine_threadsafe(self._connection.start(), loop)
+
+
+def _storage_limit(figures: QueueFigures, server: MonitorFigures) -> int | None:
+    if figures.storage_limit is not None:
+        return figures.storage_limit
+    if server.free is not None:  # of the embedded server, which has no limit but its disk
+        return figures.storage + server.free
+    return server.storage_limit
 
 
 def _result(asked: Future[T], limit_s: float) -> T | None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import time
 from contextvars import Context
 from typing import TYPE_CHECKING, Any
 
@@ -38,6 +39,11 @@ HANG_UP_S = 1
 PING_INTERVAL_S = 10
 MIN_SERVER = (2, 11)  # the first with a time to live for each message
 
+# A stream that stores nothing is tried again at this interval, by one request; others are refused at once.
+STUCK_PAUSE_S = 2.0
+STUCK_TIMEOUT_S = 1.0
+NO_ANSWER = "the queue did not answer in time; come back after the time in Retry-After"
+
 # https://github.com/nats-io/nats-server/blob/main/server/errors.json
 _WRONG_REVISION = {10071, 10164}
 _FULL = {10002, 10023, 10047, 10077}
@@ -46,6 +52,10 @@ _TOO_LARGE = {10054}
 
 class RevisionConflictError(Exception):
     """Somebody else wrote in between."""
+
+
+class _ResponseTimeoutError(Exception):
+    """The server did not respond in time."""
 
 
 class _ApiFault(msgspec.Struct):
@@ -82,6 +92,8 @@ class Connection:
         self._is_closing = False
         self._preparing: asyncio.Task[None] | None = None
         self._troubles: set[str] = set()
+        # First tokens of subjects whose stream stores nothing although the server responds, and when to try again.
+        self._stuck: dict[str, float] = {}
 
     @property
     def is_up(self) -> bool:
@@ -130,12 +142,22 @@ class Connection:
             Its sequence number.
 
         Raises:
-            QueueUnavailableError: no answer.
+            QueueUnavailableError: no response, or the server cannot store.
             QueueFullError: the stream is full, or the server's storage.
             TaskTooLargeError: the message is larger than the server takes.
             RevisionConflictError: a header asked for another last revision.
         """
-        answer = _STORED.decode((await self.request(subject, payload, headers)).data)
+        target = subject.partition(".")[0]
+        limit_s = STUCK_TIMEOUT_S if target in self._stuck else None
+        generation = self._generation()
+        try:
+            answer = _STORED.decode((await self._exchange(subject, payload, headers, limit_s)).data)
+        except _ResponseTimeoutError as error:
+            if generation == self._generation():  # otherwise the server has been restarted meanwhile
+                await self._note_not_stored(target, error)
+            raise _unavailable() from None
+        if self._stuck.pop(target, None) is not None:
+            log.info("The queue stores messages of %s again", target)
         fault = answer.error
         if fault is None:
             self._note_success()
@@ -158,6 +180,46 @@ class Connection:
             QueueUnavailableError: no answer.
             TaskTooLargeError: the message is larger than the server takes.
         """
+        try:
+            return await self._exchange(subject, payload, headers, timeout_s)
+        except _ResponseTimeoutError as error:
+            self._report(error.__cause__ or error)
+            raise _unavailable() from None
+
+    def require_storing(self) -> None:
+        """Refuse at once what would wait for a stream that stores nothing; let one request in a while try.
+
+        Raises:
+            QueueUnavailableError: the server does not store now.
+        """
+        now = time.monotonic()
+        for target, retry_at in self._stuck.items():
+            if now < retry_at:
+                raise QueueUnavailableError("the queue's storage cannot be written; come back later")
+            self._stuck[target] = now + STUCK_PAUSE_S
+
+    def _generation(self) -> tuple[int, int]:
+        client = self._client
+        return id(client), 0 if client is None else client.stats["reconnects"]
+
+    async def _note_not_stored(self, target: str, error: _ResponseTimeoutError) -> None:
+        """Find out whether the server hangs, or responds and only stores nothing, as after a full disk."""
+        try:
+            await self._exchange("$JS.API.INFO", timeout_s=STUCK_TIMEOUT_S)
+        except (_ResponseTimeoutError, QueueUnavailableError, TaskTooLargeError):
+            self._report(error.__cause__ or error)
+            return
+        if target not in self._stuck:
+            log.error(
+                "The queue does not store messages of %s although its server responds: see its log for a write error; "
+                "it must be restarted once its disk has room (the embedded server restarts by itself)",
+                target,
+            )
+        self._stuck[target] = time.monotonic() + STUCK_PAUSE_S
+
+    async def _exchange(
+        self, subject: str, payload: bytes = b"", headers: dict[str, str] | None = None, timeout_s: float | None = None
+    ) -> Msg:
         limit_s = timeout_s or self._settings.nats_timeout_s
         client = self.client
         # The server counts headers too, and hangs up on whoever sends it more; the library looks at the rest alone.
@@ -169,7 +231,9 @@ class Connection:
             # The server is there and the stream is not (yet): just started, or its store is gone.
             self.prepare_again()
             raise _unavailable() from None
-        except (nats.errors.Error, OSError, TimeoutError) as error:
+        except TimeoutError as error:
+            raise _ResponseTimeoutError from error
+        except (nats.errors.Error, OSError) as error:
             self._report(error)
             raise _unavailable() from None
 
@@ -207,6 +271,7 @@ class Connection:
                 await asyncio.sleep(RECONNECT_PAUSE_S)
             else:
                 self._is_prepared = True
+                self._stuck = dict.fromkeys(self._stuck, 0.0)  # the server may have restarted: try at once
                 self._note_success()
                 return
 
@@ -242,7 +307,7 @@ class Connection:
             log.info("The queue is back")
             self._troubles.clear()
 
-    def _report(self, error: Exception) -> None:
+    def _report(self, error: BaseException) -> None:
         """Log each trouble once until all are over; the library tells of each attempt, at each server."""
         if isinstance(error, TimeoutError) and self._troubles:
             return  # what took so long was told
@@ -279,4 +344,4 @@ def _header_size(headers: dict[str, str]) -> int:
 
 
 def _unavailable() -> QueueUnavailableError:
-    return QueueUnavailableError("the queue did not answer in time; come back after the time in Retry-After")
+    return QueueUnavailableError(NO_ANSWER)

@@ -1,6 +1,6 @@
 """The NATS server that `serve` starts where NATS_URL is empty: where it is found, and how it is set up.
 
-It listens on loopback, behind a token that is made anew for each run, for whoever may read its messages has the photos.
+It listens on loopback. Its users' passwords are new in each run and are in a file that only this user can read.
 Its store is a folder, DATA_DIR, that one instance has at a time.
 """
 
@@ -26,6 +26,7 @@ from pydantic import SecretStr
 from app.observability.rich_logging import get_logger
 from app.task_settings import MIB
 from app.tasks.errors import QueueUnavailableError
+from app.tasks.monitor import SYSTEM_SCHEME
 
 if TYPE_CHECKING:
     from io import FileIO
@@ -46,9 +47,16 @@ MAX_PAYLOAD = 32 * MIB
 PAYLOAD_MARGIN = MIB
 # What waits to be sent to one client: beyond it the server hangs up on it.
 PENDING_PAYLOADS = 8
-# Bounds of streams are set aside when these are made, and records of accepted tasks go beyond theirs; what is deleted
-# takes space until the file it is in is written anew.
+# Records of accepted tasks go beyond RESULT_MAX_BYTES, and what is deleted takes space until its block is compacted.
 STORE_HEADROOM = 2
+# The streams bound themselves. The server reserves their bounds out of this one and refuses every update of a stream
+# while the bounds of an earlier run exceed it, so it must not depend on the settings.
+MAX_FILE = 1 << 50
+CLIENT_USER, SYSTEM_USER = "facial-service", "system"
+SYSTEM_ACCOUNT = "$SYS"
+# Its garbage collector works harder from here on, instead of letting the process grow to twice what it holds.
+MEMORY_LIMIT = 256 * MIB
+ENVIRONMENT = {"GOMEMLIMIT": str(MEMORY_LIMIT)}
 LOG_BYTES, LOG_FILES = 10 * MIB, 2
 
 PREDECESSOR_S = 10.0  # what the server of an instance that died gets to end
@@ -65,7 +73,7 @@ class EmbeddedServer:
 
     Attributes:
         command: the program and its arguments.
-        settings: those of the run, with the server's address and token.
+        settings: those of the run, with the server's address and password.
         lock: the claim to the folder; the server holds it too, so that it is let go of when both have ended.
         log_file: what the server writes of itself.
     """
@@ -99,45 +107,60 @@ def prepare(settings: Settings) -> EmbeddedServer:
 
 
 def _write_configuration(settings: Settings, folder: Path) -> Path:
-    token = secrets.token_urlsafe(32)
-    port, monitor_port = _free_ports(2)
+    (port,) = _free_ports(1)
     file = folder / CONFIGURATION
     file.unlink(missing_ok=True)  # so that it is made with the mode below, whatever it was
     with os.fdopen(os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as target:
-        target.write(configuration(settings, folder, token=token, port=port, monitor_port=monitor_port))
+        target.write(
+            configuration(
+                settings,
+                folder,
+                password=secrets.token_urlsafe(32),
+                system_password=secrets.token_urlsafe(32),
+                port=port,
+            )
+        )
     return file
 
 
 def reach_running(settings: Settings) -> Settings:
-    """Return the settings with the address and the token of the server that an instance on this folder has started.
+    """Return the settings with the address and the passwords of the server that an instance on this folder has started.
 
     Args:
         settings: returned as they are where they name a server.
 
     Raises:
-        QueueUnavailableError: no instance has started one, or this user may not know its token.
+        QueueUnavailableError: no instance has started one, or this user may not read its passwords.
     """
     if settings.nats_url:
         return settings
     try:
         values = orjson.loads((settings.data_dir / CONFIGURATION).read_bytes())
+        (client,) = values["authorization"]["users"]
+        (system,) = values["accounts"][SYSTEM_ACCOUNT]["users"]
         changed = {
             "nats_url": f"nats://{values['listen']}",
-            "nats_monitor_url": f"http://{values['http']}",
-            "nats_token": SecretStr(values["authorization"]["token"]),
+            "nats_monitor_url": f"nats://{system['user']}:{system['password']}@{values['listen']}",
+            "nats_user": client["user"],
+            "nats_password": SecretStr(client["password"]),
             # What is said of a server that somebody else runs is not said of this one.
             "nats_replicas": 1,
-            "nats_user": "",
-            "nats_password": SecretStr(""),
+            "nats_token": SecretStr(""),
             "nats_nkey_seed": SecretStr(""),
             **dict.fromkeys(("nats_creds_file", "nats_tls_ca_file", "nats_tls_cert_file", "nats_tls_key_file")),
         }
-    except (OSError, orjson.JSONDecodeError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError):
         raise QueueUnavailableError(
             f"there is no queue in DATA_DIR {settings.data_dir} that this user can reach; set NATS_URL, "
             "or DATA_DIR to that of an instance that runs"
         ) from None
     return settings.model_copy(update=changed)
+
+
+def store_folder(settings: Settings) -> Path | None:
+    """Return the folder of the embedded server's storage; None if the settings name a server elsewhere."""
+    is_embedded = urlsplit(settings.nats_monitor_url).scheme == SYSTEM_SCHEME
+    return settings.data_dir.absolute() if is_embedded else None
 
 
 def is_up(settings: Settings) -> bool:
@@ -164,34 +187,33 @@ def find_program() -> str:
     return str(Path(found).absolute())
 
 
-def configuration(settings: Settings, folder: Path, *, token: str, port: int, monitor_port: int) -> bytes:
+def configuration(settings: Settings, folder: Path, *, password: str, system_password: str, port: int) -> bytes:
     """Write the server's configuration.
 
+    It has no monitoring port, which every local user could read: the system account has the same figures.
+
     Args:
-        settings: bounds of the queue, of bodies, and how often to flush.
+        settings: bounds of bodies, and how often to flush.
         folder: where its store and its log go.
-        token: what clients show.
+        password: of the user that tasks are sent and received by.
+        system_password: of the user of the system account.
         port: for clients.
-        monitor_port: for HTTP, which tells counts and sizes, and no messages.
     """
     payload = max(MAX_PAYLOAD, settings.max_body_bytes + PAYLOAD_MARGIN)
-    bounds = settings.task_queue_max_bytes + settings.result_max_bytes + settings.task_dead_max_bytes
-    # Streams that exist keep their reservations until they are updated; a server with less room than these refuses both
-    # the update and every message.
-    bounds = max(bounds, read_reserved_bytes(folder))
     store = {
         "store_dir": str(folder),
         "max_mem": MAX_PAYLOAD,
-        "max_file": STORE_HEADROOM * bounds,
+        "max_file": MAX_FILE,
         "sync_interval": settings.nats_sync_interval,
     }
     values = {
         "server_name": "facial-service",
         "listen": f"{HOST}:{port}",
-        "http": f"{HOST}:{monitor_port}",
         "max_payload": payload,
         "max_pending": PENDING_PAYLOADS * payload,
-        "authorization": {"token": token},
+        # A user without an account is in the default one, `$G`, where the streams are.
+        "authorization": {"users": [{"user": CLIENT_USER, "password": password}]},
+        "accounts": {SYSTEM_ACCOUNT: {"users": [{"user": SYSTEM_USER, "password": system_password}]}},
         "jetstream": store,
         "log_file": str(folder / LOG),
         "logfile_size_limit": LOG_BYTES,
@@ -199,15 +221,6 @@ def configuration(settings: Settings, folder: Path, *, token: str, port: int, mo
     }
     # Its format takes JSON as it is.
     return orjson.dumps(values, option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE)
-
-
-def read_reserved_bytes(folder: Path) -> int:
-    """Return the bytes that the streams of a store reserve; 0 for a new store."""
-    reserved = 0
-    for file in folder.glob("jetstream/*/streams/*/meta.inf"):
-        with suppress(OSError, orjson.JSONDecodeError, KeyError, TypeError):  # the server reports a damaged stream
-            reserved += max(0, int(orjson.loads(file.read_bytes())["max_bytes"]))
-    return reserved
 
 
 def claim(folder: Path) -> FileIO:

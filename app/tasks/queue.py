@@ -14,6 +14,7 @@ import nats.errors
 
 from app.observability.recording import record_cache_lookup, record_task_completed, record_task_submitted
 from app.tasks.connection import Connection, RevisionConflictError
+from app.tasks.embedded import store_folder
 from app.tasks.errors import (
     IdempotencyConflictError,
     QueueError,
@@ -26,6 +27,7 @@ from app.tasks.errors import (
 from app.tasks.message import encode_task
 from app.tasks.reconciler import RELEASE_S, Reconciler
 from app.tasks.records import TASK_UNKNOWN, Record, Records, TaskStatus
+from app.tasks.storage_space import StorageSpace
 from app.tasks.stream import TASK_TYPE, lane_of, notice_subject, task_subject
 from app.tasks.stream_state import is_queued
 
@@ -59,6 +61,8 @@ class TaskQueue:
         self._connection = Connection(settings, "facial-service api")
         self._records = Records(self._connection, settings)
         self._reconciling: asyncio.Task[None] | None = None
+        folder = store_folder(settings)
+        self._space = None if folder is None else StorageSpace(folder)
         self._full_until = 0.0
         self._no_cache_until = 0.0
 
@@ -111,7 +115,7 @@ class TaskQueue:
             if there is not None:
                 return there
         self._require_small(checked)
-        await self._require_room()
+        await self._require_room(len(checked.image) + len(checked.label_image or b""))
         if self._settings.result_cache and digest and (found := await self._find(digest)) is not None:
             record = _answer_from(found, record)
         return await _until_settled(lambda: self._take(record, checked, lane))
@@ -182,9 +186,12 @@ class TaskQueue:
         record_cache_lookup("miss" if found is None else "hit")
         return found
 
-    async def _require_room(self) -> None:
+    async def _require_room(self, size: int) -> None:
         if time.monotonic() < self._full_until:
             raise QueueFullError("the queue is full; come back after the time in Retry-After")
+        if self._space is not None and not self._space.has_room(size):
+            raise QueueFullError("the queue's storage is full; come back later")
+        self._connection.require_storing()
         if await self._records.usage_bytes() > self._settings.result_max_bytes:
             raise QueueFullError("the store of results is full; come back later")
 

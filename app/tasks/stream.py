@@ -12,12 +12,13 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import re
 from hashlib import sha256
 from typing import TYPE_CHECKING, Any, Final
 
 from nats.js import api
-from nats.js.errors import APIError, BadRequestError
+from nats.js.errors import APIError, BadRequestError, NotFoundError
 
 from app.observability.rich_logging import get_logger
 
@@ -43,6 +44,11 @@ DEAD_STREAM: Final = "TASKS_DEAD"
 DUPLICATE_WINDOW_S: Final = 120.0
 _TASK_ID: Final = re.compile(r"[A-Za-z0-9_-]+", re.ASCII)
 _NAME_IN_USE: Final = {10058, 10148}  # a stream or a consumer of this name is there, set up in another way
+_NO_STORAGE: Final = 10047
+_STORAGE_REMEDY: Final = (
+    "the server's or the account's storage limit is below what its streams reserve; raise `max_file` of the server, or "
+    "the account's limit, above TASK_QUEUE_MAX_BYTES and TASK_DEAD_MAX_BYTES and the max_bytes of all other streams"
+)
 
 
 def is_task_id(text: str) -> bool:
@@ -149,14 +155,18 @@ def consumer_config(settings: Settings, lane: int = 0) -> api.ConsumerConfig:
 
 
 async def ensure_streams(client: Client, settings: Settings) -> None:
-    """Make the streams and the consumer, or bring those that are there in line with the settings.
+    """Create the streams and the consumers, or update those that exist to the settings.
 
     Raises:
         nats.errors.Error: the server cannot, or not now.
+        ValueError: its storage limit is too low for the settings.
     """
     manager = client.jetstream(timeout=settings.nats_timeout_s)
-    for config in stream_configs(settings):
-        await _ensure_stream(manager, config)
+    configs = stream_configs(settings)
+    found = await asyncio.gather(*(_find_stream(manager, str(config.name)) for config in configs))
+    # A bound that is lowered first makes room, in the account's storage, for one that is raised.
+    for config, existing in sorted(zip(configs, found, strict=True), key=lambda pair: _growth(*pair)):
+        await _ensure_stream(manager, config, existing)
     # Lane 0 first: a consumer of an earlier version takes the messages of all lanes until it is updated.
     await manager.add_consumer(STREAM, consumer_config(settings))
     await asyncio.gather(*(manager.add_consumer(STREAM, consumer_config(settings, lane)) for lane in range(1, LANES)))
@@ -174,13 +184,45 @@ async def require_streams(client: Client, settings: Settings) -> None:
     await asyncio.gather(*(manager.consumer_info(STREAM, consumer_name(lane)) for lane in range(LANES)))
 
 
-async def _ensure_stream(manager: JetStreamContext, config: api.StreamConfig) -> None:
-    try:
-        await manager.add_stream(config)
-    except BadRequestError as error:
-        if error.err_code not in _NAME_IN_USE:
-            raise
+async def _find_stream(manager: JetStreamContext, name: str) -> api.StreamConfig | None:
+    with contextlib.suppress(NotFoundError):
+        return (await manager.stream_info(name)).config
+    return None
+
+
+def _growth(config: api.StreamConfig, existing: api.StreamConfig | None) -> int:
+    """Return by how many bytes more than before a stream is bounded."""
+    before = 0 if existing is None else max(existing.max_bytes or 0, 0)
+    return max(config.max_bytes or 0, 0) - before
+
+
+async def _ensure_stream(
+    manager: JetStreamContext, config: api.StreamConfig, existing: api.StreamConfig | None
+) -> None:
+    if existing is None:
         try:
-            await manager.update_stream(config)
-        except APIError as refusal:  # it works as it is; only the change has to wait for whoever operates the server
-            log.warning("Stream %s keeps its old settings: %s", config.name, refusal.description)
+            await manager.add_stream(config)
+        except BadRequestError as error:  # another process was first, with other settings
+            if error.err_code not in _NAME_IN_USE:
+                raise
+        except APIError as error:
+            if error.err_code == _NO_STORAGE:
+                raise ValueError(f"stream {config.name} cannot be created: {_STORAGE_REMEDY}") from error
+            raise
+        else:
+            return
+    elif _is_as_wanted(config, existing):
+        return
+    try:
+        # A bound below what is stored drops nothing from TASKS, which refuses new messages instead.
+        await manager.update_stream(config)
+    except APIError as refusal:  # the stream works as it is
+        why = _STORAGE_REMEDY if refusal.err_code == _NO_STORAGE else refusal.description
+        log.warning("Stream %s keeps its old settings: %s", config.name, why)
+    else:
+        log.info("Stream %s was updated to the settings", config.name)
+
+
+def _is_as_wanted(config: api.StreamConfig, existing: api.StreamConfig) -> bool:
+    wanted, found = config.as_dict(), existing.as_dict()
+    return all(found.get(name) == value for name, value in wanted.items() if value is not None)

@@ -234,9 +234,10 @@ QUEUE: Final = folded(
         ),
         graph(
             "Answers",
-            "1 while the queue answers an instance, and, of a cluster of queue servers, while it has a leader.",
+            "1 while the queue answers an instance, while it can store tasks, and while a cluster has a leader.",
             Scale("bool_yes_no", most=1),
             Query(expr=combine("min", placed(series("queue_up")), "place"), legend="{{place}}"),
+            Query(expr=combine("min", series("queue_writable")), legend="can store", colour=RED),
             Query(expr=combine("min", series("queue_cluster_has_leader")), legend="leader", colour=GREY),
         ),
         graph(

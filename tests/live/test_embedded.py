@@ -84,9 +84,12 @@ def test_one_scrape_and_one_report_have_everything(own: Any, sample: Any, wait_u
 def test_nobody_else_can_read_the_queue(own: Any) -> None:
     configuration = Path(own.nats_server().cmdline()[2])
     assert configuration.stat().st_mode & 0o077 == 0
-    token = orjson.loads(configuration.read_bytes())["authorization"]["token"]
-    assert len(token) > 30
-    assert not any(token in argument for process in family(own) for argument in process.cmdline())
+    values = orjson.loads(configuration.read_bytes())
+    users = values["authorization"]["users"] + values["accounts"]["$SYS"]["users"]
+    for password in {user["password"] for user in users}:
+        assert len(password) > 30
+        assert password not in own.log_text()
+        assert not any(password in argument for process in family(own) for argument in process.cmdline())
     assert {peer.laddr.ip for peer in own.nats_server().net_connections("tcp")} == {"127.0.0.1"}
 
 

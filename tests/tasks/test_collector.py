@@ -198,7 +198,7 @@ def test_a_queue_that_is_away_is_all_that_is_told(
 ) -> None:
     collector = make_collector(make_settings(nats_url="nats://127.0.0.1:9"))
     for _ in range(3):
-        assert read(collector) == {("queue_up",): 0}
+        assert read(collector) == {("queue_up",): 0, ("queue_writable",): 0}
 
 
 def test_a_queue_that_goes_and_comes_back(
@@ -210,7 +210,7 @@ def test_a_queue_that_goes_and_comes_back(
     collector = make_collector(make_settings(nats_url=server.url))
     read_until(collector, is_up)
     server.stop(is_killed=True)
-    assert read(collector) == {("queue_up",): 0}
+    assert read(collector) == {("queue_up",): 0, ("queue_writable",): 0}
     server.start()
     assert read_until(collector, is_up)["task_queue_size", TASK_TYPE] == 0
 
@@ -225,8 +225,8 @@ def test_a_queue_that_falls_silent_holds_nobody_up(
     collector = make_collector(make_settings(nats_url=server.url, nats_timeout_s=60))
     read_until(collector, is_up)
     with server.frozen():
-        assert read(collector) == {("queue_up",): 0}
-        assert read(collector) == {("queue_up",): 0}
+        assert read(collector) == {("queue_up",): 0, ("queue_writable",): 0}
+        assert read(collector) == {("queue_up",): 0, ("queue_writable",): 0}
     read_until(collector, is_up)
 
 

@@ -30,7 +30,7 @@ def configure(tmp_path: Path) -> Callable[..., dict[str, Any]]:
 
     def write(**changes: Any) -> dict[str, Any]:
         settings = Settings(data_dir=tmp_path, **changes)
-        written = embedded.configuration(settings, tmp_path, token="t", port=1, monitor_port=2)  # noqa: S106
+        written = embedded.configuration(settings, tmp_path, password="p", system_password="s", port=1)  # noqa: S106
         values: dict[str, Any] = orjson.loads(written)
         return values
 
@@ -57,10 +57,15 @@ def test_settings_of_the_run_name_the_server_and_nothing_of_another(tmp_path: Pa
     with server.lock:
         values = orjson.loads((tmp_path / "nats-server.conf").read_bytes())
         assert server.settings.nats_url == f"nats://{values['listen']}"
-        assert server.settings.nats_monitor_url == f"http://{values['http']}"
-        assert server.settings.nats_token.get_secret_value() == values["authorization"]["token"]
-        assert server.settings.nats_token != first.nats_token, "each run has a token of its own"
-        assert (server.settings.nats_replicas, server.settings.nats_user) == (1, "")
+        (client,), (system,) = values["authorization"]["users"], values["accounts"]["$SYS"]["users"]
+        secrets = {server.settings.nats_password.get_secret_value(), first.nats_password.get_secret_value()}
+        assert server.settings.nats_user == client["user"]
+        assert server.settings.nats_password.get_secret_value() == client["password"]
+        assert len(secrets | {system["password"]}) == 3, "each user and each run has a password of its own"
+        assert server.settings.nats_monitor_url == f"nats://system:{system['password']}@{values['listen']}"
+        assert embedded.store_folder(server.settings) == tmp_path
+        assert embedded.store_folder(before) is None
+        assert (server.settings.nats_replicas, server.settings.nats_token.get_secret_value()) == (1, "")
         assert server.settings.nats_tls_ca_file is None
         assert embedded.reach_running(before) == server.settings
         assert not embedded.is_up(server.settings)
@@ -80,18 +85,17 @@ def test_messages_are_as_large_as_bodies(configure: Callable[..., Any], body: in
     assert values["max_pending"] >= 2 * payload
 
 
-def test_store_holds_everything_that_is_bounded(configure: Callable[..., Any]) -> None:
-    values = configure(task_queue_max_bytes=100 * MIB, result_max_bytes=10 * MIB, task_dead_max_bytes=MIB)
-    assert values["jetstream"]["max_file"] > 111 * MIB
+def test_storage_limit_does_not_depend_on_bounds_that_may_be_lowered(configure: Callable[..., Any]) -> None:
+    limits = {configure(task_queue_max_bytes=size)["jetstream"]["max_file"] for size in (MIB, 1 << 40)}
+    assert limits == {embedded.MAX_FILE}
 
 
 def test_ports_are_not_among_those_of_outgoing_connections(configure: Callable[..., Any], tmp_path: Path) -> None:
     assert configure()["listen"] == "127.0.0.1:1"
     with closing(embedded.prepare(Settings(data_dir=tmp_path)).lock):
         values = orjson.loads((tmp_path / "nats-server.conf").read_bytes())
-    ports = {int(values[name].rpartition(":")[2]) for name in ("listen", "http")}
-    assert len(ports) == 2
-    assert all(20_000 <= port < 32_768 for port in ports)
+    assert 20_000 <= int(values["listen"].rpartition(":")[2]) < 32_768
+    assert not values.keys() & {"http", "https", "monitor_port"}, "every local user could read it"
 
 
 def test_program_is_beside_python_or_on_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -51,7 +51,7 @@ def _look_at_running(context: Context) -> Iterator[Finding]:
         yield error(
             "queue.access",
             f"{folder}/nats-server.conf",
-            "cannot be read, and with it the token of the queue",
+            "cannot be read, and with it the password of the queue",
             expected="the file, readable for the user that the service runs as",
             advice="run this as the service's user",
         )

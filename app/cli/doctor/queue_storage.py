@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from app.cli.doctor.findings import Finding, error, mebibytes, note, ok, warning
 from app.cli.doctor.queue_access import INFO, Answers, stream_info
-from app.tasks.monitor import read_monitor
+from app.tasks.monitor import MonitorFigures, read_monitor
 from app.tasks.stream import DEAD_STREAM, RECORDS_STREAM, STREAM
 
 if TYPE_CHECKING:
@@ -20,7 +20,9 @@ NEARLY, FULL = 0.8, 0.95
 
 def judge_storage(settings: Settings, answers: Answers) -> Iterator[Finding]:
     """Yield how full it is."""
-    yield _judge_server(settings, answers)
+    figures = read_monitor(settings.nats_monitor_url)
+    yield from _judge_writes(figures)
+    yield _judge_server(settings, answers, figures)
     tasks, records, dead = (
         answers.of(stream_info(name)).get("state", {}) for name in (STREAM, RECORDS_STREAM, DEAD_STREAM)
     )
@@ -41,11 +43,33 @@ def judge_storage(settings: Settings, answers: Answers) -> Iterator[Finding]:
         )
 
 
-def _judge_server(settings: Settings, answers: Answers) -> Finding:
+def _judge_writes(figures: MonitorFigures) -> Iterator[Finding]:
+    if figures.storage_fault:
+        yield error(
+            PART,
+            "writes",
+            f"refused by the server since an error: {figures.storage_fault}",
+            expected="streams that can be written",
+            advice="make room on the server's disk, then restart the server; the embedded server restarts by itself",
+        )
+    limit, reserved = figures.storage_limit, figures.reserved
+    if limit is not None and reserved is not None and reserved > limit:
+        yield error(
+            PART,
+            "reserved",
+            f"streams reserve {mebibytes(reserved)} of {mebibytes(limit)}: the server neither creates nor updates any",
+            expected="a limit of at least what streams reserve",
+            advice=f"raise `max_file` of the server to {reserved} or more (chart: `nats.persistence.size`), start the "
+            "service, which lowers the bounds of its streams to the settings, then lower `max_file` again",
+        )
+
+
+def _judge_server(settings: Settings, answers: Answers, figures: MonitorFigures) -> Finding:
     account = answers.of(INFO)
     used, limit = account.get("storage", 0), account.get("limits", {}).get("max_storage", -1)
     if limit <= 0:
-        limit = read_monitor(settings.nats_monitor_url).storage_limit or 0
+        # The embedded server has no limit but its disk.
+        limit = used + figures.free if figures.free is not None else figures.storage_limit or 0
     place = "the server's storage"
     if not limit:
         advice = "set NATS_MONITOR_URL to the server's monitoring port (chart: `externalNats.monitorUrl`)"
@@ -67,7 +91,7 @@ def _judge_server(settings: Settings, answers: Answers) -> Finding:
             place,
             f"{mebibytes(limit)} in all, less than tasks and records may take: {mebibytes(bounds)}",
             expected="twice TASK_QUEUE_MAX_BYTES, RESULT_MAX_BYTES and TASK_DEAD_MAX_BYTES together",
-            advice="raise the limit (chart: `nats.persistence.size`), or lower these",
+            advice="raise the limit (chart: `nats.persistence.size`; embedded: more disk for DATA_DIR), or lower these",
         )
     return ok(PART, place, f"{mebibytes(used)} of {mebibytes(limit)} used")
 

@@ -153,8 +153,8 @@ def _differences(name: str, wanted: dict[str, Any], found: dict[str, Any]) -> It
             expected=f"{_text(key, wanted[key])} ({setting})",
             advice="set up by something else; give the service an account of its own"
             if key in _FIXED
-            else "give API and workers the same TASK_* and NATS_REPLICAS, and start them again; whoever connects last "
-            "brings the stream in line",
+            else "give API and workers the same TASK_* and NATS_REPLICAS and restart them, because the last to connect "
+            "updates the stream; if it stays, `keeps its old settings` in their log gives the server's reason",
         )
 
 
