@@ -56,6 +56,11 @@ class LingeringTransport:
         """Return whether nothing more may be written."""
         return self.is_lingering or self._transport.is_closing()
 
+    def write(self, data: bytes) -> None:
+        """Send data, unless the last response has been sent: a request that is still running may respond later."""
+        if not self.is_lingering:
+            self._transport.write(data)
+
     def close(self) -> None:
         """Send what is buffered and close, at once or after the client has stopped sending."""
         if self.is_closing():

@@ -35,6 +35,7 @@ _SINGLE_HEADERS = (
     b"content-length",
     b"transfer-encoding",
     b"authorization",
+    b"idempotency-key",
 )
 _HOST = re.compile(rb"(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._~!$&'()*+,;=%-]*)(:[0-9]{0,5})?")
 _CONTROL = re.compile(rb"[\x00-\x08\x0a-\x1f\x7f]")

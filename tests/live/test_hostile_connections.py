@@ -251,6 +251,23 @@ def test_a_declared_size_is_not_a_size(attacker: Attacker) -> None:
     assert sum(sums) < 10**12
 
 
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"GET /version HTTP/1.1\r\nHost: x\r\n\r\nBREW / HTTP/1.1\r\nHost: x\r\n\r\n",
+        b"POST /api/v1/frontal/crop HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n"
+        b"GET / HTTP/1.1\r\nHost: x\r\nA: " + b"a" * 70_000 + b"\r\n\r\n",
+    ],
+    ids=["an unknown method", "a long head"],
+)
+def test_a_refusal_behind_a_request_that_runs_leaves_no_error_in_the_log(attacker: Attacker, data: bytes) -> None:
+    with connect(attacker) as connection:
+        connection.sendall(data)
+        assert receive(connection).startswith(b"HTTP/1.1 ")
+    attacker.require_service()
+    assert [line for line in attacker.target.log_lines() if "Traceback" in str(line) or "exc_info" in line] == []
+
+
 def test_connections_left_no_trace(attacker: Attacker) -> None:
     attacker.require_service()
     attacker.require_bounded_memory(32 * MIB)

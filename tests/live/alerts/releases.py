@@ -120,8 +120,11 @@ class Release:
         return str(answer.json()["task_id"]) if answer.status_code == 202 else None
 
     def end_of(self, task_id: str) -> str:
-        """Wait for a task's end for a while, and return its status."""
-        return str(self.client.get(f"{CROP}/status/{task_id}?wait=20").raise_for_status().json()["status"])
+        """Wait for a task's end for a while, and return its status; ``EXPIRED`` if it ended long ago."""
+        answer = self.client.get(f"{CROP}/status/{task_id}?wait=20")
+        if answer.status_code == httpx.codes.NOT_FOUND:
+            return "EXPIRED"
+        return str(answer.raise_for_status().json()["status"])
 
     def is_working(self) -> bool:
         """Tell whether a task is taken by whichever process is asked, and comes to its end."""
