@@ -27,7 +27,7 @@ from app.observability.recording import (
 from app.service.document import result_to_json
 from app.tasks.connection import RevisionConflictError
 from app.tasks.errors import QueueError, TaskTooLargeError
-from app.tasks.records import TaskFault, TaskStatus
+from app.tasks.records import StoredRecord, TaskFault, TaskStatus
 from app.tasks.stream import TASK_TYPE
 
 if TYPE_CHECKING:
@@ -169,10 +169,10 @@ class Attempt:
         for _ in range(ATTEMPTS):
             if not is_known:
                 # A missing record has expired during an outage; an expired one counts, because it may be final.
-                stored = await self._shop.records.load(self._record.task_id)
-                self._record, self._revision = (
-                    (stored.record, stored.revision) if stored is not None else (self._task.record, 0)
+                stored = await self._shop.records.load(self._record.task_id) or StoredRecord(
+                    self._task.record, revision=0, is_expired=False
                 )
+                self._record, self._revision = stored.record, stored.revision
                 if self._record.status.is_final or not self._is_of(self._record):
                     return False
                 # By what is written: it may have been given back before anything was begun.

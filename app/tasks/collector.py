@@ -6,7 +6,6 @@ import asyncio
 import os
 import threading
 import time
-from datetime import datetime
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import msgspec
@@ -18,6 +17,7 @@ from app.tasks.connection import Connection
 from app.tasks.embedded import store_folder
 from app.tasks.errors import QueueError, QueueUnavailableError
 from app.tasks.monitor import MonitorFigures, ServerMonitor
+from app.tasks.records import age_s
 from app.tasks.storage_space import reserve_bytes
 from app.tasks.stream import DEAD_STREAM, RECORDS_STREAM, STREAM, TASK_TYPE
 from app.tasks.stream_state import list_consumers
@@ -210,13 +210,8 @@ async def read_figures(connection: Connection, *, wait_s: float = 0.0) -> QueueF
     return QueueFigures(
         waiting=sum(consumer.num_pending for consumer in consumers.values()),
         unconfirmed=sum(consumer.num_ack_pending for consumer in consumers.values()),
-        oldest_s=_age_s(tasks.first_ts) if tasks.messages else 0.0,
+        oldest_s=age_s(tasks.first_ts) if tasks.messages else 0.0,
         dead=buried.messages,
         storage=tasks.bytes + kept.bytes + buried.bytes,
         storage_limit=share.limits.max_storage if share.limits.max_storage > 0 else None,
     )
-
-
-def _age_s(timestamp: str) -> float:
-    # The server writes nanoseconds, which Python's reader takes from version 3.11 on, and cuts.
-    return max(0.0, time.time() - datetime.fromisoformat(timestamp).timestamp())

@@ -17,7 +17,7 @@ from app.observability.recording import record_error, record_task_completed, rec
 from app.tasks.connection import Connection, RevisionConflictError
 from app.tasks.errors import QueueError, QueueUnavailableError, TaskEndedError, TaskUnknownError
 from app.tasks.message import MessageError, NewerTaskError, decode_task
-from app.tasks.records import Record, Records, TaskFault, TaskStatus
+from app.tasks.records import Record, Records, StoredRecord, TaskFault, TaskStatus
 from app.tasks.stream import DEAD_STREAM, TASK_TYPE, dead_subject, is_task_id, task_subject
 
 if TYPE_CHECKING:
@@ -73,12 +73,10 @@ class Graveyard:
         }
         await self._connection.store(dead_subject(task_id), message, headers)
         for _ in range(ATTEMPTS):
-            stored = await self._records.load(task_id)
-            record, revision = (
-                (stored.record, stored.revision)
-                if stored is not None
-                else (_record_of(task_id, message).replace(attempts=attempts), 0)
+            stored = await self._records.load(task_id) or StoredRecord(
+                _record_of(task_id, message).replace(attempts=attempts), revision=0, is_expired=False
             )
+            record, revision = stored.record, stored.revision
             if record.status.is_final:
                 if _was_given_up(record):
                     break
@@ -133,10 +131,10 @@ class Graveyard:
         """
         message, sequence = await self._read(task_id)
         for _ in range(ATTEMPTS):
-            stored = await self._records.load(task_id)
-            record, revision = (
-                (stored.record, stored.revision) if stored is not None else (_expired(task_id, message), 0)
+            stored = await self._records.load(task_id) or StoredRecord(
+                _expired(task_id, message), revision=0, is_expired=False
             )
+            record, revision = stored.record, stored.revision
             if not _was_given_up(record):
                 raise TaskEndedError(f"expected a task that was given up on, got one that is {record.status}")
             again = Record(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from operator import countOf
 from typing import TYPE_CHECKING, Final, TypeVar
 
 import msgspec
@@ -19,11 +20,6 @@ T = TypeVar("T", bound=msgspec.Struct)
 LISTING_TIMEOUT_S: Final = 30.0  # a listing of 100,000 subjects is several megabytes
 
 
-class _ApiError(msgspec.Struct):
-    code: int = 0
-    description: str = ""
-
-
 class _State(msgspec.Struct):
     first_seq: int = 0
     last_seq: int = 0
@@ -33,7 +29,7 @@ class _State(msgspec.Struct):
 class _StreamInfo(msgspec.Struct):
     state: _State = msgspec.field(default_factory=_State)
     total: int = 0  # of subjects
-    error: _ApiError | None = None
+    error: msgspec.Raw | None = None
 
 
 class _Position(msgspec.Struct):
@@ -63,7 +59,7 @@ class ConsumerInfo(msgspec.Struct, frozen=True):
 
 class _ConsumerList(msgspec.Struct):
     consumers: list[ConsumerInfo] | None = None
-    error: _ApiError | None = None
+    error: msgspec.Raw | None = None
 
 
 class _Message(msgspec.Struct):
@@ -73,7 +69,6 @@ class _Message(msgspec.Struct):
 
 class _MessageResponse(msgspec.Struct):
     message: _Message | None = None
-    error: _ApiError | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -97,7 +92,7 @@ class QueueState:
 
         Messages that came or went while the state was read make no difference.
         """
-        count = sum(found == lane for found in self.lanes.values())
+        count = countOf(self.lanes.values(), lane)
         low, high = sorted((self.before[lane].tracked, self.after[lane].tracked))
         return count - min(max(count, low), high)
 

@@ -308,4 +308,5 @@ def test_bounds_can_be_lowered_on_an_existing_store(run_service: Any, sample: An
             accepted.append(answer.json()["task_id"])
             for task_id in accepted:
                 status = httpx.get(f"{service.api}/api/v1/frontal/crop/status/{task_id}?wait=30", timeout=60)
-                assert status.json()["status"] == "SUCCESS"
+                assert status.json()["status"] == "SUCCESS", "what was stored before is still there"
+            assert not [line for line in service.log_lines() if "keeps its old settings" in str(line)]

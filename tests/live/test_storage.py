@@ -52,23 +52,6 @@ def disk(tmp_path: Path) -> Iterator[Path]:
     subprocess.run(["/bin/umount", "--lazy", folder], check=True)
 
 
-def test_bounds_can_be_lowered_on_an_existing_folder(
-    run_service: Any, sample: Any, tmp_path: Path, wait_until: Callable[..., Any]
-) -> None:
-    settings = {"ENABLE_TASKS": "true", "DATA_DIR": tmp_path / "data", "WORKERS": 1, "TASK_WORKERS": 1}
-    with run_service(**settings) as service:
-        service.wait_tasks()
-        first = submit(service, sample.json()).raise_for_status().json()["task_id"]
-        assert end_of(service, first) == "SUCCESS"
-    with run_service(**settings, **LOWERED) as service:
-        service.wait_tasks()
-        wait_until(
-            lambda: submit(service, sample.json()).status_code == 202, limit_s=20, what="a task that is accepted"
-        )
-        assert end_of(service, first) == "SUCCESS", "what was stored before is still there"
-        assert not [line for line in service.log_lines() if "keeps its old settings" in str(line)]
-
-
 def test_only_the_client_port_is_open(run_service: Any, wait_until: Callable[..., Any]) -> None:
     with run_service(ENABLE_TASKS="true", WORKERS=1, TASK_WORKERS=1) as service:
         service.wait_tasks()

@@ -87,7 +87,7 @@ class Task:
         seen: time and status of each response that was different from the one before.
         end: the document of its final state.
         expires_at: when its record expires, by the service's clock.
-        is_missed: whether its record may have expired before anyone looked at it.
+        is_missed: whether its record may have expired before a caller read it.
         is_cancelled: whether a DELETE was answered with 200.
         may_be_cancelled: whether a DELETE was sent.
     """
@@ -218,7 +218,7 @@ class Deployment:
 
 
 class Separated(Deployment):
-    """API and workers for themselves, with a NATS server of somebody else's."""
+    """API and workers as separate instances, with an external NATS server."""
 
     def __init__(self, stack: ExitStack, run_service: Any, folder: Path, run_worker: Any, nats: Any) -> None:
         self._run_worker = run_worker
@@ -290,7 +290,7 @@ def is_another(find: Callable[[], psutil.Process | None], old: psutil.Process) -
 
 @pytest.fixture
 def kinds(run_service: Any, sample: Any) -> dict[str, Kind]:
-    """Four kinds of requests; what is right is told by the synchronous route."""
+    """Kinds of requests; the synchronous route gives the expected results."""
     broken = sample.png_file(512, 512, b"not what zlib writes")
     bodies = {
         "catalogue": sample.json(),

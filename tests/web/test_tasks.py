@@ -322,7 +322,7 @@ def test_a_task_belongs_to_the_key_that_submitted_it(with_tasks: Run, sample: Sa
                 assert problem(await tasks.client.delete(place, headers=stranger)) == (404, "task_unknown")
         unknown = await tasks.client.get(f"{CROP}/status/{NO_TASK}", headers=other)
         found = await tasks.client.get(path, headers=other)
-        assert without_ids(found) == without_ids(unknown), "another's task cannot be told from none"
+        assert without_ids(found) == without_ids(unknown), "the same as for a task that does not exist"
         theirs = (await tasks.submit(sample.json(), idempotency_key="k", **other)).json()
         assert theirs["task_id"] != taken["task_id"]
         # A key of the same name is the same caller.
