@@ -16,6 +16,7 @@ OBSERVED_TICKS = 10  # a rate is measured over one second, which is also the gra
 QUICK_RATE = 256 * 1024  # bytes per second; a sender at this rate or above is never dropped
 MIN_DROPPED_BYTES = 64 * 1024  # dropping a smaller body frees nothing worth having
 WAIT_LIMIT_S = 10.0
+MAX_WAITING = 128  # bodies; each holds up to half a megabyte that was received before reading was paused
 SMALL_FRACTION, LARGE_SHARE = 1 / 8, 3 / 4
 
 
@@ -28,7 +29,8 @@ class BodyBudget:
 
     One body at a time, the leader, may use a reserve of one maximum body, so that bodies that wait for each other never
     block. All others share the rest: each may grow to half of what is free, so that many bodies shrink each other's
-    share, and a new small body still finds room. A body without room is not read, which makes TCP slow its sender.
+    share, and a new small body still finds room. A body without room is not read, which makes TCP slow its sender. If
+    too many wait, the last in rank is refused: of the client with the most bodies, and of those the longest.
     While bodies wait, the senders that are measurably slow are dropped, slowest first. Time is counted in ticks of the
     event loop, so that a pause of the process makes no sender slow.
 
@@ -84,10 +86,14 @@ class BodyBudget:
         """Wait for room, then count the bytes.
 
         Raises:
-            SaturatedError: no room became free in time.
+            SaturatedError: no room became free in time, or too many bodies wait that come before it.
         """
         turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._waiting[buffer] = size, turn
+        if len(self._waiting) > MAX_WAITING:
+            _, last = self._waiting.pop(max(self._waiting, key=self._rank))
+            if not last.done():
+                last.set_exception(SaturatedError())
         if self._ticker is None:
             self._schedule()
         try:
@@ -189,7 +195,7 @@ class BodyBuffer:
         """Wait for room, then count the bytes.
 
         Raises:
-            SaturatedError: no room became free in time.
+            SaturatedError: no room became free in time, or too many bodies wait that come before it.
         """
         await self._budget.wait(self, size)
 

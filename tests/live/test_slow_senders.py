@@ -35,15 +35,16 @@ def impatient(run_service: RunService) -> Iterator[RunningService]:
         yield running
 
 
-def connect(service: RunningService) -> socket.socket:
+def connect(service: RunningService, source: str = "127.0.0.1") -> socket.socket:
     url = httpx.URL(service.api)
-    return socket.create_connection((url.host, url.port or 80), timeout=30)
+    return socket.create_connection((url.host, url.port or 80), timeout=30, source_address=(source, 0))
 
 
-def stall(service: RunningService, stop: threading.Event) -> None:
-    """Send all of a body but its last byte, then nothing; again with a new connection if it is closed."""
+def stall(service: RunningService, stop: threading.Event, source: str, patience_s: float) -> None:
+    """Send all of a body but its last byte, then nothing; again with a new connection if it is closed or not read."""
     while not stop.is_set():
-        with suppress(OSError), connect(service) as connection:
+        with suppress(OSError), connect(service, source) as connection:
+            connection.settimeout(patience_s)
             connection.sendall(HEAD + b"Content-Length: %d\r\n\r\n" % BODY)
             connection.sendall(bytes(BODY - 1))
             connection.settimeout(0.2)
@@ -57,11 +58,19 @@ def status_of(connection: socket.socket) -> int:
     return int(connection.recv(65_536).split()[1])
 
 
-def test_stalled_bodies_fail_no_other_request(run_service: RunService, sample: Sample) -> None:
+@pytest.mark.parametrize(
+    ("addresses", "patience_s"), [pytest.param(1, 30, id="one address"), pytest.param(60, 1, id="reconnecting")]
+)
+def test_stalled_bodies_fail_no_other_request(
+    run_service: RunService, sample: Sample, addresses: int, patience_s: float
+) -> None:
     with run_service(WORKERS=1) as service, ExitStack() as stack:
         (worker,) = service.workers()
         stop = threading.Event()
-        attackers = [threading.Thread(target=stall, args=(service, stop)) for _ in range(60)]
+        attackers = [
+            threading.Thread(target=stall, args=(service, stop, f"127.0.1.{number % addresses + 1}", patience_s))
+            for number in range(60)
+        ]
         stack.callback(lambda: [attacker.join() for attacker in attackers])
         stack.callback(stop.set)
         before, most = worker.memory_info().rss, 0
@@ -75,7 +84,8 @@ def test_stalled_bodies_fail_no_other_request(run_service: RunService, sample: S
             most = max(most, worker.memory_info().rss)
         assert set(statuses) == {200}
         print(f"{len(statuses)} requests, worker {before / MIB:.0f} to {most / MIB:.0f} MiB")  # noqa: T201
-        assert most - before < 220 * MIB  # the budget of 128 MiB, the copy of a body, and the work
+        # What the bodies may occupy, what is received before reading is paused, the copy of a body, and the work.
+        assert most - before < 300 * MIB
 
 
 def test_a_body_that_makes_progress_has_no_time_limit(impatient: RunningService, sample: Sample) -> None:

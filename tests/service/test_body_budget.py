@@ -168,6 +168,33 @@ def test_a_body_without_room_is_refused_in_the_end(monkeypatch: pytest.MonkeyPat
     run(scenario, bodies=1)
 
 
+def test_only_so_many_bodies_wait_and_those_of_the_client_with_most_are_refused(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(body_budget, "MAX_WAITING", 10)
+
+    async def scenario(budget: BodyBudget) -> None:
+        with ExitStack() as stack:
+            full = stack.enter_context(budget.open(BODY))
+            assert full.keep(BODY)
+            modest = [budget.open(BODY, f"client {number}") for number in range(3)]
+            greedy = [budget.open(PIECE, "greedy") for _ in range(20)]
+            longest = budget.open(2 * PIECE, "greedy")
+            bodies = [stack.enter_context(body) for body in (*greedy[:10], longest, *modest, *greedy[10:])]
+            waits = [asyncio.ensure_future(body.wait(PIECE)) for body in bodies]
+            await asyncio.sleep(0)
+            await asyncio.sleep(0)
+            refused = [body for body, wait in zip(bodies, waits, strict=True) if wait.done()]
+            assert all(isinstance(wait.exception(), SaturatedError) for wait in waits if wait.done())
+            assert len(bodies) - len(refused) == 10
+            assert {body.client for body in refused} == {"greedy"}
+            assert bodies[10] in refused, "the longest"
+            for wait in waits:
+                wait.cancel()
+
+    run(scenario, bodies=1)
+
+
 def test_small_bodies_find_room_beside_large_ones() -> None:
     async def scenario(budget: BodyBudget) -> None:
         with ExitStack() as stack:
