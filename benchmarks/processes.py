@@ -59,7 +59,12 @@ class Server:
 
     def cpu_s(self) -> float:
         """CPU time of the process so far, in seconds, its ended threads included."""
-        return time.clock_gettime((~self.pid << 3) | CPUCLOCK_SCHED)
+        return cpu_time_s(self.pid)
+
+
+def cpu_time_s(pid: int) -> float:
+    """Return the CPU time of a process so far, in seconds, its ended threads included."""
+    return time.clock_gettime((~pid << 3) | CPUCLOCK_SCHED)
 
 
 def drive(server: Server, path: str, body: bytes, content_type: str, count: int) -> float:
@@ -106,7 +111,7 @@ def service(**environment: str) -> Iterator[Server]:
     settings = {"WORKERS": "1", "LOG_FORMAT": "json", "PORT": str(port), "METRICS_PORT": str(metrics_port)}
     settings["ENABLE_TASKS"] = "false"  # but where tasks are what is measured
     command = [sys.executable, "-m", "app", "serve"]
-    with _run(command, {**settings, **environment}) as (master, start):
+    with run(command, {**settings, **environment}) as (master, start):
         wait_until(lambda: _status(metrics_port, "/health/ready") == http.client.OK)
         ready_s = time.perf_counter() - start
         found = Server(port, metrics_port, 0, master, ready_s)
@@ -114,18 +119,19 @@ def service(**environment: str) -> Iterator[Server]:
 
 
 @contextlib.contextmanager
-def reference() -> Iterator[Server]:
-    """Run the bare program under uvicorn, with the event loop and the HTTP parser that the product has."""
+def reference(module: str = "reference", **environment: str) -> Iterator[Server]:
+    """Run a bare program under uvicorn, with the event loop and the HTTP parser that the product has."""
     port = free_port()
     options = ["--port", str(port), "--loop", "uvloop", "--http", "httptools", "--no-access-log", "--no-server-header"]
-    command = [sys.executable, "-m", "uvicorn", "benchmarks.reference:app", "--log-level", "warning", *options]
-    with _run(command, {}) as (master, start):
+    command = [sys.executable, "-m", "uvicorn", f"benchmarks.{module}:app", "--log-level", "warning", *options]
+    with run(command, environment) as (master, start):
         wait_until(lambda: _status(port, "/") is not None)
         yield Server(port, 0, master, master, time.perf_counter() - start)
 
 
 @contextlib.contextmanager
-def _run(command: list[str], environment: Mapping[str, str]) -> Iterator[tuple[int, float]]:
+def run(command: list[str], environment: Mapping[str, str]) -> Iterator[tuple[int, float]]:
+    """Run a program with more in its environment; give its process id and when it was started."""
     start = time.perf_counter()
     process = subprocess.Popen(command, env={**os.environ, **environment}, stderr=subprocess.DEVNULL)
     try:

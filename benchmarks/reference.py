@@ -19,10 +19,10 @@ import orjson
 import pybase64
 from python_multipart.multipart import MultipartParser, parse_options_header
 
-from app.codec.sniff import sniff_image
+from app.codec.sniff import ImageInfo, sniff_image
 from app.codec.verify import verify_structure
 from app.face.detect import FaceFinder
-from app.face.landmarks import points_to_landmarks_px
+from app.face.landmarks import FloatArray, points_to_landmarks_px
 from app.face.pipeline import FaceRequest, no_step, process_face
 from benchmarks.cases import models
 
@@ -62,11 +62,20 @@ def find(image: bytes) -> np.ndarray:
 
 def answer(image: bytes, points: list[Point] | None) -> bytes:
     """Structure check, contours, SVG and the JSON document; landmarks where there are none."""
+    info, landmarks_px = check(image, points)
+    return draw(info, find(image) if landmarks_px is None else landmarks_px, is_found=landmarks_px is None)
+
+
+def check(image: bytes, points: list[Point] | None) -> tuple[ImageInfo, FloatArray | None]:
+    """Structure of the photo's file, and the landmarks if there are any."""
     info = verify_structure(image, sniff_image(image, max_pixels=24_000_000))
     if points is None:
-        landmarks_px = find(image)
-    else:
-        landmarks_px = points_to_landmarks_px(np.array([(point.x, point.y) for point in points]), frame=info.size)
+        return info, None
+    return info, points_to_landmarks_px(np.array([(point.x, point.y) for point in points]), frame=info.size)
+
+
+def draw(info: ImageInfo, landmarks_px: FloatArray, *, is_found: bool = False) -> bytes:
+    """Contours, SVG and the JSON document."""
     face = process_face(FaceRequest(frame=info.size, landmarks_px=landmarks_px))
     regions = [
         {
@@ -88,7 +97,7 @@ def answer(image: bytes, points: list[Point] | None) -> bytes:
         "face": {"roll_deg": face.roll_deg, "interocular_px": face.interocular_px, "bbox": face.bbox},
         "transform": face.frame.transform,
     }
-    if points is None:
+    if is_found:
         document["landmarks"] = face.landmarks_px
     return orjson.dumps(document, option=orjson.OPT_SERIALIZE_NUMPY)
 
@@ -101,6 +110,11 @@ def from_json(body: bytes) -> bytes:
 
 def from_multipart(body: bytes, content_type: bytes) -> bytes:
     """Answer a multipart body of a photo and, if there are any, its landmarks."""
+    return answer(*read_multipart(body, content_type))
+
+
+def read_multipart(body: bytes, content_type: bytes) -> tuple[bytes, list[Point] | None]:
+    """Return the photo and, if there are any, its landmarks."""
     parts: list[bytes] = []
     parser = MultipartParser(
         parse_options_header(content_type)[1][b"boundary"],
@@ -108,20 +122,24 @@ def from_multipart(body: bytes, content_type: bytes) -> bytes:
     )
     parser.write(body)
     parser.finalize()
-    return answer(parts[0], _POINTS.decode(parts[1]) if len(parts) > 1 else None)
+    return parts[0], _POINTS.decode(parts[1]) if len(parts) > 1 else None
+
+
+async def read_body(receive: Any) -> bytes:
+    """Read the whole body of a request."""
+    chunks = []
+    while True:
+        message = await receive()
+        chunks.append(message["body"])
+        if not message["more_body"]:
+            return b"".join(chunks)
 
 
 async def app(scope: dict[str, Any], receive: Any, send: Any) -> None:
     """Read the whole body, answer it."""
     if scope["type"] != "http":
         return
-    chunks = []
-    while True:
-        message = await receive()
-        chunks.append(message["body"])
-        if not message["more_body"]:
-            break
-    body = b"".join(chunks)
+    body = await read_body(receive)
     content_type = dict(scope["headers"])[b"content-type"]
     result = from_json(body) if content_type == b"application/json" else from_multipart(body, content_type)
     headers = [(b"content-type", b"application/json"), (b"content-length", str(len(result)).encode())]

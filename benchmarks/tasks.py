@@ -1,4 +1,4 @@
-"""What tasks cost: against the bare program, against the bare pipeline on as many processes, over twenty thousand."""
+"""What tasks cost: against the bare program of tasks, against the bare pipeline, over twenty thousand."""
 
 from __future__ import annotations
 
@@ -12,19 +12,18 @@ import sys
 import tempfile
 import time
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
-from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import psutil
 from rich.progress import track
 
 from benchmarks import cases
-from benchmarks.processes import Server, drive, free_port, read, reference, service, wait_until
+from benchmarks.processes import Server, cpu_time_s, free_port, read, reference, run, service, wait_until
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
 
 CROP = "/api/v1/frontal/crop"
 ROUNDS = 60
@@ -37,76 +36,97 @@ SAMPLES = 20
 BATCH = 50
 
 
-def task_overhead_ms() -> dict[str, float]:
-    """A task from submission to its result, less the same work in the bare program: CPU of API and worker process."""
+def task_overhead() -> dict[str, float]:
+    """A task from submission to result, against the bare program of tasks: CPU of API and worker process."""
     body, content_type = cases.multipart_request()
-    rounds = []
-    with tasks_service() as product, reference() as bare:
-        pids = [product.pid, *task_pids(product)]
-        nats = nats_pid(product)
-        drive(bare, CROP, body, content_type, WARM_UP)
-        do_tasks(product.port, body, content_type, WARM_UP)
-        for _ in track(range(ROUNDS), "task_overhead_ms"):
-            ours = spend(product, [*pids, nats], lambda: do_batch(product.port, body, content_type, TASKS))
-            rounds.append([*(1000 * cost / TASKS for cost in ours), drive(bare, CROP, body, content_type, TASKS)])
-        server_rss = psutil.Process(nats).memory_info().rss / 1e6
-    api, worker, server, base = (statistics.median(column) for column in zip(*rounds, strict=True))
+    costs: dict[str, list[float]] = {}
+    with tasks_service() as product, bare_tasks() as (bare, bare_pids):
+        pids = {"api": product.pid, "worker": task_pids(product)[0], "queue_server": nats_pid(product)}
+        sides = (("", product, f"{CROP}/submit", pids), ("reference_", bare, "/submit", bare_pids))
+        for _, server, path, _ in sides:
+            do_tasks(server.port, body, content_type, WARM_UP, path)
+        for _ in track(range(ROUNDS), "task_overhead"):
+            for prefix, server, path, processes in sides:
+                before = cpu_times(processes)
+                do_batch(server.port, body, content_type, TASKS, path)
+                for name, spent in cpu_times(processes).items():
+                    costs.setdefault(f"{prefix}{name}_cpu_ms", []).append(1000 * (spent - before[name]) / TASKS)
+        server_rss = psutil.Process(pids["queue_server"]).memory_info().rss / 1e6
+    medians = {name: round(statistics.median(times), 4) for name, times in costs.items()}
+    ours = medians["api_cpu_ms"] + medians["worker_cpu_ms"]
+    theirs = medians["reference_api_cpu_ms"] + medians["reference_worker_cpu_ms"]
     return {
-        "cpu_ms": round(api + worker, 4),
-        "reference_cpu_ms": round(base, 4),
-        "overhead_ms": round(api + worker - base, 4),
-        "api_cpu_ms": round(api, 4),
-        "worker_cpu_ms": round(worker, 4),
-        "queue_server_cpu_ms": round(server, 4),
+        "ratio": round(ours / theirs, 4),
+        "cpu_ms": round(ours, 4),
+        "reference_cpu_ms": round(theirs, 4),
+        **medians,
         "queue_server_rss_mb": round(server_rss, 1),
-        "rounds": len(rounds),
+        "rounds": ROUNDS,
     }
 
 
 def tasks_per_second() -> dict[str, float]:
     """A backlog worked off by one process a core, against the bare pipeline in as many; pixels decoded in both."""
-    return backlog_ratio("verify=pixels", decode=True)
+    cores = os.cpu_count() or 1
+    return _best([(drain_backlog("verify=pixels", cores), bare_rate(cores)) for _ in range(2)])
 
 
 def light_tasks_per_second() -> dict[str, float]:
-    """The same with nothing decoded, where a task is two milliseconds of work."""
-    return backlog_ratio("verify=structure", decode=False)
-
-
-def backlog_ratio(query: str, *, decode: bool) -> dict[str, float]:
-    """Measure both rates; the faster of two runs each, in turn."""
+    """A backlog of tasks that decode nothing, two milliseconds of work each, against the bare program of tasks."""
     cores = os.cpu_count() or 1
-    rates = [(drain_backlog(query, cores), bare_rate(cores, decode=decode)) for _ in range(2)]
+    rates = [(drain_backlog("verify=structure", cores), drain_bare_backlog(cores)) for _ in range(3)]
+    return _best(rates)
+
+
+def _best(rates: list[tuple[float, float]]) -> dict[str, float]:
     ours, bare = (max(column) for column in zip(*rates, strict=True))
     return {"ratio": round(ours / bare, 4), "per_second": round(ours, 1), "bare_per_second": round(bare, 1)}
 
 
 def drain_backlog(query: str, cores: int) -> float:
-    """Queue tasks while nobody works, then start the workers; return the tasks a second between the tenth and all."""
+    """Queue tasks while no worker runs, then start the workers; return the tasks a second of the last nine tenths."""
     body, content_type = cases.multipart_request()
-    with nats_server() as (url, monitor):
+    with nats_server() as (url, monitor, _):
         with service(NATS_URL=url, ENABLE_TASKS="true") as api:
             wait_for_queue(api)
             for _ in track(range(BACKLOG), f"backlog, {query}"):
                 require_taken(call(api.port, "POST", f"{CROP}/submit?{query}", body, content_type))
         with worker(url, cores):
-            tenth = BACKLOG - BACKLOG // 10
-            wait_until(lambda: messages_left(monitor) <= tenth)
-            left, start = messages_left(monitor), time.perf_counter()
-            wait_until(lambda: messages_left(monitor) == 0)
-            return left / (time.perf_counter() - start)
+            return drain_rate(monitor)
 
 
-def bare_rate(cores: int, *, decode: bool) -> float:
+def drain_bare_backlog(cores: int) -> float:
+    """Do the same with the bare program of tasks."""
+    body, content_type = cases.multipart_request()
+    with nats_server() as (url, monitor, _):
+        with reference("reference_tasks", NATS_URL=url) as api:
+            for _ in track(range(BACKLOG), "backlog, bare"):
+                require_taken(call(api.port, "POST", "/submit", body, content_type))
+        with contextlib.ExitStack() as stack:
+            for _ in range(cores):
+                stack.enter_context(run([sys.executable, "-m", "benchmarks.reference_tasks"], {"NATS_URL": url}))
+            return drain_rate(monitor)
+
+
+def drain_rate(monitor: int) -> float:
+    """Wait for the end of a backlog; return the tasks a second between the first tenth and the end."""
+    tenth = BACKLOG - BACKLOG // 10
+    wait_until(lambda: messages_left(monitor) <= tenth)
+    left, start = messages_left(monitor), time.perf_counter()
+    wait_until(lambda: messages_left(monitor) == 0)
+    return left / (time.perf_counter() - start)
+
+
+def bare_rate(cores: int) -> float:
     """Return how often a second that many processes do the bare pipeline, all at once."""
     with ProcessPoolExecutor(cores) as pool:
-        list(pool.map(bare_work, [10] * cores, [decode] * cores))
+        list(pool.map(bare_work, [10] * cores))
         start = time.perf_counter()
-        list(pool.map(bare_work, [BACKLOG // cores] * cores, [decode] * cores))
+        list(pool.map(bare_work, [BACKLOG // cores] * cores))
         return cores * (BACKLOG // cores) / (time.perf_counter() - start)
 
 
-def bare_work(count: int, decode: bool) -> None:
+def bare_work(count: int) -> None:
     """Do the steps of a task, bare: structure check, pixels, contours, SVG, JSON."""
     import cv2  # noqa: PLC0415 - in the child
 
@@ -116,8 +136,7 @@ def bare_work(count: int, decode: bool) -> None:
     image, points = cases.photo()
     parsed = _POINTS.decode(points)
     for _ in range(count):
-        if decode:
-            cv2.imdecode(np.frombuffer(image, np.uint8), cv2.IMREAD_COLOR)
+        cv2.imdecode(np.frombuffer(image, np.uint8), cv2.IMREAD_COLOR)
         answer(image, parsed)
 
 
@@ -137,7 +156,7 @@ def submit_p99_ms() -> dict[str, float]:
     with tasks_service(TASK_WORKERS=str(os.cpu_count())) as product:
         do_tasks(product.port, body, content_type, WARM_UP)
         busy = times(product.port, "verify=pixels")
-    with nats_server() as (url, _), service(NATS_URL=url, ENABLE_TASKS="true") as product:
+    with nats_server() as (url, _, _), service(NATS_URL=url, ENABLE_TASKS="true") as product:
         wait_for_queue(product)
         idle = times(product.port, "verify=pixels")
     return {
@@ -215,25 +234,25 @@ def call(port: int, method: str, path: str, body: bytes = b"", content_type: str
         connection.close()
 
 
-def do_tasks(port: int, body: bytes, content_type: str, count: int) -> None:
+def do_tasks(port: int, body: bytes, content_type: str, count: int, path: str = f"{CROP}/submit") -> None:
     """Submit tasks one after the other on one connection, and wait for the end of each."""
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
     for _ in range(count):
-        finish(connection, submit(connection, body, content_type))
+        finish(connection, submit(connection, body, content_type, path))
     connection.close()
 
 
-def do_batch(port: int, body: bytes, content_type: str, count: int) -> None:
+def do_batch(port: int, body: bytes, content_type: str, count: int, path: str = f"{CROP}/submit") -> None:
     """Submit tasks, then wait for the end of each."""
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
-    for place in [submit(connection, body, content_type) for _ in range(count)]:
+    for place in [submit(connection, body, content_type, path) for _ in range(count)]:
         finish(connection, place)
     connection.close()
 
 
-def submit(connection: http.client.HTTPConnection, body: bytes, content_type: str) -> str:
+def submit(connection: http.client.HTTPConnection, body: bytes, content_type: str, path: str = f"{CROP}/submit") -> str:
     """Submit a task and return where its status is."""
-    connection.request("POST", f"{CROP}/submit", body, {"Content-Type": content_type})
+    connection.request("POST", path, body, {"Content-Type": content_type})
     response = connection.getresponse()
     answer = response.read()
     require_taken((response.status, answer))
@@ -248,12 +267,21 @@ def finish(connection: http.client.HTTPConnection, place: str) -> None:
         raise RuntimeError(f"expected SUCCESS, got {document['status']}: {document['error']}")
 
 
-def spend(server: Server, pids: list[int], act: Any) -> list[float]:
-    """Return the CPU seconds that processes spend on something."""
-    views = [replace(server, pid=pid) for pid in pids]
-    before = [view.cpu_s() for view in views]
-    act()
-    return [view.cpu_s() - since for view, since in zip(views, before, strict=True)]
+def cpu_times(pids: Mapping[str, int]) -> dict[str, float]:
+    """Return the CPU seconds that processes have spent so far."""
+    return {name: cpu_time_s(pid) for name, pid in pids.items()}
+
+
+@contextlib.contextmanager
+def bare_tasks() -> Iterator[tuple[Server, dict[str, int]]]:
+    """Run the bare program of tasks: API, one worker and a NATS server, with the process id of each."""
+    command = [sys.executable, "-m", "benchmarks.reference_tasks"]
+    with (
+        nats_server() as nats,
+        reference("reference_tasks", NATS_URL=nats.url) as api,
+        run(command, {"NATS_URL": nats.url}) as (worker_pid, _),
+    ):
+        yield api, {"api": api.pid, "worker": worker_pid, "queue_server": nats.pid}
 
 
 @contextlib.contextmanager
@@ -296,9 +324,17 @@ def title(process: psutil.Process) -> str:
     return ""
 
 
+class NatsServer(NamedTuple):
+    """A running NATS server: its address, its monitoring port, its process id."""
+
+    url: str
+    monitor: int
+    pid: int
+
+
 @contextlib.contextmanager
-def nats_server() -> Iterator[tuple[str, int]]:
-    """Run a NATS server; give its address and its monitoring port."""
+def nats_server() -> Iterator[NatsServer]:
+    """Run a NATS server."""
     port, monitor = free_port(), free_port()
     program = str(Path(sys.executable).parent / "nats-server")
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
@@ -310,7 +346,7 @@ def nats_server() -> Iterator[tuple[str, int]]:
         process = subprocess.Popen([program, "-c", str(config)], stderr=subprocess.DEVNULL)
         try:
             wait_until(lambda: _answers(monitor))
-            yield f"nats://127.0.0.1:{port}", monitor
+            yield NatsServer(f"nats://127.0.0.1:{port}", monitor, process.pid)
         finally:
             process.terminate()
             process.wait(60)
