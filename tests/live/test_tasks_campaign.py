@@ -5,7 +5,6 @@ A campaign is random and repeatable: ``CAMPAIGN_SEED`` picks another one, ``CAMP
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import os
 import queue
@@ -27,9 +26,8 @@ import pytest
 
 from app.observability.multiprocess import ValueCollector
 from app.settings import Settings
-from app.tasks.connection import Connection
 from app.tasks.embedded import reach_running
-from app.tasks.stream_state import QueueState, read_state
+from tests.live.queue_state import describe_rest
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -573,21 +571,8 @@ def _has_failed(watcher: Any) -> bool:
 def _wait_for_empty_queue(deployment: Deployment, wait_until: Callable[..., Any]) -> str:
     """Wait until stream and consumers are empty and the gauges are 0; return what is left otherwise."""
 
-    async def read() -> QueueState:
-        connection = Connection(deployment.queue_settings(), "test", is_keeper=False)
-        await connection.start()
-        try:
-            assert await connection.wait_up(lambda: False)
-            return await read_state(connection)
-        finally:
-            await connection.close()
-
     def find_rest() -> str:
-        state = asyncio.run(read())
-        tracked = {lane: consumer for lane, consumer in state.after.items() if consumer.tracked}
-        names = ("task_queue_size", "active_tasks_count", "task_oldest_age_seconds", "api_requests_in_progress")
-        gauges = {key: value for key, value in deployment.service.scrape().items() if key[0] in names and value}
-        return f"{state.lanes} {tracked} {gauges}" if state.lanes or tracked or gauges else ""
+        return describe_rest(deployment.queue_settings(), deployment.service)
 
     try:
         wait_until(lambda: not find_rest(), limit_s=60, what="an empty queue")
