@@ -41,6 +41,10 @@ lint: $(VENV)/.dev ## Types, style, layers, and what is generated against its so
 	@$(BIN)/python -m grafana.builder --check
 	@$(BIN)/python charts/generate.py --check
 
+.PHONY: test-nats
+test-nats: $(VENV)/.dev models ## Run the tests of tasks with several versions of nats-server (half an hour)
+	@tools/nats_matrix.sh
+
 .PHONY: bench
 bench: $(VENV)/.dev ## Measure cost against the bare program; writes benchmarks/latest.json
 	@$(BIN)/python -m benchmarks.run $(ARGS)
