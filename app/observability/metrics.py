@@ -149,7 +149,8 @@ METRICS: tuple[MetricSpec, ...] = (
     MetricSpec(
         "queue_writable",
         "gauge",
-        "Whether the queue can store tasks: 0 if it does not respond, its disk is full or a write has failed.",
+        "Whether the queue can store tasks: 0 if it does not respond, its disk is full or a write has failed. Absent "
+        "for a server of your own that responds, unless NATS_MONITOR_URL is set.",
         {},
         is_collected=True,
     ),
