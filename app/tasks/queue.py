@@ -189,7 +189,7 @@ class TaskQueue:
     async def _require_room(self, size: int) -> None:
         if time.monotonic() < self._full_until:
             raise QueueFullError("the queue is full; come back after the time in Retry-After")
-        if self._space is not None and not self._space.has_room(size):
+        if self._space is not None and not self._space.admit(size):
             raise QueueFullError("the queue's storage is full; come back later")
         self._connection.require_storing()
         if await self._records.usage_bytes() > self._settings.result_max_bytes:

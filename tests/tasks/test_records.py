@@ -10,7 +10,15 @@ import pytest
 
 from app.tasks.connection import RevisionConflictError
 from app.tasks.errors import TaskUnknownError
-from app.tasks.records import OPEN_TTL_MAX_S, OPEN_TTL_MIN_S, WITHDRAWN_TTL_S, Record, TaskFault, TaskStatus
+from app.tasks.records import (
+    OPEN_TTL_MAX_S,
+    OPEN_TTL_MIN_S,
+    WITHDRAWN_TTL_S,
+    Record,
+    TaskFault,
+    TaskStatus,
+    encode_record,
+)
 from app.tasks.stream import RECORDS_STREAM, record_subject
 
 if TYPE_CHECKING:
@@ -102,7 +110,7 @@ def test_the_leader_knows_what_a_copy_knows(desk: OpenDesk) -> None:
             revision = await opened.records.create(DONE)
             found = await opened.records._read_from_leader(record_subject(DONE.task_id))
             assert found is not None
-            assert (found.data, found.sequence, found.is_expired) == (msgspec.json.encode(DONE), revision, False)
+            assert (found.data, found.sequence, found.is_expired) == (encode_record(DONE), revision, False)
 
     asyncio.run(main())
 

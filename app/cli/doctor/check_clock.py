@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 SOME_S, MUCH_S = 2.0, 30.0
 # `Date` has whole seconds, and servers make it anew once a second.
 DATE_ERROR_S = 2.0
-DEFAULT_MONITOR_PORT = 80
+MONITOR_PORTS = {"http": 80, "https": 443}
 
 
 def run(context: Context) -> Iterator[Finding]:
@@ -39,6 +39,15 @@ def _look_at_queue(context: Context) -> Finding:
     part = "clock.queue"
     if not context.settings.enable_tasks:
         return skipped(part, "queue", "no tasks are taken")
+    scheme = urlsplit(context.settings.nats_monitor_url).scheme
+    if context.settings.nats_monitor_url and scheme not in MONITOR_PORTS:
+        return error(
+            part,
+            "NATS_MONITOR_URL",
+            f"scheme {scheme!r}" if scheme else "no scheme",
+            expected="http or https",
+            advice="set it to the address of the server's monitoring port, such as http://nats:8222",
+        )
     try:
         settings = reach_running(context.settings)
     except QueueUnavailableError:
@@ -60,16 +69,17 @@ def _look_at_service(context: Context) -> Finding:
 
 
 def _read_monitor(settings: Settings) -> tuple[str, float, float] | None:
-    """Ask the monitoring port of the server."""
+    """Read the time from the monitoring port; the embedded server has none, but a system account (``nats://``)."""
     url = urlsplit(settings.nats_monitor_url)
-    if not url.hostname:
+    if not url.hostname or url.scheme not in MONITOR_PORTS:
         return None
     try:
-        answer = get(url.hostname, url.port or DEFAULT_MONITOR_PORT, f"{url.path.rstrip('/')}/varz")
+        port = url.port or MONITOR_PORTS[url.scheme]
+        answer = get(url.hostname, port, f"{url.path.rstrip('/')}/varz", is_tls=url.scheme == "https")
         now = datetime.fromisoformat(orjson.loads(answer.body)["now"]).timestamp()
     except (OSError, http.client.HTTPException, ValueError, KeyError, TypeError):
         return None
-    return f"{url.hostname}:{url.port or DEFAULT_MONITOR_PORT}", now - answer.received_at, now - answer.sent_at
+    return f"{url.hostname}:{port}", now - answer.received_at, now - answer.sent_at
 
 
 def _read_stream(settings: Settings) -> tuple[str, float, float] | None:

@@ -110,14 +110,22 @@ def look_around(settings: Settings) -> Instance:
     return Instance(api=_look(host, settings.port), metrics=_look(host, settings.metrics_port))
 
 
-def get(host: str, port: int, path: str, *, limit_s: float = ANSWER_S) -> Answer:
-    """Ask for a page.
+def get(host: str, port: int, path: str, *, limit_s: float = ANSWER_S, is_tls: bool = False) -> Answer:
+    """Request a page.
+
+    Args:
+        host: name or address of the server.
+        port: its port.
+        path: of the page.
+        limit_s: timeout of each step, in seconds.
+        is_tls: whether to use HTTPS.
 
     Raises:
-        OSError: nobody is there, or does not answer in time.
-        http.client.HTTPException: what came back is not HTTP.
+        OSError: the server is unreachable, its certificate is refused, or it does not respond in time.
+        http.client.HTTPException: the response is not HTTP.
     """
-    connection = http.client.HTTPConnection(host, port, timeout=limit_s)
+    kind = http.client.HTTPSConnection if is_tls else http.client.HTTPConnection
+    connection = kind(host, port, timeout=limit_s)
     try:
         sent_at = time.time()
         connection.request("GET", path)

@@ -142,7 +142,8 @@ PARTS: Final[dict[str, Part]] = {
     ),
     "clock.queue": Part(
         "This machine's clock against that of the queue's server.",
-        "warning: more than 2 s apart. error: more than 30 s; times to live and ages of tasks are wrong then.",
+        "warning: more than 2 s apart. error: more than 30 s; times to live and ages of tasks are wrong then. error: "
+        "NATS_MONITOR_URL is neither http nor https.",
         "Let a time service (chrony, systemd-timesyncd) set the clocks of both machines.",
     ),
     "clock.service": Part(

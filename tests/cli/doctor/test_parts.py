@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import socket
 import threading
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -160,6 +161,42 @@ def test_clocks(early: float, late: float, status: str, words: str) -> None:
     finding = check_clock._judge("clock.queue", "queue", early, late)
     assert finding.status.value == status
     assert words in finding.found
+
+
+@pytest.mark.parametrize(
+    ("url", "asked"),
+    [
+        ("http://nats:8222/path/", [("nats", 8222, "/path/varz", False)]),
+        ("http://nats", [("nats", 80, "/varz", False)]),
+        ("https://nats", [("nats", 443, "/varz", True)]),
+        ("nats://user:password@127.0.0.1:4222", []),
+        ("", []),
+    ],
+)
+def test_time_is_read_from_monitoring_ports_by_their_scheme(
+    monkeypatch: pytest.MonkeyPatch, url: str, asked: list[tuple[str, int, str, bool]]
+) -> None:
+    calls = []
+
+    def get(host: str, port: int, path: str, *, is_tls: bool) -> None:
+        calls.append((host, port, path, is_tls))
+        raise ConnectionRefusedError
+
+    monkeypatch.setattr(check_clock, "get", get)
+    assert check_clock._read_monitor(Settings().model_copy(update={"nats_monitor_url": url})) is None
+    assert calls == asked
+
+
+@pytest.mark.parametrize(("url", "words"), [("ftp://nats:8222", "scheme 'ftp'"), ("nats:8222/varz?", "scheme 'nats'")])
+def test_monitoring_address_of_another_scheme_is_a_finding(
+    monkeypatch: pytest.MonkeyPatch, url: str, words: str
+) -> None:
+    settings = Settings(nats_url="nats://127.0.0.1:1").model_copy(update={"nats_monitor_url": url})
+    monkeypatch.setattr(check_clock, "get", lambda *_, **__: pytest.fail("nothing to ask"))
+    finding = check_clock._look_at_queue(SimpleNamespace(settings=settings))
+    assert (finding.looked_at, finding.status) == ("NATS_MONITOR_URL", Status.ERROR)
+    assert words in finding.found
+    assert "http://" in finding.advice
 
 
 def write(folder: Path, files: dict[str, str]) -> Path:
