@@ -140,7 +140,7 @@ CATALOGUE: Final[dict[str, CatalogueEntry]] = {
     ),
     "metric-files.folder": CatalogueEntry(
         "`PROMETHEUS_MULTIPROC_DIR` or the temporary folder: permissions, file system and free space.",
-        "error: not writable, or nearly full; the kernel kills a process that writes to a full one. warning: less than "
+        "error: not writable, or nearly full (a write to a full file system kills the process). warning: less than "
         "4 MiB for each process. note: on a disk.",
         "set PROMETHEUS_MULTIPROC_DIR to another folder, in memory if possible (chart: an `emptyDir` with "
         "`medium: Memory`)",
@@ -153,8 +153,8 @@ CATALOGUE: Final[dict[str, CatalogueEntry]] = {
     "metric-files.slots": CatalogueEntry(
         "The metric files, compared with the running processes.",
         "warning: live values of processes that no longer run. note: files of stopped processes or of an earlier run.",
-        "restart the instance, which clears the folder (`kubectl delete pod`); either another instance shares the "
-        "folder, or the master died; see FacialServiceMetricFilesGrowing",
+        "restart the instance, which clears the folder (`kubectl delete pod`); the cause is another instance that uses "
+        "the folder, or a killed master (see FacialServiceMetricFilesGrowing)",
     ),
     "limits.memory": CatalogueEntry(
         "The memory limit of the container, compared with the need of its processes: 120 MiB for each worker, and the "
@@ -198,8 +198,8 @@ CATALOGUE: Final[dict[str, CatalogueEntry]] = {
     "service.workers": CatalogueEntry(
         "The worker processes: number, state, and a heartbeat within `TIMEOUT_S`.",
         "error: no worker is ready. warning: fewer than expected, or one without heartbeats.",
-        "search the log for `ended:` and `cannot work`; see FacialServiceWorkerExits; if the service has other "
-        "settings than this shell, set WORKERS and TASK_WORKERS as there",
+        "search the log for `ended:` and `cannot work` (see FacialServiceWorkerExits); if the service has other "
+        "settings than this shell, use the same WORKERS and TASK_WORKERS",
     ),
     "service.metrics": CatalogueEntry(
         "`/metrics` on `METRICS_PORT`: response time and content.",

@@ -124,20 +124,20 @@ def _find_metrics_folder(context: Context) -> Path | None:
 
 def _check_metrics_folder(context: Context, path: Path) -> Finding:
     part, configured, folder = "metric-files.folder", context.settings.prometheus_multiproc_dir, inspect_folder(path)
-    name = str(path) if configured is None else f"PROMETHEUS_MULTIPROC_DIR {configured}"
+    subject = str(path) if configured is None else f"PROMETHEUS_MULTIPROC_DIR {configured}"
     need = METRIC_BYTES_PER_PROCESS * (context.worker_count + 1)
     if folder.problem:
-        return error(part, name, f"not writable: {folder.problem}", expected=WRITABLE)
+        return error(part, subject, f"not writable: {folder.problem}", expected=WRITABLE)
     found = f"{format_bytes(folder.free)} free of {format_bytes(folder.size)}, {folder.file_system}"
     if folder.free < MIN_METRIC_BYTES:
-        return error(part, name, f"{found}: too little for metrics", expected=format_bytes(need))
+        return error(part, subject, f"{found}: too little for metrics", expected=format_bytes(need))
     if folder.size < need:
         expected = f"{format_bytes(need)}, {format_bytes(METRIC_BYTES_PER_PROCESS)} for each process"
-        return warning(part, name, found, expected=expected)
+        return warning(part, subject, found, expected=expected)
     if folder.file_system not in IN_MEMORY and configured is not None:
         advice = "use a folder in memory (chart: an `emptyDir` with `medium: Memory`)"
-        return note(part, name, f"{found}: on a disk, which can delay scrapes and requests", advice)
-    return ok(part, name, found)
+        return note(part, subject, f"{found}: on a disk, which can delay scrapes and requests", advice)
+    return ok(part, subject, found)
 
 
 def _check_names(folder: Path, names: list[str]) -> Finding:
@@ -195,32 +195,33 @@ def check_disk(context: Context) -> Iterator[Finding]:
 def _check_data_folder(settings: Settings) -> Finding:
     from app.tasks.embedded import STORE_HEADROOM  # noqa: PLC0415 - imports nats-py, which other checks do not need
 
-    part, folder, name = "disk.data-dir", inspect_folder(settings.data_dir), f"DATA_DIR {settings.data_dir.absolute()}"
+    part, subject = "disk.data-dir", f"DATA_DIR {settings.data_dir.absolute()}"
+    folder = inspect_folder(settings.data_dir)
     if folder.problem:
         location = "" if folder.exists else f" (in {folder.path}, where it would be created)"
-        return error(part, name, f"not writable: {folder.problem}{location}", expected="a writable folder")
+        return error(part, subject, f"not writable: {folder.problem}{location}", expected="a writable folder")
     found = f"{format_bytes(folder.free)} free on {folder.file_system}"
     limits = settings.task_queue_max_bytes + settings.result_max_bytes + settings.task_dead_max_bytes
     need = format_bytes(STORE_HEADROOM * limits)
     if folder.free < LOW_DATA_BYTES:
         judge = error if folder.free < MIN_DATA_BYTES else warning
-        return judge(part, name, found, expected=f"{need} for a full queue, at least {format_bytes(LOW_DATA_BYTES)}")
+        return judge(part, subject, found, expected=f"{need} for a full queue, at least {format_bytes(LOW_DATA_BYTES)}")
     if folder.file_system in IN_MEMORY:
         found += ": in memory, so a restart of the machine or container deletes all tasks"
-        return warning(part, name, found, expected="a disk")
+        return warning(part, subject, found, expected="a disk")
     if folder.file_system in CONTAINER_LAYERS:
         found += ": in the writable layer, which is deleted with the container"
-        return note(part, name, found, "mount a volume there")
+        return note(part, subject, found, "mount a volume there")
     if folder.free < STORE_HEADROOM * limits:
-        return note(part, name, f"{found}; a full queue needs up to {need}")
-    return ok(part, name, found)
+        return note(part, subject, f"{found}; a full queue needs up to {need}")
+    return ok(part, subject, found)
 
 
 def _check_log_folder(settings: Settings, file: Path) -> Finding:
-    part, name, folder = "disk.log-file", f"LOG_FILE {file}", inspect_folder(file.parent)
+    part, subject, folder = "disk.log-file", f"LOG_FILE {file}", inspect_folder(file.parent)
     if folder.problem:
-        return error(part, name, f"not writable: {folder.problem}", expected=WRITABLE)
+        return error(part, subject, f"not writable: {folder.problem}", expected=WRITABLE)
     need, found = settings.log_file_max_bytes * (settings.log_file_backups + 1), f"{format_bytes(folder.free)} free"
     if folder.free < need:
-        return warning(part, name, found, expected=f"{format_bytes(need)} for the log and its backups")
-    return ok(part, name, found)
+        return warning(part, subject, found, expected=f"{format_bytes(need)} for the log and its backups")
+    return ok(part, subject, found)

@@ -42,9 +42,9 @@ def check_models(context: Context) -> Iterator[Finding]:
         found = "no models: requests must include landmarks"
         yield warning(part, str(folder), found, expected="the four face-detection models")
     else:
-        name = f"MODELS_DIR {folder}" if configured is not None else str(folder)
+        subject = f"MODELS_DIR {folder}" if configured is not None else str(folder)
         found = f"missing: {', '.join(missing)}; requests without landmarks are rejected"
-        yield error(part, name, found, expected="the four face-detection models")
+        yield error(part, subject, found, expected="the four face-detection models")
 
 
 def _check_model(file: Path) -> Finding:
@@ -72,17 +72,17 @@ def check_python(context: Context) -> Iterator[Finding]:
 
 
 def _check_versions() -> Finding:
-    part, name = "python.version", f"Python {platform.python_version()}"
+    part, subject = "python.version", f"Python {platform.python_version()}"
     try:
         outdated = list(_find_outdated_packages())
     except importlib.metadata.PackageNotFoundError:
-        return ok(part, name, f"{PACKAGE} is not installed as a package, so its requirements are unknown")
+        return ok(part, subject, f"{PACKAGE} is not installed as a package, so its requirements are unknown")
     if outdated:
-        return error(part, name, "; ".join(outdated), expected=f"the requirements of {PACKAGE}")
+        return error(part, subject, "; ".join(outdated), expected=f"the requirements of {PACKAGE}")
     if not MIN_PYTHON <= sys.version_info[:2] <= MAX_PYTHON:
         expected = f"{'.'.join(map(str, MIN_PYTHON))} to {'.'.join(map(str, MAX_PYTHON))}"
-        return warning(part, name, "not tested with this version", expected=expected)
-    return ok(part, name, "supported, with all packages")
+        return warning(part, subject, "not tested with this version", expected=expected)
+    return ok(part, subject, "supported, with all packages")
 
 
 def _find_outdated_packages() -> Iterator[str]:
@@ -105,11 +105,11 @@ def _parse_version(version: str) -> tuple[int, ...]:
 
 
 def _check_opencv() -> Finding:
-    part, name = "python.opencv", "cv2"
+    part, subject = "python.opencv", "cv2"
     try:
-        return ok(part, name, run_python("import cv2; print(cv2.__version__)", IMPORT_TIMEOUT_S).strip())
+        return ok(part, subject, run_python("import cv2; print(cv2.__version__)", IMPORT_TIMEOUT_S).strip())
     except ChildProcessError as failure:
-        return error(part, name, f"import failed: {failure}", expected="an import of opencv-python-headless")
+        return error(part, subject, f"import failed: {failure}", expected="an import of opencv-python-headless")
 
 
 def run_python(code: str, timeout_s: float) -> str:

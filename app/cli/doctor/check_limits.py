@@ -58,12 +58,12 @@ def check_limits(context: Context) -> Iterator[Finding]:
     """Check each limit."""
     limits = read_cgroup(context.cgroup_root)
     if limits is None:
-        for part, name in (
+        for part, subject in (
             ("limits.memory", "memory limit"),
             ("limits.cpu", "CPU limit"),
             ("limits.processes", "processes and threads"),
         ):
-            yield skipped(part, name, f"{context.cgroup_root} is not a cgroup v2 file system")
+            yield skipped(part, subject, f"{context.cgroup_root} is not a cgroup v2 file system")
     else:
         yield from _check_memory(context, limits)
         yield _check_cpu(context, limits)
@@ -175,40 +175,40 @@ def _check_memory_need(context: Context, limit: int) -> Finding:
 
 
 def _check_cpu(context: Context, limits: CgroupLimits) -> Finding:
-    part, name, workers = "limits.cpu", "CPU limit", context.worker_count
+    part, subject, workers = "limits.cpu", "CPU limit", context.worker_count
     if limits.cores is None:
-        return ok(part, name, "none")
-    found, remedy = f"{limits.cores:g} cores for {workers} workers", CATALOGUE[part].remedy
+        return ok(part, subject, "none")
+    found, remedy = f"{limits.cores:g} CPU for {workers} workers", CATALOGUE[part].remedy
     if workers > 2 * limits.cores:
-        return warning(part, name, found, expected="at least one core for every two workers")
+        return warning(part, subject, found, expected="at least one core for every two workers")
     if limits.throttled > THROTTLED_RATIO:
         found += f"; throttled in {limits.throttled:.0%} of all periods"
-        return note(part, name, found, f"{remedy}; see FacialServiceCpuThrottled")
+        return note(part, subject, found, f"{remedy}; see FacialServiceCpuThrottled")
     if workers > limits.cores:
-        return note(part, name, found, remedy)
-    return ok(part, name, found)
+        return note(part, subject, found, remedy)
+    return ok(part, subject, found)
 
 
 def _check_processes(context: Context, limits: CgroupLimits) -> Finding:
-    part, name, used = "limits.processes", "processes and threads", limits.processes_used or 0
+    part, subject, used = "limits.processes", "processes and threads", limits.processes_used or 0
     if limits.processes is None:
-        return ok(part, name, "no limit")
+        return ok(part, subject, "no limit")
     need = OTHER_THREADS + (WORKER_THREADS + context.settings.work_threads) * context.worker_count
     found = f"limit {limits.processes}, {used} in use"
     if limits.processes < need:
-        return error(part, name, found, expected=f"at least {need}")
+        return error(part, subject, found, expected=f"at least {need}")
     if used > IN_USE_RATIO * limits.processes:
-        return warning(part, name, found, expected=f"less than {IN_USE_RATIO:.0%} in use")
-    return ok(part, name, found)
+        return warning(part, subject, found, expected=f"less than {IN_USE_RATIO:.0%} in use")
+    return ok(part, subject, found)
 
 
 def _check_open_files(context: Context) -> Finding:
     part, (limit, owner) = "limits.files", _read_open_files(context)
-    name = f"open files of {owner}"
+    subject = f"open files of {owner}"
     if limit >= FEW_FILES:
-        return ok(part, name, str(limit))
+        return ok(part, subject, str(limit))
     judge = error if limit < MIN_FILES else warning
-    return judge(part, name, f"{limit}, and each connection is one", expected=f"at least {FEW_FILES}")
+    return judge(part, subject, f"{limit}, and each connection counts", expected=f"at least {FEW_FILES}")
 
 
 def _read_open_files(context: Context) -> tuple[int, str]:

@@ -71,21 +71,21 @@ def _check_server(context: Context, settings: Settings) -> Iterator[Finding]:
 
 
 def _check_program() -> Finding:
-    part, name = "queue.program", "nats-server"
+    part, subject = "queue.program", "nats-server"
     expected = f"nats-server {'.'.join(map(str, MIN_SERVER))} or later"
     try:
-        name = find_program()
+        subject = find_program()
         child = subprocess.run(  # noqa: S603 - the program that `serve` starts
-            [name, "--version"], capture_output=True, text=True, check=True, timeout=PROGRAM_TIMEOUT_S
+            [subject, "--version"], capture_output=True, text=True, check=True, timeout=PROGRAM_TIMEOUT_S
         )
     except EmbeddedServerError:
-        return error(part, name, "found neither next to Python nor on PATH", expected=expected)
+        return error(part, subject, "found neither next to Python nor on PATH", expected=expected)
     except (OSError, subprocess.SubprocessError) as failure:
-        return error(part, name, f"does not run ({type(failure).__name__})", expected=expected)
+        return error(part, subject, f"does not run ({type(failure).__name__})", expected=expected)
     match = re.search(r"v(\d+)\.(\d+)\.(\d+)", child.stdout)
     if match is None or tuple(map(int, match.groups()))[:2] < MIN_SERVER:
-        return error(part, name, f"version {match[0] if match else 'unknown'}", expected=expected)
-    return ok(part, name, match[0])
+        return error(part, subject, f"version {match[0] if match else 'unknown'}", expected=expected)
+    return ok(part, subject, match[0])
 
 
 def _check_lock(context: Context) -> tuple[Finding, bool]:
@@ -95,22 +95,22 @@ def _check_lock(context: Context) -> tuple[Finding, bool]:
         The finding, and whether the server to check has been started from that folder.
     """
     settings = context.settings
-    part, name, file = "queue.holder", f"DATA_DIR {settings.data_dir.absolute()}", settings.data_dir / LOCK
+    part, subject, file = "queue.holder", f"DATA_DIR {settings.data_dir.absolute()}", settings.data_dir / LOCK
     try:
         if not _is_locked(file):
-            return ok(part, name, "not in use"), False
+            return ok(part, subject, "not in use"), False
     except PermissionError:
-        return skipped(part, name, "permission denied; run this command as the service's user"), False
+        return skipped(part, subject, "permission denied; run this command as the service's user"), False
     pid = _read_pid(file)
     master = context.instance.master if context.instance.is_running else None
     if master is not None and pid == master.pid:
-        return ok(part, name, "in use by the instance that runs here"), True
+        return ok(part, subject, "in use by the instance that runs here"), True
     owner = f"process {pid}" if pid else "a process that this user cannot see"
     if pid and not psutil.pid_exists(pid):
         owner = f"the nats-server of an instance that has exited (process {pid})"
     if not settings.metrics_port:
-        return note(part, name, f"in use by {owner}; METRICS_PORT=0 prevents checking if it is the right one"), True
-    return error(part, name, f"in use by another instance: {owner}", expected="a folder that is not in use"), False
+        return note(part, subject, f"in use by {owner}; METRICS_PORT=0 prevents checking if it is the right one"), True
+    return error(part, subject, f"in use by another instance: {owner}", expected="a folder that is not in use"), False
 
 
 def _is_locked(file: Path) -> bool:

@@ -42,20 +42,22 @@ def check_ports(context: Context) -> Iterator[Finding]:
 
 
 def _check_port(part: str, setting: str, host: str, port: Port) -> Finding:
-    name = f"{setting} {port.address}"
+    subject = f"{setting} {port.address}"
     if not port.number:
         return skipped(part, f"{setting}=0", "each start picks a free port")
     if port.listener is Listener.SERVICE:
-        return ok(part, name, f"used by this service: {port.process_names}")
+        return ok(part, subject, f"used by this service: {port.process_names}")
     if port.listener is Listener.NONE:
         return _try_bind(part, setting, host, port.number)
     suffix = ", which does not respond" if port.listener is Listener.UNRESPONSIVE else ""
-    return error(part, name, f"in use by {port.process_names}{suffix}", expected="a free port, or facial-service on it")
+    return error(
+        part, subject, f"in use by {port.process_names}{suffix}", expected="a free port, or facial-service on it"
+    )
 
 
 def _try_bind(part: str, setting: str, host: str, port: int) -> Finding:
     """Bind the port without listening, so that no client can connect to this process."""
-    name = f"{setting} {host}:{port}"
+    subject = f"{setting} {host}:{port}"
     try:
         with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -67,8 +69,8 @@ def _try_bind(part: str, setting: str, host: str, port: int) -> Finding:
             found, advice = f"{found} ({', '.join(find_listeners(port)) or 'no visible process'})", None
         elif failure.errno == errno.EACCES:
             advice = f"set {setting} above 1023, or grant the capability NET_BIND_SERVICE"
-        return error(part, name, found, expected="an address and a port that this user can listen on", advice=advice)
-    return ok(part, name, "free")
+        return error(part, subject, found, expected="an address and a port that this user can listen on", advice=advice)
+    return ok(part, subject, "free")
 
 
 def check_service(context: Context) -> Iterator[Finding]:
@@ -93,16 +95,16 @@ def check_service(context: Context) -> Iterator[Finding]:
 
 def _check_running(context: Context, instance: LocalInstance) -> Finding:
     part, port = "service.running", instance.metrics
-    name = f"METRICS_PORT {port.address}"
+    subject = f"METRICS_PORT {port.address}"
     if not port.number:
         return note(part, "METRICS_PORT=0", "each start picks a free port", "set it to the port of the instance")
     if instance.is_running:
-        return ok(part, name, f"{instance.role.value} instance")
+        return ok(part, subject, f"{instance.role.value} instance")
     if port.listener is Listener.UNRESPONSIVE:
         found = f"open, but does not respond: {port.process_names}"
-        return error(part, name, found, expected="a response within 2 s, regardless of load")
+        return error(part, subject, found, expected="a response within 2 s, regardless of load")
     command = "`facial-service serve`" + ("" if context.settings.is_queue_embedded else " or `facial-service worker`")
-    return note(part, name, "the service does not run here", f"start it: {command}")
+    return note(part, subject, "the service does not run here", f"start it: {command}")
 
 
 def _check_health(health: Mapping[str, Any], address: str) -> Finding:
@@ -119,27 +121,27 @@ def _check_health(health: Mapping[str, Any], address: str) -> Finding:
 
 
 def _check_workers(workers: list[dict[str, Any]], expected: int, setting: str, timeout_s: int) -> Finding:
-    part, name = "service.workers", f"{setting}={expected}"
+    part, subject = "service.workers", f"{setting}={expected}"
     silent = [str(worker["name"]) for worker in workers if worker["last_beat_s"] > timeout_s]
     ready = [worker for worker in workers if worker["state"] == "ready" and worker["last_beat_s"] <= timeout_s]
     found = f"{len(ready)} of {expected} ready" + (f"; no heartbeat: {', '.join(silent)}" if silent else "")
     if len(ready) >= expected and not silent:
-        return ok(part, name, found)
+        return ok(part, subject, found)
     judge = warning if ready else error
-    return judge(part, name, found, expected=f"{expected} ready, with a heartbeat within TIMEOUT_S ({timeout_s} s)")
+    return judge(part, subject, found, expected=f"{expected} ready, with a heartbeat within TIMEOUT_S ({timeout_s} s)")
 
 
 def _check_metrics(instance: LocalInstance) -> Iterator[Finding]:
     part, port = "service.metrics", instance.metrics
-    name, expected = f"{port.address}/metrics", "metrics within a second"
+    subject, expected = f"{port.address}/metrics", "metrics within a second"
     try:
         response = http_get(port.host, port.number, "/metrics", timeout_s=SCRAPE_TIMEOUT_S)
     except (OSError, http.client.HTTPException):
-        yield error(part, name, f"no response within {SCRAPE_TIMEOUT_S:g} s", expected=expected)
+        yield error(part, subject, f"no response within {SCRAPE_TIMEOUT_S:g} s", expected=expected)
         return
     if response.status != http.client.OK:
         advice = "set ENABLE_METRICS as in the service; search its log for `A scrape failed`"
-        yield error(part, name, f"status {response.status}", expected=expected, advice=advice)
+        yield error(part, subject, f"status {response.status}", expected=expected, advice=advice)
         return
     samples = {
         (match["name"], match["labels"] or ""): match["value"] for match in _SAMPLE.finditer(response.body.decode())
@@ -153,7 +155,7 @@ def _check_metrics(instance: LocalInstance) -> Iterator[Finding]:
 
 
 def _check_samples(instance: LocalInstance, response: HttpResponse, samples: Samples) -> Finding:
-    part, name = "service.metrics", f"{instance.metrics.address}/metrics"
+    part, subject = "service.metrics", f"{instance.metrics.address}/metrics"
     reported = {labels for metric, labels in samples if metric == "memory_usage_bytes"}
     workers = [str(worker["name"]) for worker in instance.workers]
     problems = []
@@ -166,8 +168,8 @@ def _check_samples(instance: LocalInstance, response: HttpResponse, samples: Sam
         problems.append(f"{unexpected:.0f} worker processes have exited unexpectedly since the start")
     if problems:
         expected = "metrics of each process within a second, and no unexpected exits"
-        return warning(part, name, "; ".join(problems), expected=expected)
-    return ok(part, name, f"{len(samples)} samples in {1000 * response.elapsed_s:.0f} ms")
+        return warning(part, subject, "; ".join(problems), expected=expected)
+    return ok(part, subject, f"{len(samples)} samples in {1000 * response.elapsed_s:.0f} ms")
 
 
 def _check_version(samples: Samples) -> Finding:

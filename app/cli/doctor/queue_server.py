@@ -98,11 +98,11 @@ def probe_servers(settings: Settings) -> Iterator[tuple[Finding, ServerInfo | No
     results = [_finish_probe(probe) for probe in probes]
     judge = warning if any(isinstance(result, ServerInfo) for result in results) else error
     for server, result in zip(servers, results, strict=True):
-        name = f"{server.hostname}:{server.port or DEFAULT_PORT}"
+        subject = f"{server.hostname}:{server.port or DEFAULT_PORT}"
         if isinstance(result, ServerInfo):
-            yield ok(part, name, f"NATS server {result.version}"), result
+            yield ok(part, subject, f"NATS server {result.version}"), result
         else:
-            yield judge(part, name, result, expected="a reachable NATS server"), None
+            yield judge(part, subject, result, expected="a reachable NATS server"), None
 
 
 def _start_probe(server: SplitResult) -> Future[ServerInfo]:

@@ -127,12 +127,12 @@ def _compare(name: str, wanted: dict[str, Any], actual: dict[str, Any]) -> Itera
             continue
         setting = "NATS_REPLICAS" if key == "num_replicas" else _SETTINGS.get((name, key), "the settings")
         expected = f"{_format(key, wanted[key])} ({setting})"
-        place, found = f"{name} {key}", _format(key, actual.get(key))
+        subject, found = f"{name} {key}", _format(key, actual.get(key))
         if key in _IMMUTABLE:
             advice = "the stream belongs to another application; use a separate NATS account for the service"
-            yield error("queue.streams", place, found, expected=expected, advice=advice)
+            yield error("queue.streams", subject, found, expected=expected, advice=advice)
         else:
-            yield warning("queue.streams", place, found, expected=expected)
+            yield warning("queue.streams", subject, found, expected=expected)
 
 
 def _format(key: str, value: Any) -> str:
@@ -145,14 +145,14 @@ def _format(key: str, value: Any) -> str:
 
 def _check_replicas(settings: Settings, servers: Sequence[ServerInfo], responses: JetStreamResponses) -> Finding:
     part, wanted = "queue.replicas", settings.nats_replicas
-    name = f"NATS_REPLICAS={wanted}"
+    subject = f"NATS_REPLICAS={wanted}"
     # An estimate: a server may have several addresses in NATS_URL, and need not advertise those of the cluster.
     known = max(len(settings.nats_servers), *(len(server.connect_urls) for server in servers), 1)
     count = known if any(server.cluster for server in servers) else 1
     if wanted > count:
         return error(
             part,
-            name,
+            subject,
             "one server without a cluster" if count == 1 else f"{count} servers",
             expected=f"a cluster of at least {wanted} servers",
             advice=f"set NATS_REPLICAS={count if count % 2 else count - 1}, or add servers (chart: `nats.replicas`, "
@@ -165,10 +165,10 @@ def _check_replicas(settings: Settings, servers: Sequence[ServerInfo], responses
     }
     if bad:
         found = f"offline or lagging replicas: {', '.join(sorted(bad))}"
-        return warning(part, name, found, expected="all replicas up to date")
+        return warning(part, subject, found, expected="all replicas up to date")
     if wanted > 1 and not any(streams):
-        return skipped(part, name, "the server reports no replicas")
-    return ok(part, name, "not replicated" if wanted == 1 else f"{wanted} replicas, all up to date")
+        return skipped(part, subject, "the server reports no replicas")
+    return ok(part, subject, "not replicated" if wanted == 1 else f"{wanted} replicas, all up to date")
 
 
 def check_storage(settings: Settings, responses: JetStreamResponses) -> Iterator[Finding]:
@@ -221,35 +221,35 @@ def _check_writes(stats: MonitorFigures) -> Iterator[Finding]:
 
 
 def _check_server_storage(settings: Settings, responses: JetStreamResponses, stats: MonitorFigures) -> Finding:
-    part, name, account = "queue.storage", "server storage", responses.get(ACCOUNT_INFO)
+    part, subject, account = "queue.storage", "server storage", responses.get(ACCOUNT_INFO)
     used, limit = account.get("storage", 0), account.get("limits", {}).get("max_storage", -1)
     if limit <= 0:
         # The embedded server is limited only by its disk.
         limit = used + stats.free if stats.free is not None else stats.storage_limit or 0
     if not limit:
         advice = "set NATS_MONITOR_URL to the server's monitoring port (chart: `externalNats.monitorUrl`)"
-        return note(part, name, f"{format_bytes(used)} used; the server does not report its limit", advice)
+        return note(part, subject, f"{format_bytes(used)} used; the server does not report its limit", advice)
     found = f"{format_bytes(used)} of {format_bytes(limit)} used"
     if used >= NEARLY_FULL * limit:
         judge = error if used >= FULL * limit else warning
-        return judge(part, name, found, expected=f"less than {NEARLY_FULL:.0%}")
+        return judge(part, subject, found, expected=f"less than {NEARLY_FULL:.0%}")
     total = settings.task_queue_max_bytes + settings.result_max_bytes + settings.task_dead_max_bytes
     if total > limit:
         expected = "twice the sum of TASK_QUEUE_MAX_BYTES, RESULT_MAX_BYTES and TASK_DEAD_MAX_BYTES"
         found = f"{format_bytes(limit)}, less than tasks and results may use: {format_bytes(total)}"
-        return warning(part, name, found, expected=expected)
-    return ok(part, name, found)
+        return warning(part, subject, found, expected=expected)
+    return ok(part, subject, found)
 
 
 def _check_workers(responses: JetStreamResponses) -> Iterator[Finding]:
-    part, name, state = "queue.workers", f"consumer {CONSUMER}", responses.get(CONSUMER_INFO)
+    part, subject, state = "queue.workers", f"consumer {CONSUMER}", responses.get(CONSUMER_INFO)
     if not state:
         return
     pending, unacknowledged, requests = state["num_pending"], state["num_ack_pending"], state["num_waiting"]
-    found = f"{pending} tasks wait, {unacknowledged} in progress, {requests} pull requests"
+    found = f"tasks waiting: {pending}, in progress: {unacknowledged}; pull requests: {requests}"
     if requests or unacknowledged:
-        yield ok(part, name, found)
+        yield ok(part, subject, found)
     elif pending:
-        yield error(part, name, found, expected="pull requests of workers")
+        yield error(part, subject, found, expected="pull requests of workers")
     else:
-        yield note(part, name, found, "start `facial-service worker`, unless an autoscaler starts it on demand")
+        yield note(part, subject, found, "start `facial-service worker`, unless an autoscaler starts it on demand")

@@ -102,7 +102,7 @@ def free_port() -> int:
     raise OSError("no free port")
 
 
-def given(ulimit: str = "", **env: object) -> Callable[[Site], Any]:
+def with_environment(ulimit: str = "", **env: object) -> Callable[[Site], Any]:
     """Cause a fault by environment variables or limits of the shell."""
 
     def seed(_: Site) -> AbstractContextManager[Seeded]:
@@ -286,15 +286,33 @@ def other_program() -> Iterator[int]:
 
 
 FAULTS = (
-    Fault("a value out of range", given(WORKERS=0), "settings.values", "error", "WORKERS", "unset it"),
-    Fault("two equal ports", given(PORT=9000), "settings.values", "error", "PORT and METRICS_PORT", "unset"),
-    Fault("a misspelt name", given(MAX_BODY_BYTE=1), "settings.names", "warning", "MAX_BODY_BYTE", "to MAX_BODY_BYTES"),
-    Fault("fault injection", given(FAULT_WORK_S=1), "settings.combinations", "warning", "FAULT_WORK_S", "unset"),
-    Fault("an unused setting", given(NATS_USER="a"), "settings.combinations", "warning", "NATS_USER", "NATS_URL"),
+    Fault("a value out of range", with_environment(WORKERS=0), "settings.values", "error", "WORKERS", "unset it"),
+    Fault("two equal ports", with_environment(PORT=9000), "settings.values", "error", "PORT and METRICS_PORT", "unset"),
+    Fault(
+        "a misspelt name",
+        with_environment(MAX_BODY_BYTE=1),
+        "settings.names",
+        "warning",
+        "MAX_BODY_BYTE",
+        "to MAX_BODY_BYTES",
+    ),
+    Fault(
+        "fault injection", with_environment(FAULT_WORK_S=1), "settings.combinations", "warning", "FAULT_WORK_S", "unset"
+    ),
+    Fault(
+        "an unused setting",
+        with_environment(NATS_USER="a"),
+        "settings.combinations",
+        "warning",
+        "NATS_USER",
+        "NATS_URL",
+    ),
     Fault("a used port", other_program_on_port, "ports.api", "error", "in use by", "another PORT"),
-    Fault("a foreign address", given(HOST="192.0.2.1"), "ports.metrics", "error", "192.0.2.1", "for all"),
-    Fault("no server", given(NATS_URL="nats://127.0.0.1:1"), "queue.address", "error", "refused", "start"),
-    Fault("an unknown name", given(NATS_URL="nats://q.invalid"), "queue.address", "error", "resolved", "DNS"),
+    Fault("a foreign address", with_environment(HOST="192.0.2.1"), "ports.metrics", "error", "192.0.2.1", "for all"),
+    Fault("no server", with_environment(NATS_URL="nats://127.0.0.1:1"), "queue.address", "error", "refused", "start"),
+    Fault(
+        "an unknown name", with_environment(NATS_URL="nats://q.invalid"), "queue.address", "error", "resolved", "DNS"
+    ),
     Fault(
         "a wrong password",
         with_nats({"authorization": {"user": "u", "password": "p"}}, NATS_USER="u", NATS_PASSWORD=PASSWORD),
@@ -325,12 +343,19 @@ FAULTS = (
     Fault("small messages", with_nats({"max_payload": 1 << 20}), "queue.payload", "warning", "413", "max_payload"),
     Fault("more replicas than servers", with_nats({}, NATS_REPLICAS=3), "queue.replicas", "error", "one server", "=1"),
     Fault("old streams", streams_with_other_settings, "queue.streams", "warning", "10000", "same TASK_*"),
-    Fault("tasks without workers", tasks_without_workers, "queue.workers", "error", "3 tasks wait", "worker`"),
+    Fault("tasks without workers", tasks_without_workers, "queue.workers", "error", "waiting: 3", "worker`"),
     Fault("a small queue", small_store, "queue.storage", "warning", "1 GiB, less", "raise the limit"),
     Fault("a locked folder", locked_data_dir, "queue.holder", "error", "another instance", "DATA_DIR"),
     Fault("a full disk", full_disk, "disk.data-dir", "error", "no space left", "free some space"),
-    Fault("a limit on file size", given("-f 0"), "disk.data-dir", "error", "too large", "DATA_DIR"),
-    Fault("a log without a folder", given(LOG_FILE="/proc/no/log"), "disk.log-file", "error", "not writable", "folder"),
+    Fault("a limit on file size", with_environment("-f 0"), "disk.data-dir", "error", "too large", "DATA_DIR"),
+    Fault(
+        "a log without a folder",
+        with_environment(LOG_FILE="/proc/no/log"),
+        "disk.log-file",
+        "error",
+        "not writable",
+        "folder",
+    ),
     Fault("missing models", no_models, "models.files", "error", "face_landmark", "make models"),
     Fault("a truncated model", models_with(truncate), "models.files", "error", "face_landmark", "original files"),
     Fault("a changed model", models_with(change_byte), "models.files", "warning", "not the original", "original files"),
@@ -339,7 +364,7 @@ FAULTS = (
     ),
     Fault(
         "a read-only folder",
-        given(PROMETHEUS_MULTIPROC_DIR="/proc/metrics"),
+        with_environment(PROMETHEUS_MULTIPROC_DIR="/proc/metrics"),
         "metric-files.folder",
         "error",
         "not writable",
@@ -362,7 +387,7 @@ FAULTS = (
         cgroup(memory_dot_max="max", cpu_dot_max="100000 100000"),
         "limits.cpu",
         "warning",
-        "1 cores for 4",
+        "1 CPU for 4",
         "fewer processes",
     ),
     Fault(
@@ -373,8 +398,13 @@ FAULTS = (
         "limit 20",
         "podPidsLimit",
     ),
-    Fault("few open files", given("-n 200"), "limits.files", "error", "200", "ulimit -n"),
+    Fault("few open files", with_environment("-n 200"), "limits.files", "error", "200", "ulimit -n"),
     Fault(
-        "a low limit of OpenCV", given(OPENCV_IO_MAX_IMAGE_PIXELS=1000), "python.pixels", "warning", "rejected", "unset"
+        "a low limit of OpenCV",
+        with_environment(OPENCV_IO_MAX_IMAGE_PIXELS=1000),
+        "python.pixels",
+        "warning",
+        "rejected",
+        "unset",
     ),
 )
