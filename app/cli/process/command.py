@@ -70,12 +70,17 @@ Url = Annotated[
 StallTimeout = Annotated[
     float,
     typer.Option(
-        metavar="SECONDS", min=0, max=86400, help="How long to wait while the service is unreachable or at capacity."
+        metavar="SECONDS",
+        min=0,
+        max=86400,
+        help=f"With {URL}: how long to wait while the service is unreachable or at capacity.",
     ),
 ]
-Force = Annotated[bool, typer.Option("--force", help="Replace results that are up to date.")]
+Force = Annotated[
+    bool, typer.Option("--force", help="Replace all results, even if they were made with different options.")
+]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Only list what the run would do.")]
-Json = Annotated[bool, typer.Option("--json", help="Print the summary as JSON.")]
+Json = Annotated[bool, typer.Option("--json", help="Print the summary, or the list of a dry run, as JSON.")]
 Report = Annotated[
     str | None,
     typer.Option(metavar="FILE", help="Write a JSON line to this file for each image that is done or failed."),

@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 
 BATCH_MIN, BATCH_MAX = 2, 64
 BATCH_S: Final = 0.1
-"""Processing time of the jobs that a worker holds, within the limits of their number."""
+"""Target processing time of the jobs that a worker holds, with limits for their number."""
 FLUSH_S: Final = 0.025
 """Time after which a worker sends its outcomes, even if its batch is not finished."""
 MAX_ATTEMPTS: Final = 2
@@ -105,7 +105,7 @@ class _Worker:
 
     def __init__(self, config: JobConfig) -> None:
         self.pipe, remote_end = connection.Pipe()
-        # No lock: a word with a single writer.
+        # No lock is necessary, because only the worker writes this word.
         self.current = sharedctypes.RawValue(ctypes.c_int64, -1)
         arguments = remote_end, config, self.current
         self.process: BaseProcess = _context.Process(target=_run_worker, args=arguments, daemon=True)
@@ -222,7 +222,7 @@ class LocalPool:
 
     def _close(self) -> None:
         for worker in self._workers:
-            worker.pipe.close()  # An idle worker ends.
+            worker.pipe.close()  # An idle worker ends when its pipe is closed.
         for worker in self._workers:
             if not worker.jobs:
                 worker.process.join(JOIN_TIMEOUT_S)

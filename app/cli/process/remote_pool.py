@@ -104,7 +104,7 @@ class RemotePool:
             raise self._error
 
     def _probe(self, stop: threading.Event) -> None:
-        """Check that the service is reachable, with a short timeout because a wrong URL is the likely reason."""
+        """Check that the service is reachable, with a short timeout because a failure usually means a wrong URL."""
         deadline = time.monotonic() + min(self._stall_timeout_s, PROBE_TIMEOUT_S)
         while True:
             try:

@@ -50,7 +50,7 @@ class RunOptions:
         jobs: number of images to process at a time; None for the default.
         url: URL of a service; None to process locally.
         stall_timeout_s: how long to wait while the service makes no progress.
-        is_forced: replace results that are up to date.
+        is_forced: replace all results.
         is_dry_run: only list what the run would do.
         is_json: print a machine-readable summary.
         report: path of the report file; None for no report.
