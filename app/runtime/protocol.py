@@ -9,6 +9,7 @@ import httptools
 from uvicorn.protocols.http.flow_control import HIGH_WATER_LIMIT, FlowControl
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
+from app.observability import context
 from app.observability.context import accept_request_id
 from app.observability.recording import record_error
 from app.observability.rich_logging import get_logger
@@ -268,17 +269,23 @@ class ServiceProtocol(HttpToolsProtocol):
     def _refuse(self, code: str, detail: str, headers: dict[str, str] | None = None) -> None:
         """Respond in place of the application, or only close if the request has a response, or part of one."""
         record_error(code, "api")
-        status, title = PROBLEMS[code]
         has_response = self.cycle.response_started if self._is_busy() else not isinstance(self._part, Head)
         if has_response:
             self.transport.close()
             return
+        # In a context of its own: the id of this response is not that of what happens next.
+        Context().run(self._respond, code, detail, headers or {})
+        self.transport.close()
+
+    def _respond(self, code: str, detail: str, headers: dict[str, str]) -> None:
+        status, title = PROBLEMS[code]
         if self._is_busy():
             request_id = accept_request_id(None)  # the request has its line and count, as one whose caller went away
+            context.request_id.set(request_id)
         else:
             request_id = record_refusal(self.client[0] if self.client else "-", status)
         every = {
-            **(headers or {}),
+            **headers,
             "Connection": "close",
             "X-Request-ID": request_id,
             "X-Content-Type-Options": "nosniff",
@@ -286,7 +293,6 @@ class ServiceProtocol(HttpToolsProtocol):
         response = problem_response(code, status, title, detail, headers=every)
         head = b"".join(name + b": " + value + b"\r\n" for name, value in response.raw_headers)
         self.transport.write(STATUS_LINE[status] + head + b"\r\n" + response.body)
-        self.transport.close()
 
 
 class _FlowControl(FlowControl):

@@ -14,6 +14,7 @@ import uvloop
 from uvicorn.config import Config
 from uvicorn.server import ServerState
 
+from app.observability.context import request_id
 from app.runtime import protocol, write_timeout
 from app.runtime.framing import MAX_HEAD_BYTES
 from app.runtime.protocol import ServiceProtocol, log
@@ -235,10 +236,24 @@ def test_a_stopping_process_refuses_the_request_that_runs_and_closes() -> None:
         await connection.reached.wait()
         connection.protocol.refuse_unanswered({}, "shutting_down", "the process is stopping")
         connection.release.set()
-        (refusal,) = await connection.read_all()
+        data = await connection.reader.read()
+        (refusal,) = split_responses(data)
         assert code_of(refusal) == (503, "shutting_down")
+        assert b"x-request-id: " + orjson.loads(refusal[1])["request_id"].encode() in data.lower()
 
     converse(talk)
+
+
+def test_the_id_of_a_refusal_stays_with_it() -> None:
+    known: list[str | None] = []
+
+    async def talk(connection: Connection) -> None:
+        connection.protocol._start_timeouts = lambda: known.append(request_id.get())  # called after the refusal
+        await connection.send(b"GET /\r\n")
+        assert [status for status, _ in await connection.read_all()] == [400]
+
+    converse(talk)
+    assert known == [None]
 
 
 @pytest.mark.parametrize("step", [0, 1])
