@@ -40,13 +40,18 @@ class Part(Protocol):
 
 
 class Head:
-    """The request line and the headers, measured as a whole; empty lines before them count against the limit."""
+    """The request line and the headers, measured as a whole; empty lines before them count against the limit.
+
+    Attributes:
+        is_complete: see `Part`.
+        method: of the request; empty until the request line has arrived.
+    """
 
     def __init__(self) -> None:
         self.is_complete = False
+        self.method = b""
         self._skipped = 0
         self._searched = 0
-        self._has_line = False
 
     def skip_empty_lines(self, unread: bytearray) -> None:
         """Remove line breaks before the request line: some clients send them after a body."""
@@ -58,7 +63,7 @@ class Head:
     def measure(self, unread: bytearray) -> int:
         """Return the size of the head once it has arrived; see `Part`."""
         self.skip_empty_lines(unread)
-        if not self._has_line:
+        if not self.method:
             self._check_line(unread)
         end = _HEAD_END.search(unread, max(0, self._searched - len(_EMPTY_LINE)))
         self._searched = len(unread)
@@ -71,8 +76,9 @@ class Head:
     def _check_line(self, unread: bytearray) -> None:
         end = unread.find(b"\n", self._searched) + 1
         if end:
-            require_request_line(bytes(unread[:end]))
-            self._has_line = True
+            line = bytes(unread[:end])
+            self.method = line.partition(b" ")[0]
+            require_request_line(line)
         else:
             require_method_start(unread)
 

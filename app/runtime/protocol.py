@@ -292,7 +292,13 @@ class ServiceProtocol(HttpToolsProtocol):
         }
         response = problem_response(code, status, title, detail, headers=every)
         head = b"".join(name + b": " + value + b"\r\n" for name, value in response.raw_headers)
-        self.transport.write(STATUS_LINE[status] + head + b"\r\n" + response.body)
+        body = b"" if self._is_head_request() else response.body
+        self.transport.write(STATUS_LINE[status] + head + b"\r\n" + body)
+
+    def _is_head_request(self) -> bool:
+        if self._is_busy():
+            return self.cycle.scope["method"] == "HEAD"
+        return isinstance(self._part, Head) and self._part.method == b"HEAD"
 
 
 class _FlowControl(FlowControl):

@@ -405,7 +405,7 @@ def test_a_target_is_accepted(line: bytes, path: str, host: str) -> None:
 def test_a_head_that_stays_incomplete_gets_408(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, scrape: Scrape, before: bytes, head: bytes
 ) -> None:
-    monkeypatch.setattr(protocol, "HEAD_TIMEOUT_S", 0.05)
+    monkeypatch.setattr(protocol, "HEAD_TIMEOUT_S", 0.5)
     caplog.set_level(logging.INFO, log.name)
 
     async def talk(connection: Connection) -> None:
@@ -423,7 +423,7 @@ def test_a_head_that_stays_incomplete_gets_408(
 def test_a_connection_without_a_request_is_closed_silently(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, data: bytes
 ) -> None:
-    monkeypatch.setattr(protocol, "HEAD_TIMEOUT_S", 0.05)
+    monkeypatch.setattr(protocol, "HEAD_TIMEOUT_S", 0.5)
     caplog.set_level(logging.INFO, log.name)
 
     async def talk(connection: Connection) -> None:
@@ -442,11 +442,11 @@ def test_an_idle_connection_is_closed_silently_after_its_responses(data: bytes) 
         await connection.send(data, 20)
         assert await connection.read_all() == [(200, b"/early")] * (data[:4] == b"POST")
 
-    converse(talk, keep_alive_s=0.05)
+    converse(talk, keep_alive_s=0.5)
 
 
 def test_the_time_of_a_head_does_not_run_while_its_request_waits(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(protocol, "HEAD_TIMEOUT_S", 0.05)
+    monkeypatch.setattr(protocol, "HEAD_TIMEOUT_S", 0.5)
 
     async def talk(connection: Connection) -> None:
         await connection.send(HOLD + GET)
@@ -454,6 +454,17 @@ def test_the_time_of_a_head_does_not_run_while_its_request_waits(monkeypatch: py
         assert connection.protocol._head_timer is None
         connection.release.set()
         assert [status for status, _ in await connection.read_all()] == [200, 408]
+
+    converse(talk)
+
+
+@pytest.mark.parametrize("data", [b"HEAD / HTTP/1.1\r\n\r\n", b"HEAD /#x HTTP/1.1\r\n\r\n"])
+def test_the_refusal_of_a_head_request_has_no_body(data: bytes) -> None:
+    async def talk(connection: Connection) -> None:
+        await connection.send(data)
+        head, _, body = (await connection.reader.read()).partition(b"\r\n\r\n")
+        assert (status_of(head), body) == (400, b"")
+        assert length_of(head) > 0
 
     converse(talk)
 
@@ -494,26 +505,16 @@ def test_a_client_that_reads_nothing_is_cut_off(
 
 
 @pytest.mark.parametrize("close", [b"", b"Connection: close\r\n"])
-def test_a_client_that_reads_slowly_gets_its_response(
-    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, close: bytes
-) -> None:
-    monkeypatch.setattr(write_timeout, "WRITE_TIMEOUT_S", 0.05)
+def test_a_client_that_reads_slowly_gets_its_response(caplog: pytest.LogCaptureFixture, close: bytes) -> None:
     caplog.set_level(logging.INFO, log.name)
-    checked = asyncio.Semaphore(0)
-
-    class Counted(write_timeout.WriteTimeout):
-        def _check(self) -> None:
-            checked.release()
-            super()._check()
-
-    monkeypatch.setattr(protocol, "WriteTimeout", Counted)
 
     async def talk(connection: Connection) -> None:
         await connection.send(b"GET /large HTTP/1.1\r\nHost: a\r\n" + close + b"\r\n")
         await connection.reader.readuntil(b"\r\n\r\n")
         for _ in range(20):
             await connection.reader.readexactly(50_000)  # less than the kernel needs to ask for more
-            await checked.acquire()
+            assert connection.protocol.transport.get_write_buffer_size()
+            connection.protocol._write_timeout._check()
         await connection.reader.readexactly(LARGE - 20 * 50_000)
 
     converse(talk)
