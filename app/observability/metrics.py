@@ -202,7 +202,7 @@ METRICS: tuple[MetricSpec, ...] = (
         "errors_total",
         "counter",
         "Errors, of the caller and of the service.",
-        {"type": "error code, as in the answer", "component": "`api`, `images`, `tasks`"},
+        {"type": "error code, as in the response, or `response_timeout`", "component": "`api`, `images`, `tasks`"},
     ),
     MetricSpec(
         "memory_usage_bytes",
