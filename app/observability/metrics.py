@@ -203,7 +203,7 @@ METRICS: tuple[MetricSpec, ...] = (
         "errors_total",
         "counter",
         "Errors of callers and of the service, by code, except the refusals in api_rejections_total.",
-        {"type": "error code, as in the answer", "component": "`api`, `images`, `tasks`"},
+        {"type": "error code, as in the response, or `response_timeout`", "component": "`api`, `images`, `tasks`"},
     ),
     MetricSpec(
         "memory_usage_bytes",

@@ -51,6 +51,7 @@ STATUSES = {
     "method_not_allowed": 405,
     "not_acceptable": 406,
     "body_timeout": 408,
+    "head_timeout": 408,
     "idempotency_conflict": 409,
     "task_ended": 409,
     "body_too_large": 413,
