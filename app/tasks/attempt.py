@@ -169,9 +169,7 @@ class Attempt:
         for _ in range(ATTEMPTS):
             if not is_known:
                 # A missing record has expired during an outage; an expired one counts, because it may be final.
-                stored = await self._shop.records.load(self._record.task_id) or StoredRecord(
-                    self._task.record, revision=0, is_expired=False
-                )
+                stored = await self._shop.records.load(self._record.task_id) or StoredRecord(self._task.record)
                 self._record, self._revision = stored.record, stored.revision
                 if self._record.status.is_final or not self._is_of(self._record):
                     return False

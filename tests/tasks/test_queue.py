@@ -343,7 +343,6 @@ class TestStatus:
 
         asyncio.run(main())
 
-
     @pytest.mark.parametrize("wait_s", [0, 300])
     def test_a_connection_that_was_lost_at_this_moment_is_an_absent_queue(
         self, desk: OpenDesk, check: Check, wait_s: float
