@@ -80,8 +80,7 @@ class ServiceProtocol(HttpToolsProtocol):
             self.transport.discard(len(data))
             return
         self._unset_keepalive_if_required()
-        self._unread += data
-        self._read()
+        self._read(data)
 
     def resume_writing(self) -> None:
         """Go on with the next request, which may have waited until the client read its responses."""
@@ -154,9 +153,14 @@ class ServiceProtocol(HttpToolsProtocol):
         else:
             self.transport.close()
 
-    def _read(self) -> None:
+    def _read(self, data: bytes = b"") -> None:
         """Parse what has come, up to a request that has to wait for the response before it."""
         try:
+            if data and not self._unread and not isinstance(self._part, Head):  # most of a body needs no copy
+                size = self._part.measure(data)
+                self._parse(data[:size])
+                data = data[size:]
+            self._unread += data
             while self._unread and not self.transport.is_closing() and (piece := self._take_piece()):
                 self._parse(piece)
         except RefusedError as refusal:
@@ -177,7 +181,7 @@ class ServiceProtocol(HttpToolsProtocol):
                     self.flow.pause_reading()
                 return b""
         size = self._part.measure(self._unread)
-        piece = bytes(self._unread[:size])
+        piece = bytes(memoryview(self._unread)[:size])
         del self._unread[:size]
         return piece
 

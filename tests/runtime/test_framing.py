@@ -19,6 +19,8 @@ def measure(part: ChunkedBody | SizedBody | Head, pieces: list[bytes]) -> tuple[
     unread, found = bytearray(), b""
     for piece in pieces:
         unread += piece
+        if isinstance(part, Head):
+            part.skip_empty_lines(unread)
         while not part.is_complete and (size := part.measure(unread)):
             found += unread[:size]
             del unread[:size]
