@@ -33,8 +33,8 @@ def monitor(
 ) -> None:
     """Watch running instances in the terminal: health, requests, latency, errors, tasks and processes.
 
-    Pass one URL per instance, for example of an API pod and a worker pod; their counters are summed. Press q or Ctrl-C
-    to quit. If standard output is not a terminal, each frame is printed as plain text.
+    Pass one URL per instance, such as an API pod and a worker pod, to sum their counters.
+    Press q or Ctrl-C to quit. If standard output is not a terminal, frames are printed as text.
     """
     for name, value in (("--interval", interval), ("--window", window), ("--timeout", timeout)):
         if not (math.isfinite(value) and MIN_S <= value <= MAX_S):
