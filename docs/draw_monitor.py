@@ -39,7 +39,7 @@ EXAMPLES = Path(__file__).parent.parent / "examples"
 CROP = "/api/v1/frontal/crop"
 WIDTH, HEIGHT = 110, 34
 ROUNDS, INTERVAL_S, WINDOW_S = 56, 0.5, 10.0
-CALLERS = 3
+CLIENTS = 3
 START_TIMEOUT_S = 60
 PERIOD_S = 16.0  # of the load, which rises and falls
 
@@ -137,7 +137,7 @@ async def call(api: str, number: int) -> None:
 
 async def watch(api: str, metrics: str) -> RenderableType:
     """Scrape the service under load, and return the last screen."""
-    callers = [asyncio.create_task(call(api, number)) for number in range(CALLERS)]
+    clients = [asyncio.create_task(call(api, number)) for number in range(CLIENTS)]
     history, started_at = History(), clock()
     async with contextlib.aclosing(Scraper(parse_targets([metrics]), timeout_s=5, window_s=WINDOW_S)) as scraper:
         scraper.instances[0].name = "127.0.0.1:9000"  # the actual port is random
@@ -153,9 +153,9 @@ async def watch(api: str, metrics: str) -> RenderableType:
                 window_s=WINDOW_S,
             )
             history.add(snapshot, scraper.instances)
-    for caller in callers:
-        caller.cancel()
-    await asyncio.gather(*callers, return_exceptions=True)
+    for client_task in clients:
+        client_task.cancel()
+    await asyncio.gather(*clients, return_exceptions=True)
     return draw_screen(View(snapshot, history), WIDTH, HEIGHT, hint="q quits")
 
 

@@ -236,7 +236,7 @@ def chart(
     is_ascii: bool,
 ) -> list[Text]:
     """Draw a bar chart with its label and the highest value shown."""
-    is_flat = height == 1  # the maximum is then at the right, because there is no second line for it
+    is_flat = height == 1  # there is no second line for the maximum, so it goes to the right
     label_width = _FLAT_LABEL_WIDTH if is_flat else _LABEL_WIDTH
     chart_width = width - label_width - (_LABEL_WIDTH if is_flat else 0)
     shown = [value for value in values[-chart_width:] if value is not None] if chart_width > 0 else []

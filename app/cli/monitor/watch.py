@@ -140,8 +140,8 @@ class _Watch:
             self._console.print(self._draw(self._console.width, None), "")
         sys.stdout.flush()
 
-    async def _show(self, scraper: Scraper, quit_: Callable[[], object]) -> None:
-        screen = _Terminal(self._console, lambda width, height: self._draw(width, height, HINT), quit_)
+    async def _show(self, scraper: Scraper, on_quit: Callable[[], object]) -> None:
+        screen = _Terminal(self._console, lambda width, height: self._draw(width, height, HINT), on_quit)
         with screen.open():
             screen.refresh()
             async for _ in self._snapshots(scraper):
@@ -158,10 +158,10 @@ class _Watch:
 
 
 @contextmanager
-def _call_on_signals(quit_: Callable[[], object]) -> Iterator[None]:
+def _call_on_signals(on_quit: Callable[[], object]) -> Iterator[None]:
     loop = asyncio.get_running_loop()
     for number in _QUIT_SIGNALS:
-        loop.add_signal_handler(number, quit_)
+        loop.add_signal_handler(number, on_quit)
     try:
         yield
     finally:
@@ -175,15 +175,15 @@ class _Terminal:
     Args:
         console: console of the terminal.
         draw: draws the screen for a width and a height.
-        quit_: called when the user presses the quit key.
+        on_quit: called when the user presses the quit key.
     """
 
     def __init__(
-        self, console: Console, draw: Callable[[int, int], RenderableType], quit_: Callable[[], object]
+        self, console: Console, draw: Callable[[int, int], RenderableType], on_quit: Callable[[], object]
     ) -> None:
         self._console = console
         self._draw = draw
-        self._quit = quit_
+        self._on_quit = on_quit
         self._keyboard = sys.stdin.fileno() if sys.stdin is not None and sys.stdin.isatty() else None
         self._saved: list[Any] | None = None  # settings of the keyboard
 
@@ -237,4 +237,4 @@ class _Terminal:
         if not keys:
             asyncio.get_running_loop().remove_reader(keyboard)
         elif QUIT_KEYS & frozenset(keys):
-            self._quit()
+            self._on_quit()
