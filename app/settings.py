@@ -306,7 +306,16 @@ def read_api_keys(file: Path) -> list[tuple[str, str]]:
         OSError: the file cannot be read.
         ValueError: it holds no key, or one that is invalid.
     """
-    lines = [line for line in file.read_text(encoding="utf-8").splitlines() if not line.lstrip().startswith("#")]
+    return parse_key_file(file.read_bytes())
+
+
+def parse_key_file(content: bytes) -> list[tuple[str, str]]:
+    """Return the keys in the content of a file of API keys; see `read_api_keys`.
+
+    Raises:
+        ValueError: it holds no key, or one that is invalid.
+    """
+    lines = [line for line in content.decode().splitlines() if not line.lstrip().startswith("#")]
     keys = parse_api_keys(part.strip() for line in lines for part in line.split(",") if part.strip())
     if not keys:  # an empty file must not let everyone in
         raise ValueError("expected at least one key, got none")

@@ -14,8 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import SecretStr
 
-from app.cli.doctor.names import Check
-from app.cli.doctor.parts import PARTS
+from app.cli.doctor.catalogue import CATALOGUE, Check
 from app.face.errors import public_codes
 from app.face.regions import REGIONS, RegionSpec
 from app.observability.metrics import METRICS
@@ -120,13 +119,13 @@ def regions_table() -> str:
 
 
 def doctor_table(check: Check) -> str:
-    """Every part of a check of `facial-service doctor`, but for that which is about the check itself."""
+    """Every finding of a check of `facial-service doctor`, except the one about the check itself."""
     rows = (
-        (f"`{name}`", part.looks_at, part.finds, part.remedy)
-        for name, part in PARTS.items()
+        (f"`{name}`", entry.subject, entry.results, f"{entry.remedy[:1].upper()}{entry.remedy[1:]}.")
+        for name, entry in CATALOGUE.items()
         if name.startswith(f"{check}.") and not name.endswith(".check")
     )
-    return markdown_table(("finding", "what is looked at", "what is found at times", "what to do"), rows)
+    return markdown_table(("finding", "what is checked", "problems", "what to do"), rows)
 
 
 TABLES: dict[str, Callable[[], str]] = {

@@ -7,6 +7,8 @@ import re
 from collections.abc import Iterator
 from typing import NamedTuple
 
+import numpy as np
+
 from app.codec.exif import UPRIGHT, read_orientation
 from app.face.errors import ImageCorruptError, ImageFormatError, ImageTruncatedError
 from app.face.frame import Size
@@ -21,12 +23,14 @@ _FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
 _SEGMENTS = _FRAMES | {_SOS, 0xC4, 0xCC, 0xDB, 0xDC, 0xDD, 0xFE} | frozenset(range(0xE0, 0xF0))
 
 # A marker may have any number of 0xFF before it.
-_MARKER = re.compile(rb"\xff+([^\xff])", re.DOTALL)
+_MARKER = re.compile(rb"\xff++([^\xff])", re.DOTALL)
 # In a scan, 0xFF 0x00 is a byte of data, 0xD0 to 0xD7 restart the decoder, and 0xFF is filling.
-_SCAN_END = re.compile(rb"\xff[\x01-\xcf\xd8-\xfe]")
+_MARKER_START, _DATA, _RESTART, _RESTART_MASK = 0xFF, 0x00, 0xD0, 0xF8
+_SCAN_BLOCK = 65_536
 
-# Empty comments cost four bytes each, so the size of the file alone does not bound the work.
-_MAX_SEGMENTS = 4_096
+# Empty comments cost four bytes each, so the size of the file alone does not bound the work. Metadata are split into
+# segments of 64 KiB, of which a body has room for 256.
+_MAX_SEGMENTS = 1_024
 # Each scan of a progressive JPEG visits the whole image, and needs only a few bytes to do so. Encoders write about ten;
 # more are read as far as scans times pixels stay within what a large photo with as many as encoders write takes.
 _MAX_SCANS = 100
@@ -133,12 +137,19 @@ def _iter_segments(view: memoryview) -> Iterator[tuple[int, int, int]]:
 
 def _find_scan_end(view: memoryview, start: int) -> int:
     """Find the marker that ends a scan's data, which begins at ``start``."""
-    found = _SCAN_END.search(view, start)
-    if found is None:
-        raise ImageTruncatedError("The JPEG ends inside its image data.")
-    if found.start() == start:
-        raise ImageCorruptError("A scan of the JPEG has no data.")
-    return found.start()
+    # Array operations take the same time for any data; a regular expression takes ten times as long on fill bytes.
+    data = np.frombuffer(view, np.uint8)
+    for position in range(start, len(data) - 1, _SCAN_BLOCK):
+        block = data[position : position + _SCAN_BLOCK + 1]
+        following = block[1:]
+        is_end = (block[:-1] == _MARKER_START) & (following != _DATA) & (following != _MARKER_START)
+        is_end &= following & _RESTART_MASK != _RESTART
+        end = int(is_end.argmax())
+        if is_end[end]:
+            if position + end == start:
+                raise ImageCorruptError("A scan of the JPEG has no data.")
+            return position + end
+    raise ImageTruncatedError("The JPEG ends inside its image data.")
 
 
 def _parse_frame(marker: int, content: memoryview) -> tuple[Size, frozenset[int]]:

@@ -31,8 +31,8 @@ _MAX_LENGTH = 2**31 - 1
 _MAX_PALETTE_BYTES = 3 * 256
 # Chunks may be empty, so the size of the file alone does not bound the work. libpng writes 8 KiB of pixels in a chunk,
 # and no encoder less than 1 KiB.
-_BASE_CHUNKS = 6144
-_BYTES_PER_CHUNK = 512
+_BASE_CHUNKS = 1_024
+_BYTES_PER_CHUNK = 1_024
 
 
 class PngHeader(NamedTuple):

@@ -21,7 +21,7 @@ _KEY_FRAME_START = b"\x9d\x01\x2a"
 _LOSSLESS_SIGNATURE = 0x2F
 _SIDE_BITS = 14
 _SIDE_MASK = (1 << _SIDE_BITS) - 1
-_MAX_CHUNKS = 4_096
+_MAX_CHUNKS = 1_024
 
 
 def read_webp_size(view: memoryview) -> Size:

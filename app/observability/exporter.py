@@ -35,8 +35,23 @@ HEAD_LIMIT_S = 5.0  # from the connection to the end of the request's head
 REQUEST_LIMIT_S = 30.0  # from the connection to the end of the response
 REPLACEABLE_S = 5.0  # age at which a connection that reads its response slowly makes room for a new one
 ACCEPT_PAUSE_S = 0.1  # after a failed accept, so that the loop does not spin
-ACCEPT_LOG_S = 10.0
+ERROR_LOG_S = 10.0  # at least this long between two lines about one kind of error
 NOSNIFF = ("X-Content-Type-Options", "nosniff")
+
+
+class _LogLimit:
+    """Decides whether an error that may occur at every request is logged now."""
+
+    def __init__(self) -> None:
+        self._last = -ERROR_LOG_S
+
+    def is_due(self) -> bool:
+        """Return whether `ERROR_LOG_S` has passed since the last line."""
+        now = time.monotonic()
+        if now - self._last < ERROR_LOG_S:
+            return False
+        self._last = now
+        return True
 
 
 def health_report(board: Board) -> dict[str, Any]:
@@ -81,6 +96,7 @@ def exporter_app(board: Board, registry: CollectorRegistry | None) -> Callable[.
         registry: what ``/metrics`` reads; None leaves it out (404).
     """
     metrics_app = make_wsgi_app(registry) if registry is not None else None
+    scrape_errors = _LogLimit()
 
     def application(environ: dict[str, Any], start: StartResponse) -> Iterable[bytes]:
         def start_response(status: str, headers: list[tuple[str, str]], *rest: Any) -> Any:
@@ -91,7 +107,8 @@ def exporter_app(board: Board, registry: CollectorRegistry | None) -> Callable[.
             try:
                 return cast("Iterable[bytes]", metrics_app(environ, start_response))
             except Exception:
-                log.exception("A scrape failed")
+                if scrape_errors.is_due():
+                    log.exception("A scrape failed")
                 start_response("500 Internal Server Error", [("Content-Length", "0")])
                 return [b""]
         if path in {"/health", "/health/live", "/health/ready"}:
@@ -119,18 +136,23 @@ class _Server(ThreadingMixIn, WSGIServer):
         self._lock = threading.Lock()
         self._starts: dict[socket.socket, float] = {}  # oldest first
         self._complete: set[socket.socket] = set()  # connections whose request head has arrived
-        self._last_accept_log = -ACCEPT_LOG_S
+        self._accept_errors, self._response_errors = _LogLimit(), _LogLimit()
+        self._is_failing = False
 
     def get_request(self) -> tuple[socket.socket, Any]:
-        """Accept a connection; log, at a limited rate, that the process cannot."""
+        """Accept a connection; log, at a limited rate, that the process cannot, and that it can again."""
         try:
-            return super().get_request()
+            accepted = super().get_request()
         except OSError as error:
-            if time.monotonic() - self._last_accept_log >= ACCEPT_LOG_S:
-                self._last_accept_log = time.monotonic()
+            if self._accept_errors.is_due():
                 log.error("exporter: cannot accept connections (%s); raise the limit of open files", error.strerror)  # noqa: TRY400
+                self._is_failing = True
             time.sleep(ACCEPT_PAUSE_S)
             raise
+        if self._is_failing:
+            self._is_failing = False
+            log.info("exporter: connections are accepted again")
+        return accepted
 
     def process_request(self, request: Any, client_address: Any) -> None:
         """Start the connection's thread, after making room for it if necessary."""
@@ -170,7 +192,7 @@ class _Server(ThreadingMixIn, WSGIServer):
 
     def handle_error(self, request: Any, client_address: Any) -> None:  # noqa: ARG002 - the base class's signature
         """Log what is not caused by a peer that closed its connection or never sent anything."""
-        if not isinstance(sys.exception(), OSError):
+        if not isinstance(sys.exception(), OSError) and self._response_errors.is_due():
             log.error("The exporter failed to answer", exc_info=sys.exception())
 
     def _find_victim(self, now: float) -> socket.socket | None:

@@ -91,7 +91,7 @@ METRICS: tuple[MetricSpec, ...] = (
     MetricSpec(
         "api_rejections_total",
         "counter",
-        "Requests turned away before any work.",
+        "Requests refused before any work, by reason; they are not in errors_total.",
         {
             "reason": (
                 "saturated",
@@ -149,7 +149,8 @@ METRICS: tuple[MetricSpec, ...] = (
     MetricSpec(
         "queue_writable",
         "gauge",
-        "Whether the queue can store tasks: 0 if it does not respond, its disk is full or a write has failed.",
+        "Whether the queue can store tasks: 0 if it does not respond, its disk is full or a write has failed. Absent "
+        "for a server of your own that responds, unless NATS_MONITOR_URL is set.",
         {},
         is_collected=True,
     ),
@@ -201,8 +202,8 @@ METRICS: tuple[MetricSpec, ...] = (
     MetricSpec(
         "errors_total",
         "counter",
-        "Errors, of the caller and of the service.",
-        {"type": "error code, as in the answer", "component": "`api`, `images`, `tasks`"},
+        "Errors of callers and of the service, by code, except the refusals in api_rejections_total.",
+        {"type": "error code, as in the response, or `response_timeout`", "component": "`api`, `images`, `tasks`"},
     ),
     MetricSpec(
         "memory_usage_bytes",

@@ -38,6 +38,10 @@ class LingeringTransport:
         transport: the connection.
         loop: for the time limit.
         is_client_sending: whether more of a request may be on its way.
+
+    Attributes:
+        is_lingering: whether only reading goes on.
+        written_bytes: how many bytes were written in all.
     """
 
     def __init__(
@@ -47,6 +51,7 @@ class LingeringTransport:
         self._loop = loop
         self._is_client_sending = is_client_sending
         self.is_lingering = False
+        self.written_bytes = 0
         self._discarded = 0
 
     def __getattr__(self, name: str) -> Any:
@@ -58,7 +63,8 @@ class LingeringTransport:
 
     def write(self, data: bytes) -> None:
         """Send data, unless the last response has been sent: a request that is still running may respond later."""
-        if not self.is_lingering:
+        if not self.is_closing():
+            self.written_bytes += len(data)
             self._transport.write(data)
 
     def close(self) -> None:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, NoReturn, Protocol
 
 from app.observability.rich_logging import get_logger
 from app.runtime.parent import end_with_parent
+from app.settings import read_environment
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -207,7 +208,7 @@ class Companion:
 
 
 def execute(
-    command: Sequence[str], *, keep: Sequence[int], output: Path, environment: Mapping[str, str] = NOTHING
+    command: Sequence[str], *, keep: Sequence[int], output: Path, defaults: Mapping[str, str] = NOTHING
 ) -> NoReturn:
     """Become another program, which gets some open files of this one and writes into a file.
 
@@ -215,7 +216,7 @@ def execute(
         command: the program's path, then its arguments.
         keep: descriptors that stay open.
         output: gets what it writes to standard output and error, behind what is there.
-        environment: variables to set in addition to those of this process.
+        defaults: environment variables to set unless this process has them, because an operator set them.
 
     Raises:
         OSError: the program or the file cannot be opened.
@@ -226,9 +227,7 @@ def execute(
         os.dup2(descriptor, standard)
     for descriptor in keep:
         os.set_inheritable(descriptor, True)
-    for name, value in environment.items():
-        os.putenv(name, value)
-    os.execv(command[0], list(command))  # noqa: S606 - no shell is the point
+    os.execve(command[0], list(command), {**defaults, **read_environment()})  # noqa: S606 - no shell is the point
 
 
 def describe_status(status: int | None) -> str:

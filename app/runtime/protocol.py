@@ -1,172 +1,134 @@
-"""HTTP as uvicorn reads it, with a bound on a request's head, and with offers of other protocols passed over."""
+"""The API's side of an HTTP connection: uvicorn's protocol with stricter parsing and with limits."""
 
 from __future__ import annotations
 
-import asyncio
-import re
+from contextvars import Context
 from typing import TYPE_CHECKING, Any
 
 import httptools
+from uvicorn.protocols.http.flow_control import HIGH_WATER_LIMIT, FlowControl
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
-from app.observability import metrics
+from app.observability import context
 from app.observability.context import accept_request_id
 from app.observability.recording import record_error
+from app.observability.rich_logging import get_logger
 from app.runtime.closing import LingeringTransport
+from app.runtime.framing import Head, body_of, invalid_body
+from app.runtime.request_head import RefusedError, replace_host, require_valid_headers, split_target
+from app.runtime.write_timeout import WRITE_TIMEOUT_S, WriteTimeout
 from app.web.middleware import record_refusal
 from app.web.problem_codes import PROBLEMS
 from app.web.problems import problem_response
 
 if TYPE_CHECKING:
+    import asyncio
     from collections.abc import Iterator
 
-# Proxies send on 8 to 32 KiB. The parser joins a header's pieces anew with each one that comes, so that without a
-# bound one long header keeps a worker busy until it is taken for dead.
-MAX_HEAD_BYTES = 65_536
+    from app.runtime.framing import Part
+
+log = get_logger("api")
 
 IDLE_LINGER_S = 1.0  # how long a silent connection of a stopping process may still send a request
 HEAD_TIMEOUT_S = 30.0  # from the connection, or a request's first byte, to the end of its head
 
-# A second value is a request for two servers on the way to read the request differently.
-_SINGLE_HEADERS = (
-    b"host",
-    b"content-type",
-    b"content-encoding",
-    b"content-length",
-    b"transfer-encoding",
-    b"authorization",
-    b"idempotency-key",
-)
-_HOST = re.compile(rb"(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._~!$&'()*+,;=%-]*)(:[0-9]{0,5})?")
-_CONTROL = re.compile(rb"[\x00-\x08\x0a-\x1f\x7f]")
-# The parser reports an unknown method at its first wrong byte; the rest of the line shows whether it is HTTP at all.
-_UNKNOWN_METHOD = re.compile(rb"^([!#$%&'*+.^_`|~0-9A-Za-z-]{1,64}) [!-~]+ HTTP/1\.[01]\r?$", re.MULTILINE)
-MAX_LINE_BYTES = 8192
-
 _UPGRADE_HEADERS = {b"upgrade", b"http2-settings"}
-
-
-class _RefusedError(Exception):
-    """The head of a request is refused; raised within a callback of the parser."""
-
-    def __init__(self, code: str, detail: str) -> None:
-        super().__init__(detail)
-        self.code = code
-        self.detail = detail
 
 
 class ServiceProtocol(HttpToolsProtocol):
     """One connection.
 
-    A client that offers to go on in another protocol (Java's offers HTTP/2 with each request) is answered in this one,
-    as RFC 9110 has it; the parser alone would drop the request's body.
+    Requests are parsed one at a time: what is pipelined behind a request stays unread until its response has been
+    written. So responses have the order of the requests, also if one is refused, and a client that does not read its
+    responses causes no more work.
+
+    A client that offers to go on in another protocol (Java's offers HTTP/2 with each request) gets its response in this
+    one, as RFC 9110 requires; the parser alone would drop the request's body.
     """
 
     transport: LingeringTransport  # type: ignore[assignment]
-    _is_offer = False
-    _is_pausing = True
-    _text_bytes = 0
-    _head_bytes = 0
-    _is_head_complete = False
-    _has_target = False
-    _refusal: _RefusedError | None = None
-    _bad_line: bytes | None = None  # a request line that the parser refused, until it is complete
+    _write_timeout: WriteTimeout
     _head_timer: asyncio.TimerHandle | None = None
+    _is_head_complete = False
+    _is_message_complete = False
+    _is_offer = False
+    _is_refused = False
     _is_stopping = False
-    _is_head_open = False
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self._unread: list[bytes] = []
-        self._line = b""  # the bytes of a request line whose target has not come yet
+        self._unread = bytearray()
+        self._part: Part = Head()
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as in the base class
         """Begin to wait for the first request's head."""
         super().connection_made(transport)
         self.transport = LingeringTransport(transport, self.loop, self._is_client_sending)
+        self._write_timeout = WriteTimeout(self.transport, self.loop, self._abort)
+        self.flow = _FlowControl(transport, self._unread)
         self._start_head_timer()
 
     def connection_lost(self, exc: Exception | None) -> None:
         """End."""
         self._stop_head_timer()
+        self._write_timeout.stop()
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
-        """Read what came, after what is still to be read again."""
+        """Take what came, and parse what is due."""
         if self.transport.is_closing():
             self.transport.discard(len(data))
             return
-        if self._unread:
-            self._unread.append(data)
-            return
-        if self._bad_line is not None:
-            self._refuse_line(data)
-            return
         self._unset_keepalive_if_required()
-        line = self._line
-        # What is read without a step of the body or the message is text of headers or trailers, or between chunks.
-        self._is_pausing = True
-        try:
-            self.parser.feed_data(data)
-        except httptools.HttpParserUpgrade as offer:
-            self._pass_over_offer(data[offer.args[0] :])
-        except httptools.HttpParserInvalidMethodError:
-            self._bad_line = line
-            self._refuse_line(data)
-        except httptools.HttpParserError:
-            refusal = self._refusal or _RefusedError("http_invalid", "request: expected HTTP/1.1, got something else")
-            self._refuse(refusal.code, refusal.detail)
-        else:
-            self._line = b"" if self._has_target else (line + data)[-MAX_LINE_BYTES:]
-            self._text_bytes = self._text_bytes + len(data) if self._is_pausing else 0
-            if self._text_bytes > MAX_HEAD_BYTES:
-                refusal = _head_too_large()
-                self._refuse(refusal.code, refusal.detail)
+        self._unread += data
+        self._read()
+
+    def resume_writing(self) -> None:
+        """Go on with the next request, which may have waited until the client read its responses."""
+        super().resume_writing()
+        self._read_later()
 
     def on_message_begin(self) -> None:
         """Begin a request."""
-        self._is_offer = self._is_head_complete = self._has_target = False
-        self._head_bytes = 0
-        self._is_head_open = True
-        if self._head_timer is None:
-            self._start_head_timer()
+        self._is_offer = self._is_head_complete = self._is_message_complete = False
         super().on_message_begin()
-
-    def on_url(self, url: bytes) -> None:
-        """Take a piece of the request's target."""
-        self._has_target = True
-        self._count_head(len(url))
-        super().on_url(url)
 
     def on_header(self, name: bytes, value: bytes) -> None:
         """Take a header; the fields of a trailer are dropped, because they must not become headers."""
-        self._count_head(len(name) + len(value) + len(b": \r\n"))
         if not self._is_head_complete:
             super().on_header(name, value)
 
     def on_headers_complete(self) -> None:
-        """Start the request, unless it is to be read again without its offer."""
-        self._is_pausing = False
-        self._is_head_open = False
+        """Start the request, unless it is to be parsed again without its offer."""
         self._stop_head_timer()
         self._is_head_complete = True
         self._is_offer = self.parser.should_upgrade()
-        if not self._is_offer:
-            self._count_head(len(self.parser.get_method()) + len(b"  HTTP/1.1\r\n\r\n"))
-            self._require_valid_head()
-            super().on_headers_complete()
-            self.cycle.keep_alive = self.cycle.keep_alive and not self._is_stopping
-
-    def on_body(self, body: bytes) -> None:
-        """Take a piece of the body."""
-        self._is_pausing = False
-        super().on_body(body)
+        if self._is_offer:
+            return
+        version = self.parser.get_http_version()
+        require_valid_headers(version, self.headers)
+        authority, self.url = split_target(self.url)
+        if authority is not None:
+            replace_host(self.headers, authority)
+        self.expect_100_continue = self.expect_100_continue and version != "1.0"
+        super().on_headers_complete()
+        self._close_after_last_request()
 
     def on_message_complete(self) -> None:
         """End the request's body."""
-        self._is_pausing = self._has_target = False
+        self._is_message_complete = True
         if not self._is_offer:
             super().on_message_complete()
+            self._close_after_last_request()
+
+    def on_response_complete(self) -> None:
+        """Go on with the next request, or close the connection of a stopping process."""
+        super().on_response_complete()
+        if self._unread:
+            self._unset_keepalive_if_required()
+            self._read_later()
+        elif self._is_stopping:
+            self.transport.close()
 
     def shutdown(self) -> None:
         """Close the connection after the response to its last request; if it is idle, after a moment for another.
@@ -176,7 +138,7 @@ class ServiceProtocol(HttpToolsProtocol):
         """
         self._is_stopping = True
         if self._is_busy():
-            self.cycle.keep_alive = False
+            self._close_after_last_request()
         else:
             self.loop.call_later(IDLE_LINGER_S, self._close_idle)
 
@@ -184,68 +146,68 @@ class ServiceProtocol(HttpToolsProtocol):
         """Respond to a request that has no response yet, and close the connection."""
         if self.transport.is_closing():
             return
-        if self._has_begun() or (self._is_busy() and not self.cycle.response_started):
+        if self._is_busy():
+            if not self.cycle.response_started:
+                self._refuse(code, detail, headers)
+        elif self._has_begun():
             self._refuse(code, detail, headers)
-        elif not self._is_busy():
-            self.transport.close()
-
-    def _close_idle(self) -> None:
-        if not self._is_busy() and not self._has_begun():
-            self.transport.close()
-
-    def _is_busy(self) -> bool:
-        return self.cycle is not None and not self.cycle.response_complete
-
-    def _has_begun(self) -> bool:
-        return self._is_head_open or bool(self._unread)
-
-    def _is_client_sending(self) -> bool:
-        return self._has_begun() or bool(self.pipeline) or (self.cycle is not None and self.cycle.more_body)
-
-    def _count_head(self, size: int) -> None:
-        self._head_bytes += size
-        if self._head_bytes > MAX_HEAD_BYTES:
-            raise self._refused(_head_too_large())
-
-    def _require_valid_head(self) -> None:
-        version = self.parser.get_http_version()
-        method = self.parser.get_method().decode("ascii")
-        if (problem := head_problem(method, version, self.headers)) is not None:
-            raise self._refused(problem)
-
-    def _refused(self, refusal: _RefusedError) -> _RefusedError:
-        self._refusal = refusal
-        return refusal
-
-    def _refuse_line(self, data: bytes) -> None:
-        """Refuse a request line once it is complete: as an unknown method, or as no HTTP."""
-        self._bad_line = (self._bad_line or b"") + data
-        if b"\n" not in self._bad_line and len(self._bad_line) < MAX_LINE_BYTES and _is_like_method(self._bad_line):
-            return
-        is_http = any(line[1].decode() not in metrics.HTTP_METHODS for line in _UNKNOWN_METHOD.finditer(self._bad_line))
-        self._bad_line = None
-        if is_http:
-            self._refuse("method_unknown", "method: expected one of HTTP's own, got another")
         else:
-            self._refuse("http_invalid", "request: expected HTTP/1.1, got something else")
+            self.transport.close()
 
-    def _pass_over_offer(self, rest: bytes) -> None:
-        method = self.parser.get_method()
-        if method == b"CONNECT":
-            self._refuse("http_invalid", "method: expected a request, got CONNECT")
-            return
+    def _read(self) -> None:
+        """Parse what has come, up to a request that has to wait for the response before it."""
+        try:
+            while self._unread and not self.transport.is_closing() and (piece := self._take_piece()):
+                self._parse(piece)
+        except RefusedError as refusal:
+            self._is_refused = True
+            self._refuse(refusal.code, refusal.detail)
+        self._start_timeouts()
+
+    def _read_later(self) -> None:
+        """Parse in a turn of its own, in a context that has nothing of the request before."""
+        if self._unread:
+            self.loop.call_soon(self._read, context=Context())
+
+    def _take_piece(self) -> bytes:
+        if isinstance(self._part, Head):
+            self._part.skip_empty_lines(self._unread)
+            if self._is_busy() or self.flow.write_paused:
+                if len(self._unread) > HIGH_WATER_LIMIT:  # below it, reading on shows when the client goes away
+                    self.flow.pause_reading()
+                return b""
+        size = self._part.measure(self._unread)
+        piece = bytes(self._unread[:size])
+        del self._unread[:size]
+        return piece
+
+    def _parse(self, piece: bytes) -> None:
+        is_head = isinstance(self._part, Head)
+        try:
+            self.parser.feed_data(piece)
+        except httptools.HttpParserUpgrade:
+            self._parse_without_offer()
+        except httptools.HttpParserError as error:
+            if isinstance(error.__context__, RefusedError):  # raised in a callback
+                raise error.__context__ from None
+            raise (_invalid_head() if is_head else invalid_body()) from None
+        # The parser decides where a message ends; if it was divided otherwise, what follows cannot be trusted.
+        if is_head and not self._is_head_complete:
+            raise _invalid_head()
+        if not is_head and self._part.is_complete != self._is_message_complete:
+            raise invalid_body()
+        if self._is_message_complete:
+            self._part = Head()
+        elif is_head:
+            self._part = body_of(self.headers)
+
+    def _parse_without_offer(self) -> None:
         version = self.parser.get_http_version().encode()
-        head = [method, b" ", self.url, b" HTTP/", version, b"\r\n", *self._other_headers(), b"\r\n"]
+        line = self.parser.get_method() + b" " + self.url + b" HTTP/" + version + b"\r\n"
+        head = b"".join([line, *self._other_headers(), b"\r\n"])
         self.parser = httptools.HttpRequestParser(self)
         self.parser.set_dangerous_leniencies(lenient_data_after_close=True)  # as the base class does
-        # In a turn of its own: requests with offers, many in one packet, would nest as deep as they are many.
-        self._unread = [*head, rest]
-        asyncio.get_running_loop().call_soon(self._read_again)
-
-    def _read_again(self) -> None:
-        data, self._unread = b"".join(self._unread), []
-        if not self.transport.is_closing():
-            self.data_received(data)
+        self._parse(head)
 
     def _other_headers(self) -> Iterator[bytes]:
         for name, value in self.headers:
@@ -255,68 +217,106 @@ class ServiceProtocol(HttpToolsProtocol):
             elif name not in _UPGRADE_HEADERS:
                 yield name + b": " + value + b"\r\n"
 
+    def _is_busy(self) -> bool:
+        return self.cycle is not None and not self.cycle.response_complete
+
+    def _has_begun(self) -> bool:
+        return isinstance(self._part, Head) and bool(self._unread)
+
+    def _is_client_sending(self) -> bool:
+        return bool(self._unread) or self._is_refused or not isinstance(self._part, Head)
+
+    def _close_after_last_request(self) -> None:
+        if self._is_stopping and not self._unread:
+            self.cycle.keep_alive = False
+
+    def _close_idle(self) -> None:
+        if not self._is_busy() and not self._has_begun():
+            self.transport.close()
+
+    def _start_timeouts(self) -> None:
+        """Limit the time of a client that has to send more: a head, or the rest of a body that has its response."""
+        if self.transport.is_closing() or self._is_busy() or self._head_timer is not None:
+            return
+        if not self._has_begun():
+            self._unset_keepalive_if_required()
+            self.timeout_keep_alive_task = self.loop.call_later(
+                self.timeout_keep_alive, self.timeout_keep_alive_handler
+            )
+        elif not self.flow.write_paused:  # otherwise the head is complete, or not read
+            self._start_head_timer()
+
     def _start_head_timer(self) -> None:
-        self._head_timer = asyncio.get_running_loop().call_later(HEAD_TIMEOUT_S, self._give_up)
+        self._head_timer = self.loop.call_later(HEAD_TIMEOUT_S, self._end_head)
 
     def _stop_head_timer(self) -> None:
         if self._head_timer is not None:
             self._head_timer.cancel()
             self._head_timer = None
 
-    def _give_up(self) -> None:
-        self.transport.close()
+    def _end_head(self) -> None:
+        if self._has_begun():
+            self._refuse("head_timeout", f"headers: expected within {HEAD_TIMEOUT_S:g} s, got an incomplete head")
+        else:
+            self.transport.close()
+
+    def _abort(self) -> None:
+        record_error("response_timeout", "api")
+        client = self.client[0] if self.client else "-"
+        log.info("%s: connection closed, because the client read no response for %g s", client, WRITE_TIMEOUT_S)
+        self.transport.abort()
 
     def _refuse(self, code: str, detail: str, headers: dict[str, str] | None = None) -> None:
-        status, title = PROBLEMS[code]
+        """Respond in place of the application, or only close if the request has a response, or part of one."""
         record_error(code, "api")
-        if self.cycle is None or self.cycle.response_complete:
-            request_id = record_refusal(self.client[0] if self.client else "-", status)
-        elif not self.cycle.response_started:
-            request_id = accept_request_id(None)  # the request has its line and count, as one whose caller went away
-        else:
-            self.transport.close()  # an answer of its own would run into the one that is under way
+        has_response = self.cycle.response_started if self._is_busy() else not isinstance(self._part, Head)
+        if has_response:
+            self.transport.close()
             return
+        # In a context of its own: the id of this response is not that of what happens next.
+        Context().run(self._respond, code, detail, headers or {})
+        self.transport.close()
+
+    def _respond(self, code: str, detail: str, headers: dict[str, str]) -> None:
+        status, title = PROBLEMS[code]
+        if self._is_busy():
+            request_id = accept_request_id(None)  # the request has its line and count, as one whose caller went away
+            context.request_id.set(request_id)
+        else:
+            request_id = record_refusal(self.client[0] if self.client else "-", status)
         every = {
-            **(headers or {}),
+            **headers,
             "Connection": "close",
             "X-Request-ID": request_id,
             "X-Content-Type-Options": "nosniff",
         }
         response = problem_response(code, status, title, detail, headers=every)
         head = b"".join(name + b": " + value + b"\r\n" for name, value in response.raw_headers)
-        self.transport.write(STATUS_LINE[status] + head + b"\r\n" + response.body)
-        self.transport.close()
+        body = b"" if self._is_head_request() else response.body
+        self.transport.write(STATUS_LINE[status] + head + b"\r\n" + body)
+
+    def _is_head_request(self) -> bool:
+        if self._is_busy():
+            return self.cycle.scope["method"] == "HEAD"
+        return isinstance(self._part, Head) and self._part.method == b"HEAD"
 
 
-def head_problem(method: str, version: str, headers: list[tuple[bytes, bytes]]) -> _RefusedError | None:
-    """Return what is wrong with a request's head, beyond what the parser refuses."""
-    if version in {"1.0", "1.1"} and method not in metrics.HTTP_METHODS:
-        return _RefusedError("method_unknown", "method: expected one of HTTP's own, got another")
-    detail = next(_find_faults(version, headers), None)
-    return None if detail is None else _RefusedError("http_invalid", detail)
+class _FlowControl(FlowControl):
+    """Flow control that keeps reading paused while much is unread, although each request resumes it.
+
+    Args:
+        transport: the connection.
+        unread: what has come and waits.
+    """
+
+    def __init__(self, transport: asyncio.Transport, unread: bytearray) -> None:
+        super().__init__(transport)
+        self._unread = unread
+
+    def resume_reading(self) -> None:
+        if len(self._unread) <= HIGH_WATER_LIMIT:
+            super().resume_reading()
 
 
-def _find_faults(version: str, headers: list[tuple[bytes, bytes]]) -> Iterator[str]:
-    if version not in {"1.0", "1.1"}:
-        yield "version: expected HTTP/1.0 or HTTP/1.1, got another"
-    names = [name for name, _ in headers]
-    for name in _SINGLE_HEADERS:
-        if (count := names.count(name)) > 1:
-            yield f"{name.decode().title()}: expected one field, got {count}"
-    if version == "1.1" and b"host" not in names:
-        yield "Host: required in HTTP/1.1, got none"
-    for name, value in headers:
-        if _CONTROL.search(value):
-            yield "headers: expected no control characters, got some"
-        if name == b"host" and not _HOST.fullmatch(value.strip()):
-            yield "Host: expected a host and an optional port, got something else"
-        if name == b"transfer-encoding" and (version == "1.0" or value.strip().lower() != b"chunked"):
-            yield "Transfer-Encoding: expected chunked in HTTP/1.1, got another"
-
-
-def _head_too_large() -> _RefusedError:
-    return _RefusedError("head_too_large", f"headers: expected at most {MAX_HEAD_BYTES} bytes, got more")
-
-
-def _is_like_method(line: bytes) -> bool:
-    return re.match(rb"[!#$%&'*+.^_`|~0-9A-Za-z-]{1,64}( |$)", line) is not None
+def _invalid_head() -> RefusedError:
+    return RefusedError("http_invalid", "headers: expected valid HTTP/1.1, got something else")

@@ -64,7 +64,7 @@ class ApiApplication(ServiceApplication):
         bind(self.settings.host, self.settings.port, "PORT").close()  # gunicorn would try for five seconds
         if self.settings.is_queue_embedded:
             # Imported here: whoever takes no tasks shall not pay for what they need.
-            from app.tasks.embedded import ENVIRONMENT, PROGRAM, is_up, prepare  # noqa: PLC0415
+            from app.tasks.embedded import ENVIRONMENT_DEFAULTS, PROGRAM, is_up, prepare  # noqa: PLC0415
 
             self.embedded = prepare(self.settings)
             self.settings = self.embedded.settings
@@ -73,7 +73,7 @@ class ApiApplication(ServiceApplication):
                 self.embedded.command,
                 keep=[self.embedded.lock.fileno()],
                 output=self.embedded.log_file,
-                environment=ENVIRONMENT,
+                defaults=ENVIRONMENT_DEFAULTS,
             )
             self.queue = Companion(
                 PROGRAM,

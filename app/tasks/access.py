@@ -31,6 +31,12 @@ class CarefulClient(Client):
         self.let_go()
         await super()._connect_to_server(s)
 
+    async def _flush_pending(self, force_flush: bool = False) -> Any:
+        try:
+            return await super()._flush_pending(force_flush)
+        except RuntimeError as error:  # of uvloop, for a socket that was closed since the connection was last checked
+            raise nats.errors.ConnectionClosedError from error
+
     def _connect_command(self) -> bytes:
         # What it returns is the first thing that is sent, so nothing has been told yet.
         if self.options.get("tls") is not None and not self._server_info.get("tls_required"):

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
     from nats.aio.client import Client
     from nats.aio.msg import Msg
+    from nats.aio.subscription import Subscription
 
     from app.settings import Settings
 
@@ -184,6 +185,18 @@ class Connection:
             return await self._exchange(subject, payload, headers, timeout_s)
         except _ResponseTimeoutError as error:
             self._report(error.__cause__ or error)
+            raise _unavailable() from None
+
+    async def subscribe(self, subject: str) -> Subscription:
+        """Receive what is published on a subject from now on.
+
+        Raises:
+            QueueUnavailableError: the connection was lost.
+        """
+        try:
+            return await self.client.subscribe(subject)
+        except (nats.errors.Error, OSError) as error:
+            self._report(error)
             raise _unavailable() from None
 
     def require_storing(self) -> None:

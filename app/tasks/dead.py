@@ -74,7 +74,7 @@ class Graveyard:
         await self._connection.store(dead_subject(task_id), message, headers)
         for _ in range(ATTEMPTS):
             stored = await self._records.load(task_id) or StoredRecord(
-                _record_of(task_id, message).replace(attempts=attempts), revision=0, is_expired=False
+                _record_of(task_id, message).replace(attempts=attempts)
             )
             record, revision = stored.record, stored.revision
             if record.status.is_final:
@@ -131,9 +131,7 @@ class Graveyard:
         """
         message, sequence = await self._read(task_id)
         for _ in range(ATTEMPTS):
-            stored = await self._records.load(task_id) or StoredRecord(
-                _expired(task_id, message), revision=0, is_expired=False
-            )
+            stored = await self._records.load(task_id) or StoredRecord(_expired(task_id, message))
             record, revision = stored.record, stored.revision
             if not _was_given_up(record):
                 raise TaskEndedError(f"expected a task that was given up on, got one that is {record.status}")

@@ -56,7 +56,7 @@ CLIENT_USER, SYSTEM_USER = "facial-service", "system"
 SYSTEM_ACCOUNT = "$SYS"
 # Its garbage collector works harder from here on, instead of letting the process grow to twice what it holds.
 MEMORY_LIMIT = 256 * MIB
-ENVIRONMENT = {"GOMEMLIMIT": str(MEMORY_LIMIT)}
+ENVIRONMENT_DEFAULTS = {"GOMEMLIMIT": str(MEMORY_LIMIT)}
 LOG_BYTES, LOG_FILES = 10 * MIB, 2
 
 PREDECESSOR_S = 10.0  # what the server of an instance that died gets to end

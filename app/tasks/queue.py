@@ -139,7 +139,7 @@ class TaskQueue:
         record, _ = await self._get(task_id, owner)
         if wait_s <= 0 or record.status.is_final:
             return record
-        notices = await self._connection.client.subscribe(notice_subject(task_id))
+        notices = await self._connection.subscribe(notice_subject(task_id))
         try:
             # Once more: an end that came in between was not heard of.
             record, _ = await self._records.get(task_id)
@@ -151,7 +151,7 @@ class TaskQueue:
                 with contextlib.suppress(TimeoutError):
                     written = self._records.read_notice(await notices.next_msg(timeout=min(left_s, LOOK_AGAIN_S)))
                 record = written or (await self._records.get(task_id))[0]
-        except nats.errors.Error:
+        except (nats.errors.Error, OSError):
             raise QueueUnavailableError("the queue went away; come back after the time in Retry-After") from None
         finally:
             with contextlib.suppress(nats.errors.Error, OSError):
@@ -189,7 +189,7 @@ class TaskQueue:
     async def _require_room(self, size: int) -> None:
         if time.monotonic() < self._full_until:
             raise QueueFullError("the queue is full; come back after the time in Retry-After")
-        if self._space is not None and not self._space.has_room(size):
+        if self._space is not None and not self._space.admit(size):
             raise QueueFullError("the queue's storage is full; come back later")
         self._connection.require_storing()
         if await self._records.usage_bytes() > self._settings.result_max_bytes:

@@ -6,7 +6,8 @@ replaces, so it is safe while API and workers go on: if any of them changes a re
 - A record that is not final and whose message is gone ends as FAILURE (``task_lost``), because the image was in the
   message. It waits until no live process can be between writing the record and sending, or storing, its result.
 - A message that was never delivered and whose record has expired, during an outage, gets its record back.
-- Records of waiting tasks are renewed before their TTL passes.
+- Records of tasks whose message exists are renewed before the server deletes them: without its record, a message of a
+  cancelled task would be worked on.
 - Revisions that the server should have deleted (see `app.tasks.records`) are removed.
 - A consumer that no longer tracks a message of the stream is created again, so that the message is delivered.
 """
@@ -15,6 +16,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import math
 import time
 import uuid
 from dataclasses import dataclass
@@ -38,7 +40,7 @@ from app.tasks.records import (
     TaskFault,
     TaskStatus,
     age_s,
-    has_expired,
+    read_lifetime,
 )
 from app.tasks.stream import RECORDS_STREAM, STREAM, consumer_config, consumer_name, record_subject
 from app.tasks.stream_state import QueueState, read_last_sequence, read_message, read_state
@@ -59,6 +61,7 @@ LEASE_TTL_S: Final = 15
 STUCK_PASSES: Final = 4
 RELEASE_S: Final = 1.0  # for the lease to be released on stop
 RESTORED_PER_PASS: Final = 50
+EXAMINED_PER_PASS: Final = 1000
 RENEWED_PER_PASS: Final = 1000
 _LEASE_KEY: Final = "lease.reconciler"
 _READ_TIMEOUT_S: Final = 5.0
@@ -136,6 +139,7 @@ class Reconciler:
         state = await read_state(self._connection)
         await self._restore_records(state)
         await self._renew_records(state)
+        await self._keep_ended_records()
         await self._end_lost_tasks(state)
         await self._check_consumers(state)
 
@@ -143,7 +147,7 @@ class Reconciler:
         self._identity = None
         self._scanned = 0
         self._open: dict[str, _Open] = {}
-        self._ended: set[str] = set()
+        self._ended: dict[str, float] = {}  # of messages in the stream; when the server deletes the record
         self._missing_since: dict[str, float] = {}
         self._stuck_seq = -1
         self._stuck_passes = 0
@@ -179,7 +183,7 @@ class Reconciler:
         task_id, revision = message.subject.rpartition(".")[2], position.sequence.stream
         written_at = position.timestamp.timestamp()
         self._scanned = max(self._scanned, revision)
-        if has_expired(headers, position.timestamp.isoformat(), margin_s=EXPIRY_MARGIN_S):
+        if time.time() > read_lifetime(headers, position.timestamp.isoformat()).removed_at + EXPIRY_MARGIN_S:
             self._open.pop(task_id, None)
             await self._records.remove(task_id, revision)
             _count_repair("record_expired", "Removed an expired record that the server had kept", task_id)
@@ -190,17 +194,22 @@ class Reconciler:
 
     async def _restore_records(self, state: QueueState) -> None:
         """Write the records of messages that outlived them; a worker that gets one of the others sees to it."""
-        self._ended &= state.lanes.keys()
-        unknown = state.lanes.keys() - self._open.keys() - self._ended
-        for task_id in list(unknown)[:RESTORED_PER_PASS]:
-            if await self._records.load(task_id) is not None:
-                self._ended.add(task_id)  # its message is acknowledged when it is delivered
+        self._ended = {task_id: at for task_id, at in self._ended.items() if task_id in state.lanes}
+        unknown = state.lanes.keys() - self._open.keys() - self._ended.keys()
+        messages = 0
+        for task_id in list(unknown)[:EXAMINED_PER_PASS]:
+            stored = await self._records.load(task_id)
+            if stored is not None:
+                self._ended[task_id] = stored.lifetime.removed_at  # its message is acknowledged when it is delivered
+                continue
+            messages += 1
+            if messages > RESTORED_PER_PASS:
                 continue
             lane = state.lanes[task_id]
             found = await read_message(self._connection, task_id, lane)
             # One that was delivered before may be that of a task whose final record has expired.
             if found is None or found[0] <= state.after[lane].delivered.stream_seq:
-                self._ended.add(task_id)
+                self._ended[task_id] = math.inf
                 continue
             with contextlib.suppress(RevisionConflictError, MessageError, NewerTaskError):
                 await self._records.create(decode_task(found[1]).record)
@@ -214,6 +223,19 @@ class Reconciler:
             if stored is not None:
                 with contextlib.suppress(RevisionConflictError):
                     await self._records.update(stored.record, stored.revision)
+
+    async def _keep_ended_records(self) -> None:
+        """Keep the records of ended tasks whose messages have not been delivered yet."""
+        due = time.time() + self._records.open_ttl_s * 2 / 3
+        for task_id in [task_id for task_id, removed_at in self._ended.items() if removed_at < due]:
+            stored = await self._records.load(task_id)
+            if stored is None:
+                self._ended[task_id] = math.inf
+            elif not stored.record.status.is_final:
+                del self._ended[task_id]  # submitted again under the same key
+            else:
+                with contextlib.suppress(RevisionConflictError):
+                    self._ended[task_id] = (await self._records.keep(stored)).lifetime.removed_at
 
     async def _end_lost_tasks(self, state: QueueState) -> None:
         now = time.monotonic()

@@ -8,15 +8,19 @@ revision without a tombstone but a revision whose TTL has passed with one; if it
 the message blocks, it applies tombstones first, so the superseded revision of an expired record reappears, and its TTL
 may be lost (``filestore.go``: ``removeMsgFromBlock``, ``recoverPerMessageState``). Two rules make such a revision
 harmless: no revision expires later than the revision that replaces it, and an expired revision counts as missing.
+
+A record is stored longer than callers see it. While the message of an ended task waits, its record must not disappear,
+because a message without a record is that of a task whose record expired during an outage, and is worked on.
 """
 
 from __future__ import annotations
 
+import math
 import time
 from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
-from typing import TYPE_CHECKING, Annotated, Final
+from typing import TYPE_CHECKING, Annotated, Final, NamedTuple
 
 import msgspec
 import pybase64
@@ -39,8 +43,9 @@ if TYPE_CHECKING:
 # message exists, so a shorter TTL costs more writes and a longer one bridges a longer outage.
 OPEN_TTL_MIN_S: Final = 60
 OPEN_TTL_MAX_S: Final = 3600
-# TTL of the record of a task that was not accepted: longer than its message, if it was stored after all, may wait.
-WITHDRAWN_TTL_S: Final = 3600
+# How long the record of a task that was cancelled or not accepted is stored at least, because its message may wait. The
+# reconciler renews it while the message exists; this bridges an outage.
+CANCELLED_TTL_S: Final = 3600
 # The server removes expired messages about once a second.
 EXPIRY_MARGIN_S: Final = 60.0
 TTL_HEADER: Final = "Nats-TTL"
@@ -118,26 +123,45 @@ class Record(msgspec.Struct, frozen=True, kw_only=True):
         return msgspec.structs.replace(self, **changes)
 
 
+class Lifetime(NamedTuple):
+    """When a stored message expires, in seconds since the epoch.
+
+    Attributes:
+        expires_at: for callers.
+        removed_at: when the server deletes it.
+    """
+
+    expires_at: float
+    removed_at: float
+
+
+UNLIMITED: Final = Lifetime(math.inf, math.inf)
+
+
 @dataclass(frozen=True, slots=True)
 class StoredRecord:
     """A record as it is stored.
 
     Attributes:
         record: the record.
-        revision: its revision, to be named by the write that replaces it.
-        is_expired: whether its TTL has passed; callers must not see it.
+        revision: its revision, to be named by the write that replaces it; 0 if it is not stored.
+        lifetime: when it expires.
     """
 
     record: Record
-    revision: int
-    is_expired: bool
+    revision: int = 0
+    lifetime: Lifetime = UNLIMITED
+
+    @property
+    def is_expired(self) -> bool:
+        """Whether its TTL has passed; callers must not see it."""
+        return time.time() > self.lifetime.expires_at
 
 
-@dataclass(frozen=True, slots=True)
-class _StoredMessage:
+class _StoredMessage(NamedTuple):
     data: bytes
     sequence: int
-    is_expired: bool
+    lifetime: Lifetime
 
 
 class _RawMessage(msgspec.Struct):
@@ -224,16 +248,36 @@ class Records:
         """
         visible_s = self.open_ttl_s
         if record.is_withdrawn:
-            visible_s = WITHDRAWN_TTL_S
+            visible_s = CANCELLED_TTL_S
         elif record.status.is_final:
             visible_s = self._ttl_s
+        return await self._write(record, revision, visible_s)
+
+    async def keep(self, stored: StoredRecord) -> StoredRecord:
+        """Write a record again so that the server keeps it for longer; for callers, it expires when it did before.
+
+        Raises:
+            RevisionConflictError: it has another revision.
+            QueueError: the record could not be stored.
+        """
+        visible_s = stored.lifetime.expires_at - time.time()
+        record = stored.record if visible_s > 0 else stored.record.replace(result=NO_RESULT)
+        revision = await self._write(record, stored.revision, visible_s)
+        removed_at = time.time() + self._stored_ttl_s(record, visible_s)
+        return StoredRecord(record, revision, Lifetime(stored.lifetime.expires_at, removed_at))
+
+    def _stored_ttl_s(self, record: Record, visible_s: float) -> int:
+        least_s = CANCELLED_TTL_S if record.status is TaskStatus.CANCELLED else self.open_ttl_s
+        return math.ceil(max(visible_s, least_s))
+
+    async def _write(self, record: Record, revision: int, visible_s: float) -> int:
         headers = {
             "Nats-Expected-Last-Subject-Sequence": str(revision),
-            TTL_HEADER: str(max(visible_s, self.open_ttl_s)),
-            VISIBLE_HEADER: str(visible_s),
+            TTL_HEADER: str(self._stored_ttl_s(record, visible_s)),
+            VISIBLE_HEADER: f"{visible_s:.3f}",
             STATUS_HEADER: record.status.value,
         }
-        return await self._connection.store(record_subject(record.task_id), msgspec.json.encode(record), headers)
+        return await self._connection.store(record_subject(record.task_id), encode_record(record), headers)
 
     async def get(self, task_id: str) -> tuple[Record, int]:
         """Read a record and its revision.
@@ -266,7 +310,7 @@ class Records:
         # An operator who deletes a key by hand leaves an empty message in its place.
         if found is None or not found.data:
             return None
-        return StoredRecord(_RECORD.decode(found.data), found.sequence, found.is_expired)
+        return StoredRecord(decode_record(found.data), found.sequence, found.lifetime)
 
     async def remove(self, task_id: str, revision: int) -> None:
         """Delete the revisions of a record up to one that has expired.
@@ -280,7 +324,7 @@ class Records:
     @staticmethod
     def read_notice(notice: Msg) -> Record | None:
         """Read the record that somebody has just written, from the notice of it; None where it was deleted."""
-        return _RECORD.decode(notice.data) if notice.data else None
+        return decode_record(notice.data) if notice.data else None
 
     async def note_result(self, digest: str, task_id: str) -> None:
         """Remember which task has the result for a digest, for as long as it has it.
@@ -298,7 +342,7 @@ class Records:
             QueueUnavailableError: no answer.
         """
         found = await self._read(_result_subject(digest))
-        if found is None or found.is_expired:
+        if found is None or time.time() > found.lifetime.expires_at:
             return None
         try:
             record, _ = await self.get(found.data.decode())
@@ -323,8 +367,8 @@ class Records:
         answer = await self._connection.request(f"$JS.API.DIRECT.GET.{RECORDS_STREAM}.{subject}")
         headers = answer.headers or {}
         if "Nats-Sequence" in headers:
-            is_expired = has_expired(headers, headers["Nats-Time-Stamp"])
-            return _StoredMessage(answer.data, int(headers["Nats-Sequence"]), is_expired)
+            lifetime = read_lifetime(headers, headers["Nats-Time-Stamp"])
+            return _StoredMessage(answer.data, int(headers["Nats-Sequence"]), lifetime)
         if headers.get("Status") != str(_NOT_FOUND):
             raise QueueUnavailableError("the queue cannot read now; come back after the time in Retry-After")
         return await self._read_from_leader(subject) if self._has_copies else None
@@ -334,29 +378,57 @@ class Records:
         answer: Msg = await self._connection.request(f"$JS.API.STREAM.MSG.GET.{RECORDS_STREAM}", request)
         found = _RAW.decode(answer.data)
         if (message := found.message) is not None:
-            is_expired = has_expired(_parse_headers(pybase64.b64decode(message.hdrs)), message.time)
-            return _StoredMessage(pybase64.b64decode(message.data), message.seq, is_expired)
+            lifetime = read_lifetime(_parse_headers(pybase64.b64decode(message.hdrs)), message.time)
+            return _StoredMessage(pybase64.b64decode(message.data), message.seq, lifetime)
         if found.error is None or found.error.code != _NOT_FOUND:
             raise QueueUnavailableError("the queue cannot read now; come back after the time in Retry-After")
         return None
 
 
-def has_expired(headers: Mapping[str, str], timestamp: str, *, margin_s: float = 0.0) -> bool:
-    """Return whether a stored message's visible lifetime has passed.
+def encode_record(record: Record) -> bytes:
+    """Return a record as it is stored: a line of JSON, and after it the result if there is one.
+
+    Apart from the rest, a result of megabytes is copied instead of parsed, which takes a tenth of the time. The parser
+    holds the interpreter's lock, so a thread would not keep it from delaying the event loop.
+    """
+    if record.result == NO_RESULT:
+        return msgspec.json.encode(record)
+    return b"\n".join((msgspec.json.encode(record.replace(result=NO_RESULT)), record.result))
+
+
+def decode_record(data: bytes) -> Record:
+    """Return a stored record; its result is a view of the data."""
+    end = data.find(b"\n")
+    if end < 0:
+        return _RECORD.decode(data)
+    view = memoryview(data)
+    return _RECORD.decode(view[:end]).replace(result=msgspec.Raw(view[end + 1 :]))
+
+
+def read_lifetime(headers: Mapping[str, str], timestamp: str) -> Lifetime:
+    """Return when a stored message expires.
 
     Args:
         headers: the message's headers.
         timestamp: when the server stored it, in RFC 3339.
-        margin_s: how long ago at least, in seconds.
     """
-    ttl_s = headers.get(VISIBLE_HEADER) or headers.get(TTL_HEADER)
-    return ttl_s is not None and age_s(timestamp) > float(ttl_s) + margin_s
+    stored_at = parse_time(timestamp)
+    removed_s = headers.get(TTL_HEADER)
+    visible_s = headers.get(VISIBLE_HEADER, removed_s)
+    if visible_s is None:
+        return UNLIMITED
+    return Lifetime(stored_at + float(visible_s), stored_at + float(removed_s or visible_s))
 
 
 def age_s(timestamp: str) -> float:
     """Return the seconds since a time that the server wrote in RFC 3339."""
+    return max(0.0, time.time() - parse_time(timestamp))
+
+
+def parse_time(timestamp: str) -> float:
+    """Return a time that the server wrote in RFC 3339, in seconds since the epoch."""
     # The server writes nanoseconds, of which Python's parser keeps the microseconds.
-    return max(0.0, time.time() - datetime.fromisoformat(timestamp).timestamp())
+    return datetime.fromisoformat(timestamp).timestamp()
 
 
 def _parse_headers(data: bytes) -> dict[str, str]:

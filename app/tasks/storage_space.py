@@ -7,6 +7,7 @@ stores nothing, even when the disk has room again.
 from __future__ import annotations
 
 import asyncio
+import math
 import os
 import threading
 import time
@@ -50,17 +51,23 @@ class StorageSpace:
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         self._read_at = -LOOK_AGAIN_S
-        self._spare = 0
+        self._spare = 0.0
 
-    def has_room(self, size: int) -> bool:
-        """Return whether a message of a size can be stored and the reserve is kept."""
+    def admit(self, size: int) -> bool:
+        """Return whether a message of a size can be stored and the reserve is kept; count it if so.
+
+        What is admitted between two reads of the free space is subtracted, so that a burst does not use the reserve.
+        """
         now = time.monotonic()
         if now - self._read_at >= LOOK_AGAIN_S:
             free = free_bytes(self._folder)
             # If the folder cannot be read, the server knows better.
-            self._spare = RESERVE_BYTES if free is None else free - reserve_bytes(self._folder)
+            self._spare = math.inf if free is None else free - reserve_bytes(self._folder)
             self._read_at = now
-        return size <= self._spare
+        if size > self._spare:
+            return False
+        self._spare -= size
+        return True
 
 
 class StorageWatch:

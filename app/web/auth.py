@@ -16,7 +16,7 @@ from hashlib import sha256
 from typing import TYPE_CHECKING, Final
 
 from app.observability.rich_logging import get_logger
-from app.settings import parse_api_keys, read_api_keys
+from app.settings import parse_api_keys, parse_key_file
 from app.web.problem_codes import ProblemError
 
 if TYPE_CHECKING:
@@ -62,7 +62,7 @@ class _Key:
 
 
 class KeyRing:
-    """The keys that are accepted at the moment.
+    """The keys that are accepted at the moment; the file is read once a second while requests come.
 
     Args:
         entries: keys of the settings, each ``key`` or ``name:key``.
@@ -72,7 +72,7 @@ class KeyRing:
     def __init__(self, entries: Sequence[str] = (), file: Path | None = None) -> None:
         self._fixed = tuple(map(_make_key, parse_api_keys(entries)))
         self._file = file
-        self._stamp: tuple[int, int, int] | None = None
+        self._content: bytes | None = None  # of the file, when it was last valid
         self._checked_at = 0.0
         self._is_failing = False
         self._keys = self._fixed
@@ -98,20 +98,19 @@ class KeyRing:
             return
         self._checked_at = time.monotonic()
         try:
-            status = self._file.stat()
-            stamp = (status.st_mtime_ns, status.st_ino, status.st_size)
-            if stamp == self._stamp:
-                return
-            self._keys = self._fixed + tuple(map(_make_key, read_api_keys(self._file)))
+            # An edit within a tick of the clock can leave size, times and inode as they were.
+            content = self._file.read_bytes()
+            if content != self._content:
+                self._keys = self._fixed + tuple(map(_make_key, parse_key_file(content)))
         except (OSError, ValueError) as error:
             if not self._is_failing:
                 problem = error.strerror if isinstance(error, OSError) else str(error)
                 log.error("API_KEYS_FILE cannot be read, the previous keys stay valid: %s", problem)  # noqa: TRY400
             self._is_failing = True
             return
-        if self._stamp is not None:
+        if self._content not in {None, content}:
             log.info("API_KEYS_FILE was read again: %d keys", len(self._keys))
-        self._stamp, self._is_failing = stamp, False
+        self._content, self._is_failing = content, False
 
 
 def _make_key(entry: tuple[str, str]) -> _Key:

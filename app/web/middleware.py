@@ -72,7 +72,8 @@ class RequestContext:
             await self._app(scope, receive, send_with_id)
         except Exception:
             log.exception("Unhandled error")
-            if status:  # the answer has begun; only a broken connection can still say that it is not whole
+            if status:  # the response has begun; only a broken connection can still show that it is not whole
+                recording.record_error("internal_error", "api")
                 raise
             await internal_error_response()(scope, receive, send_with_id)
         finally:

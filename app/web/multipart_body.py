@@ -22,6 +22,10 @@ if TYPE_CHECKING:
 
 T = TypeVar("T", bound=msgspec.Struct)
 
+# A part must not contain the boundary (RFC 2046). The parser accepts one that does not end a line, and takes a
+# microsecond for each.
+MAX_BOUNDARIES = 64
+
 # It would log bytes of the body for each request that is refused.
 logging.getLogger("python_multipart").setLevel(logging.CRITICAL)
 
@@ -85,6 +89,8 @@ def split_parts(body: bytes, content_type: str, known: Sequence[str] = FIELDS) -
     boundary = options.get(b"boundary")
     if not boundary:
         raise ProblemError("invalid_multipart", "expected a boundary in the Content-Type")
+    if body.count(b"\r\n--" + boundary) > MAX_BOUNDARIES:
+        raise ProblemError("invalid_multipart", f"expected the boundary at most {MAX_BOUNDARIES} times, got more")
     collector = _Collector(known)
     try:
         parser = MultipartParser(boundary, collector.callbacks(), max_size=len(body) + 1)

@@ -55,6 +55,7 @@ _OF_SUBMIT = _OF_CROP | {"queue_unavailable", "queue_full", "task_too_large", "i
 _OF_CANCEL = {
     *("http_invalid", "unauthorized", "not_found", "method_not_allowed", "not_acceptable", "parameter_invalid"),
     *(
+        "head_timeout",
         "head_too_large",
         "internal_error",
         "task_unknown",

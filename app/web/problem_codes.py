@@ -21,6 +21,7 @@ PROBLEMS: dict[str, tuple[int, str]] = {
     "method_not_allowed": (405, "The path does not take this method"),
     "not_acceptable": (406, "No format on offer is accepted"),
     "body_timeout": (408, "The body took too long to arrive"),
+    "head_timeout": (408, "The headers took too long to arrive"),
     "idempotency_conflict": (409, "The idempotency key was used for another request"),
     "task_ended": (409, "The task has ended"),
     "body_too_large": (413, "The body is too large"),

@@ -64,7 +64,8 @@ QUEUE_PROBLEMS: dict[type[QueueError], str] = {
 }
 NO_STORE = {"Cache-Control": "no-store"}
 
-# Turned away before any work, and counted as such; the reason is the metric's label.
+# Refused before any work. They are counted in api_rejections_total by reason, and all other problems in errors_total by
+# code, so that each response with a problem is counted once.
 REJECTIONS = {
     "saturated": "saturated",
     "body_too_large": "too_large",
@@ -74,6 +75,7 @@ REJECTIONS = {
     "queue_unavailable": "queue_unavailable",
     "rate_limited": "rate_limited",
 }
+OTHER_HTTP_ERROR = "http_error"
 _STARLETTE_CODES = {404: "not_found", 405: "method_not_allowed"}
 
 
@@ -145,15 +147,15 @@ async def handle_http_exception(request: Request, error: Exception) -> Response:
     if not isinstance(error, HTTPException):
         raise error
     code = _STARLETTE_CODES.get(error.status_code)
+    recording.record_error(code or OTHER_HTTP_ERROR, "api")
     if code is None:
         phrase = HTTPStatus(error.status_code).phrase
-        return problem_response("http_error", error.status_code, phrase, phrase, headers=error.headers)
+        return problem_response(OTHER_HTTP_ERROR, error.status_code, phrase, phrase, headers=error.headers)
     detail, headers = "see /docs for the paths there are", dict(error.headers or {})
     if code == "method_not_allowed":
         if "Allow" in headers:
             headers["Allow"] = _allowed_methods(request)
         detail = f"expected {headers.get('Allow', 'another method')}, got {metrics.method_label(request.method)}"
-    recording.record_error(code, "api")
     return problem_response(code, error.status_code, PROBLEMS[code][1], detail, headers=headers)
 
 

@@ -17,20 +17,41 @@ if TYPE_CHECKING:
     from app.tasks.records import Record, TaskFault
 
 
-class _Kept(msgspec.Struct):
-    """The part of a result document that an overlay and its headers are made of; the rest is passed over."""
+class _Tail(msgspec.Struct):
+    """The last fields of a result document."""
 
-    svg: str
     warnings: list[ResultWarning]
 
 
-_KEPT = msgspec.json.Decoder(_Kept)
+_TAIL = msgspec.json.Decoder(_Tail)
+_SVG = b'{"svg":"'
+_WARNINGS = b',"warnings":'
+_TAIL_BYTES = 4096  # there are two kinds of warnings, each a sentence long
+_BLOCK_BYTES = 65_536
 
 
 def read_result(document: bytes | msgspec.Raw) -> tuple[bytes, list[str]]:
-    """Take the overlay and the codes of the warnings out of a result document of ours."""
-    kept = _KEPT.decode(document)
-    return pybase64.b64decode(kept.svg), [warning.code for warning in kept.warnings]
+    """Return the overlay and the codes of the warnings of a result document.
+
+    `result_to_json` writes the overlay first and the warnings near the end. They are cut out, because parsing what is
+    between them takes 50 ms for the largest result. A quote inside a string is escaped, so the names are of fields.
+    """
+    view = memoryview(document)
+    if view[: len(_SVG)] != _SVG:
+        raise ValueError("expected a result that begins with its overlay")
+    svg = view[len(_SVG) : _find_quote(view, len(_SVG))]
+    tail = bytes(view[-_TAIL_BYTES:])
+    warnings = _TAIL.decode(b"{" + tail[tail.rindex(_WARNINGS) + 1 :]).warnings
+    return pybase64.b64decode(svg, validate=True), [warning.code for warning in warnings]
+
+
+def _find_quote(view: memoryview, start: int) -> int:
+    """Return the position of the next quote; a view has no `find`, and blocks of it stay in the CPU's cache."""
+    for position in range(start, len(view), _BLOCK_BYTES):
+        found = bytes(view[position : position + _BLOCK_BYTES]).find(b'"')
+        if found >= 0:
+            return position + found
+    raise ValueError("expected a quote, got none")
 
 
 def overlay_headers(warnings: Sequence[str]) -> dict[str, str]:
@@ -39,14 +60,15 @@ def overlay_headers(warnings: Sequence[str]) -> dict[str, str]:
 
 
 def task_to_json(record: Record) -> bytes:
-    """Write a task's document; the result goes into it as the text that it is kept as."""
-    return msgspec.json.encode(
+    """Return a task's document, with the result as it is stored."""
+    before = {
+        "task_id": record.task_id,
+        "status": record.status,
+        "progress": record.progress,
+        "attempts": record.attempts,
+    }
+    after = msgspec.json.encode(
         {
-            "task_id": record.task_id,
-            "status": record.status,
-            "progress": record.progress,
-            "attempts": record.attempts,
-            "result": record.result,
             "error": None if record.error is None else _error_document(record.error),
             "submitted_at": _time_text(record.submitted_at),
             "started_at": None if record.started_at is None else _time_text(record.started_at),
@@ -54,6 +76,8 @@ def task_to_json(record: Record) -> bytes:
             "processing_time_ms": record.processing_time_ms,
         }
     )
+    # One copy: the encoder's buffer would be moved again and again while a result of megabytes is written to it.
+    return b"".join((msgspec.json.encode(before)[:-1], b',"result":', record.result, b",", after[1:]))
 
 
 def _error_document(fault: TaskFault) -> dict[str, Any]:

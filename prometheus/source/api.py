@@ -31,7 +31,7 @@ TIME = "api_request_duration_seconds"
 ENDED = series("task_completions_total")
 
 # What a scan for open doors leaves behind is nobody's error.
-ERRORS = series("errors_total", 'type!~"not_found|method_not_allowed|http_invalid|head_too_large"')
+ERRORS = series("errors_total", 'type!~"not_found|method_not_allowed|http_invalid|head_too_large|head_timeout"')
 UNREADABLE = series("errors_total", 'type=~"image_(corrupt|empty|encoding|truncated|unsupported_format)"')
 ERROR_RATIO = "namespace_job_component:errors_per_work:ratio_rate"
 

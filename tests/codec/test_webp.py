@@ -65,7 +65,7 @@ UNREAD: Context = pytest.raises(ImageFormatError)
             CORRUPT,
             id="lossless version",
         ),
-        pytest.param(lambda w: w.join(w.vp8, w.chunk(b"abcd", b"") * 5_000), CORRUPT, id="too many chunks"),
+        pytest.param(lambda w: w.join(w.vp8, w.chunk(b"abcd", b"") * 1_100), CORRUPT, id="too many chunks"),
         pytest.param(lambda _: b"", TRUNCATED, id="nothing"),
         pytest.param(lambda _: b"RIFF\0\0\0\0WEB", TRUNCATED, id="half a signature"),
         pytest.param(lambda _: b"RIFF\0\0\0\0WAVE" + bytes(20), CORRUPT, id="another signature"),

@@ -1,4 +1,4 @@
-"""What is written of `facial-service doctor` is what it does."""
+"""The documentation of `facial-service doctor` matches the command."""
 
 from __future__ import annotations
 
@@ -14,11 +14,10 @@ from typing import Any
 import pytest
 import yaml
 
+from app.cli.doctor.catalogue import CATALOGUE, Check
 from app.cli.doctor.command import doctor
-from app.cli.doctor.findings import Status, warning
-from app.cli.doctor.names import Check
-from app.cli.doctor.parts import PARTS
-from app.cli.doctor.report import document
+from app.cli.doctor.findings import Status, to_json, warning
+from app.cli.doctor.runner import MODULES, load_check
 from app.face.model_files import KNOWN_FILES
 from app.settings import Settings
 
@@ -26,29 +25,30 @@ ROOT = Path(__file__).parents[2]
 SOURCES = sorted((ROOT / "app" / "cli" / "doctor").glob("*.py"))
 DOCUMENTS = [*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md"), *(ROOT / "charts").rglob("*.md")]
 PAGE = (ROOT / "docs" / "doctor.md").read_text(encoding="utf-8")
-# What is no setting and is written as one.
+# Names in the form of settings that are none.
 OTHERS = {"OPENCV_IO_MAX_IMAGE_PIXELS", "KV_TASK_RECORDS", "TASKS_DEAD"}
 VALUES: dict[str, Any] = yaml.safe_load((ROOT / "charts" / "facial-service" / "values.yaml").read_text())
 
 
 def texts_of(path: Path) -> list[str]:
-    """Return every text that stands in a module, but for docstrings."""
+    """Return every string in a module."""
     tree = ast.parse(path.read_text(encoding="utf-8"))
     return [node.value for node in ast.walk(tree) if isinstance(node, ast.Constant) and isinstance(node.value, str)]
 
 
-def test_every_part_is_looked_at_and_no_other() -> None:
-    named = {text for path in SOURCES if path.name != "parts.py" for text in texts_of(path)}
+def test_the_catalogue_contains_every_finding_and_no_other() -> None:
+    named = {text for path in SOURCES if path.name != "catalogue.py" for text in texts_of(path)}
     checks = "|".join(Check)
     used = {text for text in named if re.fullmatch(rf"(?:{checks})\.[a-z-]+", text)}
-    declared = {name for name in PARTS if not name.endswith(".check")}
+    declared = {name for name in CATALOGUE if not name.endswith(".check")}
     assert used == declared
-    assert {name.removesuffix(".check") for name in PARTS if name.endswith(".check")} == set(Check)
+    assert {name.removesuffix(".check") for name in CATALOGUE if name.endswith(".check")} == set(Check)
 
 
-def test_every_check_has_its_module() -> None:
-    modules = {f"app.cli.doctor.{path.stem}" for path in SOURCES if path.stem.startswith("check_")}
-    assert {check.module for check in Check} == modules
+def test_every_check_has_a_function_and_every_module_a_check() -> None:
+    modules = {path.stem for path in SOURCES if path.stem.startswith("check_")}
+    assert set(MODULES.values()) == modules
+    assert all(callable(load_check(check)) for check in Check)
 
 
 def test_the_page_has_a_heading_for_every_check_and_every_option() -> None:
@@ -56,23 +56,23 @@ def test_the_page_has_a_heading_for_every_check_and_every_option() -> None:
     assert [heading for heading in headings if heading in list(Check)] == list(Check)
     options = set(re.findall(r"^\| `(--[a-z-]+)", PAGE, re.MULTILINE))
     hints = doctor.__annotations__
-    assert len(options) == len(hints) - 1  # less the return value
+    assert len(options) == len(hints) - 1  # without the return value
     shown = subprocess.run(
         [sys.executable, "-m", "app", "doctor", "--help"], capture_output=True, text=True, check=True, cwd=ROOT
     ).stdout
     assert [option for option in options if option not in shown] == []
 
 
-def test_the_page_shows_the_document_as_it_is() -> None:
+def test_the_page_shows_the_json_output() -> None:
     (block,) = re.findall(r"```json\n(.*?)```", PAGE, re.DOTALL)
     shown = json.loads(block)
-    made = document([warning("queue.payload", "a", "b", expected="c", advice="d")], 1.0)
+    made = to_json([warning("queue.payload", "a", "b", expected="c", advice="d")], 1.0)
     assert list(shown) == list(made)
     assert list(shown["counts"]) == list(made["counts"]) == [status.value for status in Status]
     assert list(shown["findings"][0]) == list(made["findings"][0])
 
 
-def test_every_command_in_documents_names_checks_and_options_that_exist() -> None:
+def test_commands_in_documents_use_existing_checks_and_options() -> None:
     found = 0
     for path in DOCUMENTS:
         for line in re.findall(r"facial-service doctor([^`\n]*)", path.read_text(encoding="utf-8")):
@@ -86,15 +86,15 @@ def test_every_command_in_documents_names_checks_and_options_that_exist() -> Non
     assert found >= 10
 
 
-def test_settings_that_are_named_exist() -> None:
+def test_settings_in_the_catalogue_exist() -> None:
     known = {name.upper() for name in Settings.model_fields} | OTHERS
-    for name, part in PARTS.items():
-        named = set(re.findall(r"`([A-Z]+(?:_[A-Z0-9]+)+)`", " ".join(part)))
+    for name, entry in CATALOGUE.items():
+        named = set(re.findall(r"\b([A-Z]+(?:_[A-Z0-9]+)+)\b", " ".join(entry)))
         assert named <= known, name
 
 
 @pytest.mark.parametrize("path", SOURCES, ids=lambda path: path.stem)
-def test_values_of_the_chart_that_are_named_exist(path: Path) -> None:
+def test_chart_values_in_texts_exist(path: Path) -> None:
     for text in texts_of(path):
         for value in re.findall(r"`([a-z]\w*(?:\.\w+)+)`", text):
             first, *rest = value.split(".")
@@ -102,21 +102,21 @@ def test_values_of_the_chart_that_are_named_exist(path: Path) -> None:
                 continue
             found: Any = VALUES[first]
             for key in rest:
-                if found == {}:  # a map that takes anything
+                if found == {}:  # a map with free keys
                     break
                 assert key in found, f"the chart has no {value}"
                 found = found[key]
 
 
 @pytest.mark.parametrize("path", SOURCES, ids=lambda path: path.stem)
-def test_runbooks_that_are_named_exist(path: Path) -> None:
+def test_runbooks_in_texts_exist(path: Path) -> None:
     for text in texts_of(path):
         for name in re.findall(r"FacialService[A-Z]\w+", text):
             assert (ROOT / "docs" / "runbooks" / f"{name}.md").exists(), name
 
 
-def test_models_are_those_that_are_put_in_place() -> None:
-    """The tool stands alone, for an image is built with it before there is an app; so both have the hashes."""
+def test_model_hashes_match_the_tool_that_installs_them() -> None:
+    """Both contain the hashes, because the image build runs the tool before the app is installed."""
     code = "import json, models; print(json.dumps({item.name: item.sha256 for item in models.MODELS.items}))"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT / "tools", capture_output=True, text=True, check=True)
     assert json.loads(done.stdout) == {name: known.sha256 for name, known in KNOWN_FILES.items()}

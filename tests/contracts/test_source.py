@@ -30,7 +30,7 @@ CALLS = {
         "app/observability/rich_logging.py",
         "app/cli/tasks.py",
         "app/cli/doctor/command.py",
-        "app/cli/doctor/report.py",
+        "app/cli/doctor/findings.py",
         "app/cli/monitor/watch.py",
         "app/cli/process/report.py",
     ),

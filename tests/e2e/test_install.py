@@ -102,7 +102,7 @@ def test_the_doctor_finds_nothing_wrong(installed: Release, component: str) -> N
     told = json.loads(installed.namespace.kubectl("exec", f"deploy/{installed.fullname}-{component}", "--", *command))
     assert [finding for finding in told["findings"] if finding["status"] in {"warning", "error"}] == []
     looked = {finding["name"] for finding in told["findings"] if finding["status"] == "ok"}
-    assert looked >= {"queue.access", "queue.streams", "limits.cpu", "models.detection", "service.health"}
+    assert looked >= {"queue.access", "queue.streams", "limits.files", "models.files", "service.health"}
 
 
 def test_an_upgrade_changes_what_was_changed_and_a_rollback_takes_it_back(installed: Release) -> None:

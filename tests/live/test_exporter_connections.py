@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import itertools
+import resource
 import socket
 import threading
 from contextlib import ExitStack, suppress
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import httpx
@@ -68,3 +71,35 @@ def test_scrapes_and_probes_are_served_while_connections_drip(
         finally:
             is_over.set()
             attacker.join()
+
+
+@pytest.mark.parametrize(
+    ("spare", "message"), [(0, "cannot accept connections"), (1, "A scrape failed")], ids=["none", "one"]
+)
+def test_exporter_without_file_descriptors_logs_little_and_recovers(
+    run_service: Callable[..., AbstractContextManager[RunningService]], spare: int, message: str
+) -> None:
+    with run_service(WORKERS=1) as service:
+        service.scrape()
+        process = exporter(service)
+        limits = resource.prlimit(process.pid, resource.RLIMIT_NOFILE)
+        taken = {int(path.name) for path in Path(f"/proc/{process.pid}/fd").iterdir()}
+        free = (number for number in itertools.count() if number not in taken)
+        resource.prlimit(process.pid, resource.RLIMIT_NOFILE, (next(itertools.islice(free, spare, None)), limits[1]))
+        for _ in range(8):
+            with suppress(httpx.HTTPError):
+                assert httpx.get(f"{service.metrics}/metrics", timeout=0.3).status_code == 500
+        resource.prlimit(process.pid, resource.RLIMIT_NOFILE, limits)
+
+        def is_scraped() -> bool:
+            with suppress(httpx.HTTPError):
+                return service.scrape().get(("multiprocess_unreadable_files", frozenset())) == 0
+            return False
+
+        wait_until(is_scraped, limit_s=15, what="a complete scrape")
+        assert exporter(service).pid == process.pid
+        assert httpx.get(f"{service.metrics}/health/ready", timeout=30).status_code == 200
+        lines = [str(line) for line in service.log_lines()]
+        assert sum(message in line for line in lines) == 1
+        if not spare:
+            assert sum("accepted again" in line for line in lines) == 1

@@ -51,7 +51,7 @@ def read_answer(connection: socket.socket) -> tuple[int, bytes]:
         b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03" + CANARY,
         CANARY * 10 + b"\r\n\r\n",
         b"GET /\xff HTTP/1.1\r\nHost: a\r\n\r\n",
-        b"GET http://a HTTP/1.1\r\nHost: a\r\n\r\n",
+        b"GET http:// HTTP/1.1\r\nHost: a\r\n\r\n",
         b"GET / HTTP/9.9\r\nHost: a\r\n\r\n",
         b"CONNECT a:443 HTTP/1.1\r\nHost: a\r\n\r\n",
         GET + CANARY + b"\r\n\r\n",
@@ -83,6 +83,17 @@ BARE = b"GET /version HTTP/1.1\r\n"
         (GET + b"Host: b\r\n\r\n", 400, "http_invalid"),
         (BARE + b"Host: a b\r\n\r\n", 400, "http_invalid"),
         (BARE + b"Host: a/b\r\n\r\n", 400, "http_invalid"),
+        (b"GET /version\r\n", 400, "http_invalid"),
+        (b"GET ftp://a/version HTTP/1.1\r\nHost: a\r\n\r\n", 400, "http_invalid"),
+        (b"GET /version#x HTTP/1.1\r\nHost: a\r\n\r\n", 400, "http_invalid"),
+        (b"GET * HTTP/1.1\r\nHost: a\r\n\r\n", 400, "http_invalid"),
+        (GET.replace(b"\r\n", b"\n") + b"\n", 400, "http_invalid"),
+        (GET + b"X: a\n\r\n", 400, "http_invalid"),
+        (POST + b"Content-Length: 2\r\nContent-Length: 2\r\n\r\n{}", 400, "http_invalid"),
+        (POST + b"Content-Length: 2, 2\r\n\r\n{}", 400, "http_invalid"),
+        (POST + b"Content-Length: +2\r\n\r\n{}", 400, "http_invalid"),
+        (POST + b"Transfer-Encoding: chunked\r\nContent-Length: 2\r\n\r\n0\r\n\r\n", 400, "http_invalid"),
+        (POST + b"Transfer-Encoding: chunked, chunked\r\n\r\n0\r\n\r\n", 400, "http_invalid"),
         (BARE + b"Host: u@a\r\n\r\n", 400, "http_invalid"),
         (BARE + b"Host: a:x\r\n\r\n", 400, "http_invalid"),
         (GET + b"X: a\r\n b\r\n\r\n", 400, "http_invalid"),
@@ -101,6 +112,9 @@ BARE = b"GET /version HTTP/1.1\r\n"
         (b"PROPFIND /version HTTP/1.1\r\nHost: a\r\n\r\n", 501, "method_unknown"),
         (GET + b"X: " + b"a" * 70_000 + b"\r\n\r\n", 431, "head_too_large"),
         (GET + b"X: aaaaaa\r\n" * 7_000 + b"\r\n", 431, "head_too_large"),
+        (GET + b"X:" + b" " * 70_000 + b"a\r\n\r\n", 431, "head_too_large"),
+        (GET + b"X: a" + b"\t" * 70_000 + b"\r\n\r\n", 431, "head_too_large"),
+        (b"\r\n" * 35_000 + GET + b"\r\n", 431, "head_too_large"),
         (b"GET /" + b"a" * 70_000 + b" HTTP/1.1\r\nHost: a\r\n\r\n", 431, "head_too_large"),
     ],
 )
@@ -134,6 +148,13 @@ def test_the_limit_of_a_head_is_exact(attacker: Attacker, size: int, status: int
             for start in range(0, len(data), step):
                 connection.sendall(data[start : start + step])
         assert read_answer(connection)[0] == status
+
+
+@pytest.mark.parametrize("target", [b"http://a/version", b"http://b:80/version", b"https://a/version?"])
+def test_an_absolute_target_is_accepted(attacker: Attacker, target: bytes) -> None:
+    with connect(attacker) as connection:
+        connection.sendall(b"GET " + target + b" HTTP/1.1\r\nHost: a\r\n\r\n")
+        assert read_answer(connection)[0] == 200
 
 
 @pytest.mark.parametrize("host", [b"a", b"a:80", b"[::1]:80", b"a.b-c_d", b""])
@@ -252,18 +273,25 @@ def test_a_declared_size_is_not_a_size(attacker: Attacker) -> None:
 
 
 @pytest.mark.parametrize(
-    "data",
+    ("bad", "status"),
     [
-        b"GET /version HTTP/1.1\r\nHost: x\r\n\r\nBREW / HTTP/1.1\r\nHost: x\r\n\r\n",
-        b"POST /api/v1/frontal/crop HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n"
-        b"GET / HTTP/1.1\r\nHost: x\r\nA: " + b"a" * 70_000 + b"\r\n\r\n",
+        pytest.param(b"BREW / HTTP/1.1\r\nHost: x\r\n\r\n", 501, id="an unknown method"),
+        pytest.param(GET + b"A: " + b"a" * 70_000 + b"\r\n\r\n", 431, id="a long head"),
     ],
-    ids=["an unknown method", "a long head"],
 )
-def test_a_refusal_behind_a_request_that_runs_leaves_no_error_in_the_log(attacker: Attacker, data: bytes) -> None:
+@pytest.mark.parametrize("good", [1, 5])
+def test_a_refusal_follows_the_responses_to_the_requests_before_it(
+    attacker: Attacker, sample: Sample, bad: bytes, status: int, good: int
+) -> None:
+    before = count_refusals(attacker, status)
+    body = sample.json()
     with connect(attacker) as connection:
-        connection.sendall(data)
-        assert receive(connection).startswith(b"HTTP/1.1 ")
+        connection.sendall((POST + b"Content-Length: %d\r\n\r\n" % len(body) + body) * good + bad)
+        connection.settimeout(30)
+        received = b"".join(iter(lambda: connection.recv(65_536), b""))
+    statuses = [int(part[:3]) for part in received.split(b"HTTP/1.1 ")[1:]]
+    assert statuses == [200] * good + [status]
+    assert count_refusals(attacker, status) == before + 1
     attacker.require_service()
     assert [line for line in attacker.target.log_lines() if "Traceback" in str(line) or "exc_info" in line] == []
 

@@ -199,6 +199,22 @@ def test_execute_gives_the_program_what_it_shall_have(make: Callable[..., Compan
     assert "Bad file descriptor" in written[-1]
 
 
+@pytest.mark.parametrize(("own", "seen"), [(None, "'usual'"), ("own", "'own'"), ("", "''")])
+def test_execute_keeps_variables_that_are_set(
+    make: Callable[..., Companion], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, own: str | None, seen: str
+) -> None:
+    monkeypatch.delenv("LIMIT_OF_TEST", raising=False)
+    if own is not None:
+        monkeypatch.setenv("LIMIT_OF_TEST", own)
+    monkeypatch.setenv("OTHER_OF_TEST", "other")
+    script = "import os; print(repr(os.environ['LIMIT_OF_TEST']), os.environ['OTHER_OF_TEST'])"
+    command, output = [sys.executable, "-c", script], tmp_path / "output"
+    companion = make(lambda: execute(command, keep=[], output=output, defaults={"LIMIT_OF_TEST": "usual"}))
+    companion.keep(leave_nothing)
+    os.waitpid(companion.pid, 0)
+    assert output.read_text() == f"{seen} other\n"
+
+
 @pytest.mark.parametrize(
     ("status", "text"),
     [(0, "exit status 0"), (3 << 8, "exit status 3"), (9, "SIGKILL"), (40, "signal 40"), (None, "status unknown")],

@@ -12,7 +12,7 @@ import orjson
 import pytest
 
 from app.observability.recording import held_back
-from app.tasks.attempt import Attempt, GivenUpError, _is_quick
+from app.tasks.attempt import Attempt, GivenUpError
 from app.tasks.connection import RevisionConflictError
 from app.tasks.errors import QueueUnavailableError
 from app.tasks.message import decode_task
@@ -284,18 +284,3 @@ def test_a_failure_keeps_no_result(desk: OpenDesk, bad_pixels: CheckedInput, ope
 
     asyncio.run(main())
     assert scrape()[FAILED] == 1
-
-
-@pytest.mark.parametrize(
-    ("regions", "is_quick"),
-    [
-        (None, True),
-        ({"nose": [1, 2, 3]}, True),
-        ({f"r{number}": [1, 2, 3] for number in range(64)}, True),
-        ({f"r{number}": list(range(64)) for number in range(64)}, False),
-        ({"nose": list(range(478)) * 2}, True),
-        ({f"r{number}": list(range(478)) * 2 for number in range(4)}, False),
-    ],
-)
-def test_large_regions_do_not_run_on_the_event_loop(regions: dict[str, list[int]] | None, *, is_quick: bool) -> None:
-    assert _is_quick(regions) is is_quick

@@ -121,6 +121,7 @@ def test_the_figures_are_right(
                 ("task_dead_kept",): 0,
             }
             assert empty["queue_storage_bytes",] == 0
+            assert empty["queue_writable",] == 1
             assert empty["queue_storage_limit_bytes",] > 0
             assert empty["queue_memory_bytes",] > 1e6
             assert empty["queue_connections",] >= 1  # the desk's; the collector's own may come after the look
@@ -177,7 +178,8 @@ def test_a_limit_that_the_server_does_not_tell_is_left_out(
 ) -> None:
     collector = make_collector(make_settings(nats_monitor_url="http://127.0.0.1:9"))
     found = read_until(collector, is_up)
-    assert not found.keys() & {("queue_storage_limit_bytes",), ("queue_memory_bytes",), ("queue_connections",)}
+    unknown = {"queue_storage_limit_bytes", "queue_memory_bytes", "queue_connections", "queue_writable"}
+    assert not found.keys() & {(name,) for name in unknown}
     assert ("queue_storage_bytes",) in found
 
 

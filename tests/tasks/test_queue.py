@@ -7,7 +7,9 @@ import time
 from typing import TYPE_CHECKING, Any
 
 import msgspec
+import nats.errors
 import pytest
+import uvloop
 
 from app.tasks import queue as module
 from app.tasks.errors import (
@@ -338,6 +340,45 @@ class TestStatus:
                 ended = await end(opened, record.task_id)
                 async with asyncio.timeout(30):
                     assert await waiting == ended
+
+        asyncio.run(main())
+
+    @pytest.mark.parametrize("wait_s", [0, 300])
+    def test_a_connection_that_was_lost_at_this_moment_is_an_absent_queue(
+        self, desk: OpenDesk, check: Check, wait_s: float
+    ) -> None:
+        async def main() -> None:
+            async with desk() as opened:
+                record = await opened.queue.submit(check())
+                client = opened.connection.client
+                # Between two connections, the library writes to the socket itself, and finds it closed.
+                tasks = [client._flusher_task, client._reading_task]
+                for task in tasks:
+                    task.cancel()
+                await asyncio.wait(tasks)
+                client._transport._io_writer.transport.close()
+                await asyncio.sleep(0)
+                await asyncio.sleep(0)
+                assert opened.connection.is_up
+                with pytest.raises(QueueUnavailableError):
+                    await opened.queue.status(record.task_id, wait_s=wait_s)
+
+        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+            runner.run(main())
+
+    def test_a_connection_that_is_lost_before_a_wait_is_an_absent_queue(
+        self, desk: OpenDesk, check: Check, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        async def main() -> None:
+            async with desk() as opened:
+                record = await opened.queue.submit(check())
+
+                async def lose(*_: object, **__: object) -> None:
+                    raise nats.errors.ConnectionClosedError
+
+                monkeypatch.setattr(opened.connection.client, "subscribe", lose)
+                with pytest.raises(QueueUnavailableError):
+                    await opened.queue.status(record.task_id, wait_s=300)
 
         asyncio.run(main())
 

@@ -13,6 +13,8 @@ import pytest
 
 from app.observability import metrics
 from app.tasks import reconciler as module
+from app.tasks import records as records_module
+from app.tasks.errors import TaskUnknownError
 from app.tasks.reconciler import Lease, Reconciler
 from app.tasks.records import Record, TaskStatus
 from app.tasks.stream import LANES, RECORDS_STREAM, STREAM, record_subject, task_subject
@@ -153,6 +155,42 @@ def test_the_record_of_a_waiting_task_is_renewed_before_it_expires(desk: OpenDes
             found, after = await opened.records.get(record.task_id)
             assert found == record
             assert after > before
+
+    asyncio.run(main())
+
+
+@pytest.mark.parametrize("is_reconciled", [True, False])
+def test_a_cancelled_task_whose_message_waits_for_longer_than_its_record_lives_stays_cancelled(
+    desk: OpenDesk,
+    at_work: OpenDesk,
+    check: Check,
+    repairs: list[str],
+    monkeypatch: pytest.MonkeyPatch,
+    *,
+    is_reconciled: bool,
+) -> None:
+    # Without a reconciler, the record has to outlive the wait by itself.
+    ttl_s = 3 if is_reconciled else 60
+    monkeypatch.setattr(records_module, "CANCELLED_TTL_S", ttl_s)
+    monkeypatch.setattr(records_module, "OPEN_TTL_MIN_S", 2)
+
+    async def main() -> None:
+        async with desk(result_ttl=1) as opened:
+            record = await opened.queue.submit(check())
+            await opened.queue.cancel(record.task_id)
+            reconciler = make(opened)
+            limit = time.monotonic() + 6
+            while time.monotonic() < limit:
+                if is_reconciled:
+                    await reconciler.reconcile()
+                await asyncio.sleep(0.2)
+            with pytest.raises(TaskUnknownError):
+                await opened.queue.status(record.task_id)
+            assert not repairs
+        async with at_work() as opened:
+            await opened.drained()
+            with pytest.raises(TaskUnknownError):
+                await opened.queue.status(record.task_id)
 
     asyncio.run(main())
 

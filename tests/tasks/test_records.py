@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import time
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -10,7 +12,16 @@ import pytest
 
 from app.tasks.connection import RevisionConflictError
 from app.tasks.errors import TaskUnknownError
-from app.tasks.records import OPEN_TTL_MAX_S, OPEN_TTL_MIN_S, WITHDRAWN_TTL_S, Record, TaskFault, TaskStatus
+from app.tasks.records import (
+    CANCELLED_TTL_S,
+    NO_RESULT,
+    OPEN_TTL_MAX_S,
+    OPEN_TTL_MIN_S,
+    Record,
+    TaskFault,
+    TaskStatus,
+    encode_record,
+)
 from app.tasks.stream import RECORDS_STREAM, record_subject
 
 if TYPE_CHECKING:
@@ -102,7 +113,7 @@ def test_the_leader_knows_what_a_copy_knows(desk: OpenDesk) -> None:
             revision = await opened.records.create(DONE)
             found = await opened.records._read_from_leader(record_subject(DONE.task_id))
             assert found is not None
-            assert (found.data, found.sequence, found.is_expired) == (msgspec.json.encode(DONE), revision, False)
+            assert (found.data, found.sequence) == (encode_record(DONE), revision)
 
     asyncio.run(main())
 
@@ -144,13 +155,38 @@ def test_no_revision_expires_later_than_the_one_that_replaces_it(desk: OpenDesk,
             ):
                 sequence = await opened.records.create(record.replace(task_id=name))
                 headers = (await stream.get_msg(RECORDS_STREAM, sequence)).headers or {}
-                visible[name], kept[name] = int(headers["Task-TTL"]), int(headers["Nats-TTL"])
+                visible[name], kept[name] = float(headers["Task-TTL"]), int(headers["Nats-TTL"])
             final_s = max(result_ttl, open_s)
             assert visible == {
                 "open": open_s, "begun": open_s, "ended": result_ttl, "cancelled": result_ttl,
-                "withdrawn": WITHDRAWN_TTL_S,
+                "withdrawn": CANCELLED_TTL_S,
             }  # fmt: skip
-            assert kept == visible | {"ended": final_s, "cancelled": final_s}
+            assert kept == visible | {"ended": final_s, "cancelled": max(result_ttl, CANCELLED_TTL_S)}
+
+    asyncio.run(main())
+
+
+def test_a_record_is_kept_for_longer_and_expires_for_callers_when_it_did_before(desk: OpenDesk) -> None:
+    async def main() -> None:
+        async with desk(result_ttl=100) as opened:
+            await opened.records.create(DONE)
+            before = await opened.records.load(DONE.task_id)
+            assert before is not None
+            # As if most of its time had passed.
+            past = replace(before, lifetime=before.lifetime._replace(expires_at=time.time() + 1))
+            kept = await opened.records.keep(past)
+            found = await opened.records.load(DONE.task_id)
+            assert found is not None
+            assert (found.record, found.revision) == (DONE, kept.revision)
+            assert found.lifetime == pytest.approx(kept.lifetime, abs=0.5)
+            assert found.lifetime.expires_at == pytest.approx(past.lifetime.expires_at, abs=0.5)
+            assert found.lifetime.removed_at > before.lifetime.expires_at - 1
+            expired = replace(found, lifetime=found.lifetime._replace(expires_at=time.time() - 10))
+            assert (await opened.records.keep(expired)).is_expired
+            assert await opened.records.find(DONE.task_id) is None
+            found = await opened.records.load(DONE.task_id)
+            assert found is not None
+            assert (found.record.status, found.record.result) == (DONE.status, NO_RESULT)
 
     asyncio.run(main())
 

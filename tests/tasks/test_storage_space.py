@@ -12,7 +12,13 @@ import pytest
 
 from app.tasks import connection, storage_space
 from app.tasks.errors import QueueUnavailableError
-from app.tasks.storage_space import RESTART_PAUSE_MAX_S, RESTART_PAUSE_S, StorageSpace, StorageWatch
+from app.tasks.storage_space import (
+    LOOK_AGAIN_S,
+    RESTART_PAUSE_MAX_S,
+    RESTART_PAUSE_S,
+    StorageSpace,
+    StorageWatch,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -48,11 +54,25 @@ def test_a_reserve_stays_free(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, total: int, free: int, size: int, has_room: bool
 ) -> None:
     monkeypatch.setattr(os, "statvfs", lambda _: Disk(1, total, free))
-    assert StorageSpace(tmp_path).has_room(size) is has_room
+    assert StorageSpace(tmp_path).admit(size) is has_room
 
 
 def test_folder_that_cannot_be_read_is_left_to_the_server(tmp_path: Path) -> None:
-    assert StorageSpace(tmp_path / "missing").has_room(MIB)
+    space = StorageSpace(tmp_path / "missing")
+    assert all(space.admit(16 * MIB) for _ in range(100))
+
+
+def test_burst_between_two_reads_of_the_free_space_keeps_the_reserve(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = 1000.0
+    monkeypatch.setattr(os, "statvfs", lambda _: Disk(1, 1024 * MIB, 80 * MIB))
+    monkeypatch.setattr(storage_space.time, "monotonic", lambda: now)
+    space = StorageSpace(tmp_path)
+    admitted = [size for size in (10 * MIB, 7 * MIB, 5 * MIB, 2 * MIB, MIB) if space.admit(size)]
+    assert admitted == [10 * MIB, 5 * MIB, MIB], "what is refused takes no space"
+    now += LOOK_AGAIN_S
+    assert space.admit(16 * MIB), "the free space was read again"
 
 
 def test_server_is_restarted_when_there_is_room_and_not_too_often(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -120,6 +121,30 @@ class TestKeyFile:
         assert ring.find(b"old") is None
         assert ring.find(b"new") == ring.find(b"newer") == before
         assert ring.find(b"fixed") not in {None, before}
+
+    def test_an_edit_that_leaves_size_time_and_inode_is_seen(self, file: Path) -> None:
+        ring = KeyRing([], file)
+        before = file.stat()
+        file.write_text("batch:new\n", encoding="utf-8")
+        os.utime(file, ns=(before.st_atime_ns, before.st_mtime_ns))
+        after = file.stat()
+        assert (after.st_size, after.st_mtime_ns, after.st_ino) == (before.st_size, before.st_mtime_ns, before.st_ino)
+        assert ring.find(b"old") is None
+        assert ring.find(b"new") is not None
+
+    def test_a_file_that_is_as_before_is_not_read_into_keys_again(
+        self, file: Path, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        ring = KeyRing([], file)
+        with caplog.at_level("INFO"):
+            assert ring.find(b"old") is ring.find(b"old")
+            file.unlink()
+            assert ring.find(b"old") is not None
+            file.write_text("batch:old\n", encoding="utf-8")
+            assert ring.find(b"old") is not None
+            file.unlink()
+            assert ring.find(b"old") is not None
+        assert [record.levelname for record in caplog.records] == ["ERROR", "ERROR"], "each absence is logged"
 
     @pytest.mark.parametrize("text", [None, "", "# nothing\n", "a b:c", "x:\n"])
     def test_a_missing_or_invalid_file_keeps_the_keys_and_is_logged_once(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import io
 import json
 import logging
@@ -12,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from app.observability.rich_logging import LogOptions, configure_logging
-from app.web.middleware import MAX_LOGGED_PATH
+from app.web.middleware import MAX_LOGGED_PATH, RequestContext
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -163,6 +164,20 @@ def test_what_nobody_caught_is_counted_once(
         ("api_requests_total", "/api/v1/frontal/crop", "POST", "500"): 1
     }
     assert counted["api_requests_in_progress", "/api/v1/frontal/crop", "POST"] == 0
+
+
+def test_an_error_after_the_response_has_begun_is_counted_and_logged_once(scrape: Scrape, log_lines: Lines) -> None:
+    async def app(_scope: Any, _receive: Any, send: Any) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        raise ZeroDivisionError
+
+    async def send(_message: Any) -> None: ...
+
+    scope = {"type": "http", "method": "GET", "raw_path": b"/", "headers": []}
+    with pytest.raises(ZeroDivisionError):
+        asyncio.run(RequestContext(app, is_access_logged=False)(scope, None, send))  # type: ignore[arg-type]
+    assert [line["message"] for line in log_lines()] == ["Unhandled error"]
+    assert scrape()["errors_total", "api", "internal_error"] == 1
 
 
 def test_requests_are_counted_under_bounded_labels(scrape: Scrape, make_app: MakeApp, call: Call) -> None:

@@ -109,6 +109,7 @@ def test_map_is_a_file_or_an_object(part: bytes, read: Any) -> None:
         (form_of(**GOOD)[:-6], TYPE, "invalid_multipart"),
         (form_of(**GOOD)[:30], TYPE, "invalid_multipart"),
         (form(part("image", b"", f"X: {CANARY * 1000}")), TYPE, "invalid_multipart"),
+        (form(part("image", b"\r\n--limitx" * 70)), TYPE, "invalid_multipart"),
         (form(part("image", b"", *[f"X: {CANARY}"] * 20)), TYPE, "invalid_multipart"),
         (form(b"Content-Type: text/plain\r\n\r\n"), TYPE, "field_unknown"),
         (form(part(CANARY, b"")), TYPE, "field_unknown"),

@@ -51,6 +51,7 @@ STATUSES = {
     "method_not_allowed": 405,
     "not_acceptable": 406,
     "body_timeout": 408,
+    "head_timeout": 408,
     "idempotency_conflict": 409,
     "task_ended": 409,
     "body_too_large": 413,
@@ -185,6 +186,15 @@ def test_rejections_are_counted_apart_from_errors(scrape: Scrape) -> None:
     counted = scrape()
     assert {key[1] for key in counted if key[0] == "api_rejections_total"} == set(REJECTIONS.values())
     assert {key[2] for key in counted if key[0] == "errors_total"} == PROBLEMS.keys() - REJECTIONS.keys()
+
+
+@pytest.mark.parametrize("status", [400, 404, 405, 418, 503])
+def test_each_refusal_of_the_router_is_counted_as_an_error(scrape: Scrape, status: int) -> None:
+    response = asyncio.run(handle_http_exception(REQUEST, HTTPException(status)))
+    counted = {key: count for key, count in scrape().items() if key[0] in {"errors_total", "api_rejections_total"}}
+    assert {key: count for key, count in counted.items() if count} == {
+        ("errors_total", "api", document(response)["code"]): 1
+    }
 
 
 @pytest.mark.parametrize("handle", HANDLERS.values())

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import base64
+import time
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 import orjson
 import pytest
 
-from app.tasks.records import Record, TaskFault
-from app.web.results import task_to_json
+from app.service.crop import CropService, Limits
+from app.service.document import result_to_json
+from app.tasks.records import Record, TaskFault, decode_record, encode_record
+from app.web.results import read_result, task_to_json
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -18,6 +21,7 @@ if TYPE_CHECKING:
     import httpx
     from fastapi import FastAPI
 
+    from app.service.crop import CropInput
     from tests.conftest import Sample
     from tests.web.conftest import Tasks
 
@@ -107,3 +111,49 @@ def test_what_a_task_failed_by_has_a_title(code: str, title: str) -> None:
 def test_a_result_is_written_as_it_was_kept() -> None:
     kept = b'{"b": [1.50, 2],"a":null}'
     assert kept in task_to_json(Record(task_id="0" * 32, submitted_at=0, result=msgspec.Raw(kept)))
+
+
+@pytest.mark.parametrize("is_turned", [False, True])
+@pytest.mark.parametrize("regions", [None, {"a": [1, 2, 3], "line": [1, 2, 1]}])
+def test_overlay_and_warnings_are_read_without_the_rest(
+    make_input: Callable[..., CropInput], sample: Sample, regions: dict[str, list[int]] | None, *, is_turned: bool
+) -> None:
+    photo = turned(sample) if is_turned else sample.jpeg
+    result = CropService(Limits()).process(make_input(image=photo, segmentation_map=regions))
+    document = result_to_json(result)
+    overlay, warnings = read_result(document)
+    assert overlay == result.face.svg == base64.b64decode(orjson.loads(document)["svg"])
+    assert warnings == [warning["code"] for warning in orjson.loads(document)["warnings"]]
+    assert len(warnings) == is_turned + (regions is not None)
+    assert read_result(msgspec.Raw(memoryview(document))) == (overlay, warnings)
+
+
+@pytest.mark.parametrize("svg_share", [0.0, 1.0])
+def test_large_results_are_read_and_written_in_the_time_of_a_few_copies(svg_share: float) -> None:
+    size = 16_000_000
+    svg = base64.b64encode(bytes(int(svg_share * size * 3 / 4))).decode()
+    numbers = [[0.25, 1.5]] * int((1 - svg_share) * size / 11)
+    document = orjson.dumps({"svg": svg, "contours": numbers, "warnings": [{"code": "a", "message": "b"}]})
+
+    def measure(call: Callable[[], object]) -> float:
+        times = []
+        for _ in range(5):
+            start = time.thread_time()
+            call()
+            times.append(time.thread_time() - start)
+        return min(times)
+
+    record = Record(task_id="0" * 32, submitted_at=0, result=msgspec.Raw(document))
+    stored = encode_record(record)
+    read = decode_record(stored)
+    assert read == record
+    assert orjson.loads(task_to_json(read))["result"] == orjson.loads(document)
+    copy = measure(lambda: bytearray(stored))
+    costs = {
+        "encode_record": measure(lambda: encode_record(record)),
+        "decode_record": measure(lambda: decode_record(stored)),
+        "task_to_json": measure(lambda: task_to_json(read)),
+        "read_result": measure(lambda: read_result(read.result)),
+    }
+    # Parsing the document takes 20 times as long as copying it.
+    assert max(costs.values()) < 6 * copy, {name: cost / copy for name, cost in costs.items()}

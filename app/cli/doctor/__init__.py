@@ -1,5 +1,5 @@
-"""``facial-service doctor``: looks at a deployment from where it is run, and says what to do about what it finds.
+"""``facial-service doctor``: checks of a deployment, with advice on each problem found.
 
-One module a check (`names.Check`); each yields findings as it goes, and changes nothing. What each part of a check
-means stands in one table, `parts.PARTS`, which the documentation is made from.
+The check modules (``check_*``) yield findings and change nothing. `catalogue.CATALOGUE` describes every finding; the
+tables in docs/doctor.md are generated from it.
 """

@@ -1,156 +1,234 @@
-"""The limits that the container, the kernel and the user set, against what the settings ask for."""
+"""The check of resource limits: what the container, the kernel and the user allow, and what the settings need."""
 
 from __future__ import annotations
 
 import resource
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import psutil
 
-from app.cli.doctor.cgroup import Limits, read_limits
-from app.cli.doctor.figures import count_processes, most_memory, needed_memory, needed_threads
-from app.cli.doctor.findings import Finding, error, mebibytes, note, ok, warning
-from app.cli.doctor.folders import look_at
-from app.cli.doctor.instance import Role
+from app.cli.doctor.catalogue import CATALOGUE
+from app.cli.doctor.check_folders import inspect_folder
+from app.cli.doctor.findings import Finding, error, format_bytes, note, ok, skipped, warning
+from app.task_settings import MIB
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from app.cli.doctor.context import Context
 
-NEARLY_RATIO, IN_USE_RATIO, THROTTLED_RATIO = 0.8, 0.9, 0.25
-FEWEST_FILES, FEW_FILES = 256, 1024
+OWN_CGROUP = Path("/proc/self/cgroup")
+HIGH_RATIO, IN_USE_RATIO, THROTTLED_RATIO = 0.8, 0.9, 0.25
+MIN_FILES, FEW_FILES = 256, 1024
+# Measured on x86-64 Linux after images of 0.5 megapixels without landmarks: 115 to 120 MB resident for each worker, of
+# the API and of tasks. Master and exporter share most of their memory with them. An idle nats-server takes 33 MB.
+WORKER_BYTES = 120 * MIB
+MASTER_BYTES = 100 * MIB
+NATS_SERVER_BYTES = 64 * MIB
+BYTES_PER_PIXEL = 4  # a decoded image and its working copy
+# An API worker has 2 threads and WORK_THREADS more. A nats-server has about 8, and a few for each core.
+WORKER_THREADS, OTHER_THREADS = 4, 24
 
 
-def run(context: Context) -> Iterator[Finding]:
-    """Look at each limit."""
-    limits = read_limits(context.cgroup_root)
-    yield from _judge_memory(context, limits)
-    yield _judge_cpu(context, limits)
-    yield _judge_files(context)
-    yield _judge_processes(context, limits)
-    yield from _judge_temporary(context)
+class CgroupLimits(NamedTuple):
+    """Limits and usage of a cgroup; a limit of None means unlimited.
+
+    Attributes:
+        memory: memory limit, in bytes.
+        memory_used: memory in use without reclaimable file cache, in bytes; None if unknown.
+        oom_kills: processes killed because of the memory limit.
+        cores: CPU limit, in cores.
+        throttled: fraction of periods in which the CPU limit throttled the cgroup.
+        processes: limit on processes and threads.
+        processes_used: current number of processes and threads; None if unknown.
+    """
+
+    memory: int | None
+    memory_used: int | None
+    oom_kills: int
+    cores: float | None
+    throttled: float
+    processes: int | None
+    processes_used: int | None
 
 
-def _judge_memory(context: Context, limits: Limits) -> Iterator[Finding]:
-    part, limit = "limits.memory", limits.memory
+def check_limits(context: Context) -> Iterator[Finding]:
+    """Check each limit."""
+    limits = read_cgroup(context.cgroup_root)
+    if limits is None:
+        for part, subject in (
+            ("limits.memory", "memory limit"),
+            ("limits.cpu", "CPU limit"),
+            ("limits.processes", "processes and threads"),
+        ):
+            yield skipped(part, subject, f"{context.cgroup_root} is not a cgroup v2 file system")
+    else:
+        yield from _check_memory(context, limits)
+        yield _check_cpu(context, limits)
+        yield _check_processes(context, limits)
+    yield _check_open_files(context)
+    yield from _check_temporary(context)
+
+
+def read_cgroup(root: Path) -> CgroupLimits | None:
+    """Read the limits of this process's cgroup.
+
+    Args:
+        root: mount point of the cgroup file system.
+
+    Returns:
+        The limits, or None if the file system is not cgroup v2.
+    """
+    if not (root / "cgroup.controllers").exists() and not (root / "memory.max").exists():
+        return None
+    chain = _cgroup_chain(root)  # because the limits of the parents apply as well
+    own = chain[0]
+    used = _read_int(own / "memory.current")
+    cpu = _read_fields(own / "cpu.stat")
+    return CgroupLimits(
+        memory=min(filter(None, (_read_int(folder / "memory.max") for folder in chain)), default=None),
+        memory_used=None if used is None else max(0, used - _read_fields(own / "memory.stat").get("inactive_file", 0)),
+        oom_kills=_read_fields(own / "memory.events").get("oom_kill", 0),
+        cores=min(filter(None, (_read_quota(folder / "cpu.max") for folder in chain)), default=None),
+        throttled=cpu.get("nr_throttled", 0) / max(1, cpu.get("nr_periods", 0)),
+        processes=min(filter(None, (_read_int(folder / "pids.max") for folder in chain)), default=None),
+        processes_used=_read_int(own / "pids.current"),
+    )
+
+
+def _cgroup_chain(root: Path) -> list[Path]:
+    """Return the folder of this process's cgroup, then those of its parents.
+
+    With its own cgroup namespace, a container sees its cgroup as the root.
+    """
+    try:
+        lines = OWN_CGROUP.read_text(encoding="utf-8").splitlines()
+    except OSError:
+        lines = []
+    path = next((line.removeprefix("0::/") for line in lines if line.startswith("0::/")), "")
+    own = root / path
+    if not own.is_dir():
+        return [root]
+    return [folder for folder in (own, *own.parents) if folder == root or root in folder.parents]
+
+
+def _read_int(file: Path) -> int | None:
+    try:
+        value = int(file.read_text(encoding="ascii"))
+    except (OSError, ValueError):  # missing, or "max"
+        return None
+    return value if value >= 0 else None
+
+
+def _read_quota(file: Path) -> float | None:
+    try:
+        quota, period = file.read_text(encoding="ascii").split()
+        return int(quota) / int(period)
+    except (OSError, ValueError, ZeroDivisionError):
+        return None
+
+
+def _read_fields(file: Path) -> dict[str, int]:
+    try:
+        pairs = (line.split() for line in file.read_text(encoding="ascii").splitlines())
+        return {pair[0]: int(pair[1]) for pair in pairs if len(pair) == 2 and pair[1].isdigit()}  # noqa: PLR2004
+    except (OSError, ValueError):
+        return {}
+
+
+def _check_memory(context: Context, limits: CgroupLimits) -> Iterator[Finding]:
+    part, limit, remedy = "limits.memory", limits.memory, CATALOGUE["limits.memory"].remedy
     if limit is None:
         yield ok(part, "memory limit", "none")
         return
-    role = context.instance.role
-    advice = f"raise the limit (chart: `{role.value}.resources.limits.memory`), or run fewer processes (WORKERS, "
-    advice += f"TASK_WORKERS; chart: `{'api.workers' if role is Role.API else 'worker.processes'}`)"
-    yield _judge_need(context, limit, advice)
+    yield _check_memory_need(context, limit)
     if limits.memory_used is not None and limits.memory_used > IN_USE_RATIO * limit:
         yield warning(
             part,
             "memory in use",
-            f"{mebibytes(limits.memory_used)} of {mebibytes(limit)}",
+            f"{format_bytes(limits.memory_used)} of {format_bytes(limit)}",
             expected=f"less than {IN_USE_RATIO:.0%}",
-            advice=f"{advice}; see FacialServiceMemoryNearLimit",
+            advice=f"{remedy}; see FacialServiceMemoryNearLimit",
         )
-    if limits.killed:
-        yield warning(
-            part,
-            "memory",
-            f"processes of this container that the kernel has killed for want of it: {limits.killed}",
-            expected="none",
-            advice=f"{advice}; see FacialServiceOomKilled",
-        )
+    if limits.oom_kills:
+        found = f"processes killed by the kernel because of the limit: {limits.oom_kills}"
+        yield warning(part, "memory", found, expected="none", advice=f"{remedy}; see FacialServiceOomKilled")
 
 
-def _judge_need(context: Context, limit: int, advice: str) -> Finding:
-    part, place, needed, most = "limits.memory", "memory limit", needed_memory(context), most_memory(context)
-    takes = f"{count_processes(context)} worker processes and what is beside them take {mebibytes(needed)}"
-    if needed > NEARLY_RATIO * limit:
-        return (error if needed > limit else warning)(
-            part,
-            place,
-            f"{mebibytes(limit)}; {takes}",
-            expected=f"{mebibytes(needed / NEARLY_RATIO)} or more",
-            advice=advice,
-        )
-    if most > limit:
-        found = f"{mebibytes(limit)}; {takes}, and {mebibytes(most)} full of the largest bodies and pictures"
-        return note(part, place, found, f"{advice}, or lower MAX_CONCURRENCY, MAX_BODY_BYTES or MAX_IMAGE_PIXELS")
-    return ok(part, place, f"{mebibytes(limit)}; {takes}")
+def _check_memory_need(context: Context, limit: int) -> Finding:
+    part, settings, workers = "limits.memory", context.settings, context.worker_count
+    need = MASTER_BYTES + WORKER_BYTES * workers + (NATS_SERVER_BYTES if settings.is_queue_embedded else 0)
+    bodies = settings.max_concurrency * settings.max_body_bytes * context.api_worker_count
+    images = BYTES_PER_PIXEL * settings.max_image_pixels * settings.work_threads * workers
+    maximum = need + bodies + images
+    found = f"{format_bytes(limit)}; {workers} workers and the other processes need {format_bytes(need)}"
+    if need > HIGH_RATIO * limit:
+        judge = error if need > limit else warning
+        return judge(part, "memory limit", found, expected=f"at least {format_bytes(need / HIGH_RATIO)}")
+    if maximum > limit:
+        found += f", and {format_bytes(maximum)} with the largest bodies and images in every slot"
+        advice = f"{CATALOGUE[part].remedy}, or lower MAX_CONCURRENCY, MAX_BODY_BYTES or MAX_IMAGE_PIXELS"
+        return note(part, "memory limit", found, advice)
+    return ok(part, "memory limit", found)
 
 
-def _judge_cpu(context: Context, limits: Limits) -> Finding:
-    part, place, count = "limits.cpu", "CPU limit", count_processes(context)
+def _check_cpu(context: Context, limits: CgroupLimits) -> Finding:
+    part, subject, workers = "limits.cpu", "CPU limit", context.worker_count
     if limits.cores is None:
-        return ok(part, place, "none")
-    role = context.instance.role.value
-    found = f"{limits.cores:g} cores for {count} worker processes"
-    advice = f"raise or remove the limit (chart: `{role}.resources.limits`), or run fewer processes"
-    if count > 2 * limits.cores:
-        return warning(part, place, found, expected="at least one core for every two of them", advice=advice)
+        return ok(part, subject, "none")
+    found, remedy = f"{limits.cores:g} CPU for {workers} workers", CATALOGUE[part].remedy
+    if workers > 2 * limits.cores:
+        return warning(part, subject, found, expected="at least one core for every two workers")
     if limits.throttled > THROTTLED_RATIO:
-        held = f"{found}; held back in {limits.throttled:.0%} of all periods"
-        return note(part, place, held, f"{advice}; see FacialServiceCpuThrottled")
-    if count > limits.cores:
-        return note(part, place, found, advice)
-    return ok(part, place, found)
+        found += f"; throttled in {limits.throttled:.0%} of all periods"
+        return note(part, subject, found, f"{remedy}; see FacialServiceCpuThrottled")
+    if workers > limits.cores:
+        return note(part, subject, found, remedy)
+    return ok(part, subject, found)
 
 
-def _judge_files(context: Context) -> Finding:
-    part, (soft, whose) = "limits.files", _open_files(context)
-    place = f"open files of {whose}"
-    if soft >= FEW_FILES:
-        return ok(part, place, str(soft))
-    return (error if soft < FEWEST_FILES else warning)(
-        part,
-        place,
-        f"{soft}: each connection of a worker is one",
-        expected=f"{FEW_FILES} or more",
-        advice="`ulimit -n 65536` before the start; systemd: LimitNOFILE=65536; Docker: --ulimit nofile=65536",
-    )
+def _check_processes(context: Context, limits: CgroupLimits) -> Finding:
+    part, subject, used = "limits.processes", "processes and threads", limits.processes_used or 0
+    if limits.processes is None:
+        return ok(part, subject, "no limit")
+    need = OTHER_THREADS + (WORKER_THREADS + context.settings.work_threads) * context.worker_count
+    found = f"limit {limits.processes}, {used} in use"
+    if limits.processes < need:
+        return error(part, subject, found, expected=f"at least {need}")
+    if used > IN_USE_RATIO * limits.processes:
+        return warning(part, subject, found, expected=f"less than {IN_USE_RATIO:.0%} in use")
+    return ok(part, subject, found)
 
 
-def _open_files(context: Context) -> tuple[int, str]:
+def _check_open_files(context: Context) -> Finding:
+    part, (limit, owner) = "limits.files", _read_open_files(context)
+    subject = f"open files of {owner}"
+    if limit >= FEW_FILES:
+        return ok(part, subject, str(limit))
+    judge = error if limit < MIN_FILES else warning
+    return judge(part, subject, f"{limit}, and each connection counts", expected=f"at least {FEW_FILES}")
+
+
+def _read_open_files(context: Context) -> tuple[int, str]:
+    limit, owner = resource.getrlimit(resource.RLIMIT_NOFILE)[0], "this shell"
     master = context.instance.master
     if master is not None:
         with suppress(psutil.Error, OSError):
-            soft, _ = master.rlimit(psutil.RLIMIT_NOFILE)
-            return _endless(soft), "the service that runs"
-    return _endless(resource.getrlimit(resource.RLIMIT_NOFILE)[0]), "this shell"
+            limit, owner = master.rlimit(psutil.RLIMIT_NOFILE)[0], "the running service"
+    return 1 << 30 if limit == resource.RLIM_INFINITY else limit, owner
 
 
-def _endless(limit: int) -> int:
-    return 1 << 30 if limit == resource.RLIM_INFINITY else limit
-
-
-def _judge_processes(context: Context, limits: Limits) -> Finding:
-    part, place, needed = "limits.processes", "processes and threads", needed_threads(context)
-    used = limits.processes_used or 0
-    if limits.processes is None:
-        return ok(part, place, "no limit")
-    found = f"{limits.processes} allowed, {used} in use"
-    advice = "raise it: Docker: --pids-limit; Kubernetes: the kubelet's podPidsLimit; systemd: TasksMax"
-    if limits.processes < needed:
-        return error(part, place, found, expected=f"{needed} or more", advice=advice)
-    if used > IN_USE_RATIO * limits.processes:
-        return warning(part, place, found, expected=f"less than {IN_USE_RATIO:.0%} in use", advice=advice)
-    return ok(part, place, found)
-
-
-def _judge_temporary(context: Context) -> Iterator[Finding]:
-    part, advice = "limits.temporary", "mount a tmpfs there: Docker: `--tmpfs /tmp`; the chart has a volume"
+def _check_temporary(context: Context) -> Iterator[Finding]:
+    part = "limits.temporary"
     if context.temporary is None:
-        yield error(
-            part,
-            "temporary folder",
-            "none of /tmp, /var/tmp and TMPDIR can be written",
-            expected="one of these, also where the root file system is read-only",
-            advice=advice,
-        )
-    shared = Path("/dev/shm")  # noqa: S108 - where workers show their signs of life
-    for place in filter(None, (context.temporary, shared if shared.is_dir() else None)):
-        folder = look_at(place)
-        if folder.trouble:
-            expected = "a folder that the service's user can write"
-            yield error(part, str(place), f"cannot be written: {folder.trouble}", expected=expected, advice=advice)
+        yield error(part, "temporary folder", "none is writable", expected="TMPDIR, /tmp or /var/tmp, writable")
+    shared_memory = Path("/dev/shm")  # noqa: S108 - where workers write their heartbeats
+    for path in filter(None, (context.temporary, shared_memory if shared_memory.is_dir() else None)):
+        folder = inspect_folder(path)
+        if folder.problem:
+            found = f"not writable: {folder.problem}"
+            yield error(part, str(path), found, expected="a folder that the service's user can write to")
         else:
-            yield ok(part, str(place), f"{mebibytes(folder.free)} free")
+            yield ok(part, str(path), f"{format_bytes(folder.free)} free")

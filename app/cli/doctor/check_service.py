@@ -1,174 +1,182 @@
-"""The service itself, where it runs: health, workers, metrics, version."""
+"""The checks of the local instance: its ports, health, worker processes, metrics and version."""
 
 from __future__ import annotations
 
+import errno
 import http.client
+import os
 import re
+import socket
 from typing import TYPE_CHECKING, Any
 
 from app import __version__
-from app.cli.doctor.figures import count_api_workers, count_own_task_workers
+from app.cli.doctor.context import HttpResponse, Listener, LocalInstance, Port, Role, find_listeners, http_get
 from app.cli.doctor.findings import Finding, error, note, ok, skipped, warning
-from app.cli.doctor.instance import Answer, Listener, get
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
 
     from app.cli.doctor.context import Context
-    from app.cli.doctor.instance import Instance
 
-SCRAPE_S, SLOW_S = 5.0, 1.0
+SCRAPE_TIMEOUT_S, SLOW_SCRAPE_S = 5.0, 1.0
 _SAMPLE = re.compile(r"^(?P<name>\w+)(?:\{(?P<labels>[^}]*)\})? (?P<value>\S+)$", re.MULTILINE)
 
+Samples = dict[tuple[str, str], str]
 
-def run(context: Context) -> Iterator[Finding]:
-    """Look at the instance that runs here."""
+
+def check_ports(context: Context) -> Iterator[Finding]:
+    """Check that `PORT` and `METRICS_PORT` are free, or used by the service."""
     instance = context.instance
-    yield _judge_running(context, instance)
+    if instance.role is Role.WORKER:
+        yield skipped("ports.api", "PORT", "a worker instance listens only on METRICS_PORT")
+    else:
+        yield _check_port("ports.api", "PORT", context.settings.host, instance.api)
+    yield _check_port("ports.metrics", "METRICS_PORT", context.settings.host, instance.metrics)
+    if instance.is_running and instance.api.listener is Listener.SERVICE:
+        api, metrics = (
+            {worker["pid"] for worker in port.health["workers"]} for port in (instance.api, instance.metrics)
+        )
+        if api and metrics and api.isdisjoint(metrics):
+            advice = "set PORT and METRICS_PORT to the ports of the same instance"
+            yield note("ports.api", "PORT, METRICS_PORT", "used by two different instances", advice)
+
+
+def _check_port(part: str, setting: str, host: str, port: Port) -> Finding:
+    subject = f"{setting} {port.address}"
+    if not port.number:
+        return skipped(part, f"{setting}=0", "each start picks a free port")
+    if port.listener is Listener.SERVICE:
+        return ok(part, subject, f"used by this service: {port.process_names}")
+    if port.listener is Listener.NONE:
+        return _try_bind(part, setting, host, port.number)
+    suffix = ", which does not respond" if port.listener is Listener.UNRESPONSIVE else ""
+    return error(
+        part, subject, f"in use by {port.process_names}{suffix}", expected="a free port, or facial-service on it"
+    )
+
+
+def _try_bind(part: str, setting: str, host: str, port: int) -> Finding:
+    """Bind the port without listening, so that no client can connect to this process."""
+    subject = f"{setting} {host}:{port}"
+    try:
+        with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind((host, port))
+    except OSError as failure:
+        found = f"cannot listen: {os.strerror(failure.errno) if failure.errno else 'no such address'}"
+        advice: str | None = "set HOST to an address of this machine, 127.0.0.1, or 0.0.0.0 for all addresses"
+        if failure.errno == errno.EADDRINUSE:
+            found, advice = f"{found} ({', '.join(find_listeners(port)) or 'no visible process'})", None
+        elif failure.errno == errno.EACCES:
+            advice = f"set {setting} above 1023, or grant the capability NET_BIND_SERVICE"
+        return error(part, subject, found, expected="an address and a port that this user can listen on", advice=advice)
+    return ok(part, subject, "free")
+
+
+def check_service(context: Context) -> Iterator[Finding]:
+    """Check the running instance."""
+    instance = context.instance
+    yield _check_running(context, instance)
     if not instance.is_running:
         return
-    report = instance.metrics.report
-    yield _judge_health(report, instance.metrics.place)
-    yield from _judge_workers(context, report)
+    health = instance.metrics.health
+    yield _check_health(health, instance.metrics.address)
+    if context.api_worker_count:
+        yield _check_workers(health["workers"], context.api_worker_count, "WORKERS", context.settings.timeout_s)
+    if context.task_worker_count:
+        # The document of a worker instance lists its task workers as `workers`.
+        workers = health["task_workers" if context.api_worker_count else "workers"]
+        yield _check_workers(workers, context.task_worker_count, "TASK_WORKERS", context.settings.timeout_s)
     if context.settings.enable_metrics:
-        yield from _look_at_metrics(instance)
+        yield from _check_metrics(instance)
     else:
-        yield skipped("service.metrics", "ENABLE_METRICS=false", "there are none")
+        yield skipped("service.metrics", "ENABLE_METRICS=false", "metrics are disabled")
 
 
-def _judge_running(context: Context, instance: Instance) -> Finding:
+def _check_running(context: Context, instance: LocalInstance) -> Finding:
     part, port = "service.running", instance.metrics
-    place = f"METRICS_PORT {port.place}"
+    subject = f"METRICS_PORT {port.address}"
     if not port.number:
-        return note(part, "METRICS_PORT=0", "a free port is taken at each start: set it to that of the instance meant")
+        return note(part, "METRICS_PORT=0", "each start picks a free port", "set it to the port of the instance")
     if instance.is_running:
-        return ok(part, place, f"{instance.role.value} instance")
-    if port.listener is Listener.SILENT:
+        return ok(part, subject, f"{instance.role.value} instance")
+    if port.listener is Listener.UNRESPONSIVE:
+        found = f"open, but does not respond: {port.process_names}"
+        return error(part, subject, found, expected="a response within 2 s, regardless of load")
+    command = "`facial-service serve`" + ("" if context.settings.is_queue_embedded else " or `facial-service worker`")
+    return note(part, subject, "the service does not run here", f"start it: {command}")
+
+
+def _check_health(health: Mapping[str, Any], address: str) -> Finding:
+    part, expected = "service.health", "live and ready"
+    if not health["live"]:
+        advice = "search the log for `ended:`; see FacialServiceCrashLooping"
         return error(
-            part,
-            place,
-            f"listens, and does not answer: {', '.join(port.holders) or 'a process that this user may not see'}",
-            expected="an answer within 2 s, however busy the workers are",
-            advice="it is stopped or hangs: look at its log, then end it, and start it again",
+            part, address, "not live: no worker has sent a heartbeat in time", expected=expected, advice=advice
         )
-    advice = f"start it: `facial-service {'serve' if context.settings.is_queue_embedded else 'serve` or `worker'}`"
-    return note(part, place, "the service does not run here", advice)
+    if not health["ready"]:
+        found = "draining, because it is shutting down" if health["draining"] else "not ready: workers are starting"
+        return warning(part, address, found, expected=expected)
+    return ok(part, address, expected)
 
 
-def _judge_health(report: dict[str, Any], place: str) -> Finding:
-    part = "service.health"
-    if report["live"] and report["ready"]:
-        return ok(part, place, "live and ready")
-    if not report["live"]:
-        found = "not live: no worker has shown a sign of life in time"
-        advice = "look for `ended:` in its log; see FacialServiceCrashLooping"
-        return error(part, place, found, expected="live and ready", advice=advice)
-    found = "draining: it has been told to stop" if report["draining"] else "not ready: workers have yet to boot"
-    return warning(
-        part,
-        place,
-        found,
-        expected="live and ready",
-        advice="wait for it; where it lasts, its log says what it waits for",
-    )
-
-
-def _judge_workers(context: Context, report: dict[str, Any]) -> Iterator[Finding]:
-    api, tasks, timeout_s = count_api_workers(context), count_own_task_workers(context), context.settings.timeout_s
-    if not api:  # a worker instance has its task processes where an API has its own
-        yield _judge_set(report["workers"], tasks, "TASK_WORKERS", timeout_s)
-        return
-    yield _judge_set(report["workers"], api, "WORKERS", timeout_s)
-    if tasks:
-        yield _judge_set(report["task_workers"], tasks, "TASK_WORKERS", timeout_s)
-
-
-def _judge_set(workers: list[dict[str, Any]], expected: int, setting: str, timeout_s: int) -> Finding:
-    part, place = "service.workers", f"{setting}={expected}"
+def _check_workers(workers: list[dict[str, Any]], expected: int, setting: str, timeout_s: int) -> Finding:
+    part, subject = "service.workers", f"{setting}={expected}"
     silent = [str(worker["name"]) for worker in workers if worker["last_beat_s"] > timeout_s]
-    serving = [worker for worker in workers if worker["state"] == "ready" and worker["last_beat_s"] <= timeout_s]
-    found = f"{len(serving)} of {expected} work" + (f"; silent: {', '.join(silent)}" if silent else "")
-    if len(serving) >= expected and not silent:
-        return ok(part, place, found)
-    return (warning if serving else error)(
-        part,
-        place,
-        found,
-        expected=f"{expected} that are ready, with a sign of life within TIMEOUT_S ({timeout_s} s)",
-        advice="look for `ended:` and `cannot work` in its log; see FacialServiceWorkerExits. Where this shell has "
-        f"other settings than the service, set {setting} as there",
-    )
+    ready = [worker for worker in workers if worker["state"] == "ready" and worker["last_beat_s"] <= timeout_s]
+    found = f"{len(ready)} of {expected} ready" + (f"; no heartbeat: {', '.join(silent)}" if silent else "")
+    if len(ready) >= expected and not silent:
+        return ok(part, subject, found)
+    judge = warning if ready else error
+    return judge(part, subject, found, expected=f"{expected} ready, with a heartbeat within TIMEOUT_S ({timeout_s} s)")
 
 
-def _look_at_metrics(instance: Instance) -> Iterator[Finding]:
+def _check_metrics(instance: LocalInstance) -> Iterator[Finding]:
     part, port = "service.metrics", instance.metrics
-    place = f"{port.place}/metrics"
+    subject, expected = f"{port.address}/metrics", "metrics within a second"
     try:
-        answer = get(port.host, port.number, "/metrics", limit_s=SCRAPE_S)
+        response = http_get(port.host, port.number, "/metrics", timeout_s=SCRAPE_TIMEOUT_S)
     except (OSError, http.client.HTTPException):
-        answer = None
-    if answer is None or answer.status != http.client.OK:
-        yield error(
-            part,
-            place,
-            f"no answer within {SCRAPE_S:g} s" if answer is None else f"status {answer.status}",
-            expected="metrics within a second",
-            advice="look for `A scrape failed` in the log; ENABLE_METRICS may be false there",
-        )
+        yield error(part, subject, f"no response within {SCRAPE_TIMEOUT_S:g} s", expected=expected)
+        return
+    if response.status != http.client.OK:
+        advice = "set ENABLE_METRICS as in the service; search its log for `A scrape failed`"
+        yield error(part, subject, f"status {response.status}", expected=expected, advice=advice)
         return
     samples = {
-        (found["name"], found["labels"] or ""): found["value"] for found in _SAMPLE.finditer(answer.body.decode())
+        (match["name"], match["labels"] or ""): match["value"] for match in _SAMPLE.finditer(response.body.decode())
     }
-    yield from _judge_samples(instance, answer, samples)
-
-
-def _judge_samples(instance: Instance, answer: Answer, samples: dict[tuple[str, str], str]) -> Iterator[Finding]:
-    part, place = "service.metrics", f"{instance.metrics.place}/metrics"
-    told = {labels for name, labels in samples if name == "memory_usage_bytes"}
-    report = instance.metrics.report
-    workers = [str(worker["name"]) for worker in [*report["workers"], *report["task_workers"]]]
-    missing = [name for name in workers if f'process="{name}"' not in told]
-    took_s, troubles = answer.received_at - answer.sent_at, []
-    if missing:
-        troubles.append(f"nothing of {', '.join(missing)}")
-    if took_s > SLOW_S:
-        troubles.append(f"took {took_s:.1f} s; see FacialServiceScrapeSlow")
-    ended = {labels: float(value) for (name, labels), value in samples.items() if name == "app_worker_exits_total"}
-    unasked = sum(value for labels, value in ended.items() if 'reason="stopped"' not in labels)
-    if unasked:
-        troubles.append(f"{unasked:.0f} worker processes have ended unasked since its start")
-    if troubles:
-        yield warning(
-            part,
-            place,
-            "; ".join(troubles),
-            expected="the memory of each process, within a second, and no worker that ends unasked",
-            advice="look for `ended:` in the log; see FacialServiceWorkerExits",
-        )
-    else:
-        yield ok(part, place, f"{len(samples)} samples in {1000 * took_s:.0f} ms")
+    yield _check_samples(instance, response, samples)
     if samples.get(("queue_up", "")) == "0.0":
-        yield error(
-            part,
-            "queue_up",
-            "0: the instance that runs does not reach its queue",
-            expected="1",
-            advice="see what `queue` finds; where that is well, start the instance again: see "
-            "FacialServiceQueueUnreachableFromInstance",
-        )
-    yield _judge_version(samples)
+        advice = "see the findings of `queue`; if there are none, restart the instance; see "
+        advice += "FacialServiceQueueUnreachableFromInstance"
+        yield error(part, "queue_up", "0: the instance cannot reach the NATS server", expected="1", advice=advice)
+    yield _check_version(samples)
 
 
-def _judge_version(samples: dict[tuple[str, str], str]) -> Finding:
-    labels = next((labels for name, labels in samples if name == "app_build_info"), "")
-    found = re.search(r'version="([^"]*)"', labels)
-    version = found[1] if found else "unknown"
+def _check_samples(instance: LocalInstance, response: HttpResponse, samples: Samples) -> Finding:
+    part, subject = "service.metrics", f"{instance.metrics.address}/metrics"
+    reported = {labels for metric, labels in samples if metric == "memory_usage_bytes"}
+    workers = [str(worker["name"]) for worker in instance.workers]
+    problems = []
+    if missing := [worker for worker in workers if f'process="{worker}"' not in reported]:
+        problems.append(f"no metrics of {', '.join(missing)}")
+    if response.elapsed_s > SLOW_SCRAPE_S:
+        problems.append(f"response after {response.elapsed_s:.1f} s")
+    exits = {labels: float(value) for (metric, labels), value in samples.items() if metric == "app_worker_exits_total"}
+    if unexpected := sum(value for labels, value in exits.items() if 'reason="stopped"' not in labels):
+        problems.append(f"{unexpected:.0f} worker processes have exited unexpectedly since the start")
+    if problems:
+        expected = "metrics of each process within a second, and no unexpected exits"
+        return warning(part, subject, "; ".join(problems), expected=expected)
+    return ok(part, subject, f"{len(samples)} samples in {1000 * response.elapsed_s:.0f} ms")
+
+
+def _check_version(samples: Samples) -> Finding:
+    labels = next((labels for metric, labels in samples if metric == "app_build_info"), "")
+    match = re.search(r'version="([^"]*)"', labels)
+    version = match[1] if match else "unknown"
     if version == __version__:
         return ok("service.version", "version", version)
-    return warning(
-        "service.version",
-        "version",
-        f"the service is {version}, this command {__version__}",
-        expected="the same",
-        advice="run the command of the service's own version (`kubectl exec` into its pod), or start the service again",
-    )
+    found = f"the service has {version}, this command {__version__}"
+    return warning("service.version", "version", found, expected="the same version")

@@ -1,12 +1,13 @@
-"""Settings: wrong values, misspelt names, doubtful combinations."""
+"""The check of settings: invalid values, misspelt names, and combinations that are probably mistakes."""
 
 from __future__ import annotations
 
 import difflib
+import ipaddress
 from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
 
-from app.cli.doctor.combinations import find_doubts
-from app.cli.doctor.findings import Finding, error, note, ok, warning
+from app.cli.doctor.findings import Finding, error, format_bytes, note, ok, warning
 from app.settings import Settings
 
 if TYPE_CHECKING:
@@ -15,26 +16,61 @@ if TYPE_CHECKING:
     from app.cli.doctor.context import Context
 
 NAMES = {name.upper() for name in Settings.model_fields}
-# What differs more is somebody else's: at 0.85 one letter in seven is another, missing or too many.
-CLOSE = 0.85
-# HOST and PORT are too short to tell a slip from a name of somebody else's.
-SHORTEST = 6
-# What people put before names so that these are theirs; here they are taken as they are.
+# At 0.85, about one character in seven may differ. Less similar names belong to other programs.
+MIN_SIMILARITY = 0.85
+# HOST and PORT are too short to distinguish a typing error from a variable of another program.
+MIN_LENGTH = 6
+# Prefixes that users add by habit; the settings have none.
 PREFIXES = ("FACIAL_SERVICE_", "FACIAL_")
+COMBINATIONS = "settings.combinations"
+MAX_POLL_S = 60  # the limit of `?wait=`
+PROXY_IDLE_TIMEOUT_S = 60  # of nginx and most load balancers
+_EXTERNAL_SERVER_ONLY = {
+    "NATS_REPLICAS",
+    "NATS_USER",
+    "NATS_PASSWORD",
+    "NATS_TOKEN",
+    "NATS_NKEY_SEED",
+    "NATS_CREDS_FILE",
+    "NATS_MONITOR_URL",
+    "NATS_TLS_CA_FILE",
+    "NATS_TLS_CERT_FILE",
+    "NATS_TLS_KEY_FILE",
+}
 
 
-def run(context: Context) -> Iterator[Finding]:
-    """Look at the environment."""
-    yield from _find_wrong(context)
-    yield from _find_misspelt(context)
-    doubts = list(find_doubts(context))
-    yield from doubts
-    if not doubts:
-        yield ok("settings.combinations", "all settings", "nothing doubtful")
+def check_settings(context: Context) -> Iterator[Finding]:
+    """Check the environment variables."""
+    yield from _check_values(context)
+    yield from _check_names(context)
+    doubtful = list(_check_combinations(context))
+    yield from doubtful or [ok(COMBINATIONS, "all settings", "no conflicts")]
+
+
+def _check_values(context: Context) -> Iterator[Finding]:
+    for setting in context.invalid:
+        yield error("settings.values", setting.name, "invalid value", expected=setting.message)
+    if not context.invalid:
+        count = sum(name.upper() in NAMES for name, value in context.environment.items() if value)
+        yield ok("settings.values", "environment variables", f"{count} set, all valid")
+
+
+def _check_names(context: Context) -> Iterator[Finding]:
+    part = "settings.names"
+    variables = {name.upper() for name, value in context.environment.items() if value}
+    matches = {name: setting for name in sorted(variables) if (setting := nearest_setting(name)) is not None}
+    for name, setting in matches.items():
+        if setting in variables:
+            yield note(part, name, f"not a setting; {setting} is set as well", f"unset {name}")
+        else:
+            advice = f"rename it to {setting}, or unset it if it belongs to another program"
+            yield warning(part, name, "set, but not a setting", expected=setting, advice=advice)
+    if not matches:
+        yield ok(part, "environment variables", "no misspelt settings")
 
 
 def nearest_setting(name: str) -> str | None:
-    """Return the setting that a variable was most likely meant to be; None where that is not clear.
+    """Return the setting that a variable is probably meant to be; None if it is a setting or resembles none.
 
     Example:
         >>> nearest_setting("WORKER"), nearest_setting("MAX_BODY_BYTE"), nearest_setting("FACIAL_NATS_URL")
@@ -46,47 +82,130 @@ def nearest_setting(name: str) -> str | None:
         return None
     for prefix in PREFIXES:
         bare = name.removeprefix(prefix)
-        # FACIAL_SERVICE_HOST and _PORT are what Kubernetes tells of a Service of that name.
+        # Kubernetes sets FACIAL_SERVICE_HOST and FACIAL_SERVICE_PORT for a Service of that name.
         if bare != name and bare in NAMES and "_" in bare:
             return bare
-    if len(name) < SHORTEST:
+    if len(name) < MIN_LENGTH:
         return None
-    return next(iter(difflib.get_close_matches(name, NAMES, n=1, cutoff=CLOSE)), None)
+    return next(iter(difflib.get_close_matches(name, NAMES, n=1, cutoff=MIN_SIMILARITY)), None)
 
 
-def _find_wrong(context: Context) -> Iterator[Finding]:
-    for wrong in context.wrong:
-        yield error(
-            "settings.values",
-            wrong.name,
-            "a value that is not taken",
-            expected=wrong.message,
-            advice=f"set {wrong.name} as expected, or unset it (chart: `settings.{wrong.name}`)"
-            if wrong.name in NAMES
-            else "set these as expected, or unset them (chart: `settings`)",
-        )
-    if not context.wrong:
-        count = sum(name.upper() in NAMES for name, value in context.environment.items() if value)
-        yield ok("settings.values", "environment variables", f"set: {count}, all of them right")
+def _check_combinations(context: Context) -> Iterator[Finding]:
+    yield from _check_fault_injection(context.settings)
+    yield from _check_queue_settings(context.settings)
+    yield from _check_sizes(context.settings)
+    yield from _check_network(context)
+    yield from _check_observability(context)
 
 
-def _find_misspelt(context: Context) -> Iterator[Finding]:
-    given = {name.upper() for name, value in context.environment.items() if value}
-    is_any = False
-    for name in sorted(given):
-        setting = nearest_setting(name)
-        if setting is None:
-            continue
-        is_any = True
-        if setting in given:
-            yield note("settings.names", name, f"nobody reads it; {setting} is set too", f"unset {name}")
-        else:
+def _check_fault_injection(settings: Settings) -> Iterator[Finding]:
+    for name, is_enabled in (
+        ("FAULT_WORK_S", settings.fault_work_s > 0),
+        ("FAULT_POISON_REGION", bool(settings.fault_poison_region)),
+    ):
+        if is_enabled:
             yield warning(
-                "settings.names",
+                COMBINATIONS,
                 name,
-                "set, and nobody reads it",
-                expected=setting,
-                advice=f"rename it to {setting}, or unset it if it is another program's",
+                "fault injection is enabled",
+                expected="not set in production",
+                advice=f"unset {name} and restart the service (chart: `settings.{name}`)",
             )
-    if not is_any:
-        yield ok("settings.names", "environment variables", "none looks like a misspelt setting")
+
+
+def _check_queue_settings(settings: Settings) -> Iterator[Finding]:
+    names = {name.upper() for name in settings.model_fields_set}
+    names = {name for name in names if name.startswith(("NATS_", "TASK_")) and not name.endswith("_BUCKETS")}
+    if not settings.enable_tasks and names:
+        advice = "set ENABLE_TASKS=true, or unset them"
+        yield note(COMBINATIONS, "ENABLE_TASKS=false", f"{', '.join(sorted(names))} have no effect on the API", advice)
+        return
+    unused = sorted(names & _EXTERNAL_SERVER_ONLY)
+    if not settings.nats_url and unused:
+        yield warning(
+            COMBINATIONS,
+            ", ".join(unused),
+            "no effect, because NATS_URL is empty and `serve` starts its own NATS server",
+            expected="NATS_URL with the address of the server",
+            advice="set NATS_URL (chart: `externalNats.url`), or unset them",
+        )
+    has_credentials = settings.nats_user or settings.nats_token.get_secret_value() or settings.nats_creds_file
+    if has_credentials and any(urlsplit(server).username for server in settings.nats_servers):
+        yield warning(
+            COMBINATIONS,
+            "NATS_URL",
+            "credentials both in the URL and in other settings; those in the URL are ignored",
+            expected="credentials in one place",
+            advice="remove them from NATS_URL",
+        )
+    if settings.nats_url and settings.nats_replicas in {2, 4}:
+        yield warning(
+            COMBINATIONS,
+            "NATS_REPLICAS",
+            f"{settings.nats_replicas}: tolerates no more failures than {settings.nats_replicas - 1}",
+            expected="1, 3 or 5",
+            advice="set NATS_REPLICAS to 3 or 5 (chart: `nats.replicas`, `externalNats.replicas`)",
+        )
+
+
+def _check_sizes(settings: Settings) -> Iterator[Finding]:
+    if not settings.enable_tasks:
+        return
+    for name, limit in (
+        ("TASK_QUEUE_MAX_BYTES", settings.task_queue_max_bytes),
+        ("RESULT_MAX_BYTES", settings.result_max_bytes),
+        ("TASK_DEAD_MAX_BYTES", settings.task_dead_max_bytes),
+    ):
+        if limit < settings.max_body_bytes:
+            yield warning(
+                COMBINATIONS,
+                name,
+                f"{format_bytes(limit)}: less than one request may have (MAX_BODY_BYTES, "
+                f"{format_bytes(settings.max_body_bytes)})",
+                expected="enough for many requests of the maximum size",
+                advice=f"raise {name}, or lower MAX_BODY_BYTES (chart: `settings`)",
+            )
+    if settings.result_ttl < MAX_POLL_S:
+        found = f"{settings.result_ttl} s: a result can expire during a long poll, which takes up to {MAX_POLL_S} s"
+        yield note(COMBINATIONS, "RESULT_TTL", found, "raise RESULT_TTL")
+
+
+def _check_network(context: Context) -> Iterator[Finding]:
+    settings = context.settings
+    is_local = _is_loopback(settings.host)
+    if is_local and context.is_in_container:
+        yield warning(
+            COMBINATIONS,
+            "HOST",
+            f"{settings.host}: the API, metrics and probes are unreachable from outside the container",
+            expected="HOST=0.0.0.0, or :: for IPv6",
+            advice="set HOST=0.0.0.0, as the image and the chart do",
+        )
+    if not is_local and not (settings.api_keys or settings.api_keys_file):
+        advice = "set API_KEYS (chart: `apiKeys.existingSecret`), unless a proxy authenticates clients"
+        yield note(COMBINATIONS, "API_KEYS", "empty: every client that reaches the port can use the API", advice)
+    if settings.forwarded_allow_ips.strip() == "*" and not is_local:
+        advice = "list the addresses of the proxies, unless only they can reach the port"
+        yield note(COMBINATIONS, "FORWARDED_ALLOW_IPS", "*: every client can forge its address", advice)
+    if "keep_alive_s" in settings.model_fields_set and settings.keep_alive_s <= PROXY_IDLE_TIMEOUT_S:
+        advice = "set KEEP_ALIVE_S above the idle timeout of the proxy, to avoid occasional responses with status 502"
+        found = f"{settings.keep_alive_s} s: not above the idle timeout of most proxies, {PROXY_IDLE_TIMEOUT_S} s"
+        yield note(COMBINATIONS, "KEEP_ALIVE_S", found, advice)
+
+
+def _check_observability(context: Context) -> Iterator[Finding]:
+    settings = context.settings
+    if not settings.enable_metrics:
+        advice = "set ENABLE_METRICS=true, or disable the alerts and the ServiceMonitor of the chart as well"
+        found = "no metrics: dashboards are empty, and an alert reports the service as down"
+        yield note(COMBINATIONS, "ENABLE_METRICS=false", found, advice)
+    if settings.log_format == "rich" and context.is_in_container:
+        found = "coloured logs in a container: each line takes 2.8 ms of CPU time"
+        yield note(COMBINATIONS, "LOG_FORMAT=rich", found, "set LOG_FORMAT=json, which takes a fraction of that")
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"

@@ -1,4 +1,4 @@
-"""The verb ``doctor``, as the command line knows it."""
+"""The ``doctor`` command."""
 
 from __future__ import annotations
 
@@ -11,21 +11,21 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from app.cli.doctor.names import Check
+from app.cli.doctor.catalogue import Check
 
 if TYPE_CHECKING:
     from app.cli.doctor.findings import Finding
 
 CGROUP_ROOT = Path("/sys/fs/cgroup")
 
-Only = Annotated[list[Check] | None, typer.Option("--only", help="This check alone; can be given again.")]
-Skip = Annotated[list[Check] | None, typer.Option("--skip", help="All but this check; can be given again.")]
-Json = Annotated[bool, typer.Option("--json", help="For programs.")]
-Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Leave out what is well.")]
-Strict = Annotated[bool, typer.Option("--strict", help="Exit with 1 for a warning too.")]
+Only = Annotated[list[Check] | None, typer.Option("--only", help="Run only this check; repeatable.")]
+Skip = Annotated[list[Check] | None, typer.Option("--skip", help="Skip this check; repeatable.")]
+Json = Annotated[bool, typer.Option("--json", help="Write machine-readable JSON.")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Show only notes, warnings and errors.")]
+Strict = Annotated[bool, typer.Option("--strict", help="Treat warnings as errors in the exit status.")]
 CgroupRoot = Annotated[
     Path,
-    typer.Option("--cgroup-root", help="Where control groups are mounted.", exists=True, file_okay=False),
+    typer.Option("--cgroup-root", help="Mount point of the cgroup v2 file system.", exists=True, file_okay=False),
 ]
 
 
@@ -38,33 +38,32 @@ def doctor(
     is_strict: Strict = False,
     cgroup_root: CgroupRoot = CGROUP_ROOT,
 ) -> None:
-    """Check a deployment from here, with the environment of the service, and say what to do about what is found.
+    """Check this deployment, in the environment of the service, and print what to do about each problem.
 
-    It changes nothing. Exit status: 0 where nothing is wrong, 1 for an error, 2 for wrong usage.
+    The command changes nothing. Exit status: 0 without errors, 1 with errors, 2 for invalid usage.
     """
     checks = [check for check in only or Check if check not in (skip or ())]
     if not checks:
-        typer.echo("facial-service: expected at least one check, got --skip for each of them", err=True)
+        typer.echo("facial-service: --skip: expected at least one check to be left, got none", err=True)
         sys.exit(2)
-    began = time.monotonic()
-    findings = _run(checks, cgroup_root, is_watched=not is_json and sys.stderr.isatty())
+    started_at = time.monotonic()
+    findings = _run(checks, cgroup_root, show_progress=not is_json and sys.stderr.isatty())
 
-    from app.cli.doctor.findings import Status  # noqa: PLC0415 - with `--help`, nothing of this is loaded
-    from app.cli.doctor.report import worst_status, write  # noqa: PLC0415 - likewise
+    from app.cli.doctor.findings import Status, worst_status, write_report  # noqa: PLC0415 - keeps `--help` fast
 
-    write(findings, time.monotonic() - began, is_json=is_json, is_quiet=is_quiet)
+    write_report(findings, time.monotonic() - started_at, is_json=is_json, is_quiet=is_quiet)
     limit = Status.WARNING if is_strict else Status.ERROR
     code = int(worst_status(findings).rank >= limit.rank)
     if any(thread.name.startswith("doctor-") for thread in threading.enumerate()):
         sys.stdout.flush()
-        os._exit(code)  # past the interpreter's own end, which waits for what still hangs in a library
+        os._exit(code)  # because a normal exit would wait for a library call that hangs in a check's thread
     sys.exit(code)
 
 
-def _run(checks: list[Check], cgroup_root: Path, *, is_watched: bool) -> list[Finding]:
+def _run(checks: list[Check], cgroup_root: Path, *, show_progress: bool) -> list[Finding]:
     from app.cli.doctor.runner import run_checks  # noqa: PLC0415 - as above
 
-    if not is_watched:
+    if not show_progress:
         return run_checks(checks, cgroup_root)
     from rich.console import Console  # noqa: PLC0415 - as above
     from rich.progress import Progress  # noqa: PLC0415 - as above

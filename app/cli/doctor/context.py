@@ -1,29 +1,121 @@
-"""What all checks share: settings, environment, and the instance that runs here, which is asked once."""
+"""The deployment to check: its settings, its environment, and the instance that runs on this host."""
 
 from __future__ import annotations
 
+import http.client
+import tempfile
 import threading
-from concurrent.futures import Future
+import time
+from contextlib import suppress
 from dataclasses import dataclass, field
+from enum import Enum
 from functools import cached_property
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
+import orjson
 import psutil
+from pydantic import ValidationError
 
-from app.cli.doctor.instance import Instance, look_around
+from app.runtime.slots import count_task_workers
+from app.settings import Settings, load_settings, read_environment
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
-    from pathlib import Path
 
-    from app.settings import Settings
+RESPONSE_TIMEOUT_S = 2.0
+MAX_RESPONSE_BYTES = 8 << 20
 
-LOOK_LIMIT_S = 6.0
+
+class Listener(Enum):
+    """What listens on a port."""
+
+    NONE = "none"
+    SERVICE = "this service"
+    UNRESPONSIVE = "a process that does not respond"
+    OTHER = "another program"
+
+
+class Role(Enum):
+    """The kind of an instance, named like its section in the values of the chart."""
+
+    API = "api"
+    WORKER = "worker"
 
 
 @dataclass(frozen=True, slots=True)
-class WrongSetting:
-    """A variable with a value that its setting does not take; ``name`` is ``settings`` where it is about several."""
+class HttpResponse:
+    """A response, and the time that it took."""
+
+    status: int
+    body: bytes
+    elapsed_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class Port:
+    """A port of the settings.
+
+    Attributes:
+        host: address to connect to.
+        number: port number; 0 means that the service picks a free port.
+        listener: what listens there.
+        health: the document of ``/health``; empty unless this service listens.
+        processes: the processes that listen, as ``name (process 7)``, if this user can see them.
+    """
+
+    host: str
+    number: int
+    listener: Listener = Listener.NONE
+    health: Mapping[str, Any] = field(default_factory=dict)
+    processes: tuple[str, ...] = ()
+
+    @property
+    def address(self) -> str:
+        """Host and port number."""
+        return f"[{self.host}]:{self.number}" if ":" in self.host else f"{self.host}:{self.number}"
+
+    @property
+    def process_names(self) -> str:
+        """The processes that listen, as text."""
+        return ", ".join(self.processes) or "a process that this user cannot see"
+
+
+@dataclass(frozen=True, slots=True)
+class LocalInstance:
+    """The instance that runs on this host, as seen at its two ports."""
+
+    api: Port
+    metrics: Port
+
+    @property
+    def is_running(self) -> bool:
+        """Whether this service responds on the metrics port."""
+        return self.metrics.listener is Listener.SERVICE
+
+    @property
+    def role(self) -> Role:
+        """The role: API, unless a running instance has only task workers."""
+        names = [str(worker["name"]) for worker in self.metrics.health.get("workers", [])]
+        return Role.WORKER if names and all(name.startswith("task") for name in names) else Role.API
+
+    @property
+    def workers(self) -> list[dict[str, Any]]:
+        """The worker processes of both kinds."""
+        return [*self.metrics.health.get("workers", []), *self.metrics.health.get("task_workers", [])]
+
+    @property
+    def master(self) -> psutil.Process | None:
+        """The master process, if it is visible from here."""
+        for worker in self.metrics.health.get("workers", []):
+            with suppress(psutil.Error):
+                return psutil.Process(worker["pid"]).parent()
+        return None
+
+
+@dataclass(frozen=True, slots=True)
+class InvalidSetting:
+    """An environment variable with an invalid value; ``name`` is ``settings`` if several contradict each other."""
 
     name: str
     message: str
@@ -31,37 +123,38 @@ class WrongSetting:
 
 @dataclass(frozen=True)
 class Context:
-    """What is looked at.
+    """Input of the checks.
 
     Attributes:
-        settings: of the deployment; where a variable is wrong, the setting's default in its place.
-        environment: all variables, for what is no setting.
-        wrong: variables that the settings do not take.
-        cgroup_root: where the kernel shows the limits of the container.
-        temporary: the folder for temporary files; None where none can be written.
+        settings: the settings of the deployment, with defaults in place of invalid values.
+        environment: all environment variables.
+        invalid: the settings with invalid values.
+        cgroup_root: mount point of the cgroup file system.
+        temporary: folder for temporary files; None if no such folder is writable.
     """
 
     settings: Settings
     environment: Mapping[str, str]
-    wrong: tuple[WrongSetting, ...]
+    invalid: tuple[InvalidSetting, ...]
     cgroup_root: Path
     temporary: Path | None
     _lock: threading.Lock = field(default_factory=threading.Lock, repr=False)
 
     @property
-    def instance(self) -> Instance:
-        """The instance that runs here, if one does; looked for once, when it is asked for first.
-
-        Raises:
-            TimeoutError: it could not be found out in time.
-        """
+    def instance(self) -> LocalInstance:
+        """The instance that runs here. The first check that needs it queries the ports."""
         with self._lock:
-            looking = self._looking
-        return looking.result(timeout=LOOK_LIMIT_S)
+            return self._instance
+
+    @cached_property
+    def _instance(self) -> LocalInstance:
+        settings = self.settings
+        host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(settings.host, settings.host)  # noqa: S104 - not a bind
+        return LocalInstance(api=_query_port(host, settings.port), metrics=_query_port(host, settings.metrics_port))
 
     @property
     def is_in_container(self) -> bool:
-        """Whether the service has a container of its own: in a pod, or where it is the first process."""
+        """Whether the service has its own container: it runs in a pod, or as process 1."""
         if "KUBERNETES_SERVICE_HOST" in self.environment:
             return True
         try:
@@ -69,15 +162,108 @@ class Context:
         except psutil.Error:
             return False
 
-    @cached_property
-    def _looking(self) -> Future[Instance]:
-        found: Future[Instance] = Future()
+    @property
+    def api_worker_count(self) -> int:
+        """Number of API worker processes that an instance here should have."""
+        return 0 if self.instance.role is Role.WORKER else self.settings.workers
 
-        def look() -> None:
-            try:
-                found.set_result(look_around(self.settings))
-            except Exception as error:  # noqa: BLE001 - told to whoever asks
-                found.set_exception(error)
+    @property
+    def task_worker_count(self) -> int:
+        """Number of task worker processes that an instance here should have."""
+        has_workers = self.settings.is_queue_embedded or self.instance.role is Role.WORKER
+        return count_task_workers(self.settings) if has_workers else 0
 
-        threading.Thread(target=look, name="doctor-instance", daemon=True).start()
-        return found
+    @property
+    def worker_count(self) -> int:
+        """Number of worker processes of both kinds that an instance here should have."""
+        return self.api_worker_count + self.task_worker_count
+
+
+def load_context(cgroup_root: Path) -> Context | tuple[InvalidSetting, ...]:
+    """Read the settings from the environment, with defaults in place of invalid values.
+
+    Returns:
+        The context, or only the invalid settings if the valid ones contradict each other.
+    """
+    environment, temporary = read_environment(), _find_temporary_folder()
+    try:
+        return Context(load_settings(), environment, (), cgroup_root, temporary)
+    except ValidationError as failure:
+        problems = failure.errors(include_input=False, include_url=False)
+    invalid = tuple(
+        InvalidSetting(".".join(map(str, problem["loc"])).upper() or "settings", problem["msg"]) for problem in problems
+    )
+    fields = {str(problem["loc"][0]) for problem in problems if problem["loc"]}
+    defaults: dict[str, Any] = {
+        name: Settings.model_fields[name].get_default(call_default_factory=True) for name in fields
+    }
+    try:
+        return Context(Settings(**defaults), environment, invalid, cgroup_root, temporary)
+    except ValidationError as failure:
+        if any(setting.name == "settings" for setting in invalid):
+            return invalid
+        problems = failure.errors(include_input=False, include_url=False)
+        return invalid + tuple(InvalidSetting("settings", item["msg"]) for item in problems if not item["loc"])
+
+
+def _find_temporary_folder() -> Path | None:
+    try:
+        return Path(tempfile.gettempdir())
+    except FileNotFoundError:
+        # Some libraries call gettempdir() when they are imported. Let them, so that other checks can run.
+        tempfile.tempdir = "/"
+        return None
+
+
+def http_get(host: str, port: int, path: str, *, timeout_s: float = RESPONSE_TIMEOUT_S) -> HttpResponse:
+    """Send a GET request.
+
+    Raises:
+        OSError: nothing listens there, or it does not respond in time.
+        http.client.HTTPException: the response is not HTTP.
+    """
+    connection = http.client.HTTPConnection(host, port, timeout=timeout_s)
+    try:
+        started_at = time.monotonic()
+        connection.request("GET", path)
+        with connection.getresponse() as response:
+            elapsed_s = time.monotonic() - started_at
+            return HttpResponse(response.status, response.read(MAX_RESPONSE_BYTES), elapsed_s)
+    finally:
+        connection.close()
+
+
+def find_listeners(port: int) -> tuple[str, ...]:
+    """Return the names of the processes that listen on a port, if this user can see them."""
+    names = {}
+    with suppress(psutil.Error, OSError):
+        for peer in psutil.net_connections("tcp"):
+            if peer.status == psutil.CONN_LISTEN and peer.laddr and peer.laddr.port == port and peer.pid is not None:
+                with suppress(psutil.Error):
+                    # Only the name, because arguments may contain a password.
+                    names[peer.pid] = f"{psutil.Process(peer.pid).name().rstrip(':')} (process {peer.pid})"
+    return tuple(names[pid] for pid in sorted(names))
+
+
+def _query_port(host: str, number: int) -> Port:
+    if not number:
+        return Port(host, number)
+    try:
+        health = _parse_health(http_get(host, number, "/health").body)
+    except TimeoutError:
+        return Port(host, number, Listener.UNRESPONSIVE, processes=find_listeners(number))
+    except http.client.HTTPException:
+        return Port(host, number, Listener.OTHER, processes=find_listeners(number))
+    except OSError:  # refused, or not an address of this host; the check of the port then tries to bind it
+        return Port(host, number)
+    return Port(host, number, Listener.SERVICE if health else Listener.OTHER, health, find_listeners(number))
+
+
+def _parse_health(body: bytes) -> dict[str, Any]:
+    """Return the document of ``/health``; empty if the response is not from this service."""
+    try:
+        document = orjson.loads(body)
+    except orjson.JSONDecodeError:
+        return {}
+    is_ours = isinstance(document, dict) and {"live", "ready", "draining", "workers", "task_workers"} <= document.keys()
+    return document if is_ours else {}

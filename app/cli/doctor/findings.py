@@ -1,15 +1,27 @@
-"""What a check finds: one part of it looked at, how that is, and what to do."""
+"""Findings of the checks, and the report: a coloured table, plain lines or JSON."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import sys
+from dataclasses import asdict, dataclass
 from enum import StrEnum
+from typing import TYPE_CHECKING, Any
 
-from app.cli.doctor.parts import PARTS
+import orjson
+
+from app import __version__
+from app.cli.doctor.catalogue import CATALOGUE
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from rich.text import Text
+
+DOCUMENT = "docs/doctor.md"
 
 
 class Status(StrEnum):
-    """How something is; the worse, the later."""
+    """Result of a check, from best to worst."""
 
     OK = "ok"
     SKIPPED = "skipped"
@@ -19,24 +31,33 @@ class Status(StrEnum):
 
     @property
     def rank(self) -> int:
-        """Its place from good to bad."""
+        """Position from best to worst."""
         return list(Status).index(self)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+STYLES = {
+    Status.OK: "green",
+    Status.SKIPPED: "dim",
+    Status.NOTE: "cyan",
+    Status.WARNING: "yellow",
+    Status.ERROR: "bold red",
+}
+
+
+@dataclass(frozen=True, slots=True)
 class Finding:
-    """One thing that was looked at.
+    """One result of a check. The attributes are also the keys of the JSON output.
 
     Attributes:
-        name: the part of a check, one of `parts.PARTS`.
-        status: how it is.
-        looked_at: which variable, file, address, … it was.
-        found: what was found there.
-        expected: what should have been; not empty in a warning or an error.
-        advice: what to do; likewise.
+        name: key in `CATALOGUE`.
+        status: the result.
+        looked_at: the variable, file or address that was checked.
+        found: the state that was found.
+        expected: the state that was expected; required for warnings and errors.
+        advice: what to do; required for warnings and errors.
 
     Raises:
-        ValueError: there is no such part, or a warning or an error does not say what to do.
+        ValueError: the catalogue has no such name, or a warning or an error lacks the expected state or the advice.
     """
 
     name: str
@@ -47,45 +68,130 @@ class Finding:
     advice: str = ""
 
     def __post_init__(self) -> None:
-        if self.name not in PARTS:
-            raise ValueError(f"no part of a check: {self.name}")
+        if self.name not in CATALOGUE:
+            raise ValueError(f"name: expected a name in the catalogue, got {self.name}")
         if self.status in {Status.WARNING, Status.ERROR} and not (self.expected and self.advice):
-            raise ValueError(f"{self.name}: a {self.status} says what was expected, and what to do")
+            raise ValueError(f"{self.name}: expected and advice are required for a {self.status}")
 
 
 def ok(name: str, looked_at: str, found: str) -> Finding:
-    """Say that something is as it should be."""
-    return Finding(name=name, status=Status.OK, looked_at=looked_at, found=found)
+    """Report that something is as expected."""
+    return Finding(name, Status.OK, looked_at, found)
 
 
-def skipped(name: str, looked_at: str, why: str) -> Finding:
-    """Say why something was not looked at."""
-    return Finding(name=name, status=Status.SKIPPED, looked_at=looked_at, found=why)
+def skipped(name: str, looked_at: str, reason: str) -> Finding:
+    """Report why something was not checked."""
+    return Finding(name, Status.SKIPPED, looked_at, reason)
 
 
 def note(name: str, looked_at: str, found: str, advice: str = "") -> Finding:
-    """Tell something worth knowing that need not be wrong."""
-    return Finding(name=name, status=Status.NOTE, looked_at=looked_at, found=found, advice=advice)
+    """Report something that may be intended."""
+    return Finding(name, Status.NOTE, looked_at, found, advice=advice)
 
 
-def warning(name: str, looked_at: str, found: str, *, expected: str, advice: str) -> Finding:
-    """Tell what will hurt some day, or hurts some callers."""
-    return Finding(name=name, status=Status.WARNING, looked_at=looked_at, found=found, expected=expected, advice=advice)
+def warning(name: str, looked_at: str, found: str, *, expected: str, advice: str | None = None) -> Finding:
+    """Report something that affects some requests, or will cause an outage. The default advice is the remedy."""
+    return Finding(
+        name, Status.WARNING, looked_at, found, expected, CATALOGUE[name].remedy if advice is None else advice
+    )
 
 
-def error(name: str, looked_at: str, found: str, *, expected: str, advice: str) -> Finding:
-    """Tell what keeps the service, or a part of it, from working."""
-    return Finding(name=name, status=Status.ERROR, looked_at=looked_at, found=found, expected=expected, advice=advice)
+def error(name: str, looked_at: str, found: str, *, expected: str, advice: str | None = None) -> Finding:
+    """Report something that stops the service, or a part of it, from working. The default advice is the remedy."""
+    return Finding(name, Status.ERROR, looked_at, found, expected, CATALOGUE[name].remedy if advice is None else advice)
 
 
-def mebibytes(size: float) -> str:
-    """Write an amount of memory or storage.
+def format_bytes(size: float) -> str:
+    """Format an amount of memory or storage.
 
     Example:
-        >>> mebibytes(17 * 2**20), mebibytes(2.25 * 2**30), mebibytes(512)
+        >>> format_bytes(17 * 2**20), format_bytes(2.25 * 2**30), format_bytes(512)
         ('17 MiB', '2.25 GiB', '0.5 KiB')
     """
     for unit, name in ((2**30, "GiB"), (2**20, "MiB")):
         if size >= unit:
             return f"{size / unit:.3g} {name}" if size / unit < 1000 else f"{size / unit:.0f} {name}"  # noqa: PLR2004
     return f"{size / 1024:.3g} KiB"
+
+
+def worst_status(findings: Sequence[Finding]) -> Status:
+    """Return the worst status, or ``ok`` if there are no findings."""
+    return max((finding.status for finding in findings), key=lambda status: status.rank, default=Status.OK)
+
+
+def write_report(findings: Sequence[Finding], seconds: float, *, is_json: bool, is_quiet: bool) -> None:
+    """Write the findings to standard output: as JSON, as a table on a terminal, otherwise one line each."""
+    if is_json:
+        text = orjson.dumps(to_json(findings, seconds), option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE)
+        sys.stdout.write(text.decode())
+        return
+    shown = [finding for finding in findings if not is_quiet or finding.status.rank >= Status.NOTE.rank]
+    if sys.stdout.isatty():
+        _write_table(shown)
+    else:
+        sys.stdout.writelines(f"{format_line(finding)}\n" for finding in shown)
+    sys.stdout.write(f"{summarize(findings, seconds)}\n")
+
+
+def _count(findings: Sequence[Finding]) -> dict[Status, int]:
+    return {status: sum(finding.status is status for finding in findings) for status in Status}
+
+
+def to_json(findings: Sequence[Finding], seconds: float) -> dict[str, Any]:
+    """Build the JSON output. Its keys must not change."""
+    checks = [finding.name.partition(".")[0] for finding in findings]
+    return {
+        "version": __version__,
+        "status": worst_status(findings),
+        "seconds": round(seconds, 3),
+        "counts": {status.value: count for status, count in _count(findings).items()},
+        "findings": [
+            {"check": check, **asdict(finding), "document": f"{DOCUMENT}#{check}"}
+            for check, finding in zip(checks, findings, strict=True)
+        ],
+    }
+
+
+def summarize(findings: Sequence[Finding], seconds: float) -> str:
+    """Return the last line of the report: the number of findings, by status."""
+    counts = {status: count for status, count in reversed(_count(findings).items()) if count}
+    plurals = {Status.NOTE: "notes", Status.WARNING: "warnings", Status.ERROR: "errors"}
+    parts = [f"{count} {plurals.get(status, status) if count > 1 else status}" for status, count in counts.items()]
+    return f"{', '.join(parts) or 'no findings'} in {seconds:.1f} s"
+
+
+def format_line(finding: Finding) -> str:
+    """Format a finding as one line.
+
+    Example:
+        >>> format_line(ok("queue.version", "nats-server", "2.15.1"))
+        'ok       queue.version: nats-server: 2.15.1'
+    """
+    parts = [f"{finding.looked_at}: {finding.found}"]
+    parts += [f"expected: {finding.expected}"] if finding.expected else []
+    parts += [f"advice: {finding.advice}"] if finding.advice else []
+    return f"{finding.status:<8} {finding.name}: {'; '.join(parts)}"
+
+
+def _write_table(findings: Sequence[Finding]) -> None:
+    from rich.console import Console  # noqa: PLC0415 - needed only on a terminal
+    from rich.table import Table  # noqa: PLC0415 - as above
+
+    table = Table(box=None, show_header=False, padding=(0, 2, 0, 0), pad_edge=False)
+    table.add_column(no_wrap=True)
+    table.add_column(no_wrap=True)
+    table.add_column(overflow="fold")
+    for finding in findings:
+        table.add_row(f"[{STYLES[finding.status]}]{finding.status}[/]", finding.name, _format_cell(finding))
+    Console(highlight=False).print(table)
+
+
+def _format_cell(finding: Finding) -> Text:
+    from rich.text import Text  # noqa: PLC0415 - as above
+
+    # Not parsed as markup, because the texts include file names and messages of other programs.
+    text = Text.assemble((finding.looked_at, "bold"), ": ", finding.found)
+    for label, content in (("expected", finding.expected), ("advice", finding.advice)):
+        if content:
+            text.append(f"\n{label}: ", "dim").append(content)
+    return text

@@ -1,224 +1,255 @@
-"""What the queue's server can do and what it holds, against the settings."""
+"""JetStream on the NATS server: version, limits, configuration of the streams, replicas, storage and workers."""
 
 from __future__ import annotations
 
 import re
-from itertools import chain
 from typing import TYPE_CHECKING, Any
 
-from app.cli.doctor.findings import Finding, error, mebibytes, note, ok, skipped, warning
-from app.cli.doctor.queue_access import INFO, STREAMS, WORKERS, Answers, stream_info
-from app.cli.doctor.queue_storage import judge_storage
+from app.cli.doctor.findings import Finding, error, format_bytes, note, ok, skipped, warning
+from app.cli.doctor.queue_server import ACCOUNT_INFO, CONSUMER_INFO, STREAMS, JetStreamResponses, stream_info
 from app.tasks.connection import MIN_SERVER
 from app.tasks.embedded import PAYLOAD_MARGIN
-from app.tasks.stream import CONSUMER, consumer_config, stream_configs
+from app.tasks.monitor import MonitorFigures, read_monitor
+from app.tasks.stream import CONSUMER, DEAD_STREAM, RECORDS_STREAM, STREAM, consumer_config, stream_configs
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from app.cli.doctor.context import Context
-    from app.cli.doctor.queue_address import Greeting
+    from app.cli.doctor.queue_server import ServerInfo
     from app.settings import Settings
 
-# What a server never changes of a stream that is there.
-_FIXED = {"storage", "retention", "subjects"}
+# The server cannot update these properties of an existing stream.
+_IMMUTABLE = {"storage", "retention", "subjects"}
 _SETTINGS = {
-    ("TASKS", "max_msgs"): "TASK_QUEUE_MAX_MESSAGES",
-    ("TASKS", "max_bytes"): "TASK_QUEUE_MAX_BYTES",
-    ("TASKS_DEAD", "max_bytes"): "TASK_DEAD_MAX_BYTES",
+    (STREAM, "max_msgs"): "TASK_QUEUE_MAX_MESSAGES",
+    (STREAM, "max_bytes"): "TASK_QUEUE_MAX_BYTES",
+    (DEAD_STREAM, "max_bytes"): "TASK_DEAD_MAX_BYTES",
     (CONSUMER, "ack_wait"): "TASK_ACK_WAIT_S",
 }
 _COMPARED = ("storage", "retention", "subjects", "max_msgs", "max_bytes", "num_replicas", "ack_wait", "allow_msg_ttl")
-_LAG = 1000  # messages; a copy that is further behind does not catch up by itself in a moment
+_MAX_LAG = 1000  # messages; a replica that lags further behind needs time or help to catch up
+NEARLY_FULL, FULL = 0.8, 0.95
 
 
-def judge_streams(
-    context: Context, settings: Settings, greetings: Sequence[Greeting], answers: Answers
+def check_jetstream(
+    context: Context, settings: Settings, servers: Sequence[ServerInfo], responses: JetStreamResponses
 ) -> Iterator[Finding]:
-    """Yield what is to be said of a server that lets this instance in.
+    """Check a server that has accepted the credentials.
 
     Args:
-        context: what is looked at.
-        settings: with the address of the server that is asked.
-        greetings: of all servers that can be reached.
-        answers: of JetStream.
+        context: input of the checks.
+        settings: the settings, with the address of the embedded server if that is used.
+        servers: the reachable servers.
+        responses: responses of the JetStream API.
     """
-    yield _judge_version(greetings)
-    yield _judge_payload(settings, greetings)
-    if trouble := answers.trouble(INFO):
-        yield error(
-            "queue.jetstream",
-            "JetStream",
-            trouble if all(greeting.jetstream for greeting in greetings) else "JetStream is off",
-            expected="JetStream, for the server and for this account",
-            advice="put `jetstream {}` into the server's configuration, and turn it on for the account where there are "
-            "accounts; a cluster needs more than half of its servers, and a moment after one is lost",
-        )
+    yield _check_version(servers)
+    yield _check_payload(settings, servers)
+    if problem := responses.problem(ACCOUNT_INFO):
+        found = problem if all(server.jetstream for server in servers) else "JetStream is disabled"
+        yield error("queue.jetstream", "JetStream", found, expected="JetStream enabled on server and account")
         return
-    yield ok("queue.jetstream", "JetStream", "answers")
-    yield from _compare(settings, answers, is_running=context.instance.is_running)
-    yield _judge_replicas(settings, greetings, answers)
-    yield from judge_storage(settings, answers)
-    yield from _judge_workers(answers)
+    yield ok("queue.jetstream", "JetStream", "enabled")
+    yield from _check_streams(settings, responses, is_running=context.instance.is_running)
+    yield _check_replicas(settings, servers, responses)
+    yield from check_storage(settings, responses)
+    yield from _check_workers(responses)
 
 
-def _judge_version(greetings: Sequence[Greeting]) -> Finding:
-    part, least = "queue.version", ".".join(map(str, MIN_SERVER))
-    found = sorted({greeting.version for greeting in greetings}, key=_numbers)
-    if all(_numbers(version) >= MIN_SERVER for version in found):
-        return ok(part, "nats-server", ", ".join(found))
-    advice = f"upgrade the server to {least} or later"
-    return error(part, "nats-server", ", ".join(found), expected=f"{least} or later", advice=advice)
+def _check_version(servers: Sequence[ServerInfo]) -> Finding:
+    versions = sorted({server.version for server in servers}, key=_parse_version)
+    if all(_parse_version(version) >= MIN_SERVER for version in versions):
+        return ok("queue.version", "nats-server", ", ".join(versions))
+    expected = f"{'.'.join(map(str, MIN_SERVER))} or later"
+    return error("queue.version", "nats-server", ", ".join(versions), expected=expected)
 
 
-def _numbers(version: str) -> tuple[int, ...]:
-    """Read ``2.11.0-RC.1`` as ``(2, 11)``; what is no version comes before all others."""
-    found = re.match(r"v?(\d+)\.(\d+)", version)
-    return tuple(map(int, found.groups())) if found else ()
+def _parse_version(version: str) -> tuple[int, ...]:
+    """Parse ``2.11.0-RC.1`` as ``(2, 11)``; an invalid version is empty, and lower than all others."""
+    match = re.match(r"v?(\d+)\.(\d+)", version)
+    return tuple(map(int, match.groups())) if match else ()
 
 
-def _judge_payload(settings: Settings, greetings: Sequence[Greeting]) -> Finding:
+def _check_payload(settings: Settings, servers: Sequence[ServerInfo]) -> Finding:
     part, needed = "queue.payload", settings.max_body_bytes + PAYLOAD_MARGIN
-    least = min(greeting.max_payload for greeting in greetings)
-    if least >= needed:
-        return ok(part, "max_payload", mebibytes(least))
-    return warning(
-        part,
-        "max_payload",
-        f"{mebibytes(least)}: larger requests are refused as tasks, with 413 task_too_large",
-        expected=f"{mebibytes(needed)} or more, for MAX_BODY_BYTES of {mebibytes(settings.max_body_bytes)}",
-        advice=f"set `max_payload: {needed}` or more in the server's configuration, or lower MAX_BODY_BYTES",
-    )
+    limit = min(server.max_payload for server in servers)
+    if limit >= needed:
+        return ok(part, "max_payload", format_bytes(limit))
+    found = f"{format_bytes(limit)}: larger tasks are rejected with 413 task_too_large"
+    expected = f"at least {needed} ({format_bytes(needed)}) for MAX_BODY_BYTES={settings.max_body_bytes}"
+    return warning(part, "max_payload", found, expected=expected)
 
 
-def _compare(settings: Settings, answers: Answers, *, is_running: bool) -> Iterator[Finding]:
+def _check_streams(settings: Settings, responses: JetStreamResponses, *, is_running: bool) -> Iterator[Finding]:
     part = "queue.streams"
-    wanted = {str(config.name): config.as_dict() for config in stream_configs(settings)}
-    questions = {name: stream_info(name) for name in STREAMS} | {CONSUMER: WORKERS}
-    missing = [name for name, question in questions.items() if answers.trouble(question)]
-    if missing:
-        troubles = sorted({answers.trouble(questions[name]) for name in missing})
-        is_told = all(answers.is_missing(questions[name]) for name in missing)
-        judge = _judge_missing if is_told else _judge_silent
-        yield judge(", ".join(missing), ", ".join(troubles), is_running=is_running)
-    wanted[CONSUMER] = consumer_config(settings).as_dict()
-    differ = list(
-        chain.from_iterable(
-            _differences(name, wanted[name], answers.of(question)["config"])
-            for name, question in questions.items()
-            if name not in missing
-        )
-    )
-    yield from differ
-    if not missing and not differ:
-        yield ok(part, ", ".join(questions), "there, and as the settings say")
+    requests = {name: stream_info(name) for name in STREAMS} | {CONSUMER: CONSUMER_INFO}
+    absent = {name: problem for name, request in requests.items() if (problem := responses.problem(request))}
+    if absent:
+        names, problems = ", ".join(absent), ", ".join(sorted(set(absent.values())))
+        if all(responses.is_not_found(requests[name]) for name in absent):
+            yield _report_missing(names, problems, is_running=is_running)
+        else:
+            advice = (
+                "retry in a moment, because a cluster that has lost a server elects new leaders; if it remains, see "
+            )
+            advice += "the logs of the servers"
+            yield warning(part, names, f"no response: {problems}", expected="a response", advice=advice)
+    configs = {str(config.name): config.as_dict() for config in stream_configs(settings)}
+    configs[CONSUMER] = consumer_config(settings).as_dict()
+    differences = [
+        finding
+        for name, request in requests.items()
+        if name not in absent
+        for finding in _compare(name, configs[name], responses.get(request)["config"])
+    ]
+    yield from differences
+    if not absent and not differences:
+        yield ok(part, ", ".join(requests), "as configured by the settings")
 
 
-def _judge_silent(place: str, troubles: str, *, is_running: bool) -> Finding:
-    del is_running  # they are there or not whoever runs
-    return warning(
-        "queue.streams",
-        place,
-        f"nothing is told of them: {troubles}",
-        expected="an answer",
-        advice="look again in a moment: a cluster that has lost a server finds new leaders; where it lasts, look at "
-        "the servers' logs",
-    )
-
-
-def _judge_missing(place: str, troubles: str, *, is_running: bool) -> Finding:
+def _report_missing(names: str, problems: str, *, is_running: bool) -> Finding:
+    part, found = "queue.streams", f"missing ({problems})"
     if not is_running:
-        advice = "nothing to do: the service makes them when it connects"
-        return note("queue.streams", place, f"not there ({troubles})", advice)
+        return note(part, names, found, "no action needed: the service creates them when it connects")
     return error(
-        "queue.streams",
-        place,
-        f"not there ({troubles})",
-        expected="streams and consumer, made by the service that runs",
-        advice="look for `The queue cannot be reached` in its log; the account needs the right to make streams, and "
-        "storage for their bounds",
+        part,
+        names,
+        found,
+        expected="streams and consumer, created by the running service",
+        advice="search its log for `The queue cannot be reached`; the account needs the permission to create streams, "
+        "and storage for their limits",
     )
 
 
-def _differences(name: str, wanted: dict[str, Any], found: dict[str, Any]) -> Iterator[Finding]:
+def _compare(name: str, wanted: dict[str, Any], actual: dict[str, Any]) -> Iterator[Finding]:
     for key in _COMPARED:
-        if key not in wanted or wanted[key] == found.get(key):
+        if key not in wanted or wanted[key] == actual.get(key):
             continue
         setting = "NATS_REPLICAS" if key == "num_replicas" else _SETTINGS.get((name, key), "the settings")
-        judge = error if key in _FIXED else warning
-        yield judge(
-            "queue.streams",
-            f"{name} {key}",
-            _text(key, found.get(key)),
-            expected=f"{_text(key, wanted[key])} ({setting})",
-            advice="set up by something else; give the service an account of its own"
-            if key in _FIXED
-            else "give API and workers the same TASK_* and NATS_REPLICAS and restart them, because the last to connect "
-            "updates the stream; if it stays, `keeps its old settings` in their log gives the server's reason",
-        )
+        expected = f"{_format(key, wanted[key])} ({setting})"
+        subject, found = f"{name} {key}", _format(key, actual.get(key))
+        if key in _IMMUTABLE:
+            advice = "the stream belongs to another application; use a separate NATS account for the service"
+            yield error("queue.streams", subject, found, expected=expected, advice=advice)
+        else:
+            yield warning("queue.streams", subject, found, expected=expected)
 
 
-def _text(key: str, value: Any) -> str:
+def _format(key: str, value: Any) -> str:
     if key == "ack_wait" and isinstance(value, int):
         return f"{value / 1e9:g} s"
     if key == "max_bytes" and isinstance(value, int) and value > 0:
-        return mebibytes(value)
-    return "nothing" if value is None else str(value)
+        return format_bytes(value)
+    return "none" if value is None else str(value)
 
 
-def _judge_replicas(settings: Settings, greetings: Sequence[Greeting], answers: Answers) -> Finding:
+def _check_replicas(settings: Settings, servers: Sequence[ServerInfo], responses: JetStreamResponses) -> Finding:
     part, wanted = "queue.replicas", settings.nats_replicas
-    # Addresses that the servers tell, and those of the settings: one server may have several, none may be told.
-    known = max(len(settings.nats_servers), *(len(greeting.connect_urls) for greeting in greetings), 1)
-    servers = known if any(greeting.cluster for greeting in greetings) else 1
-    place = f"NATS_REPLICAS={wanted}"
-    if wanted > servers:
+    subject = f"NATS_REPLICAS={wanted}"
+    # An estimate: a server may have several addresses in NATS_URL, and need not advertise those of the cluster.
+    known = max(len(settings.nats_servers), *(len(server.connect_urls) for server in servers), 1)
+    count = known if any(server.cluster for server in servers) else 1
+    if wanted > count:
         return error(
             part,
-            place,
-            "one server, in no cluster" if servers == 1 else f"{servers} servers",
+            subject,
+            "one server without a cluster" if count == 1 else f"{count} servers",
             expected=f"a cluster of at least {wanted} servers",
-            advice=f"set NATS_REPLICAS={servers if servers % 2 else servers - 1}, or add servers (chart: "
-            "`nats.replicas`, `externalNats.replicas`)",
+            advice=f"set NATS_REPLICAS={count if count % 2 else count - 1}, or add servers (chart: `nats.replicas`, "
+            "`externalNats.replicas`)",
         )
-    bad = sorted(
-        {
-            str(peer.get("name"))
-            for name in STREAMS
-            for peer in answers.of(stream_info(name)).get("cluster", {}).get("replicas") or []
-            if peer.get("offline") or peer.get("lag", 0) > _LAG
-        }
-    )
+    streams = [responses.get(stream_info(stream)) for stream in STREAMS]
+    replicas = [replica for stream in streams for replica in stream.get("cluster", {}).get("replicas") or []]
+    bad = {
+        str(replica.get("name")) for replica in replicas if replica.get("offline") or replica.get("lag", 0) > _MAX_LAG
+    }
     if bad:
-        return warning(
-            part,
-            place,
-            f"copies on {', '.join(bad)} are offline or far behind",
-            expected="all copies up to date",
-            advice="bring these servers back, or look at their logs",
-        )
-    if wanted > 1 and not any(answers.of(stream_info(name)) for name in STREAMS):
-        return skipped(part, place, "nothing is told of the copies")
-    return ok(part, place, "no copies" if wanted == 1 else f"{wanted} copies, all there")
+        found = f"offline or lagging replicas: {', '.join(sorted(bad))}"
+        return warning(part, subject, found, expected="all replicas up to date")
+    if wanted > 1 and not any(streams):
+        return skipped(part, subject, "the server reports no replicas")
+    return ok(part, subject, "not replicated" if wanted == 1 else f"{wanted} replicas, all up to date")
 
 
-def _judge_workers(answers: Answers) -> Iterator[Finding]:
-    part, state = "queue.workers", answers.of(WORKERS)
-    if not state:
-        return
-    waiting, held, asking = state["num_pending"], state["num_ack_pending"], state["num_waiting"]
-    found = f"{waiting} tasks wait, {held} are held by workers, {asking} requests for tasks"
-    place = f"consumer {CONSUMER}"
-    if asking or held:
-        yield ok(part, place, found)
-    elif waiting:
+def check_storage(settings: Settings, responses: JetStreamResponses) -> Iterator[Finding]:
+    """Check how full the server's storage and the streams are."""
+    part, stats = "queue.storage", read_monitor(settings.nats_monitor_url)
+    yield from _check_writes(stats)
+    yield _check_server_storage(settings, responses, stats)
+    tasks, results, dead_letters = (
+        responses.get(stream_info(name)).get("state", {}) for name in (STREAM, RECORDS_STREAM, DEAD_STREAM)
+    )
+    messages, limit = tasks.get("messages", 0), settings.task_queue_max_messages
+    workers = "add workers (chart: `worker.replicas`), or raise the limit; see FacialServiceQueueFull"
+    expiry = "lower RESULT_TTL, or raise RESULT_MAX_BYTES; see FacialServiceQueueFull"
+    for setting, ratio, used, advice in (
+        ("TASK_QUEUE_MAX_MESSAGES", messages / limit, f"{messages} of {limit}", workers),
+        ("TASK_QUEUE_MAX_BYTES", *_usage(tasks, settings.task_queue_max_bytes), workers),
+        ("RESULT_MAX_BYTES", *_usage(results, settings.result_max_bytes), expiry),
+    ):
+        if ratio >= NEARLY_FULL:
+            judge = error if ratio >= FULL else warning
+            found = f"{used} used; when it is full, new tasks are rejected with 503"
+            yield judge(part, setting, found, expected=f"less than {NEARLY_FULL:.0%}", advice=advice)
+    if dead_letters.get("messages"):
+        found = f"{dead_letters['messages']} dead letters, {format_bytes(dead_letters['bytes'])}"
+        advice = "list them and their errors with `facial-service tasks dead list`; see FacialServiceDeadTasks"
+        yield note(part, DEAD_STREAM, found, advice)
+
+
+def _usage(state: dict[str, int], limit: int) -> tuple[float, str]:
+    used = state.get("bytes", 0)
+    return used / limit, f"{format_bytes(used)} of {format_bytes(limit)}"
+
+
+def _check_writes(stats: MonitorFigures) -> Iterator[Finding]:
+    part = "queue.storage"
+    if stats.storage_fault:
+        advice = "free space on the server's disk, then restart the server; the embedded server restarts automatically"
+        found = f"rejected after an error: {stats.storage_fault}"
+        yield error(part, "writes", found, expected="writable streams", advice=advice)
+    limit, reserved = stats.storage_limit, stats.reserved
+    if limit is not None and reserved is not None and reserved > limit:
         yield error(
             part,
-            place,
-            found,
-            expected="workers that ask for the tasks that wait",
-            advice="start `facial-service worker` with the same NATS_URL (chart: `worker.enabled`, `worker.replicas`); "
-            "see FacialServiceNoTaskWorkers",
+            "reserved",
+            f"{format_bytes(reserved)} of {format_bytes(limit)}: the server can neither create nor update streams",
+            expected="no more than the limit of the server",
+            advice=f"raise `max_file` of the server to {reserved} or more (chart: `nats.persistence.size`), start the "
+            "service, which applies the limits of the settings to its streams, then lower `max_file` again",
         )
+
+
+def _check_server_storage(settings: Settings, responses: JetStreamResponses, stats: MonitorFigures) -> Finding:
+    part, subject, account = "queue.storage", "server storage", responses.get(ACCOUNT_INFO)
+    used, limit = account.get("storage", 0), account.get("limits", {}).get("max_storage", -1)
+    if limit <= 0:
+        # The embedded server is limited only by its disk.
+        limit = used + stats.free if stats.free is not None else stats.storage_limit or 0
+    if not limit:
+        advice = "set NATS_MONITOR_URL to the server's monitoring port (chart: `externalNats.monitorUrl`)"
+        return note(part, subject, f"{format_bytes(used)} used; the server does not report its limit", advice)
+    found = f"{format_bytes(used)} of {format_bytes(limit)} used"
+    if used >= NEARLY_FULL * limit:
+        judge = error if used >= FULL * limit else warning
+        return judge(part, subject, found, expected=f"less than {NEARLY_FULL:.0%}")
+    total = settings.task_queue_max_bytes + settings.result_max_bytes + settings.task_dead_max_bytes
+    if total > limit:
+        expected = "twice the sum of TASK_QUEUE_MAX_BYTES, RESULT_MAX_BYTES and TASK_DEAD_MAX_BYTES"
+        found = f"{format_bytes(limit)}, less than tasks and results may use: {format_bytes(total)}"
+        return warning(part, subject, found, expected=expected)
+    return ok(part, subject, found)
+
+
+def _check_workers(responses: JetStreamResponses) -> Iterator[Finding]:
+    part, subject, state = "queue.workers", f"consumer {CONSUMER}", responses.get(CONSUMER_INFO)
+    if not state:
+        return
+    pending, unacknowledged, requests = state["num_pending"], state["num_ack_pending"], state["num_waiting"]
+    found = f"tasks waiting: {pending}, in progress: {unacknowledged}; pull requests: {requests}"
+    if requests or unacknowledged:
+        yield ok(part, subject, found)
+    elif pending:
+        yield error(part, subject, found, expected="pull requests of workers")
     else:
-        yield note(part, place, found, "start `facial-service worker`, unless an autoscaler does when tasks come")
+        yield note(part, subject, found, "start `facial-service worker`, unless an autoscaler starts it on demand")

@@ -1,174 +1,137 @@
-"""Runs checks side by side, each bounded in time and none able to end the others."""
+"""Concurrent execution of the checks, each with a time limit and isolated from failures of the others."""
 
 from __future__ import annotations
 
 import importlib
 import queue
-import tempfile
 import threading
 import time
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 from urllib.parse import unquote
 
-from pydantic import ValidationError
-
-from app.cli.doctor.context import Context, WrongSetting
+from app.cli.doctor.catalogue import Check
+from app.cli.doctor.context import Context, InvalidSetting, load_context
 from app.cli.doctor.findings import Finding, error, skipped
-from app.cli.doctor.names import Check
-from app.settings import Settings, load_settings, read_environment
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping
+    from collections.abc import Callable, Iterable, Iterator, Mapping
 
-LIMIT_S = 12.0
+TIMEOUT_S = 12.0
+MODULES = {
+    Check.SETTINGS: "check_settings",
+    Check.PORTS: "check_service",
+    Check.QUEUE: "check_queue",
+    Check.MODELS: "check_installation",
+    Check.METRIC_FILES: "check_folders",
+    Check.LIMITS: "check_limits",
+    Check.SERVICE: "check_service",
+    Check.DISK: "check_folders",
+    Check.PYTHON: "check_installation",
+}
 _SECRETS = ("API_KEYS", "NATS_PASSWORD", "NATS_TOKEN", "NATS_NKEY_SEED")
-_SHORTEST_SECRET = 4  # what is shorter stands in half of all words, and would blot them out
-# These can be looked at whatever the settings are.
-_ALWAYS = {Check.SETTINGS, Check.PYTHON}
-
-
-def make_context(cgroup_root: Path) -> Context | tuple[WrongSetting, ...]:
-    """Read the environment.
-
-    Returns:
-        What is to be looked at; or only what is wrong, where no default can stand for it.
-    """
-    environment, temporary = read_environment(), _find_temporary()
-    try:
-        return Context(load_settings(), environment, (), cgroup_root, temporary)
-    except ValidationError as fault:
-        problems = fault.errors(include_input=False, include_url=False)
-    wrong = tuple(WrongSetting(".".join(map(str, one["loc"])).upper() or "settings", one["msg"]) for one in problems)
-    fields = {str(problem["loc"][0]) for problem in problems if problem["loc"]}
-    defaults: dict[str, Any] = {
-        name: Settings.model_fields[name].get_default(call_default_factory=True) for name in fields
-    }
-    try:
-        return Context(Settings(**defaults), environment, wrong, cgroup_root, temporary)
-    except ValidationError as fault:  # of settings that contradict each other, nobody knows which is meant
-        more = fault.errors(include_input=False, include_url=False)
-        return wrong + tuple(WrongSetting("settings", one["msg"]) for one in more if not one["loc"] and not _has(wrong))
-
-
-def _find_temporary() -> Path | None:
-    try:
-        return Path(tempfile.gettempdir())
-    except FileNotFoundError:
-        # Libraries ask for it when they are loaded, and checks that need no such folder would fail with them.
-        tempfile.tempdir = "/"
-        return None
-
-
-def _has(wrong: tuple[WrongSetting, ...]) -> bool:
-    return any(one.name == "settings" for one in wrong)
+_MIN_SECRET_LENGTH = 4  # because shorter ones are part of many words, and redacting them would garble the report
 
 
 def run_checks(
     checks: Iterable[Check], cgroup_root: Path, on_done: Callable[[Check], None] = lambda _: None
 ) -> list[Finding]:
-    """Run checks at the same time, for at most `LIMIT_S` seconds.
+    """Run checks at the same time, for at most `TIMEOUT_S` seconds.
 
     Args:
-        checks: which.
-        cgroup_root: where control groups are mounted.
-        on_done: told of each check that has ended.
+        checks: the checks to run.
+        cgroup_root: mount point of the cgroup file system.
+        on_done: called after each check has finished.
 
     Returns:
-        What they found, in the checks' own order; no secret stands in it.
+        The findings in the order of `Check`, without secrets.
     """
-    chosen = sorted(set(checks), key=list(Check).index)
-    context = make_context(cgroup_root)
-    found: dict[Check, list[Finding]] = {check: [] for check in chosen}
+    selected = sorted(set(checks), key=list(Check).index)
+    context = load_context(cgroup_root)
     if not isinstance(context, Context):
-        return [finding for check in chosen for finding in _without_settings(check, context)]
-    ended: queue.SimpleQueue[Check] = queue.SimpleQueue()
-    for check in chosen:
-        threading.Thread(
-            target=_run, args=(check, context, found[check], ended), name=f"doctor-{check}", daemon=True
-        ).start()
-    waiting, limit = set(chosen), time.monotonic() + LIMIT_S
-    while waiting and (left := limit - time.monotonic()) > 0:
+        return [finding for check in selected for finding in _without_settings(check, context)]
+    findings: dict[Check, list[Finding]] = {check: [] for check in selected}
+    finished: queue.SimpleQueue[Check] = queue.SimpleQueue()
+    for check in selected:
+        arguments = (check, context, findings[check], finished)
+        threading.Thread(target=_run, args=arguments, name=f"doctor-{check}", daemon=True).start()
+    running, deadline = set(selected), time.monotonic() + TIMEOUT_S
+    while running and (remaining_s := deadline - time.monotonic()) > 0:
         try:
-            check = ended.get(timeout=left)
+            check = finished.get(timeout=remaining_s)
         except queue.Empty:
             break
-        waiting.discard(check)
+        running.discard(check)
         on_done(check)
-    for check in waiting:
-        found[check].append(_unfinished(check, f"it has not ended within {LIMIT_S:g} s"))
+    for check in running:
+        findings[check].append(_failed(check, f"not finished within {TIMEOUT_S:g} s"))
     secrets = find_secrets(context.environment)
-    return [hide(finding, secrets) for check in chosen for finding in tuple(found[check])]
+    return [redact(finding, secrets) for check in selected for finding in tuple(findings[check])]
 
 
-def _run(check: Check, context: Context, found: list[Finding], ended: queue.SimpleQueue[Check]) -> None:
+def load_check(check: Check) -> Callable[[Context], Iterator[Finding]]:
+    """Import the function of a check. A broken dependency then affects only the checks that import it."""
+    module = importlib.import_module(f"app.cli.doctor.{MODULES[check]}")
+    function: Callable[[Context], Iterator[Finding]] = getattr(module, f"check_{check.name.lower()}")
+    return function
+
+
+def _run(check: Check, context: Context, findings: list[Finding], finished: queue.SimpleQueue[Check]) -> None:
     try:
-        for finding in importlib.import_module(check.module).run(context):
-            found.append(finding)  # noqa: PERF402 - what was found before a fault is kept
-    except Exception as fault:  # noqa: BLE001 - whatever it is, the other checks go on
-        found.append(_unfinished(check, f"it failed itself ({_describe(fault)})"))
+        for finding in load_check(check)(context):
+            findings.append(finding)  # noqa: PERF402 - keeps what was found before an exception
+    except Exception as failure:  # noqa: BLE001 - isolates the other checks
+        findings.append(_failed(check, f"failed ({_describe(failure)})"))
     finally:
-        ended.put(check)
+        finished.put(check)
 
 
-def _describe(fault: Exception) -> str:
-    """Name a fault by its type and its place; its text may hold what is nobody's business."""
-    trace = fault.__traceback__
+def _describe(failure: Exception) -> str:
+    """Return the type and the location of an exception, but not its message, which may contain secrets."""
+    trace = failure.__traceback__
     while trace is not None and trace.tb_next is not None:
         trace = trace.tb_next
-    place = f", {Path(trace.tb_frame.f_code.co_filename).name}:{trace.tb_lineno}" if trace is not None else ""
-    return f"{type(fault).__name__}{place}"
+    location = f", {Path(trace.tb_frame.f_code.co_filename).name}:{trace.tb_lineno}" if trace is not None else ""
+    return f"{type(failure).__name__}{location}"
 
 
-def _unfinished(check: Check, found: str) -> Finding:
-    return error(
-        f"{check}.check",
-        "the check",
-        found,
-        expected="an end",
-        advice=f"go on without it: --skip {check}; where the settings are right, report it as a defect",
-    )
+def _failed(check: Check, found: str) -> Finding:
+    return error(f"{check}.check", "check", found, expected="a completed check")
 
 
-def _without_settings(check: Check, wrong: tuple[WrongSetting, ...]) -> Iterable[Finding]:
+def _without_settings(check: Check, invalid: tuple[InvalidSetting, ...]) -> Iterable[Finding]:
     if check is not Check.SETTINGS:
-        yield skipped(f"{check}.check", "settings", "it needs settings that are right")
+        yield skipped(f"{check}.check", "settings", "not run, because the settings are invalid")
         return
-    for one in wrong:
-        yield error(
-            "settings.values",
-            one.name,
-            "a value that is not taken",
-            expected=one.message,
-            advice="set these as expected, or unset them (chart: `settings`)",
-        )
+    for setting in invalid:
+        yield error("settings.values", setting.name, "invalid value", expected=setting.message)
 
 
 def find_secrets(environment: Mapping[str, str]) -> tuple[str, ...]:
-    """Collect what must not be told: keys, passwords, tokens, alone and in addresses; the longest first."""
-    given = {name.upper(): value for name, value in environment.items()}
-    secrets = {given.get(name, "").strip() for name in _SECRETS}
-    secrets |= {key.strip() for key in given.get("API_KEYS", "").split(",")}
-    for server in given.get("NATS_URL", "").split(","):
+    """Return the keys, passwords and tokens in the environment, also those in URLs, the longest first."""
+    variables = {name.upper(): value for name, value in environment.items()}
+    secrets = {variables.get(name, "").strip() for name in _SECRETS}
+    secrets |= {key.strip() for key in variables.get("API_KEYS", "").split(",")}
+    for server in variables.get("NATS_URL", "").split(","):
         before, sign, _ = server.rpartition("@")
         if sign:
             raw = before.partition("://")[2] or before
             parts = {raw, *raw.split(":", 1)}
             secrets |= parts | {unquote(part) for part in parts}
-    return tuple(sorted((text for text in secrets if len(text) >= _SHORTEST_SECRET), key=len, reverse=True))
+    return tuple(sorted((text for text in secrets if len(text) >= _MIN_SECRET_LENGTH), key=len, reverse=True))
 
 
-def hide(finding: Finding, secrets: Iterable[str]) -> Finding:
-    """Blot secrets out of a finding: a last precaution, for what libraries and servers say is in it too."""
+def redact(finding: Finding, secrets: Iterable[str]) -> Finding:
+    """Replace secrets in a finding, because messages of libraries and servers may contain them."""
 
     def clean(text: str) -> str:
         for secret in secrets:
             text = text.replace(secret, "***")
         return text
 
-    return Finding(
-        name=finding.name,
-        status=finding.status,
+    return replace(
+        finding,
         looked_at=clean(finding.looked_at),
         found=clean(finding.found),
         expected=clean(finding.expected),

@@ -1,5 +1,6 @@
-"""``facial-service process``: photos and folders of photos to regions, on every core or by a running service.
+"""``facial-service process``: process images and folders of images, on all local cores or on a running service.
 
-``inputs`` finds photos and what belongs to them, ``naming`` and ``outputs`` say where results go and which are there
-already, ``plan`` puts both together; ``work`` does one photo, ``local`` and ``remote`` do many, ``report`` tells of it.
+``inputs`` finds the images, ``jobs`` pairs each one with its input files and result paths, and ``outputs`` decides
+which results are up to date. ``processor`` processes one image, ``local_pool`` and ``remote_pool`` process many, and
+``report`` shows the progress. ``run`` connects them, and ``command`` is the command line.
 """

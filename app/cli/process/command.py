@@ -1,88 +1,132 @@
-"""``facial-service process``: the command and its options."""
+"""The command line of ``facial-service process``."""
 
 from __future__ import annotations
 
+import inspect
 import sys
 from contextlib import suppress
-from typing import Annotated, Any, NoReturn
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn, get_type_hints
 
 import msgspec
 import typer
 from typer.core import TyperCommand
 
-from app.cli.process.inputs import explain, show
-from app.cli.process.jobs import Format
-from app.cli.process.naming import check_pattern, is_service_url
-from app.cli.process.options import to_crop_options, with_crop_options
-from app.cli.process.outputs import BusyError, OutputError
-from app.cli.process.plan import BESIDE, Wish
+from app.cli.process.inputs import escape_path, os_error_text
+from app.cli.process.jobs import LANDMARKS_PATTERN, Format, Selection, check_pattern
+from app.cli.process.outputs import FolderInUseError, OutputError
 from app.cli.process.report import print_line
-from app.cli.process.run import FAILED, USAGE, Manner, run
+from app.cli.process.run import EXIT_FAILED, EXIT_USAGE, RunOptions, run
+from app.service.options import CropOptions
 
-PATIENCE_S = 60.0
-AGAINST = "--against"
-WORKLESS = {"-h", "--help", "--dry-run"}
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
-Photos = Annotated[list[str], typer.Argument(metavar="PHOTO…", show_default=False, help="Photos, and folders of them.")]
-Out = Annotated[str, typer.Option(metavar="DIR", help="Folder of the results; made if it is not there.")]
+STALL_TIMEOUT_S = 60.0
+API_PANEL = "API options"
+URL = "--url"
+# Options with which no local worker starts.
+WITHOUT_WORKERS = {"-h", "--help", "--dry-run"}
+
+Images = Annotated[list[str], typer.Argument(metavar="IMAGE", show_default=False, help="Images and folders of images.")]
+Out = Annotated[str, typer.Option(metavar="DIR", help="Results folder; created if it is missing.")]
 Formats = Annotated[
-    list[Format] | None,
-    typer.Option("--format", show_default="svg", help="Kind of result; may be given again for several."),
+    list[Format] | None, typer.Option("--format", show_default="svg", help="Result format; repeatable.")
 ]
 Landmarks = Annotated[
     str | None,
     typer.Option(
         metavar="PATTERN",
-        show_default=BESIDE,
-        help="Where a photo's landmarks are, with {dir}, {stem}, {name} and {sub} of the photo; without a file there, "
-        "they are found.",
+        show_default=LANDMARKS_PATTERN,
+        help="Path of an image's landmark file, with the placeholders {dir}, {stem}, {name} and {sub}. If the file is "
+        "missing, landmarks are detected.",
     ),
 ]
 LabelMap = Annotated[
     str | None,
-    typer.Option(metavar="PATTERN", help="Where a photo's segmentation map is, likewise; each photo has to have one."),
+    typer.Option(
+        metavar="PATTERN",
+        help="Path of an image's segmentation map, with the same placeholders. Every image must have one.",
+    ),
 ]
 Detect = Annotated[
     bool | None,
-    typer.Option("--detect/--no-detect", show_default=False, help="Always find landmarks, or never."),
+    typer.Option("--detect/--no-detect", show_default=False, help="Detect landmarks in every image, or in none."),
 ]
 Jobs = Annotated[
     int | None,
-    typer.Option(min=1, max=256, show_default="usable cores; twice as many with --against", help="How many at a time."),
+    typer.Option(
+        min=1, max=256, show_default=f"usable cores; twice as many with {URL}", help="Images processed at a time."
+    ),
 ]
-Against = Annotated[
+Url = Annotated[
     str | None,
-    typer.Option(metavar="URL", help="Have a running service do it; FACIAL_SERVICE_API_KEY is its key, if it asks."),
+    typer.Option(
+        URL,
+        metavar="URL",
+        help="Process the images on this running service. The environment variable FACIAL_SERVICE_API_KEY sets the "
+        "API key.",
+    ),
 ]
-Patience = Annotated[
+StallTimeout = Annotated[
     float,
-    typer.Option(metavar="SECONDS", min=0, max=86400, help="How long to wait for a service that does nothing."),
+    typer.Option(
+        metavar="SECONDS",
+        min=0,
+        max=86400,
+        help=f"With {URL}: how long to wait while the service is unreachable or at capacity.",
+    ),
 ]
-Again = Annotated[bool, typer.Option("--again", help="Do everything again, whatever is there.")]
-DryRun = Annotated[bool, typer.Option("--dry-run", help="Only list what would be done.")]
-Json = Annotated[bool, typer.Option("--json", help="Print the summary as JSON.")]
+Force = Annotated[
+    bool, typer.Option("--force", help="Replace all results, even if they were made with different options.")
+]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Only list what the run would do.")]
+Json = Annotated[bool, typer.Option("--json", help="Print the summary, or the list of a dry run, as JSON.")]
 Report = Annotated[
-    str | None, typer.Option(metavar="FILE", help="Write a JSON line for each photo that is done or fails.")
+    str | None,
+    typer.Option(metavar="FILE", help="Write a JSON line to this file for each image that is done or failed."),
 ]
 
 
 class ProcessCommand(TyperCommand):
-    """Starts what does the work while the command line is still read: either takes as long as hundreds of photos."""
+    """Starts the fork server before typer parses the command line: both take as long as hundreds of images."""
 
     def make_context(self, info_name: str | None, args: list[str], *rest: Any, **extra: Any) -> Any:
-        """Read the command line."""
+        """Parse the command line."""
         is_completion = bool(extra.get("resilient_parsing"))
-        if not is_completion and not any(one in WORKLESS or one.startswith(AGAINST) for one in args):
-            from app.cli.process.local import start_server  # noqa: PLC0415 - only where it is used
+        if not is_completion and not any(arg in WITHOUT_WORKERS or arg.startswith(URL) for arg in args):
+            from app.cli.process.local_pool import start_fork_server  # noqa: PLC0415 - only if it is used
 
-            with suppress(OSError):  # it is tried again when it is needed, and told then
-                start_server()
+            with suppress(OSError):  # The pool tries again, and reports the error.
+                start_fork_server()
         return super().make_context(info_name, args, *rest, **extra)
 
 
+def with_crop_options(command: Callable[..., None]) -> Callable[..., None]:
+    """Replace the ``**options`` of a command with an option for each field of `CropOptions`."""
+    signature = inspect.signature(command, eval_str=True)
+    own = [one for one in signature.parameters.values() if one.kind is not inspect.Parameter.VAR_KEYWORD]
+    schemas = msgspec.json.schema(CropOptions)["$defs"][CropOptions.__name__]["properties"]
+    added = [_to_parameter(name, hint, schemas[name]) for name, hint in get_type_hints(CropOptions).items()]
+    command.__signature__ = signature.replace(parameters=own + added)  # type: ignore[attr-defined]  # typer reads it
+    return command
+
+
+def _to_parameter(name: str, annotation: Any, schema: dict[str, Any]) -> inspect.Parameter:
+    """Return the parameter of an option from its type and its JSON schema."""
+    bounds = next(one for one in schema.get("anyOf", [schema]) if one.get("type") != "null")
+    option = typer.Option(
+        min=bounds.get("minimum"),
+        max=bounds.get("maximum"),
+        help=schema["description"],
+        rich_help_panel=API_PANEL,
+    )
+    kind = inspect.Parameter.KEYWORD_ONLY
+    return inspect.Parameter(name, kind, default=schema["default"], annotation=Annotated[annotation, option])
+
+
 @with_crop_options
-def process(  # noqa: PLR0913 - one a documented option
-    photos: Photos,
+def process(  # noqa: PLR0913 - one parameter per documented option
+    images: Images,
     *,
     out: Out,
     formats: Formats = None,
@@ -90,54 +134,82 @@ def process(  # noqa: PLR0913 - one a documented option
     segmentation_map: LabelMap = None,
     detect: Detect = None,
     jobs: Jobs = None,
-    against: Against = None,
-    patience: Patience = PATIENCE_S,
-    again: Again = False,
+    url: Url = None,
+    stall_timeout: StallTimeout = STALL_TIMEOUT_S,
+    force: Force = False,
     dry_run: DryRun = False,
     is_json: Json = False,
     report: Report = None,
     **options: Any,
 ) -> None:
-    """Find the regions in photos and folders of photos, on all cores, or by a running service.
+    """Find the face regions in images and folders of images, on all local cores or on a running service.
 
-    A run that was stopped goes on where it was when it is started again; what is done already is passed over.
+    To resume a stopped run, start it again: images whose results are up to date are skipped.
     """
     if detect and landmarks is not None:
-        _end(USAGE, "--detect, --landmarks: expected one of them, got both")
-    _check_patterns(landmarks, segmentation_map)
-    if against is not None and not is_service_url(against):
-        _end(USAGE, "--against: expected a URL such as http://127.0.0.1:8000, without a user name; got something else")
-    wish = Wish(
-        inputs=photos,
+        _exit(EXIT_USAGE, "--detect, --landmarks: expected at most one of them, got both")
+    _check_pattern("--landmarks", landmarks)
+    _check_pattern("--segmentation-map", segmentation_map)
+    _check_url(url)
+    selection = Selection(
+        inputs=images,
         formats=tuple(one for one in Format if one in (formats or [Format.SVG])),
-        landmarks=BESIDE if landmarks is None else landmarks,
+        landmarks=LANDMARKS_PATTERN if landmarks is None else landmarks,
         label_map=segmentation_map,
         detect=detect,
     )
-    manner = Manner(jobs, against, patience, is_again=again, is_dry=dry_run, is_json=is_json, report=report)
-    _run(wish, out, manner, options)
+    run_options = RunOptions(
+        out=out,
+        jobs=jobs,
+        url=url,
+        stall_timeout_s=stall_timeout,
+        is_forced=force,
+        is_dry_run=dry_run,
+        is_json=is_json,
+        report=report,
+    )
+    _run(selection, run_options, options)
 
 
-def _run(wish: Wish, out: str, manner: Manner, options: dict[str, Any]) -> NoReturn:
+def _run(selection: Selection, run_options: RunOptions, options: dict[str, Any]) -> NoReturn:
     try:
-        sys.exit(run(wish, out, manner, to_crop_options(options)))
+        sys.exit(run(selection, run_options, to_crop_options(options)))
     except msgspec.ValidationError as error:
-        _end(USAGE, str(error))
+        _exit(EXIT_USAGE, str(error))
     except OutputError as error:
-        _end(FAILED if isinstance(error, BusyError) else USAGE, f"{show(out)}: {error}")
+        status = EXIT_FAILED if isinstance(error, FolderInUseError) else EXIT_USAGE
+        _exit(status, f"{escape_path(run_options.out)}: {error}")
     except OSError as error:
-        place = f"{show(str(error.filename))}: " if error.filename else ""
-        _end(FAILED, f"{place}{explain(error)}")
+        path = f"{escape_path(str(error.filename))}: " if error.filename else ""
+        _exit(EXIT_FAILED, f"{path}{os_error_text(error)}")
 
 
-def _check_patterns(landmarks: str | None, segmentation_map: str | None) -> None:
-    for name, pattern in (("--landmarks", landmarks), ("--segmentation-map", segmentation_map)):
-        try:
-            check_pattern(pattern or "")
-        except ValueError as error:
-            _end(USAGE, f"{name}: {error}")
+def to_crop_options(given: dict[str, Any]) -> CropOptions:
+    """Validate options as the API does.
+
+    Raises:
+        msgspec.ValidationError: an option has an invalid value.
+    """
+    return msgspec.convert(given, CropOptions)
 
 
-def _end(status: int, text: str) -> NoReturn:
+def _check_pattern(option: str, pattern: str | None) -> None:
+    try:
+        check_pattern(pattern or "")
+    except ValueError as error:
+        _exit(EXIT_USAGE, f"{option}: {error}")
+
+
+def _check_url(url: str | None) -> None:
+    if url is None:
+        return
+    from app.cli.process.remote_pool import is_service_url  # noqa: PLC0415 - only if it is used
+
+    if not is_service_url(url):
+        # Do not repeat the URL, because it may contain a password.
+        _exit(EXIT_USAGE, f"{URL}: expected a URL such as http://127.0.0.1:8000, without credentials")
+
+
+def _exit(status: int, text: str) -> NoReturn:
     print_line(text)
     sys.exit(status)

@@ -1,4 +1,4 @@
-"""Which photos there are: files as they are named, folders with all that is below them."""
+"""Find the input images: files as named on the command line, folders with everything below them."""
 
 from __future__ import annotations
 
@@ -10,27 +10,33 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Sequence
 
 SUFFIXES: Final = (".png", ".jpg", ".jpeg", ".webp")
 
 
-class Photo(NamedTuple):
-    """A photo that was found.
+class InputImage(NamedTuple):
+    """An image file.
 
     Attributes:
-        path: as it is opened and told of.
-        sub: its folder, relative to the one that all inputs have in common; empty for that one.
-        changed_ns: when it was last changed.
+        path: path to open and to report.
+        sub: its folder, relative to the common folder of all inputs; empty for that folder itself.
+        modified_ns: its modification time.
     """
 
     path: str
     sub: str
-    changed_ns: int
+    modified_ns: int
 
 
-class Unreadable(NamedTuple):
-    """A file or folder that cannot be looked at, and why."""
+class Failure(NamedTuple):
+    """An image or a folder that failed.
+
+    Attributes:
+        path: its path.
+        code: stable, machine-readable.
+        reason: sentence for the user.
+    """
 
     path: str
     code: str
@@ -38,104 +44,108 @@ class Unreadable(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True)
-class Found:
-    """What was found.
+class FoundImages:
+    """Result of a search.
 
     Attributes:
-        photos: in the order of their paths, input by input.
-        unreadable: what could not be looked at.
+        images: sorted by path within each input.
+        failures: files and folders that cannot be read.
     """
 
-    photos: list[Photo] = field(default_factory=list)
-    unreadable: list[Unreadable] = field(default_factory=list)
+    images: list[InputImage] = field(default_factory=list)
+    failures: list[Failure] = field(default_factory=list)
 
 
-def find_photos(inputs: Sequence[str], out: str) -> Found:
-    """Find photos.
+def find_images(inputs: Sequence[str], out: str) -> FoundImages:
+    """Find the images in files and folders.
 
-    In folders, those are files with one of `SUFFIXES`, in capitals or not; hidden files and folders are passed over.
-    Folders are followed through symbolic links, each once, real paths first. The folder of results is no input.
+    A file is an image whatever its suffix. In a folder, only files with one of `SUFFIXES` are images, in either case;
+    hidden files and folders are skipped. Symbolic links to folders are followed after all real folders, and each folder
+    is searched once. The results folder is never searched.
 
     Args:
-        inputs: files and folders, which have to be there.
-        out: the folder of results, which need not.
+        inputs: existing files and folders.
+        out: results folder, which may be missing.
 
     Raises:
-        OSError: an input is not there, or is the folder of results.
+        OSError: an input is missing, or is the results folder.
     """
     if any(os.path.isdir(path) and os.path.isdir(out) and os.path.samefile(path, out) for path in inputs):
-        # Pictures that are results would be photos the next time.
-        raise FileExistsError(errno.EEXIST, "expected a folder of its own for results, got one of photos", out)
+        # PNG results would be input images of the next run.
+        raise FileExistsError(errno.EEXIST, "expected a results folder that is not an input; choose another --out", out)
     roots = [(path, _absolute(path), stat.S_ISDIR(os.stat(path).st_mode)) for path in inputs]
-    common = os.path.commonpath([whole if is_folder else os.path.dirname(whole) for _, whole, is_folder in roots])
-    walk = _Walk(common, out)
-    for path, whole, is_folder in roots:
+    common = os.path.commonpath([full if is_folder else os.path.dirname(full) for _, full, is_folder in roots])
+    search = _Search(common, out)
+    for path, full, is_folder in roots:
         if is_folder:
-            walk.add_folder(path, whole)
+            search.add_folder(path, full)
         else:
-            walk.add_file(path, whole)
-    walk.follow_links()
-    return walk.found
+            search.add_file(path, full)
+    search.follow_links()
+    return search.found
 
 
 def _absolute(path: str) -> str:
-    # Only the file system knows what `..` behind a link means.
+    # Only the file system can resolve `..` after a symbolic link.
     return os.path.realpath(path) if ".." in path.split(os.sep) else os.path.abspath(path)
 
 
-class _Walk:
+class _Search:
     def __init__(self, common: str, out: str) -> None:
-        self.found = Found()
+        self.found = FoundImages()
         self._common = common
-        self._photos: set[str] = set()
+        self._files: set[str] = set()
         self._folders: set[tuple[int, int]] = set()
         self._links: deque[tuple[str, str]] = deque()
         if os.path.isdir(out):
-            self._mark(out)
+            self._mark_visited(out)
 
-    def add_folder(self, path: str, whole: str) -> None:
-        """Add a folder and all below it, but for links to other folders, which come last."""
-        waiting = [(path, whole)]
-        while waiting:
-            folder, whole = waiting.pop()
+    def add_folder(self, path: str, full: str) -> None:
+        """Add a folder and everything below it; queue links to other folders for `follow_links`."""
+        pending = [(path, full)]
+        while pending:
+            folder, full = pending.pop()
             try:
-                if not self._mark(folder):
+                if not self._mark_visited(folder):
                     continue
-                entries = sorted(_list(folder), key=lambda entry: entry.name)
+                with os.scandir(folder) as listing:
+                    entries = sorted(listing, key=lambda entry: entry.name)
             except OSError as error:
-                self.found.unreadable.append(Unreadable(folder, "folder_unreadable", explain(error)))
+                self.found.failures.append(Failure(folder, "folder_unreadable", os_error_text(error)))
                 continue
-            below = []
+            subfolders = []
             for entry in entries:
-                inside = os.path.join(whole, entry.name)
+                if entry.name.startswith("."):
+                    continue
+                inside = os.path.join(full, entry.name)
                 if entry.is_dir(follow_symlinks=False):
-                    below.append((entry.path, inside))
+                    subfolders.append((entry.path, inside))
                 elif entry.is_symlink() and os.path.isdir(entry.path):
                     self._links.append((entry.path, inside))
                 elif entry.name.lower().endswith(SUFFIXES):
                     self.add_file(entry.path, inside)
-            waiting.extend(reversed(below))
+            pending.extend(reversed(subfolders))
 
     def follow_links(self) -> None:
-        """Add the folders that links lead to and that nothing has led to before."""
+        """Add the folders that only symbolic links lead to."""
         while self._links:
             self.add_folder(*self._links.popleft())
 
-    def add_file(self, path: str, whole: str) -> None:
-        """Add one file, once."""
-        if whole in self._photos:
+    def add_file(self, path: str, full: str) -> None:
+        """Add a file unless it was added before."""
+        if full in self._files:
             return
-        self._photos.add(whole)
+        self._files.add(full)
         try:
             status = os.stat(path)
         except OSError as error:
-            self.found.unreadable.append(Unreadable(path, "file_unreadable", f"image: {explain(error)}"))
+            self.found.failures.append(Failure(path, "file_unreadable", f"image: {os_error_text(error)}"))
             return
-        sub = os.path.relpath(os.path.dirname(whole), self._common)
-        self.found.photos.append(Photo(path, "" if sub == os.curdir else sub, status.st_mtime_ns))
+        sub = os.path.relpath(os.path.dirname(full), self._common)
+        self.found.images.append(InputImage(path, "" if sub == os.curdir else sub, status.st_mtime_ns))
 
-    def _mark(self, folder: str) -> bool:
-        """Note a folder; False where it was noted before."""
+    def _mark_visited(self, folder: str) -> bool:
+        """Mark a folder as visited; return False if it was visited before."""
         status = os.stat(folder)
         key = status.st_dev, status.st_ino
         is_new = key not in self._folders
@@ -143,24 +153,19 @@ class _Walk:
         return is_new
 
 
-def _list(folder: str) -> Iterator[os.DirEntry[str]]:
-    with os.scandir(folder) as entries:
-        yield from (entry for entry in entries if not entry.name.startswith("."))
-
-
-def explain(error: OSError) -> str:
-    """Say what the system says, without the path, which stands beside it."""
+def os_error_text(error: OSError) -> str:
+    """Return the system's description of an error, without the path, which the caller reports."""
     return error.strerror or type(error).__name__
 
 
-def show(path: str) -> str:
-    r"""Write a path so that any terminal and any JSON document takes it.
+def escape_path(path: str) -> str:
+    r"""Escape the bytes of a path that a terminal or a JSON document cannot contain.
 
     Example:
-        >>> show("a\x1b[1m\udcff.png")
+        >>> escape_path("a\x1b[1m\udcff.png")
         'a\\x1b[1m\\xff.png'
     """
     if path.isprintable():
         return path
     text = os.fsencode(path).decode("utf-8", "backslashreplace")
-    return "".join(one if one.isprintable() else one.encode("unicode_escape").decode("ascii") for one in text)
+    return "".join(char if char.isprintable() else char.encode("unicode_escape").decode("ascii") for char in text)

@@ -1,7 +1,8 @@
-"""The folder of results: whose it is, what is done in it already, and how a result gets there.
+"""The results folder: its lock, its manifest, and atomic writes.
 
-A photo is done when all its files are there, none older than what they were made from. Each is written under a
-temporary name beside its place and renamed; nothing else says what is done, so a killed run goes on where it was.
+A result is written to a temporary file in the same folder and renamed when it is complete. An image is up to date if
+all its results exist and none is older than its input files. No other state is stored, so that a run resumes after a
+kill at any moment.
 """
 
 from __future__ import annotations
@@ -19,23 +20,23 @@ import msgspec
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
-NOTES: Final = ".facial-service.json"
-_NOTES_FORMAT: Final = 1
+MANIFEST: Final = ".facial-service.json"
+_MANIFEST_FORMAT: Final = 1
 _NEVER_NS: Final = 1 << 63
-_PART: Final = re.compile(r"\.facial-service\.[0-9-]+\.part")
+_TEMPORARY: Final = re.compile(r"\.facial-service\.[0-9-]+\.part")
 _numbers = itertools.count()
 
 
 class OutputError(Exception):
-    """The folder of results cannot be used; the text says why, and what to do."""
+    """The results folder cannot be used; the text gives the reason and the remedy."""
 
 
-class BusyError(OutputError):
-    """Another run has the folder."""
+class FolderInUseError(OutputError):
+    """Another run holds the lock of the results folder."""
 
 
-class _Notes(msgspec.Struct):
-    """What an earlier run left: how results were made, and from when on they count."""
+class _Manifest(msgspec.Struct):
+    """Options that results were made with, and the time since when results count as made with them."""
 
     format: int
     since_ns: int
@@ -43,181 +44,182 @@ class _Notes(msgspec.Struct):
 
 
 class OutputFolder:
-    """The folder of results, held by one run at a time.
+    """The results folder, used by one run at a time.
 
     Args:
-        path: made if it is not there.
+        path: its path; `lock` creates the folder if it is missing.
     """
 
     def __init__(self, path: str) -> None:
         self.path = path
         self._since_ns = 0
-        self._seen: dict[str, dict[str, tuple[int, int]]] = {}
+        self._listings: dict[str, dict[str, tuple[int, int]]] = {}
         self._lock: int | None = None
-        self._is_dry = False
+        self._is_dry_run = False
 
-    def hold(self) -> None:
-        """Make the folder, and keep other runs out of it while this process lives.
+    def lock(self) -> None:
+        """Create the folder, and lock it until `close` or the end of the process.
 
         Raises:
-            BusyError: another run has it.
-            OSError: it cannot be made.
+            FolderInUseError: another run holds the lock.
+            OSError: the folder cannot be created.
         """
         os.makedirs(self.path, exist_ok=True)
         self._lock = os.open(self.path, os.O_RDONLY | os.O_DIRECTORY)
         try:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise BusyError("another run is writing into it; wait for its end, or choose another --out") from None
+            raise FolderInUseError(
+                "another run is writing to this folder; wait until it ends, or choose another --out"
+            ) from None
         except OSError:
-            pass  # some network file systems lock no folders; two runs would do the same work, and do it no harm
+            pass  # Some network file systems cannot lock folders. Two runs would only duplicate work.
 
     def close(self) -> None:
-        """Let others have the folder; so does the end of the process, whatever kind of end it is."""
+        """Release the lock."""
         if self._lock is not None:
             os.close(self._lock)
             self._lock = None
 
-    def claim(self, options: Mapping[str, Any], *, is_again: bool, is_dry: bool = False) -> None:
-        """Compare the options with those that were noted, and note these.
+    def check_manifest(self, options: Mapping[str, Any], *, is_forced: bool, is_dry_run: bool = False) -> None:
+        """Compare the options with the manifest, and write a manifest if there is none.
 
         Args:
-            options: by their names, as JSON has them.
-            is_again: whatever is there shall be made again.
-            is_dry: change nothing.
+            options: JSON values by name.
+            is_forced: replace the manifest, so that no existing result counts as up to date.
+            is_dry_run: change nothing.
 
         Raises:
-            OutputError: the results that are there were made otherwise.
-            OSError: the notes cannot be read or written.
+            OutputError: the existing results were made with different options.
+            OSError: the manifest cannot be read or written.
         """
-        self._is_dry = is_dry
-        before = self._read_notes()
-        if before is not None and not is_again:
-            if differences := _tell_differences(before.options, options):
+        self._is_dry_run = is_dry_run
+        manifest = self._read_manifest()
+        if manifest is not None and not is_forced:
+            if changes := _describe_changes(manifest.options, options):
                 raise OutputError(
-                    f"its results were made with other options: {differences}; choose another --out, or make all of "
-                    "them again with --again"
+                    f"existing results were made with different options: {changes}; choose another --out, or replace "
+                    "the results with --force"
                 )
-            self._since_ns = before.since_ns
+            self._since_ns = manifest.since_ns
             return
-        # What is there without notes is not ours.
+        # Without a manifest, existing files are not results of this command.
         self._since_ns = _NEVER_NS
-        if not is_dry:
-            self._write_notes(options)
+        if not is_dry_run:
+            self._write_manifest(options)
 
-    def is_done(self, files: Sequence[str], changed_ns: int) -> bool:
-        """Tell whether all files of a photo are there and not older than what they are made from."""
-        needed_ns = max(changed_ns, self._since_ns)
+    def is_up_to_date(self, files: Sequence[str], modified_ns: int) -> bool:
+        """Return whether all results of an image exist and none is older than its input files."""
+        oldest_ns = max(modified_ns, self._since_ns)
         for file in files:
             folder, name = os.path.split(file)
-            written_ns, size = self._look(folder).get(name, (-1, 0))
-            # An empty file is what a power cut may leave of one.
-            if written_ns < needed_ns or not size:
+            written_ns, size = self._list(folder).get(name, (-1, 0))
+            # A power cut can leave an empty file.
+            if written_ns < oldest_ns or not size:
                 return False
         return True
 
-    def _look(self, folder: str) -> dict[str, tuple[int, int]]:
-        """List a folder once, and remove what a killed run left half written in it."""
-        seen = self._seen.get(folder)
-        if seen is None:
-            seen = self._seen[folder] = {}
+    def _list(self, folder: str) -> dict[str, tuple[int, int]]:
+        """List a folder once, and remove the temporary files of a killed run from it."""
+        listing = self._listings.get(folder)
+        if listing is None:
+            listing = self._listings[folder] = {}
             with suppress(FileNotFoundError, NotADirectoryError), os.scandir(folder) as entries:
                 for entry in entries:
-                    if _PART.fullmatch(entry.name):
-                        if not self._is_dry:
+                    if _TEMPORARY.fullmatch(entry.name):
+                        if not self._is_dry_run:
                             os.unlink(entry.path)
                     elif entry.is_file():
                         status = entry.stat()
-                        seen[entry.name] = status.st_mtime_ns, status.st_size
-        return seen
+                        listing[entry.name] = status.st_mtime_ns, status.st_size
+        return listing
 
-    def _read_notes(self) -> _Notes | None:
+    def _read_manifest(self) -> _Manifest | None:
         try:
-            with open(os.path.join(self.path, NOTES), "rb") as file:
-                notes = msgspec.json.decode(file.read(), type=_Notes)
+            with open(os.path.join(self.path, MANIFEST), "rb") as file:
+                manifest = msgspec.json.decode(file.read(), type=_Manifest)
         except FileNotFoundError:
             return None
         except msgspec.DecodeError:
-            notes = None
-        if notes is None or notes.format != _NOTES_FORMAT:
-            raise OutputError(f"{NOTES}: expected notes of an earlier run, got something else; choose another --out")
-        return notes
+            manifest = None
+        if manifest is None or manifest.format != _MANIFEST_FORMAT:
+            raise OutputError(
+                f"{MANIFEST}: expected the manifest of an earlier run, got something else; choose another --out"
+            )
+        return manifest
 
-    def _write_notes(self, options: Mapping[str, Any]) -> None:
-        place = os.path.join(self.path, NOTES)
-        # By the clock of the file system, which results are dated by too.
-        mark = write_part(place, b"")
-        self._since_ns = os.stat(mark).st_mtime_ns
-        os.unlink(mark)
-        notes = msgspec.json.encode(_Notes(_NOTES_FORMAT, self._since_ns, dict(options)))
-        os.rename(write_part(place, msgspec.json.format(notes) + b"\n"), place)
+    def _write_manifest(self, options: Mapping[str, Any]) -> None:
+        path = os.path.join(self.path, MANIFEST)
+        # Use the clock of the file system, because it sets the modification times of the results too.
+        probe = write_temporary(path, b"")
+        self._since_ns = os.stat(probe).st_mtime_ns
+        os.unlink(probe)
+        manifest = msgspec.json.encode(_Manifest(_MANIFEST_FORMAT, self._since_ns, dict(options)))
+        os.rename(write_temporary(path, msgspec.json.format(manifest) + b"\n"), path)
 
 
-def write_part(place: str, content: bytes) -> str:
-    """Write what is to be renamed to ``place``, beside it and under a name of no other.
+def write_temporary(path: str, content: bytes) -> str:
+    """Write content that will be renamed to ``path`` to a temporary file in the same folder.
 
     Returns:
-        Its path.
+        The path of the temporary file.
 
     Raises:
-        OSError: it cannot be written; nothing is left then.
+        OSError: the file cannot be written; it is removed in that case.
     """
-    folder = os.path.dirname(place)
-    # Of the photo's own name nothing: a name that is nearly too long would be too long then.
-    part = os.path.join(folder, f".facial-service.{os.getpid()}-{threading.get_ident()}-{next(_numbers)}.part")
-    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
+    folder = os.path.dirname(path)
+    # The name does not contain that of the image, which may be as long as the file system allows.
+    temporary = os.path.join(folder, f".facial-service.{os.getpid()}-{threading.get_ident()}-{next(_numbers)}.part")
     try:
-        file = os.open(part, flags, 0o666)
+        file = open(temporary, "xb")  # noqa: SIM115 - it is entered below
     except FileNotFoundError:
         os.makedirs(folder, exist_ok=True)
-        file = os.open(part, flags, 0o666)
+        file = open(temporary, "xb")  # noqa: SIM115 - as above
     try:
-        with open(file, "wb", buffering=0) as stream:
-            view = memoryview(content)
-            while view:
-                view = view[stream.write(view) :]
+        with file:
+            file.write(content)
     except BaseException:
         with suppress(OSError):
-            os.unlink(part)
+            os.unlink(temporary)
         raise
-    return part
+    return temporary
 
 
-def write_all(contents: Mapping[str, bytes]) -> None:
-    """Write all files of a photo, and rename them once all are written.
+def write_files(contents: Mapping[str, bytes]) -> None:
+    """Write all results of one image, and rename them when all are complete.
 
     Args:
-        contents: by path.
+        contents: content by path.
 
     Raises:
-        OSError: one cannot be written.
+        OSError: a result cannot be written.
     """
-    parts: dict[str, str] = {}
+    temporary: dict[str, str] = {}
     try:
-        for place, content in contents.items():
-            parts[place] = write_part(place, content)
-        for place, part in parts.items():
-            os.rename(part, place)
+        for path, content in contents.items():
+            temporary[path] = write_temporary(path, content)
+        for path, written in temporary.items():
+            os.rename(written, path)
     except BaseException:
-        for part in parts.values():
+        for written in temporary.values():
             with suppress(OSError):
-                os.unlink(part)
+                os.unlink(written)
         raise
 
 
-def remove_parts(files: Iterable[str], pid: int) -> None:
-    """Remove what a process that is dead left half written beside some files."""
+def remove_temporary_files(files: Iterable[str], pid: int) -> None:
+    """Remove the temporary files of a dead process from the folders of some results."""
     for folder in {os.path.dirname(file) for file in files}:
         with suppress(OSError), os.scandir(folder) as entries:
             for entry in entries:
-                if _PART.fullmatch(entry.name) and entry.name.startswith(f".facial-service.{pid}-"):
+                if _TEMPORARY.fullmatch(entry.name) and entry.name.startswith(f".facial-service.{pid}-"):
                     os.unlink(entry.path)
 
 
-def _tell_differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
+def _describe_changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
     names = [name for name in {**before, **now} if before.get(name) != now.get(name)]
-    return ", ".join(f"{name} was {_text(before.get(name))} and is {_text(now.get(name))}" for name in names)
+    return ", ".join(f"{name} changed from {_text(before.get(name))} to {_text(now.get(name))}" for name in names)
 
 
 def _text(value: Any) -> str:
-    return "not given" if value is None else str(msgspec.json.encode(value), "utf-8")
+    return "unset" if value is None else str(msgspec.json.encode(value), "utf-8")

@@ -1,191 +1,176 @@
-"""What is told of a run: a bar or a line now and then, a summary in the end, and files for programs."""
+"""The output of a run: progress, summary, report file, and the list of a dry run."""
 
 from __future__ import annotations
 
 import os
 import sys
 import time
-from contextlib import nullcontext
+from contextlib import contextmanager, nullcontext
+from functools import partial
 from typing import IO, TYPE_CHECKING, Any, Final
 
 import orjson
 
-from app.cli.process.inputs import show
+from app.cli.process.inputs import Failure, escape_path
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-    from contextlib import AbstractContextManager
+    from collections.abc import Callable, Iterable, Iterator, Sequence
 
-    from rich.progress import Progress, TaskID
+    from app.cli.process.jobs import Job, Outcome, Plan
 
-    from app.cli.process.jobs import Job, Outcome
-    from app.cli.process.plan import Failure, Plan
-
-EVERY_S: Final = 10.0
-MOST_ROWS: Final = 50
-REFRESH_HZ: Final = 4
+LINE_INTERVAL_S: Final = 10.0
+BAR_INTERVAL_S: Final = 0.1
+BAR_REFRESH_HZ: Final = 4
+MAX_FAILURE_ROWS: Final = 50
 
 
-class Tally:
-    """What has come of the photos so far.
+class Progress:
+    """Counts of a run, and its report file.
 
     Args:
-        plan: what was to be done.
-        log: gets a JSON line for each photo that something came of; None for none.
+        plan: work of the run.
+        report: receives a JSON line for each image that is done or failed; None for no report.
     """
 
-    def __init__(self, plan: Plan, log: IO[bytes] | None) -> None:
+    def __init__(self, plan: Plan, report: IO[bytes] | None) -> None:
         self.total = len(plan.jobs)
-        self.skipped = len(plan.done)
+        self.skipped = len(plan.up_to_date)
         self.done = 0
-        self.found = 0
-        self.failed: list[tuple[str, str, str]] = []
-        self.begun = time.perf_counter()
+        self.detected = 0
+        self.failures: list[Failure] = []
+        self.start = time.perf_counter()
         self.seconds = 0.0
-        self._jobs = {job.number: job for job in plan.jobs}
-        self._log = log
-        for failure in plan.failed:
+        self._remaining = {job.number: job for job in plan.jobs}
+        self._report = report
+        for failure in plan.failures:
             self._fail(*failure)
 
     @property
-    def ended(self) -> int:
-        """How many of those that were to be done have been worked on."""
-        return self.total - len(self._jobs)
+    def remaining(self) -> int:
+        """Number of jobs without an outcome."""
+        return len(self._remaining)
 
     @property
-    def left(self) -> int:
-        """How many were not begun."""
-        return len(self._jobs)
+    def finished(self) -> int:
+        """Number of jobs with an outcome."""
+        return self.total - self.remaining
 
-    def note(self, outcome: Outcome) -> None:
-        """Note what came of a photo."""
-        job = self._jobs.pop(outcome.number)
+    def record(self, outcome: Outcome) -> None:
+        """Record the outcome of a job."""
+        job = self._remaining.pop(outcome.number)
         if outcome.code:
-            self._fail(job.photo, outcome.code, outcome.reason)
+            self._fail(job.image, outcome.code, outcome.reason)
             return
         self.done += 1
-        self.found += job.landmarks is None
-        if self._log is None:
-            return
-        self._write(
-            photo=show(job.photo),
-            status="done",
-            results=[show(result) for result in job.results],
-            landmarks="found" if job.landmarks is None else "read",
-            seconds=round(outcome.seconds, 4),
-        )
+        self.detected += job.landmarks is None
+        if self._report is not None:
+            self._write(
+                photo=escape_path(job.image),
+                status="done",
+                results=[escape_path(result) for result in job.results],
+                landmarks="found" if job.landmarks is None else "read",
+                seconds=round(outcome.seconds, 4),
+            )
 
-    def end(self) -> None:
-        """Stop the clock."""
-        self.seconds = time.perf_counter() - self.begun
+    def stop_clock(self) -> None:
+        """Set the duration of the run."""
+        self.seconds = time.perf_counter() - self.start
 
     def _fail(self, path: str, code: str, reason: str) -> None:
-        self.failed.append((show(path), code, reason))
-        self._write(photo=show(path), status="failed", code=code, reason=reason)
+        self.failures.append(Failure(escape_path(path), code, reason))
+        self._write(photo=escape_path(path), status="failed", code=code, reason=reason)
 
     def _write(self, **line: Any) -> None:
-        if self._log is not None:
-            self._log.write(orjson.dumps(line) + b"\n")
+        if self._report is not None:
+            self._report.write(orjson.dumps(line) + b"\n")
 
     def document(self, **more: Any) -> dict[str, Any]:
-        """Return the summary for programs."""
+        """Return the machine-readable summary."""
         return {
             "done": self.done,
             "skipped": self.skipped,
-            "failed": [{"photo": photo, "code": code, "reason": reason} for photo, code, reason in self.failed],
-            "not_begun": self.left,
-            "landmarks_found": self.found,
+            "failed": [_failure_document(failure) for failure in self.failures],
+            "not_begun": self.remaining,
+            "landmarks_found": self.detected,
             "seconds": round(self.seconds, 3),
             **more,
         }
 
 
-class Lines:
-    """Tells of a run where nobody watches: a line now and then."""
-
-    def __init__(self, tally: Tally) -> None:
-        self._tally = tally
-        self._told = time.perf_counter()
-
-    def tell(self) -> None:
-        """Write a line, if the last one was long enough ago."""
-        now = time.perf_counter()
-        if now - self._told < EVERY_S:
-            return
-        self._told = now
-        tally = self._tally
-        rate = tally.ended / (now - tally.begun)
-        left_s = f"{tally.left / rate:.0f} s left" if rate else "not known how long"
-        failed = f", {len(tally.failed)} failed" if tally.failed else ""
-        print_line(f"{tally.ended} of {tally.total}, {rate:.1f} a second, {left_s}{failed}")
+def record_all(progress: Progress, outcomes: Iterable[Outcome], *, is_terminal: bool) -> None:
+    """Record outcomes and show the progress: as a bar on a terminal, otherwise as a line every ten seconds."""
+    interval_s = BAR_INTERVAL_S if is_terminal else LINE_INTERVAL_S
+    with _progress_bar(progress) if is_terminal else nullcontext(partial(_print_progress, progress)) as show:
+        shown = time.monotonic()
+        for outcome in outcomes:
+            progress.record(outcome)
+            if (now := time.monotonic()) - shown >= interval_s:
+                shown = now
+                show()
 
 
-class Bar:
-    """Tells of a run on a terminal.
-
-    Args:
-        tally: what there is to tell.
-        progress: drawn as long as it is entered.
-    """
-
-    def __init__(self, tally: Tally, progress: Progress) -> None:
-        self._tally = tally
-        self._progress = progress
-        self._task: TaskID = progress.add_task("photos", total=tally.total, failed="", rate="")
-
-    def tell(self) -> None:
-        """Let the bar show where we are; it is drawn some times a second, however often it is told."""
-        tally = self._tally
-        failed = f"{len(tally.failed)} failed" if tally.failed else ""
-        rate = tally.ended / max(time.perf_counter() - tally.begun, 1e-6)
-        self._progress.update(self._task, completed=tally.ended, failed=failed, rate=f"{rate:.1f}/s")
+def _print_progress(progress: Progress) -> None:
+    rate = progress.finished / (time.perf_counter() - progress.start)
+    failed = f", {len(progress.failures)} failed" if progress.failures else ""
+    left = f"{progress.remaining / rate:.0f} s left"
+    print_line(f"{progress.finished} of {progress.total} images, {rate:.1f} images/s, {left}{failed}")
 
 
-def watch(tally: Tally, *, is_terminal: bool) -> tuple[AbstractContextManager[object], Bar | Lines]:
-    """Return what tells of the run, and the context in which it does."""
-    if not is_terminal:
-        return nullcontext(), Lines(tally)
-    # Imported here: where nobody watches, the renderer would cost as much as a hundred photos.
+@contextmanager
+def _progress_bar(progress: Progress) -> Iterator[Callable[[], None]]:
+    # Import lazily: without a terminal, loading the renderer would cost as much as a hundred images.
+    from rich import progress as rich_progress  # noqa: PLC0415
     from rich.console import Console  # noqa: PLC0415
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn  # noqa: PLC0415
 
-    progress = Progress(
-        BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn("{task.fields[rate]}"),
-        TimeRemainingColumn(compact=True),
-        TextColumn("[red]{task.fields[failed]}"),
+    bar = rich_progress.Progress(
+        rich_progress.BarColumn(),
+        rich_progress.MofNCompleteColumn(),
+        rich_progress.TextColumn("{task.fields[rate]}"),
+        rich_progress.TimeRemainingColumn(compact=True),
+        rich_progress.TextColumn("[red]{task.fields[failed]}"),
         console=Console(stderr=True, highlight=False),
-        refresh_per_second=REFRESH_HZ,
+        refresh_per_second=BAR_REFRESH_HZ,
     )
-    return progress, Bar(tally, progress)
+    task = bar.add_task("images", total=progress.total, failed="", rate="")
+
+    def show() -> None:
+        failed = f"{len(progress.failures)} failed" if progress.failures else ""
+        rate = progress.finished / max(time.perf_counter() - progress.start, 1e-6)
+        bar.update(task, completed=progress.finished, failed=failed, rate=f"{rate:.1f}/s")
+
+    with bar:
+        yield show
+        show()
 
 
-def print_summary(tally: Tally, *, is_terminal: bool) -> None:
-    """Write what came of the run."""
-    found = f"landmarks found in {tally.found}" if tally.found else ""
-    rate = f"{tally.ended / tally.seconds:.1f} a second" if tally.seconds and tally.ended else ""
+def print_summary(progress: Progress, *, is_terminal: bool) -> None:
+    """Print the counts and the failures of a run."""
+    details = [f"in {progress.seconds:.1f} s"]
+    if progress.seconds and progress.finished:
+        details.append(f"{progress.finished / progress.seconds:.1f} images/s")
+    if progress.detected:
+        details.append(f"landmarks detected in {progress.detected}")
     rows = [
-        ("done", tally.done, ", ".join(filter(None, (f"in {tally.seconds:.1f} s", rate, found)))),
-        ("skipped", tally.skipped, "already there"),
-        ("failed", len(tally.failed), ""),
-        ("not begun", tally.left, ""),
+        ("done", progress.done, ", ".join(details)),
+        ("skipped", progress.skipped, "up to date"),
+        ("failed", len(progress.failures), ""),
+        ("not started", progress.remaining, ""),
     ]
-    shown = [(name, str(count), text if count else "") for name, count, text in rows if count or name != "not begun"]
-    (_print_tables if is_terminal else _print_plain)(shown, tally.failed[:MOST_ROWS])
-    if len(tally.failed) > MOST_ROWS:
-        print_line(f"and {len(tally.failed) - MOST_ROWS} more failed; --report FILE or --json names all")
+    shown = [(name, str(count), text if count else "") for name, count, text in rows if count or name != "not started"]
+    (_print_tables if is_terminal else _print_plain)(shown, progress.failures[:MAX_FAILURE_ROWS])
+    if len(progress.failures) > MAX_FAILURE_ROWS:
+        print_line(f"{len(progress.failures) - MAX_FAILURE_ROWS} more failed; --report FILE or --json lists all")
 
 
-def _print_plain(rows: Sequence[tuple[str, str, str]], failed: Sequence[tuple[str, str, str]]) -> None:
+def _print_plain(rows: Sequence[tuple[str, str, str]], failures: Sequence[Failure]) -> None:
     for name, count, text in rows:
-        sys.stderr.write(f"{name:<10}{count:>7}  {text}".rstrip() + "\n")
-    for photo, code, reason in failed:
-        sys.stderr.write(f"{photo}: {code}: {reason}\n")
+        sys.stderr.write(f"{name:<11}{count:>7}  {text}".rstrip() + "\n")
+    for path, code, reason in failures:
+        sys.stderr.write(f"{path}: {code}: {reason}\n")
 
 
-def _print_tables(rows: Sequence[tuple[str, str, str]], failed: Sequence[tuple[str, str, str]]) -> None:
-    from rich.console import Console  # noqa: PLC0415 - as in `watch`
+def _print_tables(rows: Sequence[tuple[str, str, str]], failures: Sequence[Failure]) -> None:
+    from rich.console import Console  # noqa: PLC0415 - as in `_progress_bar`
     from rich.table import Column, Table  # noqa: PLC0415
     from rich.text import Text  # noqa: PLC0415
 
@@ -194,48 +179,51 @@ def _print_tables(rows: Sequence[tuple[str, str, str]], failed: Sequence[tuple[s
     for row in rows:
         table.add_row(*row)
     console.print(table)
-    if failed:
-        names = Table(Column("photo", overflow="fold"), Column("code", style="red", no_wrap=True), "reason", box=None)
-        for row in failed:
-            names.add_row(*map(Text, row))  # names are no markup
+    if failures:
+        names = Table(Column("image", overflow="fold"), Column("code", style="red", no_wrap=True), "reason", box=None)
+        for failure in failures:
+            names.add_row(*map(Text, failure))  # Text, because a name may look like markup.
         console.print()
         console.print(names)
 
 
 def print_line(text: str) -> None:
-    """Write one line for people."""
+    """Print a message for the user."""
     sys.stderr.write(f"facial-service: {text}\n")
 
 
+def print_json(document: dict[str, Any]) -> None:
+    """Print a machine-readable document."""
+    sys.stdout.write(orjson.dumps(document, option=orjson.OPT_INDENT_2).decode() + "\n")
+
+
 def print_plan(plan: Plan) -> None:
-    """List what would be done, for people and for programs: a photo and its results a line."""
+    """Print what a run would do: one line per image, with its results."""
     for job in plan.jobs:
-        sys.stdout.write(f"{show(job.photo)} -> {', '.join(map(show, job.results))}{_remark(job)}\n")
-    for failure in plan.failed:
-        print_line(f"{show(failure.path)}: {failure.code}: {failure.reason}")
-
-
-def _remark(job: Job) -> str:
-    return "" if job.landmarks is None else f" ({show(os.path.basename(job.landmarks))})"
+        landmarks = "" if job.landmarks is None else f" ({escape_path(os.path.basename(job.landmarks))})"
+        sys.stdout.write(f"{escape_path(job.image)} -> {', '.join(map(escape_path, job.results))}{landmarks}\n")
+    for failure in plan.failures:
+        print_line(f"{escape_path(failure.path)}: {failure.code}: {failure.reason}")
+    print_line(f"{len(plan.jobs)} to process, {len(plan.up_to_date)} up to date, {len(plan.failures)} failed")
 
 
 def plan_document(plan: Plan) -> dict[str, Any]:
-    """Return what would be done, for programs."""
+    """Return what a run would do, machine-readable."""
     return {
         "to_do": [_job_document(job) for job in plan.jobs],
-        "skipped": [_job_document(job) for job in plan.done],
-        "failed": [_failure_document(failure) for failure in plan.failed],
+        "skipped": [_job_document(job) for job in plan.up_to_date],
+        "failed": [_failure_document(failure) for failure in plan.failures],
     }
 
 
 def _job_document(job: Job) -> dict[str, Any]:
     return {
-        "photo": show(job.photo),
-        "landmarks": None if job.landmarks is None else show(job.landmarks),
-        "segmentation_map": None if job.label_map is None else show(job.label_map),
-        "results": [show(result) for result in job.results],
+        "photo": escape_path(job.image),
+        "landmarks": None if job.landmarks is None else escape_path(job.landmarks),
+        "segmentation_map": None if job.label_map is None else escape_path(job.label_map),
+        "results": [escape_path(result) for result in job.results],
     }
 
 
 def _failure_document(failure: Failure) -> dict[str, Any]:
-    return {"photo": show(failure.path), "code": failure.code, "reason": failure.reason}
+    return {"photo": escape_path(failure.path), "code": failure.code, "reason": failure.reason}

@@ -1,140 +1,166 @@
-"""One run, from what is asked for to its exit status."""
+"""One run of the command, from the search for images to the exit status."""
 
 from __future__ import annotations
 
 import signal
 import sys
-import time
-from contextlib import closing, nullcontext
-from dataclasses import KW_ONLY, dataclass
-from typing import IO, TYPE_CHECKING, Any, Final, Protocol
+import threading
+from contextlib import closing, contextmanager, nullcontext
+from dataclasses import dataclass
+from typing import IO, TYPE_CHECKING, Any, Final
 
-import orjson
-
-from app.cli.process.inputs import explain, find_photos, show
-from app.cli.process.jobs import Recipe, RunError
+from app.cli.process.inputs import escape_path, find_images, os_error_text
+from app.cli.process.jobs import JobConfig, RunError, plan_jobs
 from app.cli.process.outputs import OutputFolder
-from app.cli.process.plan import make_plan
-from app.cli.process.report import Tally, plan_document, print_line, print_plan, print_summary, watch
-from app.cli.process.stop import Stop, heed_signals
+from app.cli.process.report import (
+    Progress,
+    plan_document,
+    print_json,
+    print_line,
+    print_plan,
+    print_summary,
+    record_all,
+)
 from app.cli.settings import caller_settings_or_exit, settings_or_exit
 from app.service.options import OPTION_NAMES
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from contextlib import AbstractContextManager
+    from types import FrameType
 
-    from app.cli.process.jobs import Job, Outcome
-    from app.cli.process.plan import Plan, Wish
+    from app.cli.process.jobs import Plan, Selection
+    from app.cli.process.local_pool import LocalPool
+    from app.cli.process.remote_pool import RemotePool
     from app.service.options import CropOptions
     from app.settings import Settings
 
-FAILED: Final = 1
-USAGE: Final = 2
-SIGNALLED: Final = 128
-IN_FLIGHT_PER_CORE: Final = 2
-TELL_S: Final = 0.1
+EXIT_FAILED: Final = 1
+EXIT_USAGE: Final = 2
+EXIT_SIGNAL: Final = 128
+REQUESTS_PER_CORE: Final = 2
 
 
-class Pool(Protocol):
-    """Does jobs."""
-
-    def run(self, jobs: Iterator[Job], stop: Stop) -> Iterator[Outcome]:
-        """Do them, in any order, until there are no more or it is to stop."""
-
-
-@dataclass(frozen=True, slots=True)
-class Manner:
-    """How to run, beside what to do.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunOptions:
+    """How to run.
 
     Attributes:
-        jobs: how many at a time; None for what suits.
-        against: URL of a service; None for this machine.
-        patience_s: how long to wait for that.
-        is_again: do what is done already, too.
-        is_dry: only list what would be done.
-        is_json: print the summary for programs.
-        report: file of what came of each photo.
+        out: results folder.
+        jobs: number of images to process at a time; None for the default.
+        url: URL of a service; None to process locally.
+        stall_timeout_s: how long to wait while the service makes no progress.
+        is_forced: replace all results.
+        is_dry_run: only list what the run would do.
+        is_json: print a machine-readable summary.
+        report: path of the report file; None for no report.
     """
 
+    out: str
     jobs: int | None
-    against: str | None
-    patience_s: float
-    _: KW_ONLY
-    is_again: bool
-    is_dry: bool
+    url: str | None
+    stall_timeout_s: float
+    is_forced: bool
+    is_dry_run: bool
     is_json: bool
     report: str | None
 
 
-def run(wish: Wish, out: str, manner: Manner, options: CropOptions) -> int:
-    """Do what is asked for, and tell of it.
+class StopEvent(threading.Event):
+    """Event that is set by the first stop signal.
+
+    Attributes:
+        signal_number: the signal; None before it arrives.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.signal_number: int | None = None
+
+    def handle(self, number: int, _frame: FrameType | None) -> None:
+        """Handle a stop signal.
+
+        Raises:
+            KeyboardInterrupt: this is not the first one.
+        """
+        if self.is_set():
+            raise KeyboardInterrupt
+        self.signal_number = number
+        self.set()
+
+
+@contextmanager
+def _stop_on_signals() -> Iterator[StopEvent]:
+    stop = StopEvent()
+    before = {number: signal.signal(number, stop.handle) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield stop
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def run(selection: Selection, options: RunOptions, crop_options: CropOptions) -> int:
+    """Process the selected images, and report the outcome.
 
     Args:
-        wish: which photos, and what of them.
-        out: folder of the results.
-        manner: how.
-        options: as the API takes them.
+        selection: images and results.
+        options: how to run.
+        crop_options: options of the API.
 
     Returns:
         The exit status.
 
     Raises:
-        OutputError: the folder of results cannot be used.
-        OSError: an input, the folder or the report cannot be read or written.
+        OutputError: the results folder cannot be used.
+        OSError: an input, the results folder or the report cannot be read or written.
     """
     settings = settings_or_exit()
     try:
-        found = find_photos(wish.inputs, out)
+        found = find_images(selection.inputs, options.out)
     except (FileNotFoundError, FileExistsError) as error:
-        print_line(f"{show(str(error.filename))}: {explain(error)}")
-        return USAGE
-    if not (found.photos or found.unreadable):
-        print_line(f"no photos in {', '.join(map(show, wish.inputs))}")
+        print_line(f"{escape_path(str(error.filename))}: {os_error_text(error)}")
+        return EXIT_USAGE
+    if not (found.images or found.failures):
+        print_line(f"no images found in {', '.join(map(escape_path, selection.inputs))}")
         return 0
-    with closing(OutputFolder(out)) as folder:
-        if not manner.is_dry:
-            folder.hold()
-        folder.claim(_to_notes(wish, options), is_again=manner.is_again, is_dry=manner.is_dry)
-        plan = make_plan(wish, found, folder)
-        if plan.is_renamed:
-            print_line("photos of the same name but for the suffix: results keep it, as in a.png.svg and a.jpg.svg")
-        if manner.is_dry:
-            return _show(plan, manner)
-        try:
-            pool = _make_pool(wish, manner, options, settings)
-        except RunError as error:
-            print_line(f"--against: {error}")
-            return USAGE
-        return _work(plan, pool, manner, out)
+    with closing(OutputFolder(options.out)) as folder:
+        if not options.is_dry_run:
+            folder.lock()
+        folder.check_manifest(
+            _manifest_options(selection, crop_options), is_forced=options.is_forced, is_dry_run=options.is_dry_run
+        )
+        plan = plan_jobs(selection, found, folder)
+        if plan.has_full_names:
+            print_line("some images differ only in their suffix; results keep it, as in a.png.svg and a.jpg.svg")
+        if not options.is_dry_run:
+            return _execute(plan, _make_pool(selection, options, crop_options, settings), options)
+        if options.is_json:
+            print_json(plan_document(plan))
+        else:
+            print_plan(plan)
+        return EXIT_FAILED if plan.failures else 0
 
 
-def _to_notes(wish: Wish, options: CropOptions) -> dict[str, Any]:
-    """Return what results depend on, beside the photos."""
+def _manifest_options(selection: Selection, crop_options: CropOptions) -> dict[str, Any]:
+    """Return everything that results depend on except for the input files."""
     return {
-        "format": [str(one) for one in wish.formats],
-        "landmarks": show(wish.landmarks),
-        "segmentation_map": None if wish.label_map is None else show(wish.label_map),
-        "detect": wish.detect,
-        **{name: getattr(options, name) for name in OPTION_NAMES},
+        "format": [str(one) for one in selection.formats],
+        "landmarks": escape_path(selection.landmarks),
+        "segmentation_map": None if selection.label_map is None else escape_path(selection.label_map),
+        "detect": selection.detect,
+        **{name: getattr(crop_options, name) for name in OPTION_NAMES},
     }
 
 
-def _show(plan: Plan, manner: Manner) -> int:
-    if manner.is_json:
-        _print_json(plan_document(plan))
-    else:
-        print_plan(plan)
-        print_line(f"{len(plan.jobs)} to do, {len(plan.done)} done already, {len(plan.failed)} failed")
-    return FAILED if plan.failed else 0
+def _make_pool(
+    selection: Selection, options: RunOptions, crop_options: CropOptions, settings: Settings
+) -> LocalPool | RemotePool:
+    from app.settings import count_usable_cores  # noqa: PLC0415 - `--help` loads no settings
 
-
-def _make_pool(wish: Wish, manner: Manner, options: CropOptions, settings: Settings) -> Pool:
-    from app.settings import count_usable_cores  # noqa: PLC0415 - `--help` reads no settings
-
-    recipe = Recipe(
-        options=options,
-        formats=wish.formats,
+    config = JobConfig(
+        options=crop_options,
+        formats=selection.formats,
         max_bytes=settings.max_body_bytes,
         max_image_pixels=settings.max_image_pixels,
         landmark_margin=settings.landmark_margin,
@@ -143,62 +169,47 @@ def _make_pool(wish: Wish, manner: Manner, options: CropOptions, settings: Setti
         fault_poison_region=settings.fault_poison_region,
     )
     cores = count_usable_cores()
-    if manner.against is None:
-        from app.cli.process.local import LocalPool  # noqa: PLC0415 - only where it is used
+    if options.url is None:
+        from app.cli.process.local_pool import LocalPool  # noqa: PLC0415 - load only the pool in use
 
-        return LocalPool(recipe, manner.jobs or cores)
-    from app.cli.process.remote import RemotePool  # noqa: PLC0415 - as above
+        return LocalPool(config, options.jobs or cores)
+    from app.cli.process.remote_pool import RemotePool  # noqa: PLC0415 - as above
 
     return RemotePool(
-        recipe,
-        url=manner.against,
+        config,
+        url=options.url,
         key=caller_settings_or_exit().facial_service_api_key.get_secret_value(),
-        size=manner.jobs or IN_FLIGHT_PER_CORE * cores,
-        patience_s=manner.patience_s,
+        size=options.jobs or REQUESTS_PER_CORE * cores,
+        stall_timeout_s=options.stall_timeout_s,
     )
 
 
-def _work(plan: Plan, pool: Pool, manner: Manner, out: str) -> int:
+def _execute(plan: Plan, pool: LocalPool | RemotePool, options: RunOptions) -> int:
     error = ""
     report: AbstractContextManager[IO[bytes] | None] = nullcontext()
-    if manner.report is not None:
-        report = open(manner.report, "wb", buffering=0)  # noqa: SIM115 - it is entered below
+    if options.report is not None:
+        report = open(options.report, "wb", buffering=0)  # noqa: SIM115 - it is entered below
     is_terminal = sys.stderr.isatty()
-    with report as log, heed_signals() as stop:
-        tally = Tally(plan, log)
+    with report as file, _stop_on_signals() as stop:
+        progress = Progress(plan, file)
         if plan.jobs:
             try:
-                _watch(tally, pool.run(iter(plan.jobs), stop), is_terminal=is_terminal)
-            except RunError as trouble:
-                error = str(trouble)
+                with closing(pool.run(iter(plan.jobs), stop)) as outcomes:  # type: ignore[type-var]  # generators
+                    record_all(progress, outcomes, is_terminal=is_terminal)
+            except RunError as exception:
+                error = str(exception)
             except KeyboardInterrupt:
-                pass  # told twice: what was begun is left, and is done the next time
-        tally.end()
-        number = stop.signal_number
-    print_summary(tally, is_terminal=is_terminal)
-    if manner.is_json:
+                pass  # The second signal: the next run processes the jobs that this one started.
+        progress.stop_clock()
+    print_summary(progress, is_terminal=is_terminal)
+    number = stop.signal_number
+    if options.is_json:
         stopped = None if number is None else signal.Signals(number).name
-        _print_json(tally.document(out=show(out), stopped=stopped, error=error or None))
+        print_json(progress.document(out=escape_path(options.out), stopped=stopped, error=error or None))
     if error:
-        print_line(f"{manner.against}: {error}" if manner.against else error)
-    if tally.left:
-        print_line("the same command again goes on where this run stopped")
-    if number is not None and tally.left:
-        return SIGNALLED + number
-    return FAILED if error or tally.failed else 0
-
-
-def _watch(tally: Tally, outcomes: Iterator[Outcome], *, is_terminal: bool) -> None:
-    context, teller = watch(tally, is_terminal=is_terminal)
-    told = 0.0
-    with context, closing(outcomes):  # type: ignore[type-var]  # both pools give generators
-        for outcome in outcomes:
-            tally.note(outcome)
-            if (now := time.monotonic()) - told > TELL_S:
-                told = now
-                teller.tell()
-        teller.tell()
-
-
-def _print_json(document: dict[str, Any]) -> None:
-    sys.stdout.write(orjson.dumps(document, option=orjson.OPT_INDENT_2).decode() + "\n")
+        print_line(f"{options.url}: {error}" if options.url else error)
+    if progress.remaining:
+        print_line("to resume, run the same command again")
+    if number is not None and progress.remaining:
+        return EXIT_SIGNAL + number
+    return EXIT_FAILED if error or progress.failures else 0

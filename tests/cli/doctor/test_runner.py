@@ -1,10 +1,10 @@
-"""Checks side by side: none ends the others, none takes for ever, none tells a secret."""
+"""Concurrent checks: isolation from failures, time limits, and redaction of secrets."""
 
 from __future__ import annotations
 
+import tempfile
 import threading
 from pathlib import Path
-from types import SimpleNamespace
 from typing import TYPE_CHECKING
 
 import pytest
@@ -12,20 +12,20 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from app.cli.doctor import runner
-from app.cli.doctor.context import Context
+from app.cli.doctor.catalogue import Check
+from app.cli.doctor.context import Context, load_context
 from app.cli.doctor.findings import Finding, Status, error, ok
-from app.cli.doctor.names import Check
 from app.settings import Settings, load_settings
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-SECRET = "QX-secret-QX"  # noqa: S105 - stands for one
+SECRET = "QX-secret-QX"  # noqa: S105 - not a real secret
 ROOT = Path("/sys/fs/cgroup")
 
 
 @pytest.fixture(autouse=True)
-def _no_settings_from_outside(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def _clean_environment(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     for name in Settings.model_fields:
         monkeypatch.delenv(name.upper(), raising=False)
     load_settings.cache_clear()
@@ -35,71 +35,70 @@ def _no_settings_from_outside(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]
 
 @pytest.fixture
 def replace(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
-    """Give ``replace(check=run, …)``: these checks are done by other functions."""
+    """Return ``replace(check=function, …)``, which replaces the functions of checks."""
 
-    def put(**runs: Callable[[Context], Iterator[Finding]]) -> None:
-        modules = {Check(name).module: SimpleNamespace(run=run) for name, run in runs.items()}
-        monkeypatch.setattr(runner.importlib, "import_module", modules.__getitem__)
+    def put(**functions: Callable[[Context], Iterator[Finding]]) -> None:
+        monkeypatch.setattr(runner, "load_check", {Check(name): run for name, run in functions.items()}.__getitem__)
 
     return put
 
 
-def test_a_check_that_breaks_is_told_and_ends_no_other(replace: Callable[..., None]) -> None:
-    def broken(_: Context) -> Iterator[Finding]:
-        yield ok("clock.queue", "a", "b")
+def test_a_failing_check_is_reported_and_does_not_affect_others(replace: Callable[..., None]) -> None:
+    def failing(_: Context) -> Iterator[Finding]:
+        yield ok("limits.cpu", "a", "b")
         raise RuntimeError(SECRET)
 
-    def whole(_: Context) -> Iterator[Finding]:
+    def working(_: Context) -> Iterator[Finding]:
         yield ok("disk.log-file", "a", "b")
 
-    replace(clock=broken, disk=whole)
-    first, second, third = runner.run_checks([Check.DISK, Check.CLOCK], ROOT)
-    assert (first.name, first.status) == ("clock.queue", Status.OK)  # what was found before the fault is kept
-    assert (second.name, second.status) == ("clock.check", Status.ERROR)
+    replace(limits=failing, disk=working)
+    first, second, third = runner.run_checks([Check.DISK, Check.LIMITS], ROOT)
+    assert (first.name, first.status) == ("limits.cpu", Status.OK)  # found before the exception
+    assert (second.name, second.status) == ("limits.check", Status.ERROR)
     assert "RuntimeError, test_runner.py:" in second.found
-    assert "--skip clock" in second.advice
+    assert "--skip limits" in second.advice
     assert (third.name, third.status) == ("disk.log-file", Status.OK)
     assert SECRET not in str(second)
 
 
-def test_a_check_that_hangs_is_left_behind(replace: Callable[..., None], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_hanging_check_times_out(replace: Callable[..., None], monkeypatch: pytest.MonkeyPatch) -> None:
     release = threading.Event()
 
     def hanging(_: Context) -> Iterator[Finding]:
         release.wait(60)
-        yield ok("clock.queue", "a", "b")
+        yield ok("limits.cpu", "a", "b")
 
-    def whole(_: Context) -> Iterator[Finding]:
+    def working(_: Context) -> Iterator[Finding]:
         yield ok("disk.log-file", "a", "b")
 
-    replace(clock=hanging, disk=whole)
-    monkeypatch.setattr(runner, "LIMIT_S", 0.3)
+    replace(limits=hanging, disk=working)
+    monkeypatch.setattr(runner, "TIMEOUT_S", 0.3)
     done: list[Check] = []
     try:
-        found = runner.run_checks([Check.CLOCK, Check.DISK], ROOT, done.append)
+        found = runner.run_checks([Check.LIMITS, Check.DISK], ROOT, done.append)
     finally:
         release.set()
     assert [(finding.name, finding.status) for finding in found] == [
-        ("clock.check", Status.ERROR),
+        ("limits.check", Status.ERROR),
         ("disk.log-file", Status.OK),
     ]
-    assert "has not ended within 0.3 s" in found[0].found
+    assert "not finished within 0.3 s" in found[0].found
     assert done == [Check.DISK]
 
 
-def test_what_is_wrong_is_told_and_the_rest_is_looked_at_with_its_default(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_invalid_settings_are_reported_and_replaced_by_defaults(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("WORKERS", SECRET)
     monkeypatch.setenv("MAX_BODY_BYTES", "1")
     monkeypatch.setenv("PORT", "1234")
-    context = runner.make_context(ROOT)
+    context = load_context(ROOT)
     assert isinstance(context, Context)
-    assert {wrong.name for wrong in context.wrong} == {"WORKERS", "MAX_BODY_BYTES"}
+    assert {setting.name for setting in context.invalid} == {"WORKERS", "MAX_BODY_BYTES"}
     assert context.settings.max_body_bytes == 16 * 2**20
     assert context.settings.port == 1234
-    assert SECRET not in str(context.wrong)
+    assert SECRET not in str(context.invalid)
 
 
-def test_of_settings_that_contradict_each_other_only_that_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_other_checks_are_skipped_if_settings_contradict_each_other(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PORT", "9000")
     monkeypatch.setenv("WORKERS", "none")
     found = runner.run_checks([Check.SETTINGS, Check.QUEUE], ROOT)
@@ -126,7 +125,7 @@ def test_of_settings_that_contradict_each_other_only_that_is_told(monkeypatch: p
         ({"NATS_TOKEN": "abc"}, set()),
     ],
 )
-def test_secrets_are_known(environment: dict[str, str], secrets: set[str]) -> None:
+def test_secrets_are_found(environment: dict[str, str], secrets: set[str]) -> None:
     assert set(runner.find_secrets(environment)) == secrets
 
 
@@ -134,33 +133,33 @@ WORDS = st.text("abcdefgh-", min_size=4, max_size=12)
 
 
 @given(WORDS, st.lists(WORDS))
-def test_no_secret_is_told(secret: str, others: list[str]) -> None:
+def test_secrets_are_redacted(secret: str, others: list[str]) -> None:
     text = " ".join([*others, secret, f"nats://u:{secret}@host", *others])
     finding = error("queue.access", text, text, expected=text, advice=text)
-    hidden = runner.hide(finding, runner.find_secrets({"NATS_TOKEN": secret}))
-    for told in (hidden.looked_at, hidden.found, hidden.expected, hidden.advice):
-        assert secret not in told
-        assert "nats://u:***@host" in told
+    redacted = runner.redact(finding, runner.find_secrets({"NATS_TOKEN": secret}))
+    for field in (redacted.looked_at, redacted.found, redacted.expected, redacted.advice):
+        assert secret not in field
+        assert "nats://u:***@host" in field
 
 
-def test_a_machine_without_a_temporary_folder_is_looked_at_all_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_other_checks_run_without_a_temporary_folder(monkeypatch: pytest.MonkeyPatch) -> None:
     def none() -> str:
         raise FileNotFoundError
 
-    monkeypatch.setattr(runner.tempfile, "gettempdir", none)
-    monkeypatch.setattr(runner.tempfile, "tempdir", None)
+    monkeypatch.setattr(tempfile, "gettempdir", none)
+    monkeypatch.setattr(tempfile, "tempdir", None)
     found = runner.run_checks([Check.LIMITS, Check.METRIC_FILES], ROOT)
-    told = {(finding.name, finding.looked_at): finding.status for finding in found}
-    assert told["limits.temporary", "temporary folder"] is Status.ERROR
-    assert told["metric-files.folder", "temporary folder"] is Status.SKIPPED
+    statuses = {(finding.name, finding.looked_at): finding.status for finding in found}
+    assert statuses["limits.temporary", "temporary folder"] is Status.ERROR
+    assert statuses["metric-files.folder", "temporary folder"] is Status.SKIPPED
     assert not [finding for finding in found if finding.name.endswith(".check")]
 
 
-def test_a_folder_that_may_not_be_looked_into_is_not_called_free(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_unreadable_lock_is_skipped(monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(_: Path) -> bool:
         raise PermissionError
 
-    monkeypatch.setattr("app.cli.doctor.holder._is_held", refuse)  # no folder refuses root
+    monkeypatch.setattr("app.cli.doctor.check_queue._is_locked", refuse)  # because root can read every folder
     found = [finding for finding in runner.run_checks([Check.QUEUE], ROOT) if finding.name == "queue.holder"]
     assert [finding.status for finding in found] == [Status.SKIPPED]
     assert "service's user" in found[0].found

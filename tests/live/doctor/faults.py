@@ -1,10 +1,9 @@
-"""Faults of a deployment, each for real: how it is brought about, and what `facial-service doctor` is to say of it."""
+"""Real faults of a deployment: how to cause each one, and the finding of `facial-service doctor` that reports it."""
 
 from __future__ import annotations
 
 import asyncio
 import http.server
-import json
 import os
 import random
 import shutil
@@ -13,10 +12,8 @@ import socket
 import subprocess
 import sys
 import threading
-import time
 from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field
-from email.utils import formatdate
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,7 +21,7 @@ import nats
 import psutil
 import pytest
 
-from app.cli.doctor.check_models import PACKAGE_MODELS
+from app.cli.doctor.check_installation import PACKAGE_MODELS
 from app.settings import Settings
 from app.tasks.stream import ensure_streams, task_subject
 
@@ -34,19 +31,18 @@ if TYPE_CHECKING:
 
 INHERITED = ("PATH", "HOME", "LANG", "TMPDIR", "VIRTUAL_ENV")
 COMMAND = (sys.executable, "-m", "app", "doctor")
-PASSWORD = "QXpasswordQX"  # noqa: S105 - no secret; looked for where none should be
-HEALTH = {"live": True, "ready": True, "draining": False, "workers": [], "task_workers": []}
+PASSWORD = "QXpasswordQX"  # noqa: S105 - not a real secret; the output must not contain it
 
 
 @dataclass
 class Site:
-    """What faults are made of.
+    """Resources for faults.
 
     Attributes:
-        folder: for files of this fault alone.
+        folder: for the files of one fault.
         run_nats: the fixture.
-        service: an instance with a queue of its own that runs well, and the variables that it was started with.
-        env: likewise.
+        service: a healthy instance with an embedded NATS server.
+        env: the environment variables of the service.
     """
 
     folder: Path
@@ -57,7 +53,7 @@ class Site:
 
 @dataclass
 class Seeded:
-    """How the command is to be run: with which variables, options and limits of the shell."""
+    """Environment variables, options and shell limits of the command."""
 
     env: dict[str, object] = field(default_factory=dict)
     options: list[str] = field(default_factory=list)
@@ -66,15 +62,15 @@ class Seeded:
 
 @dataclass(frozen=True)
 class Fault:
-    """One fault.
+    """A fault.
 
     Attributes:
-        name: of the fault.
-        seed: brings it about.
-        part: the finding that is to tell it.
-        status: how bad that is.
-        words: what stands in the finding, one way or another.
-        advice: what stands in the advice.
+        name: description.
+        seed: causes the fault.
+        part: name of the finding that reports it.
+        status: status of the finding.
+        words: text that the finding contains.
+        advice: text that the advice contains.
     """
 
     name: str
@@ -86,7 +82,7 @@ class Fault:
 
 
 def run_doctor(env: dict[str, object], *options: str, ulimit: str = "") -> subprocess.CompletedProcess[str]:
-    """Run the command with these variables and no others that are settings; in a shell where a limit is given."""
+    """Run the command with only these settings; with a limit, run it in a shell."""
     inherited = {name: os.environ[name] for name in INHERITED if name in os.environ}
     return subprocess.run(
         [*(["bash", "-c", f'ulimit {ulimit}; exec "$@"', "-"] if ulimit else []), *COMMAND, *options],
@@ -99,15 +95,15 @@ def run_doctor(env: dict[str, object], *options: str, ulimit: str = "") -> subpr
 
 
 def free_port() -> int:
-    """Return a port that nobody has, below those of outgoing connections."""
+    """Return a free port below the range of outgoing connections."""
     for port in random.sample(range(10_000, 20_000), 1000):
         with suppress(OSError), socket.create_server(("127.0.0.1", port)):
             return port
-    raise OSError("no port is free")
+    raise OSError("no free port")
 
 
-def given(ulimit: str = "", **env: object) -> Callable[[Site], Any]:
-    """Seed a fault that is in the variables or the limits of the shell alone."""
+def with_environment(ulimit: str = "", **env: object) -> Callable[[Site], Any]:
+    """Cause a fault by environment variables or limits of the shell."""
 
     def seed(_: Site) -> AbstractContextManager[Seeded]:
         return nullcontext(Seeded(dict(env), ulimit=ulimit))
@@ -116,7 +112,7 @@ def given(ulimit: str = "", **env: object) -> Callable[[Site], Any]:
 
 
 def with_nats(config: dict[str, Any], **env: object) -> Callable[[Site], Any]:
-    """Seed a fault of a NATS server, by its configuration."""
+    """Cause a fault by the configuration of a NATS server."""
 
     @contextmanager
     def seed(site: Site) -> Iterator[Seeded]:
@@ -133,7 +129,7 @@ def small_store(site: Site) -> Iterator[Seeded]:
 
 
 @contextmanager
-def streams_of_other_settings(site: Site) -> Iterator[Seeded]:
+def streams_with_other_settings(site: Site) -> Iterator[Seeded]:
     with site.run_nats() as server:
         asyncio.run(make_streams(server.url, tasks=0))
         yield Seeded({"NATS_URL": server.url, "TASK_QUEUE_MAX_MESSAGES": 500, "TASK_ACK_WAIT_S": 20})
@@ -155,10 +151,10 @@ async def make_streams(url: str, tasks: int) -> None:
 
 
 @contextmanager
-def authority_unknown(site: Site) -> Iterator[Seeded]:
+def unknown_authority(site: Site) -> Iterator[Seeded]:
     program = shutil.which("openssl")
     if program is None:
-        pytest.skip("no openssl on PATH to make certificates with")
+        pytest.skip("openssl is not on PATH")
     key, certificate = site.folder / "key.pem", site.folder / "cert.pem"
     make = ["req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-subj", "/CN=nats"]
     subprocess.run([program, *make, "-keyout", key, "-out", certificate], check=True, capture_output=True)
@@ -167,19 +163,19 @@ def authority_unknown(site: Site) -> Iterator[Seeded]:
 
 
 @contextmanager
-def plain_server(site: Site) -> Iterator[Seeded]:
+def server_without_tls(site: Site) -> Iterator[Seeded]:
     with site.run_nats() as server:
         yield Seeded({"NATS_URL": server.url.replace("nats://", "tls://")})
 
 
 @contextmanager
-def stranger_on_port(_: Site) -> Iterator[Seeded]:
-    with serving("/nothing", {}) as port:
+def other_program_on_port(_: Site) -> Iterator[Seeded]:
+    with other_program() as port:
         yield Seeded({"PORT": port, "METRICS_PORT": free_port()})
 
 
 @contextmanager
-def stopped_exporter(site: Site) -> Iterator[Seeded]:
+def suspended_exporter(site: Site) -> Iterator[Seeded]:
     children = psutil.Process(site.service.pid).children()
     exporter = next(child for child in children if "exporter" in " ".join(child.cmdline()))
     exporter.send_signal(signal.SIGSTOP)
@@ -195,14 +191,14 @@ def fewer_workers(site: Site) -> Iterator[Seeded]:
 
 
 @contextmanager
-def held_data_dir(site: Site) -> Iterator[Seeded]:
+def locked_data_dir(site: Site) -> Iterator[Seeded]:
     yield Seeded({**site.env, "PORT": free_port(), "METRICS_PORT": free_port()})
 
 
 @contextmanager
-def files_of_a_dead_process(site: Site) -> Iterator[Seeded]:
+def files_of_an_exited_process(site: Site) -> Iterator[Seeded]:
     file = Path(str(site.env["PROMETHEUS_MULTIPROC_DIR"])) / "gauge_livesum_worker-7.db"
-    file.write_bytes(b"")  # a file that is empty is left out of a scrape
+    file.write_bytes(b"")  # a scrape ignores an empty file
     try:
         yield Seeded(site.env)
     finally:
@@ -219,7 +215,7 @@ def foreign_files(site: Site) -> Iterator[Seeded]:
 def full_disk(site: Site) -> Iterator[Seeded]:
     command = [shutil.which("mount") or "mount", "-t", "tmpfs", "-o", "size=1m", "none", str(site.folder)]
     if os.geteuid() or subprocess.run(command, check=False, capture_output=True).returncode:
-        pytest.skip("this user may not mount a small file system")
+        pytest.skip("this user cannot mount a file system")
     try:
         with suppress(OSError), (site.folder / "all").open("wb") as file:
             while True:
@@ -230,12 +226,12 @@ def full_disk(site: Site) -> Iterator[Seeded]:
 
 
 def models_with(change: Callable[[Path], None]) -> Callable[[Site], Any]:
-    """Seed a fault of the models, by a change to a copy of them."""
+    """Cause a fault by changing a copy of the models."""
 
     @contextmanager
     def seed(site: Site) -> Iterator[Seeded]:
         if not PACKAGE_MODELS.is_dir():
-            pytest.skip("no models; `make models` gets them")
+            pytest.skip("no models; run `make models`")
         folder = shutil.copytree(PACKAGE_MODELS, site.folder / "models")
         change(folder / "face_landmark.tflite")
         yield Seeded({"MODELS_DIR": folder})
@@ -243,13 +239,13 @@ def models_with(change: Callable[[Path], None]) -> Callable[[Site], Any]:
     return seed
 
 
-def cut_short(file: Path) -> None:
+def truncate(file: Path) -> None:
     file.write_bytes(file.read_bytes()[:50_000])
 
 
-def flip(file: Path) -> None:
+def change_byte(file: Path) -> None:
     data = bytearray(file.read_bytes())
-    data[len(data) // 2] ^= 0xFF  # among the weights: it is read, and gives something else
+    data[len(data) // 2] ^= 0xFF  # among the weights: the model loads, but its output changes
     file.write_bytes(data)
 
 
@@ -258,51 +254,27 @@ def no_models(site: Site) -> Iterator[Seeded]:
     yield Seeded({"MODELS_DIR": site.folder})
 
 
-def group(**files: str) -> Callable[[Site], Any]:
-    """Seed a limit of the container, by files such as the kernel shows."""
+def cgroup(**files: str) -> Callable[[Site], Any]:
+    """Cause a fault by files of a cgroup."""
 
     @contextmanager
     def seed(site: Site) -> Iterator[Seeded]:
         for name, text in files.items():
-            file = site.folder / name.replace("__", "/")
-            file.parent.mkdir(parents=True, exist_ok=True)
-            file.with_name(file.name.replace("_dot_", ".")).write_text(text, encoding="ascii")
+            (site.folder / name.replace("_dot_", ".")).write_text(text, encoding="ascii")
         yield Seeded({"WORKERS": 4, "ENABLE_TASKS": "false"}, ["--cgroup-root", str(site.folder)])
 
     return seed
 
 
-def clock_of_service(ahead_s: float) -> Callable[[Site], Any]:
-    @contextmanager
-    def seed(_: Site) -> Iterator[Seeded]:
-        with serving("/health", HEALTH, ahead_s) as port:
-            yield Seeded({"METRICS_PORT": port, "PORT": 0})
-
-    return seed
-
-
-def clock_of_queue(ahead_s: float) -> Callable[[Site], Any]:
-    @contextmanager
-    def seed(_: Site) -> Iterator[Seeded]:
-        now = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(time.time() + ahead_s))
-        with serving("/varz", {"now": f"{now}.123456789Z"}) as port:
-            yield Seeded(
-                {"NATS_URL": f"nats://127.0.0.1:{free_port()}", "NATS_MONITOR_URL": f"http://127.0.0.1:{port}"}
-            )
-
-    return seed
-
-
 @contextmanager
-def serving(path: str, document: dict[str, Any], ahead_s: float = 0) -> Iterator[int]:
-    """Answer one path, by a clock of one's own; give the port."""
+def other_program() -> Iterator[int]:
+    """Run an HTTP server that is not this service, and yield its port."""
 
     class Handler(http.server.BaseHTTPRequestHandler):
         def do_GET(self) -> None:
-            self.send_response_only(200 if self.path == path else 404)
-            self.send_header("Date", formatdate(time.time() + ahead_s, usegmt=True))
+            self.send_response_only(404)
             self.end_headers()
-            self.wfile.write(json.dumps(document if self.path == path else {}).encode())
+            self.wfile.write(b"{}")
 
         def log_message(self, format: str, *arguments: Any) -> None:  # noqa: A002 - the base class's name
             pass
@@ -314,112 +286,125 @@ def serving(path: str, document: dict[str, Any], ahead_s: float = 0) -> Iterator
 
 
 FAULTS = (
-    Fault("a value out of range", given(WORKERS=0), "settings.values", "error", "WORKERS", "unset it"),
-    Fault("two ports that are one", given(PORT=9000), "settings.values", "error", "PORT and METRICS_PORT", "unset"),
-    Fault("a misspelt name", given(MAX_BODY_BYTE=1), "settings.names", "warning", "MAX_BODY_BYTE", "to MAX_BODY_BYTES"),
-    Fault("a rehearsal", given(FAULT_WORK_S=1), "settings.combinations", "warning", "FAULT_WORK_S", "unset"),
-    Fault("a queue's setting alone", given(NATS_USER="a"), "settings.combinations", "warning", "NATS_USER", "NATS_URL"),
-    Fault("a port of somebody else's", stranger_on_port, "ports.api", "error", "taken by", "another PORT"),
-    Fault("an address of nobody here", given(HOST="192.0.2.1"), "ports.metrics", "error", "192.0.2.1", "for all"),
-    Fault("a queue nobody answers", given(NATS_URL="nats://127.0.0.1:1"), "queue.address", "error", "refused", "start"),
-    Fault("a queue without a name", given(NATS_URL="nats://q.invalid"), "queue.address", "error", "resolved", "DNS"),
+    Fault("a value out of range", with_environment(WORKERS=0), "settings.values", "error", "WORKERS", "unset it"),
+    Fault("two equal ports", with_environment(PORT=9000), "settings.values", "error", "PORT and METRICS_PORT", "unset"),
+    Fault(
+        "a misspelt name",
+        with_environment(MAX_BODY_BYTE=1),
+        "settings.names",
+        "warning",
+        "MAX_BODY_BYTE",
+        "to MAX_BODY_BYTES",
+    ),
+    Fault(
+        "fault injection", with_environment(FAULT_WORK_S=1), "settings.combinations", "warning", "FAULT_WORK_S", "unset"
+    ),
+    Fault(
+        "an unused setting",
+        with_environment(NATS_USER="a"),
+        "settings.combinations",
+        "warning",
+        "NATS_USER",
+        "NATS_URL",
+    ),
+    Fault("a used port", other_program_on_port, "ports.api", "error", "in use by", "another PORT"),
+    Fault("a foreign address", with_environment(HOST="192.0.2.1"), "ports.metrics", "error", "192.0.2.1", "for all"),
+    Fault("no server", with_environment(NATS_URL="nats://127.0.0.1:1"), "queue.address", "error", "refused", "start"),
+    Fault(
+        "an unknown name", with_environment(NATS_URL="nats://q.invalid"), "queue.address", "error", "resolved", "DNS"
+    ),
     Fault(
         "a wrong password",
         with_nats({"authorization": {"user": "u", "password": "p"}}, NATS_USER="u", NATS_PASSWORD=PASSWORD),
         "queue.access",
         "error",
-        "refuses these credentials",
+        "rejects the credentials",
         "NATS_PASSWORD",
     ),
-    Fault("an unknown authority", authority_unknown, "queue.access", "error", "TLS: self", "NATS_TLS_CA_FILE"),
+    Fault("an unknown authority", unknown_authority, "queue.access", "error", "TLS: self", "NATS_TLS_CA_FILE"),
     Fault(
-        "a credentials file that is gone",
+        "a missing credentials file",
         with_nats({}, NATS_CREDS_FILE="/nowhere/creds"),
         "queue.access",
         "error",
-        "is not there",
+        "does not exist",
         "NATS_CREDS_FILE",
     ),
     Fault(
-        "TLS that the server has not",
-        plain_server,
+        "a server without TLS",
+        server_without_tls,
         "queue.access",
         "error",
-        "TLS is asked for, and the server does without",
+        "TLS is required by the settings, but not supported",
         "tls {}",
     ),
-    Fault("a seed that is none", with_nats({}, NATS_NKEY_SEED=PASSWORD), "queue.access", "error", "NKey", "NKEY_SEED"),
-    Fault("no JetStream", with_nats({"jetstream": False}), "queue.jetstream", "error", "is off", "jetstream {}"),
+    Fault("an invalid seed", with_nats({}, NATS_NKEY_SEED=PASSWORD), "queue.access", "error", "NKey", "NKEY_SEED"),
+    Fault("no JetStream", with_nats({"jetstream": False}), "queue.jetstream", "error", "is disabled", "jetstream {}"),
     Fault("small messages", with_nats({"max_payload": 1 << 20}), "queue.payload", "warning", "413", "max_payload"),
-    Fault("more copies than servers", with_nats({}, NATS_REPLICAS=3), "queue.replicas", "error", "one server", "=1"),
-    Fault("streams of old settings", streams_of_other_settings, "queue.streams", "warning", "10000", "same TASK_*"),
-    Fault("tasks without workers", tasks_without_workers, "queue.workers", "error", "3 tasks wait", "worker`"),
-    Fault("a queue too small", small_store, "queue.storage", "warning", "1 GiB in all", "raise the limit"),
-    Fault("a folder of another instance", held_data_dir, "queue.holder", "error", "another instance", "DATA_DIR"),
-    Fault("a disk that is full", full_disk, "disk.data-dir", "error", "no space left", "make room"),
-    Fault("a limit on files", given("-f 0"), "disk.data-dir", "error", "too large", "DATA_DIR"),
+    Fault("more replicas than servers", with_nats({}, NATS_REPLICAS=3), "queue.replicas", "error", "one server", "=1"),
+    Fault("old streams", streams_with_other_settings, "queue.streams", "warning", "10000", "same TASK_*"),
+    Fault("tasks without workers", tasks_without_workers, "queue.workers", "error", "waiting: 3", "worker`"),
+    Fault("a small queue", small_store, "queue.storage", "warning", "1 GiB, less", "raise the limit"),
+    Fault("a locked folder", locked_data_dir, "queue.holder", "error", "another instance", "DATA_DIR"),
+    Fault("a full disk", full_disk, "disk.data-dir", "error", "no space left", "free some space"),
+    Fault("a limit on file size", with_environment("-f 0"), "disk.data-dir", "error", "too large", "DATA_DIR"),
     Fault(
-        "a log in no folder", given(LOG_FILE="/proc/no/log"), "disk.log-file", "error", "cannot be", "another folder"
+        "a log without a folder",
+        with_environment(LOG_FILE="/proc/no/log"),
+        "disk.log-file",
+        "error",
+        "not writable",
+        "folder",
     ),
-    Fault("models that are not there", no_models, "models.files", "error", "face_landmark", "make models"),
-    Fault("a model cut short", models_with(cut_short), "models.detection", "error", "face_landmark", "right files"),
-    Fault("a model with a wrong byte", models_with(flip), "models.files", "warning", "another hash", "right files"),
-    Fault("foreign metric files", foreign_files, "metric-files.names", "warning", "counter_12345", "of its own"),
+    Fault("missing models", no_models, "models.files", "error", "face_landmark", "make models"),
+    Fault("a truncated model", models_with(truncate), "models.files", "error", "face_landmark", "original files"),
+    Fault("a changed model", models_with(change_byte), "models.files", "warning", "not the original", "original files"),
     Fault(
-        "a folder that is read-only",
-        given(PROMETHEUS_MULTIPROC_DIR="/proc/metrics"),
+        "foreign metric files", foreign_files, "metric-files.names", "warning", "counter_12345", "only this instance"
+    ),
+    Fault(
+        "a read-only folder",
+        with_environment(PROMETHEUS_MULTIPROC_DIR="/proc/metrics"),
         "metric-files.folder",
         "error",
-        "cannot be written",
+        "not writable",
         "PROMETHEUS_MULTIPROC_DIR",
     ),
-    Fault("files of the dead", files_of_a_dead_process, "metric-files.slots", "warning", "worker-7", "delete pod"),
-    Fault("a service that is stopped", stopped_exporter, "service.running", "error", "does not answer", "end it"),
+    Fault("stale files", files_of_an_exited_process, "metric-files.slots", "warning", "worker-7", "delete pod"),
+    Fault("a suspended service", suspended_exporter, "service.running", "error", "does not respond", "restart it"),
+    Fault("missing workers", fewer_workers, "service.workers", "warning", "1 of 3", "FacialServiceWorkerExits"),
+    Fault("too little memory", cgroup(memory_dot_max="134217728"), "limits.memory", "error", "128 MiB", "api.workers"),
     Fault(
-        "workers that are missing", fewer_workers, "service.workers", "warning", "1 of 3", "FacialServiceWorkerExits"
-    ),
-    Fault("a clock far ahead", clock_of_service(3600), "clock.service", "error", "ahead of", "chrony"),
-    Fault("a clock behind", clock_of_queue(-12), "clock.queue", "warning", "behind", "chrony"),
-    Fault("too little memory", group(memory_dot_max="134217728"), "limits.memory", "error", "128 MiB", "api.workers"),
-    Fault(
-        "too little memory, as older kernels show it",
-        group(memory__memory_dot_limit_in_bytes="134217728"),
-        "limits.memory",
-        "error",
-        "128 MiB",
-        "resources.limits.memory",
-    ),
-    Fault(
-        "killed for want of memory",
-        group(memory_dot_max="8589934592", memory_dot_events="oom 1\noom_kill 2"),
+        "killed processes",
+        cgroup(memory_dot_max="8589934592", memory_dot_events="oom 1\noom_kill 2"),
         "limits.memory",
         "warning",
-        "killed for want of it: 2",
+        "because of the limit: 2",
         "FacialServiceOomKilled",
     ),
     Fault(
         "too little CPU",
-        group(memory_dot_max="max", cpu_dot_max="100000 100000"),
+        cgroup(memory_dot_max="max", cpu_dot_max="100000 100000"),
         "limits.cpu",
         "warning",
-        "1 cores for 4",
+        "1 CPU for 4",
         "fewer processes",
     ),
     Fault(
         "too few processes",
-        group(memory_dot_max="max", pids_dot_max="20"),
+        cgroup(memory_dot_max="max", pids_dot_max="20"),
         "limits.processes",
         "error",
-        "20 allowed",
+        "limit 20",
         "podPidsLimit",
     ),
-    Fault("few open files", given("-n 200"), "limits.files", "error", "200", "ulimit -n"),
+    Fault("few open files", with_environment("-n 200"), "limits.files", "error", "200", "ulimit -n"),
     Fault(
-        "a bound that OpenCV has",
-        given(OPENCV_IO_MAX_IMAGE_PIXELS=1000),
+        "a low limit of OpenCV",
+        with_environment(OPENCV_IO_MAX_IMAGE_PIXELS=1000),
         "python.pixels",
         "warning",
-        "not decoded",
+        "rejected",
         "unset",
     ),
 )

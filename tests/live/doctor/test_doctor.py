@@ -1,4 +1,4 @@
-"""``facial-service doctor`` on deployments that are well, and on each fault of a table."""
+"""``facial-service doctor`` on healthy deployments, and on each fault of a table."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ QUIET = {"ok", "skipped", "note"}
 
 
 def findings_of(text: str) -> dict[str, list[dict[str, str]]]:
-    """Read the command's JSON, by the names of findings."""
+    """Parse the JSON output, and group the findings by name."""
     found: dict[str, list[dict[str, str]]] = {}
     for finding in json.loads(text)["findings"]:
         found.setdefault(finding["name"], []).append(finding)
@@ -46,8 +46,8 @@ def site(
 
 @pytest.fixture(scope="module")
 def healthy(site: Callable[[Path], Site], tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    """What is found where all is well: one instance with a queue of its own."""
-    # Limits of the machine that runs the tests are none of theirs.
+    """Findings of a healthy instance with an embedded NATS server."""
+    # An empty folder, so that limits of the machine that runs the tests do not matter.
     none = tmp_path_factory.mktemp("no-limits")
     done = run_doctor(site(none).env, "--json", "--strict", "--cgroup-root", str(none))
     assert done.returncode == 0, done.stdout
@@ -57,13 +57,13 @@ def healthy(site: Callable[[Path], Site], tmp_path_factory: pytest.TempPathFacto
 
 def test_a_healthy_instance_has_neither_errors_nor_warnings(healthy: dict[str, Any]) -> None:
     assert {finding["status"] for found in healthy.values() for finding in found} <= QUIET
-    looked_at = {name for name, found in healthy.items() if {finding["status"] for finding in found} != {"skipped"}}
-    assert {"ports.api", "queue.holder", "queue.streams", "queue.workers", "clock.queue", "clock.service"} <= looked_at
-    assert {"service.workers", "service.metrics", "metric-files.slots", "models.files", "disk.data-dir"} <= looked_at
+    checked = {name for name, found in healthy.items() if {finding["status"] for finding in found} != {"skipped"}}
+    assert {"ports.api", "queue.holder", "queue.streams", "queue.workers"} <= checked
+    assert {"service.workers", "service.metrics", "metric-files.slots", "models.files", "disk.data-dir"} <= checked
     assert [finding["status"] for finding in healthy["service.workers"]] == ["ok", "ok"]
 
 
-def test_a_healthy_api_and_worker_have_neither(
+def test_a_healthy_api_and_worker_have_neither_errors_nor_warnings(
     run_service: Any, run_worker: Any, run_nats: Any, tmp_path: Path
 ) -> None:
     with run_nats() as server:
@@ -77,39 +77,39 @@ def test_a_healthy_api_and_worker_have_neither(
                 found = findings_of(done.stdout)
                 assert found["service.running"][0]["found"] == f"{role} instance"
                 assert {finding["status"] for finding in found["service.workers"]} == {"ok"}
-                for name in ("queue.streams", "queue.workers", "queue.storage", "clock.queue", "metric-files.slots"):
+                for name in ("queue.streams", "queue.workers", "queue.storage", "metric-files.slots"):
                     assert [finding["status"] for finding in found[name]] == ["ok"], found[name]
 
 
 @pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: fault.name)
-def test_a_fault_is_found_by_name_with_what_to_do(
+def test_a_fault_is_reported_with_advice(
     fault: Fault, site: Callable[[Path], Site], healthy: dict[str, Any], tmp_path: Path
 ) -> None:
     check = fault.part.partition(".")[0]
     with fault.seed(site(tmp_path)) as seeded:
         done = run_doctor(seeded.env, "--json", "--only", check, *seeded.options, ulimit=seeded.ulimit)
     assert done.returncode == (1 if fault.status == "error" else 0), done.stdout + done.stderr
-    told = [
+    reported = [
         finding
         for finding in findings_of(done.stdout)[fault.part]
         if fault.words in f"{finding['looked_at']} {finding['found']} {finding['expected']}"
     ]
-    assert [finding["status"] for finding in told] == [fault.status], done.stdout
-    assert fault.advice in told[0]["advice"]
-    assert told[0]["expected"]
+    assert [finding["status"] for finding in reported] == [fault.status], done.stdout
+    assert fault.advice in reported[0]["advice"]
+    assert reported[0]["expected"]
     assert PASSWORD not in done.stdout + done.stderr
     assert {finding["status"] for finding in healthy.get(fault.part, [])} <= QUIET
 
 
-def test_it_leaves_nothing_behind_and_makes_nothing(tmp_path: Path) -> None:
+def test_no_files_are_left_behind(tmp_path: Path) -> None:
     folders = {"DATA_DIR": tmp_path / "data", "PROMETHEUS_MULTIPROC_DIR": tmp_path / "metrics", "TMPDIR": tmp_path}
     done = run_doctor({**folders, "LOG_FILE": tmp_path / "logs" / "log"})
     assert done.returncode == 0, done.stdout
     assert list(tmp_path.iterdir()) == []
 
 
-def test_what_is_unreachable_is_told_within_the_time_of_each_check() -> None:
-    # Addresses of documentation networks, which nobody routes: what goes there is dropped, or refused at once.
+def test_unreachable_addresses_are_reported_before_the_checks_time_out() -> None:
+    # Addresses reserved for documentation: packets are dropped or refused.
     url = "nats://192.0.2.1:4222,nats://198.51.100.1:4222"
     done = run_doctor({"NATS_URL": url, "NATS_MONITOR_URL": "http://192.0.2.1:8222", "HOST": "192.0.2.1"}, "--json")
     assert done.returncode == 1

@@ -1,4 +1,4 @@
-"""The command as a user starts it, and small photos for it."""
+"""The command as a user starts it, and small images for it."""
 
 from __future__ import annotations
 
@@ -26,18 +26,18 @@ if TYPE_CHECKING:
 
     from tests.conftest import Sample
 
-# Settings of the person who runs the tests are none of the tests' business.
+# The settings of the environment in which the tests run must not change their results.
 INHERITED = ("PATH", "HOME", "LANG", "TMPDIR", "VIRTUAL_ENV")
 
 
 @dataclass(frozen=True)
-class Ended:
-    """What a command left.
+class Completed:
+    """Result of a command.
 
     Attributes:
-        status: its exit status.
-        stdout: what is for programs.
-        stderr: what is for people.
+        status: exit status.
+        stdout: machine-readable output.
+        stderr: messages for the user.
     """
 
     status: int
@@ -52,7 +52,7 @@ class Ended:
 
     @property
     def codes(self) -> dict[str, str]:
-        """The code of each photo that failed, by its path."""
+        """The error code of each failed image, by path."""
         return {failure["photo"]: failure["code"] for failure in self.summary["failed"]}
 
 
@@ -65,10 +65,10 @@ def environment(**env: str) -> dict[str, str]:
 
 
 @pytest.fixture(scope="session")
-def run_process() -> Callable[..., Ended]:
-    """Give ``run_process(*arguments, cwd=…, **env)``: the command, run to its end, with nothing on its input."""
+def run_process() -> Callable[..., Completed]:
+    """Return ``run_process(*arguments, cwd=…, **env)``, which runs the command to its end, without input."""
 
-    def run(*arguments: object, cwd: Path | None = None, **env: str) -> Ended:
+    def run(*arguments: object, cwd: Path | None = None, **env: str) -> Completed:
         done = subprocess.run(
             command(*arguments),
             cwd=cwd,
@@ -78,14 +78,14 @@ def run_process() -> Callable[..., Ended]:
             check=False,
             timeout=120,
         )
-        return Ended(done.returncode, done.stdout.decode(), done.stderr.decode())
+        return Completed(done.returncode, done.stdout.decode(), done.stderr.decode())
 
     return run
 
 
 @pytest.fixture
 def start_process(tmp_path: Path) -> Iterator[Callable[..., subprocess.Popen[bytes]]]:
-    """Give ``start_process(*arguments, **env)``: the command, in a group of its own that is killed in the end."""
+    """Return ``start_process(*arguments, **env)``, which starts the command in a process group; kill it at the end."""
     started: list[subprocess.Popen[bytes]] = []
 
     def start(*arguments: object, **env: str) -> subprocess.Popen[bytes]:
@@ -110,7 +110,7 @@ def start_process(tmp_path: Path) -> Iterator[Callable[..., subprocess.Popen[byt
 
 @pytest.fixture(scope="session")
 def start_in_terminal() -> Callable[..., tuple[int, str]]:
-    """Give ``start_in_terminal(*arguments)``: the command on a terminal; its status, and what that shows."""
+    """Return ``start_in_terminal(*arguments)``, which runs the command on a terminal: its status and its output."""
 
     def start(*arguments: object) -> tuple[int, str]:
         ours, theirs = pty.openpty()
@@ -119,7 +119,7 @@ def start_in_terminal() -> Callable[..., tuple[int, str]]:
         process = subprocess.Popen(command(*arguments), env=env, stdin=theirs, stdout=theirs, stderr=theirs)
         os.close(theirs)
         shown = b""
-        with suppress(OSError):  # which is how a terminal ends
+        with suppress(OSError):  # A terminal reports its end as an error.
             while part := os.read(ours, 65536):
                 shown += part
         os.close(ours)
@@ -129,21 +129,21 @@ def start_in_terminal() -> Callable[..., tuple[int, str]]:
 
 
 @pytest.fixture(scope="session")
-def make_photos(sample: Sample) -> Callable[..., list[Path]]:
-    """Give ``make_photos(folder, count, suffix=".png")``: small copies of the sample, no two alike, with landmarks."""
+def make_images(sample: Sample) -> Callable[..., list[Path]]:
+    """Return ``make_images(folder, count, suffix=".png")``: small, different copies of the sample, with landmarks."""
     whole = cv2.imdecode(np.frombuffer(sample.photo, np.uint8), cv2.IMREAD_COLOR)
 
     def make(folder: Path, count: int, suffix: str = ".png") -> list[Path]:
         folder.mkdir(parents=True, exist_ok=True)
-        photos = []
+        images = []
         for number in range(count):
             side = 120 + number
-            photo = folder / f"{number:03}{suffix}"
+            image = folder / f"{number:03}{suffix}"
             pixels = cv2.resize(whole, (side, side), interpolation=cv2.INTER_AREA)
-            photo.write_bytes(cv2.imencode(suffix, pixels)[1].tobytes())
+            image.write_bytes(cv2.imencode(suffix, pixels)[1].tobytes())
             scaled = [[x * side / 512, y * side / 512] for x, y in sample.pairs]
-            photo.with_suffix(".landmarks.json").write_text(json.dumps(scaled))
-            photos.append(photo)
-        return photos
+            image.with_suffix(".landmarks.json").write_text(json.dumps(scaled))
+            images.append(image)
+        return images
 
     return make

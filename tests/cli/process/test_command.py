@@ -1,4 +1,4 @@
-"""The command has the options of the API, each with the same values, bounds, default and text."""
+"""The command line: usage errors, and the options of the API with the same values, bounds, defaults and texts."""
 
 from __future__ import annotations
 
@@ -14,9 +14,8 @@ from hypothesis import strategies as st
 from typer.testing import CliRunner
 
 from app.cli.main import cli
-from app.cli.process.command import process
-from app.cli.process.options import to_crop_options
-from app.cli.process.remote import write_options
+from app.cli.process.command import process, to_crop_options
+from app.cli.process.remote_pool import to_form_fields
 from app.service.options import OPTION_NAMES, CropOptions
 from app.web import openapi
 from app.web.multipart_body import options_from_text
@@ -30,7 +29,7 @@ def run(*arguments: str) -> Any:
 
 
 @pytest.mark.parametrize("name", OPTION_NAMES)
-def test_an_option_is_that_of_the_api(name: str) -> None:
+def test_option_equals_that_of_the_api(name: str) -> None:
     parameter, schema = PARAMETERS[name], SCHEMAS[name]
     annotation, option = get_args(parameter.annotation)
     assert parameter.default == schema.get("default")
@@ -42,7 +41,7 @@ def test_an_option_is_that_of_the_api(name: str) -> None:
         assert sorted(get_args(annotation)) == sorted(choices)
 
 
-def test_no_option_is_left_out_or_named_otherwise() -> None:
+def test_help_names_every_option_of_the_api() -> None:
     text = run("--help").output
     assert [name for name in OPTION_NAMES if f"--{name.replace('_', '-')}" not in text] == []
     assert set(OPTION_NAMES) < set(PARAMETERS)
@@ -55,15 +54,16 @@ def test_no_option_is_left_out_or_named_otherwise() -> None:
         (["--output-size", "15"], "greater than or equal to"),
         (["--crop", "hair"], "face"),
         (["--face", "x"], "integer"),
-        (["--detect", "--landmarks", "{stem}.json"], "expected one of them, got both"),
-        (["--landmarks", "{stam}.json"], "--landmarks: expected no placeholders but"),
-        (["--segmentation-map", "{stem"], "--segmentation-map: expected braces around"),
+        (["--detect", "--landmarks", "{stem}.json"], "expected at most one of them, got both"),
+        (["--landmarks", "{stam}.json"], "--landmarks: expected only the placeholders"),
+        (["--segmentation-map", "{stem"], "--segmentation-map: expected braces only in"),
         (["--format", "gif"], "gif"),
         (["--jobs", "0"], "1"),
         (["--nonsense"], "nonsense"),
+        (["--url", "ftp://127.0.0.1"], "--url: expected a URL such as"),
     ],
 )
-def test_wrong_usage_is_told_and_does_nothing(arguments: list[str], text: str, tmp_path: Any) -> None:
+def test_usage_error_is_reported_and_changes_nothing(arguments: list[str], text: str, tmp_path: Any) -> None:
     out = tmp_path / "out"
     done = run(str(tmp_path), "--out", str(out), *arguments)
     assert done.exit_code == 2
@@ -71,7 +71,7 @@ def test_wrong_usage_is_told_and_does_nothing(arguments: list[str], text: str, t
     assert not out.exists()
 
 
-def test_what_is_checked_by_type_alone_is_checked_by_the_table_too() -> None:
+def test_options_are_validated_as_in_the_api() -> None:
     with pytest.raises(msgspec.ValidationError):
         to_crop_options({"margin": 5.0})
 
@@ -88,12 +88,12 @@ given_options = st.builds(
 
 
 @given(given_options)
-def test_options_are_the_same_at_the_service_that_they_are_sent_to(options: CropOptions) -> None:
-    assert options_from_text(write_options(options), "body", CropOptions) == options
+def test_form_fields_give_the_service_the_same_options(options: CropOptions) -> None:
+    assert options_from_text(to_form_fields(options), "body", CropOptions) == options
 
 
 @pytest.mark.parametrize("arguments", [["--help"], ["process", "--help"]])
-def test_help_loads_no_picture_libraries(arguments: list[str]) -> None:
+def test_help_loads_no_image_libraries(arguments: list[str]) -> None:
     script = "import sys; from app.cli.main import cli; cli(sys.argv[1:], standalone_mode=False); print(*sys.modules)"
     done = subprocess.run([sys.executable, "-c", script, *arguments], capture_output=True, text=True, check=True)
     heavy = {"cv2", "numpy", "fastapi", "httpx", "multiprocessing", "rich.progress", "app.settings"}

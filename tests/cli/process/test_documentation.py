@@ -1,4 +1,4 @@
-"""docs/process.md says what the command does."""
+"""docs/process.md matches the command."""
 
 from __future__ import annotations
 
@@ -11,20 +11,20 @@ from app.web.problem_codes import PROBLEMS
 
 ROOT = Path(__file__).parents[3]
 TEXT = (ROOT / "docs" / "process.md").read_text(encoding="utf-8")
-# What stands where a code does, and is told of nothing.
 SOURCES = list((ROOT / "app" / "cli" / "process").glob("*.py"))
-CODE = re.compile(r'(?:Fault|Failure|Outcome|Unreadable)\([^"()]*"([a-z_]+)"|code, reason = "([a-z_]+)"')
+# The ways in which the source names a code.
+CODE = re.compile(r'(?:JobError|Failure|Outcome)\([^"()]*"([a-z_]+)"|code, reason = "([a-z_]+)"')
 
 
-def test_every_code_of_the_command_is_documented_and_no_other() -> None:
+def test_documented_codes_are_those_of_the_command() -> None:
     raised = {one or other for path in SOURCES for one, other in CODE.findall(path.read_text(encoding="utf-8"))}
-    table = TEXT.partition("## What can be wrong with a photo")[2]
+    table = TEXT.partition("## Error codes")[2]
     documented = set(re.findall(r"^\| `([a-z_]+)` \|", table, re.MULTILINE))
     assert {"file_unreadable", "process_died", "service_unreachable"} <= documented
     assert documented == raised - set(PROBLEMS) - set(public_codes())
 
 
-def test_every_option_that_is_named_is_there() -> None:
+def test_documented_options_exist() -> None:
     named = set(re.findall(r"--([a-z][a-z-]*)", TEXT.replace("--no-detect", "--detect")))
     parameters = {*process.__signature__.parameters, "format", "json", "report"}  # type: ignore[attr-defined]
     assert {name for name in named if name.replace("-", "_") not in parameters} == set()

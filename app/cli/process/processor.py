@@ -1,0 +1,172 @@
+"""Process one image: read its files, find the regions, write the results."""
+
+from __future__ import annotations
+
+import os
+import signal
+import stat
+import time
+from typing import TYPE_CHECKING, NamedTuple
+
+import cv2
+import msgspec
+import pybase64
+
+from app.cli.process.inputs import os_error_text
+from app.cli.process.jobs import Format, JobError, Outcome
+from app.cli.process.outputs import write_files
+from app.face.errors import InputError
+from app.service.crop import CropInput, CropService, Limits
+from app.service.document import result_to_json
+from app.service.faces import FaceFinders
+from app.service.picture import document_to_png, result_to_png
+from app.web.json_text import parse_points, read_map
+from app.web.problem_codes import ProblemError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from app.cli.process.jobs import Job, JobConfig
+
+
+class JobFiles(NamedTuple):
+    """Contents of the input files of one image."""
+
+    image: bytes
+    landmarks: bytes | None
+    label_map: bytes | None
+
+
+class LocalProcessor:
+    """Processes images in this process.
+
+    Args:
+        config: configuration of the jobs.
+    """
+
+    def __init__(self, config: JobConfig) -> None:
+        self._config = config
+        self._limits = _limits(config)
+        self._service = CropService(self._limits, FaceFinders(config.models), fault_work_s=config.fault_work_s)
+        # Parallelism comes from processes; see `app.main`.
+        cv2.setNumThreads(0)
+
+    def process(self, job: Job) -> None:
+        """Process one image.
+
+        Raises:
+            JobError: a file cannot be read or written.
+            ProblemError: the landmarks or the segmentation map are malformed.
+            InputError: the image, the landmarks or the segmentation map are invalid.
+        """
+        config = self._config
+        files = read_files(job, config.max_bytes)
+        points = None if files.landmarks is None else parse_points(files.landmarks, "landmarks")
+        label_map = read_map(files.label_map)
+        if config.fault_poison_region and isinstance(label_map, dict) and config.fault_poison_region in label_map:
+            os.kill(os.getpid(), signal.SIGKILL)
+        result = self._service.process(
+            CropInput(image=files.image, points=points, segmentation_map=label_map, options=config.options)
+        )
+        encoders: dict[Format, Callable[[], bytes]] = {
+            Format.SVG: lambda: result.face.svg,
+            Format.JSON: lambda: result_to_json(result),
+            Format.PNG: lambda: result_to_png(result, config.options, self._limits),
+        }
+        write_results(job, [encoders[name]() for name in config.formats])
+
+
+def _limits(config: JobConfig) -> Limits:
+    return Limits(max_image_pixels=config.max_image_pixels, landmark_margin=config.landmark_margin)
+
+
+class _Document(msgspec.Struct):
+    svg: str
+
+
+def document_to_results(document: bytes, files: JobFiles, config: JobConfig) -> list[bytes]:
+    """Return the results in every format from the JSON document that a service returned.
+
+    Raises:
+        InputError: a PNG would be too large.
+        msgspec.DecodeError: the document is not a result.
+    """
+    svg = pybase64.b64decode(msgspec.json.decode(document, type=_Document).svg)
+    results = []
+    for name in config.formats:
+        if name is Format.JSON:
+            results.append(document)
+        elif name is Format.SVG:
+            results.append(svg)
+        else:
+            points = None if files.landmarks is None else parse_points(files.landmarks, "landmarks")
+            results.append(document_to_png(document, points, config.options, _limits(config)))
+    return results
+
+
+def read_files(job: Job, max_bytes: int) -> JobFiles:
+    """Read the input files of an image.
+
+    Raises:
+        JobError: a file cannot be read, or the files are too large.
+    """
+    remaining = max_bytes
+    contents: list[bytes | None] = []
+    for field, path in (("image", job.image), ("landmarks", job.landmarks), ("segmentation_map", job.label_map)):
+        content = None if path is None else _read(field, path, remaining, max_bytes)
+        remaining -= len(content or b"")
+        contents.append(content)
+    image, landmarks, label_map = contents
+    return JobFiles(image or b"", landmarks, label_map)
+
+
+def _read(field: str, path: str, remaining: int, max_bytes: int) -> bytes:
+    try:
+        with open(path, "rb", opener=_open_without_blocking) as file:
+            status = os.fstat(file.fileno())
+            if not stat.S_ISREG(status.st_mode):
+                raise JobError("file_unreadable", f"{field}: expected a regular file, got something else")
+            content = file.read(min(status.st_size, remaining) + 1)
+    except OSError as error:
+        raise JobError("file_unreadable", f"{field}: {os_error_text(error)}") from None
+    if len(content) > remaining:
+        limit = f"at most {max_bytes} bytes in all files together (MAX_BODY_BYTES)"
+        raise JobError("body_too_large", f"{field}: expected {limit}, got more")
+    return content
+
+
+def _open_without_blocking(path: str, flags: int) -> int:
+    # A named pipe would otherwise block until another process writes to it.
+    return os.open(path, flags | os.O_NONBLOCK)
+
+
+def write_results(job: Job, contents: Sequence[bytes]) -> None:
+    """Write the results of an image.
+
+    Raises:
+        JobError: a result cannot be written.
+    """
+    try:
+        write_files(dict(zip(job.results, contents, strict=True)))
+    except OSError as error:
+        raise JobError("output_unwritable", f"result: {os_error_text(error)}") from None
+
+
+def run_job(job: Job, process: Callable[[Job], None]) -> Outcome:
+    """Process one image, and return any error as its outcome."""
+    start = time.perf_counter()
+    code, reason = "", ""
+    try:
+        process(job)
+    except JobError as error:
+        code, reason = error.code, error.reason
+    except ProblemError as error:
+        code, reason = error.code, error.detail
+    except InputError as error:
+        code, reason = error.code, str(error)
+    except MemoryError:
+        code, reason = "out_of_memory", "not enough memory to process the image"
+    except Exception as error:  # noqa: BLE001 - one image must not stop the others
+        # Report the type only, because the text may contain parts of the image.
+        code, reason = "internal_error", f"unexpected error: {type(error).__name__}"
+    return Outcome(job.number, time.perf_counter() - start, code, reason)
