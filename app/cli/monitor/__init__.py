@@ -1,6 +1,7 @@
-"""``facial-service monitor``: what a running service says of itself, live in a terminal.
+"""``facial-service monitor``: a live dashboard of running instances in the terminal.
 
-`feed` asks, `samples` and `health` read, `rates` takes differences, `instance` remembers, `summary` and `moment` put
-instances together into `figures`; `panels` and `processes` say what is shown of them, `screen` where; `terminal` is
-what it is drawn on, `watch` the run of it all, and `command` what a user types.
+`scraper` fetches ``/health`` and ``/metrics`` of each instance. `samples` parses metrics and computes increases
+between scrapes. `instance` keeps the state of one instance. `snapshot` combines the instances into the dataclasses of
+`model`, which ``--json`` prints. `screen` lays out a snapshot with the building blocks of `formatting`. `watch` runs
+the loop and owns the terminal. `command` parses the command line.
 """

@@ -1,4 +1,4 @@
-"""``facial-service monitor`` as a user types it."""
+"""Command line of ``facial-service monitor``."""
 
 from __future__ import annotations
 
@@ -9,59 +9,56 @@ from typing import Annotated
 import typer
 
 DEFAULT_URL = "http://127.0.0.1:9000"
-SHORTEST_S, LONGEST_S = 0.2, 3600.0
+MIN_S, MAX_S = 0.2, 3600.0
 
 Urls = Annotated[
     list[str] | None,
-    typer.Argument(metavar="[URL]…", show_default=False, help=f"Metrics port of each instance; default: {DEFAULT_URL}"),
+    typer.Argument(metavar="URL", show_default=False, help=f"Metrics port of each instance; default: {DEFAULT_URL}"),
 ]
-Interval = Annotated[float, typer.Option("--interval", "-n", metavar="S", help="Seconds between two scrapes.")]
-Over = Annotated[float, typer.Option("--window", metavar="S", help="Seconds that rates and quantiles look back.")]
-Limit = Annotated[float, typer.Option("--timeout", metavar="S", help="Seconds that an instance may take to answer.")]
-Once = Annotated[bool, typer.Option("--once", help="Print one frame; exit code 1 where something is not ready.")]
-Json = Annotated[bool, typer.Option("--json", help="For programs: one JSON object an interval.")]
+Interval = Annotated[float, typer.Option("--interval", "-n", metavar="S", help="Seconds between scrapes.")]
+Window = Annotated[float, typer.Option("--window", metavar="S", help="Look-back of rates and quantiles, in seconds.")]
+Timeout = Annotated[float, typer.Option("--timeout", metavar="S", help="Response timeout per instance, in seconds.")]
+Once = Annotated[bool, typer.Option("--once", help="Print one frame and exit; code 1 if an instance is not ready.")]
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON object per interval.")]
 
 
 def monitor(
     urls: Urls = None,
     *,
     interval: Interval = 2.0,
-    window: Over = 10.0,
-    timeout: Limit = 3.0,
+    window: Window = 10.0,
+    timeout: Timeout = 3.0,
     is_once: Once = False,
     is_json: Json = False,
 ) -> None:
-    """Watch running instances: health, requests, latency, errors, tasks and processes, live in the terminal.
+    """Watch running instances in the terminal: health, requests, latency, errors, tasks and processes.
 
-    Give one URL for each instance, such as an API pod and a worker pod; what they count is added up. Press q or Ctrl-C
-    to leave. Where the output is no terminal, frames are printed as plain text.
+    Pass one URL per instance, such as an API pod and a worker pod, to sum their counters.
+    Press q or Ctrl-C to quit. If standard output is not a terminal, frames are printed as text.
     """
     for name, value in (("--interval", interval), ("--window", window), ("--timeout", timeout)):
-        if not (math.isfinite(value) and SHORTEST_S <= value <= LONGEST_S):
-            _refuse(f"{name}: expected {SHORTEST_S:g} to {LONGEST_S:g} seconds, got {value:g}")
-    # Imported here: `--help` answers without loading HTTP, metrics and the renderer.
-    from app.cli.monitor.feed import AddressError, parse_targets  # noqa: PLC0415
+        if not (math.isfinite(value) and MIN_S <= value <= MAX_S):
+            _exit_with_usage_error(f"{name}: expected {MIN_S:g} to {MAX_S:g} seconds, got {value:g}")
+    # Import lazily: `--help` does not load the HTTP client, the metrics parser and the renderer.
+    from app.cli.monitor.scraper import AddressError, parse_targets  # noqa: PLC0415
 
     try:
         targets = parse_targets(urls or [DEFAULT_URL])
     except AddressError as error:
-        _refuse(f"URL: {error}")
-    from app.cli.monitor.watch import Options, watch  # noqa: PLC0415 - as above
+        _exit_with_usage_error(f"URL: {error}")
+    from app.cli.monitor.watch import WatchOptions, watch  # noqa: PLC0415 - lazily, as above
 
-    sys.exit(
-        watch(
-            Options(
-                targets=targets,
-                interval_s=interval,
-                window_s=max(window, interval),
-                timeout_s=timeout,
-                is_once=is_once,
-                is_json=is_json,
-            )
-        )
+    options = WatchOptions(
+        targets=targets,
+        interval_s=interval,
+        window_s=max(window, interval),
+        timeout_s=timeout,
+        is_once=is_once,
+        is_json=is_json,
     )
+    sys.exit(watch(options))
 
 
-def _refuse(text: str) -> None:
+def _exit_with_usage_error(text: str) -> None:
     typer.echo(f"facial-service: {text}", err=True)
     sys.exit(2)

@@ -1,4 +1,4 @@
-"""What is remembered of an instance from scrape to scrape: what it said last, who was there, since when it is away."""
+"""State of one instance over successive scrapes: health, metrics, processes and outages."""
 
 from __future__ import annotations
 
@@ -6,48 +6,93 @@ import re
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final
 
-from app.cli.monitor.rates import Increase, Window, add_counters, increase
-from app.cli.monitor.samples import Samples, known, rows
+import msgspec
+
+from app.cli.monitor.samples import (
+    Increase,
+    ResponseError,
+    Samples,
+    Window,
+    compute_increase,
+    require_metric,
+    sum_series,
+)
 
 if TYPE_CHECKING:
-    from app.cli.monitor.health import Health, Worker
     from app.cli.monitor.samples import Labels
 
-MEMORY: Final = known("memory_usage_bytes", "gauge", "process")
-EXITS: Final = known("app_worker_exits_total", "counter", "reason")
-FAULTS: Final = frozenset({"killed", "timeout", "crashed"})
+MEMORY: Final = require_metric("memory_usage_bytes", "gauge", "process")
+EXITS: Final = require_metric("app_worker_exits_total", "counter", "reason")
 
-RECENT_S: Final = 60.0  # how long a process that is gone or new, or an instance that is, is pointed out
+RECENT_S: Final = 60.0  # how long a process that is gone or new, an exit, or a restart is shown
 _WORKER = re.compile(r"(worker|task)-\d+")
+
+
+class WorkerHealth(msgspec.Struct, frozen=True):
+    """One worker process in the body of ``/health``; ``last_beat_s`` is the age of its last heartbeat."""
+
+    name: str
+    pid: int
+    state: str
+    last_beat_s: float
+
+
+class HealthReport(msgspec.Struct, frozen=True):
+    """Body of ``/health``; ``facial-service worker`` lists its task processes in ``workers``."""
+
+    live: bool
+    ready: bool
+    draining: bool
+    workers: tuple[WorkerHealth, ...]
+    task_workers: tuple[WorkerHealth, ...] = ()
+
+
+_DECODER = msgspec.json.Decoder(HealthReport)
+
+
+def parse_health(body: bytes) -> HealthReport:
+    """Parse the body of ``/health``.
+
+    Raises:
+        ResponseError: the body is not a health report.
+
+    Example:
+        >>> parse_health(b'{"live":true,"ready":true,"draining":false,"workers":[]}').ready
+        True
+    """
+    try:
+        return _DECODER.decode(body)
+    except (msgspec.MsgspecError, ValueError) as error:
+        raise ResponseError("/health: expected the health report of facial-service, got something else") from error
 
 
 @dataclass(frozen=True, slots=True)
 class Scrape:
-    """What an instance answered.
+    """One successful scrape of an instance.
 
     Attributes:
-        at: when it was asked, in seconds of a clock that only goes on. Counters are read at the beginning of a scrape.
-        took_s: time until the whole answer was there.
-        health: the report.
-        samples: the metrics; None where the instance serves none.
+        at: when the requests were sent, on a monotonic clock. The service reads its counters at the start of a scrape.
+        took_s: time until both responses were complete.
+        health: the health report.
+        samples: the metrics; None if the instance serves none.
     """
 
     at: float
     took_s: float
-    health: Health
+    health: HealthReport
     samples: Samples | None
 
 
 @dataclass(frozen=True, slots=True)
-class Process:
+class TrackedProcess:
     """A process of an instance.
 
     Attributes:
-        name: as in the label ``process``.
-        pid: process id; 0 of those that health does not list (masters, exporter, nats-server).
-        state: as in the report; ``up`` where only metrics tell of it, ``gone`` where it was there before.
-        last_beat_s: time since the last sign of life; None where nobody looks for one.
-        changed_at: when another process took the name, or it went; None where neither was seen.
+        name: value of the label ``process``.
+        pid: process ID; 0 for processes that the health report does not list (masters, exporter, nats-server).
+        state: state in the health report; ``up`` if only metrics list the process, ``gone`` if it has disappeared.
+        last_beat_s: age of the last heartbeat; None for processes without one.
+        changed_at: when the process was replaced or disappeared; None if neither was observed.
     """
 
     name: str
@@ -57,108 +102,108 @@ class Process:
     changed_at: float | None = None
 
 
-def kind_of(process: str) -> str:
-    """Tell what a process is for by its name: ``api``, ``tasks`` or ``other``.
+def process_kind(name: str) -> str:
+    """Return what a process is for, from its name: ``api``, ``tasks`` or ``other``.
 
     Example:
-        >>> kind_of("worker-0"), kind_of("task-12"), kind_of("task-master")
+        >>> process_kind("worker-0"), process_kind("task-12"), process_kind("task-master")
         ('api', 'tasks', 'other')
     """
-    match = _WORKER.fullmatch(process)
+    match = _WORKER.fullmatch(name)
     return {"worker": "api", "task": "tasks"}[match[1]] if match else "other"
 
 
-class Instance:
-    """One instance as it is watched.
+class TrackedInstance:
+    """An instance and its state over successive scrapes.
 
     Args:
-        name: what it is called on the screen.
-        window_s: how far back rates and quantiles look.
+        name: display name.
+        window_s: look-back window for rates and quantiles.
 
     Attributes:
-        window: differences of late; empty after an absence, until there are two scrapes again.
-        latest: what the last scrape said; kept while the instance is away.
-        step: the difference to the scrape before; None where there was none.
-        seen: by how much counters grew since the view began, absences left out.
-        away_since: when it did not answer for the first time in a row; None while it answers.
-        reason: why it did not.
-        restarted_at: when a restart was noticed.
-        exits: when worker processes were last seen to have ended, by reason.
-        processes: by name.
+        window: increases within the look-back window. It is empty after an outage, until two scrapes have succeeded.
+        latest: the last successful scrape; kept during an outage.
+        last_increase: increase since the previous scrape; None if that scrape failed.
+        seen: increase of each counter since the monitor started, outages excluded.
+        unreachable_since: when the current outage began; None if the last scrape succeeded.
+        reason: why the last scrape failed; empty if it succeeded.
+        restarted_at: when the last restart was observed.
+        exits: when an exit of a worker process was last observed, by reason.
+        processes: processes by name.
     """
 
     def __init__(self, name: str, window_s: float) -> None:
         self.name = name
         self.window = Window(window_s)
         self.latest: Scrape | None = None
-        self.step: Increase | None = None
+        self.last_increase: Increase | None = None
         self.seen: dict[str, dict[Labels, float]] = {}
-        self.away_since: float | None = None
+        self.unreachable_since: float | None = None
         self.reason = ""
         self.restarted_at: float | None = None
         self.exits: dict[str, float] = {}
-        self.processes: dict[str, Process] = {}
+        self.processes: dict[str, TrackedProcess] = {}
 
     @property
-    def is_away(self) -> bool:
+    def is_unreachable(self) -> bool:
         """Whether the last scrape failed."""
-        return self.away_since is not None
+        return self.unreachable_since is not None
 
     @property
     def samples(self) -> Samples:
-        """The metrics of the last scrape that succeeded; empty where there are none."""
+        """Metrics of the last successful scrape; empty if there are none."""
         latest = self.latest.samples if self.latest is not None else None
         return latest if latest is not None else Samples()
 
-    def miss(self, at: float, reason: str) -> None:
-        """Note a scrape that failed.
+    def record_failure(self, at: float, reason: str) -> None:
+        """Record a failed scrape, and start the window again.
 
-        What answers next may be another process, or another pod behind the same port, whose counters have nothing to
-        do with these. So the differences begin anew with it.
+        The next response may come from another process, or from another pod behind the same port. Its counters are
+        unrelated to the ones known so far.
         """
-        if self.away_since is None:
-            self.away_since = at
+        if self.unreachable_since is None:
+            self.unreachable_since = at
         self.reason = reason
-        self.step = None
+        self.last_increase = None
         self.window.clear()
 
-    def take(self, scrape: Scrape) -> None:
-        """Note a scrape."""
+    def record_scrape(self, scrape: Scrape) -> None:
+        """Record a successful scrape."""
         before, self.latest = self.latest, scrape
-        was_away, self.away_since, self.reason = self.is_away, None, ""
-        self.step = None
-        if was_away:
+        was_unreachable, self.unreachable_since, self.reason = self.is_unreachable, None, ""
+        self.last_increase = None
+        if was_unreachable:
             self.processes = {}
         elif before is not None and before.samples is not None and scrape.samples is not None:
-            self._take_difference(increase(before.samples, scrape.samples, scrape.at - before.at), scrape.at)
-        self._take_processes(scrape)
+            increase = compute_increase(before.samples, scrape.samples, scrape.at - before.at)
+            self._record_increase(increase, scrape.at)
+        self._update_processes(scrape)
 
-    def _take_difference(self, step: Increase, at: float) -> None:
-        self.step = step
-        self.window.add(step)
-        for name, grown in step.grown.counters.items():
-            self.seen[name] = add_counters([self.seen.get(name, {}), grown])
-        self.exits |= {reason: at for (reason,) in step.grown.counters.get(EXITS, {})}
-        if step.is_restart:
+    def _record_increase(self, increase: Increase, at: float) -> None:
+        self.last_increase = increase
+        self.window.add(increase)
+        for name, series in increase.samples.counters.items():
+            self.seen[name] = sum_series([self.seen.get(name, {}), series])
+        self.exits |= {reason: at for (reason,) in increase.samples.counters.get(EXITS, {})}
+        if increase.is_restart:
             self.restarted_at, self.processes = at, {}
 
-    def _take_processes(self, scrape: Scrape) -> None:
-        now = {worker.name: _process(worker) for worker in (*scrape.health.workers, *scrape.health.task_workers)}
+    def _update_processes(self, scrape: Scrape) -> None:
+        now = {
+            worker.name: TrackedProcess(worker.name, worker.pid, worker.state, worker.last_beat_s)
+            for worker in (*scrape.health.workers, *scrape.health.task_workers)
+        }
         if scrape.samples is not None:
-            beside = [name for (name,) in rows(scrape.samples.gauges, MEMORY) if kind_of(name) == "other"]
-            now |= {name: Process(name, 0, "up") for name in beside}
+            names = [name for (name,) in scrape.samples.gauges.get(MEMORY, {})]
+            now |= {name: TrackedProcess(name, 0, "up") for name in names if process_kind(name) == "other"}
         for name, old in self.processes.items():
-            found = now.get(name)
-            if found is None:
+            new = now.get(name)
+            if new is None:
                 gone_at = old.changed_at if old.state == "gone" and old.changed_at is not None else scrape.at
                 if scrape.at - gone_at < RECENT_S:
-                    now[name] = Process(name, old.pid, "gone", changed_at=gone_at)
-            elif found.pid != old.pid or old.state == "gone":
-                now[name] = replace(found, changed_at=scrape.at)
+                    now[name] = TrackedProcess(name, old.pid, "gone", changed_at=gone_at)
+            elif new.pid != old.pid or old.state == "gone":
+                now[name] = replace(new, changed_at=scrape.at)
             elif old.changed_at is not None and scrape.at - old.changed_at < RECENT_S:
-                now[name] = replace(found, changed_at=old.changed_at)
+                now[name] = replace(new, changed_at=old.changed_at)
         self.processes = now
-
-
-def _process(worker: Worker) -> Process:
-    return Process(worker.name, worker.pid, worker.state, worker.last_beat_s)

@@ -1,42 +1,41 @@
-"""An exposition as it was scraped: the series of the table, by the values of their labels."""
+"""Metric samples of one instance: parsing, increases between two scrapes, and quantiles."""
 
 from __future__ import annotations
 
+import bisect
 import math
+from collections import deque
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Final, TypeVar
+from itertools import accumulate
+from typing import TYPE_CHECKING, Final
 
 from prometheus_client.parser import text_string_to_metric_families
 
 from app.observability.metrics import METRICS, Kind
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterable
 
     from prometheus_client.samples import Sample
 
-T = TypeVar("T")
-
 Labels = tuple[str, ...]
-"""Values of a metric's labels, in the table's order."""
+"""Label values of a series, in the order in which ``METRICS`` declares the labels."""
 
 _SPECS: Final = {spec.name: spec for spec in METRICS}
-_LABELS: Final = {spec.name: tuple(spec.labels) for spec in METRICS}
-_SIMPLE: Final = {spec.name: spec.kind for spec in METRICS if spec.kind != "histogram"}
-_BUCKETS: Final = {f"{spec.name}_bucket": spec.name for spec in METRICS if spec.kind == "histogram"}
+_HISTOGRAMS: Final = {f"{spec.name}_bucket": spec.name for spec in METRICS if spec.kind == "histogram"}
 
 
-class ExpositionError(ValueError):
-    """What was scraped is not what the service writes."""
+class ResponseError(ValueError):
+    """A response that does not come from facial-service."""
 
 
 @dataclass(frozen=True, slots=True)
 class Buckets:
-    """A histogram's buckets.
+    """Cumulative buckets of a histogram.
 
     Attributes:
-        bounds: upper bounds, ascending, ``+Inf`` the last.
-        counts: observations up to each bound: never falling, so that the last is all of them.
+        bounds: upper bounds in ascending order; the last one is ``+Inf``.
+        counts: observations up to each bound, never decreasing; the last one is the number of all observations.
     """
 
     bounds: tuple[float, ...]
@@ -45,9 +44,9 @@ class Buckets:
 
 @dataclass(frozen=True, slots=True)
 class Samples:
-    """One scrape; or by how much counters and histograms grew between two, without gauges.
+    """Metrics of one scrape, or the increase of counters and histograms between two scrapes.
 
-    Each maps a metric's name in the table to its series, and these by the values of their labels.
+    Each attribute maps metric names to series, and series are keyed by their label values.
     """
 
     counters: dict[str, dict[Labels, float]] = field(default_factory=dict)
@@ -55,83 +54,242 @@ class Samples:
     histograms: dict[str, dict[Labels, Buckets]] = field(default_factory=dict)
 
 
-def known(name: str, kind: Kind, *labels: str) -> str:
-    """Return a metric's name once the table has it as the caller takes it to be.
+def require_metric(name: str, kind: Kind, *labels: str) -> str:
+    """Check that ``METRICS`` declares a metric as the caller expects it, and return its name.
 
     Args:
-        name: of the metric.
+        name: name of the metric.
         kind: counter, gauge or histogram.
-        labels: in the order in which the values of a series are taken apart.
+        labels: label names, in the order in which the caller unpacks their values.
 
     Raises:
-        ValueError: the table does not have it so.
+        ValueError: the metric is missing, or has another kind or other labels.
 
     Example:
-        >>> known("api_rejections_total", "counter", "reason")
+        >>> require_metric("api_rejections_total", "counter", "reason")
         'api_rejections_total'
-        >>> known("api_rejections_total", "counter", "cause")
+        >>> require_metric("api_rejections_total", "counter", "cause")
         Traceback (most recent call last):
-        ValueError: api_rejections_total: expected a counter of ('cause',), the table has a counter of ('reason',)
+        ValueError: api_rejections_total: expected counter ('cause',), got counter ('reason',)
     """
-    if name not in _SPECS:
-        raise ValueError(f"{name}: no such metric in the table")
-    there = _SPECS[name].kind, _LABELS[name]
-    if there != (kind, labels):
-        raise ValueError(f"{name}: expected a {kind} of {labels}, the table has a {there[0]} of {there[1]}")
+    spec = _SPECS.get(name)
+    if spec is None:
+        raise ValueError(f"{name}: expected a metric of the service, got an unknown name")
+    if (spec.kind, tuple(spec.labels)) != (kind, labels):
+        raise ValueError(f"{name}: expected {kind} {labels}, got {spec.kind} {tuple(spec.labels)}")
     return name
 
 
-def rows(series: Mapping[str, Mapping[Labels, T]], name: str) -> Mapping[Labels, T]:
-    """Return the series of one metric; none where it was not there."""
-    return series.get(name, {})
+def parse_metrics(text: str) -> Samples:
+    """Parse the service's metrics from the Prometheus text format.
 
-
-def parse_exposition(text: str) -> Samples:
-    """Read the metrics of the table from Prometheus's text format; others, and values that are no number, are left out.
-
-    Labels that the table does not have are ignored, and what then falls together is added up; one that is missing
-    reads as empty, as Prometheus has it.
+    Metrics that the service does not declare are ignored, as are values that are not finite. A label that is missing
+    has an empty value, as in Prometheus. Series that differ only in undeclared labels are summed.
 
     Raises:
-        ExpositionError: it is not in that format, or none of the table's metrics is in it.
+        ResponseError: the text is malformed, or contains no metric of the service.
     """
-    found = Samples()
+    samples = Samples()
     buckets: dict[str, dict[Labels, dict[float, float]]] = {}
     try:
         for family in text_string_to_metric_families(text):
             for sample in family.samples:
-                _take(sample, found, buckets)
-    except (ValueError, KeyError, IndexError, AttributeError, TypeError) as error:  # the parser has no error of its own
-        raise ExpositionError("expected Prometheus's text format, got something else") from error
+                if math.isfinite(sample.value):
+                    _add_sample(sample, samples, buckets)
+    except (ValueError, KeyError, IndexError, AttributeError, TypeError) as error:  # the parser has no error class
+        raise ResponseError("/metrics: expected the Prometheus text format, got something else") from error
     for name, by_labels in buckets.items():
-        found.histograms[name] = {labels: _order(by_bound) for labels, by_bound in by_labels.items()}
-    if not (found.counters or found.gauges or found.histograms):
-        raise ExpositionError("expected the metrics of facial-service, got none of them")
-    return found
+        samples.histograms[name] = {labels: _make_buckets(by_bound) for labels, by_bound in by_labels.items()}
+    if not (samples.counters or samples.gauges or samples.histograms):
+        raise ResponseError("/metrics: expected metrics of facial-service, got none")
+    return samples
 
 
-def _take(sample: Sample, found: Samples, buckets: dict[str, dict[Labels, dict[float, float]]]) -> None:
-    if not math.isfinite(sample.value):
+def _add_sample(sample: Sample, samples: Samples, buckets: dict[str, dict[Labels, dict[float, float]]]) -> None:
+    spec = _SPECS.get(_HISTOGRAMS.get(sample.name, sample.name))
+    if spec is None:
         return
-    if (kind := _SIMPLE.get(sample.name)) is not None:
-        labels = _values(sample.name, sample)
-        series = (found.counters if kind == "counter" else found.gauges).setdefault(sample.name, {})
+    labels = tuple(sample.labels.get(label, "") for label in spec.labels)
+    if spec.kind != "histogram":
+        series = (samples.counters if spec.kind == "counter" else samples.gauges).setdefault(spec.name, {})
         series[labels] = series.get(labels, 0.0) + sample.value
-    elif (name := _BUCKETS.get(sample.name)) is not None:
-        bound = float(sample.labels["le"])
-        if not math.isnan(bound):
-            by_bound = buckets.setdefault(name, {}).setdefault(_values(name, sample), {})
-            by_bound[bound] = by_bound.get(bound, 0.0) + sample.value
+    elif sample.name != spec.name and not math.isnan(bound := float(sample.labels["le"])):
+        by_bound = buckets.setdefault(spec.name, {}).setdefault(labels, {})
+        by_bound[bound] = by_bound.get(bound, 0.0) + sample.value
 
 
-def _values(name: str, sample: Sample) -> Labels:
-    return tuple(sample.labels.get(label, "") for label in _LABELS[name])
-
-
-def _order(by_bound: Mapping[float, float]) -> Buckets:
+def _make_buckets(by_bound: dict[float, float]) -> Buckets:
     bounds = tuple(sorted(by_bound))
-    counts, highest = [], 0.0
-    for bound in bounds:
-        highest = max(highest, by_bound[bound])
-        counts.append(highest)
-    return Buckets(bounds, tuple(counts))
+    return Buckets(bounds, _non_decreasing(by_bound[bound] for bound in bounds))
+
+
+def _non_decreasing(counts: Iterable[float]) -> tuple[float, ...]:
+    """Raise each count to the highest count before it.
+
+    A scrape reads a histogram while the service writes it, so a bucket can be one observation ahead of the next.
+    """
+    return tuple(accumulate((max(0.0, count) for count in counts), max))
+
+
+@dataclass(frozen=True, slots=True)
+class Increase:
+    """Increase of an instance's counters and histograms between two scrapes.
+
+    Attributes:
+        seconds: time between the scrapes.
+        samples: the series that increased, and by how much.
+        is_restart: whether the service restarted between the scrapes.
+    """
+
+    seconds: float
+    samples: Samples
+    is_restart: bool = False
+
+
+def compute_increase(before: Samples, after: Samples, seconds: float) -> Increase:
+    """Compute the increase between two scrapes of one instance.
+
+    A series that is new has increased from 0. If any counter decreased or disappeared, the service restarted and all
+    of its counters started at 0 again, including those that already exceed their old value.
+
+    Args:
+        before: the earlier scrape.
+        after: the later scrape.
+        seconds: time between them.
+
+    Raises:
+        ValueError: the time is not positive.
+    """
+    if not seconds > 0:
+        raise ValueError(f"seconds: expected more than 0 s between two scrapes, got {seconds}")
+    is_restart = _has_restarted(before, after)
+    start = Samples() if is_restart else before
+    result = Samples()
+    for name, series in after.counters.items():
+        old = start.counters.get(name, {})
+        changes = {labels: value - old.get(labels, 0.0) for labels, value in series.items()}
+        result.counters[name] = {labels: change for labels, change in changes.items() if change > 0}
+    for name, histograms in after.histograms.items():
+        earlier = start.histograms.get(name, {})
+        differences = {labels: _subtract(new, earlier.get(labels)) for labels, new in histograms.items()}
+        result.histograms[name] = {labels: new for labels, new in differences.items() if new.counts[-1] > 0}
+    return Increase(seconds, result, is_restart)
+
+
+def _has_restarted(before: Samples, after: Samples) -> bool:
+    return any(
+        after.counters.get(name, {}).get(labels, -math.inf) < value
+        for name, series in before.counters.items()
+        for labels, value in series.items()
+    ) or any(
+        _is_reset(old, after.histograms.get(name, {}).get(labels))
+        for name, histograms in before.histograms.items()
+        for labels, old in histograms.items()
+    )
+
+
+def _is_reset(old: Buckets, new: Buckets | None) -> bool:
+    if new is None or new.bounds != old.bounds:
+        return True
+    return any(later < earlier for earlier, later in zip(old.counts, new.counts, strict=True))
+
+
+def _subtract(new: Buckets, old: Buckets | None) -> Buckets:
+    if old is None:
+        return new
+    differences = (later - earlier for later, earlier in zip(new.counts, old.counts, strict=True))
+    return Buckets(new.bounds, _non_decreasing(differences))
+
+
+def sum_series(parts: Iterable[dict[Labels, float]]) -> dict[Labels, float]:
+    """Sum the series of one metric over several instances or intervals."""
+    total: dict[Labels, float] = {}
+    for part in parts:
+        for labels, value in part.items():
+            total[labels] = total.get(labels, 0.0) + value
+    return total
+
+
+def merge_buckets(parts: Iterable[Buckets]) -> Buckets | None:
+    """Sum histograms. If their bounds differ, keep the bounds that all of them have.
+
+    Returns:
+        The sum, or None if there are no histograms.
+    """
+    histograms = [part for part in parts if part.bounds]
+    if not histograms:
+        return None
+    shared = set(histograms[0].bounds).intersection(*(part.bounds for part in histograms[1:]))
+    counts = dict.fromkeys(sorted(shared), 0.0)
+    for part in histograms:
+        for bound, count in zip(part.bounds, part.counts, strict=True):
+            if bound in counts:
+                counts[bound] += count
+    return Buckets(tuple(counts), tuple(counts.values()))
+
+
+def quantile(q: float, buckets: Buckets | None) -> float | None:
+    """Estimate a quantile by linear interpolation within its bucket, like Prometheus's ``histogram_quantile``.
+
+    Args:
+        q: the quantile, from 0 to 1.
+        buckets: the histogram; its first bucket starts at 0.
+
+    Returns:
+        The estimate, or the highest finite bound if the quantile is above it. None if the histogram has no
+        observations or no ``+Inf`` bucket.
+
+    Example:
+        >>> quantile(0.5, Buckets((0.1, 0.2, math.inf), (10, 30, 30)))
+        0.125
+        >>> quantile(0.99, Buckets((0.1, 0.2, math.inf), (0, 0, 5)))
+        0.2
+    """
+    if buckets is None or len(buckets.bounds) <= 1 or buckets.bounds[-1] != math.inf or not buckets.counts[-1] > 0:
+        return None
+    rank = q * buckets.counts[-1]
+    index = bisect.bisect_left(buckets.counts[:-1], rank)
+    if index == len(buckets.bounds) - 1:
+        return buckets.bounds[-2]
+    if index == 0 and buckets.bounds[0] <= 0:
+        return buckets.bounds[0]
+    lower, below = (buckets.bounds[index - 1], buckets.counts[index - 1]) if index else (0.0, 0.0)
+    inside = buckets.counts[index] - below
+    return lower + (buckets.bounds[index] - lower) * ((rank - below) / inside) if inside > 0 else lower
+
+
+class Window:
+    """Sliding window over the latest increases of one instance.
+
+    Args:
+        limit_s: length of the window. It always keeps the latest increase, even a longer one.
+
+    Attributes:
+        seconds: time that the increases in the window cover.
+    """
+
+    def __init__(self, limit_s: float) -> None:
+        self._limit_s = limit_s
+        self._increases: deque[Increase] = deque()
+        self.seconds = 0.0
+
+    def add(self, increase: Increase) -> None:
+        """Add the latest increase, and drop those that have left the window."""
+        self._increases.append(increase)
+        self.seconds += increase.seconds
+        # Half an interval of tolerance, because scrapes are never exactly one interval apart.
+        while len(self._increases) > 1 and self.seconds - increase.seconds / 2 >= self._limit_s:
+            self.seconds -= self._increases.popleft().seconds
+
+    def clear(self) -> None:
+        """Drop all increases."""
+        self._increases.clear()
+        self.seconds = 0.0
+
+    def counter(self, name: str) -> dict[Labels, float]:
+        """Return the increase of a counter, by series."""
+        return sum_series(increase.samples.counters.get(name, {}) for increase in self._increases)
+
+    def histogram(self, name: str) -> list[tuple[Labels, Buckets]]:
+        """Return the observations of a histogram: one item per series and interval."""
+        return [item for increase in self._increases for item in increase.samples.histograms.get(name, {}).items()]

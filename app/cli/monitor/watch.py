@@ -1,50 +1,54 @@
-"""The view as it runs: a round of scrapes at each interval, and what is made of it."""
+"""Run of the monitor: the scrape loop, its output, and the terminal that it draws on."""
 
 from __future__ import annotations
 
 import asyncio
 import math
+import os
+import signal
 import sys
+import termios
+import tty
+from contextlib import aclosing, contextmanager, suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import orjson
 from rich.console import Console
 
-from app.cli.monitor.feed import Feed, clock
-from app.cli.monitor.history import History
-from app.cli.monitor.moment import summarize
-from app.cli.monitor.panels import View
-from app.cli.monitor.screen import draw_screen
-from app.cli.monitor.terminal import Screen, ending_signals
+from app.cli.monitor.model import READY, UNREACHABLE
+from app.cli.monitor.scraper import Scraper, clock
+from app.cli.monitor.screen import View, draw_screen
+from app.cli.monitor.snapshot import History, build_snapshot
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Sequence
+    from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 
     from rich.console import RenderableType
 
-    from app.cli.monitor.feed import Target
-    from app.cli.monitor.figures import Figures
+    from app.cli.monitor.model import Snapshot
+    from app.cli.monitor.scraper import Target
 
 OK: Final = 0
-BAD: Final = 1
+NOT_ALL_READY: Final = 1
 INTERRUPTED: Final = 130
 HINT: Final = "q quits"
-AWAY: Final = "away"
+QUIT_KEYS: Final = frozenset(b"qQ")
+_QUIT_SIGNALS: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Options:
-    """What the user asked for.
+class WatchOptions:
+    """Options of the command.
 
     Attributes:
-        targets: the instances.
-        interval_s: between two rounds of scrapes.
-        window_s: how far back rates and quantiles look.
-        timeout_s: how long an instance may take to answer.
-        is_once: whether one picture is enough.
-        is_json: whether a program reads it.
+        targets: addresses of the instances.
+        interval_s: time between scrapes.
+        window_s: look-back window for rates and quantiles.
+        timeout_s: response timeout of an instance.
+        is_once: whether to print one frame and exit.
+        is_json: whether to print JSON.
     """
 
     targets: Sequence[Target]
@@ -55,117 +59,182 @@ class Options:
     is_json: bool
 
 
-class Watch:
-    """One run of the command.
+def watch(options: WatchOptions) -> int:
+    """Run the monitor until the user quits.
 
-    Args:
-        options: what was asked for.
+    Returns:
+        0. With ``--once``, 1 if an instance is unreachable or not ready, and 130 if the command was interrupted.
     """
+    return asyncio.run(_Watch(options).run())
 
-    def __init__(self, options: Options) -> None:
+
+class _Watch:
+    def __init__(self, options: WatchOptions) -> None:
         self._options = options
         self._history = History()
-        self._figures: Figures | None = None
-        self._answered: Figures | None = None  # the last ones with somebody to answer
+        self._latest: Snapshot | None = None
+        self._reachable: Snapshot | None = None  # the last one with a reachable instance
         self._console = Console(highlight=False, markup=False, emoji=False)
-        self._is_plain = self._console.options.ascii_only
 
     async def run(self) -> int:
-        """Run until the user ends it, or once.
-
-        Returns:
-            The command's exit code.
-        """
-        me = asyncio.current_task()
-        if me is None:
+        task = asyncio.current_task()
+        if task is None:
             raise RuntimeError("expected to run in a task")
         options = self._options
-        with ending_signals(me.cancel):
+        scraper = Scraper(options.targets, timeout_s=options.timeout_s, window_s=options.window_s)
+        with _call_on_signals(task.cancel):
             try:
-                async with Feed(options.targets, timeout_s=options.timeout_s, window_s=options.window_s) as feed:
+                async with aclosing(scraper):
                     if options.is_once:
-                        return await self._once(feed)
+                        return await self._print_once(scraper)
                     if options.is_json or not sys.stdout.isatty() or self._console.is_dumb_terminal:
-                        await self._print_each(feed)
+                        await self._print_each(scraper)
                     else:
-                        await self._show(feed, me)
-            except asyncio.CancelledError:  # by a signal or a key: nobody else knows of this task
+                        await self._show(scraper, task.cancel)
+            except asyncio.CancelledError:  # only a signal or the quit key cancels this task
                 return INTERRUPTED if options.is_once else OK
         return OK
 
-    async def _rounds(self, feed: Feed) -> AsyncIterator[int]:
-        """Scrape at each interval, and give the number of the round; rounds that are missed are left out."""
-        began, interval_s = clock(), self._options.interval_s
-        due, number = 0, 0
+    async def _snapshots(self, scraper: Scraper) -> AsyncIterator[Snapshot]:
+        """Scrape once per interval and yield snapshots. Intervals that a slow scrape misses are skipped."""
+        started_at, interval_s = clock(), self._options.interval_s
+        due = 0
         while True:
-            await asyncio.sleep(max(0.0, began + due * interval_s - clock()))
-            await feed.scrape()
-            now = clock()
-            self._figures = summarize(
-                feed.instances,
-                at=now,
-                when=datetime.now(UTC).astimezone(),
-                began=began,
+            await asyncio.sleep(max(0.0, started_at + due * interval_s - clock()))
+            await scraper.scrape()
+            self._latest = build_snapshot(
+                scraper.instances,
+                at=clock(),
+                time=datetime.now(UTC).astimezone(),
+                started_at=started_at,
                 interval_s=interval_s,
                 window_s=self._options.window_s,
             )
-            self._history.add(self._figures, feed.instances)
-            if self._figures.state != AWAY:
-                self._answered = self._figures
-            yield number
-            number += 1
-            due = max(due + 1, math.ceil((clock() - began) / interval_s))
+            self._history.add(self._latest, scraper.instances)
+            if self._latest.state != UNREACHABLE:
+                self._reachable = self._latest
+            yield self._latest
+            due = max(due + 1, math.ceil((clock() - started_at) / interval_s))
 
-    async def _once(self, feed: Feed) -> int:
-        wait = Console(stderr=True).status(f"a second scrape in {self._options.interval_s:g} s")
-        with wait:
-            async for number in self._rounds(feed):
-                if number == 1:
-                    break
-        self._print()
-        figures = self._figures
-        if figures is None:
-            raise RuntimeError("expected figures after two rounds")
-        for instance in figures.instances:
-            if instance.state == "away":
+    async def _print_once(self, scraper: Scraper) -> int:
+        snapshots = self._snapshots(scraper)
+        with Console(stderr=True).status(f"Next scrape in {self._options.interval_s:g} s"):
+            await anext(snapshots)  # rates need two scrapes
+            snapshot = await anext(snapshots)
+        self._print(snapshot)
+        for instance in snapshot.instances:
+            if instance.state == UNREACHABLE:
                 sys.stderr.write(f"facial-service: {instance.name}: {instance.reason}\n")
-        return BAD if {one.state for one in figures.instances} != {"ready"} else OK
+        return OK if all(instance.state == READY for instance in snapshot.instances) else NOT_ALL_READY
 
-    async def _print_each(self, feed: Feed) -> None:
-        async for number in self._rounds(feed):
-            if number:  # the first round has no rates
-                self._print()
+    async def _print_each(self, scraper: Scraper) -> None:
+        snapshots = self._snapshots(scraper)
+        await anext(snapshots)  # rates need two scrapes
+        async for snapshot in snapshots:
+            self._print(snapshot)
 
-    def _print(self) -> None:
-        if self._figures is None:
-            return
+    def _print(self, snapshot: Snapshot) -> None:
         if self._options.is_json:
-            sys.stdout.write(orjson.dumps(self._figures).decode() + "\n")
+            sys.stdout.write(orjson.dumps(snapshot).decode() + "\n")
         else:
             self._console.print(self._draw(self._console.width, None), "")
         sys.stdout.flush()
 
-    async def _show(self, feed: Feed, me: asyncio.Task[object]) -> None:
-        screen = Screen(self._console, lambda width, height: self._draw(width, height, HINT), me.cancel)
+    async def _show(self, scraper: Scraper, on_quit: Callable[[], object]) -> None:
+        screen = _Terminal(self._console, lambda width, height: self._draw(width, height, HINT), on_quit)
         with screen.open():
             screen.refresh()
-            async for _ in self._rounds(feed):
+            async for _ in self._snapshots(scraper):
                 screen.refresh()
 
     def _draw(self, width: int, height: int | None, hint: str = "") -> RenderableType:
-        if self._figures is None:
-            return "facial-service: waiting for the first answer"
-        now = shown = self._figures
-        if now.state == AWAY and self._answered is not None:
-            last, kept = self._answered, ("state", "problems", "instances", "time", "view_s")
-            shown = replace(last, **{name: getattr(now, name) for name in kept})
-        return draw_screen(View(shown, self._history, self._is_plain), width, height, hint=hint)
+        if self._latest is None:
+            return "facial-service: waiting for the first response"
+        shown = self._latest
+        if shown.state == UNREACHABLE and self._reachable is not None:  # keep the last values on the screen
+            current = ("state", "problems", "instances", "time", "view_s")
+            shown = replace(self._reachable, **{name: getattr(shown, name) for name in current})
+        return draw_screen(View(shown, self._history, self._console.options.ascii_only), width, height, hint=hint)
 
 
-def watch(options: Options) -> int:
-    """Run the view.
+@contextmanager
+def _call_on_signals(on_quit: Callable[[], object]) -> Iterator[None]:
+    loop = asyncio.get_running_loop()
+    for number in _QUIT_SIGNALS:
+        loop.add_signal_handler(number, on_quit)
+    try:
+        yield
+    finally:
+        for number in _QUIT_SIGNALS:
+            loop.remove_signal_handler(number)
 
-    Returns:
-        0; with ``--once``, 1 where an instance is away or not ready, and 130 where it was interrupted.
+
+class _Terminal:
+    """Full-screen terminal that redraws on resize, suspends on Ctrl-Z, and is restored on exit.
+
+    Args:
+        console: console of the terminal.
+        draw: draws the screen for a width and a height.
+        on_quit: called when the user presses the quit key.
     """
-    return asyncio.run(Watch(options).run())
+
+    def __init__(
+        self, console: Console, draw: Callable[[int, int], RenderableType], on_quit: Callable[[], object]
+    ) -> None:
+        self._console = console
+        self._draw = draw
+        self._on_quit = on_quit
+        self._keyboard = sys.stdin.fileno() if sys.stdin is not None and sys.stdin.isatty() else None
+        self._saved: list[Any] | None = None  # settings of the keyboard
+
+    @contextmanager
+    def open(self) -> Iterator[None]:
+        """Switch to the alternate screen, and restore the terminal at the end."""
+        loop = asyncio.get_running_loop()
+        loop.add_signal_handler(signal.SIGWINCH, self.refresh)
+        loop.add_signal_handler(signal.SIGTSTP, self._suspend)
+        self._enter()
+        if self._keyboard is not None:
+            loop.add_reader(self._keyboard, self._read_keys, self._keyboard)
+        try:
+            yield
+        finally:
+            if self._keyboard is not None:
+                loop.remove_reader(self._keyboard)
+            self._restore()
+            loop.remove_signal_handler(signal.SIGTSTP)
+            loop.remove_signal_handler(signal.SIGWINCH)
+
+    def refresh(self) -> None:
+        """Draw the screen at the terminal's current size."""
+        width, height = self._console.size
+        self._console.update_screen(self._draw(width, height))
+
+    def _enter(self) -> None:
+        if self._keyboard is not None:
+            self._saved = termios.tcgetattr(self._keyboard)
+            tty.setcbreak(self._keyboard)  # deliver keys at once, without echo
+        self._console.set_alt_screen(enable=True)
+        self._console.show_cursor(show=False)
+
+    def _restore(self) -> None:
+        with suppress(OSError):  # the terminal window may have been closed
+            self._console.show_cursor(show=True)
+            self._console.set_alt_screen(enable=False)
+        if self._keyboard is not None and self._saved is not None:
+            with suppress(OSError, termios.error):
+                termios.tcsetattr(self._keyboard, termios.TCSADRAIN, self._saved)
+
+    def _suspend(self) -> None:
+        """Restore the terminal and stop the process; continue after `fg`."""
+        self._restore()
+        os.kill(os.getpid(), signal.SIGSTOP)
+        self._enter()
+        self.refresh()
+
+    def _read_keys(self, keyboard: int) -> None:
+        keys = os.read(keyboard, 64)
+        if not keys:
+            asyncio.get_running_loop().remove_reader(keyboard)
+        elif QUIT_KEYS & frozenset(keys):
+            self._on_quit()

@@ -1,4 +1,4 @@
-"""Expositions and scrapes made of a few numbers, and instances that have been fed them."""
+"""Fake services whose counters the tests set, and instances that have scraped them."""
 
 from __future__ import annotations
 
@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from hypothesis import strategies as st
 
-from app.cli.monitor.health import Health, Worker
-from app.cli.monitor.instance import Instance, Scrape
+from app.cli.monitor.instance import HealthReport, Scrape, TrackedInstance, WorkerHealth
 from app.cli.monitor.samples import Buckets, Samples
 
 if TYPE_CHECKING:
@@ -20,18 +19,20 @@ BOUNDS = (0.01, 0.1, 1.0, math.inf)
 REQUESTS = "api_requests_total"
 DURATION = "api_request_duration_seconds"
 
-# What may come as a label's value: anything, and what a terminal or a markup language would make something of.
+# Label values: any text, and text that a terminal or a markup language would interpret.
 hostile = st.text() | st.sampled_from(["[bold red]x[/]", "\x1b[31mred", "a\nb", '"\\', "\u202egnp.exe", "[/]", "漢字"])
 
 
 class Service:
-    """A service whose counters are kept here.
+    """A fake service.
 
     Attributes:
-        now: seconds of the clock.
-        samples: what it says when it is scraped.
-        workers: names to process ids.
-        ready: what it says of itself.
+        now: the current time.
+        samples: metrics that a scrape returns.
+        workers: process IDs by worker name.
+        ready: whether the health report says that the service is ready.
+        draining: whether the health report says that the service is shutting down.
+        beat_s: age of the workers' last heartbeat.
     """
 
     def __init__(self, name: str = "one:9000", window_s: float = 10.0) -> None:
@@ -41,15 +42,15 @@ class Service:
         self.ready = True
         self.draining = False
         self.beat_s = 0.1
-        self.instance = Instance(name, window_s)
+        self.instance = TrackedInstance(name, window_s)
 
     def count(self, name: str, labels: tuple[str, ...], number: float) -> None:
-        """Count up."""
+        """Increase a counter."""
         series = self.samples.counters.setdefault(name, {})
         series[labels] = series.get(labels, 0.0) + number
 
-    def answer(self, number: int, *, status: str = "200", seconds: float = 0.05) -> None:
-        """Answer requests, each in the same time."""
+    def respond(self, number: int, *, status: str = "200", seconds: float = 0.05) -> None:
+        """Count responses, each after the same time."""
         self.count(REQUESTS, (*CROP, status), number)
         histograms = self.samples.histograms.setdefault(DURATION, {})
         old = histograms.get(CROP, Buckets(BOUNDS, (0.0,) * len(BOUNDS)))
@@ -61,34 +62,34 @@ class Service:
         self.samples.gauges.setdefault(name, {})[labels] = value
 
     def restart(self) -> None:
-        """Begin anew: all counters are gone."""
+        """Drop all counters, like a restarted process."""
         self.samples = Samples(gauges=self.samples.gauges)
 
     def scrape(self, after_s: float = 2.0) -> None:
-        """Let time pass, and be scraped."""
+        """Advance the clock, then scrape the service."""
         self.now += after_s
-        kept = Samples(
+        samples = Samples(
             {name: dict(series) for name, series in self.samples.counters.items()},
             {name: dict(series) for name, series in self.samples.gauges.items()},
             {name: dict(series) for name, series in self.samples.histograms.items()},
         )
-        workers = tuple(Worker(name, pid, "ready", self.beat_s) for name, pid in self.workers.items())
-        health = Health(live=True, ready=self.ready, draining=self.draining, workers=workers)
-        self.instance.take(Scrape(self.now, 0.01, health, kept))
+        workers = tuple(WorkerHealth(name, pid, "ready", self.beat_s) for name, pid in self.workers.items())
+        health = HealthReport(live=True, ready=self.ready, draining=self.draining, workers=workers)
+        self.instance.record_scrape(Scrape(self.now, 0.01, health, samples))
 
-    def miss(self, after_s: float = 2.0) -> None:
-        """Let time pass, and not answer."""
+    def fail(self, after_s: float = 2.0) -> None:
+        """Advance the clock, then fail a scrape."""
         self.now += after_s
-        self.instance.miss(self.now, "connection refused")
+        self.instance.record_failure(self.now, "connection refused")
 
 
 @pytest.fixture
 def make_service() -> Callable[..., Service]:
-    """Give the class."""
+    """Return the class, for tests with several services."""
     return Service
 
 
 @pytest.fixture
 def service() -> Any:
-    """Give a service that nobody has asked anything yet."""
+    """Return a service that has not been scraped yet."""
     return Service()

@@ -1,4 +1,4 @@
-"""The command as a user types it, where no service is needed."""
+"""Command line without a running service: help, usage errors, unreachable instances and JSON."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ import pytest
 from typer.testing import CliRunner
 
 from app.cli.main import cli
-from app.cli.monitor.figures import Figures
+from app.cli.monitor.model import Snapshot
 
 ROOT = Path(__file__).parents[3]
 
@@ -27,7 +27,7 @@ def run(*arguments: str) -> subprocess.CompletedProcess[str]:
 
 
 @pytest.fixture(scope="module")
-def nobody() -> str:
+def closed_port() -> str:
     with socket.create_server(("127.0.0.1", 0)) as listener:
         return f"127.0.0.1:{listener.getsockname()[1]}"
 
@@ -59,29 +59,29 @@ def test_help_loads_nothing_heavy() -> None:
         (["--timeout", "-1"], "facial-service: --timeout: expected 0.2 to 3600 seconds, got -1"),
     ],
 )
-def test_wrong_usage_is_told_in_a_line(arguments: list[str], line: str) -> None:
+def test_usage_error_is_one_line(arguments: list[str], line: str) -> None:
     result = CliRunner().invoke(cli, ["monitor", *arguments])
     assert (result.exit_code, result.stderr) == (2, f"{line}\n")
 
 
-def test_nobody_to_watch_is_exit_code_1(nobody: str) -> None:
-    done = run(f"http://user:QXsecretQX@{nobody}", "--once", "--interval", "0.2")
-    assert (done.returncode, done.stderr) == (1, f"facial-service: {nobody}: connection refused\n")
-    assert "AWAY" in done.stdout
+def test_once_exits_with_1_if_the_instance_is_unreachable(closed_port: str) -> None:
+    done = run(f"http://user:QXsecretQX@{closed_port}", "--once", "--interval", "0.2")
+    assert (done.returncode, done.stderr) == (1, f"facial-service: {closed_port}: connection refused\n")
+    assert "UNREACHABLE" in done.stdout
     assert "QXsecretQX" not in done.stdout + done.stderr
 
 
-def test_json_of_nobody(nobody: str) -> None:
-    done = run(nobody, "--once", "--json", "--interval", "0.2")
+def test_json_of_an_unreachable_instance(closed_port: str) -> None:
+    done = run(closed_port, "--once", "--json", "--interval", "0.2")
     assert done.returncode == 1
-    figures = json.loads(done.stdout)
-    assert figures.keys() == {field.name for field in dataclasses.fields(Figures)}
-    assert (figures["state"], figures["requests"]["flow"]["per_s"]) == ("away", None)
-    assert figures["instances"][0]["reason"] == "connection refused"
+    snapshot = json.loads(done.stdout)
+    assert snapshot.keys() == {field.name for field in dataclasses.fields(Snapshot)}
+    assert (snapshot["state"], snapshot["requests"]["flow"]["per_s"]) == ("away", None)
+    assert snapshot["instances"][0]["reason"] == "connection refused"
 
 
 def keys(kind: object) -> set[str]:
-    """Collect the names of all keys below a type of figures."""
+    """Collect the names of all JSON keys below a type of the model."""
     found: set[str] = set()
     for part in (*typing.get_args(kind), kind):
         if dataclasses.is_dataclass(part) and isinstance(part, type):
@@ -95,5 +95,5 @@ def keys(kind: object) -> set[str]:
 def test_every_key_is_documented() -> None:
     text = (ROOT / "docs" / "monitor.md").read_text(encoding="utf-8")
     documented = set(re.findall(r"`(\w+)`", text))
-    assert len(keys(Figures)) > 40
-    assert keys(Figures) - documented == set()
+    assert len(keys(Snapshot)) > 40
+    assert keys(Snapshot) - documented == set()

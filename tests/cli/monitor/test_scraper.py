@@ -1,4 +1,4 @@
-"""Addresses as people write them, and servers that are not what they should be."""
+"""Addresses in every form that users type, and servers that misbehave."""
 
 from __future__ import annotations
 
@@ -6,16 +6,18 @@ import asyncio
 import socket
 import threading
 import time
-from contextlib import contextmanager
+from contextlib import aclosing, contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import TYPE_CHECKING
 
 import pytest
 
-from app.cli.monitor.feed import AddressError, Feed, parse_target, parse_targets
+from app.cli.monitor.scraper import AddressError, Scraper, parse_target, parse_targets
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+    from app.cli.monitor.instance import TrackedInstance
 
 HEALTH = b'{"live":true,"ready":true,"draining":false,"workers":[],"task_workers":[]}'
 METRICS = b"# TYPE queue_up gauge\nqueue_up 1\n"
@@ -40,23 +42,23 @@ def test_addresses(text: str, url: str, name: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("texts", "why"),
+    ("texts", "reason"),
     [
         (["ftp://h"], "got scheme 'ftp'"),
         (["http://"], "got no host"),
-        (["http://h:70000"], "expected a port of 1 to 65535, got 70000"),
-        (["http://h:x"], "got no URL"),
+        (["http://h:70000"], "expected a port from 1 to 65535, got 70000"),
+        (["http://h:x"], "got an invalid URL"),
         (["h:1", "http://h:1/metrics"], "got h:1 twice"),
     ],
 )
-def test_wrong_addresses_are_refused(texts: list[str], why: str) -> None:
-    with pytest.raises(AddressError, match=why):
+def test_invalid_addresses_are_rejected(texts: list[str], reason: str) -> None:
+    with pytest.raises(AddressError, match=reason):
         parse_targets(texts)
 
 
 @contextmanager
 def serving(pages: dict[str, tuple[int, bytes]]) -> Iterator[str]:
-    """Serve pages by path; a status of 0 closes the connection, 1 keeps silent, 2 never ends."""
+    """Serve pages by path; status 0 closes the connection, 1 never responds, 2 never ends the body."""
     stop = threading.Event()
 
     class Handler(BaseHTTPRequestHandler):
@@ -94,11 +96,11 @@ def serving(pages: dict[str, tuple[int, bytes]]) -> Iterator[str]:
         server.server_close()
 
 
-def scrape(address: str, timeout_s: float = 10.0) -> Feed:
-    async def run() -> Feed:
-        async with Feed(parse_targets([address]), timeout_s=timeout_s, window_s=10) as feed:
-            await feed.scrape()
-            return feed
+def scrape(address: str, timeout_s: float = 10.0) -> TrackedInstance:
+    async def run() -> TrackedInstance:
+        async with aclosing(Scraper(parse_targets([address]), timeout_s=timeout_s, window_s=10)) as scraper:
+            await scraper.scrape()
+            return scraper.instances[0]
 
     return asyncio.run(run())
 
@@ -108,40 +110,40 @@ def scrape(address: str, timeout_s: float = 10.0) -> Feed:
     [
         ((200, HEALTH), (200, METRICS), ""),
         ((503, HEALTH), (200, METRICS), ""),
-        ((404, b"{}"), (404, b""), "expected the health of facial-service, got something else"),
-        ((200, HEALTH), (200, b"node_load1 1\n"), "expected the metrics of facial-service, got none of them"),
-        ((200, HEALTH), (200, b"\xff{{{"), "expected Prometheus's text format, got something else"),
-        ((200, HEALTH), (500, b""), "/metrics: expected 200, got 500"),
-        ((200, HEALTH), (302, b""), "/metrics: expected 200, got 302"),
-        ((200, HEALTH), (0, b""), "the connection broke"),
-        ((200, HEALTH), (2, b""), "/metrics: expected some 100 kB, got more than 32 MiB"),
+        ((404, b"{}"), (404, b""), "/health: expected the health report of facial-service, got something else"),
+        ((200, HEALTH), (200, b"node_load1 1\n"), "/metrics: expected metrics of facial-service, got none"),
+        ((200, HEALTH), (200, b"\xff{{{"), "/metrics: expected the Prometheus text format, got something else"),
+        ((200, HEALTH), (500, b""), "/metrics: expected status 200, got 500"),
+        ((200, HEALTH), (302, b""), "/metrics: expected status 200, got 302"),
+        ((200, HEALTH), (0, b""), "connection lost"),
+        ((200, HEALTH), (2, b""), "/metrics: expected at most 32 MiB, got more"),
     ],
 )
-def test_answers(health: tuple[int, bytes], metrics: tuple[int, bytes], reason: str) -> None:
+def test_responses(health: tuple[int, bytes], metrics: tuple[int, bytes], reason: str) -> None:
     with serving({"/health": health, "/metrics": metrics}) as address:
-        (instance,) = scrape(address).instances
+        instance = scrape(address)
     assert instance.reason == reason
-    assert instance.is_away == bool(reason)
+    assert instance.is_unreachable == bool(reason)
 
 
-def test_metrics_that_are_off_leave_health() -> None:
+def test_health_is_kept_if_metrics_are_disabled() -> None:
     with serving({"/health": (200, HEALTH), "/metrics": (404, b"")}) as address:
-        (instance,) = scrape(address).instances
-    assert not instance.is_away
+        instance = scrape(address)
+    assert not instance.is_unreachable
     assert instance.latest is not None
     assert instance.latest.samples is None
 
 
-def test_silence_is_told_after_the_timeout() -> None:
+def test_missing_response_is_reported_after_the_timeout() -> None:
     with serving({"/health": (200, HEALTH), "/metrics": (1, b"")}) as address:
         began = time.monotonic()
-        (instance,) = scrape(address, timeout_s=0.3).instances
+        instance = scrape(address, timeout_s=0.3)
         assert time.monotonic() - began >= 0.3
-    assert instance.reason == "no answer within 0.3 s"
+    assert instance.reason == "no response within 0.3 s"
 
 
-def test_nobody_there() -> None:
+def test_connection_failures() -> None:
     with socket.create_server(("127.0.0.1", 0)) as listener:
         port = listener.getsockname()[1]
-    assert scrape(f"127.0.0.1:{port}").instances[0].reason == "connection refused"
-    assert scrape(f"{'a' * 70}:80").instances[0].reason == "its name is not known"
+    assert scrape(f"127.0.0.1:{port}").reason == "connection refused"
+    assert scrape(f"{'a' * 70}:80").reason == "host name cannot be resolved"

@@ -1,4 +1,4 @@
-"""The picture of the monitor that documents show is whole, small, and fetches nothing."""
+"""The screenshot of the monitor is complete, small, and has no external resources."""
 
 from __future__ import annotations
 
@@ -8,21 +8,21 @@ from pathlib import Path
 
 import pytest
 
-PICTURE = Path(__file__).parents[2] / "docs" / "monitor.svg"
+SCREENSHOT = Path(__file__).parents[2] / "docs" / "monitor.svg"
 
 
 @pytest.fixture(scope="module")
 def svg() -> str:
-    return PICTURE.read_text(encoding="utf-8")
+    return SCREENSHOT.read_text(encoding="utf-8")
 
 
-def test_picture_is_small_and_fetches_nothing(svg: str) -> None:
+def test_screenshot_is_small_and_has_no_external_resources(svg: str) -> None:
     assert len(svg.encode()) < 150_000
     assert set(re.findall(r"\w+://[^\s\"'<)]+", svg)) == {"http://www.w3.org/2000/svg"}
     assert not re.search(r"@import|<script|<image|href=|url\((?!#)", svg)
 
 
-def test_picture_is_of_the_view_as_it_is(svg: str) -> None:
+def test_screenshot_shows_every_panel(svg: str) -> None:
     text = " ".join("".join(ET.fromstring(svg).itertext()).replace("\xa0", " ").split())  # noqa: S314 - our own file
     for words in (
         "READY",
