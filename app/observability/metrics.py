@@ -131,7 +131,7 @@ METRICS: tuple[MetricSpec, ...] = (
         "task_repairs_total",
         "counter",
         "Differences between records, stream and consumer that the reconciler repaired.",
-        {"reason": ("task_lost", "record_restored", "record_expired", "consumer_recreated")},
+        {"reason": ("task_lost", "record_restored", "record_expired", "message_removed", "consumer_recreated")},
     ),
     MetricSpec("task_queue_size", "gauge", "Tasks that wait for a worker.", _TYPE, is_collected=True),
     MetricSpec(

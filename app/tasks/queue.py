@@ -24,6 +24,7 @@ from app.tasks.errors import (
     TaskTooLargeError,
     TaskUnknownError,
 )
+from app.tasks.long_polls import LongPolls
 from app.tasks.message import encode_task
 from app.tasks.reconciler import RELEASE_S, Reconciler
 from app.tasks.records import TASK_UNKNOWN, Record, Records, TaskStatus
@@ -37,8 +38,6 @@ if TYPE_CHECKING:
     from app.service.crop import CheckedInput
     from app.settings import Settings
 
-# Notices of a record's change can be missed, between servers of a cluster and while the connection is away.
-LOOK_AGAIN_S: Final = 1.0
 FULL_PAUSE_S: Final = 0.2  # after a refusal, others are refused without asking; callers wait longer than this anyhow
 CACHE_TIMEOUT_S: Final = 0.5
 CACHE_PAUSE_S: Final = 5.0  # for a queue that did not answer; the synchronous route shall not wait for it each time
@@ -61,6 +60,7 @@ class TaskQueue:
         self._connection = Connection(settings, "facial-service api")
         self._records = Records(self._connection, settings)
         self._reconciling: asyncio.Task[None] | None = None
+        self._long_polls = LongPolls()
         folder = store_folder(settings)
         self._space = None if folder is None else StorageSpace(folder)
         self._full_until = 0.0
@@ -121,35 +121,48 @@ class TaskQueue:
         return await _until_settled(lambda: self._take(record, checked, lane))
 
     async def status(
-        self, task_id: str, *, owner: str = "", wait_s: float = 0.0, is_stopping: Callable[[], bool] | None = None
+        self,
+        task_id: str,
+        *,
+        owner: str = "",
+        caller: str = "",
+        wait_s: float = 0.0,
+        is_stopping: Callable[[], bool] = bool,
     ) -> Record:
-        """Look at a task.
+        """Return the record of a task.
 
         Args:
-            task_id: which one.
-            owner: who asks.
-            wait_s: how long to wait for its end.
+            task_id: id of the task.
+            owner: whose tasks the caller may see.
+            caller: identity of the caller; waiting requests are shared between callers.
+            wait_s: how long to wait for the end of the task.
             is_stopping: asked now and then whether to wait no longer.
 
         Raises:
             TaskUnknownError: the task does not exist, or belongs to another owner.
-            QueueUnavailableError: the queue is away.
+            QueueUnavailableError: the queue is unreachable.
+            SaturatedError: too many requests wait, and the caller has no smaller share of them than others.
         """
         end = time.monotonic() + wait_s
         record, _ = await self._get(task_id, owner)
         if wait_s <= 0 or record.status.is_final:
             return record
+        with self._long_polls.enter(caller) as poll:
+            return await self._wait_for_end(task_id, end, lambda: poll.is_over or is_stopping())
+
+    async def _wait_for_end(self, task_id: str, end: float, is_over: Callable[[], bool]) -> Record:
         notices = await self._connection.subscribe(notice_subject(task_id))
         try:
-            # Once more: an end that came in between was not heard of.
+            # Once more: an end that came before the subscription was not noticed.
             record, _ = await self._records.get(task_id)
             while True:
                 left_s = end - time.monotonic()
-                if record.status.is_final or left_s <= 0 or (is_stopping is not None and is_stopping()):
+                if record.status.is_final or left_s <= 0 or is_over():
                     return record
                 written = None
                 with contextlib.suppress(TimeoutError):
-                    written = self._records.read_notice(await notices.next_msg(timeout=min(left_s, LOOK_AGAIN_S)))
+                    timeout_s = min(left_s, self._long_polls.recheck_s)
+                    written = self._records.read_notice(await notices.next_msg(timeout=timeout_s))
                 record = written or (await self._records.get(task_id))[0]
         except (nats.errors.Error, OSError):
             raise QueueUnavailableError("the queue went away; come back after the time in Retry-After") from None

@@ -9,7 +9,8 @@ replaces, so it is safe while API and workers go on: if any of them changes a re
 - Records of tasks whose message exists are renewed before the server deletes them: without its record, a message of a
   cancelled task would be worked on.
 - Revisions that the server should have deleted (see `app.tasks.records`) are removed.
-- A consumer that no longer tracks a message of the stream is created again, so that the message is delivered.
+- A message that the consumer counts as acknowledged, because its task has ended, is deleted.
+- A consumer that does not track another message of the stream is created again, so that the message is delivered.
 """
 
 from __future__ import annotations
@@ -43,7 +44,7 @@ from app.tasks.records import (
     read_lifetime,
 )
 from app.tasks.stream import RECORDS_STREAM, STREAM, consumer_config, consumer_name, record_subject
-from app.tasks.stream_state import QueueState, read_last_sequence, read_message, read_state
+from app.tasks.stream_state import QueueState, delete_message, read_last_sequence, read_message, read_state
 
 if TYPE_CHECKING:
     from nats.aio.msg import Msg
@@ -274,7 +275,7 @@ class Reconciler:
         return stored if stored.revision == seen.revision and not stored.is_expired else None
 
     async def _check_consumers(self, state: QueueState) -> None:
-        """Create a consumer again if it has lost track of a message, or tracks one that does not exist."""
+        """Repair a lane whose consumer, for several passes, does not track what the stream holds."""
         untracked = {lane: state.untracked(lane) for lane in state.after}
         stuck = {lane for lane, count in untracked.items() if count > 0 or (count < 0 and not state.lanes)}
         if not stuck or state.first_seq != self._stuck_seq:
@@ -286,11 +287,36 @@ class Reconciler:
             return
         manager = self._connection.client.jetstream(timeout=self._settings.nats_timeout_s)
         for lane in self._stuck:
+            if await self._remove_ended_messages(state, lane):
+                continue
             await manager.delete_consumer(STREAM, consumer_name(lane))
             await manager.add_consumer(STREAM, consumer_config(self._settings, lane))
             name, count = consumer_name(lane), untracked[lane]
             _count_repair("consumer_recreated", f"Created the consumer {name} again: {count} messages were not tracked")
         self._stuck_seq = -1
+
+    async def _remove_ended_messages(self, state: QueueState, lane: int) -> bool:
+        """Delete messages that the consumer counts as acknowledged although the stream holds them.
+
+        A killed server may bring them back. Delivered again, one whose record has expired would be worked on again.
+
+        Returns:
+            Whether there were any.
+        """
+        floor, removed = state.after[lane].ack_floor.stream_seq, 0
+        ended = [task_id for task_id, at in state.lanes.items() if at == lane and task_id not in self._open]
+        for task_id in ended[:EXAMINED_PER_PASS]:
+            stored = await self._records.load(task_id)
+            if stored is not None and not stored.record.status.is_final:
+                continue
+            message = await read_message(self._connection, task_id, lane)
+            if message is not None and message[0] <= floor:
+                await delete_message(self._connection, message[0])
+                removed += 1
+                _count_repair("message_removed", "Removed the message of an ended task", task_id)
+                if removed == RESTORED_PER_PASS:
+                    break
+        return removed > 0
 
 
 class Lease:

@@ -44,12 +44,14 @@ class ConsumerInfo(msgspec.Struct, frozen=True):
         num_pending: messages that were not delivered.
         num_ack_pending: messages that were delivered and not acknowledged.
         delivered: position of the last delivery.
+        ack_floor: position up to which all messages are acknowledged.
     """
 
     name: str = ""
     num_pending: int = 0
     num_ack_pending: int = 0
     delivered: _Position = msgspec.field(default_factory=_Position)
+    ack_floor: _Position = msgspec.field(default_factory=_Position)
 
     @property
     def tracked(self) -> int:
@@ -158,6 +160,16 @@ async def read_message(connection: Connection, task_id: str, lane: int) -> tuple
     response = await connection.request(f"$JS.API.STREAM.MSG.GET.{STREAM}", request)
     message = msgspec.json.decode(response.data, type=_MessageResponse).message
     return None if message is None else (message.seq, pybase64.b64decode(message.data))
+
+
+async def delete_message(connection: Connection, sequence: int) -> None:
+    """Delete one message of the tasks stream.
+
+    Raises:
+        QueueUnavailableError: no response.
+    """
+    request = msgspec.json.encode({"seq": sequence, "no_erase": True})
+    await connection.request(f"$JS.API.STREAM.MSG.DELETE.{STREAM}", request)
 
 
 async def _list_subjects(connection: Connection, subject: str) -> tuple[int, set[str]]:

@@ -11,6 +11,7 @@ import nats.errors
 import pytest
 import uvloop
 
+from app.tasks import long_polls
 from app.tasks import queue as module
 from app.tasks.errors import (
     IdempotencyConflictError,
@@ -263,7 +264,7 @@ class TestStatus:
         self, desk: OpenDesk, check: Check, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         async def main() -> None:
-            monkeypatch.setattr(module, "LOOK_AGAIN_S", 300.0)  # so that only a notice can end it
+            monkeypatch.setattr(long_polls, "RECHECK_S", 300.0)  # so that only a notice can end it
             async with desk() as opened:
                 record = await opened.queue.submit(check())
                 waits = [asyncio.create_task(opened.queue.status(record.task_id, wait_s=300)) for _ in range(3)]

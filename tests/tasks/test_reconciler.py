@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import shutil
 import time
 from dataclasses import replace
 from typing import TYPE_CHECKING
@@ -53,7 +54,9 @@ def _record(**changes: object) -> Record:
 
 def test_every_reason_is_a_label_value_of_the_metric() -> None:
     spec = next(spec for spec in metrics.METRICS if spec.name == "task_repairs_total")
-    assert set(spec.labels["reason"]) == {"task_lost", "record_restored", "record_expired", "consumer_recreated"}
+    assert set(spec.labels["reason"]) == {
+        "task_lost", "record_restored", "record_expired", "message_removed", "consumer_recreated",
+    }  # fmt: skip
 
 
 @pytest.mark.parametrize("status", [TaskStatus.PENDING, TaskStatus.STARTED])
@@ -254,6 +257,67 @@ def test_a_consumer_that_lost_a_message_is_created_again(
     server.stop()
     server.start()
     asyncio.run(repair(task_id))
+
+
+@pytest.mark.parametrize("is_expired", [False, True])
+@pytest.mark.parametrize("is_older_open", [False, True])
+def test_a_message_that_the_server_brings_back_after_its_task_has_ended_is_removed(
+    run_server: Callable[..., NatsServer],
+    check: Check,
+    repairs: list[str],
+    desk: OpenDesk,
+    *,
+    is_expired: bool,
+    is_older_open: bool,
+) -> None:
+    """Restore the blocks of the stream from before the acknowledgement, as a kill of the server may."""
+    server = run_server()
+
+    async def end_task() -> list[str]:
+        async with desk(nats_url=server.url) as opened:
+            submitted = [await opened.queue.submit(check()) for _ in range(3)]
+            fetched = [(await opened.fetch())[0] for _ in range(2)]
+            blocks = next(server.store.glob("jetstream/*/streams")) / STREAM / "msgs"
+            await opened.until(lambda: any(file.stat().st_size for file in blocks.glob("*.blk")), "the blocks")
+            shutil.copytree(blocks, server.folder / "before")
+            ended = submitted[:1] if is_older_open else submitted[:2]
+            for record, message in zip(ended, fetched, strict=False):
+                stored = await opened.records.load(record.task_id)
+                assert stored is not None
+                await opened.records.update(record.replace(status=TaskStatus.SUCCESS), stored.revision)
+                await message.ack_sync()
+            if is_expired:
+                await opened.connection.client.jetstream().purge_stream(RECORDS_STREAM)
+                for record in submitted[len(ended) :]:
+                    await opened.records.create(record)
+            return [record.task_id for record in submitted[len(ended) :]]
+
+    async def repair(left: list[str]) -> None:
+        async with desk(nats_url=server.url) as opened:
+            state = await read_state(opened.connection)
+            assert len(state.lanes) == 3
+            reconciler = make(opened, grace_s=600)
+            for _ in range(module.STUCK_PASSES):
+                assert not repairs
+                await reconciler.reconcile()
+            assert repairs == ["message_removed"] * (3 - len(left))
+            state = await read_state(opened.connection)
+            assert state.lanes.keys() == set(left)
+            assert state.untracked(0) == 0
+            # Those that are open are still delivered.
+            delivered = set()
+            while len(delivered) < len(left):
+                for message in await opened.fetch():
+                    delivered.add(message.subject.rpartition(".")[2])
+            assert delivered == set(left)
+
+    left = asyncio.run(end_task())
+    server.stop()
+    (blocks,) = server.store.glob(f"jetstream/*/streams/{STREAM}/msgs")
+    shutil.rmtree(blocks)
+    shutil.copytree(server.folder / "before", blocks)
+    server.start()
+    asyncio.run(repair(left))
 
 
 def _state(messages: int, tracked: int, first_seq: int, *, lane: int = 3) -> QueueState:

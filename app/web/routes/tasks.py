@@ -22,6 +22,7 @@ from app.web.state import WebState, task_queue, web_state
 
 if TYPE_CHECKING:
     from app.tasks.records import Record
+    from app.web.auth import Caller
 
 PREFIX = "/api/v1/frontal/crop"
 MAX_PASSED_OVER = 65_536  # bytes of a body that nobody asked for
@@ -63,25 +64,27 @@ async def status(request: Request, task_id: openapi.TaskId) -> Response:
     the task has succeeded, the answer is the overlay alone.
     """
     state = web_state(request)
-    owner = require_caller(request, state.keys).owner
+    caller = require_caller(request, state.keys)
     form = choose_form(request.headers.get("accept"))
     wait_s = read_wait_s(request)
     require_task_id(task_id)
     if wait_s:
-        record = await _wait(request, state, task_id, wait_s, owner)
+        record = await _wait(request, state, task_id, wait_s, caller)
     else:
-        record = await task_queue(request).status(task_id, owner=owner)
+        record = await task_queue(request).status(task_id, owner=caller.owner)
     if form == SVG and record.status is TaskStatus.SUCCESS:
         overlay, warnings = read_result(record.result)
         return Response(overlay, headers={**overlay_headers(warnings), **NO_STORE}, media_type=SVG)
     return Response(task_to_json(record), headers={**overlay_headers(()), **NO_STORE}, media_type=JSON)
 
 
-async def _wait(request: Request, state: WebState, task_id: str, wait_s: float, owner: str) -> Record:
+async def _wait(request: Request, state: WebState, task_id: str, wait_s: float, caller: Caller) -> Record:
     # To hear of the end of the connection is to have read the body, should there be one.
     with state.admission.buffer(MAX_PASSED_OVER) as buffer:
         await read_body(request, buffer, replace(state.body_limits, max_bytes=MAX_PASSED_OVER))
-    waiting = task_queue(request).status(task_id, owner=owner, wait_s=wait_s, is_stopping=state.is_stopping)
+    waiting = task_queue(request).status(
+        task_id, owner=caller.owner, caller=caller.identity, wait_s=wait_s, is_stopping=state.is_stopping
+    )
     return await unless_gone(request, asyncio.ensure_future(waiting))
 
 
