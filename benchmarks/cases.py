@@ -13,8 +13,7 @@ import numpy as np
 import pybase64
 
 from app.codec.decode import decode_label_image
-from app.codec.sniff import sniff_image
-from app.codec.verify import verify_structure
+from app.codec.sniff import sniff_image, verify_structure
 from app.face.contours import Polygon, trace_labels
 from app.face.detect import FaceModels
 from app.face.frame import Size

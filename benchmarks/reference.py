@@ -19,8 +19,7 @@ import orjson
 import pybase64
 from python_multipart.multipart import MultipartParser, parse_options_header
 
-from app.codec.sniff import ImageInfo, sniff_image
-from app.codec.verify import verify_structure
+from app.codec.sniff import ImageInfo, sniff_image, verify_structure
 from app.face.detect import FaceFinder
 from app.face.landmarks import FloatArray, points_to_landmarks_px
 from app.face.pipeline import FaceRequest, no_step, process_face

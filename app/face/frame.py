@@ -17,7 +17,7 @@ Transform = npt.NDArray[np.float64]
 
 ByteArray = npt.NDArray[np.uint8]
 
-_BGRA_CHANNELS = 4
+BGRA_CHANNELS = 4
 _OPAQUE = 255
 # What is nearer to the grid of pixels than this is on it.
 _GRID_ERROR = 1e-6
@@ -203,16 +203,16 @@ def _warp(part: ByteArray, transform: Transform, size: Size) -> ByteArray:
     method = cv2.INTER_LINEAR if transform[0, 1] else cv2.INTER_NEAREST
     whole = np.full(part.shape[:2], _OPAQUE, np.uint8)
     opacity = cv2.warpAffine(whole, transform, size, flags=method, borderMode=cv2.BORDER_CONSTANT)
-    if part.shape[2] == _BGRA_CHANNELS:
+    if part.shape[2] == BGRA_CHANNELS:
         opacity = cv2.multiply(opacity, cv2.extractChannel(drawn, 3), scale=1 / _OPAQUE)
     if int(opacity.min()) == _OPAQUE:
         return np.ascontiguousarray(drawn[:, :, :3], np.uint8)
-    merged = drawn if part.shape[2] == _BGRA_CHANNELS else cv2.cvtColor(drawn, cv2.COLOR_BGR2BGRA)
+    merged = drawn if part.shape[2] == BGRA_CHANNELS else cv2.cvtColor(drawn, cv2.COLOR_BGR2BGRA)
     return cv2.insertChannel(opacity, merged, 3).astype(np.uint8, copy=False)
 
 
 def drop_full_alpha(picture: ByteArray) -> ByteArray:
     """Drop a fourth channel that says nothing: all of it opaque."""
-    if picture.shape[2] != _BGRA_CHANNELS or cv2.extractChannel(picture, 3).min() != _OPAQUE:
+    if picture.shape[2] != BGRA_CHANNELS or cv2.extractChannel(picture, 3).min() != _OPAQUE:
         return picture
     return np.ascontiguousarray(picture[:, :, :3])

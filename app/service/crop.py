@@ -10,9 +10,8 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from app.codec.decode import require_label_format
-from app.codec.sniff import ImageInfo, sniff_image
-from app.codec.verify import verify_structure
+from app.codec.decode import check_label_format
+from app.codec.sniff import ImageInfo, sniff_image, verify_structure
 from app.face.landmarks import MESH_POINTS_WITH_IRISES, points_to_landmarks_px
 from app.face.outlines import check_regions
 from app.face.pipeline import FaceRequest, FaceResult, OnStep, check_face, process_face
@@ -172,7 +171,7 @@ class CropService:
         if label_image is not None:
             with named("segmentation_map"):
                 label_info = self._sniff(label_image)
-                require_label_format(label_image, label_info)
+                check_label_format(label_image, label_info)
         if landmarks_px is not None:
             check_face(landmarks_px, region_landmarks)
         elif region_landmarks is not None:

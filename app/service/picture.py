@@ -9,7 +9,7 @@ import msgspec
 import numpy as np
 import pybase64
 
-from app.codec.encode import encode_drawing, encode_picture
+from app.codec.encode import encode_flat_png, encode_image
 from app.codec.sniff import MAX_SIDE_PX
 from app.face.contours import COORDINATE_DECIMALS, Polygon
 from app.face.errors import ImageTooLargeError
@@ -144,7 +144,7 @@ def _draw(
         style=options.style(),
         background=None if background is None else _decode(background.base64),
     )
-    return encode_drawing(picture) if background is None else encode_picture(picture).data
+    return encode_flat_png(picture) if background is None else encode_image(picture).data
 
 
 def _decode(base64: str) -> npt.NDArray[np.uint8]:

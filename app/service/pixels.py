@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pybase64
 
-from app.codec.decode import decode_image, decode_label_image, decode_photo
-from app.codec.encode import encode_picture
+from app.codec.decode import decode_image, decode_image_with_alpha, decode_label_image
+from app.codec.encode import encode_image
 from app.codec.sniff import MAX_SIDE_PX
 from app.face.errors import ImageTooLargeError, InputError
 from app.face.frame import Frame, make_frame, warp_photo
@@ -47,7 +47,7 @@ def decode_pixels(checked: CheckedInput, on_step: OnStep) -> npt.NDArray[np.uint
         return _NO_PIXELS
     is_looked_at = checked.landmarks_px is None or checked.options.background == "image"
     with named("image"), on_step("decode"):
-        return (decode_photo if is_looked_at else decode_image)(checked.image, checked.image_info)
+        return (decode_image_with_alpha if is_looked_at else decode_image)(checked.image, checked.image_info)
 
 
 def decode_labels(checked: CheckedInput, on_step: OnStep) -> npt.NDArray[np.uint8] | None:
@@ -84,5 +84,5 @@ def draw_background(photo: npt.NDArray[np.uint8], frame: Frame, on_step: OnStep)
     with on_step("warp"):
         drawn = warp_photo(photo, frame)
     with on_step("encode"):
-        data, media_type = encode_picture(drawn)
+        data, media_type = encode_image(drawn)
         return Picture(pybase64.b64encode_as_string(data), media_type)
