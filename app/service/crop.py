@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
 
-    from app.face.detect import FoundFace
+    from app.face.detection.landmark_detector import DetectedFace
     from app.face.landmarks import FloatArray
     from app.service.options import CropOptions
 
@@ -120,7 +120,7 @@ class CropResult:
 
     image: ImageInfo
     face: FaceResult
-    found: FoundFace | None
+    found: DetectedFace | None
     processing_time_ms: float
 
 
@@ -160,7 +160,7 @@ class CropService:
         if request.points is not None:
             landmarks_px = points_to_landmarks_px(
                 request.points,
-                frame=info.size,
+                image_size=info.size,
                 is_normalized=request.options.landmark_units == "normalized",
                 margin=self._limits.landmark_margin,
             )
@@ -222,7 +222,7 @@ class CropService:
         label_image = decode_labels(checked, on_step)
         face = process_face(
             FaceRequest(
-                frame=checked.image_info.size,
+                image_size=checked.image_info.size,
                 landmarks_px=landmarks_px,
                 label_image=label_image,
                 region_landmarks=checked.region_landmarks,

@@ -18,7 +18,7 @@ from app.service.document import detection_document, face_document, image_docume
 
 if TYPE_CHECKING:
     from app.codec.sniff import ImageInfo
-    from app.face.detect import FoundFace
+    from app.face.detection.landmark_detector import DetectedFace
     from app.service.crop import CropService
     from app.service.faces import FaceFinders
     from app.service.options import LandmarkOptions
@@ -45,7 +45,7 @@ class LandmarksResult:
     """What was found, with what is known of the photo and how long the work took."""
 
     image: ImageInfo
-    found: FoundFace
+    found: DetectedFace
     options: LandmarkOptions
     processing_time_ms: float
 

@@ -19,7 +19,7 @@ from app.cli.doctor.findings import Status, warning
 from app.cli.doctor.names import Check
 from app.cli.doctor.parts import PARTS
 from app.cli.doctor.report import document
-from app.face.model_files import KNOWN_FILES
+from app.face.detection.model_files import KNOWN_FILES
 from app.settings import Settings
 
 ROOT = Path(__file__).parents[2]

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from app.cli.doctor.children import ChildError, run_python
 from app.cli.doctor.findings import Finding, Status, error, mebibytes, ok, skipped, warning
-from app.face.model_files import KNOWN_FILES
+from app.face.detection.model_files import KNOWN_FILES
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

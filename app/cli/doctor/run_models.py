@@ -13,11 +13,11 @@ from typing import TYPE_CHECKING
 import cv2
 import numpy as np
 
-from app.face.blazeface import FULL_RANGE, SHORT_RANGE, FaceDetector
-from app.face.detect import FaceFinder, FaceModels
+from app.face.detection.blazeface import FULL_RANGE, SHORT_RANGE, FaceDetector
+from app.face.detection.landmark_detector import LandmarkDetector
+from app.face.detection.mesh import FaceMesh, SquareRoi
+from app.face.detection.model_files import MODEL_FILES, FaceModels
 from app.face.errors import NoFaceError
-from app.face.mesh import FaceMesh, Square
-from app.service.faces import MODEL_FILES
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -35,12 +35,12 @@ def main(folder: str) -> None:
             FaceDetector(paths[name], kind).detect(picture)
     with _step(f"{Path(paths['mesh']).name}, {Path(paths['iris']).name}"):
         mesh = FaceMesh(paths["mesh"], paths["iris"])
-        points, _ = mesh.find_mesh(picture, Square(SIDE / 2, SIDE / 2, SIDE / 2, 0.0))
+        points, _ = mesh.find_mesh(picture, SquareRoi(SIDE / 2, SIDE / 2, SIDE / 2, 0.0))
         if not np.isfinite(mesh.find_irises(picture, points)).all():
             raise ValueError("what it gives are no numbers")
     with _step("detection"):
         try:
-            found = FaceFinder(FaceModels(**paths)).find(picture, lambda _: nullcontext())
+            found = LandmarkDetector(FaceModels(**paths)).detect(picture, lambda _: nullcontext())
         except NoFaceError:
             return
         raise ValueError(f"{len(found.faces)} faces in a picture without one")

@@ -162,7 +162,9 @@ def test_each_bad_photo_is_named_with_its_code_and_costs_no_other(
     assert "truncated.png" not in mended.stderr
     told = [line for line in mended.stderr.splitlines() if ": " in line]
     assert len(told) == len(codes) - 1
-    assert any(line.endswith("few.png: landmarks_count: there must be 468 or 478 landmarks, not 100") for line in told)
+    assert any(
+        line.endswith("few.png: landmarks_count: landmarks: expected 468 or 478 points, got 100") for line in told
+    )
 
 
 @pytest.mark.usefixtures("face_models")
