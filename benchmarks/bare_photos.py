@@ -15,10 +15,9 @@ import cv2
 import msgspec
 import numpy as np
 
-from app.codec.decode import decode_photo
-from app.codec.sniff import sniff_image
-from app.codec.verify import verify_structure
-from app.face.detect import FaceFinder
+from app.codec.decode import decode_image_with_alpha
+from app.codec.sniff import sniff_image, verify_structure
+from app.face.detection.landmark_detector import LandmarkDetector
 from app.face.landmarks import points_to_landmarks_px
 from app.face.pipeline import FaceRequest, no_step, process_face
 from benchmarks.cases import models
@@ -44,11 +43,11 @@ def main() -> None:
         landmarks = photo.with_suffix(".landmarks.json")
         if landmarks.exists():
             points = np.array([(point.x, point.y) for point in decoder.decode(landmarks.read_bytes())])
-            landmarks_px = points_to_landmarks_px(points, frame=info.size)
+            landmarks_px = points_to_landmarks_px(points, image_size=info.size)
         else:
-            finder = finder or FaceFinder(models())
-            landmarks_px = finder.find(decode_photo(data, info), no_step).landmarks_px
-        face = process_face(FaceRequest(frame=info.size, landmarks_px=landmarks_px))
+            finder = finder or LandmarkDetector(models())
+            landmarks_px = finder.detect(decode_image_with_alpha(data, info), no_step).landmarks_px
+        face = process_face(FaceRequest(image_size=info.size, landmarks_px=landmarks_px))
         (out / photo.parent.name / f"{photo.stem}.svg").write_bytes(face.svg)
 
 

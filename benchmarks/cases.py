@@ -13,15 +13,14 @@ import numpy as np
 import pybase64
 
 from app.codec.decode import decode_label_image
-from app.codec.sniff import sniff_image
-from app.codec.verify import verify_structure
+from app.codec.sniff import sniff_image, verify_structure
 from app.face.contours import Polygon, trace_labels
-from app.face.detect import FaceModels
+from app.face.detection.model_files import MODEL_FILES, FaceModels
 from app.face.frame import Size
 from app.face.label_map import image_to_label_map, scale_labels
-from app.face.overlay import OverlayStyle, render_svg
 from app.face.regions import Region
-from app.service.faces import MODEL_FILES, PACKAGE_MODELS
+from app.face.rendering.svg import OverlayStyle, render_svg
+from app.service.faces import PACKAGE_MODELS
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -156,7 +155,7 @@ def svg_500_points() -> Callable[[], bytes]:
         kind="face_oval",
     )
     style = OverlayStyle()
-    return lambda: render_svg(frame=Size(512, 512), regions=[region], landmarks_px=None, style=style)
+    return lambda: render_svg(size=Size(512, 512), regions=[region], landmarks_px=None, style=style)
 
 
 def cpu_ms(function: Callable[[], object], count: int = 3) -> float:

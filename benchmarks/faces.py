@@ -20,10 +20,11 @@ import cv2
 import numpy as np
 from rich.progress import track
 
-from app.face.blazeface import SHORT_RANGE, fit_square, read_net
-from app.face.detect import FaceFinder
+from app.face.detection.blazeface import SHORT_RANGE, letterbox
+from app.face.detection.landmark_detector import LandmarkDetector
+from app.face.detection.mesh import IRIS_SIDE, MESH_SIDE, crop_roi, make_mesh_roi
+from app.face.detection.model_files import read_net
 from app.face.errors import NoFaceError
-from app.face.mesh import IRIS_SIDE, MESH_SIDE, cut_square, square_around_mesh
 from app.face.pipeline import no_step
 from benchmarks.cases import cpu_ms, models
 from benchmarks.variants import Variant, compute_error, make_variants, read_sample
@@ -47,21 +48,21 @@ def detect_pair() -> tuple[Callable[[], object], Callable[[], object]]:
     """Return the product's way from the sample's pixels to landmarks, and the bare one: cuts, blobs and passes."""
     cv2.setNumThreads(0)  # as in the service, whose processes are what works side by side
     sample = read_sample()
-    finder, paths = FaceFinder(models()), models()
+    finder, paths = LandmarkDetector(models()), models()
     short, mesh, iris = (read_net(path) for path in (paths.short_range, paths.mesh, paths.iris))
-    square = square_around_mesh(sample.landmarks_px)
+    square = make_mesh_roi(sample.landmarks_px)
 
     def product() -> object:
-        return finder.find(sample.image, no_step)
+        return finder.detect(sample.image, no_step)
 
     def bare() -> object:
-        picture = fit_square(sample.image, SHORT_RANGE.side)[0]
+        picture = letterbox(sample.image, SHORT_RANGE.side)[0]
         short.setInput(cv2.dnn.blobFromImage(picture, 1 / 127.5, mean=(127.5, 127.5, 127.5), swapRB=True))
         found: list[Any] = [short.forward([SHORT_RANGE.boxes_output, SHORT_RANGE.scores_output])]
         for net, side, outputs in [(mesh, MESH_SIDE, ["conv2d_21", "conv2d_31"])] * 2 + [
             (iris, IRIS_SIDE, ["output_iris"])
         ] * 2:
-            net.setInput(cv2.dnn.blobFromImage(cut_square(sample.image, square, side), 1 / 255, swapRB=True))
+            net.setInput(cv2.dnn.blobFromImage(crop_roi(sample.image, square, side), 1 / 255, swapRB=True))
             found.append(net.forward(outputs))
         return found
 
@@ -103,13 +104,13 @@ def measure() -> list[tuple[str, float | None, float | None]]:
     """Measure every variant: its name, MediaPipe's error and ours; None where no face was found."""
     variants = list(make_variants())
     theirs = ask_mediapipe(variants)["landmarks"]
-    finder = FaceFinder(models())
+    finder = LandmarkDetector(models())
     rows = []
     for position, variant in enumerate(track(variants, "accuracy")):
         found = theirs[f"{position:03}"]
         their_error = None if found is None else compute_error(np.array(found), variant.landmarks_px)
         try:
-            our_error = compute_error(finder.find(variant.image, no_step).landmarks_px, variant.landmarks_px)
+            our_error = compute_error(finder.detect(variant.image, no_step).landmarks_px, variant.landmarks_px)
         except NoFaceError:
             our_error = None
         rows.append((variant.name.removeprefix("as it is, "), their_error, our_error))

@@ -19,9 +19,8 @@ import orjson
 import pybase64
 from python_multipart.multipart import MultipartParser, parse_options_header
 
-from app.codec.sniff import ImageInfo, sniff_image
-from app.codec.verify import verify_structure
-from app.face.detect import FaceFinder
+from app.codec.sniff import ImageInfo, sniff_image, verify_structure
+from app.face.detection.landmark_detector import LandmarkDetector
 from app.face.landmarks import FloatArray, points_to_landmarks_px
 from app.face.pipeline import FaceRequest, no_step, process_face
 from benchmarks.cases import models
@@ -46,10 +45,10 @@ _POINTS = msgspec.json.Decoder(list[Point])
 
 
 @functools.cache
-def finder() -> FaceFinder:
+def finder() -> LandmarkDetector:
     """Read the models, once."""
     cv2.setNumThreads(0)
-    return FaceFinder(models())
+    return LandmarkDetector(models())
 
 
 def find(image: bytes) -> np.ndarray:
@@ -57,7 +56,7 @@ def find(image: bytes) -> np.ndarray:
     pixels = cv2.imdecode(np.frombuffer(image, np.uint8), cv2.IMREAD_COLOR)
     if pixels is None:
         raise ValueError("the photo does not decode")
-    return finder().find(pixels.astype(np.uint8, copy=False), no_step).landmarks_px
+    return finder().detect(pixels.astype(np.uint8, copy=False), no_step).landmarks_px
 
 
 def answer(image: bytes, points: list[Point] | None) -> bytes:
@@ -71,12 +70,12 @@ def check(image: bytes, points: list[Point] | None) -> tuple[ImageInfo, FloatArr
     info = verify_structure(image, sniff_image(image, max_pixels=24_000_000))
     if points is None:
         return info, None
-    return info, points_to_landmarks_px(np.array([(point.x, point.y) for point in points]), frame=info.size)
+    return info, points_to_landmarks_px(np.array([(point.x, point.y) for point in points]), image_size=info.size)
 
 
 def draw(info: ImageInfo, landmarks_px: FloatArray, *, is_found: bool = False) -> bytes:
     """Contours, SVG and the JSON document."""
-    face = process_face(FaceRequest(frame=info.size, landmarks_px=landmarks_px))
+    face = process_face(FaceRequest(image_size=info.size, landmarks_px=landmarks_px))
     regions = [
         {
             "id": region.label_id,

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     import numpy.typing as npt
 
-    from app.codec.decode import ByteArray
+    from app.face.frame import ByteArray
 
 HERE = Path(__file__).parent
 EXAMPLES = HERE.parent / "examples"

@@ -32,7 +32,7 @@ SUBPIXEL_BITS = 4
 def read_landmarks(path: Path, photo: Size) -> FloatArray:
     """Read ``[{"x": ..., "y": ...}, ...]`` in pixels of the photo."""
     points = orjson.loads(path.read_bytes())
-    return points_to_landmarks_px([(point["x"], point["y"]) for point in points], frame=photo)
+    return points_to_landmarks_px([(point["x"], point["y"]) for point in points], image_size=photo)
 
 
 def make_labels(landmarks_px: FloatArray, *, photo: Size, size: Size) -> npt.NDArray[np.uint8]:

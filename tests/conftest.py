@@ -17,11 +17,11 @@ import pytest
 from hypothesis import HealthCheck, settings
 from prometheus_client import values
 
-from app.face.detect import FaceModels
+from app.face.detection.model_files import MODEL_FILES, FaceModels
 from app.main import install_metrics
 from app.observability import metrics, multiprocess
 from app.service.crop import CropInput
-from app.service.faces import MODEL_FILES, PACKAGE_MODELS
+from app.service.faces import PACKAGE_MODELS
 from app.service.options import CropOptions
 from app.settings import Settings
 

@@ -1,6 +1,6 @@
-"""Bytes to arrays: what a file is, whether it is whole, and its pixels.
+"""Image files to arrays and back: format, integrity, decoding and encoding.
 
-The order is always the same: ``sniff.sniff_image`` reads the header and enforces the size limit,
-``verify.verify_structure`` proves that the file is whole without decoding it, and only where pixels are needed does
-``decode`` decode them. Whatever the bytes hold, nothing but an ``InputError`` leaves this package.
+The order is always the same. ``sniff.sniff_image`` reads the header and enforces the size limit.
+``sniff.verify_structure`` then checks that the file is complete, without decoding it. ``decode`` decodes pixels, and
+only when a request needs them. Whatever the bytes hold, this package raises only subclasses of ``InputError``.
 """

@@ -1,9 +1,12 @@
-"""The one EXIF tag that matters here: which way up the photo is."""
+"""EXIF orientation, the only tag that affects the service.
+
+JPEG, PNG and WebP files all embed the same block, so this parser is shared by the three format modules.
+"""
 
 import struct
 
 UPRIGHT = 1
-"""The orientation of a photo whose stored pixels are the right way up, and of one that says nothing."""
+"""The orientation of an upright image, and the default if a file has no orientation tag."""
 
 _ORIENTATION_TAG = 0x0112
 _TYPE_SHORT = 3
@@ -12,17 +15,16 @@ _BYTE_ORDERS = {b"II*\0": "<", b"MM\0*": ">"}
 
 
 def read_orientation(block: memoryview) -> int:
-    """Read the orientation from an EXIF block.
+    """Return the orientation stored in an EXIF block.
 
-    A block that makes no sense counts as one without the tag: metadata is never a reason to refuse a photo, and
-    viewers ignore it in the same way.
+    A malformed block is treated as one without the tag: viewers ignore it too, so metadata never causes an error.
 
     Args:
-        block: The TIFF structure, with or without the ``Exif`` prefix that JPEG puts before it. Some writers put the
-            prefix into PNG and WebP too, where it does not belong.
+        block: the TIFF structure, with or without the ``Exif`` prefix of JPEG. Some encoders wrongly write the prefix
+            into PNG and WebP files too.
 
     Returns:
-        The EXIF orientation, 1 to 8; 1 where the tag is absent or malformed.
+        the EXIF orientation, 1 to 8; 1 if the tag is absent or malformed.
     """
     if bytes(block[:5]) == b"Exif\0":
         block = block[6:]
@@ -36,7 +38,7 @@ def read_orientation(block: memoryview) -> int:
         return UPRIGHT
     entry = struct.Struct(f"{order}HHIHH")
     entries = block[directory + 2 : directory + 2 + count * entry.size]
-    # A directory that is cut still counts as far as it goes.
+    # Read the complete entries of a truncated directory.
     whole = len(entries) - len(entries) % entry.size
     for tag, kind, values, value, _ in entry.iter_unpack(entries[:whole]):
         if tag == _ORIENTATION_TAG:

@@ -1,10 +1,10 @@
-"""PNG: the header and the chunks with their checksums.
+"""PNG files: header, chunks with their checksums, and a minimal copy that is safe to decode.
 
-Facts from the PNG specification, third edition (W3C, 2025).
+Reference: the PNG specification, third edition (W3C, 2025).
 """
 
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 from isal import isal_zlib
@@ -16,6 +16,10 @@ from app.face.frame import Size
 SIGNATURE = b"\x89PNG\r\n\x1a\n"
 GREY, COLOUR, PALETTE, GREY_ALPHA, COLOUR_ALPHA = 0, 2, 3, 4, 6
 
+CHUNK_HEAD = struct.Struct(">I4s")
+CHECKSUM = struct.Struct(">I")
+IHDR = struct.Struct(">IIBBBBB")
+
 _BIT_DEPTHS = {
     GREY: {1, 2, 4, 8, 16},
     COLOUR: {8, 16},
@@ -23,20 +27,32 @@ _BIT_DEPTHS = {
     GREY_ALPHA: {8, 16},
     COLOUR_ALPHA: {8, 16},
 }
-CHUNK_HEAD = struct.Struct(">I4s")
-CHECKSUM = struct.Struct(">I")
-IHDR = struct.Struct(">IIBBBBB")
+_CHANNELS = {GREY: 1, COLOUR: 3, PALETTE: 1, GREY_ALPHA: 2, COLOUR_ALPHA: 4}
+# x and y of the first pixel, and the steps between pixels, for each pass of an interlaced image.
+_ADAM7 = ((0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4), (0, 2, 2, 4), (1, 0, 2, 2), (0, 1, 1, 2))
 _IHDR_END = len(SIGNATURE) + CHUNK_HEAD.size + IHDR.size + CHECKSUM.size
 _MAX_LENGTH = 2**31 - 1
-_MAX_PALETTE_BYTES = 3 * 256
-# Chunks may be empty, so the size of the file alone does not bound the work. libpng writes 8 KiB of pixels in a chunk,
-# and no encoder less than 1 KiB.
+_MAX_PALETTE = 256
+
+# Chunks may be empty, so the file size alone does not bound the work. libpng writes chunks of 8 KiB of pixels, and no
+# encoder writes less than 1 KiB.
 _BASE_CHUNKS = 1_024
 _BYTES_PER_CHUNK = 1_024
 
+# The maximum expansion of deflate.
+_MAX_DEFLATE_RATIO = 1032
+# libpng inflates the data after the last row and discards it: a file of 16 MiB would keep it busy for half a minute.
+# This much surplus costs no more than decoding a photo does, so it is allowed.
+_MAX_SURPLUS_BYTES = 64 * 1024 * 1024
+# The inflater copies its remaining input each time the output is full, so it gets the input in small pieces.
+_PIECE_BYTES = 8 * 1024
+_ZLIB_HEAD = b"\x78\x01"
+_BLOCK_HEAD = struct.Struct("<BHH")
+_MAX_BLOCK_BYTES = 65_535
+
 
 class PngHeader(NamedTuple):
-    """What IHDR says: the size in pixels, bits a sample, colour type, and whether rows come in seven passes."""
+    """The IHDR fields: size in pixels, bits per sample, colour type, and whether rows are interlaced."""
 
     size: Size
     bit_depth: int
@@ -48,38 +64,38 @@ def read_png_header(view: memoryview) -> PngHeader:
     """Read and check the signature and IHDR.
 
     Raises:
-        ImageTruncatedError: the file ends before IHDR does.
-        ImageCorruptError: the signature, the checksum or a value of IHDR is wrong.
+        ImageTruncatedError: the file ends inside IHDR.
+        ImageCorruptError: the signature, the checksum or a field of IHDR is wrong.
     """
     if bytes(view[: len(SIGNATURE)]) != SIGNATURE[: len(view)]:
-        raise ImageCorruptError("The PNG's signature is wrong.")
+        raise ImageCorruptError("expected a PNG signature, got other bytes")
     if len(view) < _IHDR_END:
-        raise ImageTruncatedError("The PNG ends inside its header.")
+        raise ImageTruncatedError("expected a complete PNG, got end of file in the header")
     if CHUNK_HEAD.unpack_from(view, len(SIGNATURE)) != (IHDR.size, b"IHDR"):
-        raise ImageCorruptError("The PNG does not begin with a header chunk.")
+        raise ImageCorruptError("expected IHDR as the first PNG chunk, got another chunk")
     checked_end = _IHDR_END - CHECKSUM.size
     if isal_zlib.crc32(view[len(SIGNATURE) + 4 : checked_end]) != CHECKSUM.unpack_from(view, checked_end)[0]:
-        raise ImageCorruptError("The checksum of the PNG's header is wrong.")
+        raise ImageCorruptError("expected a correct PNG header checksum, got a wrong one")
     fields = IHDR.unpack_from(view, checked_end - IHDR.size)
     width, height, bit_depth, colour_type, compression, row_filter, interlace = fields
     if not (0 < width <= _MAX_LENGTH and 0 < height <= _MAX_LENGTH):
-        raise ImageCorruptError("The PNG's header gives an impossible size.")
+        raise ImageCorruptError("expected a valid PNG size, got one that is 0 or out of range")
     if bit_depth not in _BIT_DEPTHS.get(colour_type, ()) or compression or row_filter or interlace > 1:
-        raise ImageCorruptError("The PNG's header gives an impossible bit depth, colour type or method.")
+        raise ImageCorruptError("expected a valid PNG bit depth, colour type and method, got an invalid combination")
     return PngHeader(Size(width, height), bit_depth, colour_type, bool(interlace))
 
 
 def verify_png(view: memoryview) -> int:
-    """Prove that a PNG is whole: every chunk's checksum, the order of the chunks that matter, and IEND.
+    """Verify that a PNG is complete: the checksum of every chunk, the order of critical chunks, and IEND.
 
     Args:
-        view: The file. Bytes after IEND are allowed.
+        view: the file. Bytes after IEND are allowed.
 
     Returns:
-        The EXIF orientation, 1 to 8.
+        the EXIF orientation, 1 to 8.
 
     Raises:
-        ImageTruncatedError: the file ends before IEND does.
+        ImageTruncatedError: the file ends before IEND.
         ImageCorruptError: a checksum is wrong, or chunks are missing, unknown or out of order.
     """
     header = read_png_header(view)
@@ -100,33 +116,37 @@ def verify_png(view: memoryview) -> int:
             _check_other_chunk(kind, is_first=not previous, is_empty=start == end)
         previous = kind
     if data_runs != 1 or not data_bytes:
-        raise ImageCorruptError("The PNG's image data is missing or in pieces.")
+        raise ImageCorruptError("expected consecutive PNG image data chunks, got none or several groups")
     if header.colour_type == PALETTE and not has_palette:
-        raise ImageCorruptError("The PNG has no palette.")
+        raise ImageCorruptError("expected a palette in a palette PNG, got none")
     return orientation or UPRIGHT
 
 
 def iter_chunks(view: memoryview, *, is_checked: bool = True) -> Iterator[tuple[bytes, int, int]]:
-    """Give each chunk's kind and the span of its content, up to and with IEND.
+    """Yield the type, start and end of the content of each chunk, up to and including IEND.
+
+    Args:
+        view: the file.
+        is_checked: whether to verify checksums.
 
     Raises:
-        ImageTruncatedError: the file ends before IEND does.
-        ImageCorruptError: a length is impossible, there are too many chunks, or, if checked, a checksum is wrong.
+        ImageTruncatedError: the file ends before IEND.
+        ImageCorruptError: a length is invalid, there are too many chunks, or a checked checksum is wrong.
     """
     position = len(SIGNATURE)
     limit = _BASE_CHUNKS + len(view) // _BYTES_PER_CHUNK
     for _ in range(limit):
         start = position + CHUNK_HEAD.size
         if start > len(view):
-            raise ImageTruncatedError("The PNG ends before its last chunk.")
+            raise ImageTruncatedError("expected a complete PNG, got end of file before the last chunk")
         length, kind = CHUNK_HEAD.unpack_from(view, position)
         end = start + length
         if length > _MAX_LENGTH:
-            raise ImageCorruptError(f"The PNG's chunk at byte {position} has an impossible length.")
+            raise ImageCorruptError(f"expected a PNG chunk of valid length at byte {position}, got {length}")
         if end + CHECKSUM.size > len(view):
-            raise ImageTruncatedError(f"The PNG ends inside the chunk at byte {position}.")
+            raise ImageTruncatedError(f"expected a complete PNG, got end of file in the chunk at byte {position}")
         if is_checked and isal_zlib.crc32(view[position + 4 : end]) != CHECKSUM.unpack_from(view, end)[0]:
-            raise ImageCorruptError(f"The checksum of the PNG's chunk at byte {position} is wrong.")
+            raise ImageCorruptError(f"expected a correct checksum of the PNG chunk at byte {position}, got a wrong one")
         yield kind, start, end
         if kind == b"IEND":
             return
@@ -135,12 +155,12 @@ def iter_chunks(view: memoryview, *, is_checked: bool = True) -> Iterator[tuple[
 
 
 def _check_palette(length: int, *, is_first: bool) -> None:
-    if not is_first or length % 3 or not 0 < length <= _MAX_PALETTE_BYTES:
-        raise ImageCorruptError("The PNG's palette has an impossible length or stands in the wrong place.")
+    if not is_first or length % 3 or not 0 < length <= 3 * _MAX_PALETTE:
+        raise ImageCorruptError("expected one valid PNG palette before the image data, got a misplaced or invalid one")
 
 
 def _check_other_chunk(kind: bytes, *, is_first: bool, is_empty: bool) -> None:
-    """Check any other chunk. A capital first letter marks what a decoder must understand."""
+    """Check a chunk of any other type. A capital first letter marks a critical chunk."""
     match kind:
         case b"IHDR":
             is_allowed = is_first
@@ -149,4 +169,102 @@ def _check_other_chunk(kind: bytes, *, is_first: bool, is_empty: bool) -> None:
         case _:
             is_allowed = kind.isalpha() and kind[:1].islower()
     if not is_allowed:
-        raise ImageCorruptError("The PNG has a critical chunk that is unknown, repeated or malformed.")
+        raise ImageCorruptError("expected known critical PNG chunks, got one that is unknown, repeated or malformed")
+
+
+def strip_png(view: memoryview, *, as_grey: bool = False, is_alpha_kept: bool = False) -> bytearray:
+    """Copy a PNG without anything that its pixels do not need.
+
+    The copy omits what could be harmful: compressed text and profiles that libpng would inflate, orientation,
+    transparency of a palette, animation frames, and excessive image data after the last row.
+
+    Args:
+        view: the file. Its checksums are not verified again.
+        as_grey: declare palette indices as grey values, so that decoding returns the indices.
+        is_alpha_kept: keep the transparency of a palette.
+
+    Returns:
+        the bytes of the smaller PNG.
+
+    Raises:
+        ImageTruncatedError: the file ends before IEND.
+        ImageCorruptError: the image data does not inflate, or inflates to less than the header announces.
+    """
+    header = read_png_header(view)
+    if as_grey:
+        header = header._replace(colour_type=GREY)
+    stripped = bytearray(SIGNATURE)
+    fields = (*header.size, header.bit_depth, header.colour_type, 0, 0, header.is_interlaced)
+    _append_chunk(stripped, b"IHDR", IHDR.pack(*fields))
+    data: list[memoryview] = []
+    for kind, start, end in iter_chunks(view, is_checked=False):
+        if kind == b"IDAT":
+            data.append(view[start:end])
+        elif header.colour_type == PALETTE and (
+            kind == b"PLTE" or (kind == b"tRNS" and is_alpha_kept and end - start <= _MAX_PALETTE)
+        ):
+            _append_chunk(stripped, kind, view[start:end])
+    raw_bytes = _count_raw_bytes(header)
+    if sum(map(len, data)) * _MAX_DEFLATE_RATIO <= raw_bytes + _MAX_SURPLUS_BYTES:
+        _append_chunk(stripped, b"IDAT", *data)
+    else:
+        _append_stored(stripped, data, raw_bytes)
+    _append_chunk(stripped, b"IEND")
+    return stripped
+
+
+def _append_chunk(target: bytearray, kind: bytes, *contents: bytes | memoryview) -> None:
+    target += CHUNK_HEAD.pack(sum(map(len, contents)), kind)
+    checksum = isal_zlib.crc32(kind)
+    for content in contents:
+        target += content
+        checksum = isal_zlib.crc32(content, checksum)
+    target += CHECKSUM.pack(checksum)
+
+
+def _append_stored(target: bytearray, data: Sequence[memoryview], raw_bytes: int) -> None:
+    """Append image data, inflated up to its last row, as stored deflate blocks with one chunk each.
+
+    Only our own inflater can stop after the last row. libpng then just copies, so the total cost is hardly higher.
+    """
+    checksum = isal_zlib.adler32(b"")
+    _append_chunk(target, b"IDAT", _ZLIB_HEAD)
+    for block in _iter_inflated(data, raw_bytes):
+        checksum = isal_zlib.adler32(block, checksum)
+        _append_chunk(target, b"IDAT", _BLOCK_HEAD.pack(0, len(block), len(block) ^ 0xFFFF), block)
+    _append_chunk(target, b"IDAT", _BLOCK_HEAD.pack(1, 0, 0xFFFF), CHECKSUM.pack(checksum))
+
+
+def _iter_inflated(data: Sequence[memoryview], raw_bytes: int) -> Iterator[bytes]:
+    """Inflate exactly ``raw_bytes``, in blocks."""
+    inflater = isal_zlib.decompressobj()
+    missing = raw_bytes
+    for chunk in data:
+        for start in range(0, len(chunk), _PIECE_BYTES):
+            piece: memoryview | bytes = chunk[start : start + _PIECE_BYTES]
+            while missing and not inflater.eof:
+                try:
+                    block = inflater.decompress(piece, min(missing, _MAX_BLOCK_BYTES))
+                except isal_zlib.error:  # type: ignore[misc]  # the stub declares an instance instead of a class
+                    raise ImageCorruptError("expected PNG image data that inflates, got invalid data") from None
+                if not block:
+                    break
+                missing -= len(block)
+                yield block
+                # The inflater may hold back output even if it has no input left.
+                piece = inflater.unconsumed_tail
+            if not missing:
+                return
+    raise ImageCorruptError("expected as much PNG image data as its header announces, got less")
+
+
+def _count_raw_bytes(header: PngHeader) -> int:
+    """Count the bytes of the inflated image data: in each pass, a filter byte and the samples of each row."""
+    bits = _CHANNELS[header.colour_type] * header.bit_depth
+    passes = _ADAM7 if header.is_interlaced else ((0, 0, 1, 1),)
+    total = 0
+    for x, y, step_x, step_y in passes:
+        columns = len(range(x, header.size.width, step_x))
+        rows = len(range(y, header.size.height, step_y))
+        total += rows * (1 + (columns * bits + 7) // 8) if columns else 0
+    return total

@@ -1,6 +1,6 @@
-"""What a file is and how large its picture, from the header alone."""
+"""Format, size and integrity of an image file, without decoding its pixels."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from app.codec import jpeg, png, webp
@@ -11,11 +11,11 @@ from app.face.frame import Size
 ImageFormat = Literal["png", "jpeg", "webp"]
 
 MAX_SIDE_PX = 65_535
-"""The longest side that is read: JPEG's own limit, and far below what makes libpng and cv2 refuse to decode."""
+"""Maximum width and height: the limit of JPEG, and far below the limits of libpng and OpenCV."""
 
 _SIGNATURE_BYTES = 12
 _USUAL_BITS = 8
-# Formats that callers do send, so that the answer can name them.
+# Formats that clients often send by mistake, so that the error can name them.
 _OTHER_FORMATS = {
     b"GIF8": "GIF",
     b"BM": "BMP",
@@ -26,18 +26,19 @@ _OTHER_FORMATS = {
     b"<svg": "SVG",
     b"<?xm": "SVG or XML",
 }
-_ISO_MEDIA_MARK = slice(4, 8), b"ftyp"
+_ISO_MEDIA_SPAN, _ISO_MEDIA_BRAND = slice(4, 8), b"ftyp"
+_VERIFIERS = {"png": png.verify_png, "jpeg": jpeg.verify_jpeg, "webp": webp.verify_webp}
 
 
 @dataclass(frozen=True, slots=True)
 class ImageInfo:
-    """What a file's header says.
+    """Metadata from the header of an image file.
 
     Attributes:
-        format: The file's format, told from its content.
-        size: Width and height of the stored pixels; orientation is not applied.
-        exif_orientation: 1 to 8; 1 is upright or unsaid. JPEG says it before the size, PNG and WebP may say it after
-            the pixels, so that it is certain only once the structure is verified.
+        format: file format, detected from the content.
+        size: width and height of the stored pixels, before the orientation is applied.
+        exif_orientation: 1 to 8; 1 if upright or unknown. PNG and WebP may store it after the pixels, so the value is
+            reliable only after ``verify_structure``.
     """
 
     format: ImageFormat
@@ -46,33 +47,33 @@ class ImageInfo:
 
 
 def sniff_image(data: bytes | memoryview, *, max_pixels: int) -> ImageInfo:
-    """Read what a file is and how large its picture, before anything of it is decoded.
+    """Detect the format and size of an image from its header.
 
     Args:
-        data: The whole file, or so much of it as has arrived.
-        max_pixels: The most pixels, width times height, that are let through.
+        data: the whole file, or the part of it that has been received.
+        max_pixels: maximum number of pixels, width times height.
 
     Returns:
-        Format, size and, where the header says it, orientation.
+        format and size, and the orientation if the header contains it.
 
     Raises:
         ImageEmptyError: there are no bytes.
-        ImageFormatError: the file is neither PNG, JPEG nor WebP, or of a kind of these that is not read.
-        ImageTruncatedError: the file ends before its header does.
-        ImageCorruptError: the header contradicts its format.
-        ImageTooLargeError: the picture has more than ``max_pixels``, or a side longer than ``MAX_SIDE_PX``.
+        ImageFormatError: the file is not PNG, JPEG or WebP, or uses an unsupported variant of them.
+        ImageTruncatedError: the file ends inside its header.
+        ImageCorruptError: the header is invalid.
+        ImageTooLargeError: the image has more than ``max_pixels`` pixels, or a side longer than ``MAX_SIDE_PX``.
     """
     view = memoryview(data)
     if not view:
-        raise ImageEmptyError("The image has no bytes.")
+        raise ImageEmptyError("expected an image file, got 0 bytes")
     signature = bytes(view[:_SIGNATURE_BYTES])
-    match detect_format(signature):
+    match _detect_format(signature):
         case "png":
             png_header = png.read_png_header(view)
             info = ImageInfo("png", png_header.size)
             if png_header.bit_depth > _USUAL_BITS:
-                # Decoding takes twice as long. A photo that needs more pixels of 16 bits is larger than a body may be.
-                _check_size(info.size, max_pixels // 2, " of 16 bits a sample")
+                # Decoding 16 bits takes twice as long. A photo above this limit would exceed the body limit anyway.
+                _check_size(info.size, max_pixels // 2, " of 16 bits per sample")
         case "jpeg":
             header = jpeg.read_jpeg_header(view)
             info = ImageInfo("jpeg", header.size, header.exif_orientation)
@@ -82,12 +83,33 @@ def sniff_image(data: bytes | memoryview, *, max_pixels: int) -> ImageInfo:
     return info
 
 
-def detect_format(signature: bytes) -> ImageFormat:
-    """Tell the format from a file's first 12 bytes.
+def verify_structure(data: bytes | memoryview, info: ImageInfo) -> ImageInfo:
+    """Verify that a file is complete, at a small part of the cost of decoding it.
+
+    PNG: the checksum of every chunk up to IEND. JPEG: segments and scans up to the end of the image. WebP: the
+    container and its chunks. Trailing bytes are allowed, because cameras append data.
+
+    Args:
+        data: the whole file.
+        info: result of ``sniff_image``.
+
+    Returns:
+        the same metadata, with the EXIF orientation from anywhere in the file.
 
     Raises:
-        ImageTruncatedError: there are fewer bytes, and they could become one of the formats.
-        ImageFormatError: they are none of the formats.
+        ImageTruncatedError: the file ends too early.
+        ImageCorruptError: a checksum is wrong, or the structure is invalid.
+        ImageFormatError: the file uses an unsupported variant of its format.
+    """
+    return replace(info, exif_orientation=_VERIFIERS[info.format](memoryview(data)))
+
+
+def _detect_format(signature: bytes) -> ImageFormat:
+    """Detect the format from the first 12 bytes.
+
+    Raises:
+        ImageTruncatedError: there are fewer bytes, and they match the start of a supported format.
+        ImageFormatError: they match no supported format.
     """
     container, form = signature[:4], signature[8:12]
     if signature.startswith(png.SIGNATURE):
@@ -98,22 +120,23 @@ def detect_format(signature: bytes) -> ImageFormat:
         return "webp"
     is_start_of_webp = webp.RIFF.startswith(container) and webp.WEBP.startswith(form)
     if png.SIGNATURE.startswith(signature) or jpeg.SIGNATURE.startswith(signature) or is_start_of_webp:
-        raise ImageTruncatedError("The image ends inside its signature.")
-    raise ImageFormatError(f"The image is {_name_other_format(signature)}, and not PNG, JPEG or WebP.")
+        raise ImageTruncatedError("expected a complete image, got end of file in the signature")
+    raise ImageFormatError(f"expected PNG, JPEG or WebP, got {_name_other_format(signature)}")
 
 
 def _name_other_format(signature: bytes) -> str:
-    span, mark = _ISO_MEDIA_MARK
-    if signature[span] == mark:
+    if signature[_ISO_MEDIA_SPAN] == _ISO_MEDIA_BRAND:
         return "HEIC, AVIF or a video"
-    return next((name for start, name in _OTHER_FORMATS.items() if signature.startswith(start)), "of an unknown format")
+    return next(
+        (name for start, name in _OTHER_FORMATS.items() if signature.startswith(start)), "a file of unknown format"
+    )
 
 
 def _check_size(size: Size, max_pixels: int, kind: str = "") -> None:
     pixels = size.width * size.height
     if pixels > max_pixels:
         raise ImageTooLargeError(
-            f"The image is {size.width} x {size.height}, which is {pixels} pixels{kind} and more than {max_pixels}."
+            f"expected at most {max_pixels} pixels{kind}, got {size.width} x {size.height}, which is {pixels} pixels"
         )
     if max(size) > MAX_SIDE_PX:
-        raise ImageTooLargeError(f"The image is {size.width} x {size.height}; no side may exceed {MAX_SIDE_PX} pixels.")
+        raise ImageTooLargeError(f"expected sides of at most {MAX_SIDE_PX} pixels, got {size.width} x {size.height}")

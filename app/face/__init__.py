@@ -1,1 +1,1 @@
-"""The domain: landmarks and label maps to named regions, contours and an SVG. No input or output, clock or logging."""
+"""Face domain: landmarks and label maps to named regions, contours and overlays. No I/O, clock or logging."""

@@ -1,54 +1,59 @@
-"""Label maps to contours, and contours measured.
+"""Label maps to contours, and measures of contours.
 
-A contour ``(N, 2)`` is a closed ring of points in pixels, the first not repeated. cv2's ``(N, 1, 2)`` arrays stay
-inside this module. A contour traced from a label map runs through the centres of the label's outermost pixels, and
-its coordinates are the indices of those pixels.
+A contour ``(N, 2)`` is a closed ring of points in pixels; the first point is not repeated. OpenCV's ``(N, 1, 2)``
+arrays are used only inside this module. A contour traced from a label map runs through the centres of the outermost
+pixels of the label, and its coordinates are the indices of those pixels.
 
-Work on many rings is done on all of them at once: a face has fifteen rings of some twenty points, and a numpy call
-costs more than the arithmetic on so few.
+Functions process many rings at once: a face has fifteen rings of about twenty points, and a numpy call costs more than
+the arithmetic on so few points.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Final
+from itertools import accumulate, pairwise
+from typing import Final, TypeVar
 
 import cv2
 import numpy as np
 import numpy.typing as npt
 
 from app.face.errors import LabelMapComplexityError
+from app.face.frame import ByteArray
 from app.face.landmarks import FloatArray
 
 COORDINATE_DECIMALS: Final = 1
-"""A tenth of a pixel is finer than any landmark is accurate, and keeps answers short."""
+"""A tenth of a pixel is finer than the accuracy of any landmark, and keeps responses short."""
 
-LABELS_PER_PASS: Final = 16
-"""Bits in the word that a pass over the label map keeps for each pixel."""
+_LABELS_PER_PASS: Final = 16
+"""Bits per pixel that one pass over the label map uses."""
 
 MAX_TRACED_PIXELS: Final = 240_000_000
-"""Ten times the largest photo. A face of twenty labels takes three or four times; 255 labels strewn over all of it
-would take ten seconds, for a map of a few kilobytes."""
+"""Ten times the largest image. A face of twenty labels needs three or four times. Without this limit, a map of a few
+kilobytes with 255 scattered labels would take ten seconds."""
 
 MAX_CONTOURS: Final = 16_384
-"""Each contour is several Python objects, however short. A badly segmented face has a few thousand."""
+"""Every contour, however short, is several Python objects. A badly segmented face has a few thousand."""
 
 MAX_CONTOUR_POINTS: Final = 200_000
-"""Points of all contours before they are simplified. An ordinary face on 24 million pixels has some
-13,000; a noisy map of 2048 by 2048 pixels with a thousand strands of hair has 175,000."""
+"""Maximum points of all contours before simplification. An ordinary face of 24 million pixels has about 13,000; a
+noisy map of 2048 by 2048 pixels with a thousand strands of hair has 175,000."""
 
-MIN_POLYGON_POINTS: Final = 3
+_MIN_POLYGON_POINTS: Final = 3
 
-LabelArray = npt.NDArray[np.uint8]
+LabelArray = ByteArray
+"""Label ids ``(H, W)``, 0 for background."""
+
 _DoubleArray = npt.NDArray[np.float64]
+_Number = TypeVar("_Number", bound=np.generic)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Polygon:
-    """An outline and the holes in it.
+    """An outer contour and its holes.
 
     Attributes:
         outer: ``(N, 2)`` float32 ring in pixels.
-        holes: Rings inside ``outer``, each ``(M, 2)``.
+        holes: rings inside ``outer``, each ``(M, 2)``.
     """
 
     outer: FloatArray
@@ -56,33 +61,32 @@ class Polygon:
 
 
 def trace_labels(labels: LabelArray, ids: Sequence[int] | None = None) -> dict[int, list[Polygon]]:
-    """Trace the outlines of every label.
+    """Trace the contours of each label.
 
-    Pixels that touch by a corner belong together. An island inside a hole is a polygon of its own. Filled by the
-    even-odd rule, outlines included, the polygons give the label's pixels again.
+    Pixels that touch at a corner are connected. An island inside a hole is a separate polygon. Filling the polygons by
+    the even-odd rule, including their contours, reproduces the pixels of the label.
 
     Args:
         labels: ``(H, W)`` uint8 label ids.
-        ids: The labels to trace; all but 0 where left out.
+        ids: labels to trace; all except 0 by default.
 
     Returns:
-        Polygons by label id, in the order of ``ids``; an empty list for a label that is not in the map.
+        polygons by label id, in the order of ``ids``; an empty list for a label that is not in the map.
 
     Raises:
-        LabelMapComplexityError: The labels are so many and so spread, or their contours so many or so long, that the
-            request would take seconds.
+        LabelMapComplexityError: the labels cover too many pixels, or their contours are too many or too long.
     """
     wanted = find_labels(labels) if ids is None else list(ids)
     traced: dict[int, list[Polygon]] = {}
-    looked_at = contours = points = 0
-    for start in range(0, len(wanted), LABELS_PER_PASS):
-        batch = wanted[start : start + LABELS_PER_PASS]
+    scanned = contours = points = 0
+    for start in range(0, len(wanted), _LABELS_PER_PASS):
+        batch = wanted[start : start + _LABELS_PER_PASS]
         boxes = _find_boxes(labels, batch)
-        looked_at += sum((box[2] - box[0]) * (box[3] - box[1]) for box in boxes if box is not None)
-        if looked_at > MAX_TRACED_PIXELS:
+        scanned += sum((box[2] - box[0]) * (box[3] - box[1]) for box in boxes if box is not None)
+        if scanned > MAX_TRACED_PIXELS:
             raise LabelMapComplexityError(
-                f"segmentation_map: expected bounding boxes of all labels to hold at most {MAX_TRACED_PIXELS} pixels "
-                f"at the size of the photo, got {looked_at} or more for {len(wanted)} labels"
+                f"segmentation_map: expected bounding boxes of all labels with at most {MAX_TRACED_PIXELS} pixels in "
+                f"total, got {scanned} or more for {len(wanted)} labels"
             )
         for label_id, box in zip(batch, boxes, strict=True):
             polygons = [] if box is None else _trace_label(labels, label_id, box)
@@ -94,7 +98,7 @@ def trace_labels(labels: LabelArray, ids: Sequence[int] | None = None) -> dict[i
 
 
 def _check_complexity(contours: int, points: int) -> None:
-    """Refuse contours that cannot be simplified, drawn and written within the time of a request."""
+    """Raise if the contours cannot be simplified and rendered within the time of a request."""
     for count, limit, what in ((contours, MAX_CONTOURS, "contours"), (points, MAX_CONTOUR_POINTS, "contour points")):
         if count > limit:
             raise LabelMapComplexityError(
@@ -103,21 +107,21 @@ def _check_complexity(contours: int, points: int) -> None:
 
 
 def find_labels(labels: LabelArray) -> list[int]:
-    """Find which label ids occur in a label map.
+    """Return the label ids that occur in a label map.
 
     Args:
         labels: ``(H, W)`` uint8 label ids.
 
     Returns:
-        Ids in ascending order, without 0.
+        ids in ascending order, without 0.
     """
     histogram = cv2.calcHist([labels], [0], None, [256], [0, 256])
     return [label_id for label_id in np.flatnonzero(histogram).tolist() if label_id]
 
 
 def _find_boxes(labels: LabelArray, ids: Sequence[int]) -> list[tuple[int, int, int, int] | None]:
-    # One look at the map for all labels: a bit for each label, or-ed along rows and columns, says where it occurs.
-    # A comparison and a bounding rectangle for each label cost three times as much.
+    # One pass for all labels: each label is a bit, combined by OR along rows and columns. A comparison and a bounding
+    # rectangle per label would cost three times as much.
     bits = np.zeros(256, np.uint16)
     for bit, label_id in enumerate(ids):
         bits[label_id] = 1 << bit
@@ -133,7 +137,7 @@ def _find_boxes(labels: LabelArray, ids: Sequence[int]) -> list[tuple[int, int, 
 def _trace_label(labels: LabelArray, label_id: int, box: tuple[int, int, int, int]) -> list[Polygon]:
     left, top, right, bottom = box
     mask = (labels[top:bottom, left:right] == label_id).view(np.uint8)
-    # Two levels are enough to keep parents: cv2 makes an island inside a hole an outer contour again.
+    # Two levels are enough: OpenCV returns an island inside a hole as another outer contour.
     contours, hierarchy = cv2.findContours(mask, cv2.RETR_CCOMP, cv2.CHAIN_APPROX_SIMPLE, offset=(left, top))
     rings: list[FloatArray] = [contour[:, 0].astype(np.float32) for contour in contours]
     holes: dict[int, list[FloatArray]] = {}
@@ -149,17 +153,17 @@ def _trace_label(labels: LabelArray, label_id: int, box: tuple[int, int, int, in
 
 
 def measure_rings(rings: Sequence[FloatArray]) -> tuple[_DoubleArray, _DoubleArray]:
-    """Compute area and box of many rings together.
+    """Compute the areas and bounding boxes of many rings at once.
 
-    Coordinates are taken as they are printed, to ``COORDINATE_DECIMALS``, so that areas and boxes are those of the
-    rings in the answer rather than of their nearest single-precision neighbours.
+    Coordinates are rounded to ``COORDINATE_DECIMALS`` as in the response, so that areas and boxes match the rings in
+    it exactly.
 
     Args:
         rings: ``R`` rings ``(N, 2)`` in pixels, none empty; ``R`` at least 1.
 
     Returns:
-        ``(R,)`` areas by the shoelace formula, in square pixels and not signed, and ``(R, 4)`` boxes as
-        ``left, top, right, bottom``.
+        ``(R,)`` unsigned areas in square pixels, by the shoelace formula, and ``(R, 4)`` boxes as ``left, top, right,
+        bottom``.
     """
     points = np.concatenate(rings).astype(np.float64)
     np.round(points, COORDINATE_DECIMALS, out=points)
@@ -174,24 +178,12 @@ def measure_rings(rings: Sequence[FloatArray]) -> tuple[_DoubleArray, _DoubleArr
     return areas, boxes
 
 
-def compute_area_px(polygon: Polygon) -> float:
-    """Compute the area of a polygon without its holes.
-
-    Args:
-        polygon: Outline and holes; coordinates count to ``COORDINATE_DECIMALS``.
-
-    Returns:
-        Area in square pixels; that of a line or a point is 0.
-
-    Example:
-        >>> square = np.array([[0, 0], [4, 0], [4, 4], [0, 4]], np.float32)
-        >>> compute_area_px(Polygon(square, holes=(square / 2 + 1,)))
-        12.0
-    """
-    areas, _ = measure_rings((polygon.outer, *polygon.holes))
-    return float(areas[0] - areas[1:].sum())
-
-
 def has_few_points(ring: FloatArray) -> bool:
-    """Tell whether a ring has fewer than three distinct points."""
-    return len(ring) < MIN_POLYGON_POINTS or len(np.unique(ring, axis=0)) < MIN_POLYGON_POINTS
+    """Return whether a ring has fewer than three distinct points."""
+    return len(ring) < _MIN_POLYGON_POINTS or len(np.unique(ring, axis=0)) < _MIN_POLYGON_POINTS
+
+
+def split_points(points: npt.NDArray[_Number], lengths: Sequence[int]) -> list[npt.NDArray[_Number]]:
+    """Split concatenated points into lines of the given lengths; ten times as fast as ``np.split``."""
+    bounds = accumulate(lengths, initial=0)
+    return [points[start:end] for start, end in pairwise(bounds)]

@@ -1,4 +1,4 @@
-"""What can be wrong with an input, each kind with its public code.
+"""Errors of the caller's input, each with its public code.
 
 ::
 
@@ -28,51 +28,51 @@
        ├─ FaceIndexError              face_index
        └─ DetectionUnavailableError   detection_unavailable
 
-``str(error)`` is the sentence shown to the caller. It holds counts, positions and limits, and never a landmark's
-value, a byte of an image or a name that the caller sent: it ends up in logs and in pages.
+``str(error)`` is shown to the caller: the field, what is expected and what was received. It contains counts, positions
+and limits, but never coordinates, image bytes or names from the request, because it also appears in logs and pages.
 """
 
 from typing import ClassVar
 
 
 class InputError(Exception):
-    """Something in the caller's input cannot be worked with; the base of the tree."""
+    """The input is invalid; base class of all input errors."""
 
     code: ClassVar[str] = "input_invalid"
 
 
 class ImageError(InputError):
-    """The photo cannot be used."""
+    """The image cannot be used."""
 
     code: ClassVar[str] = "image_invalid"
 
 
 class ImageEmptyError(ImageError):
-    """There are no bytes, or not enough to hold any header."""
+    """The image is empty."""
 
     code: ClassVar[str] = "image_empty"
 
 
 class ImageFormatError(ImageError):
-    """The bytes are none of the formats that are read."""
+    """The image format is not supported."""
 
     code: ClassVar[str] = "image_unsupported_format"
 
 
 class ImageTruncatedError(ImageError):
-    """The file ends before its format says that it may."""
+    """The image file is incomplete."""
 
     code: ClassVar[str] = "image_truncated"
 
 
 class ImageCorruptError(ImageError):
-    """The file contradicts its format: a wrong checksum, an impossible header, pixels that do not decode."""
+    """The image file is corrupt: wrong checksum, invalid header, or pixels that cannot be decoded."""
 
     code: ClassVar[str] = "image_corrupt"
 
 
 class ImageTooLargeError(ImageError):
-    """The header announces more pixels than are allowed."""
+    """The image has more pixels than the limit."""
 
     code: ClassVar[str] = "image_too_large"
 
@@ -84,31 +84,31 @@ class LandmarkError(InputError):
 
 
 class LandmarkCountError(LandmarkError):
-    """The number of points is that of no known mesh."""
+    """The number of landmarks is not that of a known mesh."""
 
     code: ClassVar[str] = "landmarks_count"
 
 
 class LandmarkShapeError(LandmarkError):
-    """The points are not rows of two or three numbers."""
+    """The landmarks are not rows of two or three numbers."""
 
     code: ClassVar[str] = "landmarks_shape"
 
 
 class LandmarkNotFiniteError(LandmarkError):
-    """A coordinate is NaN, infinite, or becomes infinite in single precision."""
+    """A coordinate is NaN, infinite, or out of range for single precision."""
 
     code: ClassVar[str] = "landmarks_not_finite"
 
 
 class LandmarkRangeError(LandmarkError):
-    """A point lies further outside the picture than is allowed."""
+    """A landmark is too far outside the image."""
 
     code: ClassVar[str] = "landmarks_out_of_range"
 
 
 class LandmarkDegenerateError(LandmarkError):
-    """The points do not span a face: the outer corners of the eyes coincide."""
+    """The landmarks do not form a face: the outer eye corners coincide."""
 
     code: ClassVar[str] = "landmarks_degenerate"
 
@@ -120,78 +120,78 @@ class LabelMapError(InputError):
 
 
 class LabelMapFormatError(LabelMapError):
-    """The segmentation map is not an image that holds exact labels."""
+    """The format of the segmentation map cannot store exact labels."""
 
     code: ClassVar[str] = "label_map_format"
 
 
 class LabelMapLabelsError(LabelMapError):
-    """The segmentation map holds no label, or more labels than there are ids."""
+    """The segmentation map has no labels, or too many."""
 
     code: ClassVar[str] = "label_map_labels"
 
 
 class LabelMapComplexityError(LabelMapError):
-    """The segmentation map has more runs, contours or contour points than a request may take."""
+    """The segmentation map has too many runs, contours or contour points."""
 
     code: ClassVar[str] = "label_map_too_complex"
 
 
 class RegionError(InputError):
-    """The regions that the caller names cannot be used."""
+    """The custom regions cannot be used."""
 
     code: ClassVar[str] = "region_invalid"
 
 
 class RegionNameError(RegionError):
-    """A region's name has a length or a character that is not allowed."""
+    """The name of a region is too long, blank, or has a character that is not allowed."""
 
     code: ClassVar[str] = "region_name"
 
 
 class RegionIndexError(RegionError):
-    """A region's list of landmark indices is too short, too long, or points outside the mesh."""
+    """A region has too few or too many landmark indices, or an index outside the mesh."""
 
     code: ClassVar[str] = "region_landmarks"
 
 
 class RegionCountError(RegionError):
-    """There are more regions than are allowed, or none."""
+    """There are no regions, or too many."""
 
     code: ClassVar[str] = "region_count"
 
 
 class FaceError(InputError):
-    """No landmarks were sent, and none can be found."""
+    """The request has no landmarks, and none can be detected."""
 
     code: ClassVar[str] = "face_invalid"
 
 
 class NoFaceError(FaceError):
-    """No landmarks were sent, and no face is found in the photo."""
+    """The request has no landmarks, and no face was detected in the image."""
 
     code: ClassVar[str] = "no_face"
 
 
 class FaceIndexError(FaceError):
-    """The face that was asked for by its index is not there: fewer were found."""
+    """The requested face index is out of range."""
 
     code: ClassVar[str] = "face_index"
 
 
 class DetectionUnavailableError(FaceError):
-    """No landmarks were sent, and the service was set up without the models that find them."""
+    """The request has no landmarks, and the face-detection models are not installed."""
 
     code: ClassVar[str] = "detection_unavailable"
 
 
 def public_codes() -> dict[str, type[InputError]]:
-    """Map every code that a caller can meet to the error that carries it.
+    """Return every public code with its error class.
 
-    Only the leaves of the tree are raised, so only their codes are public.
+    Only leaf classes are raised, so only their codes are public.
 
     Returns:
-        Leaf classes by code, in the order of the tree.
+        leaf classes by code, in the order of the tree.
     """
 
     def leaves(error: type[InputError]) -> list[type[InputError]]:

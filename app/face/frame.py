@@ -1,32 +1,34 @@
-"""Frames: the pixel rectangles that coordinates refer to, and the transforms between them.
+"""Frames: pixel rectangles that coordinates refer to, and transforms between them.
 
-Points are on the continuous plane of a picture, as landmarks are: its pixel (0, 0) covers 0 to 1, and the middle of
-that pixel is at (0.5, 0.5).
+Points are on the continuous plane of an image, as landmarks are: pixel (0, 0) covers 0 to 1, and its centre is at
+(0.5, 0.5).
 """
 
 import math
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 import cv2
 import numpy as np
 import numpy.typing as npt
 
-Transform = npt.NDArray[np.float64]
-"""Affine map ``(2, 3)`` between the planes of two pictures: ``transform @ (x, y, 1)``."""
-
 ByteArray = npt.NDArray[np.uint8]
+"""Pixels: ``(H, W)`` grey or labels, ``(H, W, 3)`` BGR, or ``(H, W, 4)`` BGRA."""
 
-_BGRA_CHANNELS = 4
-_OPAQUE = 255
-# What is nearer to the grid of pixels than this is on it.
-_GRID_ERROR = 1e-6
-# Room around what is cut out of a photo before it is turned, for the pixels that interpolation looks at.
-_RIM_PX = 2
+BGRA_CHANNELS: Final = 4
+
+Transform = npt.NDArray[np.float64]
+"""Affine transform ``(2, 3)`` between the planes of two images: ``transform @ (x, y, 1)``."""
+
+_OPAQUE: Final = 255
+# A coordinate this close to the pixel grid counts as on the grid.
+_GRID_ERROR: Final = 1e-6
+# Margin around the part of an image that is cropped before warping, for the pixels that interpolation reads.
+_RIM_PX: Final = 2
 
 
 class Size(NamedTuple):
-    """Width and height of a picture or frame in pixels."""
+    """Width and height of an image or frame in pixels."""
 
     width: int
     height: int
@@ -34,13 +36,13 @@ class Size(NamedTuple):
 
 def _make_identity() -> Transform:
     identity = np.eye(2, 3, dtype=np.float64)
-    # Every result shares this one array, so that nobody may write to it.
+    # All results share this array, so it must be read-only.
     identity.flags.writeable = False
     return identity
 
 
 IDENTITY_TRANSFORM: Transform = _make_identity()
-"""The transform of a result whose frame is the photo itself. Read-only."""
+"""The transform of a result whose frame is the image itself. Read-only."""
 
 
 def _identity() -> Transform:
@@ -49,13 +51,13 @@ def _identity() -> Transform:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Framing:
-    """What is asked of a frame.
+    """Options for the output frame.
 
     Attributes:
-        is_upright: Turn the photo so that the eyes are level.
-        is_cropped: Cut to the landmarks.
-        margin: Room around them on each side, as a share of their width and height.
-        longer_side: Scale to this, in pixels; None leaves the scale.
+        is_upright: rotate the image so that the eyes are level.
+        is_cropped: crop to the landmarks.
+        margin: margin around the landmarks on each side, as a fraction of their width and height.
+        longer_side: scale the longer side to this number of pixels; None keeps the scale.
     """
 
     is_upright: bool = False
@@ -66,12 +68,12 @@ class Framing:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Frame:
-    """The rectangle that a result is drawn in.
+    """The rectangle that contains a result.
 
     Attributes:
-        size: Its size in pixels.
-        transform: ``(2, 3)`` from the photo's plane to the frame's.
-        inverse: ``(2, 3)`` back.
+        size: size in pixels.
+        transform: ``(2, 3)`` from the plane of the image to that of the frame.
+        inverse: ``(2, 3)`` from the plane of the frame to that of the image.
     """
 
     size: Size
@@ -79,25 +81,25 @@ class Frame:
     inverse: Transform = field(default_factory=_identity)
 
     @property
-    def is_photo(self) -> bool:
-        """Whether the frame is that of the photo."""
+    def is_identity(self) -> bool:
+        """Whether the frame is the image itself."""
         return self.transform is IDENTITY_TRANSFORM
 
 
-def make_frame(photo: Size, landmarks_px: npt.NDArray[np.floating], roll_deg: float, framing: Framing) -> Frame:
-    """Choose the frame of a result.
+def make_frame(image_size: Size, landmarks_px: npt.NDArray[np.floating], roll_deg: float, framing: Framing) -> Frame:
+    """Compute the frame of a result.
 
-    Uncropped, it holds the whole photo, turned or not; cropped, it holds every landmark, and may reach beyond the
-    photo. Without turning or scaling, pixels keep their places in the grid.
+    An uncropped frame contains the whole image, rotated or not. A cropped frame contains every landmark, and may extend
+    beyond the image. Without rotation and scaling, pixels stay on the grid.
 
     Args:
-        photo: Size of the photo in pixels.
-        landmarks_px: ``(N, 2)`` points in pixels of the photo.
-        roll_deg: How far the head is tilted in the photo, clockwise.
-        framing: What is asked for.
+        image_size: size of the image in pixels.
+        landmarks_px: ``(N, 2)`` points in pixels of the image.
+        roll_deg: roll of the head in the image, positive clockwise.
+        framing: options for the frame.
 
     Returns:
-        The frame.
+        the frame.
 
     Example:
         >>> face = np.array([[10.0, 20.0], [30.0, 60.0]])
@@ -106,31 +108,31 @@ def make_frame(photo: Size, landmarks_px: npt.NDArray[np.floating], roll_deg: fl
         (Size(width=30, height=60), [[1.0, 0.0, -5.0], [0.0, 1.0, -10.0]])
     """
     if not (framing.is_upright or framing.is_cropped or framing.longer_side):
-        return Frame(photo)
-    turn = _make_rotation(-roll_deg if framing.is_upright else 0.0)
-    width, height = photo
-    shown = (
+        return Frame(image_size)
+    rotation = _make_rotation(-roll_deg if framing.is_upright else 0.0)
+    width, height = image_size
+    content = (
         landmarks_px.astype(np.float64)
         if framing.is_cropped
         else np.array([[0, 0], [width, 0], [0, height], [width, height]], np.float64)
     )
-    shown = shown @ turn.T
-    low, high = shown.min(axis=0), shown.max(axis=0)
+    content = content @ rotation.T
+    low, high = content.min(axis=0), content.max(axis=0)
     if framing.is_cropped:
-        room = framing.margin * (high - low)
-        low, high = low - room, high + room
+        margin = framing.margin * (high - low)
+        low, high = low - margin, high + margin
     if framing.longer_side is None:
-        # Whole pixels, outwards.
+        # Round outwards to whole pixels.
         low, high = np.floor(low + _GRID_ERROR), np.ceil(high - _GRID_ERROR)
     extent = np.maximum(high - low, 1.0)
     scale = 1.0 if framing.longer_side is None else framing.longer_side / float(extent.max())
     new_width, new_height = np.maximum(np.ceil(extent * scale - _GRID_ERROR), 1).astype(int).tolist()
-    transform = scale * np.column_stack((turn, -low)) + 0.0
+    transform = scale * np.column_stack((rotation, -low)) + 0.0
     return Frame(Size(new_width, new_height), transform, invert_transform(transform))
 
 
 def _make_rotation(degrees: float) -> npt.NDArray[np.float64]:
-    """Make the matrix that turns points clockwise, as seen in a picture."""
+    """Return the matrix that rotates points clockwise in the image."""
     if degrees == 0:
         return np.eye(2)
     sine, cosine = math.sin(math.radians(degrees)), math.cos(math.radians(degrees))
@@ -138,81 +140,81 @@ def _make_rotation(degrees: float) -> npt.NDArray[np.float64]:
 
 
 def invert_transform(transform: Transform) -> Transform:
-    """Return the way back.
+    """Return the inverse of a transform.
 
     Example:
         >>> invert_transform(np.array([[2.0, 0.0, 10.0], [0.0, 2.0, 0.0]])).tolist()
         [[0.5, 0.0, -5.0], [0.0, 0.5, 0.0]]
     """
     linear = np.linalg.inv(transform[:, :2])
-    # A difference of -0.0 would be printed as such.
+    # Adding 0.0 turns -0.0 into 0.0, which matters in printed output.
     inverse: Transform = np.column_stack((linear, -linear @ transform[:, 2])) + 0.0
     return inverse
 
 
 def transform_points(points: npt.NDArray[np.floating], transform: Transform) -> npt.NDArray[np.float64]:
-    """Take points ``(N, 2)`` from one plane to another."""
+    """Apply a transform to points ``(N, 2)``."""
     moved: npt.NDArray[np.float64] = points @ transform[:, :2].T + transform[:, 2]
     return moved
 
 
-def warp_photo(photo: ByteArray, frame: Frame) -> ByteArray:
-    """Draw a photo in a frame.
+def warp_image(image: ByteArray, frame: Frame) -> ByteArray:
+    """Warp an image into a frame.
 
     Args:
-        photo: ``(H, W, 3)`` BGR or ``(H, W, 4)`` BGRA.
-        frame: Where it goes.
+        image: ``(H, W, 3)`` BGR or ``(H, W, 4)`` BGRA.
+        frame: the target frame.
 
     Returns:
-        ``(frame.height, frame.width, 3)`` where all of it is opaque; otherwise with a fourth channel, 0 where there is
-        no photo.
+        ``(frame.height, frame.width, 3)`` if all pixels are opaque; otherwise with an alpha channel, which is 0 outside
+        the image.
     """
-    if frame.is_photo:
-        return drop_full_alpha(photo)
+    if frame.is_identity:
+        return drop_opaque_alpha(image)
     scale = math.sqrt(abs(float(np.linalg.det(frame.transform[:, :2]))))
-    part, offset = _cut_part(photo, frame, math.ceil(_RIM_PX / min(scale, 1.0)))
+    part, offset = _crop_to_frame(image, frame, math.ceil(_RIM_PX / min(scale, 1.0)))
     ratio = np.ones(2)
     if scale < 1:
-        # Averaged where it shrinks; the warp then only has to turn it.
+        # Shrink by averaging first; the warp then only rotates.
         height, width = part.shape[:2]
         size = max(1, round(width * scale)), max(1, round(height * scale))
         part = cv2.resize(part, size, interpolation=cv2.INTER_AREA).astype(np.uint8, copy=False)
         ratio = np.array([width, height]) / size
     linear = frame.transform[:, :2] * ratio
     shift = transform_points(offset[None], frame.transform)[0]
-    # cv2 counts from the middle of a pixel.
+    # OpenCV's origin is the centre of the first pixel.
     shift += linear @ (0.5, 0.5) - 0.5
     return _warp(part, np.column_stack((linear, shift)), frame.size)
 
 
-def _cut_part(photo: ByteArray, frame: Frame, rim: int) -> tuple[ByteArray, npt.NDArray[np.float64]]:
-    """Cut out the part of a photo that a frame shows, and say where it begins; at least a pixel."""
-    height, width = photo.shape[:2]
+def _crop_to_frame(image: ByteArray, frame: Frame, rim: int) -> tuple[ByteArray, npt.NDArray[np.float64]]:
+    """Return the part of an image that a frame shows, at least one pixel, and the position of its top left corner."""
+    height, width = image.shape[:2]
     right, bottom = frame.size
     corners = transform_points(np.array([[0, 0], [right, 0], [0, bottom], [right, bottom]], np.float64), frame.inverse)
     low, high = corners.min(axis=0) - rim, corners.max(axis=0) + rim
     left, top = np.clip(np.floor(low), 0, (width - 1, height - 1)).astype(int).tolist()
     right, bottom = np.clip(np.ceil(high), (left + 1, top + 1), (width, height)).astype(int).tolist()
-    return photo[top:bottom, left:right], np.array([left, top], np.float64)
+    return image[top:bottom, left:right], np.array([left, top], np.float64)
 
 
 def _warp(part: ByteArray, transform: Transform, size: Size) -> ByteArray:
-    """Warp colours and opacity apart: at the photo's edge, colours go on as they end while opacity ends."""
-    drawn = cv2.warpAffine(part, transform, size, flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
-    # A level edge lies between two pixels; a slanting one is smoothed.
+    """Warp colours and alpha separately, because colours are extended beyond the image edge but alpha is not."""
+    warped = cv2.warpAffine(part, transform, size, flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
+    # A level edge is between two pixels; a slanted edge is antialiased.
     method = cv2.INTER_LINEAR if transform[0, 1] else cv2.INTER_NEAREST
-    whole = np.full(part.shape[:2], _OPAQUE, np.uint8)
-    opacity = cv2.warpAffine(whole, transform, size, flags=method, borderMode=cv2.BORDER_CONSTANT)
-    if part.shape[2] == _BGRA_CHANNELS:
-        opacity = cv2.multiply(opacity, cv2.extractChannel(drawn, 3), scale=1 / _OPAQUE)
-    if int(opacity.min()) == _OPAQUE:
-        return np.ascontiguousarray(drawn[:, :, :3], np.uint8)
-    merged = drawn if part.shape[2] == _BGRA_CHANNELS else cv2.cvtColor(drawn, cv2.COLOR_BGR2BGRA)
-    return cv2.insertChannel(opacity, merged, 3).astype(np.uint8, copy=False)
+    opaque = np.full(part.shape[:2], _OPAQUE, np.uint8)
+    alpha = cv2.warpAffine(opaque, transform, size, flags=method, borderMode=cv2.BORDER_CONSTANT)
+    if part.shape[2] == BGRA_CHANNELS:
+        alpha = cv2.multiply(alpha, cv2.extractChannel(warped, 3), scale=1 / _OPAQUE)
+    if int(alpha.min()) == _OPAQUE:
+        return np.ascontiguousarray(warped[:, :, :3], np.uint8)
+    merged = warped if part.shape[2] == BGRA_CHANNELS else cv2.cvtColor(warped, cv2.COLOR_BGR2BGRA)
+    return cv2.insertChannel(alpha, merged, 3).astype(np.uint8, copy=False)
 
 
-def drop_full_alpha(picture: ByteArray) -> ByteArray:
-    """Drop a fourth channel that says nothing: all of it opaque."""
-    if picture.shape[2] != _BGRA_CHANNELS or cv2.extractChannel(picture, 3).min() != _OPAQUE:
-        return picture
-    return np.ascontiguousarray(picture[:, :, :3])
+def drop_opaque_alpha(image: ByteArray) -> ByteArray:
+    """Drop the alpha channel of an image if all pixels are opaque."""
+    if image.shape[2] != BGRA_CHANNELS or cv2.extractChannel(image, 3).min() != _OPAQUE:
+        return image
+    return np.ascontiguousarray(image[:, :, :3])

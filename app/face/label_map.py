@@ -1,4 +1,4 @@
-"""Label images to labels: what a pixel's value means, and labels at the photo's size."""
+"""Label images to label maps: the meaning of pixel values, and scaling to the size of the image."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -10,30 +10,30 @@ import numpy.typing as npt
 
 from app.face.contours import LabelArray
 from app.face.errors import LabelMapComplexityError, LabelMapFormatError, LabelMapLabelsError
-from app.face.frame import Size
+from app.face.frame import ByteArray, Size
 from app.face.regions import LABELS, PALETTE
 
 MAX_LABELS: Final = 255
-"""Labels are kept in a byte, and 0 is background."""
+"""Maximum number of labels: a label is one byte, and 0 is background."""
 
 MAX_RUNS: Final = 200_000
-"""Most stretches of one label along the rows of a map. Each may become a contour of its own, which as a Python object
-takes a hundred times a pixel's memory; a map of 24 million pixels of a face has less than half as many."""
+"""Maximum number of runs of equal labels along the rows. Each run may become a contour, and as a Python object that
+takes a hundred times the memory of a pixel. A face of 24 million pixels has less than half as many runs."""
 
 _BAND_PIXELS: Final = 1 << 20
-"""Pixels of a colour map looked at together: bounds the memory for a map that is nothing but noise."""
+"""Pixels of a colour label image processed at once, which bounds the memory for an image of noise."""
 
 _COLOUR_BITS: Final = np.uint32(0xFFFFFF)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class LabelMap:
-    """Labels and what they mean.
+    """Label ids of an image, with their names and colours.
 
     Attributes:
         labels: ``(H, W)`` uint8 label ids, 0 for background.
-        names: Name by label id, for each label in the map, ascending.
-        colours: ``#rrggbb`` by label id, likewise.
+        names: name by label id, for each label in the map, ascending.
+        colours: ``#rrggbb`` by label id, in the same order.
     """
 
     labels: LabelArray
@@ -41,34 +41,34 @@ class LabelMap:
     colours: dict[int, str]
 
 
-def image_to_label_map(image: npt.NDArray[np.uint8]) -> LabelMap:
-    """Read labels from a decoded label image.
+def image_to_label_map(image: ByteArray) -> LabelMap:
+    """Convert a decoded label image to a label map.
 
-    A grey image holds label ids; ``LABELS`` names 1 to 10, others are ``label_<id>``. In a colour image each colour
-    is a label, black is background, and ids from 1 are given by ascending RGB value; a label's name is its colour.
+    The values of a grey image are label ids: ``LABELS`` names 1 to 10, others are named ``label_<id>``. In a colour
+    image each colour is a label named after it, and black is background. Ids from 1 follow ascending RGB values.
 
     Args:
-        image: ``(H, W)`` label ids, or ``(H, W, 3)`` in BGR order.
+        image: ``(H, W)`` label ids, or ``(H, W, 3)`` BGR.
 
     Returns:
-        The labels, with a name and a colour for each.
+        the labels, with a name and a colour for each.
 
     Raises:
-        LabelMapFormatError: The array has neither form.
-        LabelMapLabelsError: There is no label but background, or there are more than 255 colours.
-        LabelMapComplexityError: There are more than ``MAX_RUNS`` runs of one label.
+        LabelMapFormatError: the array has another type or shape.
+        LabelMapLabelsError: there are no labels besides background, or more than 255 colours.
+        LabelMapComplexityError: there are more than ``MAX_RUNS`` runs of one label.
     """
     if image.dtype != np.uint8 or not image.size:
-        raise LabelMapFormatError("a label map must have pixels of 8 bits a channel")
+        raise LabelMapFormatError("segmentation_map: expected 8 bits per channel, got another depth or no pixels")
     match image.shape:
         case (_, _):
             label_map = _read_ids(image)
         case (_, _, 3):
             label_map = _read_colours(image)
         case _:
-            raise LabelMapFormatError("a label map must have one or three channels")
+            raise LabelMapFormatError("segmentation_map: expected one or three channels, got another shape")
     if not label_map.names:
-        raise LabelMapLabelsError("the label map holds nothing but background")
+        raise LabelMapLabelsError("segmentation_map: expected at least one label, got only background")
     return label_map
 
 
@@ -76,7 +76,7 @@ def _read_ids(image: LabelArray) -> LabelMap:
     flat = image.reshape(-1)
     is_change = flat[1:] != flat[:-1]
     _check_runs(int(np.count_nonzero(is_change)) + 1)
-    # Each label begins a run somewhere, and runs are few: far cheaper to look at than all pixels.
+    # Every label starts a run, and there are far fewer runs than pixels.
     ids = [label_id for label_id in np.unique(flat[_find_starts(is_change)]).tolist() if label_id]
     names = {label_id: LABELS[label_id].name if label_id in LABELS else f"label_{label_id}" for label_id in ids}
     colours = {
@@ -87,7 +87,7 @@ def _read_ids(image: LabelArray) -> LabelMap:
 
 
 def _find_starts(is_change: npt.NDArray[np.bool_]) -> npt.NDArray[np.intp]:
-    """Find where runs begin, from whether each pixel but the first differs from the one before."""
+    """Return the start of each run; ``is_change`` marks pixels, after the first, that differ from their predecessor."""
     return np.concatenate(([0], np.flatnonzero(is_change) + 1))
 
 
@@ -98,18 +98,20 @@ def _check_runs(runs: int) -> None:
         )
 
 
-def _read_colours(image: npt.NDArray[np.uint8]) -> LabelMap:
+def _read_colours(image: ByteArray) -> LabelMap:
     height, width = image.shape[:2]
     labels = np.empty((height, width), np.uint8)
     flat = labels.reshape(-1)
-    # Ids are first given in the order in which colours turn up, and put into their final order in one go at the end.
+    # Ids are assigned in order of appearance first, and remapped to their final order at the end.
     found: dict[int, int] = {0: 0}
     position = runs = 0
     for colours, lengths in _iterate_runs(image):
         for colour in np.unique(colours).tolist():
             found.setdefault(colour, len(found))
         if len(found) - 1 > MAX_LABELS:
-            raise LabelMapLabelsError(f"the label map has more than {MAX_LABELS} colours besides black")
+            raise LabelMapLabelsError(
+                f"segmentation_map: expected at most {MAX_LABELS} colours besides black, got more"
+            )
         runs += len(colours)
         _check_runs(runs)
         known = sorted(found)
@@ -124,31 +126,31 @@ def _read_colours(image: npt.NDArray[np.uint8]) -> LabelMap:
     return LabelMap(cv2.LUT(labels, order).astype(np.uint8, copy=False), names, dict(names))
 
 
-def _iterate_runs(image: npt.NDArray[np.uint8]) -> Iterator[tuple[npt.NDArray[np.uint32], npt.NDArray[np.intp]]]:
-    """Yield colours (``0xRRGGBB``) and lengths of the runs of equal pixels, a band of rows at a time."""
+def _iterate_runs(image: ByteArray) -> Iterator[tuple[npt.NDArray[np.uint32], npt.NDArray[np.intp]]]:
+    """Yield colours (``0xRRGGBB``) and lengths of the runs of equal pixels, one band of rows at a time."""
     height, width = image.shape[:2]
     rows = max(1, _BAND_PIXELS // width)
     for top in range(0, height, rows):
-        # Four bytes a pixel can be read as one number; on a little-endian machine BGR comes out as 0xRRGGBB.
+        # The four bytes of a pixel, read as one little-endian integer, are 0xRRGGBB plus alpha.
         pixels = cv2.cvtColor(image[top : top + rows], cv2.COLOR_BGR2BGRA).view("<u4").reshape(-1)
         starts = _find_starts(pixels[1:] != pixels[:-1])
         yield pixels[starts] & _COLOUR_BITS, np.diff(starts, append=len(pixels))
 
 
 def scale_labels(labels: LabelArray, size: Size) -> LabelArray:
-    """Bring labels to another size, each pixel taking the nearest label.
+    """Scale labels to another size by nearest neighbour.
 
-    Where the size is a whole multiple, each label becomes a block of exactly that many pixels.
+    If the size is a whole multiple, each label becomes a block of exactly that many pixels.
 
     Args:
         labels: ``(H, W)`` uint8 label ids.
-        size: Size of the photo in pixels.
+        size: size of the image in pixels.
 
     Returns:
-        ``(size.height, size.width)`` label ids; the array itself where the size is the same.
+        ``(size.height, size.width)`` label ids; the same array if the size does not change.
     """
     height, width = labels.shape
     if (width, height) == tuple(size):
         return labels
-    # The EXACT variant takes the pixel under each centre; plain INTER_NEAREST would shift by up to half a pixel.
+    # The EXACT variant samples the pixel under each centre; plain INTER_NEAREST shifts by up to half a pixel.
     return cv2.resize(labels, size, interpolation=cv2.INTER_NEAREST_EXACT).astype(np.uint8, copy=False)

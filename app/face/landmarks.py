@@ -1,7 +1,7 @@
-"""The face mesh as an array: reading points, and what the mesh alone says of the face.
+"""Face-mesh landmarks as an array: validation, and measures of the face.
 
-Landmarks are those of MediaPipe's Face Mesh: 468 points of the mesh, and 10 more where the irises were refined.
-Sides are the subject's: the right eye, with its outer corner 33, is at the left of the picture.
+Landmarks are those of MediaPipe's Face Mesh: 468 points of the mesh, plus 10 if the irises were refined.
+Sides are the subject's: the right eye, with outer corner 33, is on the left of the image.
 """
 
 import math
@@ -29,44 +29,44 @@ RIGHT_EYE_OUTER_CORNER: Final = 33
 LEFT_EYE_OUTER_CORNER: Final = 263
 
 MIN_INTEROCULAR_PX: Final = 1.0
-"""Below this the direction between the eyes is noise."""
+"""Minimum distance between the eyes: below it, their direction is noise."""
 
 _FLOAT32_MAX: Final = float(np.finfo(np.float32).max)
 
 
 def points_to_landmarks_px(
-    points: npt.ArrayLike, *, frame: Size, is_normalized: bool = False, margin: float = 0.25
+    points: npt.ArrayLike, *, image_size: Size, is_normalized: bool = False, margin: float = 0.25
 ) -> FloatArray:
-    """Check the points that a caller sent and put them into pixels of the photo.
+    """Validate the points of a request and convert them to pixels of the image.
 
     Args:
         points: ``(N, 2)`` or ``(N, 3)`` numbers, ``N`` 468 or 478; a third column (depth) is dropped.
-        frame: Size of the photo in pixels.
-        is_normalized: The points are fractions of the photo's width and height instead of pixels.
-        margin: How far a point may lie outside the photo, as a fraction of its width (for ``x``) and height (``y``).
+        image_size: size of the image in pixels.
+        is_normalized: whether the points are fractions of the width and height instead of pixels.
+        margin: how far a point may be outside the image, as a fraction of the width (``x``) and height (``y``).
 
     Returns:
         ``(N, 2)`` float32 array in pixels, contiguous.
 
     Raises:
-        LandmarkShapeError: The points are not rows of two or three numbers.
-        LandmarkCountError: There are neither 468 nor 478 of them.
-        LandmarkNotFiniteError: A coordinate is NaN or infinite, or too large for single precision.
-        LandmarkRangeError: A point lies further outside the photo than ``margin`` allows.
+        LandmarkShapeError: the points are not rows of two or three numbers.
+        LandmarkCountError: there are neither 468 nor 478 of them.
+        LandmarkNotFiniteError: a coordinate is NaN or infinite, or too large for single precision.
+        LandmarkRangeError: a point is farther outside the image than ``margin``.
 
     Example:
         >>> points = np.full((468, 2), 0.5)
-        >>> points_to_landmarks_px(points, frame=Size(640, 480), is_normalized=True)[0].tolist()
+        >>> points_to_landmarks_px(points, image_size=Size(640, 480), is_normalized=True)[0].tolist()
         [320.0, 240.0]
     """
     points_px = _to_float_rows(points)[:, :2]
     if is_normalized:
         # A huge fraction may overflow here; it is then reported like any other value that is not finite.
         with np.errstate(over="ignore", invalid="ignore"):
-            points_px = points_px * frame
-    outside = np.multiply(frame, margin)
-    # One comparison each way settles the good case: what lies between two finite limits is finite too.
-    in_range = (points_px >= -outside) & (points_px <= outside + frame)
+            points_px = points_px * image_size
+    outside = np.multiply(image_size, margin)
+    # These comparisons also prove that valid points are finite, because both limits are.
+    in_range = (points_px >= -outside) & (points_px <= outside + image_size)
     if not in_range.all():
         _raise_out_of_range(points_px, in_range, margin)
     return np.ascontiguousarray(points_px, dtype=np.float32)
@@ -76,58 +76,63 @@ def _to_float_rows(points: npt.ArrayLike) -> npt.NDArray[np.float64]:
     try:
         rows = np.asarray(points)
     except (ValueError, OverflowError) as error:
-        raise LandmarkShapeError("landmarks must be rows of two or three numbers, all of one length") from error
-    # Text, booleans and objects would be turned into numbers silently by a cast.
+        raise LandmarkShapeError(
+            "landmarks: expected rows of 2 or 3 numbers, got rows of different lengths or huge numbers"
+        ) from error
+    # A cast would silently convert text, booleans and objects to numbers.
     if rows.dtype.kind not in "iuf":
-        raise LandmarkShapeError("landmarks must be rows of two or three numbers, all of one length")
-    # An empty list has no second axis to complain of; what is wrong with it is the count.
+        raise LandmarkShapeError("landmarks: expected rows of 2 or 3 numbers, got other values")
+    # An empty list has no second axis to check; its error is the count.
     if rows.shape != (0,) and (rows.ndim != 2 or rows.shape[1] not in (2, 3)):  # noqa: PLR2004 - (x, y) or (x, y, z)
         shape = " x ".join(str(length) for length in rows.shape)
-        raise LandmarkShapeError(f"landmarks must have shape N x 2 or N x 3, not {shape or 'that of a single number'}")
+        raise LandmarkShapeError(f"landmarks: expected shape N x 2 or N x 3, got {shape or 'a single number'}")
     if len(rows) not in (MESH_POINTS, MESH_POINTS_WITH_IRISES):
-        raise LandmarkCountError(f"there must be {MESH_POINTS} or {MESH_POINTS_WITH_IRISES} landmarks, not {len(rows)}")
+        raise LandmarkCountError(
+            f"landmarks: expected {MESH_POINTS} or {MESH_POINTS_WITH_IRISES} points, got {len(rows)}"
+        )
     return rows.astype(np.float64, copy=False)
 
 
 def _raise_out_of_range(points_px: npt.NDArray[np.float64], in_range: npt.NDArray[np.bool_], margin: float) -> None:
-    # Single precision overflows long before double does, and the landmarks are kept in single precision.
+    # Landmarks are stored in single precision, which overflows long before double precision does.
     not_finite = np.flatnonzero(~(np.abs(points_px) <= _FLOAT32_MAX).all(axis=1))
     if len(not_finite):
         raise LandmarkNotFiniteError(
-            f"landmark {not_finite[0]} is not a finite number; landmarks with this fault: {len(not_finite)}"
+            f"landmarks: expected finite numbers, got others at {len(not_finite)} points, first at index "
+            f"{not_finite[0]}"
         )
     outside = np.flatnonzero(~in_range.all(axis=1))
     raise LandmarkRangeError(
-        f"landmark {outside[0]} lies more than {margin:.0%} of the picture's size outside the picture; "
-        f"landmarks with this fault: {len(outside)}"
+        f"landmarks: expected points at most {margin:.0%} of the image size outside the image, got {len(outside)} "
+        f"farther out, first at index {outside[0]}"
     )
 
 
 def compute_interocular_px(landmarks_px: FloatArray) -> float:
-    """Compute the distance between the outer corners of the eyes.
+    """Compute the distance between the outer eye corners.
 
     Args:
         landmarks_px: ``(468, 2)`` or ``(478, 2)`` array in pixels.
 
     Returns:
-        Distance in pixels.
+        distance in pixels.
     """
     return math.hypot(*_compute_eye_axis(landmarks_px))
 
 
 def compute_roll_deg(landmarks_px: FloatArray) -> float:
-    """Compute how far the head is tilted in the plane of the picture.
+    """Compute the roll of the head in the image plane.
 
-    The tilt is that of the line through the outer corners of the eyes, which expression moves least.
+    Roll is the angle of the line through the outer eye corners, because facial expression moves them least.
 
     Args:
         landmarks_px: ``(468, 2)`` or ``(478, 2)`` array in pixels.
 
     Returns:
-        Degrees in ``(-180, 180]``, positive clockwise as seen in the picture; 0 for a level, upright subject.
+        degrees in ``(-180, 180]``, positive clockwise in the image; 0 for a level, upright subject.
 
     Raises:
-        LandmarkDegenerateError: The corners are less than one pixel apart.
+        LandmarkDegenerateError: the corners are less than one pixel apart.
 
     Example:
         >>> landmarks_px = np.zeros((478, 2), np.float32)
@@ -138,10 +143,10 @@ def compute_roll_deg(landmarks_px: FloatArray) -> float:
     across, down = _compute_eye_axis(landmarks_px)
     if math.hypot(across, down) < MIN_INTEROCULAR_PX:
         raise LandmarkDegenerateError(
-            f"the outer corners of the eyes (landmarks {RIGHT_EYE_OUTER_CORNER} and {LEFT_EYE_OUTER_CORNER}) "
-            "are less than one pixel apart; landmarks in 0..1 are normalized, which landmark_units has to say"
+            f"landmarks: expected outer eye corners ({RIGHT_EYE_OUTER_CORNER} and {LEFT_EYE_OUTER_CORNER}) at least "
+            "1 pixel apart, got less; set landmark_units to normalized if coordinates are fractions"
         )
-    # A difference of -0.0 would give -180 degrees, which the range leaves to +180.
+    # A difference of -0.0 would return -180 degrees, which is outside the documented range.
     return math.degrees(math.atan2(down + 0.0, across))
 
 
@@ -152,7 +157,7 @@ def _compute_eye_axis(landmarks_px: FloatArray) -> tuple[float, float]:
 
 
 def compute_bbox(points: npt.NDArray[np.floating]) -> tuple[float, float, float, float]:
-    """Compute the upright box around points.
+    """Compute the axis-aligned bounding box of points.
 
     Args:
         points: ``(N, 2)`` array, ``N`` at least 1.
@@ -164,7 +169,7 @@ def compute_bbox(points: npt.NDArray[np.floating]) -> tuple[float, float, float,
         >>> compute_bbox(np.array([[3.0, 8.0], [5.0, 2.0]]))
         (3.0, 2.0, 2.0, 6.0)
     """
-    # Reducing two long rows is several times faster than reducing many rows of two.
+    # Reducing two long rows is several times as fast as reducing many rows of two.
     columns = np.ascontiguousarray(points.T)
     left, top = columns.min(axis=1).tolist()
     right, bottom = columns.max(axis=1).tolist()

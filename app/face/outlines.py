@@ -1,4 +1,4 @@
-"""Outlines of regions: taken from landmarks or a label map, then simplified, measured and made into regions."""
+"""Outlines of regions, from landmarks or a label map, and their conversion to measured regions."""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -23,20 +23,20 @@ from app.face.simplification import simplify_rings
 MAX_REGIONS: Final = 64
 MIN_REGION_LANDMARKS: Final = 3
 MAX_REGION_LANDMARKS: Final = 1024
-"""Twice around every point of the mesh: no outline needs more, and the cost of one stays small."""
+"""Twice the points of the mesh: no outline needs more, and the cost stays low."""
 
 MIN_AREA_PX: Final = 0.5 * 10.0 ** (-2 * COORDINATE_DECIMALS) / 2
-"""Half the area of the smallest triangle on the grid of coordinates: whatever is smaller is zero but for rounding."""
+"""Half the area of the smallest triangle on the coordinate grid: a smaller area is a rounding error of zero."""
 
 _AREA_DECIMALS: Final = 2 * COORDINATE_DECIMALS + 1
-"""Products of coordinates have twice their decimals, and half of one has one more: rounding there loses nothing."""
+"""Products of coordinates have twice their decimals, and half a product has one more, so rounding is lossless."""
 
-# Letters and digits of any script, and what is usual between words; nothing that means anything to XML or a shell.
+# Letters and digits of any script, and common separators; no characters that are special in XML or a shell.
 _REGION_NAME: Final = re.compile(r"[\w .:-]{1,64}")
 
 _KINDS: Final = frozenset(REGION_NAMES)
 
-# The rings of the catalogue end to end, so that one indexing operation fetches the points of all of them.
+# The concatenated rings of the catalogue, so that one indexing operation returns the points of all of them.
 _CATALOGUE_LANDMARKS: Final = np.array([index for spec in CATALOGUE for index in spec.landmarks])
 _CATALOGUE_SLICES: Final = tuple(
     slice(start, end) for start, end in pairwise(accumulate((len(spec.landmarks) for spec in CATALOGUE), initial=0))
@@ -44,13 +44,13 @@ _CATALOGUE_SLICES: Final = tuple(
 
 
 class Outline(NamedTuple):
-    """A region before it is measured.
+    """A region before it is simplified and measured.
 
     Attributes:
-        label_id: The region's number.
-        name: The region's name.
+        label_id: number of the region.
+        name: name of the region.
         colour: ``#rrggbb``.
-        polygons: Rings polygon by polygon, in each the outer one before its holes.
+        polygons: the rings of each polygon, outer ring first.
     """
 
     label_id: int
@@ -60,13 +60,13 @@ class Outline(NamedTuple):
 
 
 def outline_catalogue(landmarks_px: FloatArray) -> list[Outline]:
-    """Outline the regions of the catalogue.
+    """Return the outlines of the catalogue regions.
 
     Args:
         landmarks_px: ``(N, 2)`` points in pixels, rounded.
 
     Returns:
-        An outline for each region of ``CATALOGUE``, in its order.
+        an outline for each region of ``CATALOGUE``, in its order.
     """
     points = landmarks_px[_CATALOGUE_LANDMARKS]
     return [
@@ -76,13 +76,13 @@ def outline_catalogue(landmarks_px: FloatArray) -> list[Outline]:
 
 
 def outline_labels(label_map: LabelMap) -> list[Outline]:
-    """Outline the labels of a label map.
+    """Return the outlines of the labels in a label map.
 
     Args:
-        label_map: Labels at the photo's size.
+        label_map: labels at the size of the image.
 
     Returns:
-        An outline for each label that the map names; one with no polygon for a label lost in scaling down.
+        an outline for each label of the map; without polygons if scaling removed the label.
     """
     return [
         Outline(
@@ -96,19 +96,19 @@ def outline_labels(label_map: LabelMap) -> list[Outline]:
 
 
 def outline_landmarks(region_landmarks: Mapping[str, Sequence[int]], landmarks_px: FloatArray) -> list[Outline]:
-    """Outline the regions that the caller describes by landmarks.
+    """Return the outlines of custom regions.
 
     Args:
-        region_landmarks: Ring of landmark indices by the region's name.
+        region_landmarks: ring of landmark indices by region name.
         landmarks_px: ``(N, 2)`` points in pixels, rounded.
 
     Returns:
-        An outline for each region; ids count from 1 in the order given.
+        an outline for each region; ids count from 1 in the given order.
 
     Raises:
-        RegionCountError: There is no region, or more than ``MAX_REGIONS``.
-        RegionNameError: A name is empty, too long, or has a character that is not allowed.
-        RegionIndexError: A region has too few or too many indices, or one that is no landmark's.
+        RegionCountError: there are no regions, or more than ``MAX_REGIONS``.
+        RegionNameError: a name is blank, too long, or has a character that is not allowed.
+        RegionIndexError: a region has too few or too many indices, or an invalid one.
     """
     check_regions(region_landmarks, len(landmarks_px))
     outlines: list[Outline] = []
@@ -119,52 +119,54 @@ def outline_landmarks(region_landmarks: Mapping[str, Sequence[int]], landmarks_p
 
 
 def check_regions(region_landmarks: Mapping[str, Sequence[int]], landmark_count: int) -> None:
-    """Refuse regions that cannot be outlined; see `outline_landmarks`.
+    """Check custom regions; see `outline_landmarks`.
 
     Args:
-        region_landmarks: Ring of landmark indices by the region's name.
-        landmark_count: How many landmarks there are.
+        region_landmarks: ring of landmark indices by region name.
+        landmark_count: number of landmarks.
 
     Raises:
-        RegionCountError: There is no region, or more than ``MAX_REGIONS``.
-        RegionNameError: A name is empty, too long, or has a character that is not allowed.
-        RegionIndexError: A region has too few or too many indices, or one that is no landmark's.
+        RegionCountError: there are no regions, or more than ``MAX_REGIONS``.
+        RegionNameError: a name is blank, too long, or has a character that is not allowed.
+        RegionIndexError: a region has too few or too many indices, or an invalid one.
     """
     if not 1 <= len(region_landmarks) <= MAX_REGIONS:
-        raise RegionCountError(f"there must be 1 to {MAX_REGIONS} regions, not {len(region_landmarks)}")
+        raise RegionCountError(f"segmentation_map: expected 1 to {MAX_REGIONS} regions, got {len(region_landmarks)}")
     for position, (name, indices) in enumerate(region_landmarks.items(), start=1):
         _check_region(position, name, indices, landmark_count)
 
 
 def _check_region(position: int, name: str, indices: Sequence[int], landmark_count: int) -> None:
-    # The message tells the region by its position: names are the caller's text and are not repeated.
+    # Identify the region by position, because messages must not repeat text from the request.
     if not _REGION_NAME.fullmatch(name) or name.isspace():
         raise RegionNameError(
-            f"the name of region {position} must be 1 to 64 letters, digits, spaces or _ - . : and not blank"
+            f"segmentation_map: expected 1 to 64 letters, digits, spaces or _ - . : as the name of region {position}, "
+            "got another name"
         )
     if not MIN_REGION_LANDMARKS <= len(indices) <= MAX_REGION_LANDMARKS:
         raise RegionIndexError(
-            f"region {position} must have {MIN_REGION_LANDMARKS} to {MAX_REGION_LANDMARKS} landmark indices, "
-            f"not {len(indices)}"
+            f"segmentation_map: expected {MIN_REGION_LANDMARKS} to {MAX_REGION_LANDMARKS} landmark indices for region "
+            f"{position}, got {len(indices)}"
         )
-    # Booleans and floats could be taken for indices, and negative ones would count from the end.
+    # numpy would accept booleans and negative numbers as indices.
     if any(type(index) is not int or not 0 <= index < landmark_count for index in indices):
         raise RegionIndexError(
-            f"the landmark indices of region {position} must be whole numbers from 0 to {landmark_count - 1}"
+            f"segmentation_map: expected integers from 0 to {landmark_count - 1} as landmark indices of region "
+            f"{position}, got others"
         )
 
 
 def measure_outlines(
     outlines: Sequence[Outline], simplify_px: float
 ) -> tuple[tuple[Region, ...], tuple[OmittedRegion, ...]]:
-    """Simplify and measure outlines, and set apart those that have no area.
+    """Simplify and measure outlines, and separate those without area.
 
     Args:
-        outlines: Outlines in pixels of the output frame.
-        simplify_px: How far a contour may be from the one it simplifies.
+        outlines: outlines in pixels of the output frame.
+        simplify_px: maximum distance between a contour and its simplified form.
 
     Returns:
-        The regions in the order of the outlines, and what was left out and why.
+        the regions in the order of the outlines, and the omitted regions with reasons.
     """
     rings = [ring for outline in outlines for polygon in outline.polygons for ring in polygon]
     simplified = simplify_rings(rings, simplify_px)
@@ -184,7 +186,7 @@ def measure_outlines(
 
 
 class _Part(NamedTuple):
-    """A polygon with its measures; the box is left, top, right, bottom."""
+    """A polygon with its area and box (left, top, right, bottom)."""
 
     polygon: Polygon
     area_px: float
@@ -192,7 +194,7 @@ class _Part(NamedTuple):
 
 
 class _RingReader:
-    """Puts rings that were measured together back into polygons, in the order in which they were laid end to end."""
+    """Sequential reader that groups measured rings into polygons again."""
 
     def __init__(self, rings: Sequence[FloatArray]) -> None:
         self.position = 0
@@ -204,7 +206,7 @@ class _RingReader:
             self._areas, self._boxes = areas.tolist(), boxes.tolist()
 
     def read_polygon(self, ring_count: int) -> _Part | None:
-        """Take the next rings as one polygon; None where it has no area."""
+        """Return the next rings as one polygon, or None if it has no area."""
         outer = self.position
         self.position += ring_count
         holes = [index for index in range(outer + 1, self.position) if self._areas[index] >= MIN_AREA_PX]

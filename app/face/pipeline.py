@@ -1,4 +1,4 @@
-"""A checked request to a result: the steps, in order, each reported by its name."""
+"""The steps from a validated request to its result; each step is reported by name."""
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -6,10 +6,9 @@ from dataclasses import dataclass, replace
 from typing import Final
 
 import numpy as np
-import numpy.typing as npt
 
 from app.face.contours import COORDINATE_DECIMALS
-from app.face.frame import Frame, Size, transform_points
+from app.face.frame import ByteArray, Frame, Size, transform_points
 from app.face.label_map import LabelMap, image_to_label_map, scale_labels
 from app.face.landmarks import FloatArray, compute_bbox, compute_interocular_px, compute_roll_deg
 from app.face.outlines import (
@@ -20,63 +19,61 @@ from app.face.outlines import (
     outline_labels,
     outline_landmarks,
 )
-from app.face.overlay import OverlayStyle, Picture, render_svg
 from app.face.regions import OmittedRegion, Region
-
-__all__ = ["FaceRequest", "FaceResult", "OmittedRegion", "OnStep", "Region", "check_face", "no_step", "process_face"]
+from app.face.rendering.svg import EmbeddedImage, OverlayStyle, render_svg
 
 OnStep = Callable[[str], AbstractContextManager[None]]
-"""Called with a step's name; the step runs inside the context that is returned."""
+"""Called with the name of a step; the step runs inside the returned context manager."""
 
-_NOTHING: Final = nullcontext()
+_NULL_CONTEXT: Final = nullcontext()
 _DEFAULT_STYLE: Final = OverlayStyle()
 
 
 def no_step(_name: str) -> AbstractContextManager[None]:
-    """Report nothing."""
-    return _NOTHING
+    """Ignore a step."""
+    return _NULL_CONTEXT
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class FaceRequest:
-    """What is asked about one face.
+    """A request for the regions of one face.
 
     Attributes:
-        frame: Size of the photo in pixels.
-        landmarks_px: ``(468, 2)`` or ``(478, 2)`` points in pixels of the photo.
-        label_image: Decoded label image of any size, ``(H, W)`` or ``(H, W, 3)`` BGR. It goes before
+        image_size: size of the image in pixels.
+        landmarks_px: ``(468, 2)`` or ``(478, 2)`` points in pixels of the image.
+        label_image: decoded label image of any size, ``(H, W)`` or ``(H, W, 3)`` BGR. It takes precedence over
             ``region_landmarks``.
-        region_landmarks: Ring of landmark indices by the caller's name for the region. With neither this nor
-            ``label_image`` the regions are those of the catalogue.
-        simplify_px: How far a contour may be from the one it simplifies, in pixels of the output frame; 0 keeps every
-            point.
-        style: How the overlay looks.
-        output: The frame that the result is in; None for that of the photo.
-        background: The photo in that frame, as a file, to be put under the regions.
+        region_landmarks: ring of landmark indices by custom region name. Without this and ``label_image``, the result
+            has the catalogue regions.
+        simplify_px: maximum distance between a contour and its simplified form, in pixels of the output frame; 0 keeps
+            every point.
+        style: style of the overlay.
+        output: output frame; None for that of the image.
+        background: the image in the output frame, embedded below the regions.
     """
 
-    frame: Size
+    image_size: Size
     landmarks_px: FloatArray
-    label_image: npt.NDArray[np.uint8] | None = None
+    label_image: ByteArray | None = None
     region_landmarks: Mapping[str, Sequence[int]] | None = None
     simplify_px: float = 0.5
     style: OverlayStyle = _DEFAULT_STYLE
     output: Frame | None = None
-    background: Picture | None = None
+    background: EmbeddedImage | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class FaceResult:
-    """What was found on one face, all of it in the output frame.
+    """The regions and measures of one face, in the output frame.
 
     Attributes:
-        frame: The output frame.
+        frame: the output frame.
         landmarks_px: ``(N, 2)`` landmarks, rounded.
-        regions: The regions, in drawing order.
-        omitted: Regions that were asked for and have no area on this face.
-        svg: The overlay, UTF-8.
-        roll_deg: Tilt of the head, positive clockwise.
-        interocular_px: Distance between the outer corners of the eyes.
+        regions: the regions, in drawing order.
+        omitted: requested regions without area on this face.
+        svg: the overlay, UTF-8.
+        roll_deg: roll of the head, positive clockwise.
+        interocular_px: distance between the outer eye corners.
         bbox: ``(x, y, width, height)`` of the landmarks in pixels.
     """
 
@@ -91,15 +88,15 @@ class FaceResult:
 
 
 def check_face(landmarks_px: FloatArray, region_landmarks: Mapping[str, Sequence[int]] | None) -> None:
-    """Refuse what `process_face` would refuse without a look at any pixel.
+    """Run the checks of `process_face` that need no pixels.
 
     Args:
-        landmarks_px: ``(468, 2)`` or ``(478, 2)`` points in pixels of the photo.
-        region_landmarks: Ring of landmark indices by the caller's name for the region.
+        landmarks_px: ``(468, 2)`` or ``(478, 2)`` points in pixels of the image.
+        region_landmarks: ring of landmark indices by custom region name.
 
     Raises:
-        LandmarkDegenerateError: The landmarks do not span a face.
-        RegionError: The caller's regions cannot be used.
+        LandmarkDegenerateError: the landmarks do not form a face.
+        RegionError: the custom regions cannot be used.
     """
     compute_roll_deg(landmarks_px)
     if region_landmarks is not None:
@@ -107,35 +104,35 @@ def check_face(landmarks_px: FloatArray, region_landmarks: Mapping[str, Sequence
 
 
 def process_face(request: FaceRequest, on_step: OnStep = no_step) -> FaceResult:
-    """Find the regions of a face and draw them.
+    """Extract the regions of a face and render them as an overlay.
 
     Args:
-        request: The photo's size, the landmarks and what to do with them.
-        on_step: Told of each step: ``segmentation`` (where there is a label image), ``contours``, ``svg``.
+        request: image size, landmarks and options.
+        on_step: called for each step: ``segmentation`` (if there is a label image), ``contours``, ``svg``.
 
     Returns:
-        Regions, overlay and the measures of the face.
+        regions, overlay and measures of the face.
 
     Raises:
-        LandmarkDegenerateError: The landmarks do not span a face.
-        LabelMapError: The label image cannot be used.
-        RegionError: The caller's regions cannot be used.
+        LandmarkDegenerateError: the landmarks do not form a face.
+        LabelMapError: the label image cannot be used.
+        RegionError: the custom regions cannot be used.
     """
-    frame = request.output or Frame(request.frame)
-    exact_px = request.landmarks_px if frame.is_photo else _move(request.landmarks_px, frame)
+    frame = request.output or Frame(request.image_size)
+    exact_px = request.landmarks_px if frame.is_identity else _to_frame(request.landmarks_px, frame)
     roll_deg = compute_roll_deg(exact_px)
     landmarks_px = np.round(exact_px, COORDINATE_DECIMALS)
     label_map = None
     if request.label_image is not None:
         with on_step("segmentation"):
             label_map = image_to_label_map(request.label_image)
-            label_map = replace(label_map, labels=scale_labels(label_map.labels, request.frame))
+            label_map = replace(label_map, labels=scale_labels(label_map.labels, request.image_size))
     with on_step("contours"):
-        outlines = _find_outlines(label_map, request.region_landmarks, landmarks_px, frame)
+        outlines = _make_outlines(label_map, request.region_landmarks, landmarks_px, frame)
         regions, omitted = measure_outlines(outlines, request.simplify_px)
     with on_step("svg"):
         svg = render_svg(
-            frame=frame.size,
+            size=frame.size,
             regions=regions,
             landmarks_px=landmarks_px,
             style=request.style,
@@ -153,27 +150,29 @@ def process_face(request: FaceRequest, on_step: OnStep = no_step) -> FaceResult:
     )
 
 
-def _find_outlines(
+def _make_outlines(
     label_map: LabelMap | None,
     region_landmarks: Mapping[str, Sequence[int]] | None,
     landmarks_px: FloatArray,
     frame: Frame,
 ) -> list[Outline]:
-    """Outline what is asked for, in the output frame; a label map is one of the photo."""
+    """Return the requested outlines in the output frame; the label map is in the frame of the image."""
     if label_map is not None:
         outlines = outline_labels(label_map)
-        return outlines if frame.is_photo else [_move_outline(outline, frame) for outline in outlines]
+        return outlines if frame.is_identity else [_outline_to_frame(outline, frame) for outline in outlines]
     if region_landmarks is not None:
         return outline_landmarks(region_landmarks, landmarks_px)
     return outline_catalogue(landmarks_px)
 
 
-def _move(points: FloatArray, frame: Frame) -> FloatArray:
+def _to_frame(points: FloatArray, frame: Frame) -> FloatArray:
     return transform_points(points, frame.transform).astype(np.float32)
 
 
-def _move_outline(outline: Outline, frame: Frame) -> Outline:
-    polygons = [[np.round(_move(ring, frame), COORDINATE_DECIMALS) for ring in polygon] for polygon in outline.polygons]
+def _outline_to_frame(outline: Outline, frame: Frame) -> Outline:
+    polygons = [
+        [np.round(_to_frame(ring, frame), COORDINATE_DECIMALS) for ring in polygon] for polygon in outline.polygons
+    ]
     return outline._replace(polygons=polygons)
 
 

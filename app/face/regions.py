@@ -1,11 +1,11 @@
-"""The regions of the face: one table of names, label ids, landmark rings and colours.
+"""Face regions: one table of names, label ids, landmark rings and colours.
 
-A ring lists indices of MediaPipe's face mesh, clockwise as seen in the picture of an upright face, the first not
-repeated; two neighbours in a ring are joined by an edge of the mesh. The mesh, and the rings that it names itself
-(eyes, eyebrows, lips, oval), are those of ``FaceLandmarksConnections`` in ``mediapipe.tasks.python.vision``
-(Google, Apache-2.0). Forehead, cheeks, under-eyes, nose and chin are walks along its edges that were chosen here.
+A ring lists indices of MediaPipe's face mesh, clockwise in the image of an upright face, without repeating the first.
+Neighbours in a ring are connected by an edge of the mesh. The mesh and its named rings (eyes, eyebrows, lips, oval) are
+those of ``FaceLandmarksConnections`` in ``mediapipe.tasks.python.vision`` (Google, Apache-2.0). The rings of forehead,
+cheeks, under-eyes, nose and chin follow edges of the mesh and are defined here.
 
-Sides are the subject's: the right eye is at the left of the picture.
+Sides are the subject's: the right eye is on the left of the image.
 """
 
 from collections.abc import Mapping
@@ -18,12 +18,12 @@ from app.face.contours import Polygon
 
 @dataclass(frozen=True, slots=True)
 class RegionSpec:
-    """What is known of a region before any face is seen.
+    """Definition of a region.
 
     Attributes:
-        label_id: The region's number, in label maps and in answers.
-        name: The region's name; sides are the subject's.
-        landmarks: Ring of mesh indices, empty where the mesh does not outline the region.
+        label_id: number of the region in label maps and responses.
+        name: name of the region; sides are the subject's.
+        landmarks: ring of mesh indices; empty if the mesh does not outline the region.
         colour: ``#rrggbb``.
     """
 
@@ -35,16 +35,16 @@ class RegionSpec:
 
 @dataclass(frozen=True, slots=True)
 class Region:
-    """A region found on a face.
+    """A region of a specific face.
 
     Attributes:
-        label_id: The region's number.
-        name: The region's name, possibly one that the caller chose.
+        label_id: number of the region.
+        name: name of the region, possibly chosen by the caller.
         colour: ``#rrggbb``.
-        polygons: One polygon for each separate part, at least one.
-        area_px: Area of the polygons in square pixels, without their holes.
+        polygons: one polygon for each separate part, at least one.
+        area_px: area of the polygons in square pixels, excluding holes.
         bbox: ``(x, y, width, height)`` of the polygons in pixels.
-        kind: One of ``REGION_NAMES``, or ``CUSTOM_REGION``: a name from a closed set, as a metric's label must be.
+        kind: one of ``REGION_NAMES``, or ``CUSTOM_REGION``; safe as a metric label, because the set is closed.
     """
 
     label_id: int
@@ -58,11 +58,11 @@ class Region:
 
 @dataclass(frozen=True, slots=True)
 class OmittedRegion:
-    """A region that was asked for but has no area on this face.
+    """A requested region that has no area on this face.
 
     Attributes:
-        label_id: The region's number.
-        name: The region's name.
+        label_id: number of the region.
+        name: name of the region.
         reason: ``too_few_points`` (fewer than three distinct points) or ``zero_area``.
     """
 
@@ -72,7 +72,7 @@ class OmittedRegion:
 
 
 # fmt: off
-# Each row of indices is one stretch of the outline, so that it can be compared with a drawing of the mesh.
+# Each row of indices is one section of the outline, which makes it easy to compare with a drawing of the mesh.
 REGIONS: Final[tuple[RegionSpec, ...]] = (
     RegionSpec(11, "face_oval", (
         10, 338, 297, 332, 284, 251, 389, 356, 454, 323, 361, 288, 397, 365, 379, 378, 400, 377, 152,
@@ -134,27 +134,27 @@ REGIONS: Final[tuple[RegionSpec, ...]] = (
     ), "#862e9c"),
 )
 # fmt: on
-"""Every region, in drawing order: what is large comes first, so that the smaller is drawn over it."""
+"""All regions in drawing order: larger regions first, so that smaller ones are drawn over them."""
 
 CATALOGUE: Final[tuple[RegionSpec, ...]] = tuple(spec for spec in REGIONS if spec.landmarks)
-"""The regions that landmarks alone outline, in drawing order."""
+"""Regions that landmarks alone outline, in drawing order."""
 
-LABEL_MAP_IDS: Final = range(1, 11)
+_LABEL_MAP_IDS: Final = range(1, 11)
 
 LABELS: Final[Mapping[int, RegionSpec]] = MappingProxyType(
-    {spec.label_id: spec for spec in sorted(REGIONS, key=lambda spec: spec.label_id) if spec.label_id in LABEL_MAP_IDS}
+    {spec.label_id: spec for spec in sorted(REGIONS, key=lambda spec: spec.label_id) if spec.label_id in _LABEL_MAP_IDS}
 )
-"""What the ids of a label map mean where the caller names none; 0 is background. Of a pair the even id is the
-subject's right, which is the picture's left."""
+"""Regions of a label map by label id; 0 is background. In a pair, the even id is the subject's right side, which is on
+the left of the image."""
 
 REGION_NAMES: Final[tuple[str, ...]] = tuple(spec.name for spec in sorted(REGIONS, key=lambda spec: spec.label_id))
-"""Every name of ours, by label id."""
+"""Names of all regions, in the order of their label ids."""
 
 CUSTOM_REGION: Final = "custom"
-"""Stands for all names that are not ours wherever a name must come from a closed set."""
+"""Kind of all custom regions, for use where names must come from a closed set."""
 
 PALETTE: Final[tuple[str, ...]] = (
     "#4dabf7", "#ff6b6b", "#51cf66", "#fcc419", "#9775fa", "#ff922b",
     "#22b8cf", "#f06595", "#94d82d", "#5c7cfa", "#e8590c", "#20c997",
 )  # fmt: skip
-"""Colours for regions that are not ours, given out in turn."""
+"""Colours of custom regions, assigned in turn."""

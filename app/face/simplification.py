@@ -1,7 +1,7 @@
-"""Contours simplified: fewer points, none of the original ones farther away than a tolerance.
+"""Simplification of contours within a tolerance.
 
-A ring ``(N, 2)`` is closed, and its first point is not repeated. Many rings are simplified together: a face has fifteen
-rings of some twenty points, and a numpy call costs more than the arithmetic on so few.
+A ring ``(N, 2)`` is closed; its first point is not repeated. Many rings are simplified at once: a face has fifteen
+rings of about twenty points, and a numpy call costs more than the arithmetic on so few points.
 """
 
 from collections.abc import Sequence
@@ -15,47 +15,41 @@ import numpy.typing as npt
 from app.face.landmarks import FloatArray
 
 _LONG_RING: Final = 4_096
-"""`cv2.approxPolyDP` visits up to the square of a ring's points: a millisecond for so many, ten seconds for the most
-that a label map may have. Longer rings are cut before they go there."""
+"""`cv2.approxPolyDP` has quadratic worst-case cost: a millisecond for this many points, but ten seconds for the maximum
+of a label map. Longer rings are split first."""
 
 _VISITS_PER_POINT: Final = 8
-"""Splitting at the farthest point visits each point a few times on any drawn outline, and thousands of times on a
-zigzag. After so many visits, chords are split in the middle, which needs no more than the logarithm."""
+"""Splitting at the farthest point visits each point a few times on a natural outline, but thousands of times on a
+zigzag. After this many visits per point, chords are split in the middle, which needs only logarithmically many."""
 
 _SHORTEST_CHORD: Final = 1e-9
-"""In pixels; far below what single precision can tell apart."""
+"""In pixels; far below the resolution of single precision."""
 
 _KEY_FACTOR: Final = np.uint64(0x9E3779B97F4A7C15)
-"""An odd number with well mixed bits: a ring's number times this marks the keys of its points."""
+"""Odd multiplier with well-mixed bits: the ring number times this factor is part of the key of each point."""
 
 _IndexArray = npt.NDArray[np.intp]
 _DoubleArray = npt.NDArray[np.float64]
 
 
-def simplify_polygon(points: FloatArray, tolerance_px: float) -> FloatArray:
-    """Leave out points of a ring that are not needed to describe it.
+def simplify_rings(rings: Sequence[FloatArray], tolerance_px: float) -> list[FloatArray]:
+    """Remove points that are not needed to describe the rings.
+
+    The algorithm is Douglas-Peucker. ``cv2.approxPolyDP`` does most of the work, but its last pass can exceed the
+    tolerance, because it does not check points that were dropped before. This function checks the result and adds
+    points where needed. The time is O(n log n) for any shape.
 
     Args:
-        points: ``(N, 2)`` ring in pixels.
-        tolerance_px: How far a point of the input may be from the ring that is returned; 0 changes nothing.
+        rings: ``(N, 2)`` rings in pixels.
+        tolerance_px: maximum distance of an input point from the simplified ring; 0 returns the rings unchanged.
 
     Returns:
-        Some of the points, in their order, the first among them; fewer than three where the whole ring lies within
-        the tolerance of a point or a line.
-    """
-    return simplify_rings([points], tolerance_px)[0]
-
-
-def simplify_rings(rings: Sequence[FloatArray], tolerance_px: float) -> list[FloatArray]:
-    """Simplify many rings together; see ``simplify_polygon``.
-
-    The method is Douglas and Peucker's. ``cv2.approxPolyDP`` does most of it, but its last pass drops points without
-    checking those that it dropped before, and so may exceed the tolerance: the points that it keeps are checked here,
-    and points are added where it went too far. The time grows with the points and their logarithm, whatever the shape.
+        for each ring, a subset of its points in order, including the first; fewer than three points if the whole ring
+        is within the tolerance of a point or a line.
     """
     if tolerance_px <= 0 or not rings:
         return list(rings)
-    # Each ring becomes a chain that returns to its first point.
+    # Each ring becomes a chain that ends at its first point.
     chain = np.concatenate([part for ring in rings for part in (ring, ring[:1])])
     counts = np.array([len(ring) + 1 for ring in rings])
     ends = np.cumsum(counts)
@@ -74,15 +68,15 @@ def simplify_rings(rings: Sequence[FloatArray], tolerance_px: float) -> list[Flo
 def _find_approximation(
     chain: FloatArray, counts: _IndexArray, rings: Sequence[FloatArray], tolerance_px: float
 ) -> npt.NDArray[np.bool_]:
-    """Mark the points of the chains, ``counts`` of them to a ring, that cv2 keeps."""
+    """Mark the points that OpenCV keeps; ``counts`` is the number of chain points per ring."""
     approximations = [
         cv2.approxPolyDP(ring, tolerance_px, closed=True)
         if len(ring) <= _LONG_RING
         else _approximate_long_ring(ring, tolerance_px)
         for ring in rings
     ]
-    # cv2 returns points, not their indices. Both coordinates and the ring's number make one key to find them by. If a
-    # ring passes a point twice, or if keys coincide, a point too many is kept, which does no harm.
+    # OpenCV returns points instead of indices, so they are found by a key of both coordinates and the ring number. If
+    # a ring passes a point twice, or if keys collide, an extra point is kept, which is harmless.
     numbers = np.arange(len(rings), dtype=np.uint64) * _KEY_FACTOR
     wanted = np.concatenate(approximations).view(np.uint64).reshape(-1)
     wanted ^= np.repeat(numbers, [len(points) for points in approximations])
@@ -95,8 +89,8 @@ def _find_approximation(
 def _approximate_long_ring(ring: FloatArray, tolerance_px: float) -> FloatArray:
     """Return the points that describe a ring of more than ``_LONG_RING`` points.
 
-    The first splits are made on the whole ring, so that a large tolerance still leaves few points. cv2 continues on
-    chords that are too far, in pieces short enough for its quadratic worst case.
+    The first splits use the whole ring, so that a large tolerance leaves few points. OpenCV then processes the
+    remaining chords, in pieces short enough for its quadratic worst case.
     """
     chain = np.concatenate((ring, ring[:1]))
     numbers = chain.astype(np.float64).view(np.complex128)[:, 0]
@@ -114,10 +108,12 @@ def _approximate_long_ring(ring: FloatArray, tolerance_px: float) -> FloatArray:
 def _split_chords(
     chain: npt.NDArray[np.complex128], kept: npt.NDArray[np.bool_], tolerance_px: float, max_visits: int
 ) -> tuple[_IndexArray, _IndexArray]:
-    """Mark more points until none is too far from its chord, the segment between the marked points around it.
+    """Mark the farthest points until every point is close enough to its chord.
+
+    A chord is the segment between two consecutive marked points.
 
     Returns:
-        First and last points of the chords that are left when the points visited exceed ``max_visits``.
+        first and last points of the chords that remain when ``max_visits`` is exceeded.
     """
     marked = np.flatnonzero(kept)
     firsts, lasts = marked[:-1], marked[1:]
@@ -140,7 +136,7 @@ def _halve_chords(
     lasts: _IndexArray,
     tolerance_px: float,
 ) -> None:
-    """Mark the middle points of chords until no point is too far from its chord."""
+    """Mark the middle points of chords until every point is close enough to its chord."""
     while len(firsts):
         found = _find_far_points(chain, firsts, lasts, tolerance_px)
         firsts, lasts = found.firsts, found.lasts
@@ -150,7 +146,7 @@ def _halve_chords(
 
 
 class _FarChords(NamedTuple):
-    """Chords that leave a point too far, their farthest points, and how many points were visited to find them."""
+    """Chords with a point beyond the tolerance, their farthest points, and the number of points visited."""
 
     firsts: _IndexArray
     lasts: _IndexArray
@@ -176,7 +172,7 @@ def _find_far_points(
         return _FarChords(firsts[:0], firsts[:0], firsts[:0], len(points))
     chords = np.repeat(np.arange(len(firsts)), counts)
     candidates = np.flatnonzero((distances == farthest[chords]) & too_far[chords])
-    # Of points equally far from one chord the first is taken.
+    # Of several equally distant points, take the first.
     is_first = np.diff(chords[candidates], prepend=-1) > 0
     return _FarChords(firsts[too_far], lasts[too_far], points[candidates[is_first]], len(points))
 
@@ -184,13 +180,13 @@ def _find_far_points(
 def _compute_distances(
     chain: npt.NDArray[np.complex128], points: _IndexArray, firsts: _IndexArray, lasts: _IndexArray, counts: _IndexArray
 ) -> _DoubleArray:
-    """Compute the distance of each point from its chord, ``counts`` of them to a chord.
+    """Compute the distance of each point from its chord; ``counts`` is the number of points per chord.
 
-    Points are complex numbers: divided by its chord, a point has its place along the chord as the real part.
+    Points are complex numbers: the real part of point divided by chord is the position along the chord.
     """
     begins = chain[firsts]
     chords = chain[lasts] - begins
-    # A ring that was reduced to one point has a chord of no length; a very short one gives the same distances.
+    # A ring reduced to one point has a chord of zero length; a very short one gives the same distances.
     chords[chords == 0] = _SHORTEST_CHORD
     ratios = (chain[points] - np.repeat(begins, counts)) / np.repeat(chords, counts)
     ratios -= np.clip(ratios.real, 0, 1)

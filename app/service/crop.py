@@ -10,9 +10,8 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from app.codec.decode import require_label_format
-from app.codec.sniff import ImageInfo, sniff_image
-from app.codec.verify import verify_structure
+from app.codec.decode import check_label_format
+from app.codec.sniff import ImageInfo, sniff_image, verify_structure
 from app.face.landmarks import MESH_POINTS_WITH_IRISES, points_to_landmarks_px
 from app.face.outlines import check_regions
 from app.face.pipeline import FaceRequest, FaceResult, OnStep, check_face, process_face
@@ -33,7 +32,7 @@ if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
 
-    from app.face.detect import FoundFace
+    from app.face.detection.landmark_detector import DetectedFace
     from app.face.landmarks import FloatArray
     from app.service.options import CropOptions
 
@@ -121,7 +120,7 @@ class CropResult:
 
     image: ImageInfo
     face: FaceResult
-    found: FoundFace | None
+    found: DetectedFace | None
     processing_time_ms: float
 
 
@@ -161,7 +160,7 @@ class CropService:
         if request.points is not None:
             landmarks_px = points_to_landmarks_px(
                 request.points,
-                frame=info.size,
+                image_size=info.size,
                 is_normalized=request.options.landmark_units == "normalized",
                 margin=self._limits.landmark_margin,
             )
@@ -172,7 +171,7 @@ class CropService:
         if label_image is not None:
             with named("segmentation_map"):
                 label_info = self._sniff(label_image)
-                require_label_format(label_image, label_info)
+                check_label_format(label_image, label_info)
         if landmarks_px is not None:
             check_face(landmarks_px, region_landmarks)
         elif region_landmarks is not None:
@@ -225,7 +224,7 @@ class CropService:
         label_image = decode_labels(checked, on_step)
         face = process_face(
             FaceRequest(
-                frame=checked.image_info.size,
+                image_size=checked.image_info.size,
                 landmarks_px=landmarks_px,
                 label_image=label_image,
                 region_landmarks=checked.region_landmarks,

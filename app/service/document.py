@@ -14,9 +14,9 @@ from app.face.landmarks import compute_bbox
 
 if TYPE_CHECKING:
     from app.codec.sniff import ImageInfo
-    from app.face.detect import FoundFace
+    from app.face.detection.landmark_detector import DetectedFace
     from app.face.frame import Frame
-    from app.face.pipeline import Region
+    from app.face.regions import Region
     from app.service.crop import CropResult
 
 UPRIGHT_ORIENTATION = 1
@@ -35,7 +35,7 @@ def result_to_json(result: CropResult) -> bytes:
         "omitted": [{"id": gone.label_id, "name": gone.name, "reason": gone.reason} for gone in face.omitted],
         "image": image_document(result.image),
         "face": face_document(face.roll_deg, face.interocular_px, face.bbox),
-        "landmarks": face.landmarks_px if result.found is not None or not frame.is_photo else None,
+        "landmarks": face.landmarks_px if result.found is not None or not frame.is_identity else None,
         "detection": None if result.found is None else detection_document(result.found, frame),
         "output": {"width": frame.size.width, "height": frame.size.height},
         "transform": frame.transform,
@@ -88,7 +88,7 @@ def face_document(roll_deg: float, interocular_px: float, bbox: tuple[float, flo
     }
 
 
-def detection_document(found: FoundFace, frame: Frame) -> dict[str, Any]:
+def detection_document(found: DetectedFace, frame: Frame) -> dict[str, Any]:
     """Write what was found: how sure, which face, and the boxes of all of them in a frame."""
     return {
         "confidence": round(found.faces[found.index].confidence, CONFIDENCE_DECIMALS),

@@ -11,8 +11,10 @@ from typing import TYPE_CHECKING
 import cv2
 import numpy as np
 
-from app.face.detect import FaceFinder, FaceModels, FoundFace
+from app.face.detection.landmark_detector import DetectedFace, LandmarkDetector
+from app.face.detection.model_files import MODEL_FILES, FaceModels
 from app.face.errors import DetectionUnavailableError, NoFaceError
+from app.face.frame import BGRA_CHANNELS
 from app.observability.events import log_image_processing
 from app.observability.recording import record_faces_detected
 
@@ -23,20 +25,11 @@ if TYPE_CHECKING:
 
     from app.face.pipeline import OnStep
 
-MODEL_FILES = FaceModels(
-    short_range="face_detection_short_range.tflite",
-    full_range="face_detection_full_range_dense.tflite",
-    mesh="face_landmark.tflite",
-    iris="iris_landmark.tflite",
-)
-"""What `tools/models.py` puts into the folder."""
-
 PACKAGE_MODELS = Path(__file__).parents[1] / "models"
 
 # What shows through where a photo is transparent: neither of the colours that hair and skin stand out from.
 _GROUND = 127
 _GROUND_BY_OPACITY = np.rint(_GROUND * (255 - np.arange(256)) / 255).astype(np.uint8)
-_BGRA_CHANNELS = 4
 
 # By EXIF orientation, how often a photo has to be turned clockwise for heads to be up. Mirrors are left: a face in a
 # mirror is a face, and its landmarks shall be those of the pixels as they are stored.
@@ -77,7 +70,7 @@ class FaceFinders:
         if not self.are_models_there:
             raise _unavailable("were not set up")
 
-    def find(self, photo: npt.NDArray[np.uint8], on_step: OnStep, index: int, exif_orientation: int) -> FoundFace:
+    def find(self, photo: npt.NDArray[np.uint8], on_step: OnStep, index: int, exif_orientation: int) -> DetectedFace:
         """Find the landmarks of a face, and count what was found.
 
         Args:
@@ -93,17 +86,17 @@ class FaceFinders:
         """
         finder = self._finder()
         with _counted():
-            found = finder.find(flatten(photo), on_step, index, _QUARTER_TURNS.get(exif_orientation, 0))
+            found = finder.detect(flatten(photo), on_step, index, _QUARTER_TURNS.get(exif_orientation, 0))
         record_faces_detected("one" if len(found.faces) == 1 else "several")
         log_image_processing("faces", len(found.faces))
         return found
 
-    def _finder(self) -> FaceFinder:
-        finder: FaceFinder | None = getattr(self._of_thread, "finder", None)
+    def _finder(self) -> LandmarkDetector:
+        finder: LandmarkDetector | None = getattr(self._of_thread, "finder", None)
         if finder is None:
             self.require()
             try:
-                finder = FaceFinder(self._models)
+                finder = LandmarkDetector(self._models)
             except cv2.error:
                 log.exception("The models that find faces cannot be read")
                 raise _unavailable("cannot be read") from None
@@ -120,7 +113,7 @@ def flatten(photo: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
     Returns:
         ``(H, W, 3)`` BGR.
     """
-    if photo.shape[2] != _BGRA_CHANNELS:
+    if photo.shape[2] != BGRA_CHANNELS:
         return photo
     # Premultiplied and looked up, this takes a quarter of the time of multiplying each channel.
     colours = cv2.cvtColor(cv2.cvtColor(photo, cv2.COLOR_RGBA2mRGBA), cv2.COLOR_BGRA2BGR)

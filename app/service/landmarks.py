@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import orjson
 
-from app.codec.decode import decode_photo
+from app.codec.decode import decode_image_with_alpha
 from app.face.contours import COORDINATE_DECIMALS
 from app.face.frame import Frame
 from app.face.landmarks import compute_bbox, compute_interocular_px, compute_roll_deg
@@ -18,7 +18,7 @@ from app.service.document import detection_document, face_document, image_docume
 
 if TYPE_CHECKING:
     from app.codec.sniff import ImageInfo
-    from app.face.detect import FoundFace
+    from app.face.detection.landmark_detector import DetectedFace
     from app.service.crop import CropService
     from app.service.faces import FaceFinders
     from app.service.options import LandmarkOptions
@@ -45,7 +45,7 @@ class LandmarksResult:
     """What was found, with what is known of the photo and how long the work took."""
 
     image: ImageInfo
-    found: FoundFace
+    found: DetectedFace
     options: LandmarkOptions
     processing_time_ms: float
 
@@ -65,7 +65,7 @@ def find_landmarks(service: CropService, finders: FaceFinders, request: Landmark
     finders.require()
     info = service.check_image(request.image)
     with image_step("decode"):
-        photo = decode_photo(request.image, info)
+        photo = decode_image_with_alpha(request.image, info)
     found = finders.find(photo, image_step, request.options.face, info.exif_orientation)
     elapsed_ms = 1000 * (time.perf_counter() - start)
     return LandmarksResult(image=info, found=found, options=request.options, processing_time_ms=elapsed_ms)

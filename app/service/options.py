@@ -9,7 +9,7 @@ from msgspec import Meta
 
 if TYPE_CHECKING:
     from app.face.frame import Framing
-    from app.face.overlay import OverlayStyle
+    from app.face.rendering.svg import OverlayStyle
 
 
 class LandmarkOptions(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_fields=True):
@@ -78,7 +78,7 @@ class CropOptions(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_fiel
 
     def style(self) -> OverlayStyle:
         """Return the part that the overlay is drawn by."""
-        from app.face.overlay import OverlayStyle  # noqa: PLC0415 - as above
+        from app.face.rendering.svg import OverlayStyle  # noqa: PLC0415 - as above
 
         return OverlayStyle(
             show_labels=self.show_labels,

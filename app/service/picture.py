@@ -9,15 +9,15 @@ import msgspec
 import numpy as np
 import pybase64
 
-from app.codec.encode import encode_drawing, encode_picture
+from app.codec.encode import encode_flat_png, encode_image
 from app.codec.sniff import MAX_SIDE_PX
 from app.face.contours import COORDINATE_DECIMALS, Polygon
 from app.face.errors import ImageTooLargeError
 from app.face.frame import Size
 from app.face.landmarks import points_to_landmarks_px
-from app.face.overlay import read_background, read_colours
-from app.face.raster import render_picture
 from app.face.regions import CUSTOM_REGION, Region
+from app.face.rendering.raster import render_image
+from app.face.rendering.svg import read_background, read_colours
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -106,7 +106,7 @@ def document_to_png(
         frame = Size(read.image.width, read.image.height)
         is_normalized = options.landmark_units == "normalized"
         margin = limits.landmark_margin
-        exact_px = points_to_landmarks_px(points, frame=frame, is_normalized=is_normalized, margin=margin)
+        exact_px = points_to_landmarks_px(points, image_size=frame, is_normalized=is_normalized, margin=margin)
         landmarks_px = np.round(exact_px, COORDINATE_DECIMALS)
     regions = [_to_region(one, colour) for one, colour in zip(read.regions, read_colours(svg), strict=True)]
     return _draw(Size(read.output.width, read.output.height), regions, landmarks_px, svg, options, limits)
@@ -137,14 +137,14 @@ def _draw(
             "it, or set output_size"
         )
     background = read_background(svg)
-    picture = render_picture(
-        frame=frame,
+    picture = render_image(
+        size=frame,
         regions=regions,
         landmarks_px=landmarks_px,
         style=options.style(),
         background=None if background is None else _decode(background.base64),
     )
-    return encode_drawing(picture) if background is None else encode_picture(picture).data
+    return encode_flat_png(picture) if background is None else encode_image(picture).data
 
 
 def _decode(base64: str) -> npt.NDArray[np.uint8]:

@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pybase64
 
-from app.codec.decode import decode_image, decode_label_image, decode_photo
-from app.codec.encode import encode_picture
+from app.codec.decode import decode_image, decode_image_with_alpha, decode_label_image
+from app.codec.encode import encode_image
 from app.codec.sniff import MAX_SIDE_PX
 from app.face.errors import ImageTooLargeError, InputError
-from app.face.frame import Frame, make_frame, warp_photo
+from app.face.frame import Frame, make_frame, warp_image
 from app.face.landmarks import compute_roll_deg
-from app.face.overlay import Picture
+from app.face.rendering.svg import EmbeddedImage
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -47,7 +47,7 @@ def decode_pixels(checked: CheckedInput, on_step: OnStep) -> npt.NDArray[np.uint
         return _NO_PIXELS
     is_looked_at = checked.landmarks_px is None or checked.options.background == "image"
     with named("image"), on_step("decode"):
-        return (decode_photo if is_looked_at else decode_image)(checked.image, checked.image_info)
+        return (decode_image_with_alpha if is_looked_at else decode_image)(checked.image, checked.image_info)
 
 
 def decode_labels(checked: CheckedInput, on_step: OnStep) -> npt.NDArray[np.uint8] | None:
@@ -79,10 +79,10 @@ def choose_frame(checked: CheckedInput, landmarks_px: FloatArray, max_pixels: in
     return frame
 
 
-def draw_background(photo: npt.NDArray[np.uint8], frame: Frame, on_step: OnStep) -> Picture:
+def draw_background(photo: npt.NDArray[np.uint8], frame: Frame, on_step: OnStep) -> EmbeddedImage:
     """Draw the photo in the result's frame, as the file that stands behind the regions."""
     with on_step("warp"):
-        drawn = warp_photo(photo, frame)
+        drawn = warp_image(photo, frame)
     with on_step("encode"):
-        data, media_type = encode_picture(drawn)
-        return Picture(pybase64.b64encode_as_string(data), media_type)
+        data, media_type = encode_image(drawn)
+        return EmbeddedImage(pybase64.b64encode_as_string(data), media_type)

@@ -1,4 +1,4 @@
-"""Builders of image files, whole and broken, so that no test needs a binary file."""
+"""Builders of valid and invalid image files, so that tests need no binary files."""
 
 import struct
 import zlib
@@ -52,7 +52,7 @@ class PngBuilder:
         parts = (samples[y::step_y, x::step_x] for x, y, step_x, step_y in passes)
         return b"".join(b"\0" + self._pack(row, depth) for part in parts if part.size for row in part)
 
-    def build(  # noqa: PLR0913 -- each is a way in which files differ
+    def build(  # noqa: PLR0913 - each parameter is a variation of the file
         self,
         samples: npt.NDArray[np.integer],
         *,
@@ -74,7 +74,7 @@ class PngBuilder:
         return self.signature + b"".join(chunks)
 
     def zeros(self, megabytes: int) -> bytes:
-        """Give a zlib stream of zeros, made in a time that does not grow with its length."""
+        """Return a zlib stream of zeros, built in constant time."""
         deflater = zlib.compressobj(9)
         first, again = (deflater.compress(bytes(1 << 20)) + deflater.flush(zlib.Z_FULL_FLUSH) for _ in range(2))
         length = megabytes << 20
@@ -102,7 +102,7 @@ class JpegBuilder:
         return bytes([0xFF, marker]) + struct.pack(">H", len(content) + 2) + content
 
     def split(self, data: bytes) -> tuple[list[tuple[int, bytes]], bytes]:
-        """Split a file into the segments up to the first scan's header, and the rest."""
+        """Split a file into the segments up to the first scan header, and the rest."""
         segments: list[tuple[int, bytes]] = []
         position = 2
         while not segments or segments[-1][0] != self.sos:
@@ -115,7 +115,7 @@ class JpegBuilder:
         return b"\xff\xd8" + b"".join(self.segment(*each) for each in segments) + rest
 
     def insert(self, data: bytes, inserted: bytes, *, before: int | None = None) -> bytes:
-        """Insert bytes right after the start of the image, or before the first segment of a kind."""
+        """Insert bytes after the start of the image, or before the first segment of a type."""
         if before is None:
             return data[:2] + inserted + data[2:]
         segments, rest = self.split(data)
@@ -123,7 +123,7 @@ class JpegBuilder:
         return self.join(segments[:index], inserted) + self.join(segments[index:], rest)[2:]
 
     def patch(self, data: bytes, marker: int, start: int, content: bytes) -> bytes:
-        """Overwrite a part of the content of the first segment of a kind."""
+        """Overwrite part of the content of the first segment of a type."""
         segments, rest = self.split(data)
         index = [kind for kind, _ in segments].index(marker)
         old = segments[index][1]
@@ -160,7 +160,7 @@ class WebpBuilder:
 
 @pytest.fixture(scope="session")
 def make() -> SimpleNamespace:
-    """Give the builders, and 5 x 4 pixels of each kind to build from."""
+    """Return the builders, and 5 x 4 pixels of each kind to build from."""
     rng = np.random.default_rng(3)
     bgr = rng.integers(0, 256, (4, 5, 3), dtype=np.uint8)
     return SimpleNamespace(
@@ -177,7 +177,7 @@ def make() -> SimpleNamespace:
 
 @pytest.fixture(scope="session")
 def samples(make: SimpleNamespace) -> dict[str, bytes]:
-    """Give a small whole file of every kind that is read, each 5 x 4 pixels."""
+    """Return a small complete file of every supported kind, each 5 x 4 pixels."""
     png, jpeg, webp, exif = make.png, make.jpeg, make.webp, make.exif
     animation = cv2.Animation()
     animation.frames = [make.bgr, 255 - make.bgr]

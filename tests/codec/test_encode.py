@@ -5,46 +5,45 @@ import cv2
 import numpy as np
 import pytest
 
-from app.codec.encode import encode_drawing, encode_picture
-from app.codec.sniff import sniff_image
-from app.codec.verify import verify_structure
+from app.codec.encode import encode_flat_png, encode_image
+from app.codec.sniff import sniff_image, verify_structure
 
 
 @pytest.mark.parametrize(("channels", "media_type", "kind"), [(3, "image/jpeg", "jpeg"), (4, "image/png", "png")])
 @pytest.mark.parametrize("shape", [(1, 1), (7, 300), (64, 64)])
 def test_transparency_decides_the_format(shape: tuple[int, int], channels: int, media_type: str, kind: str) -> None:
-    picture = np.full((*shape, channels), 90, np.uint8)
-    data, told = encode_picture(picture)
+    image = np.full((*shape, channels), 90, np.uint8)
+    data, actual_type = encode_image(image)
     info = verify_structure(data, sniff_image(data, max_pixels=10_000))
-    assert (told, info.format, info.size) == (media_type, kind, shape[::-1])
+    assert (actual_type, info.format, info.size) == (media_type, kind, shape[::-1])
     decoded = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
     assert decoded is not None
-    assert decoded.shape == picture.shape
-    assert np.abs(decoded.astype(int) - picture).max() <= 2
+    assert decoded.shape == image.shape
+    assert np.abs(decoded.astype(int) - image).max() <= 2
 
 
-def test_a_drawing_is_kept_as_it_is_and_small() -> None:
-    picture = np.zeros((200, 300, 4), np.uint8)
-    picture[50:150, 100:200] = 10, 200, 30, 90
-    data = encode_drawing(picture)
+def test_flat_png_is_lossless_and_small() -> None:
+    image = np.zeros((200, 300, 4), np.uint8)
+    image[50:150, 100:200] = 10, 200, 30, 90
+    data = encode_flat_png(image)
     info = verify_structure(data, sniff_image(data, max_pixels=60_000))
     assert (info.format, info.size) == ("png", (300, 200))
     decoded = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
     assert decoded is not None
-    assert (decoded == picture).all()
-    assert len(data) < picture.nbytes / 50
+    assert (decoded == image).all()
+    assert len(data) < image.nbytes / 50
 
 
-def test_a_large_image_with_transparency_is_the_same_in_every_band() -> None:
-    picture = np.random.default_rng(0).integers(0, 256, (1500, 1100, 4), np.uint8)
-    data, _ = encode_picture(picture)
+def test_large_transparent_image_is_lossless_in_every_band() -> None:
+    image = np.random.default_rng(0).integers(0, 256, (1500, 1100, 4), np.uint8)
+    data, _ = encode_image(image)
     decoded = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
     assert decoded is not None
-    assert (decoded == picture).all()
+    assert (decoded == image).all()
 
 
-def test_transparent_noise_is_written_in_the_time_of_a_few_decodings() -> None:
-    picture = np.random.default_rng(0).integers(0, 256, (1500, 1500, 4), np.uint8)
+def test_transparent_noise_is_encoded_quickly() -> None:
+    image = np.random.default_rng(0).integers(0, 256, (1500, 1500, 4), np.uint8)
 
     def cost(call: Callable[[], object]) -> float:
         times = []
@@ -54,6 +53,6 @@ def test_transparent_noise_is_written_in_the_time_of_a_few_decodings() -> None:
             times.append(time.thread_time() - start)
         return min(times)
 
-    file = np.frombuffer(cv2.imencode(".png", picture, (cv2.IMWRITE_PNG_COMPRESSION, 1))[1], np.uint8)
-    # libpng takes twenty times as long as it takes to decode.
-    assert cost(lambda: encode_picture(picture)) < 6 * cost(lambda: cv2.imdecode(file, cv2.IMREAD_UNCHANGED))
+    file = np.frombuffer(cv2.imencode(".png", image, (cv2.IMWRITE_PNG_COMPRESSION, 1))[1], np.uint8)
+    # libpng takes twenty times as long to encode as to decode.
+    assert cost(lambda: encode_image(image)) < 6 * cost(lambda: cv2.imdecode(file, cv2.IMREAD_UNCHANGED))

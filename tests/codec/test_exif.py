@@ -12,7 +12,7 @@ from app.codec.exif import read_orientation
 @pytest.mark.parametrize("order", ["<", ">"])
 @pytest.mark.parametrize("orientation", range(1, 9))
 @pytest.mark.parametrize("prefix", [b"", b"Exif\0\0"])
-def test_read_orientation_of_a_good_block(make: SimpleNamespace, order: str, orientation: int, prefix: bytes) -> None:
+def test_read_orientation_of_a_valid_block(make: SimpleNamespace, order: str, orientation: int, prefix: bytes) -> None:
     block = prefix + make.exif.tiff(orientation, order=order)
     assert read_orientation(memoryview(block)) == orientation
 
@@ -43,5 +43,5 @@ def test_read_orientation_of_a_malformed_block_is_upright(
 
 
 @given(st.binary(max_size=80), st.sampled_from([b"", b"II*\0\x08\0\0\0", b"MM\0*\0\0\0\x08", b"Exif\0\0II*\0"]))
-def test_read_orientation_of_any_bytes_is_an_orientation(block: bytes, start: bytes) -> None:
+def test_read_orientation_of_any_bytes_is_valid(block: bytes, start: bytes) -> None:
     assert read_orientation(memoryview(start + block)) in range(1, 9)

@@ -12,10 +12,10 @@ from app.face.frame import Size
 
 Context = contextlib.AbstractContextManager[object]
 
-WHOLE: Context = contextlib.nullcontext()
+COMPLETE: Context = contextlib.nullcontext()
 CORRUPT: Context = pytest.raises(ImageCorruptError)
 TRUNCATED: Context = pytest.raises(ImageTruncatedError)
-UNREAD: Context = pytest.raises(ImageFormatError)
+UNSUPPORTED: Context = pytest.raises(ImageFormatError)
 
 
 @pytest.mark.parametrize(
@@ -29,7 +29,9 @@ UNREAD: Context = pytest.raises(ImageFormatError)
     ],
 )
 @pytest.mark.parametrize("channels", [1, 3])
-def test_whole_files_pass_and_no_prefix_does(make: SimpleNamespace, settings: tuple[int, ...], channels: int) -> None:
+def test_complete_files_are_accepted_and_prefixes_rejected(
+    make: SimpleNamespace, settings: tuple[int, ...], channels: int
+) -> None:
     pixels = np.random.default_rng(1).integers(0, 256, (40, 50, channels), dtype=np.uint8)
     data = make.jpeg.encode(pixels, *settings)
     assert read_jpeg_header(memoryview(data)).size == Size(50, 40)
@@ -39,12 +41,12 @@ def test_whole_files_pass_and_no_prefix_does(make: SimpleNamespace, settings: tu
             verify_jpeg(memoryview(data)[:end])
 
 
-def test_restart_markers_are_there_to_be_passed_over(make: SimpleNamespace) -> None:
+def test_sample_contains_restart_markers(make: SimpleNamespace) -> None:
     data = make.jpeg.encode(np.zeros((64, 64, 3), np.uint8), cv2.IMWRITE_JPEG_RST_INTERVAL, 1)
     assert all(bytes([0xFF, marker]) in data for marker in range(0xD0, 0xD8))
 
 
-def test_end_of_a_thumbnail_is_not_the_end(make: SimpleNamespace) -> None:
+def test_end_of_a_thumbnail_is_ignored(make: SimpleNamespace) -> None:
     thumbnail = make.jpeg.encode(np.zeros((8, 8, 3), np.uint8))
     data = make.jpeg.insert(make.jpeg.whole, make.jpeg.segment(make.jpeg.app1, make.exif.app1() + thumbnail))
     header = read_jpeg_header(memoryview(data))
@@ -59,13 +61,15 @@ def test_end_of_a_thumbnail_is_not_the_end(make: SimpleNamespace) -> None:
 @pytest.mark.parametrize(
     ("build", "expected"),
     [
-        pytest.param(lambda j: j.whole, WHOLE, id="whole"),
-        pytest.param(lambda j: j.whole + b"\xff\xd8more", WHOLE, id="bytes after the end"),
-        pytest.param(lambda j: j.whole[:-2] + b"\xff\xff\xff\xd9", WHOLE, id="filling before the end"),
-        pytest.param(lambda j: j.insert(j.whole, b"\xff\xff\xff", before=j.dht), WHOLE, id="filling before a segment"),
-        pytest.param(lambda j: j.insert(j.whole, j.segment(j.com), before=j.dht), WHOLE, id="empty comment"),
-        pytest.param(lambda j: j.whole[:-2] + j.segment(j.com, b"x") + j.eoi, WHOLE, id="segment after the scan"),
-        pytest.param(lambda j: j.insert(j.whole, j.segment(j.com, b"x\xff\xd9")), WHOLE, id="end inside a comment"),
+        pytest.param(lambda j: j.whole, COMPLETE, id="complete"),
+        pytest.param(lambda j: j.whole + b"\xff\xd8more", COMPLETE, id="bytes after the end"),
+        pytest.param(lambda j: j.whole[:-2] + b"\xff\xff\xff\xd9", COMPLETE, id="filling before the end"),
+        pytest.param(
+            lambda j: j.insert(j.whole, b"\xff\xff\xff", before=j.dht), COMPLETE, id="filling before a segment"
+        ),
+        pytest.param(lambda j: j.insert(j.whole, j.segment(j.com), before=j.dht), COMPLETE, id="empty comment"),
+        pytest.param(lambda j: j.whole[:-2] + j.segment(j.com, b"x") + j.eoi, COMPLETE, id="segment after the scan"),
+        pytest.param(lambda j: j.insert(j.whole, j.segment(j.com, b"x\xff\xd9")), COMPLETE, id="end inside a comment"),
         pytest.param(lambda j: j.drop(j.whole, j.sof), CORRUPT, id="no frame"),
         pytest.param(lambda j: j.drop(j.whole, j.sos), CORRUPT, id="no scan header"),
         pytest.param(lambda j: j.join(j.split(j.whole)[0][:-1], j.eoi), CORRUPT, id="no scan"),
@@ -86,7 +90,7 @@ def test_end_of_a_thumbnail_is_not_the_end(make: SimpleNamespace) -> None:
         pytest.param(
             lambda j: j.insert(j.whole, j.segment(*j.split(j.whole)[0][3]), before=j.sos), CORRUPT, id="two frames"
         ),
-        pytest.param(lambda j: j.patch(j.whole, j.sof, 0, b"\x0c"), UNREAD, id="12 bits"),
+        pytest.param(lambda j: j.patch(j.whole, j.sof, 0, b"\x0c"), UNSUPPORTED, id="12 bits"),
         pytest.param(lambda j: j.patch(j.whole, j.sof, 1, b"\0\0"), CORRUPT, id="height 0"),
         pytest.param(lambda j: j.patch(j.whole, j.sof, 3, b"\0\0"), CORRUPT, id="width 0"),
         pytest.param(lambda j: j.patch(j.whole, j.sof, 5, b"\4"), CORRUPT, id="more components than there are"),
@@ -97,9 +101,9 @@ def test_end_of_a_thumbnail_is_not_the_end(make: SimpleNamespace) -> None:
         pytest.param(lambda j: j.patch(j.whole, j.sos, 3, b"\1"), CORRUPT, id="component without a scan"),
         pytest.param(lambda j: j.insert(j.whole, j.segment(j.sos), before=j.sos), CORRUPT, id="empty scan header"),
         pytest.param(lambda j: j.insert(j.whole, j.segment(j.sof), before=j.sof), CORRUPT, id="empty frame header"),
-        pytest.param(lambda j: j.whole.replace(b"\xff\xc0", b"\xff\xc3"), UNREAD, id="lossless"),
-        pytest.param(lambda j: j.whole.replace(b"\xff\xc0", b"\xff\xc9"), UNREAD, id="arithmetic"),
-        pytest.param(lambda j: j.whole.replace(b"\xff\xc0", b"\xff\xcf"), UNREAD, id="hierarchical"),
+        pytest.param(lambda j: j.whole.replace(b"\xff\xc0", b"\xff\xc3"), UNSUPPORTED, id="lossless"),
+        pytest.param(lambda j: j.whole.replace(b"\xff\xc0", b"\xff\xc9"), UNSUPPORTED, id="arithmetic"),
+        pytest.param(lambda j: j.whole.replace(b"\xff\xc0", b"\xff\xcf"), UNSUPPORTED, id="hierarchical"),
         pytest.param(lambda j: j.insert(j.whole, j.segment(j.com) * 1_100), CORRUPT, id="too many segments"),
         pytest.param(
             lambda j: j.join(
@@ -115,18 +119,18 @@ def test_verify_table(make: SimpleNamespace, build: Callable[..., bytes], expect
         assert verify_jpeg(memoryview(build(make.jpeg))) == 1
 
 
-def test_frame_of_the_table_is_where_the_table_takes_it(make: SimpleNamespace) -> None:
+def test_fourth_segment_of_the_sample_is_the_frame(make: SimpleNamespace) -> None:
     assert make.jpeg.split(make.jpeg.whole)[0][3][0] == make.jpeg.sof
 
 
-def test_a_hundred_scans_are_not_too_many(make: SimpleNamespace) -> None:
+def test_100_scans_are_accepted(make: SimpleNamespace) -> None:
     segments, _ = make.jpeg.split(make.jpeg.whole)
     again = b"\x55" + make.jpeg.segment(*segments[-1])
     assert verify_jpeg(memoryview(make.jpeg.join(segments, again * 99 + b"\x55" + make.jpeg.eoi))) == 1
 
 
 @pytest.mark.parametrize(("side", "allowed"), [(2_000, 100), (4_000, 25), (8_000, 16)])
-def test_fewer_scans_are_read_of_a_larger_image(make: SimpleNamespace, side: int, allowed: int) -> None:
+def test_scan_limit_depends_on_the_image_size(make: SimpleNamespace, side: int, allowed: int) -> None:
     data = bytearray(make.jpeg.whole)
     frame = data.index(b"\xff\xc0") + 5
     data[frame : frame + 4] = side.to_bytes(2) * 2
@@ -155,7 +159,7 @@ def test_malformed_exif_is_upright(make: SimpleNamespace, exif: bytes) -> None:
     assert verify_jpeg(memoryview(data)) == 1
 
 
-def test_read_header_needs_nothing_after_the_frame(make: SimpleNamespace) -> None:
+def test_read_header_needs_only_the_frame_header(make: SimpleNamespace) -> None:
     frame_end = make.jpeg.whole.index(b"\xff\xc0") + 19
     assert read_jpeg_header(memoryview(make.jpeg.whole)[:frame_end]).size == Size(5, 4)
     with TRUNCATED:

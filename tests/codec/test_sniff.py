@@ -38,7 +38,7 @@ LIMIT = 24_000_000
     ],
 )
 @pytest.mark.parametrize("kind", [bytes, memoryview])
-def test_sniff_whole_files(
+def test_sniff_complete_files(
     samples: dict[str, bytes], name: str, expected: ImageInfo, kind: Callable[[bytes], bytes | memoryview]
 ) -> None:
     assert sniff_image(kind(samples[name]), max_pixels=20) == expected
@@ -75,13 +75,13 @@ def test_sniff_other_bytes(data: bytes, expected: contextlib.AbstractContextMana
         sniff_image(data, max_pixels=LIMIT)
 
 
-def test_messages_hold_nothing_of_the_file() -> None:
+def test_messages_contain_no_file_content() -> None:
     with pytest.raises(ImageFormatError) as caught:
         sniff_image(b"SECRET BYTES OF A CALLER", max_pixels=LIMIT)
     assert "SECRET" not in str(caught.value)
 
 
-def test_png_of_236_kb_that_would_take_half_a_gigabyte_is_refused_by_its_header(make: SimpleNamespace) -> None:
+def test_decompression_bomb_is_rejected_by_its_header(make: SimpleNamespace) -> None:
     side = 13_000
     data = make.png.join(make.png.ihdr(side, side), make.png.chunk(b"IDAT", make.png.zeros(162)), make.png.end)
     assert side * (side + 1) < 162 << 20
@@ -111,16 +111,16 @@ def test_png_of_236_kb_that_would_take_half_a_gigabyte_is_refused_by_its_header(
         pytest.param(lambda m: m.png.join(m.png.ihdr(1, MAX_SIDE_PX + 1)), id="high"),
     ],
 )
-def test_too_large(make: SimpleNamespace, build: Callable[[SimpleNamespace], bytes]) -> None:
+def test_too_large_images_are_rejected(make: SimpleNamespace, build: Callable[[SimpleNamespace], bytes]) -> None:
     with pytest.raises(ImageTooLargeError):
         sniff_image(build(make), max_pixels=LIMIT)
 
 
-def test_longest_side_passes(make: SimpleNamespace) -> None:
+def test_maximum_side_is_accepted(make: SimpleNamespace) -> None:
     assert sniff_image(make.png.join(make.png.ihdr(MAX_SIDE_PX, 1)), max_pixels=LIMIT).size == Size(MAX_SIDE_PX, 1)
 
 
-def test_header_decides_before_size(make: SimpleNamespace) -> None:
+def test_corrupt_header_is_reported_before_size(make: SimpleNamespace) -> None:
     with pytest.raises(ImageCorruptError):
         sniff_image(make.png.join(make.png.ihdr(2**31, 2**31)), max_pixels=LIMIT)
 
@@ -131,7 +131,7 @@ def test_header_decides_before_size(make: SimpleNamespace) -> None:
     ),
     st.binary(max_size=64),
 )
-def test_any_bytes_give_info_or_an_image_error(start: bytes, rest: bytes) -> None:
+def test_any_bytes_return_info_or_raise_image_error(start: bytes, rest: bytes) -> None:
     with contextlib.suppress(ImageError):
         info = sniff_image(start + rest, max_pixels=LIMIT)
         assert 0 < info.size.width * info.size.height <= LIMIT

@@ -12,26 +12,28 @@ from app.face.frame import Size
 
 Context = contextlib.AbstractContextManager[object]
 
-WHOLE: Context = contextlib.nullcontext()
+COMPLETE: Context = contextlib.nullcontext()
 CORRUPT: Context = pytest.raises(ImageCorruptError)
 TRUNCATED: Context = pytest.raises(ImageTruncatedError)
-UNREAD: Context = pytest.raises(ImageFormatError)
+UNSUPPORTED: Context = pytest.raises(ImageFormatError)
 
 
 @pytest.mark.parametrize(
     ("build", "expected"),
     [
-        pytest.param(lambda w: w.join(w.vp8), WHOLE, id="lossy"),
-        pytest.param(lambda w: w.join(w.vp8l), WHOLE, id="lossless"),
-        pytest.param(lambda w: w.join(w.canvas, w.vp8), WHOLE, id="extended lossy"),
-        pytest.param(lambda w: w.join(w.canvas, w.vp8l), WHOLE, id="extended lossless"),
-        pytest.param(lambda w: w.join(w.canvas, w.chunk(b"ICCP", b"abc"), w.vp8), WHOLE, id="odd chunk before"),
-        pytest.param(lambda w: w.join(w.canvas, w.vp8, w.chunk(b"abcd", b"abc")), WHOLE, id="odd chunk at the end"),
-        pytest.param(lambda w: w.join(w.canvas, w.vp8, w.chunk(b"abcd", b"abc", padding=b"")), WHOLE, id="no padding"),
-        pytest.param(lambda w: w.join(w.odd), WHOLE, id="odd image"),
-        pytest.param(lambda w: w.join(w.odd[:-1]), WHOLE, id="odd image, no padding"),
-        pytest.param(lambda w: w.join(w.odd)[:-1], TRUNCATED, id="padding counted but not there"),
-        pytest.param(lambda w: w.join(w.vp8) + b"more", WHOLE, id="bytes after the container"),
+        pytest.param(lambda w: w.join(w.vp8), COMPLETE, id="lossy"),
+        pytest.param(lambda w: w.join(w.vp8l), COMPLETE, id="lossless"),
+        pytest.param(lambda w: w.join(w.canvas, w.vp8), COMPLETE, id="extended lossy"),
+        pytest.param(lambda w: w.join(w.canvas, w.vp8l), COMPLETE, id="extended lossless"),
+        pytest.param(lambda w: w.join(w.canvas, w.chunk(b"ICCP", b"abc"), w.vp8), COMPLETE, id="odd chunk before"),
+        pytest.param(lambda w: w.join(w.canvas, w.vp8, w.chunk(b"abcd", b"abc")), COMPLETE, id="odd chunk at the end"),
+        pytest.param(
+            lambda w: w.join(w.canvas, w.vp8, w.chunk(b"abcd", b"abc", padding=b"")), COMPLETE, id="no padding"
+        ),
+        pytest.param(lambda w: w.join(w.odd), COMPLETE, id="odd image"),
+        pytest.param(lambda w: w.join(w.odd[:-1]), COMPLETE, id="odd image, no padding"),
+        pytest.param(lambda w: w.join(w.odd)[:-1], TRUNCATED, id="padding counted but missing"),
+        pytest.param(lambda w: w.join(w.vp8) + b"more", COMPLETE, id="bytes after the container"),
         pytest.param(lambda w: w.join(w.vp8, size=4_000), TRUNCATED, id="container larger than the file"),
         pytest.param(lambda w: w.join(w.vp8, size=2**32 - 1), TRUNCATED, id="container of 4 GiB"),
         pytest.param(lambda w: w.join(w.vp8, size=len(w.vp8) + 2), CORRUPT, id="container smaller than the image"),
@@ -46,7 +48,7 @@ UNREAD: Context = pytest.raises(ImageFormatError)
         pytest.param(lambda w: w.join(w.vp8x(5, 3), w.vp8l), CORRUPT, id="canvas lower than the image"),
         pytest.param(lambda w: w.join(w.chunk(b"VP8X", bytes(12)), w.vp8), CORRUPT, id="long extended header"),
         pytest.param(lambda w: w.join(w.chunk(b"VP8X", bytes(8)), w.vp8), CORRUPT, id="short extended header"),
-        pytest.param(lambda w: w.join(w.vp8x(5, 4, 0x02), w.vp8), UNREAD, id="animation"),
+        pytest.param(lambda w: w.join(w.vp8x(5, 4, 0x02), w.vp8), UNSUPPORTED, id="animation"),
         pytest.param(lambda w: w.join(w.chunk(b"VP8 ", w.lossy[:8])), CORRUPT, id="lossy header cut"),
         pytest.param(lambda w: w.join(w.chunk(b"VP8L", w.lossless[:4])), CORRUPT, id="lossless header cut"),
         pytest.param(lambda w: w.join(w.chunk(b"VP8 ", w.lossy[:20])), CORRUPT, id="first part past the image"),
@@ -66,7 +68,7 @@ UNREAD: Context = pytest.raises(ImageFormatError)
             id="lossless version",
         ),
         pytest.param(lambda w: w.join(w.vp8, w.chunk(b"abcd", b"") * 1_100), CORRUPT, id="too many chunks"),
-        pytest.param(lambda _: b"", TRUNCATED, id="nothing"),
+        pytest.param(lambda _: b"", TRUNCATED, id="empty"),
         pytest.param(lambda _: b"RIFF\0\0\0\0WEB", TRUNCATED, id="half a signature"),
         pytest.param(lambda _: b"RIFF\0\0\0\0WAVE" + bytes(20), CORRUPT, id="another signature"),
     ],
@@ -76,7 +78,7 @@ def test_verify_table(make: SimpleNamespace, build: Callable[..., bytes], expect
         assert verify_webp(memoryview(build(make.webp))) == 1
 
 
-def test_odd_image_without_padding_is_what_the_decoder_reads_too(make: SimpleNamespace) -> None:
+def test_decoder_accepts_odd_image_without_padding(make: SimpleNamespace) -> None:
     assert len(make.webp.odd) % 2 == 0
     data = np.frombuffer(make.webp.join(make.webp.odd[:-1]), np.uint8)
     assert cv2.imdecode(data, cv2.IMREAD_COLOR) is not None
@@ -104,13 +106,13 @@ def test_is_lossless(samples: dict[str, bytes], name: str, *, expected: bool) ->
 
 
 @pytest.mark.parametrize("name", ["webp lossy", "webp lossless", "webp extended", "webp alpha"])
-def test_read_size_needs_the_header_only(samples: dict[str, bytes], name: str) -> None:
+def test_read_size_needs_only_the_header(samples: dict[str, bytes], name: str) -> None:
     assert read_webp_size(memoryview(samples[name])[:30]) == Size(5, 4)
 
 
-def test_animation_is_refused_by_its_header(make: SimpleNamespace) -> None:
+def test_animation_is_rejected_by_its_header(make: SimpleNamespace) -> None:
     animation = cv2.Animation()
     animation.frames, animation.durations = [make.bgr, 255 - make.bgr], [100, 100]
     data = cv2.imencodeanimation(".webp", animation)[1].tobytes()
-    with UNREAD:
+    with UNSUPPORTED:
         read_webp_size(memoryview(data))

@@ -18,7 +18,7 @@ from app.cli.doctor.catalogue import CATALOGUE, Check
 from app.cli.doctor.command import doctor
 from app.cli.doctor.findings import Status, to_json, warning
 from app.cli.doctor.runner import MODULES, load_check
-from app.face.model_files import KNOWN_FILES
+from app.face.detection.model_files import KNOWN_FILES
 from app.settings import Settings
 
 ROOT = Path(__file__).parents[2]

@@ -1,4 +1,4 @@
-"""The sample's face as arrays, and slow but plain geometry to hold the fast one against."""
+"""Sample face as arrays, and simple reference implementations of geometry."""
 
 from typing import Protocol
 
@@ -7,7 +7,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from app.face.contours import Polygon
+from app.face.contours import Polygon, measure_rings
 from app.face.frame import Size
 
 
@@ -19,6 +19,12 @@ class HasPairs(Protocol):
 
 class Geometry:
     """Reference implementations, one point at a time."""
+
+    @staticmethod
+    def area_px(polygon: Polygon) -> float:
+        """Return the area of a polygon without its holes."""
+        areas, _ = measure_rings((polygon.outer, *polygon.holes))
+        return float(areas[0] - areas[1:].sum())
 
     @staticmethod
     def signed_area(ring: npt.NDArray[np.floating]) -> float:
@@ -43,7 +49,7 @@ class Geometry:
 
     @staticmethod
     def is_simple(ring: npt.NDArray[np.floating]) -> bool:
-        """Tell whether no two sides of a ring cross or touch, but for neighbours at their common point."""
+        """Return whether no two sides of a ring intersect, except neighbours at their common point."""
         corners = [complex(float(x), float(y)) for x, y in ring]
         sides = list(zip(corners, [*corners[1:], corners[0]], strict=True))
 
@@ -58,7 +64,7 @@ class Geometry:
 
     @staticmethod
     def fill(shape: tuple[int, int], polygon: Polygon) -> npt.NDArray[np.bool_]:
-        """Fill a polygon of whole coordinates by the even-odd rule, outlines included."""
+        """Fill a polygon with integer coordinates by the even-odd rule, including its contours."""
         canvas = np.zeros(shape, np.uint8)
         rings = [ring.astype(np.int32) for ring in (polygon.outer, *polygon.holes)]
         cv2.fillPoly(canvas, rings, 1)

@@ -1,4 +1,4 @@
-"""The examples in docstrings are true."""
+"""Docstring examples of the face package."""
 
 import doctest
 import importlib
@@ -9,10 +9,10 @@ import pytest
 
 import app.face
 
-MODULES = sorted(module.name for module in pkgutil.iter_modules(app.face.__path__, "app.face."))
+MODULES = sorted(module.name for module in pkgutil.walk_packages(app.face.__path__, "app.face."))
 
 
 @pytest.mark.parametrize("name", MODULES)
-def test_examples_in_docstrings(name: str) -> None:
+def test_docstring_examples(name: str) -> None:
     module = importlib.import_module(name)
     assert doctest.testmod(module, extraglobs={"np": np}).failed == 0

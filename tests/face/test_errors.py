@@ -16,13 +16,13 @@ def test_codes_are_unique_and_plain_words() -> None:
     assert all(re.fullmatch(r"[a-z][a-z0-9_]*", code) for code in codes)
 
 
-def test_public_codes_are_those_of_the_leaves() -> None:
+def test_public_codes_are_the_leaf_classes() -> None:
     leaves = {error for error in classes(InputError) if not error.__subclasses__()}
     assert set(public_codes().values()) == leaves
     assert all(code == error.code for code, error in public_codes().items())
 
 
-def test_the_drawing_at_the_top_is_the_tree() -> None:
+def test_documented_tree_matches_the_classes() -> None:
     drawn = re.findall(r"(\w+Error)\s+(\w+)$", errors.__doc__ or "", flags=re.MULTILINE)
     assert drawn == [(error.__name__, error.code) for error in classes(InputError)]
 
@@ -51,5 +51,5 @@ def test_the_drawing_at_the_top_is_the_tree() -> None:
         ("detection_unavailable", errors.DetectionUnavailableError),
     ],
 )
-def test_codes_that_clients_rely_on_stay(code: str, error: type[InputError]) -> None:
+def test_codes_are_stable(code: str, error: type[InputError]) -> None:
     assert public_codes()[code] is error

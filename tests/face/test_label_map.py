@@ -17,7 +17,7 @@ from app.face.regions import LABELS
 Image = npt.NDArray[np.uint8]
 
 small_sides = st.tuples(st.integers(1, 9), st.integers(1, 9))
-GOOD: AbstractContextManager[Any] = nullcontext()
+VALID: AbstractContextManager[Any] = nullcontext()
 
 
 def of(*values: int) -> Image:
@@ -31,9 +31,9 @@ def noise(*shape: int) -> Image:
 @pytest.mark.parametrize(
     ("image", "expectation"),
     [
-        pytest.param(of(0, 0, 1), GOOD, id="one label"),
-        pytest.param(np.arange(256, dtype=np.uint8).reshape(16, 16), GOOD, id="all labels"),
-        pytest.param(noise(300, 300), GOOD, id="a little noise"),
+        pytest.param(of(0, 0, 1), VALID, id="one label"),
+        pytest.param(np.arange(256, dtype=np.uint8).reshape(16, 16), VALID, id="all labels"),
+        pytest.param(noise(300, 300), VALID, id="a little noise"),
         pytest.param(of(0, 0), pytest.raises(LabelMapLabelsError, match="background"), id="grey, background only"),
         pytest.param(np.zeros((3, 3, 3), np.uint8), pytest.raises(LabelMapLabelsError), id="colour, black only"),
         pytest.param(
@@ -48,7 +48,7 @@ def noise(*shape: int) -> Image:
         ),
         pytest.param(
             np.stack([np.zeros((2, 128))] * 2 + [np.arange(256).reshape(2, 128)], axis=2).astype(np.uint8),
-            GOOD,
+            VALID,
             id="255 colours and black",
         ),
         pytest.param(
@@ -57,7 +57,7 @@ def noise(*shape: int) -> Image:
             id="256 colours, none black",
         ),
         pytest.param(noise(1200, 1200, 3), pytest.raises(LabelMapLabelsError, match="255 colours"), id="a photo"),
-        pytest.param(np.zeros((0, 3), np.uint8), pytest.raises(LabelMapFormatError), id="nothing"),
+        pytest.param(np.zeros((0, 3), np.uint8), pytest.raises(LabelMapFormatError), id="empty"),
         pytest.param(np.ones((3, 3), np.uint16), pytest.raises(LabelMapFormatError, match="8 bits"), id="16 bits"),
         pytest.param(np.ones((3, 3), np.bool_), pytest.raises(LabelMapFormatError, match="8 bits"), id="booleans"),
         pytest.param(np.ones((3, 3, 4), np.uint8), pytest.raises(LabelMapFormatError, match="three"), id="alpha"),
@@ -65,21 +65,21 @@ def noise(*shape: int) -> Image:
         pytest.param(np.ones(9, np.uint8), pytest.raises(LabelMapFormatError, match="three"), id="flat"),
     ],
 )
-def test_images_are_taken_or_refused(image: Any, expectation: AbstractContextManager[Any]) -> None:
+def test_label_images_are_accepted_or_rejected(image: Any, expectation: AbstractContextManager[Any]) -> None:
     with expectation:
         label_map = image_to_label_map(image)
         assert label_map.labels.shape == image.shape[:2]
         assert label_map.labels.dtype == np.uint8
 
 
-def test_grey_values_are_ids_with_our_names() -> None:
+def test_grey_values_are_label_ids() -> None:
     label_map = image_to_label_map(np.array([[0, 1, 10], [11, 255, 4]], np.uint8))
     assert label_map.names == {1: "skin", 4: "right_eye", 10: "hair", 11: "label_11", 255: "label_255"}
     assert label_map.colours[4] == LABELS[4].colour
     assert all(len(colour) == 7 for colour in label_map.colours.values())
 
 
-def test_colours_are_numbered_by_their_value() -> None:
+def test_colours_are_numbered_by_value() -> None:
     red, green, blue, black = (0, 0, 255), (0, 255, 0), (255, 0, 0), (0, 0, 0)
     label_map = image_to_label_map(np.array([[red, black, green], [blue, blue, red]], np.uint8))
     assert label_map.labels.tolist() == [[3, 0, 2], [1, 1, 3]]
@@ -95,9 +95,9 @@ def number_colours(image: Image) -> LabelMap:
 
 
 @given(hnp.arrays(np.uint8, small_sides.map(lambda sides: (*sides, 3)), elements=st.sampled_from([0, 1, 128, 255])))
-def test_colours_are_numbered_as_one_pixel_at_a_time(image: Image) -> None:
+def test_colours_match_the_pixelwise_reference(image: Image) -> None:
     with pytest.MonkeyPatch.context() as patch:
-        # Bands of a row or two, so that a small picture has several.
+        # Small bands, so that a small image has several.
         patch.setattr(module, "_BAND_PIXELS", 10)
         try:
             label_map = image_to_label_map(image)
@@ -110,7 +110,7 @@ def test_colours_are_numbered_as_one_pixel_at_a_time(image: Image) -> None:
 
 
 @given(hnp.arrays(np.uint8, st.one_of(small_sides, small_sides.map(lambda sides: (*sides, 3)))))
-def test_any_picture_gives_labels_all_of_which_are_named(image: Image) -> None:
+def test_all_labels_of_any_image_have_a_name(image: Image) -> None:
     try:
         label_map = image_to_label_map(image)
     except LabelMapError:
@@ -119,7 +119,7 @@ def test_any_picture_gives_labels_all_of_which_are_named(image: Image) -> None:
     assert list(label_map.colours) == list(label_map.names)
 
 
-def test_a_view_of_a_larger_array_is_read_as_it_looks() -> None:
+def test_array_views_are_read_correctly() -> None:
     wide = np.zeros((4, 9, 3), np.uint8)
     wide[:, ::2] = (1, 2, 3)
     assert image_to_label_map(wide[:, 1:6]).labels.tolist() == [[0, 1, 0, 1, 0]] * 4
@@ -127,26 +127,26 @@ def test_a_view_of_a_larger_array_is_read_as_it_looks() -> None:
 
 
 @given(hnp.arrays(np.uint8, small_sides), st.integers(1, 5), st.integers(1, 5))
-def test_whole_multiples_make_exact_blocks(labels: Image, across: int, down: int) -> None:
+def test_scaling_by_integers_makes_exact_blocks(labels: Image, across: int, down: int) -> None:
     height, width = labels.shape
     scaled = scale_labels(labels, Size(width * across, height * down))
     assert (scaled == labels.repeat(down, axis=0).repeat(across, axis=1)).all()
 
 
 @given(hnp.arrays(np.uint8, small_sides), small_sides)
-def test_each_pixel_takes_the_label_under_its_centre(labels: Image, sides: tuple[int, int]) -> None:
+def test_scaling_takes_the_label_under_each_pixel_centre(labels: Image, sides: tuple[int, int]) -> None:
     height, width = sides
     scaled = scale_labels(labels, Size(width, height))
     assert scaled.shape == (height, width)
     assert scaled.dtype == np.uint8
     for y, x in np.ndindex(height, width):
         source_y, source_x = ((2 * y + 1) * labels.shape[0], 2 * height), ((2 * x + 1) * labels.shape[1], 2 * width)
-        # Halfway between two pixels either is the nearest.
+        # Exactly between two pixels, either is the nearest.
         rows = {source_y[0] // source_y[1], (source_y[0] - 1) // source_y[1]}
         columns = {source_x[0] // source_x[1], (source_x[0] - 1) // source_x[1]}
         assert scaled[y, x] in {labels[row, column] for row in rows for column in columns}
 
 
-def test_labels_of_the_right_size_are_not_copied() -> None:
+def test_labels_of_the_same_size_are_not_copied() -> None:
     labels = np.ones((4, 6), np.uint8)
     assert scale_labels(labels, Size(6, 4)) is labels

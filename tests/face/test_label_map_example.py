@@ -1,4 +1,4 @@
-"""The label map in ``examples/`` is what its script makes of the landmarks."""
+"""The label map in ``examples/`` matches the output of its script."""
 
 import importlib.util
 import sys
@@ -25,7 +25,7 @@ def script() -> ModuleType:
     return module
 
 
-def test_labels_are_made_again_alike(
+def test_script_reproduces_the_labels(
     script: ModuleType, label_image: npt.NDArray[np.uint8], landmarks_px: npt.NDArray[np.float32], frame: Size
 ) -> None:
     height, width = label_image.shape
@@ -35,7 +35,7 @@ def test_labels_are_made_again_alike(
     assert np.unique(made).tolist() == list(range(11))
 
 
-def test_skin_leaves_out_eyes_brows_nose_and_mouth(label_image: npt.NDArray[np.uint8]) -> None:
+def test_skin_excludes_eyes_brows_nose_and_mouth(label_image: npt.NDArray[np.uint8]) -> None:
     skin = np.pad((label_image == 1).astype(np.uint8), 1)
     assert cv2.connectedComponents(skin)[0] - 1 == 1
     assert cv2.connectedComponents(1 - skin, connectivity=4)[0] - 2 == 6
@@ -49,7 +49,7 @@ def test_hair_is_above_the_forehead_and_no_feature_is_hidden(label_image: npt.ND
 
 
 @pytest.mark.parametrize("side", ["64x48", "1000x700"])
-def test_script_writes_a_map_of_the_size_asked_for(
+def test_script_writes_a_map_of_the_requested_size(
     script: ModuleType, side: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     output = tmp_path / "labels.png"
@@ -63,7 +63,7 @@ def test_script_writes_a_map_of_the_size_asked_for(
 
 
 @pytest.mark.parametrize("arguments", [["--size", "big"], ["--size", "0x5"], ["--photo", "nowhere.png"]])
-def test_script_says_what_is_wrong(
+def test_script_reports_invalid_arguments(
     script: ModuleType,
     arguments: list[str],
     monkeypatch: pytest.MonkeyPatch,

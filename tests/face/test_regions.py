@@ -1,4 +1,4 @@
-"""The region table against the mesh it is drawn on: what it says, and where its rings lie on a real face."""
+"""The region table: its values, and the position of its rings on a real face."""
 
 import re
 from typing import Any
@@ -24,10 +24,10 @@ RINGS = {spec.name: spec.landmarks for spec in CATALOGUE}
 PAIRS = ["eyebrow", "eye", "under_eye", "cheek"]
 MIDDLE = sorted(name for name in RINGS if not name.startswith(("left_", "right_")))
 
-# Points on the middle line of the mesh, forehead to chin, as far as rings pass through them.
+# Points of rings on the centre line of the mesh, from forehead to chin.
 MIDLINE = [10, 9, 168, 2, 0, 13, 14, 17, 18, 152]
 
-# Which point mirrors which, for every point of a ring that is not on the middle line (subject's right, left).
+# Mirrored pairs (subject's right, left) of all ring points that are not on the centre line.
 MIRROR = {
     7: 249, 21: 251, 25: 255, 31: 261, 32: 262, 33: 263, 37: 267, 39: 269, 40: 270, 46: 276, 47: 277, 52: 282,
     53: 283, 54: 284, 55: 285, 58: 288, 61: 291, 62: 292, 63: 293, 64: 294, 65: 295, 66: 296, 67: 297, 70: 300,
@@ -70,19 +70,19 @@ def test_ids_names_and_colours_are_unique() -> None:
         (17, "left_cheek"),
     ],
 )
-def test_ids_are_those_of_the_interface(label_id: int, name: str) -> None:
+def test_label_ids_match_the_api(label_id: int, name: str) -> None:
     assert BY_NAME[name].label_id == label_id
     assert REGION_NAMES[label_id - 1] == name
     assert (LABELS[label_id].name == name) if label_id <= 10 else (label_id not in LABELS)
     assert (name in RINGS) == (name not in ("skin", "hair"))
 
 
-def test_custom_is_no_region_s_name() -> None:
+def test_custom_is_not_a_region_name() -> None:
     assert CUSTOM_REGION not in REGION_NAMES
 
 
 @pytest.mark.parametrize("spec", CATALOGUE, ids=lambda spec: spec.name)
-def test_rings_are_lists_of_mesh_points_without_repetition(spec: RegionSpec) -> None:
+def test_rings_are_distinct_mesh_points(spec: RegionSpec) -> None:
     assert len(spec.landmarks) == len(set(spec.landmarks)) >= 10
     assert all(0 <= index < MESH_POINTS for index in spec.landmarks)
 
@@ -92,18 +92,18 @@ def edges(ring: tuple[int, ...]) -> set[frozenset[int]]:
 
 
 @pytest.mark.parametrize("name", PAIRS)
-def test_left_ring_is_the_mirror_of_the_right_one(name: str) -> None:
+def test_left_ring_mirrors_the_right_ring(name: str) -> None:
     mirrored = tuple(MIRROR[index] for index in RINGS[f"right_{name}"])
     assert edges(mirrored) == edges(RINGS[f"left_{name}"])
 
 
 @pytest.mark.parametrize("name", MIDDLE)
-def test_middle_ring_is_its_own_mirror(name: str) -> None:
+def test_central_ring_mirrors_itself(name: str) -> None:
     mirrored = tuple(BOTH_WAYS[index] for index in RINGS[name])
     assert edges(mirrored) == edges(RINGS[name])
 
 
-def test_mirrored_points_lie_opposite_each_other(landmarks_px: npt.NDArray[np.float32]) -> None:
+def test_mirrored_points_are_opposite_each_other(landmarks_px: npt.NDArray[np.float32]) -> None:
     top, bottom = landmarks_px[10], landmarks_px[152]
     down = (bottom - top) / np.linalg.norm(bottom - top)
     across = np.array([-down[1], down[0]])
@@ -115,8 +115,8 @@ def test_mirrored_points_lie_opposite_each_other(landmarks_px: npt.NDArray[np.fl
     assert np.abs((right - left) @ down).max() < 0.05 * face_width
 
 
-def test_neighbours_in_rings_are_near_each_other(landmarks_px: npt.NDArray[np.float32]) -> None:
-    # An edge of the mesh is never as long as a third of the face; a wrong index mostly makes one that is.
+def test_neighbours_in_rings_are_close(landmarks_px: npt.NDArray[np.float32]) -> None:
+    # An edge of the mesh is always shorter than a third of the face; a wrong index usually makes a longer one.
     for ring in RINGS.values():
         points = landmarks_px[list(ring)]
         assert np.linalg.norm(points - np.roll(points, -1, axis=0), axis=1).max() < 20
@@ -124,7 +124,7 @@ def test_neighbours_in_rings_are_near_each_other(landmarks_px: npt.NDArray[np.fl
 
 @pytest.fixture(scope="module")
 def masks(landmarks_px: npt.NDArray[np.float32]) -> dict[str, npt.NDArray[np.bool_]]:
-    """Each region as pixels of the sample photo four times enlarged."""
+    """Return each region as a mask of the sample image at four times the size."""
     drawn = {}
     for name, ring in RINGS.items():
         canvas = np.zeros((2048, 2048), np.uint8)
@@ -144,18 +144,18 @@ def test_rings_are_simple_and_clockwise_on_the_sample(
 ) -> None:
     ring = landmarks_px[list(spec.landmarks)]
     assert geometry.is_simple(ring)
-    # With y down, a ring that runs clockwise to the eye has a positive area.
+    # With y down, a ring that is clockwise in the image has a positive area.
     assert geometry.signed_area(ring) > 50
 
 
 @pytest.mark.parametrize("name", sorted(set(RINGS) - {"face_oval"}))
-def test_regions_lie_in_the_oval_of_the_face(name: str, masks: dict[str, npt.NDArray[np.bool_]]) -> None:
+def test_regions_are_inside_the_face_oval(name: str, masks: dict[str, npt.NDArray[np.bool_]]) -> None:
     outline_px = 4 * (masks[name].sum() ** 0.5)
     assert (masks[name] & ~masks["face_oval"]).sum() < 0.1 * outline_px
 
 
 @pytest.mark.parametrize("name", PAIRS)
-def test_left_regions_are_at_the_right_of_the_picture(name: str, masks: dict[str, npt.NDArray[np.bool_]]) -> None:
+def test_left_regions_are_on_the_right_of_the_image(name: str, masks: dict[str, npt.NDArray[np.bool_]]) -> None:
     nose_x, _ = centre(masks["nose"])
     assert centre(masks[f"right_{name}"])[0] < nose_x < centre(masks[f"left_{name}"])[0]
     right, left = masks[f"right_{name}"].sum(), masks[f"left_{name}"].sum()
@@ -163,7 +163,7 @@ def test_left_regions_are_at_the_right_of_the_picture(name: str, masks: dict[str
 
 
 @pytest.mark.parametrize("name", MIDDLE)
-def test_middle_regions_straddle_the_middle_line(
+def test_central_regions_straddle_the_centre_line(
     name: str, masks: dict[str, npt.NDArray[np.bool_]], landmarks_px: npt.NDArray[np.float32]
 ) -> None:
     top, bottom = landmarks_px[10] * 4, landmarks_px[152] * 4
@@ -190,16 +190,16 @@ def test_middle_regions_straddle_the_middle_line(
         ("lower_lip", "chin"),
     ],
 )
-def test_regions_follow_each_other_down_the_face(
+def test_regions_are_ordered_from_top_to_bottom(
     upper: str, lower: str, masks: dict[str, npt.NDArray[np.bool_]]
 ) -> None:
     assert centre(masks[upper])[1] < centre(masks[lower])[1]
-    # Outlines may be shared, and are drawn in both masks; nothing else is.
+    # Masks may share only outlines.
     shared = cv2.erode((masks[upper] & masks[lower]).astype(np.uint8), np.ones((3, 3), np.uint8))
     assert not shared.any()
 
 
-def test_regions_do_not_overlap_but_for_the_oval(masks: dict[str, npt.NDArray[np.bool_]]) -> None:
+def test_regions_do_not_overlap_except_with_the_oval(masks: dict[str, npt.NDArray[np.bool_]]) -> None:
     count = np.zeros((2048, 2048), np.int32)
     for name, mask in masks.items():
         if name != "face_oval":
@@ -226,7 +226,7 @@ def test_regions_do_not_overlap_but_for_the_oval(masks: dict[str, npt.NDArray[np
         pytest.param(450, "left_under_eye", id="below the left eye"),
     ],
 )
-def test_well_known_points_lie_in_their_region(
+def test_known_points_are_in_their_region(
     index: int, name: str, masks: dict[str, npt.NDArray[np.bool_]], landmarks_px: npt.NDArray[np.float32]
 ) -> None:
     x, y = np.rint(landmarks_px[index] * 4).astype(int)
@@ -238,14 +238,14 @@ def test_outer_corners_belong_to_the_eye_of_their_side(corner: int, side: str) -
     assert corner in RINGS[f"{side}_eye"]
 
 
-def test_lips_meet_in_the_corners_of_the_mouth_and_leave_its_interior_out() -> None:
+def test_lips_meet_at_the_mouth_corners_and_exclude_the_interior() -> None:
     assert {61, 291, 78, 308} <= set(RINGS["upper_lip"]) & set(RINGS["lower_lip"])
     inner = set(RINGS["mouth_interior"])
     assert edges(RINGS["mouth_interior"]) <= edges(RINGS["upper_lip"]) | edges(RINGS["lower_lip"])
     assert {78, 308} == inner & set(RINGS["upper_lip"]) & set(RINGS["lower_lip"])
 
 
-def test_large_regions_are_drawn_before_those_inside_them() -> None:
+def test_large_regions_are_drawn_first() -> None:
     order = [spec.name for spec in REGIONS]
     assert order[0] == "face_oval"
     assert order.index("skin") < order.index("nose")

@@ -1,9 +1,9 @@
-"""Write the golden overlays again, after a change that is meant to change them.
+"""Regenerate the golden overlays after an intended change.
 
-    python tests/golden/regenerate.py                    # writes tests/golden/*.svg
-    python tests/golden/regenerate.py --look FOLDER      # also writes pictures over the sample photo, to look at
+    python tests/golden/regenerate.py                       # writes tests/golden/*.svg
+    python tests/golden/regenerate.py --preview FOLDER      # also writes previews over the sample image
 
-The tests compare structure, coordinates and the rendered picture with these files, never bytes.
+The tests compare structure, coordinates and rendered images with these files, not bytes.
 """
 
 import argparse
@@ -17,14 +17,14 @@ import numpy.typing as npt
 import orjson
 import resvg_py
 
-from app.face.frame import Frame, Framing, Size, make_frame, warp_photo
+from app.face.frame import Frame, Framing, Size, make_frame, warp_image
 from app.face.landmarks import compute_roll_deg
-from app.face.overlay import OverlayStyle
 from app.face.pipeline import FaceRequest, process_face
+from app.face.rendering.svg import OverlayStyle
 
 HERE = Path(__file__).resolve().parent
 EXAMPLES = HERE.parents[1] / "examples"
-LOOK_ZOOM = 6
+PREVIEW_ZOOM = 6
 
 CUSTOM_REGIONS = {
     "right cheekbone": [117, 118, 101, 205, 187, 147, 123],
@@ -46,7 +46,7 @@ def _load_labels() -> npt.NDArray[np.uint8]:
 
 
 def _request(**fields: object) -> FaceRequest:
-    return FaceRequest(**{"frame": Size(512, 512), "landmarks_px": _load_landmarks(), **fields})  # type: ignore[arg-type]
+    return FaceRequest(**{"image_size": Size(512, 512), "landmarks_px": _load_landmarks(), **fields})  # type: ignore[arg-type]
 
 
 def _frame(**framing: Any) -> Frame:
@@ -67,44 +67,44 @@ CASES: dict[str, Callable[[], FaceRequest]] = {
 
 
 def render_case(name: str) -> bytes:
-    """Draw the overlay of a case as the product does now."""
+    """Render the overlay of a case with the current code."""
     return process_face(CASES[name]()).svg
 
 
-def render_picture(svg: bytes, zoom: int = 1) -> npt.NDArray[np.float64]:
-    """Render an overlay to ``(H, W, 4)`` BGRA, 0 to 255, with text only where it is enlarged to be looked at."""
-    # Fonts differ between machines; pictures that are compared must not.
+def rasterize(svg: bytes, zoom: int = 1) -> npt.NDArray[np.float64]:
+    """Render an overlay to ``(H, W, 4)`` BGRA, 0 to 255, with text only if it is enlarged."""
+    # Fonts differ between machines, so images for comparison contain no text.
     png = resvg_py.svg_to_bytes(
         svg_string=svg.decode(), zoom=zoom, skip_system_fonts=zoom == 1, sans_serif_family="DejaVu Sans"
     )
-    picture = cv2.imdecode(np.frombuffer(bytes(png), np.uint8), cv2.IMREAD_UNCHANGED)
-    assert picture is not None
-    return picture.astype(np.float64)
+    image = cv2.imdecode(np.frombuffer(bytes(png), np.uint8), cv2.IMREAD_UNCHANGED)
+    assert image is not None
+    return image.astype(np.float64)
 
 
-def _look(name: str, svg: bytes, folder: Path) -> None:
-    photo = cv2.imread(str(EXAMPLES / "astronaut.png"))
-    assert photo is not None
-    photo = warp_photo(photo.astype(np.uint8), CASES[name]().output or Frame(Size(512, 512)))[:, :, :3]
-    photo = cv2.resize(photo, None, fx=LOOK_ZOOM, fy=LOOK_ZOOM, interpolation=cv2.INTER_CUBIC)
-    picture = render_picture(svg, LOOK_ZOOM)
-    alpha = picture[..., 3:] / 255
-    over = photo * (1 - alpha) + picture[..., :3] * alpha
-    face = over[15 * LOOK_ZOOM : 200 * LOOK_ZOOM, 60 * LOOK_ZOOM : 390 * LOOK_ZOOM]
+def _write_preview(name: str, svg: bytes, folder: Path) -> None:
+    image = cv2.imread(str(EXAMPLES / "astronaut.png"))
+    assert image is not None
+    image = warp_image(image.astype(np.uint8), CASES[name]().output or Frame(Size(512, 512)))[:, :, :3]
+    image = cv2.resize(image, None, fx=PREVIEW_ZOOM, fy=PREVIEW_ZOOM, interpolation=cv2.INTER_CUBIC)
+    overlay = rasterize(svg, PREVIEW_ZOOM)
+    alpha = overlay[..., 3:] / 255
+    over = image * (1 - alpha) + overlay[..., :3] * alpha
+    face = over[15 * PREVIEW_ZOOM : 200 * PREVIEW_ZOOM, 60 * PREVIEW_ZOOM : 390 * PREVIEW_ZOOM]
     cv2.imwrite(str(folder / f"{name}.png"), np.clip(face, 0, 255).astype(np.uint8))
 
 
 def main() -> None:
-    """Write every case."""
+    """Write all cases."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--look", type=Path, metavar="FOLDER", help="where to put pictures to look at")
-    look = parser.parse_args().look
+    parser.add_argument("--preview", type=Path, metavar="FOLDER", help="folder for preview images")
+    preview = parser.parse_args().preview
     for name in CASES:
         svg = render_case(name)
         (HERE / f"{name}.svg").write_bytes(svg)
-        if look is not None:
-            look.mkdir(parents=True, exist_ok=True)
-            _look(name, svg, look)
+        if preview is not None:
+            preview.mkdir(parents=True, exist_ok=True)
+            _write_preview(name, svg, preview)
 
 
 if __name__ == "__main__":

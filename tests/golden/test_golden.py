@@ -1,4 +1,4 @@
-"""Overlays of the sample photo are as they were when they were last looked at; see ``regenerate.py``."""
+"""Overlays of the sample image match the reviewed files; see ``regenerate.py``."""
 
 import importlib.util
 import re
@@ -13,11 +13,11 @@ import pytest
 HERE = Path(__file__).resolve().parent
 NAMES = ["catalogue", "catalogue_labels", "custom_regions", "label_map", "upright_cropped", "upright_label_map"]
 
-# A machine's arithmetic may move a coordinate by one step of its last decimal, and a point across the tolerance of
-# simplifying; neither may change the picture to the eye.
+# Floating-point differences between machines may change the last decimal of a coordinate, or which points
+# simplification keeps. Neither is visible.
 COORDINATE_TOLERANCE_PX = 0.15
 MOVED_SHAPES = 1
-PICTURE_TOLERANCE = 0.002
+IMAGE_TOLERANCE = 0.002
 
 
 @pytest.fixture(scope="module")
@@ -35,7 +35,7 @@ def parse(svg: bytes) -> ET.Element:
 
 
 def outline(element: ET.Element) -> list[tuple[Any, ...]]:
-    """List what there is to see, but for where it is."""
+    """Return tag, text and attributes of each element, without coordinates."""
     moving = {"points", "d", "x", "y", "cx", "cy"}
     return [
         (part.tag, part.text, sorted((key, value) for key, value in part.attrib.items() if key not in moving))
@@ -44,22 +44,22 @@ def outline(element: ET.Element) -> list[tuple[Any, ...]]:
 
 
 def numbers(element: ET.Element) -> list[list[float]]:
-    """List the coordinates of each element that has some."""
+    """Return the coordinates of each element that has any."""
     values = [" ".join(part.get(key, "") for key in ("points", "d", "x", "y", "cx", "cy")) for part in element.iter()]
     return [[float(number) for number in re.findall(r"-?\d+(?:\.\d+)?", value)] for value in values if value.strip()]
 
 
-def test_every_case_has_its_file_and_every_file_its_case(golden: ModuleType) -> None:
+def test_cases_match_the_files(golden: ModuleType) -> None:
     assert sorted(golden.CASES) == NAMES == sorted(path.stem for path in HERE.glob("*.svg"))
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_overlay_has_the_structure_of_the_golden_one(golden: ModuleType, name: str) -> None:
+def test_overlay_has_the_golden_structure(golden: ModuleType, name: str) -> None:
     assert outline(parse(golden.render_case(name))) == outline(parse((HERE / f"{name}.svg").read_bytes()))
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_overlay_has_the_coordinates_of_the_golden_one(golden: ModuleType, name: str) -> None:
+def test_overlay_has_the_golden_coordinates(golden: ModuleType, name: str) -> None:
     drawn = numbers(parse(golden.render_case(name)))
     expected = numbers(parse((HERE / f"{name}.svg").read_bytes()))
     assert len(drawn) == len(expected)
@@ -70,18 +70,18 @@ def test_overlay_has_the_coordinates_of_the_golden_one(golden: ModuleType, name:
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_overlay_looks_like_the_golden_one(golden: ModuleType, name: str) -> None:
-    drawn = golden.render_picture(golden.render_case(name))
-    expected = golden.render_picture((HERE / f"{name}.svg").read_bytes())
+def test_overlay_looks_like_the_golden_overlay(golden: ModuleType, name: str) -> None:
+    drawn = golden.rasterize(golden.render_case(name))
+    expected = golden.rasterize((HERE / f"{name}.svg").read_bytes())
     visible = expected[..., 3].astype(bool) | drawn[..., 3].astype(bool)
     assert visible.mean() > 0.001
-    assert np.abs(drawn - expected)[visible].mean() / 255 < PICTURE_TOLERANCE
+    assert np.abs(drawn - expected)[visible].mean() / 255 < IMAGE_TOLERANCE
 
 
-def test_comparison_of_pictures_sees_a_region_that_has_moved(golden: ModuleType) -> None:
+def test_image_comparison_detects_a_moved_region(golden: ModuleType) -> None:
     svg = (HERE / "catalogue.svg").read_bytes()
     moved = re.sub(rb'(<g class="region" data-name="nose")', rb'\1 transform="translate(3)"', svg)
     assert moved != svg
-    difference = np.abs(golden.render_picture(svg) - golden.render_picture(moved))
-    visible = golden.render_picture(svg)[..., 3].astype(bool)
-    assert difference[visible].mean() / 255 > PICTURE_TOLERANCE
+    difference = np.abs(golden.rasterize(svg) - golden.rasterize(moved))
+    visible = golden.rasterize(svg)[..., 3].astype(bool)
+    assert difference[visible].mean() / 255 > IMAGE_TOLERANCE

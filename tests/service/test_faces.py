@@ -14,12 +14,13 @@ import numpy as np
 import orjson
 import pytest
 
+from app.face.detection.model_files import MODEL_FILES
 from app.face.errors import DetectionUnavailableError, FaceIndexError, ImageTooLargeError, NoFaceError
 from app.face.frame import transform_points
 from app.face.pipeline import no_step
 from app.service.crop import CropInput, CropService, Limits
 from app.service.document import result_to_json
-from app.service.faces import MODEL_FILES, FaceFinders, flatten
+from app.service.faces import FaceFinders, flatten
 from app.service.landmarks import LandmarksInput, find_landmarks, landmarks_to_json
 from app.service.options import CropOptions, LandmarkOptions
 from benchmarks import variants
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-    from app.face.detect import FaceModels
+    from app.face.detection.model_files import FaceModels
     from tests.conftest import Sample
 
     MakeInput = Callable[..., CropInput]

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from app.cli.doctor.findings import Finding, error, format_bytes, ok, warning
-from app.face.model_files import KNOWN_FILES
+from app.face.detection.model_files import KNOWN_FILES
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

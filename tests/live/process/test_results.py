@@ -163,7 +163,7 @@ def test_each_bad_image_is_reported_with_its_code_and_others_are_done(
     messages = [line for line in repaired.stderr.splitlines() if ": " in line]
     assert len(messages) == len(codes) - 1
     assert any(
-        line.endswith("few.png: landmarks_count: there must be 468 or 478 landmarks, not 100") for line in messages
+        line.endswith("few.png: landmarks_count: landmarks: expected 468 or 478 points, got 100") for line in messages
     )
 
 

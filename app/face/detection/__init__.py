@@ -1,0 +1,1 @@
+"""Image to landmarks: face detector, face mesh, irises and their model files."""

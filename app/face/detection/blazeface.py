@@ -1,0 +1,248 @@
+"""BlazeFace: an image to face boxes, each with six keypoints.
+
+Anchor layout, scales and thresholds are those of MediaPipe's graphs ``face_detection_short_range`` and
+``face_detection_full_range`` (Google, Apache-2.0). The short-range model detects faces from a fifteenth of the image
+size; the full-range model also detects smaller ones, at four times the cost.
+
+Points are on the continuous plane of the image: pixel (0, 0) covers 0 to 1.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final, NamedTuple
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+
+from app.face.detection.model_files import read_net, run_net
+from app.face.frame import ByteArray
+from app.face.landmarks import FloatArray
+
+RIGHT_EYE_KEYPOINT: Final = 0
+LEFT_EYE_KEYPOINT: Final = 1
+KEYPOINTS: Final = 6
+
+_VALUES: Final = 4 + 2 * KEYPOINTS
+_MAX_IOU: Final = 0.3
+_MAX_LOGIT: Final = 100.0
+_FOLDED_DIMENSIONS: Final = 4
+
+
+class Detection(NamedTuple):
+    """A detected face.
+
+    Attributes:
+        box: ``(x, y, width, height)`` in pixels, from the brows to below the chin.
+        keypoints: ``(6, 2)``: right eye, left eye, nose, mouth, right and left tragion, in pixels.
+        confidence: 0 to 1.
+    """
+
+    box: tuple[float, float, float, float]
+    keypoints: FloatArray
+    confidence: float
+
+
+@dataclass(frozen=True, slots=True)
+class DetectorConfig:
+    """Parameters of a BlazeFace model.
+
+    Attributes:
+        side: width and height of the input.
+        grids: cells per side, and anchors per cell, of each anchor grid.
+        boxes_output: name of the layer with boxes and keypoints.
+        scores_output: name of the layer with scores.
+        min_confidence: minimum confidence of a detection.
+    """
+
+    side: int
+    grids: tuple[tuple[int, int], ...]
+    boxes_output: str
+    scores_output: str
+    min_confidence: float
+
+
+SHORT_RANGE: Final = DetectorConfig(128, ((16, 2), (8, 6)), "regressors", "classificators", 0.5)
+# These are the names of fused layers, because the model was cut before its last reshape (tools/models.py).
+_FULL_LAYER: Final = "model_1/model/depthwise_conv2d_{0}/BiasAdd;model_1/model/depthwise_conv2d_{0}/depthwise;"
+_FULL_NAME: Final = _FULL_LAYER + "model_1/model/depthwise_conv2d_{0}/BiasAdd/ReadVariableOp/resource1"
+FULL_RANGE: Final = DetectorConfig(192, ((48, 1),), _FULL_NAME.format(41), _FULL_NAME.format(40), 0.6)
+
+
+class FaceDetector:
+    """One of the two BlazeFace models. Not thread-safe.
+
+    Args:
+        model: path of the model.
+        config: parameters of the model.
+    """
+
+    def __init__(self, model: str, config: DetectorConfig) -> None:
+        self._net = read_net(model)
+        self._config = config
+        self._anchors = make_anchors(config.grids)
+
+    def detect(self, image_bgr: ByteArray) -> list[Detection]:
+        """Detect faces.
+
+        Args:
+            image_bgr: ``(H, W, 3)`` image of any size.
+
+        Returns:
+            the faces, by descending confidence.
+        """
+        side = self._config.side
+        square, scale, left, top = letterbox(image_bgr, side)
+        self._net.setInput(cv2.dnn.blobFromImage(square, 1 / 127.5, mean=(127.5, 127.5, 127.5), swapRB=True))
+        outputs = run_net(self._net, [self._config.boxes_output, self._config.scores_output])
+        values, logits = (_unfold_output(output, len(self._anchors)) for output in outputs)
+        scores = sigmoid(logits[:, 0])
+        is_face = scores >= self._config.min_confidence
+        points = values[is_face].astype(np.float64).reshape(-1, _VALUES // 2, 2)
+        anchors = self._anchors[is_face] * side
+        # Centre and keypoints are relative to the anchor; the second pair is the width and height of the box.
+        points[:, 0] += anchors
+        points[:, 2:] += anchors[:, None]
+        points -= (left, top)
+        points[:, 1] += (left, top)
+        return weighted_non_max_suppression(points / scale, scores[is_face])
+
+
+def sigmoid(logits: npt.NDArray[np.floating]) -> npt.NDArray[np.float64]:
+    """Convert logits to confidences, 0 to 1.
+
+    Example:
+        >>> sigmoid(np.array([-1000.0, 0.0])).round(9).tolist()
+        [0.0, 0.5]
+    """
+    exponents = np.clip(logits, -_MAX_LOGIT, _MAX_LOGIT).astype(np.float64)
+    confidences: npt.NDArray[np.float64] = 1 / (1 + np.exp(-exponents))
+    return confidences
+
+
+def make_anchors(grids: Sequence[tuple[int, int]]) -> npt.NDArray[np.float64]:
+    """Return the centres of all anchors.
+
+    Args:
+        grids: cells per side, and anchors per cell, of each grid.
+
+    Returns:
+        ``(N, 2)`` in 0..1, row by row, with all anchors of a cell together.
+
+    Example:
+        >>> make_anchors([(2, 1)]).tolist()
+        [[0.25, 0.25], [0.75, 0.25], [0.25, 0.75], [0.75, 0.75]]
+    """
+    centres = []
+    for cells, anchors in grids:
+        along = (np.arange(cells) + 0.5) / cells
+        grid = np.stack(np.meshgrid(along, along), axis=-1).reshape(-1, 2)
+        centres.append(np.repeat(grid, anchors, axis=0))
+    return np.concatenate(centres)
+
+
+def letterbox(image: ByteArray, side: int) -> tuple[ByteArray, float, float, float]:
+    """Scale an image into the centre of a black square, and keep its aspect ratio.
+
+    Args:
+        image: ``(H, W, 3)`` image.
+        side: side of the square in pixels.
+
+    Returns:
+        the square, the scale, and the left and top of the image in the square.
+    """
+    height, width = image.shape[:2]
+    scale = side / max(height, width)
+    new_width, new_height = max(1, round(width * scale)), max(1, round(height * scale))
+    # Shrink by averaging, because sampling turns a large image into noise.
+    method = cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR
+    left, top = (side - new_width) // 2, (side - new_height) // 2
+    square = np.zeros((side, side, 3), np.uint8)
+    square[top : top + new_height, left : left + new_width] = cv2.resize(
+        image, (new_width, new_height), interpolation=method
+    )
+    return square, scale, float(left), float(top)
+
+
+def _unfold_output(output: npt.NDArray[np.float32], count: int) -> npt.NDArray[np.float32]:
+    """Reshape an output to one row per anchor.
+
+    The output of the full-range model is ``(1, 4 x values, cells, cells)`` with four anchors per cell. Each anchor
+    becomes a cell of a grid with twice the resolution.
+    """
+    rows = output
+    if output.ndim == _FOLDED_DIMENSIONS:
+        cells = output.shape[2]
+        rows = output.reshape(2, 2, -1, cells, cells).transpose(3, 0, 4, 1, 2)
+    return rows.reshape(count, -1)
+
+
+def weighted_non_max_suppression(points: npt.NDArray[np.float64], scores: npt.NDArray[np.floating]) -> list[Detection]:
+    """Merge overlapping candidates into their mean, weighted by score.
+
+    Args:
+        points: ``(N, 8, 2)``: centre, size and keypoints of each candidate.
+        scores: ``(N,)`` confidences.
+
+    Returns:
+        the merged detections, by descending confidence.
+    """
+    order = np.argsort(-scores, kind="stable")
+    points, scores = points[order], scores[order]
+    merged: list[Detection] = []
+    while len(scores):
+        overlaps = compute_iou(points[0], points) > _MAX_IOU
+        overlaps[0] = True  # a box without area does not even overlap itself
+        weights = scores[overlaps] / scores[overlaps].sum()
+        centre, size, *keypoints = np.tensordot(weights, points[overlaps], axes=1)
+        x, y = (centre - size / 2).tolist()
+        width, height = size.tolist()
+        if width > 0 and height > 0:
+            merged.append(Detection((x, y, width, height), np.array(keypoints, np.float32), float(scores[0])))
+        points, scores = points[~overlaps], scores[~overlaps]
+    return merged
+
+
+def compute_iou(one: npt.NDArray[np.float64], others: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    """Compute the intersection over union of a box with other boxes.
+
+    Args:
+        one: ``(K, 2)`` with centre and size as the first two rows.
+        others: ``(N, K, 2)`` with the same first two rows each.
+
+    Returns:
+        ``(N,)`` ratios, 0 to 1.
+    """
+    lows, highs = others[:, 0] - others[:, 1] / 2, others[:, 0] + others[:, 1] / 2
+    low, high = one[0] - one[1] / 2, one[0] + one[1] / 2
+    intersection = np.clip(np.minimum(highs, high) - np.maximum(lows, low), 0, None).prod(axis=1)
+    union = others[:, 1].clip(0).prod(axis=1) + one[1].clip(0).prod() - intersection
+    ratios: npt.NDArray[np.float64] = intersection / np.maximum(union, np.finfo(np.float64).tiny)
+    return ratios
+
+
+def translate_detection(detection: Detection, x: float, y: float) -> Detection:
+    """Translate a detection by ``(x, y)``, for example from a tile to the whole image."""
+    left, top, width, height = detection.box
+    keypoints = detection.keypoints + np.array([x, y], np.float32)
+    return Detection((left + x, top + y, width, height), keypoints, detection.confidence)
+
+
+def non_max_suppression(detections: Sequence[Detection]) -> list[Detection]:
+    """Keep the detection with the highest confidence of each overlapping group.
+
+    Args:
+        detections: detections from several parts of an image, on the plane of the image.
+
+    Returns:
+        the kept detections, by descending confidence.
+    """
+    remaining = sorted(detections, key=lambda detection: detection.confidence, reverse=True)
+    kept: list[Detection] = []
+    while remaining:
+        kept.append(remaining[0])
+        boxes = np.array([detection.box for detection in remaining]).reshape(-1, 2, 2)
+        boxes[:, 0] += boxes[:, 1] / 2
+        overlaps = compute_iou(boxes[0], boxes)
+        remaining = [detection for detection, iou in zip(remaining[1:], overlaps[1:], strict=True) if iou <= _MAX_IOU]
+    return kept

@@ -1,0 +1,224 @@
+"""An image to the landmarks of a face.
+
+A detector locates the faces. The mesh model runs on an upright square around one of them, then again on the square that
+its own mesh defines. The iris model adds the irises. The models are MediaPipe's (Google, Apache-2.0), run by OpenCV.
+"""
+
+from dataclasses import dataclass, replace
+from typing import Final
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+
+from app.face.detection.blazeface import (
+    FULL_RANGE,
+    LEFT_EYE_KEYPOINT,
+    RIGHT_EYE_KEYPOINT,
+    SHORT_RANGE,
+    Detection,
+    FaceDetector,
+    non_max_suppression,
+    translate_detection,
+)
+from app.face.detection.mesh import FaceMesh, SquareRoi, crop_roi, make_mesh_roi, make_roi
+from app.face.detection.model_files import FaceModels
+from app.face.errors import FaceIndexError, NoFaceError
+from app.face.frame import ByteArray
+from app.face.landmarks import FloatArray, compute_bbox
+from app.face.pipeline import OnStep
+
+MIN_PRESENCE: Final = 0.5
+"""Minimum confidence of the mesh model that there is a face; below it, the detection was a false positive."""
+
+# Clockwise, by the number of quarter turns. Copying an array rotated by numpy takes three times as long.
+_ROTATIONS: Final = {1: cv2.ROTATE_90_CLOCKWISE, 2: cv2.ROTATE_180, 3: cv2.ROTATE_90_COUNTERCLOCKWISE}
+
+_SMALL_RATIO: Final = 0.15
+"""A face narrower than this fraction of the longer side is only a dozen pixels wide for the short-range model."""
+
+_FACE_SCALE: Final = 1.5
+_REFINEMENT_SCALE: Final = 3.0
+_REFINEMENT_SIDE: Final = 256
+
+_MIN_REFINED_CONFIDENCE: Final = 0.6
+"""Higher than for the first detection, because each of many refinements may be a false positive."""
+
+_MAX_REFINEMENTS: Final = 32
+"""Bounds the cost of an image that was made so that everything in it looks like a face."""
+
+_TILE_RATIO: Final = 0.55
+"""Side of a tile, as a fraction of the longer side of the image. Neighbouring tiles overlap by a tenth of the longer
+side, which is more than the width of the faces that only tiles reveal."""
+
+
+@dataclass(frozen=True, slots=True)
+class FaceBox:
+    """Box of a detected face.
+
+    Attributes:
+        box: ``(x, y, width, height)`` in pixels.
+        confidence: confidence of the detector, 0 to 1.
+    """
+
+    box: tuple[float, float, float, float]
+    confidence: float
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class DetectedFace:
+    """Landmarks of one face, and the boxes of all faces.
+
+    Attributes:
+        landmarks_px: ``(478, 2)`` points in pixels of the image.
+        presence: confidence of the mesh model that there is a face, 0 to 1.
+        index: index of this face in ``faces``.
+        faces: all faces, largest first.
+    """
+
+    landmarks_px: FloatArray
+    presence: float
+    index: int
+    faces: tuple[FaceBox, ...]
+
+
+class LandmarkDetector:
+    """Detector of faces and their landmarks. Not thread-safe.
+
+    Args:
+        models: paths of the models.
+    """
+
+    def __init__(self, models: FaceModels) -> None:
+        self._short = FaceDetector(models.short_range, SHORT_RANGE)
+        self._full = FaceDetector(models.full_range, FULL_RANGE)
+        self._mesh = FaceMesh(models.mesh, models.iris)
+
+    def detect(self, image_bgr: ByteArray, on_step: OnStep, index: int = 0, quarter_turns: int = 0) -> DetectedFace:
+        """Detect the landmarks of one face.
+
+        Args:
+            image_bgr: ``(H, W, 3)`` image.
+            on_step: called for each step: ``detect``, ``mesh``, ``iris``.
+            index: index of the face, largest first.
+            quarter_turns: clockwise quarter turns that make the image upright; the result refers to the image as
+                passed.
+
+        Returns:
+            the landmarks, and the boxes of all faces.
+
+        Raises:
+            NoFaceError: no face was detected.
+            FaceIndexError: fewer faces were detected.
+        """
+        rotated = image_bgr if quarter_turns == 0 else cv2.rotate(image_bgr, _ROTATIONS[quarter_turns])
+        face = self._detect_upright(np.ascontiguousarray(rotated, np.uint8), on_step, index)
+        return undo_rotation(face, rotated.shape[1], rotated.shape[0], quarter_turns) if quarter_turns else face
+
+    def _detect_upright(self, image_bgr: ByteArray, on_step: OnStep, index: int) -> DetectedFace:
+        with on_step("detect"):
+            detections = self._detect_faces(image_bgr)
+        while detections:
+            if index >= len(detections):
+                raise FaceIndexError(
+                    f"face: expected 0 to {len(detections) - 1}, because {len(detections)} faces were detected, got "
+                    "a larger index"
+                )
+            with on_step("mesh"):
+                mesh_px, presence = self._find_mesh(image_bgr, detections[index])
+            if presence >= MIN_PRESENCE:
+                break
+            # The detection was a false positive; the next one takes its place.
+            del detections[index]
+        else:
+            raise NoFaceError("image: expected a face, got none; send landmarks if the image has a face")
+        with on_step("iris"):
+            landmarks_px = self._mesh.find_irises(image_bgr, mesh_px)
+        faces = tuple(FaceBox(detection.box, detection.confidence) for detection in detections)
+        return DetectedFace(landmarks_px, presence, index, faces)
+
+    def _detect_faces(self, image_bgr: ByteArray) -> list[Detection]:
+        """Detect all faces, largest first."""
+        longest = max(image_bgr.shape[:2])
+        detections = self._short.detect(image_bgr)
+        if max((detection.box[2] for detection in detections), default=0.0) < _SMALL_RATIO * longest:
+            # The full-range model is better in every respect for small faces.
+            far = self._full.detect(image_bgr) or self._detect_in_tiles(image_bgr)
+            refined = [self._refine(image_bgr, detection) for detection in far[:_MAX_REFINEMENTS]]
+            detections = non_max_suppression([one for one in refined if one is not None]) or detections
+        return sorted(detections, key=lambda detection: detection.box[2] * detection.box[3], reverse=True)
+
+    def _detect_in_tiles(self, image_bgr: ByteArray) -> list[Detection]:
+        """Detect faces that are too small at the scale of the whole image."""
+        height, width = image_bgr.shape[:2]
+        side = round(_TILE_RATIO * max(height, width))
+        if side < FULL_RANGE.side:
+            return []  # the models have already processed the image at full resolution
+        detections: list[Detection] = []
+        for top in _tile_starts(height, side):
+            for left in _tile_starts(width, side):
+                tile = image_bgr[top : top + side, left : left + side]
+                detections += [translate_detection(one, left, top) for one in self._full.detect(tile)]
+        return non_max_suppression(detections)
+
+    def _find_mesh(self, image_bgr: ByteArray, detection: Detection) -> tuple[npt.NDArray[np.float64], float]:
+        """Find the mesh from a detection, then again from the mesh itself."""
+        mesh_px, presence = self._mesh.find_mesh(image_bgr, _make_detection_roi(detection))
+        if presence < MIN_PRESENCE:
+            return mesh_px, presence
+        return self._mesh.find_mesh(image_bgr, make_mesh_roi(mesh_px))
+
+    def _refine(self, image_bgr: ByteArray, detection: Detection) -> Detection | None:
+        """Detect a small face again in an enlarged crop, which locates its eyes better and rejects false positives."""
+        x, y, width, height = detection.box
+        roi = SquareRoi(x + width / 2, y + height / 2, _REFINEMENT_SCALE * max(width, height), 0.0)
+        candidates = self._short.detect(crop_roi(image_bgr, roi, _REFINEMENT_SIDE))
+        candidates = [one for one in candidates if one.confidence >= _MIN_REFINED_CONFIDENCE]
+        if not candidates:
+            return None
+        centre = _REFINEMENT_SIDE / 2
+
+        def distance(one: Detection) -> float:
+            return abs(one.box[0] + one.box[2] / 2 - centre) + abs(one.box[1] + one.box[3] / 2 - centre)
+
+        nearest = min(candidates, key=distance)
+        scale = roi.side / _REFINEMENT_SIDE
+        left, top = roi.to_image(np.array(nearest.box[:2])[None] / _REFINEMENT_SIDE)[0].tolist()
+        keypoints = roi.to_image(nearest.keypoints / _REFINEMENT_SIDE).astype(np.float32)
+        box = (left, top, nearest.box[2] * scale, nearest.box[3] * scale)
+        return Detection(box, keypoints, nearest.confidence)
+
+
+def undo_rotation(face: DetectedFace, width: int, height: int, quarter_turns: int) -> DetectedFace:
+    """Transform a face from a rotated image back to the original image.
+
+    Args:
+        face: the face on the plane of the rotated image.
+        width: width of the rotated image in pixels.
+        height: height of the rotated image in pixels.
+        quarter_turns: clockwise quarter turns of the rotation.
+    """
+
+    def rotate_back(points: npt.NDArray[np.floating]) -> npt.NDArray[np.float64]:
+        x, y = points[:, 0].astype(np.float64), points[:, 1].astype(np.float64)
+        columns = {1: (y, width - x), 2: (width - x, height - y), 3: (height - y, x)}[quarter_turns]
+        return np.stack(columns, axis=1)
+
+    faces = []
+    for one in face.faces:
+        x, y, across, down = one.box
+        corners = np.array([[x, y], [x + across, y + down]])
+        faces.append(FaceBox(compute_bbox(rotate_back(corners)), one.confidence))
+    return replace(face, landmarks_px=rotate_back(face.landmarks_px).astype(np.float32), faces=tuple(faces))
+
+
+def _tile_starts(length: int, side: int) -> tuple[int, ...]:
+    return (0,) if length <= side else (0, length - side)
+
+
+def _make_detection_roi(detection: Detection) -> SquareRoi:
+    x, y, width, height = detection.box
+    eyes = detection.keypoints[[RIGHT_EYE_KEYPOINT, LEFT_EYE_KEYPOINT]]
+    rotated = make_roi(np.array([(x, y), (x + width, y + height)]), eyes[0], eyes[1], _FACE_SCALE)
+    # The box is not rotated with the face, so only the roll of this square is used.
+    return SquareRoi(x + width / 2, y + height / 2, _FACE_SCALE * max(width, height), rotated.roll_deg)

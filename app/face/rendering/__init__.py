@@ -1,0 +1,1 @@
+"""Regions to SVG and to pixels, with the layout of region labels."""

@@ -1,0 +1,228 @@
+"""Regions to an SVG overlay.
+
+orjson formats the coordinates, because it is a dozen times as fast as formatting each number. Names are the only text
+from the request. This module alone replaces their characters that XML does not allow, and escapes them.
+"""
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+import orjson
+
+from app.face.frame import Size
+from app.face.landmarks import FloatArray
+from app.face.regions import Region
+from app.face.rendering.label_layout import PlacedLabel, layout_labels
+
+REFERENCE_SIDE_PX: Final = 1000
+"""Longer side of a frame at which the default widths below apply; other frames scale them in proportion."""
+
+STROKE_PX: Final = 1.5
+
+# In stroke widths, so that dashes keep their proportions.
+DASH: Final = 3.0
+GAP: Final = 2.0
+
+DOT_PX: Final = 1.6
+
+# In font sizes. White text with a dark halo is readable on any background.
+HALO_EM: Final = 0.22
+HALO_COLOUR: Final = "#1a1a1a"
+LEADER_EM: Final = 0.07
+LEADER_GAP_EM: Final = 0.35
+BASELINE_EM: Final = 0.35  # the `dy` of the text
+
+# Characters outside the production Char of XML 1.0: most control characters, surrogates, and two non-characters.
+_FORBIDDEN: Final = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
+
+# Tabs and line breaks are escaped, because an XML parser would normalize them.
+_ESCAPES: Final = str.maketrans(
+    {"&": "&amp;", "<": "&lt;", ">": "&gt;", '"': "&quot;", "'": "&#39;", "\t": "&#9;", "\n": "&#10;", "\r": "&#13;"}
+)
+# Names are escaped, so they cannot match these patterns.
+_BACKGROUND: Final = re.compile(
+    rb'<image class="photo" [^<>]*href="data:(image/(?:jpeg|png));base64,([A-Za-z0-9+/=]*)"'
+)
+_COLOUR: Final = re.compile(rb' data-label-id="\d+" fill="(#[0-9a-f]{6})"')
+_PLAIN_NAME: Final = re.compile(r"[A-Za-z0-9 _.:#-]*")
+
+
+@dataclass(frozen=True, slots=True)
+class OverlayStyle:
+    """Style of an overlay.
+
+    Attributes:
+        show_labels: write the name of each region inside it, or beside the face if it does not fit.
+        show_landmarks: draw a dot for each landmark.
+        region_opacity: opacity of the fill, 0 to 1.
+        stroke_width: width of the outlines in pixels; None for a default in proportion to the frame.
+    """
+
+    show_labels: bool = False
+    show_landmarks: bool = False
+    region_opacity: float = 0.35
+    stroke_width: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class EmbeddedImage:
+    """An image file that is embedded in an SVG.
+
+    Attributes:
+        base64: bytes of the file, in base64.
+        media_type: ``image/jpeg`` or ``image/png``.
+    """
+
+    base64: str
+    media_type: str
+
+
+def clean_text(text: str) -> str:
+    r"""Replace every character that XML 1.0 does not allow with U+FFFD.
+
+    Example:
+        >>> clean_text("nul \x00 is not allowed") == "nul \ufffd is not allowed"
+        True
+    """
+    return _FORBIDDEN.sub("\ufffd", text)
+
+
+def escape_text(text: str) -> str:
+    """Escape text for an XML element or attribute; a parser returns ``clean_text(text)``."""
+    if _PLAIN_NAME.fullmatch(text):
+        return text
+    return clean_text(text).translate(_ESCAPES)
+
+
+def render_svg(
+    *,
+    size: Size,
+    regions: Sequence[Region],
+    landmarks_px: FloatArray | None,
+    style: OverlayStyle,
+    background: EmbeddedImage | None = None,
+) -> bytes:
+    """Render regions as SVG.
+
+    Args:
+        size: size of the frame in pixels.
+        regions: the regions, from bottom to top.
+        landmarks_px: ``(N, 2)`` points in pixels, drawn if the style includes them.
+        style: style of the overlay.
+        background: image of the size of the frame, below the regions.
+
+    Returns:
+        an SVG document in UTF-8, with a transparent background.
+    """
+    width, height = size
+    stroke = compute_stroke_px(size, style)
+    start = f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" width="{width}" height="{height}">'
+    group = (
+        f'<g class="regions" fill-opacity="{style.region_opacity:.4g}" fill-rule="evenodd" stroke-width="{stroke:.4g}" '
+        f'stroke-dasharray="{DASH * stroke:.4g} {GAP * stroke:.4g}" stroke-linejoin="round">'
+    )
+    # The background may be tens of megabytes, so avoid intermediate strings that copy it.
+    parts = [start, *_render_background(background, size), group, *map(_render_region, regions), "</g>"]
+    if style.show_landmarks and landmarks_px is not None:
+        parts.append(_render_landmarks(landmarks_px, size))
+    if style.show_labels:
+        parts.append(_render_labels(*layout_labels(size, regions)))
+    parts.append("</svg>")
+    return "".join(parts).encode()
+
+
+def compute_stroke_px(size: Size, style: OverlayStyle) -> float:
+    """Return the width of the outlines: that of the style, or the default in proportion to the frame."""
+    return STROKE_PX * max(size) / REFERENCE_SIDE_PX if style.stroke_width is None else style.stroke_width
+
+
+def compute_dot_px(size: Size) -> float:
+    """Return the diameter of landmark dots."""
+    return DOT_PX * max(size) / REFERENCE_SIDE_PX
+
+
+def compute_leader_x(label: PlacedLabel, font_size: float) -> float:
+    """Return the ``x`` where the leader line of a label starts, with a small gap to the text."""
+    return label.x + (-LEADER_GAP_EM if label.text_anchor == "start" else LEADER_GAP_EM) * font_size
+
+
+def read_background(svg: bytes) -> EmbeddedImage | None:
+    """Return the background image of an overlay, or None if it has none."""
+    match = _BACKGROUND.search(svg)
+    return None if match is None else EmbeddedImage(match[2].decode("ascii"), match[1].decode("ascii"))
+
+
+def read_colours(svg: bytes) -> list[str]:
+    """Return the colours of the regions of an overlay, ``#rrggbb``, in drawing order."""
+    return [colour.decode("ascii") for colour in _COLOUR.findall(svg)]
+
+
+def _render_background(background: EmbeddedImage | None, size: Size) -> tuple[str, ...]:
+    if background is None:
+        return ()
+    start = f'<image class="photo" width="{size.width}" height="{size.height}" '
+    return f'{start}href="data:{background.media_type};base64,', background.base64, '"/>'
+
+
+def _render_region(region: Region) -> str:
+    name = escape_text(region.name)
+    polygons = region.polygons
+    if len(polygons) == 1 and not polygons[0].holes:
+        shape = f'<polygon points="{_format_points(polygons[0].outer)}"/>'
+    else:
+        rings = [ring for polygon in polygons for ring in (polygon.outer, *polygon.holes)]
+        shape = '<path d="' + "".join([f"M{_format_points(ring)}Z" for ring in rings]) + '"/>'
+    return (
+        f'<g class="region" data-name="{name}" data-label-id="{region.label_id}" '
+        f'fill="{region.colour}" stroke="{region.colour}"><title>{name}</title>{shape}</g>'
+    )
+
+
+def _format_points(points: FloatArray) -> str:
+    """Format a ring as ``x,y,x,y``, which is valid in ``points`` and, after an ``M``, in path data."""
+    text = orjson.dumps(points.ravel(), option=orjson.OPT_SERIALIZE_NUMPY)
+    return text.replace(b".0,", b",").replace(b".0]", b"]")[1:-1].decode()
+
+
+def _render_landmarks(landmarks_px: FloatArray, size: Size) -> str:
+    # A stroke of zero length with round caps is a dot, so one path can contain all of them.
+    text = orjson.dumps(np.ascontiguousarray(landmarks_px), option=orjson.OPT_SERIALIZE_NUMPY).decode()
+    data = text[2:-2].replace("],[", "h0M")
+    diameter = compute_dot_px(size)
+    return (
+        f'<path class="landmarks" d="M{data}h0" fill="none" stroke="#ffffff" '
+        f'stroke-width="{diameter:.4g}" stroke-linecap="round"/>'
+    )
+
+
+def _render_labels(font_size: float, labels: Sequence[PlacedLabel]) -> str:
+    head = (
+        f'<g class="labels" font-family="sans-serif" font-size="{font_size:.4g}" '
+        f'fill="#ffffff" stroke="{HALO_COLOUR}" stroke-linejoin="round" paint-order="stroke">'
+    )
+    parts = [head]
+    for label in labels:
+        if label.target is not None:
+            parts.append(_render_leader(label, label.target, font_size))
+        parts.append(
+            f'<text x="{label.x:.1f}" y="{label.y:.1f}" dy=".35em" text-anchor="{label.text_anchor}" '
+            f'stroke-width="{font_size * HALO_EM:.4g}">{escape_text(label.region.name)}</text>'
+        )
+    return "".join([*parts, "</g>"])
+
+
+def _render_leader(label: PlacedLabel, target: tuple[float, float], font_size: float) -> str:
+    x, y = target
+    start = compute_leader_x(label, font_size)
+    width = font_size * LEADER_EM
+    line = f'd="M{start:.1f},{label.y:.1f}L{x:.1f},{y:.1f}"'
+    # A wider dark line below makes the leader visible on any background.
+    return (
+        f'<path class="leader" {line} fill="none" stroke-width="{2.5 * width:.4g}" stroke-opacity=".5"/>'
+        f'<path class="leader" {line} fill="none" stroke="{label.region.colour}" stroke-width="{width:.4g}"/>'
+        f'<circle cx="{x:.1f}" cy="{y:.1f}" r="{2 * width:.4g}" fill="{label.region.colour}" '
+        f'stroke-width="{width:.4g}"/>'
+    )
