@@ -294,10 +294,9 @@ livenessProbe:
 {{/*
 Volumes of the API and the workers: (dict "root" $ "processes" 2).
 
-Metric files are memory-mapped, and a process that writes to one while the volume is full is killed by SIGBUS. An API
-worker that has served every method on every path uses 0.7 MiB; other processes use less than 0.1 MiB. So 4 MiB for each
-worker, plus 4 MiB for all other processes, also suffice for several times as many buckets. Only used space counts
-against the memory limit.
+Processes cannot record new metrics if the volume for metric files is full. An API worker that has served every method
+on every path uses 0.7 MiB; other processes use less than 0.1 MiB. So 4 MiB for each worker, plus 4 MiB for all other
+processes, also suffice for several times as many buckets. Only used space counts against the memory limit.
 */}}
 {{- define "facial-service.volumes" -}}
 {{- $root := .root -}}
