@@ -1,7 +1,7 @@
 """Generate a label map from face landmarks, by default of a different size than the image.
 
-The values are label ids: 1 skin, 2 and 3 eyebrows, 4 and 5 eyes, 6 nose, 7 upper lip, 8 mouth interior, 9 lower lip,
-10 hair, 0 background. In each pair, the even id is on the left side of the image. Landmarks do not cover hair, so it is
+The values are label ids: 0 background, 1 skin, 2 and 3 eyebrows, 4 and 5 eyes, 6 nose, 7 upper lip, 8 mouth interior,
+9 lower lip, 10 hair. In each pair, the even id is on the left side of the image. Landmarks do not cover hair, so it is
 approximated by an ellipse around the face oval. The output is deterministic.
 """
 

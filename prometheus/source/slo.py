@@ -93,8 +93,8 @@ class Objective:
         return f"namespace_job:{self.bad}_per_{self.total}:ratio_rate"
 
 
-# A bucket boundary of the default REQUEST_DURATION_BUCKETS; custom buckets must include it. A request without decoding
-# takes about 5 ms, and the largest image with full decoding about half a second, plus the time to receive the body.
+# A bucket boundary of the default REQUEST_DURATION_BUCKETS; custom buckets must include it. Processing takes about 5 ms
+# without decoding, and half a second for the largest image with decoding. The time to receive the body comes on top.
 LATENCY_S = "1.0"
 
 _REQUESTS = series("api_requests_total", API)

@@ -35,7 +35,7 @@ same name do not collide: (dict "root" $ "namespace" .Values.metrics.namespace).
 {{- mul (regexFind "^[0-9]+" . | int64) (get (dict "ms" 1 "s" 1000 "m" 60000) $unit) }}
 {{- end }}
 
-{{/* Fail if the monitors would scrape nothing, or every pod twice. */}}
+{{/* Fail if both monitors are enabled, or if the scrape timeout exceeds the interval. */}}
 {{- define "facial-service.checkMonitors" -}}
 {{- $metrics := .Values.metrics }}
 {{- if and $metrics.serviceMonitor.enabled $metrics.podMonitor.enabled }}

@@ -1,6 +1,6 @@
 {{/*
-Shutdown time of a server of a cluster, in seconds: 30 for lame duck mode, the minimum that nats-server accepts, and 15 to
-close its store.
+Shutdown time of a server of a cluster, in seconds: 30 for lame duck mode, and 15 to close its store. nats-server accepts
+no shorter lame duck mode.
 */}}
 {{- define "facial-service.lameDuckSeconds" -}}
 {{- add 30 15 }}

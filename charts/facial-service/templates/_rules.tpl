@@ -41,9 +41,9 @@ facial-service-kubernetes
 {{- end }}
 
 {{/*
-Groups as they are to be loaded, as a YAML list, or nothing: (dict "root" $ "groups" $groups). Values go from object to
-object and never through `tpl`, since Prometheus' own templates are written in the same braces. Of a group that is off,
-what it records stays, and so does an alert that is turned on by its name.
+Groups with overrides applied, as a YAML list, or empty: (dict "root" $ "groups" $groups). Rules are not passed through
+`tpl`, because Prometheus templates use the same braces. A disabled group keeps its recording rules, and the alerts that
+an override enables.
 */}}
 {{- define "facial-service.ruleGroups" -}}
 {{- $values := .root.Values.prometheusRule }}
