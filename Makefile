@@ -1,4 +1,4 @@
-# Every action of the project. `make help` lists them.
+# Development tasks. `make help` lists them.
 .DELETE_ON_ERROR:
 MAKEFLAGS += --no-builtin-rules
 SHELL := bash
@@ -14,18 +14,18 @@ PACKAGES := app tests benchmarks charts docs examples grafana prometheus tools
 
 ##@ Use
 .PHONY: run
-run: $(VENV)/.runtime models ## Set up, start the service, print where to look
+run: $(VENV)/.runtime models ## Set up, start the service, and print its URLs
 	@$(BIN)/facial-service serve
 
 .PHONY: help
-help: ## List the targets
+help: ## List all targets
 	@awk 'BEGIN {FS = ":.*##"} /^##@/ {printf "\n\033[1m%s\033[0m\n", substr($$0, 5)} \
 	  /^[a-z0-9-]+:.*##/ {printf "  \033[36m%-10s\033[0m %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 ##@ Check
 .PHONY: test
-test: $(VENV)/.dev tools models ## Run every test (ARGS="-k name" for some)
-	@$(BIN)/python tools/models.py --pictures || echo "tests that need pictures are skipped" >&2
+test: $(VENV)/.dev tools models ## Run all tests (ARGS="-k name" selects some)
+	@$(BIN)/python tools/models.py --pictures || echo "test images are missing; tests that need them are skipped" >&2
 	@$(BIN)/pytest $(ARGS)
 
 .PHONY: lint
@@ -42,11 +42,11 @@ lint: $(VENV)/.dev ## Types, style, layers, and what is generated against its so
 	@$(BIN)/python charts/generate.py --check
 
 .PHONY: test-nats
-test-nats: $(VENV)/.dev models ## Run the tests of tasks with several versions of nats-server (half an hour)
+test-nats: $(VENV)/.dev models ## Run the task tests with several nats-server versions (30 minutes)
 	@tools/nats_matrix.sh
 
 .PHONY: bench
-bench: $(VENV)/.dev ## Measure cost against the bare program; writes benchmarks/latest.json
+bench: $(VENV)/.dev ## Compare performance with the reference program; writes benchmarks/latest.json
 	@$(BIN)/python -m benchmarks.run $(ARGS)
 
 ##@ Kubernetes
@@ -60,30 +60,30 @@ image: ## Build the container image (IMAGE=name:tag, BASE_IMAGE=…)
 	  --build-arg REVISION=$$(git rev-parse HEAD) --build-arg CREATED=$$(git log -1 --format=%cI) .
 
 .PHONY: kind-up
-kind-up: ## Start a cluster of kind with kube-prometheus-stack and the service
+kind-up: ## Create a kind cluster with kube-prometheus-stack and the service
 	@tools/kind.sh up
 
 .PHONY: kind-down
-kind-down: ## Delete it
+kind-down: ## Delete the kind cluster
 	@tools/kind.sh down
 
 .PHONY: forward
-forward: ## Forward service, Prometheus, Alertmanager and Grafana; print where they are
+forward: ## Forward ports of the service, Prometheus, Alertmanager and Grafana; print their URLs
 	@tools/kind.sh forward
 
 .PHONY: e2e
-e2e: $(VENV)/.dev ## Run the end-to-end tests on the cluster of KUBECONFIG, which has IMAGE
+e2e: $(VENV)/.dev ## Run the end-to-end tests on the cluster of KUBECONFIG; IMAGE must be loaded
 	@echo "on the cluster of $$(kubectl config current-context)"
 	@E2E_REQUIRED=1 E2E_IMAGE=$(IMAGE) KUBECONFIG=$${KUBECONFIG:-$$HOME/.kube/config} $(BIN)/pytest tests/e2e --verbose -rP $(ARGS)
 
 ##@ Change
 .PHONY: format
-format: $(VENV)/.dev ## Bring the code into shape
+format: $(VENV)/.dev ## Format the code
 	@$(BIN)/ruff check --fix $(PACKAGES)
 	@$(BIN)/ruff format $(PACKAGES)
 
 .PHONY: generate
-generate: $(VENV)/.dev ## Write again what is made from tables: README, docs, examples
+generate: $(VENV)/.dev ## Regenerate generated files: README, docs, rules, dashboards, chart, examples
 	@$(BIN)/python examples/make_label_map.py
 	@$(BIN)/python examples/make_docs_examples.py app/web/static/examples.json
 	@$(BIN)/python examples/make_page_sample.py app/web/static/page
@@ -95,15 +95,15 @@ generate: $(VENV)/.dev ## Write again what is made from tables: README, docs, ex
 	@$(BIN)/python docs/draw_page.py docs
 
 .PHONY: pictures
-pictures: $(VENV)/.dev ## Draw the pictures of the documentation from the running service
+pictures: $(VENV)/.dev ## Render the screenshots of the documentation from a running service
 	@$(BIN)/python docs/draw_monitor.py docs/monitor.svg
 
 .PHONY: golden
-golden: $(VENV)/.dev ## Draw the golden overlays again; look at them before you commit
+golden: $(VENV)/.dev ## Regenerate the golden overlays; inspect them before you commit
 	@$(BIN)/python tests/golden/regenerate.py
 
 .PHONY: lock
-lock: $(VENV)/.dev ## Resolve the dependencies again
+lock: $(VENV)/.dev ## Update the dependency lock files
 	@$(BIN)/uv pip compile -q pyproject.toml --group build $(LOCK_OPTIONS) -o requirements.lock
 	@$(BIN)/uv pip compile -q pyproject.toml --group build --group dev -c requirements.lock $(LOCK_OPTIONS) -o requirements-dev.lock
 
@@ -111,20 +111,20 @@ LOCK_OPTIONS := --universal --python-version 3.11 --generate-hashes --no-emit-in
 
 ##@ Set up
 .PHONY: tools
-tools: ## Programs that tests need and pip does not bring
+tools: ## Install programs for tests that pip does not provide
 	@$(PYTHON) tools/setup.py
 	@$(PYTHON) tools/custom_resources.py
 
 .PHONY: models
-models: $(VENV)/.runtime ## Models that find faces; without them, requests have to bring landmarks
-	@$(BIN)/python tools/models.py || echo "landmarks cannot be found; everything else works" >&2
+models: $(VENV)/.runtime ## Install the face-detection models; without them, requests must include landmarks
+	@$(BIN)/python tools/models.py || echo "face detection is not available; everything else works" >&2
 
 .PHONY: clean
-clean: ## Remove what was set up
+clean: ## Remove the virtual environment, tools, models and caches
 	@rm -rf $(VENV) .tools app/models build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
 
 $(VENV)/bin/python:
-	@echo "Setting up $(VENV): Python, then what requirements.lock pins (under a minute where the cache is warm)"
+	@echo "Setting up $(VENV) with the packages of requirements.lock (less than a minute with a warm cache)"
 	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))' \
 	  || { echo "expected Python 3.11 to 3.13, got $$($(PYTHON) --version); set PYTHON=…" >&2; exit 1; }
 	@$(PYTHON) -m venv $(VENV)

@@ -1,7 +1,7 @@
-"""Write what the chart has from elsewhere: its schema, the tables of its README, and its rules and dashboards.
+"""Generate the files of the Helm chart: the values schema, the tables of its README, its rules and its dashboards.
 
-The schema (values.schema.json) and the tables are made from values.yaml and its comments; rules and dashboards are
-copies of prometheus/rules/*.yaml and grafana/dashboards/*.json.
+values.schema.json and the tables are generated from values.yaml and its comments. Rules and dashboards are copies of
+prometheus/rules/*.yaml and grafana/dashboards/*.json.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import yaml
 from jsonschema import Draft7Validator
 from values_file import ValuesError, read_values
 from values_schema import values_schema
-from values_table import own_settings_table, values_tables
+from values_table import managed_settings_table, values_tables
 
 from app import __version__
 
@@ -30,24 +30,24 @@ COPIES = {
     CHART / "files/rules": ("prometheus/rules", "*.yaml"),
     CHART / "files/dashboards": ("grafana/dashboards", "*.json"),
 }
-"""Folders of the chart whose files are those of others: folder to the other and the pattern of its files."""
+"""Folders of the chart that contain copies, each with the source folder and the file pattern."""
 
 EXAMPLE = """examples:
-  python charts/generate.py           write
-  python charts/generate.py --check   change nothing; exit code 1 and the names of files that would change
+  python charts/generate.py           write the files
+  python charts/generate.py --check   only compare; exit with 1 and list the files that differ
 """
 _BLOCK = re.compile(r"(<!-- generated: (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
 
 class ChartError(Exception):
-    """What the chart is made from does not fit together; says what to change."""
+    """Raised if the sources of the chart are inconsistent."""
 
 
 def make_files(root: Path) -> dict[Path, bytes]:
-    """Make every generated file, by its path under the root.
+    """Generate every file, keyed by its path relative to the root.
 
     Raises:
-        ChartError: values, comments, versions or sources are not as they have to be.
+        ChartError: Values, comments, versions or source files are invalid.
     """
     _check_version(root)
     values = root / CHART / "values.yaml"
@@ -60,7 +60,7 @@ def make_files(root: Path) -> dict[Path, bytes]:
     schema = values_schema(keys, f"Values of {CHART.name}")
     _check_defaults(schema, yaml.safe_load(text))
     readme = root / CHART / "README.md"
-    tables = {"values": values_tables(keys), "settings": own_settings_table()}
+    tables = {"values": values_tables(keys), "settings": managed_settings_table()}
     return {
         CHART / "values.schema.json": (json.dumps(schema, indent=2, ensure_ascii=False) + "\n").encode(),
         CHART / "README.md": _fill(readme.read_text(encoding="utf-8"), tables).encode(),
@@ -72,19 +72,21 @@ def _check_version(root: Path) -> None:
     chart = yaml.safe_load((root / CHART / "Chart.yaml").read_text(encoding="utf-8"))
     for name in ("version", "appVersion"):
         if str(chart[name]) != __version__:
-            raise ChartError(f"{CHART / 'Chart.yaml'}: {name} is {chart[name]}, and app.__version__ is {__version__}")
+            raise ChartError(
+                f"{CHART / 'Chart.yaml'}: {name}: expected app.__version__ ({__version__}), got {chart[name]}"
+            )
 
 
 def _check_defaults(schema: dict[str, Any], defaults: Any) -> None:
     for error in Draft7Validator(schema).iter_errors(defaults):
-        place = ".".join(map(str, error.absolute_path))
-        raise ChartError(f"{CHART / 'values.yaml'}: {place}: the default is not what its notes allow: {error.message}")
+        name = ".".join(map(str, error.absolute_path))
+        raise ChartError(f"{CHART / 'values.yaml'}: {name}: the default does not match the schema: {error.message}")
 
 
 def _fill(text: str, tables: Mapping[str, str]) -> str:
     names = [match[2] for match in _BLOCK.finditer(text)]
     if sorted(names) != sorted(tables):
-        raise ChartError(f"{CHART / 'README.md'}: expected a place each for {', '.join(tables)}; found {names}")
+        raise ChartError(f"{CHART / 'README.md'}: expected one block each for {', '.join(tables)}, got {names}")
     return _BLOCK.sub(lambda match: match[1] + tables[match[2]] + match[3], text)
 
 
@@ -92,25 +94,25 @@ def _copy(root: Path) -> Iterator[tuple[Path, bytes]]:
     for target, (source, pattern) in COPIES.items():
         files = sorted((root / source).glob(pattern))
         if not files:
-            raise ChartError(f"{source} has no {pattern} to copy")
+            raise ChartError(f"{source}: no files match {pattern}")
         for file in files:
             yield target / file.name, file.read_bytes()
 
 
-def find_leftovers(root: Path, files: Mapping[Path, bytes]) -> list[Path]:
-    """Files among the copies that are copies of nothing any more."""
+def find_orphans(root: Path, files: Mapping[Path, bytes]) -> list[Path]:
+    """Return the copied files whose source no longer exists."""
     present = (path.relative_to(root) for folder in COPIES for path in sorted((root / folder).rglob("*")))
     return [path for path in present if path not in files and (root / path).is_file()]
 
 
 def find_stale(root: Path, files: Mapping[Path, bytes]) -> list[Path]:
-    """Generated files that are not there, or differ."""
+    """Return the generated files that are missing or out of date."""
     return [path for path, data in files.items() if not (root / path).is_file() or (root / path).read_bytes() != data]
 
 
 def write(root: Path, files: Mapping[Path, bytes]) -> None:
-    """Write the generated files, and remove what is left of older ones."""
-    for path in find_leftovers(root, files):
+    """Write the generated files and remove orphaned copies."""
+    for path in find_orphans(root, files):
         (root / path).unlink()
     for path in find_stale(root, files):
         (root / path).parent.mkdir(parents=True, exist_ok=True)
@@ -118,11 +120,11 @@ def write(root: Path, files: Mapping[Path, bytes]) -> None:
 
 
 def main(arguments: Sequence[str] | None = None, root: Path = ROOT) -> None:
-    """Write, or compare and exit 1 where a file differs from its source."""
+    """Write the files, or with --check exit with 1 if a file is out of date."""
     parser = argparse.ArgumentParser(
         description=__doc__, epilog=EXAMPLE, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--check", action="store_true", help="change nothing; fail where something would change")
+    parser.add_argument("--check", action="store_true", help="only compare; fail if a file is out of date")
     is_check = parser.parse_args(arguments).check
     try:
         files = make_files(root)
@@ -130,8 +132,8 @@ def main(arguments: Sequence[str] | None = None, root: Path = ROOT) -> None:
         sys.exit(str(error))
     if not is_check:
         write(root, files)
-    elif differing := [*find_stale(root, files), *find_leftovers(root, files)]:
-        sys.exit(f"not what they are made from: {', '.join(map(str, differing))}; run `make generate`")
+    elif stale := [*find_stale(root, files), *find_orphans(root, files)]:
+        sys.exit(f"out of date: {', '.join(map(str, stale))}; run `make generate`")
 
 
 if __name__ == "__main__":

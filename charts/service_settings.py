@@ -1,4 +1,4 @@
-"""Which of the service's settings a release may set, and the JSON schema of each."""
+"""Service settings that a release may set, and their JSON schemas."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 from app.settings import Settings
 from app.task_settings import CommaList
 
-OWN_SETTINGS = {
+MANAGED_SETTINGS = {
     "HOST": "",
     "PORT": "",
     "METRICS_PORT": "",
@@ -34,9 +34,9 @@ OWN_SETTINGS = {
     "NATS_TLS_CERT_FILE": "`externalNats.tlsSecret`",
     "NATS_TLS_KEY_FILE": "`externalNats.tlsSecret`",
 }
-"""Settings that the chart sets itself, and the values it makes them of; of the others it leaves no choice.
+"""Settings that the chart manages, with the values that control them. An empty string means that there is none.
 
-`templates/_checks.tpl` has the same names, for variables of `env`; a test compares them.
+`templates/_checks.tpl` contains the same names to check `env`; a test compares them.
 """
 
 SHARED_SETTINGS = frozenset(
@@ -54,43 +54,45 @@ SHARED_SETTINGS = frozenset(
         "LANDMARK_MARGIN",
     }
 )
-"""Settings that API and workers have to agree on: both keep the streams in line with theirs and write the same records,
-and what one accepts the other checks again."""
+"""Settings that must be equal for the API and the workers.
 
-# What documents a schema of pydantic's, or says how Python sees a text.
-_NOT_NEEDED = frozenset({"title", "default", "format", "writeOnly"})
+Both configure the streams and write the same records, and the worker validates again what the API has accepted.
+"""
+
+# Keywords of pydantic's schema that only document a field or describe its Python type.
+_OMITTED_KEYWORDS = frozenset({"title", "default", "format", "writeOnly"})
 
 
 def settings_schema(*, is_one_component: bool) -> dict[str, Any]:
-    """Describe a mapping of settings by their names.
+    """Return the schema of a mapping of settings.
 
     Args:
-        is_one_component: whether it is for the API or for workers alone, and so without what both have to agree on.
+        is_one_component: Whether the mapping is for one component only, so that shared settings are excluded.
     """
-    left_out = OWN_SETTINGS.keys() | (SHARED_SETTINGS if is_one_component else frozenset())
+    excluded = MANAGED_SETTINGS.keys() | (SHARED_SETTINGS if is_one_component else frozenset())
     known = {name.upper() for name in Settings.model_fields}
-    if unknown := left_out - known:
-        raise KeyError(f"the service has no settings {', '.join(sorted(unknown))}")
+    if unknown := excluded - known:
+        raise KeyError(f"unknown settings: {', '.join(sorted(unknown))}")
     fields = Settings.model_json_schema()["properties"]
     properties = {
         name.upper(): _setting_schema(fields[name], is_comma_list=CommaList in field.metadata)
         for name, field in Settings.model_fields.items()
-        if name.upper() not in left_out
+        if name.upper() not in excluded
     }
     return {"type": "object", "additionalProperties": False, "properties": dict(sorted(properties.items()))}
 
 
 def _setting_schema(field: dict[str, Any], *, is_comma_list: bool) -> dict[str, Any]:
-    schema = {word: value for word, value in field.items() if word not in _NOT_NEEDED}
-    if "anyOf" in schema:  # a file or nothing; nothing is what is left out
-        raise KeyError(f"no form in values is known for {field['title']}")
+    schema = {keyword: value for keyword, value in field.items() if keyword not in _OMITTED_KEYWORDS}
+    if "anyOf" in schema:  # an optional file; the chart manages these
+        raise KeyError(f"{field['title']}: unsupported type")
     if is_comma_list:
         items = {"items": {"type": schema["items"]["type"]}} if schema["type"] == "array" else {}
         types = ["string", "array"] if items else ["string"]
         schema = {"description": schema["description"], "type": types, **items}
     else:
         schema["type"] = [schema["type"]]
-    # One file of values takes back by null what another has set.
+    # With null, one values file resets what another has set.
     schema["type"].append("null")
     if "enum" in schema:
         schema["enum"] = [*schema["enum"], None]

@@ -1,8 +1,8 @@
-"""Reads a chart's values.yaml with its comments: every key with what it means and what it takes.
+"""Parser for a chart's values.yaml with its comments.
 
-A comment's lines are the meaning of the key under it. Lines of it that begin with `+` are notes, which narrow what the
-key takes; they follow the meaning. `## Section` stands above the keys of a section. Nothing else may be a comment, so
-that none is lost on the way to the schema and to the documentation.
+A comment describes the key below it. Comment lines that begin with `+` are tags, which restrict the key's value; they
+follow the description. `## Section` precedes the keys of a section. Other comments are errors, so that no comment is
+missing from the schema and the documentation.
 """
 
 from __future__ import annotations
@@ -17,42 +17,42 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
 
 JSON_TYPES = ("array", "boolean", "integer", "null", "number", "object", "string")
-_NOTE = re.compile(r"\+ ([a-z]+)(?:: (.+))?")
+_TAG = re.compile(r"\+ ([a-z]+)(?:: (.+))?")
 
 
 class ValuesError(ValueError):
-    """Comments and keys do not fit together; one line for each place."""
+    """Raised if comments and keys do not match, with one message line per error."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Key:
-    """A key of the values.
+    """A key of the values file.
 
     Attributes:
-        path: its name, behind the names it stands under.
-        line: where it stands, from 1.
-        section: the heading it is under.
-        default: its value.
-        meaning: what the comment says.
-        notes: the comment's notes, read.
-        children: the keys under it; empty where the value is taken as a whole.
+        path: Names of its parent keys, then its own name.
+        line: Line number, from 1.
+        section: Heading of its section.
+        default: Default value.
+        description: Text of its comment.
+        tags: Parsed tags of its comment.
+        children: Keys below it; empty if the value is treated as a whole.
     """
 
     path: tuple[str, ...]
     line: int
     section: str
     default: Any
-    meaning: str
-    notes: Mapping[str, Any]
+    description: str
+    tags: Mapping[str, Any]
     children: tuple[Key, ...] = ()
 
     @property
     def name(self) -> str:
-        """The path as Helm writes it."""
+        """Path in Helm's notation."""
         return ".".join(self.path)
 
     def leaves(self) -> Iterator[Key]:
-        """Every key below it, or itself, whose value is taken as a whole."""
+        """Yield the keys below it that have no children, or the key itself."""
         for child in self.children:
             yield from child.leaves()
         if not self.children:
@@ -63,164 +63,173 @@ class Key:
 class _Comment:
     column: int
     text: str
-    is_alone: bool
+    is_own_line: bool
 
 
 def _one_of(*choices: str) -> Callable[[str], str]:
-    def read(text: str) -> str:
+    def parse(text: str) -> str:
         if text not in choices:
-            raise ValueError(f"expected one of {', '.join(choice or 'nothing' for choice in choices)}")
+            raise ValueError(f"expected {' or '.join(choice or 'no argument' for choice in choices)}")
         return text
 
-    return read
+    return parse
 
 
-def _read_types(text: str) -> list[str]:
+def _parse_types(text: str) -> list[str]:
     types = text.split(", ")
     if not set(types) <= set(JSON_TYPES):
-        raise ValueError(f"expected some of {', '.join(JSON_TYPES)}")
+        raise ValueError(f"expected types from {', '.join(JSON_TYPES)}")
     return types
 
 
-def _read_choices(text: str) -> list[Any]:
+def _parse_choices(text: str) -> list[Any]:
     return [yaml.safe_load(choice) for choice in text.split(", ")]
 
 
-def _read_number(text: str) -> float:
+def _parse_number(text: str) -> float:
     number = yaml.safe_load(text)
     if isinstance(number, bool) or not isinstance(number, int | float):
-        raise ValueError("expected a number")  # noqa: TRY004  the text is at fault
+        raise ValueError("expected a number")  # noqa: TRY004 - the text is invalid, not the call
     return number
 
 
-def _read_pattern(text: str) -> str:
+def _parse_pattern(text: str) -> str:
     try:
         re.compile(text)
     except re.error as error:
-        raise ValueError(f"no regular expression: {error}") from None
+        raise ValueError(f"expected a regular expression: {error}") from None
     return text
 
 
-NOTES: Mapping[str, Callable[[str], Any]] = {
+TAGS: Mapping[str, Callable[[str], Any]] = {
     "free": _one_of(""),
     "map": _one_of("string", "env", "alert"),
-    "items": _read_types,
+    "items": _parse_types,
     "settings": _one_of("", "one component"),
-    "type": _read_types,
-    "enum": _read_choices,
-    "pattern": _read_pattern,
-    "minimum": _read_number,
-    "maximum": _read_number,
+    "type": _parse_types,
+    "enum": _parse_choices,
+    "pattern": _parse_pattern,
+    "minimum": _parse_number,
+    "maximum": _parse_number,
 }
-"""What a note is called, and how what stands behind it is read."""
+"""Parser of each tag's argument, by tag name."""
 
-WHOLE = frozenset({"free", "map", "settings"})
-"""Notes of mappings whose keys are not those of the file."""
+OPAQUE_TAGS = frozenset({"free", "map", "settings"})
+"""Tags of mappings that users fill, so that their keys are not part of the chart."""
 
 
 def read_values(text: str) -> tuple[Key, ...]:
-    """Read a file of values.
+    """Parse the text of a values file.
 
     Raises:
-        ValuesError: a key without a comment, a comment without a key, or an unknown note.
-        yaml.YAMLError: it is no YAML.
+        ValuesError: A key has no comment, a comment has no key, or a tag is unknown.
+        yaml.YAMLError: The text is not valid YAML.
     """
-    return _Reader(text).read()
+    return _Parser(text).parse()
 
 
-class _Reader:
+class _Parser:
     def __init__(self, text: str) -> None:
         self.text = text
         self.comments = dict(_find_comments(text))
         self.sections = {
             line: comment.text[2:].strip()
             for line, comment in self.comments.items()
-            if comment.is_alone and comment.text.startswith("##")
+            if comment.is_own_line and comment.text.startswith("##")
         }
-        # Files begin with a word about themselves, which an empty line ends.
+        # The file may begin with a comment about itself, up to the first empty line.
         header = next(line for line in range(1, len(self.comments) + 2) if line not in self.comments)
         self.used = {*self.sections, *range(1, header)}
-        self.problems: dict[int, str] = {}
+        self.errors: dict[int, str] = {}
 
-    def read(self) -> tuple[Key, ...]:
+    def parse(self) -> tuple[Key, ...]:
         root = yaml.compose(self.text, Loader=yaml.SafeLoader)
         if not isinstance(root, yaml.MappingNode):
             raise ValuesError("line 1: expected a mapping")
-        keys = self._read_children(root, ())
+        keys = self._parse_children(root, ())
         for line in self.comments.keys() - self.used:
-            self.problems.setdefault(line, "a comment without a key: it stands in lines of its own, right above one")
-        if self.problems:
-            raise ValuesError("\n".join(f"line {line}: {what}" for line, what in sorted(self.problems.items())))
+            self.errors.setdefault(line, "comment without a key; place comments on separate lines directly above a key")
+        if self.errors:
+            raise ValuesError("\n".join(f"line {line}: {message}" for line, message in sorted(self.errors.items())))
         return keys
 
-    def _read_children(self, node: yaml.MappingNode, above: tuple[str, ...]) -> tuple[Key, ...]:
-        return tuple(self._read_key(name, value, above) for name, value in node.value)
+    def _parse_children(self, node: yaml.MappingNode, parents: tuple[str, ...]) -> tuple[Key, ...]:
+        return tuple(self._parse_key(name, value, parents) for name, value in node.value)
 
-    def _read_key(self, name: yaml.ScalarNode, value: yaml.Node, above: tuple[str, ...]) -> Key:
-        line, path = name.start_mark.line + 1, (*above, name.value)
-        meaning, notes = self._read_comment(line, name.start_mark.column)
-        is_whole = not isinstance(value, yaml.MappingNode) or bool(WHOLE & notes.keys())
-        children = self._read_children(value, path) if isinstance(value, yaml.MappingNode) and not is_whole else ()
+    def _parse_key(self, name: yaml.ScalarNode, value: yaml.Node, parents: tuple[str, ...]) -> Key:
+        line, path = name.start_mark.line + 1, (*parents, name.value)
+        description, tags = self._parse_comment(line, name.start_mark.column)
+        is_leaf = not isinstance(value, yaml.MappingNode) or bool(OPAQUE_TAGS & tags.keys())
+        children = self._parse_children(value, path) if isinstance(value, yaml.MappingNode) and not is_leaf else ()
         default = yaml.SafeLoader("").construct_object(value, deep=True)
-        if notes and not is_whole:
-            self._object(line, f"{'.'.join(path)} has keys of its own, and a note narrows a single value")
-        if is_whole and not meaning:
-            self._object(line, f"{'.'.join(path)} has no comment that says what it means")
-        if default in ({}, []) and not notes.keys() & {*WHOLE, "items"}:
-            self._object(line, f"{'.'.join(path)} is empty, and no note says what goes into it")
-        if default is None and "type" not in notes:
-            self._object(line, f"{'.'.join(path)} is null, and no note says its type")
+        if tags and not is_leaf:
+            self._add_error(line, f"{'.'.join(path)}: tags apply to single values only, and this key has keys below it")
+        if is_leaf and not description:
+            self._add_error(line, f"{'.'.join(path)}: missing description; add a comment above the key")
+        if default in ({}, []) and not tags.keys() & {*OPAQUE_TAGS, "items"}:
+            self._add_error(line, f"{'.'.join(path)}: an empty default needs a tag with the type of its items")
+        if default is None and "type" not in tags:
+            self._add_error(line, f"{'.'.join(path)}: a null default needs a `+ type` tag")
         section = self._find_section(line)
         return Key(
-            path=path, line=line, section=section, default=default, meaning=meaning, notes=notes, children=children
+            path=path,
+            line=line,
+            section=section,
+            default=default,
+            description=description,
+            tags=tags,
+            children=children,
         )
 
     def _find_section(self, line: int) -> str:
         above = [start for start in self.sections if start < line]
         if not above:
-            self._object(line, "no `## Section` stands above it")
+            self._add_error(line, "expected a `## Section` comment above the key")
             return ""
         return self.sections[max(above)]
 
-    def _read_comment(self, key_line: int, column: int) -> tuple[str, dict[str, Any]]:
+    def _parse_comment(self, key_line: int, column: int) -> tuple[str, dict[str, Any]]:
         first = key_line
-        while self._belongs(first - 1, column):
+        while self._is_part_of_comment(first - 1, column):
             first -= 1
         texts: list[str] = []
-        notes: dict[str, Any] = {}
+        tags: dict[str, Any] = {}
         for line in range(first, key_line):
             self.used.add(line)
             text = self.comments[line].text.removeprefix("#").strip()
             if text.startswith("+"):
-                self._read_note(line, text, notes)
-            elif notes:
-                self._object(line, "the meaning stands above the notes")
+                self._parse_tag(line, text, tags)
+            elif tags:
+                self._add_error(line, "expected the description above the tags")
             else:
                 texts.append(text)
-        return " ".join(texts), notes
+        return " ".join(texts), tags
 
-    def _belongs(self, line: int, column: int) -> bool:
+    def _is_part_of_comment(self, line: int, column: int) -> bool:
         comment = self.comments.get(line)
-        return comment is not None and comment.is_alone and comment.column == column and line not in self.used
+        return comment is not None and comment.is_own_line and comment.column == column and line not in self.used
 
-    def _read_note(self, line: int, text: str, notes: dict[str, Any]) -> None:
-        match = _NOTE.fullmatch(text)
-        if match is None or match[1] not in NOTES:
-            self._object(line, f"`{text}` is no note: known are {', '.join(NOTES)}")
+    def _parse_tag(self, line: int, text: str, tags: dict[str, Any]) -> None:
+        match = _TAG.fullmatch(text)
+        if match is None or match[1] not in TAGS:
+            self._add_error(line, f"`{text}`: unknown tag; expected one of {', '.join(TAGS)}")
             return
-        if match[1] in notes:
-            self._object(line, f"`{match[1]}` is noted twice")
+        if match[1] in tags:
+            self._add_error(line, f"`{match[1]}`: duplicate tag")
         try:
-            notes[match[1]] = NOTES[match[1]](match[2] or "")
+            tags[match[1]] = TAGS[match[1]](match[2] or "")
         except (ValueError, yaml.YAMLError) as error:
-            self._object(line, f"`{text}`: {error}")
+            self._add_error(line, f"`{text}`: {error}")
 
-    def _object(self, line: int, what: str) -> None:
-        self.problems.setdefault(line, what)
+    def _add_error(self, line: int, message: str) -> None:
+        self.errors.setdefault(line, message)
 
 
 def _find_comments(text: str) -> Iterator[tuple[int, _Comment]]:
-    """Every comment with its line: they are what stands between tokens, and a `#` inside of one is none."""
+    """Yield every comment with its line number.
+
+    Comments are the text between tokens, so that a `#` inside a token does not count.
+    """
     lines = text.splitlines()
     end = 0
     for token in yaml.scan(text, Loader=yaml.SafeLoader):

@@ -1,4 +1,4 @@
-"""Makes values.schema.json of the keys of values.yaml: closed at every level that a note does not open."""
+"""Generator for values.schema.json, which rejects unknown keys at every level that a tag does not open."""
 
 from __future__ import annotations
 
@@ -11,31 +11,31 @@ if TYPE_CHECKING:
 
     from values_file import Key
 
-_TEXTS = {"type": "object", "additionalProperties": {"type": "string"}}
+_STRING_MAP = {"type": "object", "additionalProperties": {"type": "string"}}
 _DURATION = {"type": "string", "pattern": "^([0-9]+(ms|[smhdwy]))+$"}
 
 
 def values_schema(keys: Sequence[Key], title: str) -> dict[str, Any]:
-    """Describe the values of a chart, by draft 7, which is what Helm reads."""
+    """Return the schema of a chart's values, in draft 7, which Helm supports."""
     schema = _closed({key.path[-1]: key_schema(key) for key in keys})
-    # Helm hands every chart the values that a chart above it shares.
-    schema["properties"]["global"] = {"type": "object", "description": "What charts above this one share."}
-    # And, where that one may leave this one out, the value that it asks.
+    # Helm passes the global values of a parent chart to every subchart.
+    schema["properties"]["global"] = {"type": "object", "description": "Global values of the parent chart."}
+    # A parent chart can use this value as the condition of the dependency.
     schema["properties"]["enabled"] = {
         "type": "boolean",
-        "description": "For a chart above this one, as its condition.",
+        "description": "Condition of the dependency, for parent charts.",
     }
     return {"$schema": "http://json-schema.org/draft-07/schema#", "title": title, **schema}
 
 
 def key_schema(key: Key) -> dict[str, Any]:
-    """Describe one key and those under it."""
-    words: dict[str, Any] = {"title": key.section} if len(key.path) == 1 else {}
-    if key.meaning:
-        words["description"] = key.meaning
+    """Return the schema of a key and the keys below it."""
+    keywords: dict[str, Any] = {"title": key.section} if len(key.path) == 1 else {}
+    if key.description:
+        keywords["description"] = key.description
     if key.children:
-        return words | _closed({child.path[-1]: key_schema(child) for child in key.children})
-    return words | _value_schema(key) | {"default": key.default}
+        return keywords | _closed({child.path[-1]: key_schema(child) for child in key.children})
+    return keywords | _value_schema(key) | {"default": key.default}
 
 
 def _closed(properties: dict[str, Any]) -> dict[str, Any]:
@@ -43,15 +43,15 @@ def _closed(properties: dict[str, Any]) -> dict[str, Any]:
 
 
 def _value_schema(key: Key) -> dict[str, Any]:
-    notes = key.notes
-    if "settings" in notes:
-        return settings_schema(is_one_component=notes["settings"] == "one component")
-    if "map" in notes:
-        return {"string": _TEXTS, "env": _env_schema(), "alert": _alerts_schema()}[notes["map"]]
-    schema: dict[str, Any] = {"type": _simplify(notes.get("type") or [_type_of(key.default)])}
-    if "items" in notes:
-        schema["items"] = {"type": _simplify(notes["items"])}
-    return schema | {word: notes[word] for word in ("enum", "pattern", "minimum", "maximum") if word in notes}
+    tags = key.tags
+    if "settings" in tags:
+        return settings_schema(is_one_component=tags["settings"] == "one component")
+    if "map" in tags:
+        return {"string": _STRING_MAP, "env": _env_schema(), "alert": _alerts_schema()}[tags["map"]]
+    schema: dict[str, Any] = {"type": _simplify(tags.get("type") or [_type_of(key.default)])}
+    if "items" in tags:
+        schema["items"] = {"type": _simplify(tags["items"])}
+    return schema | {name: tags[name] for name in ("enum", "pattern", "minimum", "maximum") if name in tags}
 
 
 def _simplify(types: list[str]) -> str | list[str]:
@@ -59,13 +59,16 @@ def _simplify(types: list[str]) -> str | list[str]:
 
 
 def _type_of(value: Any) -> str:
-    # A bool is an int to Python, so it comes first.
-    kinds = {bool: "boolean", int: "integer", float: "number", str: "string", list: "array", dict: "object"}
-    return next(name for kind, name in kinds.items() if isinstance(value, kind))
+    # bool is a subclass of int, so it comes first.
+    names = {bool: "boolean", int: "integer", float: "number", str: "string", list: "array", dict: "object"}
+    return next(name for python_type, name in names.items() if isinstance(value, python_type))
 
 
 def _env_schema() -> dict[str, Any]:
-    """Variables by name: a text, a source as Kubernetes has them, or null, which takes back another file's."""
+    """Return the schema of environment variables.
+
+    A variable is a string, a Kubernetes `valueFrom`, or null, which resets the value of another values file.
+    """
     sources = ("configMapKeyRef", "fieldRef", "resourceFieldRef", "secretKeyRef")
     value_from = _closed({source: {"type": "object"} for source in sources}) | {"minProperties": 1, "maxProperties": 1}
     reference = _closed({"valueFrom": value_from}) | {"required": ["valueFrom"]}
@@ -77,16 +80,16 @@ def _env_schema() -> dict[str, Any]:
 
 
 def _alerts_schema() -> dict[str, Any]:
-    """Changes to alerts by their names."""
-    change = _closed(
+    """Return the schema of alert overrides by alert name."""
+    override = _closed(
         {
             "enabled": {"type": "boolean"},
             "expr": {"type": "string", "minLength": 1},
             "for": _DURATION,
             "keep_firing_for": _DURATION,
             "severity": {"type": "string"},
-            "labels": _TEXTS,
-            "annotations": _TEXTS,
+            "labels": _STRING_MAP,
+            "annotations": _STRING_MAP,
         }
     )
-    return {"type": "object", "additionalProperties": change}
+    return {"type": "object", "additionalProperties": override}

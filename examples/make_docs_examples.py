@@ -1,4 +1,4 @@
-"""Make the worked examples of /docs from the sample photo: a face small enough to read, with its landmarks.
+"""Generate the request examples of /docs from the sample image, cropped to keep them short.
 
 Example: python examples/make_docs_examples.py app/web/static/examples.json
 """
@@ -22,34 +22,34 @@ MAP_SCALE = 0.5
 MOUTH = {"mouth": [61, 146, 91, 181, 84, 17, 314, 405, 321, 375, 291, 409, 270, 269, 267, 0, 37, 39, 40, 185]}
 
 
-def cut(picture: np.ndarray, xywh: tuple[int, int, int, int]) -> np.ndarray:
-    """Cut a box out of a picture."""
+def crop(image: np.ndarray, xywh: tuple[int, int, int, int]) -> np.ndarray:
+    """Return the part of an image inside a box."""
     x, y, width, height = xywh
-    return picture[y : y + height, x : x + width]
+    return image[y : y + height, x : x + width]
 
 
-def to_base64(picture: np.ndarray, extension: str, *options: int) -> str:
-    """Encode a picture as a file, and that as base64."""
-    return pybase64.b64encode_as_string(cv2.imencode(extension, picture, options)[1].tobytes())
+def to_base64(image: np.ndarray, extension: str, *options: int) -> str:
+    """Encode an image as a file, in base64."""
+    return pybase64.b64encode_as_string(cv2.imencode(extension, image, options)[1].tobytes())
 
 
 def make_examples() -> dict[str, Any]:
-    """Build the examples, by name, in the form that OpenAPI asks for."""
-    photo = cv2.imread(str(HERE / "astronaut.png"))
+    """Return the examples by name, as OpenAPI example objects."""
+    image = cv2.imread(str(HERE / "astronaut.png"))
     labels = cv2.imread(str(HERE / "astronaut.labels.png"), cv2.IMREAD_GRAYSCALE)
-    if photo is None or labels is None:
+    if image is None or labels is None:
         raise FileNotFoundError("examples/astronaut.png or examples/astronaut.labels.png")
     points = json.loads((HERE / "astronaut.landmarks.json").read_text())
     x, y, *_ = FACE_XYWH
     landmarks = [[round(point["x"] - x, 1), round(point["y"] - y, 1)] for point in points]
-    request = {"image": to_base64(cut(photo, FACE_XYWH), ".jpg", cv2.IMWRITE_JPEG_QUALITY, 75), "landmarks": landmarks}
-    scale = labels.shape[0] / photo.shape[0] * MAP_SCALE
+    request = {"image": to_base64(crop(image, FACE_XYWH), ".jpg", cv2.IMWRITE_JPEG_QUALITY, 75), "landmarks": landmarks}
+    scale = labels.shape[0] / image.shape[0] * MAP_SCALE
     small = cv2.resize(labels, None, fx=MAP_SCALE, fy=MAP_SCALE, interpolation=cv2.INTER_NEAREST)
     box = tuple(round(side * scale) for side in FACE_XYWH)
-    label_image = to_base64(cut(small, box), ".png")
-    alone = {"image": request["image"], "upright": True, "crop": "face", "background": "image", "output_size": 256}
+    label_image = to_base64(crop(small, box), ".png")
+    image_only = {"image": request["image"], "upright": True, "crop": "face", "background": "image", "output_size": 256}
     return {
-        "photo_alone": {"summary": "The photo alone, levelled and cut", "value": alone},
+        "photo_alone": {"summary": "The photo alone, levelled and cut", "value": image_only},
         "catalogue": {"summary": "A photo and its landmarks", "value": request},
         "label_image": {
             "summary": "With a label image of another size",
@@ -63,9 +63,9 @@ def make_examples() -> dict[str, Any]:
 
 
 def main() -> None:
-    """Write the file."""
+    """Run the command line; see `--help`."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("file", type=Path, help="where the examples go")
+    parser.add_argument("file", type=Path, help="output file")
     target = parser.parse_args().file
     target.write_text(json.dumps(make_examples(), separators=(",", ":")) + "\n")
     print(f"{target}: {target.stat().st_size} bytes")

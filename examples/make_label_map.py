@@ -1,8 +1,8 @@
-"""Make a label map from a face's landmarks, as a segmentation model would: by default of another size than the photo.
+"""Generate a label map from face landmarks, by default of a different size than the image.
 
-The map's values are label ids: 1 skin, 2 and 3 eyebrows, 4 and 5 eyes, 6 nose, 7 upper lip, 8 mouth interior,
-9 lower lip, 10 hair, 0 background; of a pair the even id is at the picture's left. Landmarks say nothing of hair, so
-that it is a guess: an ellipse around the face's oval and above the ears. The same input gives the same labels.
+The values are label ids: 0 background, 1 skin, 2 and 3 eyebrows, 4 and 5 eyes, 6 nose, 7 upper lip, 8 mouth interior,
+9 lower lip, 10 hair. In each pair, the even id is on the left side of the image. Landmarks do not cover hair, so it is
+approximated by an ellipse around the face oval. The output is deterministic.
 """
 
 import argparse
@@ -22,31 +22,31 @@ HERE = Path(__file__).resolve().parent
 SKIN, HAIR = 1, 10
 FEATURES = range(2, 10)
 
-# Against the oval of the face, which ends at the hairline: how much wider hair is, how far it goes up and down.
+# Size of the hair ellipse, relative to the face oval: width, extent above its top, extent below its top.
 HAIR_WIDTH, HAIR_ABOVE, HAIR_BELOW = 1.55, 0.5, 0.55
 
-# Polygons are drawn to a sixteenth of a pixel.
+# Polygons have a resolution of 1/16 pixel.
 SUBPIXEL_BITS = 4
 
 
-def read_landmarks(path: Path, photo: Size) -> FloatArray:
-    """Read ``[{"x": ..., "y": ...}, ...]`` in pixels of the photo."""
+def read_landmarks(path: Path, image_size: Size) -> FloatArray:
+    """Read landmarks from ``[{"x": ..., "y": ...}, ...]``, in pixels of the image."""
     points = orjson.loads(path.read_bytes())
-    return points_to_landmarks_px([(point["x"], point["y"]) for point in points], image_size=photo)
+    return points_to_landmarks_px([(point["x"], point["y"]) for point in points], image_size=image_size)
 
 
-def make_labels(landmarks_px: FloatArray, *, photo: Size, size: Size) -> npt.NDArray[np.uint8]:
-    """Draw the labels of a face.
+def make_labels(landmarks_px: FloatArray, *, image_size: Size, size: Size) -> npt.NDArray[np.uint8]:
+    """Return the label map of a face.
 
     Args:
-        landmarks_px: ``(N, 2)`` points in pixels of the photo.
-        photo: Size of the photo in pixels.
-        size: Size of the map in pixels.
+        landmarks_px: ``(N, 2)`` points in pixels of the image.
+        image_size: Size of the image in pixels.
+        size: Size of the label map in pixels.
 
     Returns:
         ``(size.height, size.width)`` uint8 label ids.
     """
-    landmarks = landmarks_px * np.divide(size, photo, dtype=np.float32)
+    landmarks = landmarks_px * np.divide(size, image_size, dtype=np.float32)
     rings = {spec.name: landmarks[list(spec.landmarks)] for spec in CATALOGUE}
     labels = np.zeros((size.height, size.width), np.uint8)
     _draw_hair(labels, rings["face_oval"])
@@ -58,7 +58,7 @@ def make_labels(landmarks_px: FloatArray, *, photo: Size, size: Size) -> npt.NDA
 
 
 def parse_size(text: str) -> Size:
-    """Read ``WIDTHxHEIGHT``."""
+    """Parse ``WIDTHxHEIGHT``."""
     width, height = (int(side) for side in text.split("x"))
     if min(width, height) < 1:
         raise ValueError(text)
@@ -66,7 +66,7 @@ def parse_size(text: str) -> Size:
 
 
 def _fill(labels: npt.NDArray[np.uint8], ring: FloatArray, label_id: int) -> None:
-    # cv2 counts from pixels' centres, landmarks from the picture's corner.
+    # The origin of cv2 is the center of the first pixel, that of landmarks is the corner of the image.
     points = np.rint((ring - 0.5) * (1 << SUBPIXEL_BITS)).astype(np.int32)
     cv2.fillPoly(labels, [points], label_id, shift=SUBPIXEL_BITS)
 
@@ -80,25 +80,29 @@ def _draw_hair(labels: npt.NDArray[np.uint8], oval: FloatArray) -> None:
 
 
 def main() -> None:
-    """Read the arguments, write the map."""
+    """Run the command line; see `--help`."""
     parser = argparse.ArgumentParser(
-        description="Make a label map (a grey PNG of label ids) from the landmarks of a face.",
+        description="Generate a label map (a greyscale PNG of label ids) from face landmarks.",
         epilog="example: python examples/make_label_map.py --size 384x384 --output examples/astronaut.labels.png",
     )
-    parser.add_argument("--photo", type=Path, default=HERE / "astronaut.png", help="the photo, for its size")
+    parser.add_argument("--image", type=Path, default=HERE / "astronaut.png", help="image; only its size is used")
     parser.add_argument(
-        "--landmarks", type=Path, default=HERE / "astronaut.landmarks.json", help="landmarks in pixels of the photo"
+        "--landmarks", type=Path, default=HERE / "astronaut.landmarks.json", help="landmarks in pixels of the image"
     )
     parser.add_argument(
-        "--size", type=parse_size, default="384x384", help="WIDTHxHEIGHT of the map (default: %(default)s)"
+        "--size",
+        type=parse_size,
+        default="384x384",
+        help="size of the label map as WIDTHxHEIGHT (default: %(default)s)",
     )
-    parser.add_argument("--output", type=Path, default=HERE / "astronaut.labels.png", help="where the map goes")
+    parser.add_argument("--output", type=Path, default=HERE / "astronaut.labels.png", help="output file")
     arguments = parser.parse_args()
-    image = cv2.imread(str(arguments.photo))
+    image = cv2.imread(str(arguments.image))
     if image is None:
-        parser.error(f"cannot read the photo {arguments.photo}")
-    photo = Size(image.shape[1], image.shape[0])
-    labels = make_labels(read_landmarks(arguments.landmarks, photo), photo=photo, size=arguments.size)
+        parser.error(f"{arguments.image}: expected a readable image")
+    image_size = Size(image.shape[1], image.shape[0])
+    landmarks = read_landmarks(arguments.landmarks, image_size)
+    labels = make_labels(landmarks, image_size=image_size, size=arguments.size)
     encoded = cv2.imencode(".png", labels, [cv2.IMWRITE_PNG_COMPRESSION, 9])[1]
     arguments.output.write_bytes(encoded.tobytes())
     print(f"{arguments.output}: {labels.shape[1]} x {labels.shape[0]}, labels {find_labels(labels)}")

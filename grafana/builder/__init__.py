@@ -1,14 +1,15 @@
-"""Builds Grafana's dashboards from Python into the JSON that is committed beside this package.
+"""Generator for the Grafana dashboards in grafana/dashboards.
 
-A dashboard is a module here (`overview`, `tasks`, `images`, `resources`) that lists its panels; `queries` writes their
-PromQL, `panels` gives them the look they share, `layout` places them, `limits` has the numbers at which alerts fire.
+Each dashboard is a module that lists its panels: `overview`, `tasks`, `images` and `resources`. `queries` builds
+PromQL, `panels` creates panels with common options, `layout` arranges them, and `thresholds` reads the thresholds of
+alerts.
 """
 
 import importlib
 import warnings
 
 with warnings.catch_warnings():
-    # The SDK would rather have the schema that only Grafana 12 and later read from files.
+    # The SDK recommends a schema that only Grafana 12 and later can provision from files.
     warnings.filterwarnings("ignore", message="Prefer using dashboardv2", category=DeprecationWarning)
     for name in ("dashboard", "heatmap"):
         importlib.import_module(f"grafana_foundation_sdk.builders.{name}")

@@ -1,4 +1,4 @@
-"""The colours that mean something, by Grafana's names."""
+"""Colours with a meaning, as Grafana colour names."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The dashboard of images: what each step of the work costs, and what is wrong with what callers send."""
+"""Images dashboard: cost of each processing step, and errors in inputs."""
 
 from __future__ import annotations
 
@@ -6,125 +6,125 @@ from typing import TYPE_CHECKING, Final
 
 from app.observability.metrics import METRICS
 from grafana.builder.colours import BLUE, GREEN, GREY, RED
-from grafana.builder.layout import Line, Page, Section, folded, headline, row, section
-from grafana.builder.limits import fires
-from grafana.builder.panels import Query, Scale, graph, heat, number
-from grafana.builder.queries import buckets, chosen, mean, quantile, rate, series, share
+from grafana.builder.layout import DashboardSpec, PanelRow, Section, collapsed_section, panel_row, section, stat_row
+from grafana.builder.panels import Query, Scale, heatmap_panel, stat_panel, timeseries_panel
+from grafana.builder.queries import buckets, mean, quantile, rate, ratio, series, with_selector
+from grafana.builder.thresholds import alert_threshold
 from prometheus.source import api
 from prometheus.source.model import WORK
 
 if TYPE_CHECKING:
     from grafana.builder.panels import AnyPanel
 
-STEP: Final = "image_processing_duration_seconds"
-REQUEST: Final = "api_request_size_bytes"
-ANSWER: Final = "api_response_size_bytes"
-ABOUT: Final = {
-    "parse": "Reading the body: JSON or form, base64, landmarks.",
-    "sniff": "Finding out what file it is, and proving it whole without decoding its pixels.",
-    "decode": "Decoding pixels; only where a request needs them, and the dearest step by far.",
-    "detect": "Looking for faces; only where landmarks are left out.",
-    "mesh": "From a face to its mesh, twice.",
-    "iris": "Adding the irises to a mesh.",
-    "warp": "Drawing the photo in the frame of the result; only where it is its background.",
-    "encode": "Writing that background as a file.",
-    "segmentation": "From a label map to the regions it marks.",
-    "contours": "From regions to contours.",
-    "svg": "Writing the overlay.",
-    "document": "Writing the answer.",
+STEP_DURATION: Final = "image_processing_duration_seconds"
+REQUEST_SIZE: Final = "api_request_size_bytes"
+RESPONSE_SIZE: Final = "api_response_size_bytes"
+OPERATION_DESCRIPTIONS: Final = {
+    "parse": "Parse the body: JSON or form, base64, landmarks.",
+    "sniff": "Detect the image format, and verify the file without decoding pixels.",
+    "decode": "Decode pixels, if the request needs them; by far the most expensive step.",
+    "detect": "Detect faces, if the request contains no landmarks.",
+    "mesh": "Compute the face mesh, twice.",
+    "iris": "Add the iris landmarks to the mesh.",
+    "warp": "Warp the image to the result frame, if it is the background.",
+    "encode": "Encode the background image.",
+    "segmentation": "Extract the regions of the label map.",
+    "contours": "Compute the contours of the regions.",
+    "svg": "Render the SVG.",
+    "document": "Serialize the response.",
 }
 
-# Every result has one SVG, whatever else was asked for.
-DONE: Final = rate(series(f"{STEP}_count", 'operation="svg"'))
+# Every result includes one SVG.
+RESULTS: Final = rate(series(f"{STEP_DURATION}_count", 'operation="svg"'))
 REGIONS: Final = rate(series("regions_generated_total"))
-LOOKUPS: Final = series("cache_lookups_total")
-HIT_SHARE: Final = share(rate(series("cache_lookups_total", 'result="hit"')), rate(LOOKUPS))
-UNREADABLE_SHARE: Final = share(rate(chosen(api.UNREADABLE)), rate(chosen(api.ASKED)))
-OPERATIONS: Final = next(spec.labels["operation"] for spec in METRICS if spec.name == STEP)
+CACHE_LOOKUPS: Final = series("cache_lookups_total")
+HIT_RATIO: Final = ratio(rate(series("cache_lookups_total", 'result="hit"')), rate(CACHE_LOOKUPS))
+DECODE_ERROR_RATIO: Final = ratio(rate(with_selector(api.DECODE_ERRORS)), rate(with_selector(api.WORK_REQUESTS)))
+OPERATIONS: Final = next(spec.labels["operation"] for spec in METRICS if spec.name == STEP_DURATION)
 
-WELL: Final = headline(
-    number(
+STATS: Final = stat_row(
+    stat_panel(
         "Results",
-        "Photos a second that became a result, for callers who wait and in tasks.",
+        "Results per second, of synchronous requests and tasks.",
         Scale("ops", base=BLUE),
-        Query(expr=DONE),
+        Query(expr=RESULTS),
     ),
-    number(
-        "Work for a result",
-        "Time of all steps together for each result.",
+    stat_panel(
+        "Processing time per result",
+        "Total time of all processing steps per result.",
         Scale("s", base=BLUE),
-        Query(expr=f"{rate(series(f'{STEP}_sum'))} / ({DONE} > 0)"),
-        none="no traffic",
+        Query(expr=f"{rate(series(f'{STEP_DURATION}_sum'))} / ({RESULTS} > 0)"),
+        no_value="no traffic",
     ),
-    number(
+    stat_panel(
         "Decoding, 95th percentile",
-        "95th percentile of the time that decoding pixels takes.",
+        "95th percentile of the pixel decoding time.",
         Scale("s", base=BLUE),
-        Query(expr=quantile(0.95, STEP, 'operation="decode"')),
-        none="none decoded",
+        Query(expr=quantile(0.95, STEP_DURATION, 'operation="decode"')),
+        no_value="no decoding",
     ),
-    number(
-        "Unreadable",
-        "Share of requests for work with a picture that is damaged, cut short or of an unknown format.",
-        Scale("percentunit", (fires("FacialServiceDecodeFailures"),), decimals=1),
-        Query(expr=UNREADABLE_SHARE),
-        none="no traffic",
+    stat_panel(
+        "Decode failures",
+        "Ratio of processing requests with an image that is corrupt, truncated or in an unsupported format.",
+        Scale("percentunit", (alert_threshold("FacialServiceDecodeFailures"),), decimals=1),
+        Query(expr=DECODE_ERROR_RATIO),
+        no_value="no traffic",
     ),
-    number(
-        "Regions a result",
-        "Regions found in a photo on average.",
+    stat_panel(
+        "Regions per result",
+        "Mean number of regions per result.",
         Scale("short", base=BLUE, decimals=1),
-        Query(expr=f"{REGIONS} / ({DONE} > 0)"),
-        none="no traffic",
+        Query(expr=f"{REGIONS} / ({RESULTS} > 0)"),
+        no_value="no traffic",
     ),
-    number(
-        "Found in the cache",
-        "Share of requests that were answered with a result that was there already (RESULT_CACHE).",
+    stat_panel(
+        "Cache hit ratio",
+        "Ratio of result-cache lookups that found a result (RESULT_CACHE).",
         Scale("percentunit", base=BLUE, decimals=1),
-        Query(expr=HIT_SHARE),
-        none="not asked",
+        Query(expr=HIT_RATIO),
+        no_value="no lookups",
     ),
 )
 
-COST: Final = row(
-    graph(
-        "Where the time goes",
-        "Seconds of work a second, by step: what is thick is worth making faster.",
+COST: Final = panel_row(
+    timeseries_panel(
+        "Processing time by step",
+        "Processing seconds per second, by step. The thickest band is the most expensive step.",
         Scale("s"),
-        Query(expr=rate(series(f"{STEP}_sum"), "operation"), legend="{{operation}}"),
+        Query(expr=rate(series(f"{STEP_DURATION}_sum"), "operation"), legend="{{operation}}"),
         is_stacked=True,
     ),
-    graph(
-        "Time of a step (95th percentile)",
-        "Time that 95 of 100 runs of a step stay below.",
+    timeseries_panel(
+        "Step duration (95th percentile)",
+        "95th percentile of the duration of each step.",
         Scale("s"),
-        Query(expr=quantile(0.95, STEP, by="operation"), legend="{{operation}}"),
+        Query(expr=quantile(0.95, STEP_DURATION, by="operation"), legend="{{operation}}"),
     ),
-    graph(
-        "Unreadable pictures",
-        "Share of requests for work with a picture that is damaged, cut short or of an unknown format.",
-        Scale("percentunit", (fires("FacialServiceDecodeFailures"),)),
-        Query(expr=UNREADABLE_SHARE, legend="unreadable", colour=RED),
+    timeseries_panel(
+        "Decode failure ratio",
+        "Ratio of processing requests with an image that is corrupt, truncated or in an unsupported format.",
+        Scale("percentunit", (alert_threshold("FacialServiceDecodeFailures"),)),
+        Query(expr=DECODE_ERROR_RATIO, legend="failures", colour=RED),
     ),
 )
 
-INPUTS: Final = row(
-    graph(
-        "What is wrong with inputs",
-        "Errors a second by code: of the photo, of the landmarks, of the label map.",
+INPUTS: Final = panel_row(
+    timeseries_panel(
+        "Input errors by code",
+        "Errors per second in images, landmarks and label maps, by error code.",
         Scale("ops"),
         Query(expr=rate(series("errors_total", 'component="images"'), "type"), legend="{{type}}"),
     ),
-    graph(
+    timeseries_panel(
         "Regions by name",
-        "Regions found a second; `custom` is a name that the caller gave.",
+        "Regions per second, by name. `custom` stands for names that clients define.",
         Scale("ops"),
         Query(expr=rate(series("regions_generated_total"), "type"), legend="{{type}}"),
         is_stacked=True,
     ),
-    graph(
-        "Looks for faces",
-        "Photos without landmarks a second, by what was found in them.",
+    timeseries_panel(
+        "Face detection",
+        "Images scanned for faces per second, by outcome.",
         Scale("ops"),
         Query(expr=rate(series("faces_detected_total"), "result"), legend="{{result}}"),
         is_stacked=True,
@@ -133,48 +133,50 @@ INPUTS: Final = row(
 
 
 def _heatmap(operation: str) -> AnyPanel:
-    about = f"{ABOUT[operation]} Runs of the step by how long they took."
-    return heat(f"Time: {operation}", about, "s", Query(expr=buckets(STEP, f'operation="{operation}"')))
+    description = f"{OPERATION_DESCRIPTIONS[operation]} Runs of this step by duration."
+    return heatmap_panel(
+        f"Step duration: {operation}", description, "s", Query(expr=buckets(STEP_DURATION, f'operation="{operation}"'))
+    )
 
 
 def _operations() -> Section:
-    """Draw a heatmap for each step that the metrics table knows, and their means beside them."""
+    """Create one heatmap per step of the metrics table, and a graph of their means."""
     panels = [_heatmap(operation) for operation in OPERATIONS]
-    means = graph(
-        "Time of a step (mean)",
-        "Time that a run of a step takes on average.",
+    means = timeseries_panel(
+        "Step duration (mean)",
+        "Mean duration of each processing step.",
         Scale("s"),
-        Query(expr=mean(STEP, by="operation"), legend="{{operation}}"),
+        Query(expr=mean(STEP_DURATION, by="operation"), legend="{{operation}}"),
     )
     panels.append(means)
-    return Section("Time of each step", [Line(8, panels[at : at + 4]) for at in range(0, len(panels), 4)])
+    return Section("Step durations", [PanelRow(8, panels[at : at + 4]) for at in range(0, len(panels), 4)])
 
 
-SIZES: Final = folded(
+SIZES: Final = collapsed_section(
     "Formats and sizes",
-    row(
-        heat(
-            "Request bodies",
-            "Bodies of requests for work (POST) by size: photo, landmarks and label map together.",
+    panel_row(
+        heatmap_panel(
+            "Request body size",
+            "Bodies of processing requests (POST) by size, with image, landmarks and label map.",
             "bytes",
-            Query(expr=buckets(REQUEST, WORK)),
+            Query(expr=buckets(REQUEST_SIZE, WORK)),
         ),
-        heat(
-            "Answers",
-            "Bodies of the answers to requests for work (POST) by size.",
+        heatmap_panel(
+            "Response body size",
+            "Response bodies of processing requests (POST) by size.",
             "bytes",
-            Query(expr=buckets(ANSWER, WORK)),
+            Query(expr=buckets(RESPONSE_SIZE, WORK)),
         ),
-        graph(
-            "Bytes in and out",
-            "Bytes a second that requests for work (POST) and their answers carry.",
+        timeseries_panel(
+            "Throughput",
+            "Bytes per second in processing requests (POST) and their responses.",
             Scale("binBps"),
-            Query(expr=rate(series(f"{REQUEST}_sum", WORK)), legend="in", colour=BLUE),
-            Query(expr=rate(series(f"{ANSWER}_sum", WORK)), legend="out", colour=GREEN),
+            Query(expr=rate(series(f"{REQUEST_SIZE}_sum", WORK)), legend="in", colour=BLUE),
+            Query(expr=rate(series(f"{RESPONSE_SIZE}_sum", WORK)), legend="out", colour=GREEN),
         ),
-        graph(
-            "Formats",
-            "Photos a second that became a result, by the format of their file.",
+        timeseries_panel(
+            "Image formats",
+            "Results per second, by the format of the image.",
             Scale("ops"),
             Query(expr=rate(series("images_processed_total"), "format"), legend="{{format}}"),
             is_stacked=True,
@@ -182,35 +184,35 @@ SIZES: Final = folded(
     ),
 )
 
-CACHE: Final = folded(
+CACHE: Final = collapsed_section(
     "Cache and landmarks",
-    row(
-        graph(
-            "Looks into the cache",
-            "Looks a second for a result that is there already. Unavailable: the queue's store gave no answer.",
+    panel_row(
+        timeseries_panel(
+            "Cache lookups",
+            "Result-cache lookups per second, by outcome. Unavailable: the task store was unreachable.",
             Scale("ops"),
-            Query(expr=rate(LOOKUPS, "result"), legend="{{result}}"),
+            Query(expr=rate(CACHE_LOOKUPS, "result"), legend="{{result}}"),
             colours={"hit": GREEN, "miss": GREY, "unavailable": RED},
             is_stacked=True,
         ),
-        graph(
-            "Share found in the cache",
-            "Share of looks that found a result.",
-            Scale("percentunit", most=1),
-            Query(expr=HIT_SHARE, legend="found"),
+        timeseries_panel(
+            "Cache hit ratio over time",
+            "Ratio of result-cache lookups that found a result.",
+            Scale("percentunit", maximum=1),
+            Query(expr=HIT_RATIO, legend="hits"),
         ),
-        graph(
+        timeseries_panel(
             "Landmarks",
-            "Landmarks a second that went into a result; a face has 468 or 478.",
+            "Landmarks per second in results. A face has 468 or 478 landmarks.",
             Scale("ops"),
             Query(expr=rate(series("landmarks_processed_total")), legend="landmarks"),
         ),
     ),
 )
 
-PAGE: Final = Page(
+DASHBOARD: Final = DashboardSpec(
     "facial-service-images",
     "Images",
-    "The work on images: what each step costs, what is found, and what is wrong with inputs.",
-    (section("", WELL, COST, INPUTS), _operations(), SIZES, CACHE),
+    "Image processing: cost of each step, regions, formats, and errors in inputs.",
+    (section("", STATS, COST, INPUTS), _operations(), SIZES, CACHE),
 )

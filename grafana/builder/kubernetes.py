@@ -1,14 +1,14 @@
-"""What Kubernetes knows of the service's pods and workloads: panels that need more exporters than the service's own."""
+"""Panels for pods and workloads, from metrics of Kubernetes exporters."""
 
 from __future__ import annotations
 
 from typing import Final
 
 from grafana.builder.colours import GREEN, GREY, ORANGE, RED
-from grafana.builder.layout import row, section
-from grafana.builder.limits import fires
-from grafana.builder.panels import Query, Scale, graph
-from grafana.builder.queries import combine, ours
+from grafana.builder.layout import panel_row, section
+from grafana.builder.panels import Query, Scale, timeseries_panel
+from grafana.builder.queries import aggregate, own_objects
+from grafana.builder.thresholds import alert_threshold
 
 IN_CONTAINER: Final = 'container!=""'
 POD: Final = "namespace, pod"
@@ -16,13 +16,13 @@ CONTAINER: Final = "namespace, pod, container"
 
 
 def _container(metric: str, *matchers: str, over: str = "", by: str = CONTAINER, operator: str = "sum") -> str:
-    return combine(operator, ours(metric, "pod", *matchers, over=over), by)
+    return aggregate(operator, own_objects(metric, "pod", *matchers, over=over), by)
 
 
 def _pod_resource(kind: str, resource: str) -> str:
-    # kube-state-metrics may run twice for a moment, so its figures are never simply added up.
-    each = _container(f"kube_pod_container_resource_{kind}", f'resource="{resource}"', operator="max")
-    return combine("sum", each, POD)
+    # Deduplicate, because two instances of kube-state-metrics may run during a rollout.
+    by_container = _container(f"kube_pod_container_resource_{kind}", f'resource="{resource}"', operator="max")
+    return aggregate("sum", by_container, POD)
 
 
 WORKING_SET: Final = _container("container_memory_working_set_bytes", IN_CONTAINER, operator="max")
@@ -38,19 +38,18 @@ UNREADY: Final = _container(
 
 PODS: Final = section(
     "Pods (Kubernetes)",
-    row(
-        graph(
+    panel_row(
+        timeseries_panel(
             "CPU by pod",
-            "Cores that each pod uses, and what it has asked for and may use at most.",
+            "CPU usage of each pod, in cores, with its request and limit.",
             Scale("short"),
             Query(expr=USED_CPU, legend="{{pod}}"),
             Query(expr=_pod_resource("requests", "cpu"), legend="{{pod}} request", colour=ORANGE, is_dashed=True),
             Query(expr=_pod_resource("limits", "cpu"), legend="{{pod}} limit", colour=RED, is_dashed=True),
         ),
-        graph(
+        timeseries_panel(
             "Memory by pod",
-            "Memory that each pod uses and cannot give back, and what it has asked for and may use at most. Metric "
-            "files are kept in memory and count.",
+            "Working set of each pod, with its request and limit. The in-memory metric files count.",
             Scale("bytes"),
             Query(expr=USED_MEMORY, legend="{{pod}}"),
             Query(
@@ -61,23 +60,23 @@ PODS: Final = section(
             ),
             Query(expr=_pod_resource("limits", "memory"), legend="{{pod}} limit", colour=RED, is_dashed=True),
         ),
-        graph(
-            "Memory of the limit",
-            "Share of its limit that a container uses. At the limit the kernel kills one of its processes.",
-            Scale("percentunit", (fires("FacialServiceMemoryNearLimit"),), most=1),
+        timeseries_panel(
+            "Memory usage relative to the limit",
+            "Memory usage of each container, relative to its limit. At the limit, the kernel kills a process.",
+            Scale("percentunit", (alert_threshold("FacialServiceMemoryNearLimit"),), maximum=1),
             Query(expr=f"{WORKING_SET} / {MEMORY_LIMIT}", legend="{{pod}} {{container}}"),
         ),
     ),
-    row(
-        graph(
-            "Held back by the CPU limit",
-            "Share of the periods in which a container was stopped by its CPU limit. Good: none.",
-            Scale("percentunit", (fires("FacialServiceCpuThrottled"),)),
+    panel_row(
+        timeseries_panel(
+            "CPU throttling",
+            "Ratio of CPU periods in which the container was throttled by its limit. Normal: none.",
+            Scale("percentunit", (alert_threshold("FacialServiceCpuThrottled"),)),
             Query(expr=f"{THROTTLED} / ({PERIODS} > 0)", legend="{{pod}} {{container}}"),
         ),
-        graph(
-            "Restarts and kills for want of memory",
-            "Containers that were started anew, and processes that the kernel killed at the memory limit. Good: none.",
+        timeseries_panel(
+            "Restarts and OOM kills",
+            "Container restarts, and processes that the kernel killed because of a lack of memory. Normal: none.",
             Scale("short"),
             Query(
                 expr=_container("kube_pod_container_status_restarts_total", over="increase", operator="max"),
@@ -89,12 +88,12 @@ PODS: Final = section(
                 colour=RED,
             ),
         ),
-        graph(
+        timeseries_panel(
             "Pods that are not ready",
-            "Pods that take no work: starting, draining, or in trouble. Good: none, but for moments.",
+            "Number of pods that are starting, terminating or failing. Normal: only briefly more than 0.",
             Scale("short"),
             Query(
-                expr=combine("sum", UNREADY, "namespace, fullname"),
+                expr=aggregate("sum", UNREADY, "namespace, fullname"),
                 legend="{{fullname}}",
                 colour=ORANGE,
             ),
@@ -104,19 +103,19 @@ PODS: Final = section(
 
 
 def _workload(label: str, metric: str) -> str:
-    return combine("max", ours(metric, label), f"namespace, {label}")
+    return aggregate("max", own_objects(metric, label), f"namespace, {label}")
 
 
 WORKLOADS: Final = section(
     "Workloads (Kubernetes)",
-    row(
-        graph(
+    panel_row(
+        timeseries_panel(
             "Replicas",
-            "Pods that each workload should have, and those that it has. Good: the lines go together.",
+            "Desired and available pods of each workload. Normal: both are equal.",
             Scale("short"),
             Query(
                 expr=_workload("deployment", "kube_deployment_spec_replicas"),
-                legend="{{deployment}} wanted",
+                legend="{{deployment}} desired",
                 colour=GREY,
                 is_dashed=True,
             ),
@@ -126,7 +125,7 @@ WORKLOADS: Final = section(
             ),
             Query(
                 expr=_workload("statefulset", "kube_statefulset_replicas"),
-                legend="{{statefulset}} wanted",
+                legend="{{statefulset}} desired",
                 colour=GREY,
                 is_dashed=True,
             ),
@@ -135,10 +134,10 @@ WORKLOADS: Final = section(
                 legend="{{statefulset}}",
             ),
         ),
-        graph(
+        timeseries_panel(
             "Autoscaling",
-            "Pods that an autoscaler has, wants, and may have. At its maximum more load is not met by more pods "
-            "(FacialServiceHpaAtMaximum).",
+            "Current, desired, minimum and maximum pods of each autoscaler. At the maximum, FacialServiceHpaAtMaximum "
+            "fires.",
             Scale("short"),
             *(
                 Query(
@@ -148,17 +147,17 @@ WORKLOADS: Final = section(
                     is_dashed=colour is not None,
                 )
                 for metric, name, colour in (
-                    ("status_current_replicas", "has", None),
-                    ("status_desired_replicas", "wants", None),
+                    ("status_current_replicas", "current", None),
+                    ("status_desired_replicas", "desired", None),
                     ("spec_min_replicas", "minimum", GREEN),
                     ("spec_max_replicas", "maximum", RED),
                 )
             ),
         ),
-        graph(
-            "Volume of the queue: free",
-            "Share of the queue's volume that is left. The alert also looks at how fast it goes down.",
-            Scale("percentunit", (fires("FacialServiceVolumeFilling"),), most=1),
+        timeseries_panel(
+            "Free space of the queue's volume",
+            "Ratio of free space on each volume. The alert also considers the rate of change.",
+            Scale("percentunit", (alert_threshold("FacialServiceVolumeFilling"),), maximum=1),
             Query(
                 expr=f"{_workload('persistentvolumeclaim', 'kubelet_volume_stats_available_bytes')} / "
                 f"{_workload('persistentvolumeclaim', 'kubelet_volume_stats_capacity_bytes')}",

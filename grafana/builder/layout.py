@@ -1,4 +1,4 @@
-"""Where panels stand, and what all dashboards share: variables, annotations, links, time."""
+"""Dashboard layout, and the variables, annotations and links that all dashboards share."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from grafana_foundation_sdk.models import dashboard as models
 
 from grafana.builder.colours import BLUE, ORANGE, RED
 from grafana.builder.panels import DATASOURCE
-from grafana.builder.queries import ours, series
+from grafana.builder.queries import own_objects, series
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -24,18 +24,18 @@ if TYPE_CHECKING:
 
 TAG: Final = "facial-service"
 WIDTH: Final = 24
-# Rows of Grafana's grid (38 pixels each) that a screen of 1080 lines shows below the variables.
+# Grid rows (38 pixels each) that fit on a screen of 1080 pixels below the variables.
 SCREEN: Final = 22
 ALL = models.VariableOption(selected=True, text="All", value="$__all")
 
 
 @dataclass(frozen=True, slots=True)
-class Line:
-    """Panels side by side, of one height; they share the width evenly.
+class PanelRow:
+    """Panels of equal height and width, side by side.
 
     Attributes:
-        height: in rows of the grid.
-        panels: as many as divide the width.
+        height: Height in grid rows.
+        panels: Panels; their number must divide the grid width.
     """
 
     height: int
@@ -44,71 +44,72 @@ class Line:
 
 @dataclass(frozen=True, slots=True)
 class Section:
-    """Lines under a title that folds them away.
+    """A collapsible section of a dashboard.
 
     Attributes:
-        title: empty for the part at the top, which has none.
-        lines: from the top down.
-        is_folded: whether it is folded at first, so that its queries only run when somebody looks.
+        title: Title; empty for the top section, which has none.
+        rows: Panel rows.
+        is_collapsed: Whether it is collapsed by default, so that its queries run only after a user expands it.
     """
 
     title: str
-    lines: Sequence[Line]
-    is_folded: bool = False
+    rows: Sequence[PanelRow]
+    is_collapsed: bool = False
 
 
-def headline(*panels: AnyPanel) -> Line:
-    """Put numbers side by side."""
-    return Line(4, panels)
+def stat_row(*panels: AnyPanel) -> PanelRow:
+    """Create a row of stat panels."""
+    return PanelRow(4, panels)
 
 
-def row(*panels: AnyPanel) -> Line:
-    """Put graphs side by side."""
-    return Line(8, panels)
+def panel_row(*panels: AnyPanel) -> PanelRow:
+    """Create a row of graphs."""
+    return PanelRow(8, panels)
 
 
-def section(title: str, *lines: Line) -> Section:
-    """Put lines under a title."""
-    return Section(title, lines)
+def section(title: str, *rows: PanelRow) -> Section:
+    """Create a section."""
+    return Section(title, rows)
 
 
-def folded(title: str, *lines: Line) -> Section:
-    """Put lines under a title that has to be opened."""
-    return Section(title, lines, is_folded=True)
+def collapsed_section(title: str, *rows: PanelRow) -> Section:
+    """Create a section that is collapsed by default."""
+    return Section(title, rows, is_collapsed=True)
 
 
 @dataclass(frozen=True, slots=True)
-class Page:
+class DashboardSpec:
     """A dashboard.
 
     Attributes:
-        uid: what links and alerts know it by; never changed.
-        title: after the service's name.
-        about: what it is for.
-        sections: from the top down.
+        uid: Identifier that links and alerts use; it must not change.
+        title: Title, without the service name.
+        description: Purpose of the dashboard.
+        sections: Sections, from top to bottom.
     """
 
     uid: str
     title: str
-    about: str
+    description: str
     sections: Sequence[Section]
 
     def render(self) -> str:
-        """Write it as Grafana reads it: the same for the same page, key by key."""
-        made = _head(self).build()
-        for link in made.links or ():
-            link.placement = None  # type: ignore[assignment] # beside the variables: the SDK knows only the menu
-        made.panels = _place(self.sections)
-        return json.dumps(made, cls=JSONEncoder, sort_keys=True, indent=2, ensure_ascii=False) + "\n"
+        """Return the dashboard as JSON for Grafana, with a stable order of keys."""
+        built = _head(self).build()
+        for link in built.links or ():
+            # None places the link next to the variables; the type of the SDK allows only the menu.
+            link.placement = None  # type: ignore[assignment]
+        built.panels = _arrange(self.sections)
+        return json.dumps(built, cls=JSONEncoder, sort_keys=True, indent=2, ensure_ascii=False) + "\n"
 
 
-def _head(page: Page) -> dashboard.Dashboard:
-    made = dashboard.Dashboard(f"facial-service / {page.title}").uid(page.uid).description(page.about)
-    made.tags([TAG]).readonly().timezone("utc").refresh("30s").time("now-3h", "now")
-    made.tooltip(models.DashboardCursorSync.CROSSHAIR).variables(_variables())
-    made.annotations(_annotations())
+def _head(spec: DashboardSpec) -> dashboard.Dashboard:
+    builder = dashboard.Dashboard(f"facial-service / {spec.title}").uid(spec.uid).description(spec.description)
+    builder.tags([TAG]).readonly().timezone("utc").refresh("30s").time("now-3h", "now")
+    builder.tooltip(models.DashboardCursorSync.CROSSHAIR).variables(_variables())
+    builder.annotations(_annotations())
     link = dashboard.DashboardLink("facial-service").type(models.DashboardLinkType.DASHBOARDS).tags([TAG])
-    return made.link(link.as_dropdown(True).include_vars(True).keep_time(True).icon("external link"))
+    return builder.link(link.as_dropdown(True).include_vars(True).keep_time(True).icon("external link"))
 
 
 def _variables() -> list[Builder[models.VariableModel]]:
@@ -118,7 +119,7 @@ def _variables() -> list[Builder[models.VariableModel]]:
     return [
         source,
         _variable("namespace", "Namespace", "app_build_info").include_all(True).all_value(".*").current(ALL),
-        # No "All" here: `.+` would let in whatever else has an `errors_total`, and every target with `up`.
+        # No "All" option: `.+` would match `errors_total` of other applications, and `up` of every target.
         _variable("job", "Job", 'app_build_info{namespace=~"$namespace"}').include_all(False).current(job),
         _variable("pod", "Pod", 'app_build_info{namespace=~"$namespace", job=~"$job"}')
         .include_all(True)
@@ -133,25 +134,25 @@ def _variables() -> list[Builder[models.VariableModel]]:
 
 def _variable(name: str, label: str, metric: str) -> dashboard.QueryVariable:
     query = f"label_values({metric}, {name})"
-    asked: dict[str, object] = {"qryType": 1, "query": query, "refId": "PrometheusVariableQueryEditor-VariableQuery"}
-    made = dashboard.QueryVariable(name).label(label).query(asked).definition(query).datasource(DATASOURCE)
-    made.refresh(models.VariableRefresh.ON_TIME_RANGE_CHANGED).sort(models.VariableSort.NATURAL_ASC)
-    return made.multi(True).regex("")
+    model: dict[str, object] = {"qryType": 1, "query": query, "refId": "PrometheusVariableQueryEditor-VariableQuery"}
+    variable = dashboard.QueryVariable(name).label(label).query(model).definition(query).datasource(DATASOURCE)
+    variable.refresh(models.VariableRefresh.ON_TIME_RANGE_CHANGED).sort(models.VariableSort.NATURAL_ASC)
+    return variable.multi(True).regex("")
 
 
 def _annotations() -> list[Builder[models.AnnotationQuery]]:
-    seen = f"count by (version) ({series('app_build_info')})"
-    before = f"count by (version) ({series('app_build_info')} offset $__interval)"
-    changed = ours("kube_deployment_status_observed_generation", "deployment", over="changes")
+    current = f"count by (version) ({series('app_build_info')})"
+    previous = f"count by (version) ({series('app_build_info')} offset $__interval)"
+    changes = own_objects("kube_deployment_status_observed_generation", "deployment", over="changes")
     alerts = 'ALERTS{alertname=~"FacialService.+", alertstate="firing", namespace=~"$namespace"}'
     return [
-        _annotation("New version", BLUE, f"{seen} unless on (version) {before}")
+        _annotation("New version", BLUE, f"{current} unless on (version) {previous}")
         .title_format("Version {{version}}")
         .tag_keys("version"),
         _annotation(
-            "Deployment changed (needs kube-state-metrics)",
+            "Deployment changed (requires kube-state-metrics)",
             ORANGE,
-            f"({changed}) > 0",
+            f"({changes}) > 0",
         )
         .title_format("{{deployment}} was changed or scaled")
         .tag_keys("namespace,deployment"),
@@ -160,33 +161,33 @@ def _annotations() -> list[Builder[models.AnnotationQuery]]:
 
 
 def _annotation(name: str, colour: str, expr: str) -> dashboard.AnnotationQuery:
-    made = dashboard.AnnotationQuery().name(name).datasource(DATASOURCE).enable(True).hide(False)
-    return made.icon_color(colour).expr(expr).step("60s").use_value_for_time(False)
+    annotation = dashboard.AnnotationQuery().name(name).datasource(DATASOURCE).enable(True).hide(False)
+    return annotation.icon_color(colour).expr(expr).step("60s").use_value_for_time(False)
 
 
-def _place(sections: Sequence[Section]) -> list[models.Panel | models.RowPanel]:
-    placed: list[models.Panel | models.RowPanel] = []
-    number, y = itertools.count(1), 0
+def _arrange(sections: Sequence[Section]) -> list[models.Panel | models.RowPanel]:
+    arranged: list[models.Panel | models.RowPanel] = []
+    ids, y = itertools.count(1), 0
     for section in sections:
         if section.title:
-            title = dashboard.Row(section.title).id(next(number)).collapsed(section.is_folded).build()
+            title = dashboard.Row(section.title).id(next(ids)).collapsed(section.is_collapsed).build()
             title.grid_pos = models.GridPos(h=1, w=WIDTH, x=0, y=y)
-            placed.append(title)
+            arranged.append(title)
             y += 1
-        inner = list(_place_lines(section.lines, number, y))
-        if section.is_folded:
-            title.panels = inner  # they take no room: what comes next stands right under the title
+        panels = list(_arrange_rows(section.rows, ids, y))
+        if section.is_collapsed:
+            title.panels = panels  # they use no space: the next section follows directly below the title
         else:
-            placed.extend(inner)
-            y += sum(line.height for line in section.lines)
-    return placed
+            arranged.extend(panels)
+            y += sum(row.height for row in section.rows)
+    return arranged
 
 
-def _place_lines(lines: Sequence[Line], number: Iterator[int], y: int) -> Iterator[models.Panel]:
-    for line in lines:
-        width = WIDTH // len(line.panels)
-        for at, panel in enumerate(line.panels):
-            made = panel.id(next(number)).build()
-            made.grid_pos = models.GridPos(h=line.height, w=width, x=at * width, y=y)
-            yield made
-        y += line.height
+def _arrange_rows(rows: Sequence[PanelRow], ids: Iterator[int], y: int) -> Iterator[models.Panel]:
+    for row in rows:
+        width = WIDTH // len(row.panels)
+        for column, panel in enumerate(row.panels):
+            built = panel.id(next(ids)).build()
+            built.grid_pos = models.GridPos(h=row.height, w=width, x=column * width, y=y)
+            yield built
+        y += row.height

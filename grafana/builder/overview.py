@@ -1,150 +1,151 @@
-"""The first dashboard: is it well?"""
+"""Overview dashboard: health of the service."""
 
 from __future__ import annotations
 
 from typing import Final
 
-from grafana.builder import limits
+from grafana.builder import thresholds
 from grafana.builder.colours import BLUE, GREEN, ORANGE, PURPLE, RED
-from grafana.builder.layout import Page, folded, headline, row, section
-from grafana.builder.limits import Step, fires
-from grafana.builder.panels import Query, Scale, graph, heat, listing, number
+from grafana.builder.layout import DashboardSpec, collapsed_section, panel_row, section, stat_row
+from grafana.builder.panels import Query, Scale, heatmap_panel, stat_panel, table_panel, timeseries_panel
 from grafana.builder.queries import (
+    aggregate,
     buckets,
-    chosen,
-    combine,
-    placed,
     quantile,
+    queue_gauge,
     rate,
+    ratio,
     recorded,
     series,
-    share,
-    shared,
+    with_place,
+    with_selector,
 )
+from grafana.builder.thresholds import Threshold, alert_threshold
 from prometheus.source import api, slo
 from prometheus.source.model import WORK
 
 RESOURCES: Final = "facial-service-resources"
 TASKS: Final = "facial-service-tasks"
 DURATION: Final = "api_request_duration_seconds"
-REQUESTS: Final = chosen(api.REQUESTS)
+REQUESTS: Final = with_selector(api.REQUESTS)
 FAILURES: Final = series("api_requests_total", 'endpoint=~"/api/.+"', 'status=~"5.."')
 STATUS_COLOURS: Final = {"^2": GREEN, "^3": BLUE, "^4": ORANGE, "^5": RED}
-# A recorded rate, which is there as soon as the rules are loaded and the API has been asked for anything.
+# A recorded rate, which exists after the rules are loaded and the API has received a request.
 ANY_RATE: Final = f"namespace_job:{slo.OBJECTIVES[0].total}:rate5m"
-NO_RULES: Final = "no rules, or no traffic yet"
+NO_RECORDINGS: Final = "no rules or no traffic"
 
 
 def _firing(severity: str) -> str:
-    found = (
+    alerts = (
         f'ALERTS{{alertname=~"FacialService.+", alertstate="firing", severity="{severity}", namespace=~"$namespace"}}'
     )
-    return f"count({found}) or 0 * count({recorded(ANY_RATE)})"
+    return f"count({alerts}) or 0 * count({recorded(ANY_RATE)})"
 
 
-def _bad(objective: slo.Objective, window: str) -> str:
-    return combine("max", recorded(objective.ratio + window))
+def _bad_ratio(objective: slo.Objective, window: str) -> str:
+    return aggregate("max", recorded(objective.ratio + window))
 
 
-def _left(objective: slo.Objective) -> str:
-    return f"1 - {_bad(objective, f'{slo.PERIOD_DAYS}d')} / {objective.budget}"
+def _budget_left(objective: slo.Objective) -> str:
+    return f"1 - {_bad_ratio(objective, f'{slo.PERIOD_DAYS}d')} / {objective.budget}"
 
 
-def _burn(objective: slo.Objective, window: str) -> str:
-    return f"{_bad(objective, window)} / {objective.budget}"
+def _burn_rate(objective: slo.Objective, window: str) -> str:
+    return f"{_bad_ratio(objective, window)} / {objective.budget}"
 
 
 AVAILABILITY, LATENCY = slo.OBJECTIVES
-BURNS: Final = limits.burns(AVAILABILITY)
-LEFT: Final = Scale("percentunit", (Step(0, ORANGE), Step(limits.BUDGET_LOW, GREEN)), base=RED, most=1, decimals=1)
-FAST: Final = slo.BURNS[0]
+BURN_RATE_THRESHOLDS: Final = thresholds.burn_rate_thresholds(AVAILABILITY)
+BUDGET_LEFT: Final = Scale(
+    "percentunit", (Threshold(0, ORANGE), Threshold(thresholds.LOW_BUDGET, GREEN)), base=RED, maximum=1, decimals=1
+)
+FASTEST_BURN: Final = slo.BURN_RATES[0]
 
-WELL: Final = headline(
-    number(
+STATS: Final = stat_row(
+    stat_panel(
         "Alerts firing",
-        "Alerts of this service that fire now. Good: none; each has a runbook behind it.",
+        "Firing alerts of this service. Normal: none. Each alert links to its runbook.",
         Scale("none"),
-        Query(expr=_firing("critical"), legend="critical", steps=(Step(1, RED),)),
-        Query(expr=_firing("warning"), legend="warning", steps=(Step(1, ORANGE),)),
-        none=NO_RULES,
+        Query(expr=_firing("critical"), legend="critical", thresholds=(Threshold(1, RED),)),
+        Query(expr=_firing("warning"), legend="warning", thresholds=(Threshold(1, ORANGE),)),
+        no_value=NO_RECORDINGS,
     ),
-    number(
+    stat_panel(
         "Instances",
-        "Targets that answer Prometheus, and those that do not. Good: none is down.",
+        "Number of targets that are up and down. Normal: none is down.",
         Scale("none"),
-        Query(expr=f"sum({series('up')})", legend="up", steps=()),
-        Query(expr=f"count({series('up')} == 0) or vector(0)", legend="down", steps=(Step(1, RED),)),
+        Query(expr=f"sum({series('up')})", legend="up", thresholds=()),
+        Query(expr=f"count({series('up')} == 0) or vector(0)", legend="down", thresholds=(Threshold(1, RED),)),
         link=RESOURCES,
-        none="no target",
+        no_value="no targets",
     ),
-    number(
+    stat_panel(
         "Availability, 30 days",
-        f"Share of the API's requests that were not answered with a 5xx status. Objective: {AVAILABILITY.target:%}.",
-        Scale("percentunit", (Step(float(AVAILABILITY.target), GREEN),), base=RED, decimals=3),
-        Query(expr=f"1 - {_bad(AVAILABILITY, '30d')}"),
-        none=NO_RULES,
+        f"Ratio of API requests without a 5xx status. Objective: {AVAILABILITY.target:%}.",
+        Scale("percentunit", (Threshold(float(AVAILABILITY.target), GREEN),), base=RED, decimals=3),
+        Query(expr=f"1 - {_bad_ratio(AVAILABILITY, '30d')}"),
+        no_value=NO_RECORDINGS,
     ),
-    number(
+    stat_panel(
         "Error budget left, 30 days",
-        f"What is left of the requests that may fail ({AVAILABILITY.budget:%}) and of those that may take longer than "
-        f"{float(slo.LATENCY_S):g} s ({LATENCY.budget:%}). Good: green; below zero the objective is missed.",
-        LEFT,
-        Query(expr=_left(AVAILABILITY), legend="availability"),
-        Query(expr=_left(LATENCY), legend="latency"),
-        none=NO_RULES,
+        f"Remaining budget of failed requests ({AVAILABILITY.budget:%}) and of requests longer than "
+        f"{float(slo.LATENCY_S):g} s ({LATENCY.budget:%}). Below zero, the objective is missed.",
+        BUDGET_LEFT,
+        Query(expr=_budget_left(AVAILABILITY), legend="availability"),
+        Query(expr=_budget_left(LATENCY), legend="latency"),
+        no_value=NO_RECORDINGS,
     ),
-    number(
-        "Budget burn, last hour",
-        "How many times faster than sustainable the error budgets are used up. Good: below 1.",
-        Scale("suffix:×", BURNS, decimals=1),
-        Query(expr=_burn(AVAILABILITY, "1h"), legend="availability"),
-        Query(expr=_burn(LATENCY, "1h"), legend="latency"),
-        none=NO_RULES,
+    stat_panel(
+        "Burn rate, last hour",
+        "Consumption of the error budgets, relative to the sustainable rate. Normal: below 1.",
+        Scale("suffix:×", BURN_RATE_THRESHOLDS, decimals=1),
+        Query(expr=_burn_rate(AVAILABILITY, "1h"), legend="availability"),
+        Query(expr=_burn_rate(LATENCY, "1h"), legend="latency"),
+        no_value=NO_RECORDINGS,
     ),
-    number(
+    stat_panel(
         "Requests",
-        "Requests to the API a second, probes and scrapes not counted.",
+        "API requests per second, without probes and scrapes.",
         Scale("reqps", base=BLUE),
         Query(expr=rate(REQUESTS)),
     ),
-    number(
-        "Work, 95th percentile",
-        "95th percentile of requests for work (POST), the sending of their bodies included; questions after a task are "
-        "left out, for they wait as long as the caller wishes. The alert looks at each route for itself.",
-        Scale("s", (fires("FacialServiceLatencyHigh"),)),
+    stat_panel(
+        "Request duration, 95th percentile",
+        "95th percentile of the duration of processing requests (POST), including the time to receive the body. Task "
+        "status requests are excluded. The alert evaluates each route separately.",
+        Scale("s", (alert_threshold("FacialServiceLatencyHigh"),)),
         Query(expr=quantile(0.95, DURATION, WORK)),
-        none="no traffic",
+        no_value="no traffic",
     ),
-    number(
+    stat_panel(
         "Oldest task",
-        "Age of the oldest task that is not done: the one figure that tells whether tasks are done in time. "
-        "Good: seconds.",
-        Scale("s", (fires("FacialServiceOldestTaskTooOld"),)),
-        Query(expr=combine("max", series("task_oldest_age_seconds"))),
+        "Age of the oldest unfinished task, which shows whether tasks complete in time. Normal: seconds.",
+        Scale("s", (alert_threshold("FacialServiceOldestTaskTooOld"),)),
+        Query(expr=aggregate("max", series("task_oldest_age_seconds"))),
         link=TASKS,
-        none="no queue",
+        no_value="no queue",
     ),
 )
 
-RED_BY_ROUTE: Final = row(
-    graph(
+REQUESTS_BY_ROUTE: Final = panel_row(
+    timeseries_panel(
         "Requests by route",
-        "Requests to the API a second, by route.",
+        "API requests per second, by route.",
         Scale("reqps"),
         Query(expr=rate(REQUESTS, "endpoint"), legend="{{endpoint}}"),
     ),
-    graph(
+    timeseries_panel(
         "Errors by route",
-        "Share of requests that were answered with a 5xx status, by route. "
-        f"At the line, the error budget of {slo.PERIOD_DAYS} days burns {FAST.factor:g} times too fast.",
-        Scale("percentunit", (Step(float(FAST.factor * AVAILABILITY.budget), RED),)),
-        Query(expr=share(rate(FAILURES, "endpoint"), rate(REQUESTS, "endpoint")), legend="{{endpoint}}"),
+        "Ratio of requests with a 5xx status, by route. At the line, the burn rate of the error budget of "
+        f"{slo.PERIOD_DAYS} days is {FASTEST_BURN.factor:g}.",
+        Scale("percentunit", (Threshold(float(FASTEST_BURN.factor * AVAILABILITY.budget), RED),)),
+        Query(expr=ratio(rate(FAILURES, "endpoint"), rate(REQUESTS, "endpoint")), legend="{{endpoint}}"),
     ),
-    graph(
-        "Duration by route (95th percentile)",
-        "Time that 95 of 100 requests stay below, by route. Questions after a task that ask to wait count with "
-        "their wait.",
-        Scale("s", (fires("FacialServiceLatencyHigh"),)),
+    timeseries_panel(
+        "Request duration by route (95th percentile)",
+        "95th percentile of the request duration, by route. The duration of task status requests includes the wait "
+        "that clients request.",
+        Scale("s", (alert_threshold("FacialServiceLatencyHigh"),)),
         Query(
             expr=quantile(0.95, DURATION, 'endpoint=~"/api/.+"', by="endpoint"),
             legend="{{endpoint}}",
@@ -152,104 +153,107 @@ RED_BY_ROUTE: Final = row(
     ),
 )
 
-BUDGET_AND_LOAD: Final = row(
-    graph(
-        "Budget burn",
-        "How many times faster than sustainable the error budgets are used up, over an hour and over six. The alerts "
-        "look at two windows for each line.",
-        Scale("suffix:×", BURNS),
-        Query(expr=_burn(AVAILABILITY, "1h"), legend="availability, 1 h", colour=RED),
-        Query(expr=_burn(AVAILABILITY, "6h"), legend="availability, 6 h", colour=ORANGE),
-        Query(expr=_burn(LATENCY, "1h"), legend="latency, 1 h", colour=PURPLE),
-        Query(expr=_burn(LATENCY, "6h"), legend="latency, 6 h", colour=BLUE),
+BUDGET_AND_LOAD: Final = panel_row(
+    timeseries_panel(
+        "Burn rate",
+        "Consumption of the error budgets over 1 and 6 hours, relative to the sustainable rate. Each alert compares "
+        "two windows with its threshold.",
+        Scale("suffix:×", BURN_RATE_THRESHOLDS),
+        Query(expr=_burn_rate(AVAILABILITY, "1h"), legend="availability, 1 h", colour=RED),
+        Query(expr=_burn_rate(AVAILABILITY, "6h"), legend="availability, 6 h", colour=ORANGE),
+        Query(expr=_burn_rate(LATENCY, "1h"), legend="latency, 1 h", colour=PURPLE),
+        Query(expr=_burn_rate(LATENCY, "6h"), legend="latency, 6 h", colour=BLUE),
     ),
-    graph(
-        "Answers by status",
-        "Answers to requests to the API a second, by status code. 4xx is the caller's, 5xx the service's.",
+    timeseries_panel(
+        "Responses by status",
+        "API responses per second, by status code. 4xx are client errors, 5xx server errors.",
         Scale("reqps"),
         Query(expr=rate(REQUESTS, "status"), legend="{{status}}"),
         colours=STATUS_COLOURS,
         is_stacked=True,
     ),
-    graph(
+    timeseries_panel(
         "Tasks",
-        "Tasks that wait, and tasks that a worker has. Good: few wait, and not for long.",
-        Scale("short", (fires("FacialServiceQueueBacklogGrowing"),)),
-        Query(expr=shared("task_queue_size"), legend="waiting", colour=ORANGE),
-        Query(expr=shared("active_tasks_count"), legend="in work", colour=BLUE),
+        "Number of waiting and active tasks. Normal: few tasks wait, and only briefly.",
+        Scale("short", (alert_threshold("FacialServiceQueueBacklogGrowing"),)),
+        Query(expr=queue_gauge("task_queue_size"), legend="waiting", colour=ORANGE),
+        Query(expr=queue_gauge("active_tasks_count"), legend="active", colour=BLUE),
     ),
 )
 
-OBJECTIVES: Final = folded(
+OBJECTIVES: Final = collapsed_section(
     "Objectives",
-    row(
-        graph(
+    panel_row(
+        timeseries_panel(
             "Error budget left over time",
-            "What is left of each error budget. A line that falls reaches zero when the objective is missed.",
-            Scale("percentunit", most=1),
-            Query(expr=_left(AVAILABILITY), legend="availability"),
-            Query(expr=_left(LATENCY), legend="latency"),
+            "Remaining part of each error budget. At zero, the objective is missed.",
+            Scale("percentunit", maximum=1),
+            Query(expr=_budget_left(AVAILABILITY), legend="availability"),
+            Query(expr=_budget_left(LATENCY), legend="latency"),
         ),
         *(
-            graph(
-                f"Burn of the {objective.name} budget by window",
-                "The windows of the alerts: long ones tell that it matters, short ones that it goes on.",
-                Scale("suffix:×", limits.burns(objective)),
-                *(Query(expr=_burn(objective, window), legend=window) for window in slo.WINDOWS),
+            timeseries_panel(
+                f"Burn rate by window: {objective.name}",
+                "Windows of the alerts. Long windows show significance, short windows that the problem continues.",
+                Scale("suffix:×", thresholds.burn_rate_thresholds(objective)),
+                *(Query(expr=_burn_rate(objective, window), legend=window) for window in slo.WINDOWS),
             )
             for objective in slo.OBJECTIVES
         ),
     ),
 )
 
-DETAIL: Final = folded(
-    "Requests in detail",
-    row(
-        heat(
-            "Duration of work",
-            "Requests for work (POST) by how long they took. Good: a dark band at the bottom.",
+REQUEST_DETAILS: Final = collapsed_section(
+    "Request details",
+    panel_row(
+        heatmap_panel(
+            "Request duration",
+            "Processing requests (POST) by duration. Normal: a dark band at the bottom.",
             "s",
             Query(expr=buckets(DURATION, WORK)),
         ),
-        graph(
-            "Duration of work: quantiles",
-            "Time that half, 95 and 99 of 100 requests for work (POST) stay below.",
+        timeseries_panel(
+            "Request duration: quantiles",
+            "Quantiles of the duration of processing requests (POST).",
             Scale("s"),
             *(Query(expr=quantile(q, DURATION, WORK), legend=f"{q:.0%}") for q in (0.5, 0.95, 0.99)),
         ),
     ),
-    row(
-        graph(
-            "In progress by route",
-            "Requests that are worked on or wait for it. Each worker process takes MAX_CONCURRENCY of them.",
+    panel_row(
+        timeseries_panel(
+            "Requests in progress by route",
+            "Requests that are processed or wait for a slot. Each worker process accepts at most MAX_CONCURRENCY.",
             Scale("short"),
-            Query(expr=combine("sum", series("api_requests_in_progress"), "endpoint"), legend="{{endpoint}}"),
+            Query(expr=aggregate("sum", series("api_requests_in_progress"), "endpoint"), legend="{{endpoint}}"),
             is_stacked=True,
         ),
-        graph(
-            "Turned away because it is busy",
-            "Share of requests for work (POST) that were answered with 503 saturated. Good: none.",
-            Scale("percentunit", (fires("FacialServiceSaturated"),)),
-            Query(expr=share(rate(chosen(api.REJECTED)), rate(chosen(api.ASKED))), legend="saturated"),
+        timeseries_panel(
+            "Rejected because saturated",
+            "Ratio of processing requests (POST) rejected with 503 saturated. Normal: none.",
+            Scale("percentunit", (alert_threshold("FacialServiceSaturated"),)),
+            Query(
+                expr=ratio(rate(with_selector(api.SATURATED)), rate(with_selector(api.WORK_REQUESTS))),
+                legend="saturated",
+            ),
         ),
-        graph(
-            "Turned away by reason",
-            "Requests a second that were turned away before any work.",
+        timeseries_panel(
+            "Rejections by reason",
+            "Requests per second that were rejected before processing.",
             Scale("reqps"),
             Query(expr=rate(series("api_rejections_total"), "reason"), legend="{{reason}}"),
         ),
     ),
-    row(
-        graph(
+    panel_row(
+        timeseries_panel(
             "Errors by component and code",
-            "Errors a second, of callers and of the service, by the code that stands in the answer.",
+            "Client and server errors per second, by the error code of the response.",
             Scale("ops"),
             Query(expr=rate(series("errors_total"), "component, type"), legend="{{component}}: {{type}}"),
-            is_wide=True,
+            has_table_legend=True,
         ),
-        graph(
-            "Bodies by route (95th percentile)",
-            "Size that 95 of 100 request bodies stay below, by route.",
+        timeseries_panel(
+            "Request body size by route (95th percentile)",
+            "95th percentile of the request body size, by route.",
             Scale("bytes"),
             Query(
                 expr=quantile(0.95, "api_request_size_bytes", WORK, by="endpoint"),
@@ -259,20 +263,22 @@ DETAIL: Final = folded(
     ),
 )
 
-RUNNING: Final = folded(
-    "What runs",
-    row(
-        graph(
+VERSIONS: Final = collapsed_section(
+    "Versions",
+    panel_row(
+        timeseries_panel(
             "Instances by version",
-            "Instances of each version: a rollout is a line that rises while another falls.",
+            "Number of instances by version. During a rollout, one version increases while another decreases.",
             Scale("short"),
-            Query(expr=combine("count", series("app_build_info"), "version"), legend="{{version}}"),
+            Query(expr=aggregate("count", series("app_build_info"), "version"), legend="{{version}}"),
             is_stacked=True,
         ),
-        listing(
-            "Versions",
-            "Every instance that answers, with its version.",
-            Query(expr=combine("max", placed(series("app_build_info")), "namespace, role, place, version, python")),
+        table_panel(
+            "Version of each instance",
+            "Reachable instances and their versions.",
+            Query(
+                expr=aggregate("max", with_place(series("app_build_info")), "namespace, role, place, version, python")
+            ),
             {
                 "namespace": "Namespace",
                 "role": "Role",
@@ -284,9 +290,9 @@ RUNNING: Final = folded(
     ),
 )
 
-PAGE: Final = Page(
+DASHBOARD: Final = DashboardSpec(
     "facial-service-overview",
     "Overview",
-    "Whether the service is well: alerts, objectives, and rate, errors and duration by route.",
-    (section("", WELL, RED_BY_ROUTE, BUDGET_AND_LOAD), OBJECTIVES, DETAIL, RUNNING),
+    "Health of the service: alerts, objectives, and request rate, errors and duration by route.",
+    (section("", STATS, REQUESTS_BY_ROUTE, BUDGET_AND_LOAD), OBJECTIVES, REQUEST_DETAILS, VERSIONS),
 )

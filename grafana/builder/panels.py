@@ -1,4 +1,4 @@
-"""The panels' common look: one function a kind of panel, which asks for nothing that all of its kind share."""
+"""Panel builders: one function per panel type, with the options that all panels of the type share."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ from grafana.builder.colours import GREEN, NONE
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from grafana.builder.limits import Step
+    from grafana.builder.thresholds import Threshold
 
 AnyPanel = stat.Panel | timeseries.Panel | heatmap.Panel | table.Panel
 P = TypeVar("P", stat.Panel, timeseries.Panel, heatmap.Panel, table.Panel)
 
 DATASOURCE: Final = kinds.DataSourceRef(type_val="prometheus", uid="${datasource}")
 
-# What a metric's name begins with, and who exports it: not this service, and not everywhere.
+# Sources of metrics that the service does not export, by the prefix of the metric name.
 SOURCES: Final = {
     "namespace_job:": "the recording rules",
     "kube_": "kube-state-metrics",
@@ -40,134 +40,134 @@ class Query:
     """One query of a panel.
 
     Attributes:
-        expr: PromQL.
-        legend: what its series are called, with labels in double braces.
-        colour: of all its series; None leaves it to the palette.
-        is_dashed: whether it is drawn as a bound rather than as a measurement.
-        steps: instead of the panel's, where it shows numbers.
+        expr: PromQL expression.
+        legend: Legend format, with labels in double braces.
+        colour: Colour of its series. If None, from the palette.
+        is_dashed: Whether to draw a dashed line, for limits.
+        thresholds: Thresholds of this query in a stat panel. If None, those of the panel.
     """
 
     expr: str
     legend: str = ""
     colour: str | None = None
     is_dashed: bool = False
-    steps: Sequence[Step] | None = None
+    thresholds: Sequence[Threshold] | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Scale:
-    """What a value means.
+    """Unit, thresholds and range of a panel's values.
 
     Attributes:
-        unit: Grafana's name of it.
-        steps: values from which on another colour holds, rising: where alerts fire.
-        base: the colour below the first step.
-        most: the top of the axis; None lets it follow the data.
-        decimals: how many are shown; None leaves it to Grafana.
+        unit: Grafana unit.
+        thresholds: Thresholds, in ascending order.
+        base: Colour of values below the first threshold.
+        maximum: Maximum of the axis. If None, the axis follows the data.
+        decimals: Number of decimals. If None, Grafana decides.
     """
 
     unit: str
-    steps: Sequence[Step] = ()
+    thresholds: Sequence[Threshold] = ()
     base: str = GREEN
-    most: float | None = None
+    maximum: float | None = None
     decimals: int | None = None
 
 
 def sources(expressions: Sequence[str]) -> list[str]:
-    """Name who else has to export something for these queries."""
+    """Return the sources, other than the service, whose metrics the queries use."""
     names = {metric for expression in expressions for metric in _METRIC.findall(expression)}
     return sorted({source for prefix, source in SOURCES.items() for name in names if name.startswith(prefix)})
 
 
-def number(
+def stat_panel(
     title: str,
-    about: str,
+    description: str,
     scale: Scale,
     *queries: Query,
     link: str = "",
-    none: str = "no data",
-    words: Mapping[str, tuple[str, str]] | None = None,
+    no_value: str = "no data",
+    value_texts: Mapping[str, tuple[str, str]] | None = None,
 ) -> stat.Panel:
-    """Show the newest value large, in the colour of its step, over a small graph of its past.
+    """Create a stat panel, which shows the latest value in the colour of its threshold, with a sparkline.
 
     Args:
-        title: of the panel.
-        about: what it shows, and what is good.
-        scale: the unit and the steps.
-        queries: one number each.
-        link: the uid of the dashboard with more.
-        none: what stands there where there is no value.
-        words: values that are shown as a word, and its colour.
+        title: Title.
+        description: Meaning of the value, and its normal range.
+        scale: Unit and thresholds.
+        queries: Queries, each with one value.
+        link: UID of the dashboard with details.
+        no_value: Text to show if there is no value.
+        value_texts: Text and colour to show instead of certain values.
     """
     panel = stat.Panel().graph_mode(kinds.BigValueGraphMode.AREA).color_mode(kinds.BigValueColorMode.VALUE)
     panel.reduce_options(common.ReduceDataOptions().calcs(["lastNotNull"]).fields("").values(False))
     panel.text_mode(kinds.BigValueTextMode.VALUE_AND_NAME if len(queries) > 1 else kinds.BigValueTextMode.VALUE)
     panel.justify_mode(kinds.BigValueJustifyMode.AUTO).orientation(kinds.VizOrientation.AUTO)
-    panel.thresholds(_steps(scale, scale.base)).color_scheme(_colour(models.FieldColorModeId.THRESHOLDS))
-    panel.unit(scale.unit).no_value(none)
+    panel.thresholds(_thresholds(scale, scale.base)).color_scheme(_colour(models.FieldColorModeId.THRESHOLDS))
+    panel.unit(scale.unit).no_value(no_value)
     if link:
         panel.links([_link(link)])
     if scale.decimals is not None:
         panel.decimals(scale.decimals)
-    if words:
+    if value_texts:
         results = {
-            value: models.ValueMappingResult(text=text, color=colour, index=at)
-            for at, (value, (text, colour)) in enumerate(words.items())
+            value: models.ValueMappingResult(text=text, color=colour, index=index)
+            for index, (value, (text, colour)) in enumerate(value_texts.items())
         }
         panel.mappings([models.ValueMap(options=results)])
     for letter, query in zip(string.ascii_uppercase, queries, strict=False):
-        if query.steps is not None:
-            steps = _steps(Scale("", query.steps), GREEN).build()
-            panel.override_by_query(letter, [models.DynamicConfigValue(id_val="thresholds", value=steps)])
-    return _describe(panel, title, _name_alerts(about, scale.steps), queries)
+        if query.thresholds is not None:
+            thresholds = _thresholds(Scale("", query.thresholds), GREEN).build()
+            panel.override_by_query(letter, [models.DynamicConfigValue(id_val="thresholds", value=thresholds)])
+    return _finish(panel, title, _add_alert_names(description, scale.thresholds), queries)
 
 
-def graph(
+def timeseries_panel(
     title: str,
-    about: str,
+    description: str,
     scale: Scale,
     *queries: Query,
     colours: Mapping[str, str] | None = None,
     is_stacked: bool = False,
-    is_wide: bool = False,
+    has_table_legend: bool = False,
 ) -> timeseries.Panel:
-    """Draw series over time, with a dashed line at each step.
+    """Create a time series panel, with a dashed line at each threshold.
 
     Args:
-        title: of the panel.
-        about: what it shows, and what is good.
-        scale: the unit and the steps.
-        queries: any number of series each.
-        colours: regular expressions for names of series, and their colours.
-        is_stacked: whether the series are parts of a whole.
-        is_wide: whether there is room for a table of the series on the right.
+        title: Title.
+        description: Meaning of the series, and their normal range.
+        scale: Unit and thresholds.
+        queries: Queries, each with any number of series.
+        colours: Colours by regular expression for the series name.
+        is_stacked: Whether to stack the series.
+        has_table_legend: Whether to show the legend as a table on the right.
     """
     panel = timeseries.Panel().line_width(1).fill_opacity(60 if is_stacked else 8)
     panel.show_points(kinds.VisibilityMode.AUTO).span_nulls(False).axis_soft_min(0)
     panel.tooltip(common.VizTooltipOptions().mode(kinds.TooltipDisplayMode.MULTI).sort(kinds.SortOrder.DESCENDING))
-    panel.legend(_legend(is_wide=is_wide)).unit(scale.unit)
+    panel.legend(_legend(is_table=has_table_legend)).unit(scale.unit)
     panel.color_scheme(_colour(models.FieldColorModeId.PALETTE_CLASSIC_BY_NAME))
     if is_stacked:
         panel.stacking(common.StackingConfig().mode(kinds.StackingMode.NORMAL).group("A"))
-    if scale.most is not None:
-        panel.max(scale.most)
-    if scale.steps:
+    if scale.maximum is not None:
+        panel.max(scale.maximum)
+    if scale.thresholds:
         style = common.GraphThresholdsStyleConfig().mode(kinds.GraphThresholdsStyleMode.DASHED)
-        panel.thresholds(_steps(scale, NONE)).thresholds_style(style)
+        panel.thresholds(_thresholds(scale, NONE)).thresholds_style(style)
     for pattern, colour in (colours or {}).items():
         panel.override_by_regexp(f"/{pattern}/", [_fixed(colour)])
-    _mark(panel, queries)
-    return _describe(panel, title, _name_alerts(about, scale.steps), queries)
+    _style_series(panel, queries)
+    return _finish(panel, title, _add_alert_names(description, scale.thresholds), queries)
 
 
-def heat(title: str, about: str, unit: str, query: Query) -> heatmap.Panel:
-    """Draw a histogram over time: how many observations fell into which bucket.
+def heatmap_panel(title: str, description: str, unit: str, query: Query) -> heatmap.Panel:
+    """Create a heatmap panel of a histogram.
 
     Args:
-        title: of the panel.
-        about: what it shows, and what is good.
-        unit: of the buckets' bounds.
-        query: counts by ``le``.
+        title: Title.
+        description: Meaning of the histogram, and its normal shape.
+        unit: Unit of the bucket bounds.
+        query: Query for the observations by ``le``.
     """
     colour = heatmap.HeatmapColorOptions().mode(HeatmapColorMode.SCHEME).scheme("Oranges").steps(64).exponent(0.5)
     panel = heatmap.Panel().calculate(False).color(colour.fill("dark-orange").reverse(False)).cell_gap(1)
@@ -175,31 +175,35 @@ def heat(title: str, about: str, unit: str, query: Query) -> heatmap.Panel:
     panel.cell_values(heatmap.CellValues().unit("short").decimals(0)).show_value(kinds.VisibilityMode.NEVER)
     tooltip = heatmap.HeatmapTooltip().mode(kinds.TooltipDisplayMode.SINGLE).y_histogram(True).show_color_scale(True)
     panel.tooltip(tooltip).hide_legend().unit(unit)
-    return _describe(panel, title, about, [query], PromQueryFormat.HEATMAP)
+    return _finish(panel, title, description, [query], PromQueryFormat.HEATMAP)
 
 
-def listing(title: str, about: str, query: Query, columns: Mapping[str, str]) -> table.Panel:
-    """List series as they are now, one a line, by their labels.
+def table_panel(title: str, description: str, query: Query, columns: Mapping[str, str]) -> table.Panel:
+    """Create a table panel with one line per current series.
 
     Args:
-        title: of the panel.
-        about: what it shows.
-        query: the series; what their value is does not matter.
-        columns: labels in their order, and what stands above each.
+        title: Title.
+        description: Meaning of the lines.
+        query: Query for the series; their values are not shown.
+        columns: Column titles by label, in display order.
     """
     panel = table.Panel().unit("none").show_header(True).filterable(True)
-    order = {label: at for at, label in enumerate(columns)}
+    order = {label: index for index, label in enumerate(columns)}
     options = {"excludeByName": {"Time": True, "Value": True}, "indexByName": order, "renameByName": dict(columns)}
     panel.with_transformation(models.DataTransformerConfig(id_val="organize", options=options))
-    return _describe(panel, title, about, [query], PromQueryFormat.TABLE)
+    return _finish(panel, title, description, [query], PromQueryFormat.TABLE)
 
 
-def _describe(
-    panel: P, title: str, about: str, queries: Sequence[Query], kind: PromQueryFormat = PromQueryFormat.TIME_SERIES
+def _finish(
+    panel: P,
+    title: str,
+    description: str,
+    queries: Sequence[Query],
+    kind: PromQueryFormat = PromQueryFormat.TIME_SERIES,
 ) -> P:
-    needed = sources([query.expr for query in queries])
+    required = sources([query.expr for query in queries])
     panel.title(title).datasource(DATASOURCE)
-    panel.description(f"{about} Needs {' and '.join(needed)}." if needed else about)
+    panel.description(f"{description} Requires {' and '.join(required)}." if required else description)
     for letter, query in zip(string.ascii_uppercase, queries, strict=False):
         target = prometheus.Dataquery().ref_id(letter).expr(query.expr).format(kind).datasource(DATASOURCE)
         target.legend_format("{{le}}" if kind is PromQueryFormat.HEATMAP else query.legend)
@@ -207,20 +211,20 @@ def _describe(
     return panel
 
 
-def _name_alerts(about: str, steps: Sequence[Step]) -> str:
-    """Say which alerts the steps are of; a test reads it, and compares them with the rules."""
-    names = list(dict.fromkeys(step.alert for step in steps if step.alert))
-    return f"{about} Threshold: {', '.join(names)}." if names else about
+def _add_alert_names(description: str, thresholds: Sequence[Threshold]) -> str:
+    """Add the alerts of the thresholds to a description; a test compares them with the rules."""
+    names = list(dict.fromkeys(threshold.alert for threshold in thresholds if threshold.alert))
+    return f"{description} Threshold: {', '.join(names)}." if names else description
 
 
-def _mark(panel: timeseries.Panel, queries: Sequence[Query]) -> None:
+def _style_series(panel: timeseries.Panel, queries: Sequence[Query]) -> None:
     for letter, query in zip(string.ascii_uppercase, queries, strict=False):
         properties = [_fixed(query.colour)] if query.colour else []
         if query.is_dashed:
             dashes = {"fill": "dash", "dash": [8, 8]}
             properties.append(models.DynamicConfigValue(id_val="custom.lineStyle", value=dashes))
             properties.append(models.DynamicConfigValue(id_val="custom.fillOpacity", value=0))
-            # A bound is no part of a stack.
+            # Limits are not stacked.
             properties.append(models.DynamicConfigValue(id_val="custom.stacking", value={"mode": "none"}))
         if properties:
             panel.override_by_query(letter, properties)
@@ -234,14 +238,15 @@ def _colour(mode: models.FieldColorModeId) -> dashboard.FieldColor:
     return dashboard.FieldColor().mode(mode)
 
 
-def _steps(scale: Scale, base: str) -> dashboard.ThresholdsConfig:
-    steps = [models.Threshold(None, base), *(models.Threshold(step.value, step.colour) for step in scale.steps)]
+def _thresholds(scale: Scale, base: str) -> dashboard.ThresholdsConfig:
+    steps = [models.Threshold(None, base)]
+    steps += [models.Threshold(threshold.value, threshold.colour) for threshold in scale.thresholds]
     return dashboard.ThresholdsConfig().mode(models.ThresholdsMode.ABSOLUTE).steps(steps)
 
 
-def _legend(*, is_wide: bool) -> common.VizLegendOptions:
+def _legend(*, is_table: bool) -> common.VizLegendOptions:
     legend = common.VizLegendOptions().show_legend(True)
-    if not is_wide:
+    if not is_table:
         return legend.display_mode(kinds.LegendDisplayMode.LIST).placement(kinds.LegendPlacement.BOTTOM).calcs([])
     legend.display_mode(kinds.LegendDisplayMode.TABLE).placement(kinds.LegendPlacement.RIGHT)
     return legend.calcs(["mean", "max", "lastNotNull"]).sort_by("Max").sort_desc(True)

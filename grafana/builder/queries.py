@@ -1,4 +1,4 @@
-"""PromQL as the panels need it: every query selects by the dashboard's variables and rates over Grafana's interval."""
+"""PromQL builders. Every query selects by the dashboard variables, and rates use `$__rate_interval`."""
 
 from __future__ import annotations
 
@@ -8,19 +8,19 @@ from prometheus.source.kubernetes import AUTOSCALER, CLAIM, DEPLOYED_POD, DEPLOY
 from prometheus.source.model import JOB
 
 SELECTOR: Final = 'namespace=~"$namespace", job=~"$job", pod=~"$pod", instance=~"$instance"'
-"""What every query of the service's own series selects by.
+"""Label matchers for metrics of the service.
 
-A target outside Kubernetes has neither namespace nor pod; these two variables stand for ``.*`` unless somebody picks
-one, and that matches a label that is not there.
+Targets outside Kubernetes have no namespace and no pod. By default these variables expand to ``.*``, which also matches
+missing labels.
 """
 
 RECORDED_SELECTOR: Final = 'namespace=~"$namespace", job=~"$job"'
-"""What queries of recorded series select by: these are about all of a namespace's pods."""
+"""Label matchers for recorded series, which cover all pods of a namespace."""
 
 WINDOW: Final = "[$__rate_interval]"
 
-# By the label that carries an object's name: what that name is like, and what of it all names of a release share.
-_NAMES: Final = {
+# Pattern of the object name, by the label that contains it. The group matches the fullname of the release.
+_NAME_PATTERNS: Final = {
     "pod": POD,
     "deployment": DEPLOYMENT,
     "statefulset": STATEFUL_SET,
@@ -30,7 +30,7 @@ _NAMES: Final = {
 
 
 def series(metric: str, *matchers: str) -> str:
-    """Select a metric of the service, or of the scrape of it.
+    """Return a selector for a metric of the service or of its scrapes.
 
     Example:
         >>> series("queue_up")
@@ -39,97 +39,97 @@ def series(metric: str, *matchers: str) -> str:
     return f"{metric}{{{', '.join((*matchers, SELECTOR))}}}"
 
 
-def chosen(selector: str) -> str:
-    """Take over what a rule selects, so that panel and alert cannot mean different things by the same words.
+def with_selector(selector: str) -> str:
+    """Replace the job matcher of a rule's selector by the dashboard variables, so that panels and alerts match.
 
     Example:
-        >>> chosen('queue_up{job="facial-service"}') == series("queue_up")
+        >>> with_selector('queue_up{job="facial-service"}') == series("queue_up")
         True
     """
     return selector.replace(f'job="{JOB}"', SELECTOR)
 
 
 def recorded(name: str, *matchers: str) -> str:
-    """Select what a recording rule wrote."""
+    """Return a selector for a recorded series."""
     return f"{name}{{{', '.join((*matchers, RECORDED_SELECTOR))}}}"
 
 
-def combine(operator: str, vector: str, by: str = "") -> str:
-    """Aggregate a vector, for each value of the labels ``by`` or whole.
+def aggregate(operator: str, vector: str, by: str = "") -> str:
+    """Aggregate a vector, grouped by the labels ``by`` if given.
 
     Example:
-        >>> combine("max", "a", by="pod")
+        >>> aggregate("max", "a", by="pod")
         'max by (pod) (a)'
     """
     return f"{operator} by ({by}) ({vector})" if by else f"{operator}({vector})"
 
 
 def rate(vector: str, by: str = "") -> str:
-    """Sum a counter's rate per second."""
-    return combine("sum", f"rate({vector}{WINDOW})", by)
+    """Return the summed per-second rate of a counter."""
+    return aggregate("sum", f"rate({vector}{WINDOW})", by)
 
 
 def increase(vector: str, by: str = "") -> str:
-    """Sum by how much a counter grew from one point of the graph to the next, or a little more."""
-    return combine("sum", f"increase({vector}{WINDOW})", by)
+    """Return the summed increase of a counter over the rate interval."""
+    return aggregate("sum", f"increase({vector}{WINDOW})", by)
 
 
-def share(part: str, whole: str) -> str:
-    """Divide two sums; 0 where the part has no series yet, nothing where there is no traffic.
+def ratio(part: str, whole: str) -> str:
+    """Return the ratio of two sums: 0 if the part has no series yet, no value if there is no traffic.
 
     Example:
-        >>> share("sum(a)", "sum(b)")
+        >>> ratio("sum(a)", "sum(b)")
         '(sum(a) or 0 * sum(b)) / (sum(b) > 0)'
     """
     return f"({part} or 0 * {whole}) / ({whole} > 0)"
 
 
 def quantile(q: float, histogram: str, *matchers: str, by: str = "") -> str:
-    """Estimate a quantile from a histogram's buckets, merged over all instances first."""
+    """Return a quantile of a histogram, merged over all instances."""
     buckets = series(f"{histogram}_bucket", *matchers)
     return f"histogram_quantile({q}, {rate(buckets, by=f'le, {by}' if by else 'le')})"
 
 
 def mean(histogram: str, *matchers: str, by: str = "") -> str:
-    """Divide what a histogram summed by what it counted."""
-    total, count = (series(f"{histogram}_{end}", *matchers) for end in ("sum", "count"))
+    """Return the mean of a histogram."""
+    total, count = (series(f"{histogram}_{suffix}", *matchers) for suffix in ("sum", "count"))
     return f"{rate(total, by)} / ({rate(count, by)} > 0)"
 
 
 def buckets(histogram: str, *matchers: str) -> str:
-    """Count a histogram's observations by bucket, as a heatmap takes them."""
+    """Return the observations of a histogram by bucket, for a heatmap."""
     return increase(series(f"{histogram}_bucket", *matchers), by="le")
 
 
-def shared(metric: str) -> str:
-    """Add up a gauge of the queue: every instance tells of the same one, so it counts once a namespace and job."""
+def queue_gauge(metric: str) -> str:
+    """Return a gauge of the queue. All instances export the same queue, so it counts once per namespace and job."""
     return f"sum(max by (namespace, job) ({series(metric)}))"
 
 
-def placed(vector: str) -> str:
-    """Give each series the label ``place``: its pod, or its instance where there are no pods."""
+def with_place(vector: str) -> str:
+    """Add the label ``place``: the pod, or the instance outside Kubernetes."""
     by_instance = f'label_replace({vector}, "place", "$1", "instance", "(.+)")'
     return f'label_replace({by_instance}, "place", "$1", "pod", "(.+)")'
 
 
-def ours(metric: str, label: str, *matchers: str, over: str = "") -> str:
-    """Select a metric of Kubernetes for the objects of the releases that the variables stand for.
+def own_objects(metric: str, label: str, *matchers: str, over: str = "") -> str:
+    """Return a Kubernetes metric for the objects of the selected releases.
 
-    Its series know nothing of this service, so they are chosen by their names, as the rules do it: by the fullname that
-    the names of the scraped pods begin with.
+    These metrics have no labels of the service. As in the rules, they are joined by the fullname, which is the
+    prefix of the names of the scraped pods.
 
     Args:
-        metric: as kube-state-metrics, cAdvisor or the kubelet has it.
-        label: the label with the name: pod, deployment and so on.
-        matchers: further ones.
-        over: the function of PromQL that is put over the metric's window, such as ``rate``.
+        metric: Metric of kube-state-metrics, cAdvisor or the kubelet.
+        label: Label with the object name, such as pod or deployment.
+        matchers: Additional label matchers.
+        over: PromQL function to apply to the metric's range vector, such as ``rate``.
     """
-    pattern = _NAMES[label]
-    more = ['pod=~"$pod"'] if label == "pod" else []
-    inside = ", ".join([*matchers, f'{label}=~"{pattern}"', 'namespace=~"$namespace"', *more])
-    named = f"{over}({metric}{{{inside}}}{WINDOW})" if over else f"{metric}{{{inside}}}"
+    pattern = _NAME_PATTERNS[label]
+    pod_matchers = ['pod=~"$pod"'] if label == "pod" else []
+    joined = ", ".join([*matchers, f'{label}=~"{pattern}"', 'namespace=~"$namespace"', *pod_matchers])
+    vector = f"{over}({metric}{{{joined}}}{WINDOW})" if over else f"{metric}{{{joined}}}"
     targets = series("up", f'pod=~"{DEPLOYED_POD}"')
     return (
-        f'label_replace({named}, "fullname", "$1", "{label}", "{pattern}") and on (namespace, fullname) '
+        f'label_replace({vector}, "fullname", "$1", "{label}", "{pattern}") and on (namespace, fullname) '
         f'label_replace(last_over_time({targets}[1h]), "fullname", "$1", "pod", "{DEPLOYED_POD}")'
     )

@@ -1,4 +1,4 @@
-"""The dashboard of what the service uses: processes everywhere, pods and workloads in Kubernetes."""
+"""Resources dashboard: processes, and pods and workloads in Kubernetes."""
 
 from __future__ import annotations
 
@@ -6,160 +6,161 @@ from typing import Final
 
 from grafana.builder.colours import BLUE, GREY, ORANGE, PURPLE, RED
 from grafana.builder.kubernetes import PODS, WORKLOADS
-from grafana.builder.layout import Page, folded, headline, row, section
-from grafana.builder.limits import BYTES, FILES, Step, fires
-from grafana.builder.panels import Query, Scale, graph, number
-from grafana.builder.queries import chosen, combine, increase, placed, series
+from grafana.builder.layout import DashboardSpec, collapsed_section, panel_row, section, stat_row
+from grafana.builder.panels import Query, Scale, stat_panel, timeseries_panel
+from grafana.builder.queries import aggregate, increase, series, with_place, with_selector
+from grafana.builder.thresholds import METRIC_FILE_BYTES, METRIC_FILES, Threshold, alert_threshold
 from prometheus.source import processes
 
 MEMORY: Final = series("memory_usage_bytes")
 CPU: Final = series("cpu_usage_percent")
-API_CPU: Final = combine("avg", chosen(processes.CPU))
-RUNNING: Final = combine("count", placed(MEMORY), "place")
-# worker-0, worker-1 → worker: what a process is, without its number.
-KIND: Final = f'label_replace({MEMORY}, "kind", "$1", "process", "(.+?)(?:-[0-9]+)?")'
+API_CPU: Final = aggregate("avg", with_selector(processes.CPU))
+RUNNING: Final = aggregate("count", with_place(MEMORY), "place")
+# Process type without its number: worker-0, worker-1 → worker.
+MEMORY_BY_KIND: Final = f'label_replace({MEMORY}, "kind", "$1", "process", "(.+?)(?:-[0-9]+)?")'
 
-WELL: Final = headline(
-    number(
+STATS: Final = stat_row(
+    stat_panel(
         "Instances",
-        "Targets that answer Prometheus, and those that do not. Good: none is down.",
+        "Number of targets that are up and down. Normal: none is down.",
         Scale("none"),
-        Query(expr=f"sum({series('up')})", legend="up", steps=()),
-        Query(expr=f"count({series('up')} == 0) or vector(0)", legend="down", steps=(Step(1, RED),)),
-        none="no target",
+        Query(expr=f"sum({series('up')})", legend="up", thresholds=()),
+        Query(expr=f"count({series('up')} == 0) or vector(0)", legend="down", thresholds=(Threshold(1, RED),)),
+        no_value="no targets",
     ),
-    number(
+    stat_panel(
         "Processes",
-        "Processes of the service, those beside API and task workers included.",
+        "Number of processes of the service, including masters and exporters.",
         Scale("short", base=BLUE),
-        Query(expr=combine("count", MEMORY)),
+        Query(expr=aggregate("count", MEMORY)),
     ),
-    number(
+    stat_panel(
         "CPU",
-        "Cores that all processes use together.",
+        "CPU usage of all processes, in cores.",
         Scale("short", base=BLUE, decimals=2),
         Query(expr=f"sum({CPU}) / 100"),
     ),
-    number(
-        "CPU of an API worker",
-        "What the API's worker processes use of a core, on average. At 100 % requests wait.",
-        Scale("percent", (fires("FacialServiceCpuSaturated"),), decimals=0),
+    stat_panel(
+        "CPU per API worker",
+        "Mean CPU usage of the API worker processes, in percent of one core. At 100 %, requests wait.",
+        Scale("percent", (alert_threshold("FacialServiceCpuSaturated"),), decimals=0),
         Query(expr=API_CPU),
     ),
-    number(
+    stat_panel(
         "Memory",
-        "Resident memory of all processes; pages that they share count in each.",
+        "Resident memory of all processes. Shared pages count for each process.",
         Scale("bytes", base=BLUE),
-        Query(expr=combine("sum", MEMORY)),
+        Query(expr=aggregate("sum", MEMORY)),
     ),
-    number(
+    stat_panel(
         "Slowest scrape",
-        "Time that the slowest scrape takes. Good: well below a second.",
-        Scale("s", (fires("FacialServiceScrapeSlow"),)),
-        Query(expr=combine("max", series("scrape_duration_seconds"))),
+        "Duration of the slowest scrape. Normal: well below one second.",
+        Scale("s", (alert_threshold("FacialServiceScrapeSlow"),)),
+        Query(expr=aggregate("max", series("scrape_duration_seconds"))),
     ),
 )
 
-PROCESSES: Final = row(
-    graph(
+PROCESSES: Final = panel_row(
+    timeseries_panel(
         "CPU by process",
-        "What each process uses of a core. A worker can use one core; the alert is on the mean of the API's workers.",
-        Scale("percent", (fires("FacialServiceCpuSaturated"),)),
-        Query(expr=combine("sum", placed(CPU), "place, process"), legend="{{place}} {{process}}"),
+        "CPU usage of each process, in percent of one core. The alert uses the mean of the API workers.",
+        Scale("percent", (alert_threshold("FacialServiceCpuSaturated"),)),
+        Query(expr=aggregate("sum", with_place(CPU), "place, process"), legend="{{place}} {{process}}"),
     ),
-    graph(
+    timeseries_panel(
         "Memory by process",
-        "Resident memory of each process. Good: flat after the first minutes.",
+        "Resident memory of each process. Normal: constant after the first minutes.",
         Scale("bytes"),
-        Query(expr=combine("sum", placed(MEMORY), "place, process"), legend="{{place}} {{process}}"),
+        Query(expr=aggregate("sum", with_place(MEMORY), "place, process"), legend="{{place}} {{process}}"),
     ),
-    graph(
-        "Processes by kind",
-        "Processes that run: API workers, task workers, and what is beside them. Good: as many as were asked for.",
+    timeseries_panel(
+        "Processes by type",
+        "Number of running processes, by type. Normal: the configured number.",
         Scale("short"),
-        Query(expr=combine("count", KIND, "kind"), legend="{{kind}}"),
+        Query(expr=aggregate("count", MEMORY_BY_KIND, "kind"), legend="{{kind}}"),
         is_stacked=True,
     ),
 )
 
-METRICS: Final = row(
-    graph(
-        "Worker processes ended",
-        "Processes that ended, by reason: told to, by SIGKILL (mostly for want of memory), for silence, by a fault. "
-        "Good: none but `stopped`. FacialServiceWorkerExits counts a quarter of an hour.",
+METRICS: Final = panel_row(
+    timeseries_panel(
+        "Worker exits by reason",
+        "Exits of worker processes. Reasons: stopped (requested), killed (SIGKILL, usually out of memory), timeout (no "
+        "heartbeat), crashed (defect). Normal: only `stopped`. The alert FacialServiceWorkerExits covers 15 minutes.",
         Scale("short"),
         Query(expr=increase(series("app_worker_exits_total"), "reason"), legend="{{reason}}"),
         colours={"stopped": GREY, "killed": RED, "timeout": ORANGE, "crashed": PURPLE},
     ),
-    graph(
-        "Processes without file descriptors",
-        "Processes that cannot open more files, and so accept no connections. Good: 0.",
+    timeseries_panel(
+        "File descriptors exhausted",
+        "Number of processes that cannot open more files, and so accept no connections. Normal: 0.",
         Scale("short"),
         Query(
-            expr=combine("sum", placed(series("file_descriptors_exhausted")), "place, process"),
+            expr=aggregate("sum", with_place(series("file_descriptors_exhausted")), "place, process"),
             legend="{{place}} {{process}}",
         ),
     ),
-    graph(
+    timeseries_panel(
         "Metric files per process",
-        "Files of the multi-process metrics for each process that runs. Good: flat, and below the line.",
-        Scale("short", (FILES,)),
+        "Number of multi-process metric files per running process. Normal: constant, and below the threshold.",
+        Scale("short", (METRIC_FILES,)),
         Query(
-            expr=f"{combine('sum', placed(series('multiprocess_files')), 'place')} / on (place) {RUNNING}",
+            expr=f"{aggregate('sum', with_place(series('multiprocess_files')), 'place')} / on (place) {RUNNING}",
             legend="{{place}}",
         ),
     ),
-    graph(
-        "Time of a scrape",
-        "Time that Prometheus waits for the metrics of an instance. Good: well below a second.",
-        Scale("s", (fires("FacialServiceScrapeSlow"),)),
-        Query(expr=combine("max", placed(series("scrape_duration_seconds")), "place"), legend="{{place}}"),
+    timeseries_panel(
+        "Scrape duration",
+        "Scrape duration of each instance. Normal: well below one second.",
+        Scale("s", (alert_threshold("FacialServiceScrapeSlow"),)),
+        Query(expr=aggregate("max", with_place(series("scrape_duration_seconds")), "place"), legend="{{place}}"),
     ),
 )
 
-FOLDER: Final = folded(
+METRIC_STORAGE: Final = collapsed_section(
     "Metrics and scrapes",
-    row(
-        graph(
-            "Bytes of metric files per process",
-            "What the files of the multi-process metrics take for each process that runs.",
-            Scale("bytes", (BYTES,)),
+    panel_row(
+        timeseries_panel(
+            "Metric file size per process",
+            "Total size of the multi-process metric files, per running process.",
+            Scale("bytes", (METRIC_FILE_BYTES,)),
             Query(
-                expr=f"{combine('sum', placed(series('multiprocess_bytes')), 'place')} / on (place) {RUNNING}",
+                expr=f"{aggregate('sum', with_place(series('multiprocess_bytes')), 'place')} / on (place) {RUNNING}",
                 legend="{{place}}",
             ),
         ),
-        graph(
+        timeseries_panel(
             "Metric files",
-            "Files of the multi-process metrics, of each instance: a number that grows is a leak.",
+            "Number of multi-process metric files of each instance. Growth indicates a leak.",
             Scale("short"),
-            Query(expr=combine("max", placed(series("multiprocess_files")), "place"), legend="{{place}}"),
+            Query(expr=aggregate("max", with_place(series("multiprocess_files")), "place"), legend="{{place}}"),
         ),
-        graph(
-            "Metric storage failing",
-            "Processes that cannot write their metric files, and files that cannot be read. Good: none.",
+        timeseries_panel(
+            "Metric storage failures",
+            "Number of processes that cannot write metrics, and of files that cannot be read. Normal: none.",
             Scale("short"),
             Query(
-                expr=combine("max", placed(series("multiprocess_failing_processes")), "place"),
+                expr=aggregate("max", with_place(series("multiprocess_failing_processes")), "place"),
                 legend="{{place}} processes",
             ),
             Query(
-                expr=combine("max", placed(series("multiprocess_unreadable_files")), "place"), legend="{{place}} files"
+                expr=aggregate("max", with_place(series("multiprocess_unreadable_files")), "place"),
+                legend="{{place}} files",
             ),
         ),
-        graph(
-            "Samples of a scrape",
-            "Samples that a scrape of an instance brings. Good: flat after the first minutes.",
+        timeseries_panel(
+            "Samples per scrape",
+            "Number of samples per scrape. Normal: constant after the first minutes.",
             Scale("short"),
-            Query(expr=combine("max", placed(series("scrape_samples_scraped")), "place"), legend="{{place}}"),
+            Query(expr=aggregate("max", with_place(series("scrape_samples_scraped")), "place"), legend="{{place}}"),
         ),
     ),
 )
 
 
-PAGE: Final = Page(
+DASHBOARD: Final = DashboardSpec(
     "facial-service-resources",
     "Resources",
-    "What the service uses: CPU, memory and processes everywhere; in Kubernetes pods, limits, restarts, autoscaling.",
-    (section("", WELL, PROCESSES, METRICS), PODS, WORKLOADS, FOLDER),
+    "Resource usage: CPU, memory and processes; in Kubernetes also pods, limits, restarts and autoscaling.",
+    (section("", STATS, PROCESSES, METRICS), PODS, WORKLOADS, METRIC_STORAGE),
 )

@@ -1,263 +1,277 @@
-"""The dashboard of tasks: is what was taken done, and done in time?"""
+"""Tasks dashboard: completion and latency of tasks, and the state of the queue."""
 
 from __future__ import annotations
 
 from typing import Final
 
 from grafana.builder.colours import BLUE, GREEN, GREY, ORANGE, PURPLE, RED
-from grafana.builder.layout import Page, folded, headline, row, section
-from grafana.builder.limits import Step, counts, fires
-from grafana.builder.panels import Query, Scale, graph, heat, number
-from grafana.builder.queries import buckets, chosen, combine, increase, placed, quantile, rate, series, share, shared
+from grafana.builder.layout import DashboardSpec, collapsed_section, panel_row, section, stat_row
+from grafana.builder.panels import Query, Scale, heatmap_panel, stat_panel, timeseries_panel
+from grafana.builder.queries import (
+    aggregate,
+    buckets,
+    increase,
+    quantile,
+    queue_gauge,
+    rate,
+    ratio,
+    series,
+    with_place,
+    with_selector,
+)
+from grafana.builder.thresholds import Threshold, alert_threshold, count_threshold
 from prometheus.source import api, tasks
 
-WAIT: Final = "task_wait_seconds"
-WORK: Final = "task_processing_duration_seconds"
+WAIT_TIME: Final = "task_wait_seconds"
+PROCESSING_TIME: Final = "task_processing_duration_seconds"
 QUANTILES: Final = (0.5, 0.95, 0.99)
 STATUS_COLOURS: Final = {"SUCCESS": GREEN, "FAILURE": RED, "CANCELLED": GREY}
-UP: Final = {"1": ("answers", GREEN), "0": ("no answer", RED)}
+REACHABILITY: Final = {"1": ("reachable", GREEN), "0": ("unreachable", RED)}
 
 SUBMITTED: Final = rate(series("task_submissions_total"))
-ENDED: Final = series("task_completions_total")
-AGAIN: Final = rate(chosen(tasks.AGAIN))
-FAILED_SHARE: Final = share(rate(chosen(tasks.FAILED)), rate(chosen(tasks.DONE)))
-# Who is alive is known from its memory: every process that runs has a sample, and no other.
-WORKERS: Final = chosen(tasks.WORKERS)
-OLDEST: Final = combine("max", series("task_oldest_age_seconds"))
-USED: Final = f"max({series('queue_storage_bytes')} / {series('queue_storage_limit_bytes')})"
+COMPLETIONS: Final = series("task_completions_total")
+REDELIVERIES: Final = rate(with_selector(tasks.REDELIVERIES))
+FAILURE_RATIO: Final = ratio(rate(with_selector(tasks.FAILED)), rate(with_selector(tasks.COMPLETED)))
+# Every running process exports its memory usage, so these samples count processes.
+WORKERS: Final = with_selector(tasks.WORKERS)
+OLDEST: Final = aggregate("max", series("task_oldest_age_seconds"))
+STORAGE_RATIO: Final = f"max({series('queue_storage_bytes')} / {series('queue_storage_limit_bytes')})"
 
-WELL: Final = headline(
-    number(
+STATS: Final = stat_row(
+    stat_panel(
         "Queue",
-        "Whether the queue answers every instance. Good: it does.",
+        "Whether all instances can reach the queue. Normal: reachable.",
         Scale("none", base=RED),
-        Query(expr=combine("min", series("queue_up"))),
-        words=UP,
-        none="not told",
+        Query(expr=aggregate("min", series("queue_up"))),
+        value_texts=REACHABILITY,
+        no_value="unknown",
     ),
-    number(
+    stat_panel(
         "Waiting",
-        "Tasks that wait for a worker. The alert wants them to grow besides.",
-        Scale("short", (fires("FacialServiceQueueBacklogGrowing"),)),
-        Query(expr=shared("task_queue_size")),
+        "Number of tasks waiting for a worker. The alert fires only if it also increases.",
+        Scale("short", (alert_threshold("FacialServiceQueueBacklogGrowing"),)),
+        Query(expr=queue_gauge("task_queue_size")),
     ),
-    number(
-        "In work",
-        "Tasks that a worker has and has not confirmed.",
+    stat_panel(
+        "Active",
+        "Number of tasks that workers have received but not acknowledged.",
         Scale("short", base=BLUE),
-        Query(expr=shared("active_tasks_count")),
+        Query(expr=queue_gauge("active_tasks_count")),
     ),
-    number(
+    stat_panel(
         "Oldest task",
-        "Age of the oldest task that is not done. Good: seconds.",
-        Scale("s", (fires("FacialServiceOldestTaskTooOld"),)),
+        "Age of the oldest unfinished task. Normal: seconds.",
+        Scale("s", (alert_threshold("FacialServiceOldestTaskTooOld"),)),
         Query(expr=OLDEST),
     ),
-    number(
+    stat_panel(
         "Workers",
-        "Processes that work on tasks. Good: at least one; KEDA may have none while nothing waits.",
-        Scale("short", (Step(1, GREEN),), base=RED),
+        "Number of task processes. Normal: at least one, or none if KEDA has scaled to zero.",
+        Scale("short", (Threshold(1, GREEN),), base=RED),
         Query(expr=f"count({WORKERS}) or vector(0)"),
         link="facial-service-resources",
     ),
-    number(
-        "Failed",
-        "Share of the tasks that ended which failed, by the callers' fault or by the service's.",
-        Scale("percentunit", (fires("FacialServiceTaskFailureRatioHigh"),), decimals=1),
-        Query(expr=FAILED_SHARE),
-        none="none ended",
+    stat_panel(
+        "Failure ratio",
+        "Ratio of completed tasks that failed, because of client or server errors.",
+        Scale("percentunit", (alert_threshold("FacialServiceTaskFailureRatioHigh"),), decimals=1),
+        Query(expr=FAILURE_RATIO),
+        no_value="no completions",
     ),
-    number(
-        "Given up on",
-        "Tasks that were given up on and are kept aside until somebody tries them again or drops them. Good: none.",
-        Scale("short", (counts("FacialServiceDeadTasks"),)),
-        Query(expr=shared("task_dead_kept")),
+    stat_panel(
+        "Dead letters",
+        "Number of dead-lettered tasks, which an operator must retry or drop. Normal: none.",
+        Scale("short", (count_threshold("FacialServiceDeadTasks"),)),
+        Query(expr=queue_gauge("task_dead_kept")),
     ),
-    number(
+    stat_panel(
         "Storage used",
-        "Share of what the queue's server may store that tasks and records take.",
-        Scale("percentunit", (fires("FacialServiceQueueStorageNearlyFull"),), decimals=1),
-        Query(expr=USED),
-        none="no limit told",
+        "Storage usage of tasks, records and dead letters, relative to the limit of the NATS server.",
+        Scale("percentunit", (alert_threshold("FacialServiceQueueStorageNearlyFull"),), decimals=1),
+        Query(expr=STORAGE_RATIO),
+        no_value="unknown limit",
     ),
 )
 
-FLOW: Final = row(
-    graph(
-        "Taken and ended",
-        "Tasks a second that were submitted, and that came to an end, by that end. Good: the lines go together.",
+THROUGHPUT: Final = panel_row(
+    timeseries_panel(
+        "Submissions and completions",
+        "Submitted and completed tasks per second. Normal: both rates are equal.",
         Scale("ops"),
         Query(expr=SUBMITTED, legend="submitted", colour=BLUE),
-        Query(expr=rate(ENDED, "status"), legend="{{status}}"),
+        Query(expr=rate(COMPLETIONS, "status"), legend="{{status}}"),
         colours=STATUS_COLOURS,
     ),
-    graph(
-        "Waiting and in work",
-        "Tasks that wait for a worker, and tasks that one has. Good: few wait. The alert wants them to grow besides.",
-        Scale("short", (fires("FacialServiceQueueBacklogGrowing"),)),
-        Query(expr=shared("task_queue_size"), legend="waiting", colour=ORANGE),
-        Query(expr=shared("active_tasks_count"), legend="in work", colour=BLUE),
+    timeseries_panel(
+        "Waiting and active tasks",
+        "Number of waiting and active tasks. Normal: few wait. The alert fires only if waiting tasks also increase.",
+        Scale("short", (alert_threshold("FacialServiceQueueBacklogGrowing"),)),
+        Query(expr=queue_gauge("task_queue_size"), legend="waiting", colour=ORANGE),
+        Query(expr=queue_gauge("active_tasks_count"), legend="active", colour=BLUE),
     ),
-    graph(
+    timeseries_panel(
         "Age of the oldest task",
-        "How long ago the oldest task that is not done was submitted. Good: no longer than work takes.",
-        Scale("s", (fires("FacialServiceOldestTaskTooOld"),)),
+        "Age of the oldest unfinished task. Normal: about the processing time.",
+        Scale("s", (alert_threshold("FacialServiceOldestTaskTooOld"),)),
         Query(expr=OLDEST, legend="oldest", colour=PURPLE),
     ),
 )
 
-PACE: Final = row(
-    graph(
-        "Wait for work",
-        "Time from submission to the first work that half, 95 and 99 of 100 tasks stay below.",
+LATENCY: Final = panel_row(
+    timeseries_panel(
+        "Wait time",
+        "Quantiles of the time from submission to the start of the first attempt.",
         Scale("s"),
-        *(Query(expr=quantile(q, WAIT), legend=f"{q:.0%}") for q in QUANTILES),
+        *(Query(expr=quantile(q, WAIT_TIME), legend=f"{q:.0%}") for q in QUANTILES),
     ),
-    graph(
-        "Time of work",
-        "Time of work on a task, each attempt for itself, that half, 95 and 99 of 100 stay below.",
+    timeseries_panel(
+        "Processing time",
+        "Quantiles of the processing time of each attempt.",
         Scale("s"),
-        *(Query(expr=quantile(q, WORK), legend=f"{q:.0%}") for q in QUANTILES),
+        *(Query(expr=quantile(q, PROCESSING_TIME), legend=f"{q:.0%}") for q in QUANTILES),
     ),
-    graph(
-        "Share that failed",
-        "Share of the tasks that ended which failed, by the callers' fault or by the service's.",
-        Scale("percentunit", (fires("FacialServiceTaskFailureRatioHigh"),)),
-        Query(expr=FAILED_SHARE, legend="failed", colour=RED),
+    timeseries_panel(
+        "Failure ratio over time",
+        "Ratio of completed tasks that failed, because of client or server errors.",
+        Scale("percentunit", (alert_threshold("FacialServiceTaskFailureRatioHigh"),)),
+        Query(expr=FAILURE_RATIO, legend="failed", colour=RED),
     ),
 )
 
-TROUBLE: Final = section(
-    "Trouble",
-    row(
-        graph(
-            "Started over",
-            "Share of deliveries that are not the task's first: work on it was begun before and came to no end.",
-            Scale("percentunit", (fires("FacialServiceRedeliveries"),)),
-            Query(expr=share(AGAIN, f"({AGAIN} + {rate(ENDED)})"), legend="started over", colour=ORANGE),
+PROBLEMS: Final = section(
+    "Problems",
+    panel_row(
+        timeseries_panel(
+            "Redelivery ratio",
+            "Ratio of task deliveries that are redeliveries, because an earlier attempt did not complete.",
+            Scale("percentunit", (alert_threshold("FacialServiceRedeliveries"),)),
+            Query(
+                expr=ratio(REDELIVERIES, f"({REDELIVERIES} + {rate(COMPLETIONS)})"),
+                legend="redeliveries",
+                colour=ORANGE,
+            ),
         ),
-        graph(
-            "Tasks given up on",
-            "Tasks that were given up on, and how many of them are kept aside. Good: none.",
-            Scale("short", (counts("FacialServiceDeadTasks"),)),
-            Query(expr=increase(series("task_dead_total")), legend="given up on", colour=RED),
-            Query(expr=shared("task_dead_kept"), legend="kept aside", colour=GREY),
+        timeseries_panel(
+            "Dead-lettered tasks",
+            "Newly dead-lettered tasks, and the number of stored dead letters. Normal: none.",
+            Scale("short", (count_threshold("FacialServiceDeadTasks"),)),
+            Query(expr=increase(series("task_dead_total")), legend="new", colour=RED),
+            Query(expr=queue_gauge("task_dead_kept"), legend="stored", colour=GREY),
         ),
-        graph(
+        timeseries_panel(
             "Repairs",
-            "Differences between records, stream and consumer that the reconciler repaired, by reason. Good: none.",
+            "Differences between records, stream and consumer that the reconciler repaired, by reason. Normal: none.",
             Scale("short"),
             Query(expr=increase(series("task_repairs_total"), "reason"), legend="{{reason}}"),
         ),
-        graph(
-            "Submissions refused",
-            "Share of submissions that were answered with 503, because the queue is full or does not answer. The alert "
-            "is on the full queue.",
-            Scale("percentunit", (fires("FacialServiceQueueFull"),)),
-            Query(expr=share(rate(chosen(api.REFUSED)), rate(chosen(api.SUBMITTED))), legend="full"),
+        timeseries_panel(
+            "Rejected submissions",
+            "Ratio of submissions rejected with 503, because the queue is full or unreachable. The alert covers only "
+            "the full queue.",
+            Scale("percentunit", (alert_threshold("FacialServiceQueueFull"),)),
+            Query(expr=ratio(rate(with_selector(api.QUEUE_FULL)), rate(with_selector(api.SUBMISSIONS))), legend="full"),
             Query(
-                expr=share(
+                expr=ratio(
                     rate(series("api_rejections_total", 'reason="queue_unavailable"')),
-                    rate(chosen(api.SUBMITTED)),
+                    rate(with_selector(api.SUBMISSIONS)),
                 ),
                 legend="unavailable",
             ),
         ),
     ),
-    row(
-        graph(
+    panel_row(
+        timeseries_panel(
             "Failures by code",
-            "Errors a second of tasks and of their routes, by the code that stands in the task or the answer.",
+            "Errors per second of tasks and task routes, by error code.",
             Scale("ops"),
             Query(expr=rate(series("errors_total", 'component="tasks"'), "type"), legend="{{type}}"),
-            is_wide=True,
+            has_table_legend=True,
         ),
-        graph(
+        timeseries_panel(
             "Redeliveries",
-            "Deliveries a second of tasks that had been delivered before: their worker ended or fell silent. "
-            "Good: none.",
+            "Redeliveries per second, after a worker exited or stopped reporting progress. Normal: none.",
             Scale("ops"),
-            Query(expr=AGAIN, legend="again", colour=ORANGE),
+            Query(expr=REDELIVERIES, legend="redeliveries", colour=ORANGE),
         ),
     ),
 )
 
-WORKING: Final = folded(
-    "Who works, and how long",
-    row(
-        graph(
+WORKER_DETAILS: Final = collapsed_section(
+    "Workers and durations",
+    panel_row(
+        timeseries_panel(
             "Workers by instance",
-            "Processes that work on tasks, by pod or instance.",
+            "Number of task processes, by pod or instance.",
             Scale("short"),
-            Query(expr=combine("count", placed(WORKERS), "place"), legend="{{place}}"),
+            Query(expr=aggregate("count", with_place(WORKERS), "place"), legend="{{place}}"),
             is_stacked=True,
         ),
-        graph(
-            "Busy",
-            "Share of their time that workers work on tasks. At 100 % the next task waits.",
+        timeseries_panel(
+            "Worker utilization",
+            "Ratio of time that workers spend on tasks. At 100 %, the next task waits.",
             Scale("percentunit"),
-            Query(expr=f"{rate(series(f'{WORK}_sum'))} / count({WORKERS})", legend="busy"),
+            Query(expr=f"{rate(series(f'{PROCESSING_TIME}_sum'))} / count({WORKERS})", legend="busy"),
         ),
-        graph(
-            "Worker processes ended",
-            "Processes of instances that work on tasks alone which ended, by reason; "
-            "where one target has API and workers, those of both. Good: none but `stopped`.",
+        timeseries_panel(
+            "Worker exits by reason",
+            "Exits of processes in worker instances, by reason. If a target has API and workers, both count. Normal: "
+            "only `stopped`.",
             Scale("short"),
             Query(expr=increase(series("app_worker_exits_total", 'role!="api"'), "reason"), legend="{{reason}}"),
         ),
     ),
-    row(
-        heat(
-            "Wait for work, distribution",
-            "Tasks by the time from submission to the first work. Good: a dark band at the bottom.",
+    panel_row(
+        heatmap_panel(
+            "Wait time distribution",
+            "Tasks by the time from submission to the first attempt. Normal: a dark band at the bottom.",
             "s",
-            Query(expr=buckets(WAIT)),
+            Query(expr=buckets(WAIT_TIME)),
         ),
-        heat(
-            "Time of work, distribution",
-            "Attempts by how long they took.",
+        heatmap_panel(
+            "Processing time distribution",
+            "Attempts by their processing time.",
             "s",
-            Query(expr=buckets(WORK)),
+            Query(expr=buckets(PROCESSING_TIME)),
         ),
     ),
 )
 
-QUEUE: Final = folded(
-    "The queue and its server",
-    row(
-        graph(
+QUEUE: Final = collapsed_section(
+    "Queue and NATS server",
+    panel_row(
+        timeseries_panel(
             "Storage",
-            "What tasks, their records and those that were given up on take, and what the queue's server may store.",
+            "Storage usage of tasks, records and dead letters, and the limit of the NATS server.",
             Scale("bytes"),
-            Query(expr=shared("queue_storage_bytes"), legend="used", colour=BLUE),
-            Query(expr=shared("queue_storage_limit_bytes"), legend="limit", colour=RED, is_dashed=True),
+            Query(expr=queue_gauge("queue_storage_bytes"), legend="used", colour=BLUE),
+            Query(expr=queue_gauge("queue_storage_limit_bytes"), legend="limit", colour=RED, is_dashed=True),
         ),
-        graph(
-            "Answers",
-            "1 while the queue answers an instance, while it can store tasks, and while a cluster has a leader.",
-            Scale("bool_yes_no", most=1),
-            Query(expr=combine("min", placed(series("queue_up")), "place"), legend="{{place}}"),
-            Query(expr=combine("min", series("queue_writable")), legend="can store", colour=RED),
-            Query(expr=combine("min", series("queue_cluster_has_leader")), legend="leader", colour=GREY),
+        timeseries_panel(
+            "Availability",
+            "1 if the instance can reach the queue, if the queue is writable, and if the cluster has a leader.",
+            Scale("bool_yes_no", maximum=1),
+            Query(expr=aggregate("min", with_place(series("queue_up")), "place"), legend="{{place}}"),
+            Query(expr=aggregate("min", series("queue_writable")), legend="writable", colour=RED),
+            Query(expr=aggregate("min", series("queue_cluster_has_leader")), legend="leader", colour=GREY),
         ),
-        graph(
-            "Memory of its server",
-            "Memory of the queue's server, where its monitoring port is known.",
+        timeseries_panel(
+            "NATS server memory",
+            "Memory usage of the NATS server, if its monitoring port is configured.",
             Scale("bytes"),
-            Query(expr=shared("queue_memory_bytes"), legend="memory"),
+            Query(expr=queue_gauge("queue_memory_bytes"), legend="memory"),
         ),
-        graph(
-            "Connections",
-            "Clients that are connected to the queue's server, where its monitoring port is known.",
+        timeseries_panel(
+            "NATS server connections",
+            "Number of clients connected to the NATS server, if its monitoring port is configured.",
             Scale("short"),
-            Query(expr=shared("queue_connections"), legend="connections"),
+            Query(expr=queue_gauge("queue_connections"), legend="connections"),
         ),
     ),
 )
 
-PAGE: Final = Page(
+DASHBOARD: Final = DashboardSpec(
     "facial-service-tasks",
     "Tasks",
-    "Tasks and their queue: how many come, how long they wait, how they end, and who works on them.",
-    (section("", WELL, FLOW, PACE), TROUBLE, WORKING, QUEUE),
+    "Tasks and their queue: throughput, latency, failures and workers.",
+    (section("", STATS, THROUGHPUT, LATENCY), PROBLEMS, WORKER_DETAILS, QUEUE),
 )

@@ -1,1 +1,1 @@
-"""The alerting and recording rules as Python tables, and the program that writes them as YAML."""
+"""Alerting and recording rules as Python tables, and their YAML generator."""

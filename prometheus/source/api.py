@@ -1,4 +1,4 @@
-"""Rules for what callers meet: the API's presence, its refusals, its slowness, its errors."""
+"""Rules for the API: availability, rejections, latency and errors."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from prometheus.source.model import (
     BY,
     DURATION,
     INSTANCE,
+    LOCATION,
     PERCENT,
-    PLACE,
     SUBMIT,
     WORK,
     Alert,
@@ -19,20 +19,20 @@ from prometheus.source.model import (
     series,
 )
 
-# Where API and workers are scraped apart, `role` tells them apart; where one target has both, it is absent.
+# API instances. `role` is absent if API and workers run in one instance.
 UP = series("up", 'role!="worker"')
 
-REJECTED = series("api_rejections_total", 'reason="saturated"')
-REFUSED = series("api_rejections_total", 'reason="queue_full"')
-ASKED = series("api_requests_total", WORK)
-SUBMITTED = series("api_requests_total", 'method="POST"', f'endpoint="{SUBMIT}"')
+SATURATED = series("api_rejections_total", 'reason="saturated"')
+QUEUE_FULL = series("api_rejections_total", 'reason="queue_full"')
+WORK_REQUESTS = series("api_requests_total", WORK)
+SUBMISSIONS = series("api_requests_total", 'method="POST"', f'endpoint="{SUBMIT}"')
 REQUESTS = series("api_requests_total", API)
-TIME = "api_request_duration_seconds"
-ENDED = series("task_completions_total")
+DURATION_METRIC = "api_request_duration_seconds"
+COMPLETIONS = series("task_completions_total")
 
-# What a scan for open doors leaves behind is nobody's error.
+# Exclude responses to port scans.
 ERRORS = series("errors_total", 'type!~"not_found|method_not_allowed|http_invalid|head_too_large|head_timeout"')
-UNREADABLE = series("errors_total", 'type=~"image_(corrupt|empty|encoding|truncated|unsupported_format)"')
+DECODE_ERRORS = series("errors_total", 'type=~"image_(corrupt|empty|encoding|truncated|unsupported_format)"')
 ERROR_RATIO = "namespace_job_component:errors_per_work:ratio_rate"
 
 
@@ -45,24 +45,24 @@ def _error_ratio(window: str) -> Recording:
             (
                 sum {BY} (rate({REQUESTS}[{window}]))
               +
-                sum {BY} (rate({ENDED}[{window}]))
+                sum {BY} (rate({COMPLETIONS}[{window}]))
             )"""),
     )
 
 
-PRESENCE = (
+AVAILABILITY_ALERTS = (
     Alert(
         name="FacialServiceDown",
         expr=f"sum {BY} ({UP}) == 0",
         hold="2m",
         severity="critical",
-        summary="No instance of the API answers.",
-        description=f"None of the API's instances{PLACE} answers Prometheus; most likely, none answers callers either.",
+        summary="All API instances are down.",
+        description=f"Prometheus cannot scrape any API instance{LOCATION}. Clients probably get no responses either.",
         dashboard="facial-service-overview",
     ),
     Alert(
         name="FacialServiceAbsent",
-        # The second part is for a Prometheus that has never seen it, or not for an hour; it can name no namespace.
+        # absent() covers a service that has had no target for an hour or longer; its result has no namespace.
         expr=dedent(f"""\
             (
                 group {BY} (last_over_time({UP}[1h]))
@@ -73,10 +73,10 @@ PRESENCE = (
             absent({UP})"""),
         hold="5m",
         severity="critical",
-        summary="Prometheus knows of no instance of the API.",
+        summary="Prometheus has no API targets.",
         description=(
-            f"There is no target of the API{PLACE} any more: its pods are gone, or whatever finds them for Prometheus "
-            "no longer does. Most other alerts cannot fire meanwhile."
+            f"Prometheus has no API targets{LOCATION}: the pods do not exist, or service discovery does not find them. "
+            "Most other alerts cannot fire in this state."
         ),
         dashboard="facial-service-overview",
     ),
@@ -85,77 +85,77 @@ PRESENCE = (
         expr=f"{series('up')} == 0",
         hold="10m",
         severity="warning",
-        summary="An instance does not answer.",
-        description=f"{INSTANCE}{PLACE} does not answer Prometheus.",
+        summary="An instance is down.",
+        description=f"Prometheus cannot scrape {INSTANCE}{LOCATION}.",
         dashboard="facial-service-resources",
     ),
 )
 
-REFUSALS = (
+REJECTION_ALERTS = (
     Alert(
         name="FacialServiceSaturated",
         expr=dedent(f"""\
-            sum {BY} (rate({REJECTED}[5m]))
+            sum {BY} (rate({SATURATED}[5m]))
               /
-            sum {BY} (rate({ASKED}[5m]))
+            sum {BY} (rate({WORK_REQUESTS}[5m]))
               > 0.05
               and
-            sum {BY} (increase({REJECTED}[5m])) >= 10"""),
+            sum {BY} (increase({SATURATED}[5m])) >= 10"""),
         hold="5m",
         severity="warning",
-        summary="The API turns requests away because it is busy.",
+        summary="The API rejects requests because it is saturated.",
         description=(
-            f"{PERCENT} of the requests for work{PLACE} are answered with 503 saturated: every "
-            "place of the process that got them was taken."
+            f"The API rejects {PERCENT} of the processing requests{LOCATION} with 503 saturated, because the receiving "
+            "worker processes are at capacity."
         ),
         dashboard="facial-service-overview",
     ),
     Alert(
         name="FacialServiceQueueFull",
         expr=dedent(f"""\
-            sum {BY} (rate({REFUSED}[5m]))
+            sum {BY} (rate({QUEUE_FULL}[5m]))
               /
-            sum {BY} (rate({SUBMITTED}[5m]))
+            sum {BY} (rate({SUBMISSIONS}[5m]))
               > 0.05
               and
-            sum {BY} (increase({REFUSED}[5m])) >= 10"""),
+            sum {BY} (increase({QUEUE_FULL}[5m])) >= 10"""),
         hold="5m",
         severity="warning",
-        summary="Submissions are refused because the queue or the store of results is full.",
+        summary="The API rejects task submissions because the queue or the result store is full.",
         description=(
-            f"{PERCENT} of the submissions{PLACE} are answered with 503 queue_full. "
-            "Tasks that were taken are not affected."
+            f"The API rejects {PERCENT} of the task submissions{LOCATION} with 503 queue_full. "
+            "Accepted tasks are not affected."
         ),
         dashboard="facial-service-tasks",
     ),
 )
 
-SLOWNESS = (
+LATENCY_ALERTS = (
     Alert(
         name="FacialServiceLatencyHigh",
         expr=dedent(f"""\
             histogram_quantile(
               0.95,
-              sum by (namespace, job, endpoint, le) (rate({series(TIME + "_bucket", WORK)}[5m]))
+              sum by (namespace, job, endpoint, le) (rate({series(DURATION_METRIC + "_bucket", WORK)}[5m]))
             )
               > 1
               and
-            sum by (namespace, job, endpoint) (increase({series(TIME + "_count", WORK)}[5m])) >= 20"""),
+            sum by (namespace, job, endpoint) (increase({series(DURATION_METRIC + "_count", WORK)}[5m])) >= 20"""),
         hold="10m",
         severity="warning",
-        summary="A route of the API is slow.",
+        summary="An API endpoint is slow.",
         description=(
-            f"One in twenty requests to {{{{ $labels.endpoint }}}}{PLACE} takes longer than "
-            f"{DURATION}, the sending of its body included."
+            f"The 95th percentile of the request duration of {{{{ $labels.endpoint }}}}{LOCATION} is {DURATION}, "
+            "including the time to receive the body."
         ),
         dashboard="facial-service-overview",
     ),
 )
 
-ERRORED = (
+ERROR_ALERTS = (
     Alert(
         name="FacialServiceErrorSurge",
-        # A share that is always high is known; more than half is too much in any case.
+        # A ratio that is always high is accepted, unless it exceeds one half.
         expr=dedent(f"""\
             (
                 {ERROR_RATIO}10m > 0.1
@@ -170,29 +170,28 @@ ERRORED = (
             sum by (namespace, job, component) (increase({ERRORS}[10m])) >= 30"""),
         hold="10m",
         severity="warning",
-        summary="A component has far more errors than usual.",
+        summary="The error ratio of a component is unusually high.",
         description=(
-            f"The errors of the component {{{{ $labels.component }}}}{PLACE} come to {PERCENT} of all requests and "
-            "tasks: more than half, or three times the share of the last day. They may be the callers' or the "
-            "service's."
+            f"The errors of component {{{{ $labels.component }}}}{LOCATION} amount to {PERCENT} of all requests and "
+            "tasks. This is more than 50%, or three times the ratio of the last day. Client and server errors count."
         ),
         dashboard="facial-service-overview",
     ),
     Alert(
         name="FacialServiceDecodeFailures",
         expr=dedent(f"""\
-            sum {BY} (rate({UNREADABLE}[10m]))
+            sum {BY} (rate({DECODE_ERRORS}[10m]))
               /
-            sum {BY} (rate({ASKED}[10m]))
+            sum {BY} (rate({WORK_REQUESTS}[10m]))
               > 0.2
               and
-            sum {BY} (increase({UNREADABLE}[10m])) >= 20"""),
+            sum {BY} (increase({DECODE_ERRORS}[10m])) >= 20"""),
         hold="10m",
         severity="warning",
-        summary="Many of the pictures that callers send cannot be read.",
+        summary="Many images sent by clients cannot be decoded.",
         description=(
-            f"{PERCENT} of the requests for work{PLACE} come with a picture that is damaged, "
-            "cut short or of an unknown format."
+            f"{PERCENT} of the processing requests{LOCATION} contain an image that is corrupt, truncated or in an "
+            "unsupported format."
         ),
         dashboard="facial-service-images",
     ),
@@ -200,5 +199,5 @@ ERRORED = (
 
 GROUPS = (
     Group(name="facial-service-api.rules", rules=(_error_ratio("10m"), _error_ratio("1d"))),
-    Group(name="facial-service-api", rules=PRESENCE + REFUSALS + SLOWNESS + ERRORED),
+    Group(name="facial-service-api", rules=AVAILABILITY_ALERTS + REJECTION_ALERTS + LATENCY_ALERTS + ERROR_ALERTS),
 )

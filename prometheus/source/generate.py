@@ -1,12 +1,12 @@
-"""Write the rules, and the list of alerts among the runbooks, from the tables; with --check, only compare.
+"""Generate the rule files and the index of the runbooks from the Python tables.
 
-Links in the rules are paths, for no file knows where a repository and a Grafana are to be reached. Whoever loads the
-rules as they are puts the addresses before them with --output, --runbooks and --dashboards.
+Links in the committed rules are paths, because the addresses of the repository and of Grafana are not known. To use the
+rules without the chart, add the addresses with --output, --runbooks and --dashboards.
 
 Examples:
   python -m prometheus.source.generate --check
   python -m prometheus.source.generate --output /etc/prometheus/rules --dashboards https://grafana.example.org
-  python -m prometheus.source.generate --output /tmp/rules --speed-up 360      (for tests alone)
+  python -m prometheus.source.generate --output /tmp/rules --speed-up 360      (for tests only)
 """
 
 from __future__ import annotations
@@ -33,12 +33,14 @@ FILES = {
 INTRODUCTION = """\
 # Runbooks
 
-One page an alert: what it means, whom it hurts, how to find the cause, what to do. This list is written by
-`make generate`, by the files of [the rules](../../prometheus/rules).
+One page per alert, with its meaning, its impact, the diagnosis and the mitigation. `make generate` builds this index
+from [the rules](../../prometheus/rules).
 
-- **critical** wakes somebody: callers are being failed now, or soon. **warning** is a ticket. **info** explains others.
-- PromQL on the pages names no namespace. Where Prometheus watches several releases, add `namespace="…"` to a selector.
-- Commands for Kubernetes expect three names, of which an alert has the first, and those from Kubernetes the second:
+- **critical** pages the on-call engineer, because requests fail or will fail soon. **warning** creates a ticket.
+  **info** gives context for other alerts.
+- Queries do not select a namespace. If Prometheus monitors several releases, add `namespace="…"` to the selectors.
+- Commands for Kubernetes use three variables. Alerts have the label `namespace`, and alerts on Kubernetes metrics also
+  have the label `fullname`:
 
   ```console
   $ export NAMESPACE=faces FULLNAME=faces-facial-service RELEASE=faces
@@ -46,20 +48,21 @@ One page an alert: what it means, whom it hurts, how to find the cause, what to 
   $ helm -n "$NAMESPACE" list
   ```
 
-- Settings are environment variables. With the chart: `helm upgrade … --set settings.NAME=…`, which starts pods again.
-- Logs are the service's standard error, and the file that `LOG_FILE` names.
+- Settings are environment variables. With the chart, run `helm upgrade … --set settings.NAME=…`, which restarts the
+  pods.
+- The service logs to standard error, and to `LOG_FILE` if it is set.
 """
 
 
 def rule_files(links: Links | None = None, speed_up: SpeedUp | None = None) -> dict[str, str]:
-    """Write every file of rules.
+    """Render every rule file.
 
     Args:
-        links: what paths in annotations begin with; None leaves them paths.
-        speed_up: how to shorten windows and `for`; None leaves them.
+        links: Base URLs for links in annotations. If None, links are paths.
+        speed_up: Scaling of durations. If None, durations are unchanged.
 
     Returns:
-        Text by name of the file.
+        File contents by file name.
     """
     links, speed_up = links or Links(), speed_up or SpeedUp()
     return {
@@ -68,43 +71,45 @@ def rule_files(links: Links | None = None, speed_up: SpeedUp | None = None) -> d
 
 
 def main() -> None:
-    """Write, or compare and exit 1 where a file differs from the tables."""
+    """Write the files, or with --check exit with 1 if a file is out of date."""
     arguments = _parse()
     links = Links(runbooks=arguments.runbooks.rstrip("/"), dashboards=arguments.dashboards.rstrip("/"))
-    speed_up = SpeedUp(factor=arguments.speed_up, least_window_ms=parse_duration_ms(arguments.least_window))
+    speed_up = SpeedUp(factor=arguments.speed_up, min_window_ms=parse_duration_ms(arguments.min_window))
     folder = arguments.output or RULES
-    wanted = {folder / name: text for name, text in rule_files(links, speed_up).items()}
+    files = {folder / name: text for name, text in rule_files(links, speed_up).items()}
     if arguments.output is None:
-        wanted[INDEX] = INTRODUCTION + alerts_markdown(FILES)
-    stale = [path for path, text in wanted.items() if not path.exists() or path.read_text(encoding="utf-8") != text]
-    # A file that is no more would still be loaded.
-    left = [path for path in RULES.glob("*.yaml") if path not in wanted] if arguments.output is None else []
+        files[INDEX] = INTRODUCTION + alerts_markdown(FILES)
+    stale = [path for path, text in files.items() if not path.exists() or path.read_text(encoding="utf-8") != text]
+    # Prometheus would still load a rule file whose source was removed.
+    orphans = [path for path in RULES.glob("*.yaml") if path not in files] if arguments.output is None else []
     if arguments.check:
-        if stale or left:
-            names = ", ".join(str(path.relative_to(ROOT)) for path in stale + left)
-            sys.exit(f"not what the tables say: {names}; run `make generate`")
+        if stale or orphans:
+            names = ", ".join(str(path.relative_to(ROOT)) for path in stale + orphans)
+            sys.exit(f"out of date: {names}; run `make generate`")
         return
     folder.mkdir(parents=True, exist_ok=True)
     for path in stale:
-        path.write_text(wanted[path], encoding="utf-8")
-    for path in left:
+        path.write_text(files[path], encoding="utf-8")
+    for path in orphans:
         path.unlink()
 
 
 def _parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--check", action="store_true", help="change nothing; fail where something would change")
-    parser.add_argument("--output", type=Path, help="write the rules into this folder instead")
-    parser.add_argument("--runbooks", default="", metavar="URL", help="what links to runbooks begin with")
-    parser.add_argument("--dashboards", default="", metavar="URL", help="what links to dashboards begin with")
-    parser.add_argument("--speed-up", type=float, default=1, metavar="N", help="divide windows and `for` by this")
-    parser.add_argument("--least-window", default="5s", metavar="D", help="with --speed-up: no window below (5s)")
+    parser.add_argument("--check", action="store_true", help="only compare; fail if a file is out of date")
+    parser.add_argument("--output", type=Path, help="write the rules to this directory")
+    parser.add_argument("--runbooks", default="", metavar="URL", help="base URL of the runbooks")
+    parser.add_argument("--dashboards", default="", metavar="URL", help="base URL of the dashboards")
+    parser.add_argument(
+        "--speed-up", type=float, default=1, metavar="N", help="divide windows, intervals and `for` by N"
+    )
+    parser.add_argument("--min-window", default="5s", metavar="D", help="minimum window with --speed-up (default: 5s)")
     arguments = parser.parse_args()
     is_changed = arguments.runbooks or arguments.dashboards or arguments.speed_up != 1
     if is_changed and arguments.output is None:
-        parser.error("the rules of the repository have neither addresses nor other windows: give --output")
+        parser.error("--runbooks, --dashboards and --speed-up require --output")
     if arguments.check and arguments.output is not None:
-        parser.error("--check is of the rules of the repository")
+        parser.error("--check cannot be combined with --output")
     return arguments
 
 

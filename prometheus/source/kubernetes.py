@@ -1,8 +1,8 @@
-"""Rules on what kube-state-metrics, cAdvisor and the kubelet know of the pods; the rest works without Kubernetes.
+"""Rules on metrics of kube-state-metrics, cAdvisor and the kubelet. All other rules work without Kubernetes.
 
-Those are of everybody's objects. Ours are called ``<fullname>-api``, ``<fullname>-worker`` and ``<fullname>-nats`` by
-the chart, and the fullname is known from the pods that are scraped, whatever the release is called: each rule is joined
-with that. kube-prometheus-stack has rules of its own for every workload; who has those may leave these out.
+These metrics cover the objects of all applications. The chart names its objects ``<fullname>-api``,
+``<fullname>-worker`` and ``<fullname>-nats``. The rules derive the fullname from the scraped pods, and join each
+expression with it. These rules are optional with kube-prometheus-stack, which has similar rules for all workloads.
 """
 
 from __future__ import annotations
@@ -13,25 +13,25 @@ from prometheus.source.model import COUNT, PERCENT, Alert, Group, Recording, ser
 
 FULLNAMES = "namespace_fullname:up:last_over_time1h"
 
-# How the fullname is found in the names of our objects. What is called otherwise finds none, and has no part in a join.
+# Patterns that extract the fullname from object names. Objects without a match drop out of the join.
 DEPLOYED_POD = "(.+)-(?:api|worker)-[^-]+-[^-]+"
 POD = "(.+)-(?:(?:api|worker)-[^-]+-[^-]+|nats-[0-9]+)"
 DEPLOYMENT = "(.+)-(?:api|worker)"
 STATEFUL_SET = "(.+)-nats"
-AUTOSCALER = "(?:keda-hpa-)?(.+)-(?:api|worker)"  # KEDA puts its name before that of the ScaledObject
+AUTOSCALER = "(?:keda-hpa-)?(.+)-(?:api|worker)"  # KEDA adds a prefix to the ScaledObject's name
 CLAIM = "(?:cluster-)?store-(.+)-nats-[0-9]+"
 
 IN_NAMESPACE = "in namespace {{ $labels.namespace }}"
 CONTAINER = f"{{{{ $labels.container }}}} of {{{{ $labels.pod }}}} {IN_NAMESPACE}"
 
-# kube-state-metrics may run twice for a moment: one value an object.
+# Deduplicate, because two instances of kube-state-metrics may run during a rollout.
 BY_CONTAINER = "by (namespace, pod, container)"
 BY_DEPLOYMENT = "by (namespace, deployment)"
 BY_STATEFUL_SET = "by (namespace, statefulset)"
 BY_AUTOSCALER = "by (namespace, horizontalpodautoscaler)"
 BY_CLAIM = "by (namespace, persistentvolumeclaim)"
 
-# These only keep what is joined small.
+# Matchers that only reduce the number of series to join.
 IN_POD = 'pod=~".+-(api|worker|nats)-.+"'
 IN_CONTAINER = f'container!="", {IN_POD}'
 IN_DEPLOYMENT = 'deployment=~".+-(api|worker)"'
@@ -43,13 +43,13 @@ MEMORY = "namespace_fullname_pod_container:memory_working_set_bytes_per_limit:ra
 FREE = "namespace_fullname_persistentvolumeclaim:available_bytes_per_capacity:ratio"
 
 
-def ours(expr: str, label: str, pattern: str) -> str:
-    """Keep what is about our own objects, and say under which fullname.
+def own_objects(expr: str, label: str, pattern: str) -> str:
+    """Filter an expression by objects of the service, and add their fullname as a label.
 
     Args:
-        expr: PromQL for anybody's objects.
-        label: the label with their name.
-        pattern: what the name has to match, with the fullname in its group.
+        expr: PromQL for objects of all applications.
+        label: Label with the object name.
+        pattern: Regular expression for the object name, with the fullname as its group.
     """
     return (
         f'label_replace(\n{indent(expr, "  ")},\n  "fullname", "$1", "{label}", "{pattern}"\n)\n'
@@ -70,7 +70,7 @@ RECORDINGS = (
     ),
     Recording(
         name=MEMORY,
-        expr=ours(
+        expr=own_objects(
             dedent(f"""\
                 max {BY_CONTAINER} (container_memory_working_set_bytes{{{IN_CONTAINER}}})
                   /
@@ -81,7 +81,7 @@ RECORDINGS = (
     ),
     Recording(
         name=FREE,
-        expr=ours(
+        expr=own_objects(
             dedent(f"""\
                 max {BY_CLAIM} (kubelet_volume_stats_available_bytes{{{IN_CLAIM}}})
                   /
@@ -92,7 +92,7 @@ RECORDINGS = (
     ),
 )
 
-PODS = (
+POD_ALERTS = (
     Alert(
         name="FacialServiceMemoryNearLimit",
         expr=f"{MEMORY} > 0.9",
@@ -100,15 +100,15 @@ PODS = (
         severity="warning",
         summary="A container is close to its memory limit.",
         description=(
-            f"The container {CONTAINER} uses {PERCENT} of its memory limit; at the limit, the kernel kills one of its "
-            "processes."
+            f"Container {CONTAINER} uses {PERCENT} of its memory limit. If it reaches the limit, the kernel kills one "
+            "of its processes."
         ),
         dashboard="facial-service-resources",
     ),
     Alert(
         name="FacialServiceOomKilled",
-        # Where one process of several is killed the container goes on, and only cAdvisor knows.
-        expr=ours(
+        # If the kernel kills a child process, the container keeps running, and only cAdvisor reports it.
+        expr=own_objects(
             dedent(f"""\
                 max {BY_CONTAINER} (increase(container_oom_events_total{{{IN_CONTAINER}}}[15m])) > 0
                   or
@@ -124,15 +124,16 @@ PODS = (
         ),
         hold="1m",
         severity="warning",
-        summary="The kernel killed a process for want of memory.",
+        summary="The kernel killed a process because the container was out of memory.",
         description=(
-            f"In the container {CONTAINER}, the kernel killed a process for want of memory in the last 15 minutes."
+            f"In container {CONTAINER}, the kernel killed a process in the last 15 minutes because the container was "
+            "out of memory."
         ),
         dashboard="facial-service-resources",
     ),
     Alert(
         name="FacialServiceCpuThrottled",
-        expr=ours(
+        expr=own_objects(
             dedent(f"""\
                 sum {BY_CONTAINER} (increase(container_cpu_cfs_throttled_periods_total{{{IN_CONTAINER}}}[5m]))
                   /
@@ -143,15 +144,13 @@ PODS = (
         ),
         hold="15m",
         severity="info",
-        summary="A container is held back by its CPU limit.",
-        description=(
-            f"The container {CONTAINER} was stopped by its CPU limit in {PERCENT} of the periods in which it ran."
-        ),
+        summary="A container is throttled by its CPU limit.",
+        description=(f"Container {CONTAINER} was throttled by its CPU limit in {PERCENT} of its CPU periods."),
         dashboard="facial-service-resources",
     ),
     Alert(
         name="FacialServiceCrashLooping",
-        expr=ours(
+        expr=own_objects(
             f"max {BY_CONTAINER} (\n  max_over_time(\n"
             f'    kube_pod_container_status_waiting_reason{{reason="CrashLoopBackOff", {IN_POD}}}[5m]\n  )\n) > 0',
             "pod",
@@ -159,20 +158,19 @@ PODS = (
         ),
         hold="10m",
         severity="warning",
-        summary="A container ends again and again.",
+        summary="A container is crash-looping.",
         description=(
-            f"The container {CONTAINER} ends soon after each start, and Kubernetes waits longer and longer before the "
-            "next."
+            f"Container {CONTAINER} exits soon after each start. Kubernetes restarts it with an increasing delay."
         ),
         dashboard="facial-service-resources",
     ),
 )
 
-WORKLOADS = (
+WORKLOAD_ALERTS = (
     Alert(
         name="FacialServiceReplicasMismatch",
-        # Quiet while something is being rolled out.
-        expr=ours(
+        # The alert does not fire during a rollout.
+        expr=own_objects(
             dedent(f"""\
                 max {BY_DEPLOYMENT} (kube_deployment_spec_replicas{{{IN_DEPLOYMENT}}})
                   -
@@ -186,7 +184,7 @@ WORKLOADS = (
             DEPLOYMENT,
         )
         + "\n  or\n"
-        + ours(
+        + own_objects(
             dedent(f"""\
                 max {BY_STATEFUL_SET} (kube_statefulset_replicas{{{IN_STATEFUL_SET}}})
                   -
@@ -201,16 +199,16 @@ WORKLOADS = (
         ),
         hold="15m",
         severity="warning",
-        summary="A workload has fewer pods than it should.",
+        summary="A workload has fewer available pods than desired.",
         description=(
-            f"{{{{ $labels.deployment }}}}{{{{ $labels.statefulset }}}} {IN_NAMESPACE} lacks {COUNT} of its pods, and "
-            "no rollout is under way."
+            f"{{{{ $labels.deployment }}}}{{{{ $labels.statefulset }}}} {IN_NAMESPACE} has {COUNT} fewer "
+            "available pods than desired, and no rollout is in progress."
         ),
         dashboard="facial-service-resources",
     ),
     Alert(
         name="FacialServiceHpaAtMaximum",
-        expr=ours(
+        expr=own_objects(
             dedent(f"""\
                 max {BY_AUTOSCALER} (kube_horizontalpodautoscaler_status_current_replicas{{{IN_AUTOSCALER}}})
                   >=
@@ -222,10 +220,10 @@ WORKLOADS = (
         ),
         hold="15m",
         severity="warning",
-        summary="An autoscaler has no more pods to give.",
+        summary="An autoscaler has reached its maximum.",
         description=(
-            f"{{{{ $labels.horizontalpodautoscaler }}}} {IN_NAMESPACE} runs the {COUNT} pods that are its maximum; "
-            "more load will not be met by more pods."
+            f"{{{{ $labels.horizontalpodautoscaler }}}} {IN_NAMESPACE} runs its maximum of {COUNT} pods. It "
+            "cannot scale up if the load increases."
         ),
         dashboard="facial-service-resources",
     ),
@@ -243,8 +241,8 @@ WORKLOADS = (
         severity="warning",
         summary="The queue's volume is filling up.",
         description=(
-            f"The volume of {{{{ $labels.persistentvolumeclaim }}}} {IN_NAMESPACE} has {PERCENT} left: less than 5%, "
-            "or what will be used up within a day at the pace of the last 6 hours."
+            f"The volume of {{{{ $labels.persistentvolumeclaim }}}} {IN_NAMESPACE} has {PERCENT} free space. That is "
+            "less than 5%, or the volume will be full within a day at the rate of the last 6 hours."
         ),
         dashboard="facial-service-tasks",
     ),
@@ -252,5 +250,5 @@ WORKLOADS = (
 
 GROUPS = (
     Group(name="facial-service-kubernetes.rules", rules=RECORDINGS),
-    Group(name="facial-service-kubernetes", rules=PODS + WORKLOADS),
+    Group(name="facial-service-kubernetes", rules=POD_ALERTS + WORKLOAD_ALERTS),
 )

@@ -1,7 +1,7 @@
-"""What a rule is, and the few pieces of PromQL and text that rules share.
+"""Data model of rules, and the PromQL and text fragments that rules share.
 
-Every selector of ours names the job, for names such as ``queue_up`` are anybody's, and every result is grouped by
-namespace and job: where Prometheus knows of no namespaces the label is empty, and the rules are the same.
+Every selector includes the job, because other applications may use metric names such as ``queue_up``. Every result is
+grouped by namespace and job. Outside Kubernetes the namespace label is empty, and the same rules apply.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
 Severity = Literal["critical", "warning", "info"]
-"""Critical wakes somebody, warning is a ticket, info is context for the other two."""
+"""critical pages the on-call engineer, warning creates a ticket, info gives context for the other two."""
 
 Dashboard = Literal[
     "facial-service-overview", "facial-service-tasks", "facial-service-images", "facial-service-resources"
@@ -22,19 +22,19 @@ Dashboard = Literal[
 JOB = "facial-service"
 BY = "by (namespace, job)"
 
-# The product is what is under /api/: neither probes and scrapes, nor what no route matches.
+# API routes only; excludes probes, scrapes and requests that match no route.
 API = 'endpoint=~"/api/.+"'
-# What is asked for work. A status is left out: asked with `wait`, it takes as long as the caller wishes.
+# Processing requests. Excludes task status requests, whose duration depends on the client's `wait` parameter.
 WORK = f'method="POST", {API}'
 SUBMIT = "/api/v1/frontal/crop/submit"
 
-# For descriptions: the value with its unit, and where, after the noun.
+# Template fragments for descriptions: the value with its unit, and the location, which follows a noun.
 NUMBER = "{{ $value | humanize }}"
 COUNT = '{{ $value | printf "%.0f" }}'
 PERCENT = "{{ $value | humanizePercentage }}"
 DURATION = "{{ $value | humanizeDuration }}"
 INSTANCE = "{{ $labels.instance }}{{ with $labels.pod }} (pod {{ . }}){{ end }}"
-PLACE = "{{ with $labels.namespace }} in namespace {{ . }}{{ end }}"
+LOCATION = "{{ with $labels.namespace }} in namespace {{ . }}{{ end }}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,14 +42,14 @@ class Alert:
     """An alerting rule.
 
     Attributes:
-        name: begins with FacialService; its runbook has the same name.
-        expr: PromQL, laid out for people.
-        hold: how long it has to be true before anybody is told.
-        severity: see `Severity`.
-        summary: one sentence that is always the same, so that notifications can be grouped by it.
-        description: what is the case, with its value and unit.
-        dashboard: where to look first.
-        labels: beside the severity.
+        name: Name with the prefix FacialService; the runbook has the same name.
+        expr: PromQL expression, formatted over several lines.
+        hold: The `for` duration.
+        severity: See `Severity`.
+        summary: One constant sentence, so that notifications can be grouped by it.
+        description: Description with the current value and its unit.
+        dashboard: Dashboard to open first.
+        labels: Additional labels.
     """
 
     name: str
@@ -64,7 +64,7 @@ class Alert:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Recording:
-    """A recording rule; the name is ``level:metric:operations``."""
+    """A recording rule, named ``level:metric:operations``."""
 
     name: str
     expr: str
@@ -72,12 +72,12 @@ class Recording:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Group:
-    """Rules that are evaluated one after the other.
+    """A group of rules that are evaluated sequentially.
 
     Attributes:
-        name: ends in ``.rules`` where it records.
-        rules: in the order of their evaluation.
-        interval: how often; None leaves it to Prometheus.
+        name: Name; ends in ``.rules`` if the group contains recording rules.
+        rules: Rules in evaluation order.
+        interval: Evaluation interval. If None, the default of Prometheus.
     """
 
     name: str
@@ -86,11 +86,11 @@ class Group:
 
 
 def series(name: str, *matchers: str) -> str:
-    """Write the selector of a metric of ours.
+    """Return a selector for a metric of the service.
 
     Example:
         >>> series("queue_up")
         'queue_up{job="facial-service"}'
     """
-    inside = ", ".join((f'job="{JOB}"', *matchers))
-    return f"{name}{{{inside}}}"
+    joined = ", ".join((f'job="{JOB}"', *matchers))
+    return f"{name}{{{joined}}}"

@@ -1,8 +1,8 @@
-"""Service level objectives, and the alerts on how fast their error budgets burn.
+"""Service level objectives, and alerts on the burn rates of their error budgets.
 
-An alert compares the ratio of bad requests in a long and in a short window with a multiple of what the objective
-allows: the long one says that it matters, the short one that it still goes on. The windows and factors are those of the
-SRE workbook for a period of 30 days.
+An alert compares the ratio of bad requests in a long and in a short window with a multiple of the error budget. The
+long window shows that the problem is significant, the short window that it continues. Windows and factors are those of
+the SRE workbook for a period of 30 days.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from decimal import Decimal
 from typing import TYPE_CHECKING
 
-from prometheus.source.model import API, BY, PERCENT, PLACE, WORK, Alert, Group, Recording, series
+from prometheus.source.model import API, BY, LOCATION, PERCENT, WORK, Alert, Group, Recording, series
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -19,20 +19,20 @@ if TYPE_CHECKING:
     from prometheus.source.model import Severity
 
 PERIOD_DAYS = 30
-# So few bad requests in a long window are no news, whatever their share: one of ten at night is ten percent.
-LEAST_BAD = 10
+# Minimum number of bad requests in the long window. Without it, one failure among ten requests at night would fire.
+MIN_BAD_REQUESTS = 10
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Burn:
-    """One row of the table of windows.
+class BurnRate:
+    """A burn rate to alert on.
 
     Attributes:
-        long: window in which it has to matter.
-        short: window in which it has to go on.
-        factor: multiple of the rate that uses up the budget in exactly the period.
-        hold: how long both have to be true.
-        severity: of the alert.
+        long: Long window.
+        short: Short window.
+        factor: Burn rate, relative to the rate that consumes the budget in exactly the period.
+        hold: The `for` duration of the alert.
+        severity: Severity of the alert.
     """
 
     long: str
@@ -42,32 +42,32 @@ class Burn:
     severity: Severity
 
 
-BURNS = (
-    Burn(long="1h", short="5m", factor=Decimal("14.4"), hold="2m", severity="critical"),
-    Burn(long="6h", short="30m", factor=Decimal(6), hold="15m", severity="critical"),
-    Burn(long="1d", short="2h", factor=Decimal(3), hold="1h", severity="warning"),
-    Burn(long="3d", short="6h", factor=Decimal(1), hold="3h", severity="warning"),
+BURN_RATES = (
+    BurnRate(long="1h", short="5m", factor=Decimal("14.4"), hold="2m", severity="critical"),
+    BurnRate(long="6h", short="30m", factor=Decimal(6), hold="15m", severity="critical"),
+    BurnRate(long="1d", short="2h", factor=Decimal(3), hold="1h", severity="warning"),
+    BurnRate(long="3d", short="6h", factor=Decimal(1), hold="3h", severity="warning"),
 )
 WINDOWS = ("5m", "30m", "1h", "2h", "6h", "1d", "3d")
-_SAID = {"1h": "hour", "6h": "6 hours", "1d": "day", "3d": "3 days"}
+_WINDOW_TEXTS = {"1h": "hour", "6h": "6 hours", "1d": "day", "3d": "3 days"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Objective:
-    """One objective.
+    """A service level objective.
 
     Attributes:
-        name: the label ``slo``.
-        alert: name of its alert.
-        target: share of requests that have to be good.
-        total: metric part of the recording of all requests.
-        bad: metric part of the recording of the bad ones.
-        total_rate: PromQL for all requests a second.
-        bad_rate: PromQL for the bad ones a second; may use the recording of all.
-        bad_count: window to PromQL for how many bad ones there were in it.
-        summary: of the alert.
-        asked: which requests these are, for the description.
-        failing: what the bad ones did.
+        name: Value of the label ``slo``.
+        alert: Name of its alert.
+        target: Required ratio of good requests.
+        total: Metric part of the recording rule name for all requests.
+        bad: Metric part of the recording rule name for bad requests.
+        total_rate: PromQL for all requests per second.
+        bad_rate: PromQL for bad requests per second; may use the recording rule for all requests.
+        bad_count: Function from a window to PromQL for the number of bad requests in it.
+        summary: Summary of the alert.
+        requests: Noun phrase for the requests, for the description.
+        failure: Verb phrase for the failure, for the description.
     """
 
     name: str
@@ -79,22 +79,22 @@ class Objective:
     bad_rate: str
     bad_count: Callable[[str], str]
     summary: str
-    asked: str
-    failing: str
+    requests: str
+    failure: str
 
     @property
     def budget(self) -> Decimal:
-        """Share of requests that may be bad."""
+        """Allowed ratio of bad requests."""
         return 1 - self.target
 
     @property
     def ratio(self) -> str:
-        """Name of the recorded ratio, less its window."""
+        """Name of the recorded ratio, without its window."""
         return f"namespace_job:{self.bad}_per_{self.total}:ratio_rate"
 
 
-# A boundary of the default REQUEST_DURATION_BUCKETS; who sets others has to keep it. A request without decoding takes
-# some 5 ms of work, the largest photo with all its pixels decoded about half a second, and a body has to be sent.
+# A bucket boundary of the default REQUEST_DURATION_BUCKETS; custom buckets must include it. Processing takes about 5 ms
+# without decoding, and half a second for the largest image with decoding. The time to receive the body comes on top.
 LATENCY_S = "1.0"
 
 _REQUESTS = series("api_requests_total", API)
@@ -110,12 +110,12 @@ OBJECTIVES = (
         total="api_requests",
         bad="api_request_failures",
         total_rate=f"sum {BY} (rate({_REQUESTS}[5m]))",
-        # There is no series of failures before the first one.
+        # The failure series does not exist before the first failure.
         bad_rate=f"sum {BY} (rate({_FAILURES}[5m]))\n  or\n0 * namespace_job:api_requests:rate5m",
         bad_count=lambda window: f"sum {BY} (increase({_FAILURES}[{window}]))",
-        summary="The API fails too many requests for its availability objective.",
-        asked="the API's requests",
-        failing="were answered with a 5xx status",
+        summary="The API returns too many errors for its availability objective.",
+        requests="API requests",
+        failure="failed with a 5xx status",
     ),
     Objective(
         name="latency",
@@ -128,25 +128,25 @@ OBJECTIVES = (
         bad_count=lambda window: (
             f"sum {BY} (increase({_TIMED}[{window}]))\n  -\nsum {BY} (increase({_FAST}[{window}]))"
         ),
-        summary="The API answers too many requests too slowly for its latency objective.",
-        asked="the requests for work",
-        failing=f"took longer than {Decimal(LATENCY_S).normalize()} s",
+        summary="Too many API requests are too slow for the latency objective.",
+        requests="processing requests",
+        failure=f"took longer than {Decimal(LATENCY_S).normalize()} s",
     ),
 )
 
 
-def _record(slo: Objective) -> Iterator[Recording]:
+def _recordings(slo: Objective) -> Iterator[Recording]:
     yield Recording(name=f"namespace_job:{slo.total}:rate5m", expr=slo.total_rate)
     yield Recording(name=f"namespace_job:{slo.bad}:rate5m", expr=slo.bad_rate)
     for window in WINDOWS:
-        yield _record_ratio(slo, window)
+        yield _ratio_recording(slo, window)
 
 
-def _record_ratio(slo: Objective, window: str) -> Recording:
-    """Record a ratio from sums.
+def _ratio_recording(slo: Objective, window: str) -> Recording:
+    """Return the recording rule of a ratio.
 
-    Long windows are sums of the recorded rates: exact but for their edges, and two series to read a namespace instead
-    of all that its pods have had in three days.
+    Long windows sum the recorded rates, which is exact except at the window edges. Each rule then reads two series per
+    namespace, instead of all series that its pods had in three days.
     """
     bad, total = f"namespace_job:{slo.bad}:rate5m", f"namespace_job:{slo.total}:rate5m"
     if window != "5m":
@@ -154,23 +154,23 @@ def _record_ratio(slo: Objective, window: str) -> Recording:
     return Recording(name=slo.ratio + window, expr=f"{bad}\n  /\n({total} > 0)")
 
 
-def _alert(slo: Objective, burn: Burn) -> Alert:
+def _alert(slo: Objective, burn: BurnRate) -> Alert:
     limit = f"{burn.factor} * {slo.budget}"
     return Alert(
         name=slo.alert,
         expr=(
             f"{slo.ratio}{burn.long} > {limit}\n"
             f"  and\n{slo.ratio}{burn.short} > {limit}\n"
-            f"  and\n({_indent(slo.bad_count(burn.long))}) >= {LEAST_BAD}"
+            f"  and\n({_indent(slo.bad_count(burn.long))}) >= {MIN_BAD_REQUESTS}"
         ),
         hold=burn.hold,
         severity=burn.severity,
         labels={"slo": slo.name, "long": burn.long, "short": burn.short},
         summary=slo.summary,
         description=(
-            f"{PERCENT} of {slo.asked}{PLACE} {slo.failing} in the last {_SAID[burn.long]}, and it goes on. The "
-            f"objective allows {slo.budget:%} over {PERIOD_DAYS} days, a budget that would be gone within "
-            f"{round(PERIOD_DAYS / burn.factor)} days."
+            f"{PERCENT} of {slo.requests}{LOCATION} {slo.failure} in the last {_WINDOW_TEXTS[burn.long]}, and the "
+            f"problem continues. The objective allows {slo.budget:%} over {PERIOD_DAYS} days. At a burn rate of "
+            f"{burn.factor}, this budget is consumed within {round(PERIOD_DAYS / burn.factor)} days."
         ),
         dashboard="facial-service-overview",
     )
@@ -181,11 +181,11 @@ def _indent(text: str) -> str:
 
 
 GROUPS = (
-    Group(name="facial-service-slo.rules", rules=tuple(rule for slo in OBJECTIVES for rule in _record(slo))),
+    Group(name="facial-service-slo.rules", rules=tuple(rule for slo in OBJECTIVES for rule in _recordings(slo))),
     Group(
         name="facial-service-slo-period.rules",
         interval="2m",
-        rules=tuple(_record_ratio(slo, f"{PERIOD_DAYS}d") for slo in OBJECTIVES),
+        rules=tuple(_ratio_recording(slo, f"{PERIOD_DAYS}d") for slo in OBJECTIVES),
     ),
-    Group(name="facial-service-slo", rules=tuple(_alert(slo, burn) for slo in OBJECTIVES for burn in BURNS)),
+    Group(name="facial-service-slo", rules=tuple(_alert(slo, burn) for slo in OBJECTIVES for burn in BURN_RATES)),
 )

@@ -1,6 +1,6 @@
 """Rules for tasks and their queue.
 
-Every instance tells what it reads of the one queue, so these figures are the largest of them, never their sum.
+Every instance exports the state of the same queue, so the rules use the maximum over instances, never the sum.
 """
 
 from __future__ import annotations
@@ -11,9 +11,9 @@ from prometheus.source.model import (
     BY,
     DURATION,
     INSTANCE,
+    LOCATION,
     NUMBER,
     PERCENT,
-    PLACE,
     Alert,
     Group,
     Recording,
@@ -25,15 +25,15 @@ SIZE = "namespace_job_type:task_queue_size:max"
 OLDEST = "namespace_job_type:task_oldest_age_seconds:max"
 STORAGE = "namespace_job:queue_storage_bytes_per_limit:ratio_max"
 
-# A scrape waits for the queue's answer for less than a second: one that does not come is no outage yet.
-REACHED = f"max_over_time({series('queue_up')}[2m])"
-# A process that works on tasks is called so wherever it runs: beside an API, or in an instance of its own.
+# A scrape waits less than a second for the queue, so a single failure is not yet an outage.
+QUEUE_UP = f"max_over_time({series('queue_up')}[2m])"
+# Task processes have this name both in API instances and in worker instances.
 WORKERS = series("memory_usage_bytes", 'process=~"task-[0-9]+"')
 
 FAILED = series("task_completions_total", 'status="FAILURE"')
-DONE = series("task_completions_total", 'status=~"SUCCESS|FAILURE"')
-ENDED = series("task_completions_total")
-AGAIN = series("task_redeliveries_total")
+COMPLETED = series("task_completions_total", 'status=~"SUCCESS|FAILURE"')
+COMPLETIONS = series("task_completions_total")
+REDELIVERIES = series("task_redeliveries_total")
 
 RECORDINGS = (
     Recording(name=SIZE, expr=f"max {BY_TYPE} ({series('task_queue_size')})"),
@@ -47,31 +47,31 @@ RECORDINGS = (
     ),
 )
 
-QUEUE = (
+QUEUE_ALERTS = (
     Alert(
         name="FacialServiceQueueUnreachable",
-        expr=f"max {BY} ({REACHED}) == 0",
+        expr=f"max {BY} ({QUEUE_UP}) == 0",
         hold="1m",
         severity="critical",
-        summary="The queue answers no instance.",
+        summary="The queue is unreachable from all instances.",
         description=(
-            f"No instance{PLACE} gets an answer from the queue: submissions and questions after tasks are answered "
-            "with 503, and no task is worked on. The synchronous route goes on."
+            f"No instance{LOCATION} can reach the queue. Task submissions and status requests fail with 503, and no "
+            "tasks are processed. Synchronous requests are not affected."
         ),
         dashboard="facial-service-tasks",
     ),
     Alert(
         name="FacialServiceQueueUnreachableFromInstance",
         expr=dedent(f"""\
-            {REACHED} == 0
+            {QUEUE_UP} == 0
               and on (namespace, job)
-            max {BY} ({REACHED}) == 1"""),
+            max {BY} ({QUEUE_UP}) == 1"""),
         hold="5m",
         severity="warning",
-        summary="An instance is cut off from the queue, while others are not.",
+        summary="The queue is unreachable from an instance, but not from others.",
         description=(
-            f"{INSTANCE}{PLACE} gets no answer from the queue, others do. It answers submissions with "
-            "503, or works on no tasks, and stays ready all the same."
+            f"{INSTANCE}{LOCATION} cannot reach the queue, but other instances can. If it is an API instance, it "
+            "rejects submissions with 503 and stays ready. If it is a worker, it processes no tasks."
         ),
         dashboard="facial-service-tasks",
     ),
@@ -82,8 +82,8 @@ QUEUE = (
         severity="warning",
         summary="The queue's storage is nearly full.",
         description=(
-            f"Tasks, records and tasks that were given up on take {PERCENT} of what the queue's server may "
-            f"store{PLACE}. When it is full, no task is taken, and results cannot be kept."
+            f"Tasks, task records and dead letters use {PERCENT} of the queue's storage limit{LOCATION}. When the "
+            "storage is full, the API rejects submissions and workers cannot store results."
         ),
         dashboard="facial-service-tasks",
     ),
@@ -92,37 +92,34 @@ QUEUE = (
         expr=f"{SIZE} > 100\n  and\nderiv({SIZE}[15m]) > 0",
         hold="15m",
         severity="warning",
-        summary="Tasks come in faster than they are worked on.",
-        description=f"Tasks that wait for a worker{PLACE}: {NUMBER}, and they become more.",
+        summary="Tasks arrive faster than workers process them.",
+        description=f"Number of tasks waiting for a worker{LOCATION}: {NUMBER}, and increasing.",
         dashboard="facial-service-tasks",
     ),
     Alert(
         name="FacialServiceOldestTaskTooOld",
-        # One task that runs into TASK_TIMEOUT_S each time is given up on after six minutes: before `for` is over.
+        # A task that exceeds TASK_TIMEOUT_S on every attempt is dead-lettered after six minutes, before the alert.
         expr=f"{OLDEST} > 300",
         hold="5m",
         severity="critical",
-        summary="A task has not been done for far too long.",
-        description=(
-            f"The oldest task that is not done{PLACE} was submitted {DURATION} ago; whoever waits for it waits in vain "
-            "so far."
-        ),
+        summary="The oldest unfinished task is too old.",
+        description=f"The oldest unfinished task{LOCATION} was submitted {DURATION} ago.",
         dashboard="facial-service-tasks",
     ),
 )
 
-TASKS = (
+TASK_ALERTS = (
     Alert(
         name="FacialServiceNoTaskWorkers",
-        # What a worker had when it went counts as held until another takes it.
+        # Tasks of a worker that disappeared count as active until another worker receives them.
         expr=dedent(f"""\
             sum {BY} ({SIZE} + max {BY_TYPE} ({series("active_tasks_count")})) > 0
               unless
             group {BY} ({WORKERS})"""),
         hold="5m",
         severity="critical",
-        summary="There are tasks, and nobody works on them.",
-        description=f"Tasks that are not done{PLACE}: {NUMBER}. There is no process that works on tasks.",
+        summary="No workers are running, but tasks are waiting.",
+        description=f"Number of unfinished tasks{LOCATION}: {NUMBER}. No task process is running.",
         dashboard="facial-service-tasks",
     ),
     Alert(
@@ -130,51 +127,51 @@ TASKS = (
         expr=dedent(f"""\
             sum {BY_TYPE} (rate({FAILED}[10m]))
               /
-            sum {BY_TYPE} (rate({DONE}[10m]))
+            sum {BY_TYPE} (rate({COMPLETED}[10m]))
               > 0.1
               and
             sum {BY_TYPE} (increase({FAILED}[10m])) >= 10"""),
         hold="10m",
         severity="warning",
         summary="Many tasks fail.",
-        description=f"{PERCENT} of the tasks that ended{PLACE} failed, by the callers' fault or by the service's.",
+        description=f"{PERCENT} of the completed tasks{LOCATION} failed. Both client and server errors count.",
         dashboard="facial-service-tasks",
     ),
     Alert(
         name="FacialServiceRedeliveries",
         expr=dedent(f"""\
-            sum {BY_TYPE} (rate({AGAIN}[15m]))
+            sum {BY_TYPE} (rate({REDELIVERIES}[15m]))
               /
             (
-                sum {BY_TYPE} (rate({AGAIN}[15m]))
+                sum {BY_TYPE} (rate({REDELIVERIES}[15m]))
               +
-                sum {BY_TYPE} (rate({ENDED}[15m]))
+                sum {BY_TYPE} (rate({COMPLETIONS}[15m]))
             )
               > 0.1
               and
-            sum {BY_TYPE} (increase({AGAIN}[15m])) >= 20"""),
+            sum {BY_TYPE} (increase({REDELIVERIES}[15m])) >= 20"""),
         hold="10m",
         severity="warning",
-        summary="Many tasks have to be started over.",
+        summary="Many tasks are redelivered.",
         description=(
-            f"{PERCENT} of the deliveries of tasks{PLACE} are not the task's first: work on it was begun before and "
-            "came to no end."
+            f"{PERCENT} of the task deliveries{LOCATION} are redeliveries, because an earlier attempt started but did "
+            "not complete."
         ),
         dashboard="facial-service-tasks",
     ),
     Alert(
         name="FacialServiceDeadTasks",
-        # One is enough: no input does that, it takes TASK_MAX_DELIVERIES faults of the service on the same task.
+        # One is enough: invalid input does not cause dead letters; only TASK_MAX_DELIVERIES failed attempts do.
         expr=f"max {BY} ({series('task_dead_kept')}) > 0",
         hold="5m",
         severity="warning",
-        summary="Tasks were given up on and wait for somebody to look at them.",
-        description=f"Tasks kept aside{PLACE}: {NUMBER}. They were given up on, and wait to be tried again or dropped.",
+        summary="Dead-lettered tasks need attention.",
+        description=f"Number of dead-lettered tasks{LOCATION}: {NUMBER}. Retry or drop them.",
         dashboard="facial-service-tasks",
     ),
 )
 
 GROUPS = (
     Group(name="facial-service-tasks.rules", rules=RECORDINGS),
-    Group(name="facial-service-tasks", rules=QUEUE + TASKS),
+    Group(name="facial-service-tasks", rules=QUEUE_ALERTS + TASK_ALERTS),
 )

@@ -20,27 +20,27 @@ def refusal(values: Values) -> str:
 CASES: dict[str, tuple[Values, str]] = {
     "two-scalers": (
         {"worker": {"autoscaling": ON, "keda": ON}},
-        "worker.autoscaling.enabled and worker.keda.enabled: two autoscalers would fight over the same pods; choose",
+        "worker.autoscaling.enabled and worker.keda.enabled: only one autoscaler can manage the worker pods",
     ),
     "range-of-the-api": (
         {"api": {"autoscaling": ON | {"minReplicas": 5, "maxReplicas": 4}}},
-        "api.autoscaling: minReplicas (5) is above maxReplicas (4)",
+        "api.autoscaling: minReplicas (5) exceeds maxReplicas (4)",
     ),
     "range-of-keda": (
         {"worker": {"keda": ON | {"minReplicas": 11}}},
-        "worker.keda: minReplicas (11) is above maxReplicas (10)",
+        "worker.keda: minReplicas (11) exceeds maxReplicas (10)",
     ),
     "percent-of-nothing": (
         {"worker": {"autoscaling": ON, "resources": {"requests": {"cpu": None}}}},
-        "worker.autoscaling is on: it counts CPU in percent of the request, so set worker.resources.requests.cpu",
+        "worker.autoscaling: CPU utilization is relative to the CPU request, which is not set; set worker.resources.",
     ),
     "keda-cannot-read": (
         {"worker": {"keda": ON}, "networkPolicy": ON},
-        "KEDA could not read the queue's monitoring port; name its pods in networkPolicy.natsMonitorFrom",
+        "networkPolicy blocks KEDA from the queue's monitoring port; add KEDA's pods to networkPolicy.natsMonitorFrom",
     ),
     "keda-has-nothing-to-read": (
         ELSEWHERE | {"worker": {"keda": ON}},
-        "set externalNats.monitorUrl, or scale with worker.autoscaling",
+        "set externalNats.monitorUrl, or use worker.autoscaling",
     ),
     "keda-takes-no-path": (
         {
@@ -48,113 +48,113 @@ CASES: dict[str, tuple[Values, str]] = {
             "externalNats": {"url": "nats://a", "monitorUrl": "http://a:8222/monitor"},
             "worker": {"keda": ON},
         },
-        "KEDA takes scheme, host and port of the monitoring address and nothing else",
+        "expected externalNats.monitorUrl with only scheme, host and port",
     ),
     "grace-of-the-api": (
         {"api": {"terminationGracePeriodSeconds": 30}},
         (
-            "api.terminationGracePeriodSeconds: 30 s end what is under way by force; its end takes up to 45 s "
-            "(preStopSeconds, gracefulTimeoutSeconds, and 5 s for the master), so set 45 or more, or leave it empty"
+            "api.terminationGracePeriodSeconds: 30 s is too short, because a graceful shutdown takes up to 45 s "
+            "(preStopSeconds, gracefulTimeoutSeconds, and 5 s for the master); set 45 or more, or leave it empty"
         ),
     ),
     "grace-of-none": (
         {"api": {"terminationGracePeriodSeconds": 0}},
-        "api.terminationGracePeriodSeconds: 0 s end what is under way by force",
+        "api.terminationGracePeriodSeconds: 0 s is too short",
     ),
     "grace-of-workers": (
         {"worker": {"terminationGracePeriodSeconds": 36}},
-        "worker.terminationGracePeriodSeconds: 36 s end what is under way by force; its end takes up to 37 s",
+        "worker.terminationGracePeriodSeconds: 36 s is too short, because a graceful shutdown takes up to 37 s",
     ),
     "grace-of-a-cluster": (
         {"nats": {"replicas": 3, "terminationGracePeriodSeconds": 30}},
-        "nats.terminationGracePeriodSeconds: 30 s are too short for a server of a cluster",
+        "nats.terminationGracePeriodSeconds: 30 s is too short for a server of a cluster",
     ),
     "two-queues": (
         {"externalNats": {"url": "nats://nats.example.com"}},
-        "externalNats.url: tasks go to this release's own server as long as nats.enabled is true",
+        "externalNats.url: it has no effect while nats.enabled is true",
     ),
     "credentials-for-nobody": (
         {"externalNats": {"credsSecret": "a"}},
-        "externalNats.credsSecret: tasks go to this release's own server as long as nats.enabled is true",
+        "externalNats.credsSecret: it has no effect while nats.enabled is true",
     ),
     "a-token-for-nobody": (
         {"nats": {"enabled": False, "auth": {"existingSecret": "a"}}, "externalNats": {"url": "nats://a"}},
-        "nats.auth.existingSecret: it is for this release's own server, and nats.enabled is false; set externalNats.",
+        "nats.auth.existingSecret: it has no effect while nats.enabled is false; set externalNats.existingSecret",
     ),
     "no-queue": (
         {"nats": {"enabled": False}},
         (
-            "nats.enabled: without a queue of its own the release needs another; set externalNats.url, "
-            "or worker.enabled to false for a service without tasks"
+            "nats.enabled: workers need a queue; set it to true, set externalNats.url, "
+            "or set worker.enabled to false to run without tasks"
         ),
     ),
     "password-in-the-clear": (
         {"nats": {"enabled": False}, "externalNats": {"url": "nats://user:secret@a"}},
-        "externalNats.url: an address with a password in it would stand in the clear in every pod; name a Secret in",
+        "externalNats.url: credentials in a URL would be visible in every pod specification; put them into a Secret",
     ),
     "budget-of-none": (
         {"api": {"podDisruptionBudget": {"maxUnavailable": 0}}},
-        "api.podDisruptionBudget.maxUnavailable: 0 would let no node be drained; set 1 or more, or enabled to false",
+        "api.podDisruptionBudget.maxUnavailable: 0 would block every node drain; set 1 or more",
     ),
     "two-ways-in": (
         {"nats": {"enabled": False}, "externalNats": {"url": "nats://a", "existingSecret": "a", "credsSecret": "b"}},
-        "externalNats.existingSecret and externalNats.credsSecret: servers take one way to authenticate; choose one",
+        "externalNats.existingSecret and externalNats.credsSecret: only one authentication method can be used; set one",
     ),
     "certificate-of-nothing": (
         {"nats": {"enabled": False}, "externalNats": {"url": "nats://a", "tlsClientCertificate": True}},
-        "externalNats.tlsClientCertificate: there is no Secret to take the certificate from; set",
+        "externalNats.tlsClientCertificate: the client certificate needs a Secret; set",
     ),
     "small-volume": (
         {"nats": {"persistence": {"size": "4Gi"}}},
-        "nats.persistence.size: 4Gi cannot hold what TASK_QUEUE_MAX_BYTES, RESULT_MAX_BYTES and TASK_DEAD_MAX_BYTES",
+        "nats.persistence.size: 4Gi is too small for TASK_QUEUE_MAX_BYTES, RESULT_MAX_BYTES and TASK_DEAD_MAX_BYTES",
     ),
     "large-queue": (
         {"settings": {"TASK_QUEUE_MAX_BYTES": 8 * 2**30}},
-        "nats.persistence.size: 8Gi cannot hold what TASK_QUEUE_MAX_BYTES",
+        "nats.persistence.size: 8Gi is too small for TASK_QUEUE_MAX_BYTES",
     ),
     "no-size": (
         {"nats": {"persistence": {"size": "large"}}},
-        "expected an amount of memory or storage, such as 512Mi or 8Gi",
+        "expected a quantity of memory or storage such as 512Mi or 8Gi, got large",
     ),
     "twice-scraped": (
         {"metrics": {"serviceMonitor": ON, "podMonitor": ON}},
-        "metrics.serviceMonitor.enabled and metrics.podMonitor.enabled: every pod would be scraped twice; choose one",
+        "metrics.serviceMonitor.enabled and metrics.podMonitor.enabled: every pod would be scraped twice; enable",
     ),
     "slow-scrape": (
         {"metrics": {"serviceMonitor": ON, "interval": "900ms", "scrapeTimeout": "1s"}},
-        "metrics.scrapeTimeout (1s) is longer than metrics.interval (900ms)",
+        "metrics.scrapeTimeout: expected at most metrics.interval (900ms), got 1s",
     ),
     "nothing-to-scrape": (
         {"metrics": {"serviceMonitor": ON}, "settings": {"ENABLE_METRICS": False}},
-        "settings.ENABLE_METRICS: there would be nothing for Prometheus to read",
+        "settings.ENABLE_METRICS: without metrics every Prometheus target would be down",
     ),
     "route-to-nowhere": (
         {"httpRoute": ON},
-        "httpRoute.enabled: a route that no Gateway takes leads nowhere; name one in httpRoute.parentRefs",
+        "httpRoute.enabled: a route needs a Gateway; add one to httpRoute.parentRefs",
     ),
     "port-of-no-node": (
         {"api": {"service": {"nodePort": 30080}}},
-        "api.service.nodePort: a Service of type ClusterIP has no port on nodes; set api.service.type",
+        "api.service.nodePort: a Service of type ClusterIP has no node port; set api.service.type",
     ),
     "volume-of-the-chart": (
         {"extraVolumes": [{"name": "tmp", "emptyDir": {}}]},
-        "extraVolumes: the chart has a volume called tmp already; choose another name",
+        "extraVolumes: the name tmp is reserved for a volume of the chart; choose another name",
     ),
     "container-of-the-chart": (
         {"extraContainers": [{"name": "worker", "image": "a:1"}]},
-        "extraContainers: the chart has a container called worker already; choose another name",
+        "extraContainers: the name worker is reserved for a container of the chart; choose another name",
     ),
     "variable-of-the-chart": (
         {"env": {"WORKERS": "4"}},
-        "env.WORKERS: the chart sets WORKERS itself; set api.workers",
+        "env.WORKERS: the chart manages WORKERS; set api.workers",
     ),
     "variable-of-the-chart-in-small-letters": (
         {"worker": {"env": {"host": "::"}}},
-        "worker.env.host: the chart sets HOST itself; leave it out",
+        "worker.env.host: the chart manages HOST; remove it",
     ),
     "credentials-as-a-variable": (
         {"api": {"env": {"API_KEYS": {"valueFrom": {"secretKeyRef": {"name": "a", "key": "b"}}}}}},
-        "api.env.API_KEYS: the chart sets API_KEYS itself; set apiKeys.existingSecret",
+        "api.env.API_KEYS: the chart manages API_KEYS; set apiKeys.existingSecret",
     ),
     "what-both-agree-on-as-a-variable": (
         {"worker": {"env": {"RESULT_TTL": "60"}}},

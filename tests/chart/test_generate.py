@@ -90,12 +90,32 @@ def test_copies_of_what_is_gone_go(tree: Path) -> None:
 @pytest.mark.parametrize(
     ("file", "old", "new", "message"),
     [
-        ("Chart.yaml", "\nversion: ", "\nversion: 9.", r"Chart.yaml: version is 9\..*, and app.__version__ is"),
-        ("Chart.yaml", "\nappVersion: ", "\nappVersion: 9.", r"Chart.yaml: appVersion is 9\."),
-        ("values.yaml", "  replicas: 2", "  replicas: -2", "api.replicas: the default is not what its notes allow"),
-        ("values.yaml", "pullPolicy: IfNotPresent", "pullPolicy: Sometimes", "image.pullPolicy: the default is not"),
-        ("values.yaml", "  # Worker processes a pod.\n", "", r"values.yaml: line \d+: api.workers has no comment"),
-        ("README.md", "<!-- generated: settings -->", "", "expected a place each for values, settings"),
+        (
+            "Chart.yaml",
+            "\nversion: ",
+            "\nversion: 9.",
+            r"Chart.yaml: version: expected app.__version__ \(.*\), got 9\.",
+        ),
+        (
+            "Chart.yaml",
+            "\nappVersion: ",
+            "\nappVersion: 9.",
+            r"Chart.yaml: appVersion: expected app.__version__ \(.*\), got 9\.",
+        ),
+        ("values.yaml", "  replicas: 2", "  replicas: -2", "api.replicas: the default does not match the schema"),
+        (
+            "values.yaml",
+            "pullPolicy: IfNotPresent",
+            "pullPolicy: Sometimes",
+            "image.pullPolicy: the default does not match",
+        ),
+        (
+            "values.yaml",
+            "  # Worker processes per pod.\n",
+            "",
+            r"values.yaml: line \d+: api.workers: missing description",
+        ),
+        ("README.md", "<!-- generated: settings -->", "", "expected one block each for values, settings"),
     ],
 )
 def test_what_does_not_fit_is_said(tree: Path, file: str, old: str, new: str, message: str) -> None:
@@ -107,34 +127,34 @@ def test_what_does_not_fit_is_said(tree: Path, file: str, old: str, new: str, me
 
 def test_no_rules_is_an_error(tree: Path) -> None:
     shutil.rmtree(tree / "prometheus/rules")
-    with pytest.raises(SystemExit, match=r"prometheus/rules has no \*.yaml to copy"):
+    with pytest.raises(SystemExit, match=r"prometheus/rules: no files match \*.yaml"):
         generate.main([], tree)
 
 
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        (HEAD + "a: 1\n", "line 5: a has no comment that says what it means"),
-        (HEAD + "# A.\na:\n  b: 1\n", "line 7: a.b has no comment"),
-        (HEAD + "# A.\n\na: 1\n", "line 5: a comment without a key"),
-        (HEAD + "# A.\na: 1\n# More.\n", "line 7: a comment without a key"),
-        (HEAD + "# A.\na: 1  # one\n", "line 6: a comment without a key"),
-        (HEAD + "  # A.\na: 1\n", "line 5: a comment without a key"),
-        (HEAD + "# A.\n# + free\na:\n  # B.\n  b: 1\n", "line 8: a comment without a key"),
-        (HEAD + "# A.\n# + mininum: 1\na: 1\n", "line 6: `+ mininum: 1` is no note"),
+        (HEAD + "a: 1\n", "line 5: a: missing description"),
+        (HEAD + "# A.\na:\n  b: 1\n", "line 7: a.b: missing description"),
+        (HEAD + "# A.\n\na: 1\n", "line 5: comment without a key"),
+        (HEAD + "# A.\na: 1\n# More.\n", "line 7: comment without a key"),
+        (HEAD + "# A.\na: 1  # one\n", "line 6: comment without a key"),
+        (HEAD + "  # A.\na: 1\n", "line 5: comment without a key"),
+        (HEAD + "# A.\n# + free\na:\n  # B.\n  b: 1\n", "line 8: comment without a key"),
+        (HEAD + "# A.\n# + mininum: 1\na: 1\n", "line 6: `+ mininum: 1`: unknown tag; expected one of free, map"),
         (HEAD + "# A.\n# + minimum: one\na: 1\n", "line 6: `+ minimum: one`: expected a number"),
         (HEAD + "# A.\n# + minimum\na: 1\n", "line 6: `+ minimum`: expected a number"),
-        (HEAD + "# A.\n# + type: text\na: 1\n", "line 6: `+ type: text`: expected some of array"),
-        (HEAD + "# A.\n# + map: number\na: {}\n", "line 6: `+ map: number`: expected one of string"),
-        (HEAD + "# A.\n# + pattern: (\na: b\n", "line 6: `+ pattern: (`: no regular expression"),
-        (HEAD + "# A.\n# + free: yes\na: {}\n", "line 6: `+ free: yes`: expected one of nothing"),
-        (HEAD + "# A.\n# + minimum: 1\n# + minimum: 2\na: 1\n", "line 7: `minimum` is noted twice"),
-        (HEAD + "# + minimum: 1\n# A.\na: 1\n", "line 6: the meaning stands above the notes"),
-        (HEAD + "# A.\n# + enum: 1\na:\n  # B.\n  b: 1\n", "line 7: a has keys of its own"),
-        (HEAD + "# A.\na: {}\n", "line 6: a is empty, and no note says what goes into it"),
-        (HEAD + "# A.\na: []\n", "line 6: a is empty"),
-        (HEAD + "# A.\na: null\n", "line 6: a is null, and no note says its type"),
-        ("# A file.\n\n# A.\na: 1\n", "line 4: no `## Section` stands above it"),
+        (HEAD + "# A.\n# + type: text\na: 1\n", "line 6: `+ type: text`: expected types from array"),
+        (HEAD + "# A.\n# + map: number\na: {}\n", "line 6: `+ map: number`: expected string or env or alert"),
+        (HEAD + "# A.\n# + pattern: (\na: b\n", "line 6: `+ pattern: (`: expected a regular expression"),
+        (HEAD + "# A.\n# + free: yes\na: {}\n", "line 6: `+ free: yes`: expected no argument"),
+        (HEAD + "# A.\n# + minimum: 1\n# + minimum: 2\na: 1\n", "line 7: `minimum`: duplicate tag"),
+        (HEAD + "# + minimum: 1\n# A.\na: 1\n", "line 6: expected the description above the tags"),
+        (HEAD + "# A.\n# + enum: 1\na:\n  # B.\n  b: 1\n", "line 7: a: tags apply to single values only"),
+        (HEAD + "# A.\na: {}\n", "line 6: a: an empty default needs a tag"),
+        (HEAD + "# A.\na: []\n", "line 6: a: an empty default needs a tag"),
+        (HEAD + "# A.\na: null\n", "line 6: a: a null default needs a `+ type` tag"),
+        ("# A file.\n\n# A.\na: 1\n", "line 4: expected a `## Section` comment above the key"),
         ("- 1\n", "line 1: expected a mapping"),
     ],
 )
@@ -158,9 +178,9 @@ def test_values_are_read_with_all_that_is_said() -> None:
     )
     first, second, third = values_file.read_values(text)
     assert (first.name, first.line, first.section, first.default) == ("a", 9, "Section", None)
-    assert (first.meaning, first.notes) == ("Of two lines.", {"minimum": 1, "type": ["integer", "null"]})
+    assert (first.description, first.tags) == ("Of two lines.", {"minimum": 1, "type": ["integer", "null"]})
     assert [(leaf.name, leaf.default) for leaf in second.leaves()] == [("b.c", "x # y"), ("b.d", {"e": {"f": 1}})]
-    assert (third.section, third.default, third.notes) == ("More", ["h"], {"items": ["string", "object"]})
+    assert (third.section, third.default, third.tags) == ("More", ["h"], {"items": ["string", "object"]})
 
 
 @pytest.mark.parametrize(
@@ -193,7 +213,7 @@ def test_table_has_every_key_and_its_default() -> None:
         for leaf in key.leaves():
             assert f"\n| `{leaf.name}` |" in text
     assert "| `api.replicas` | `2` |" in text
-    assert "`Always`, `IfNotPresent` or `Never`." in text
+    assert "One of `Always`, `IfNotPresent`, `Never`." in text
 
 
 def test_readme_tells_of_every_scenario() -> None:

@@ -173,8 +173,8 @@ def test_rules_keep_their_words_and_templates() -> None:
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
-        ({"FacialServiceDwon": {"severity": "info"}}, "there is no alert FacialServiceDwon; there are: "),
-        ({several(): {"expr": "vector(1)"}}, f"rules have the name {several()}, each with an expression of its own"),
+        ({"FacialServiceDwon": {"severity": "info"}}, "unknown alert FacialServiceDwon; expected one of: "),
+        ({several(): {"expr": "vector(1)"}}, f"rules have the name {several()}, each with a different expression"),
         ({once(): {"severty": "info"}}, "additional properties 'severty' not allowed"),
         ({once(): {"enabled": "false"}}, "got string, want boolean"),
         ({once(): {"for": "5 minutes"}}, "does not match pattern"),

@@ -117,7 +117,7 @@ SPECIAL: dict[str, Any] = {
 
 def another(key: values_file.Key) -> Any:
     """Some other value of a key."""
-    choices = [SPECIAL[key.name]] if key.name in SPECIAL else key.notes.get("enum", ())
+    choices = [SPECIAL[key.name]] if key.name in SPECIAL else key.tags.get("enum", ())
     for choice in choices:
         if choice != key.default:
             return choice
@@ -131,7 +131,7 @@ def another(key: values_file.Key) -> Any:
         case list():
             return (
                 ["other"]
-                if "string" in key.notes["items"] and "object" not in key.notes["items"]
+                if "string" in key.tags["items"] and "object" not in key.tags["items"]
                 else [{"name": "other"}]
             )
         case _:
@@ -213,7 +213,7 @@ def test_notes_name_what_is_there(scenario: Path, notes_chart: Path) -> None:
 
 def test_notes_say_what_turns_on_what_is_off(notes_chart: Path) -> None:
     text: str = template(chart=notes_chart).named("Notes", "notes")["text"]
-    off = text.partition("What is off")[2]
+    off = text.partition("Disabled features")[2]
     named = set(re.findall(r"\b[a-zA-Z]+(?:\.[a-zA-Z]+)+", off))
     assert len(named) > 8
     assert named <= {leaf.name for key in keys() for leaf in key.leaves()}

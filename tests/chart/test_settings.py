@@ -70,7 +70,7 @@ def test_defaults_are_the_services_own(monkeypatch: pytest.MonkeyPatch) -> None:
     alone = read_settings(monkeypatch, {})
     for settings in (api, worker):
         differing = {name.upper() for name in Settings.model_fields if getattr(settings, name) != getattr(alone, name)}
-        assert differing <= service_settings.OWN_SETTINGS.keys()
+        assert differing <= service_settings.MANAGED_SETTINGS.keys()
 
 
 def test_values_of_the_charts_own(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -241,12 +241,12 @@ def test_variable_may_refer_to_one_from_a_secret() -> None:
 
 def test_chart_and_generator_know_the_same_names() -> None:
     text = (CHART / "templates" / "_checks.tpl").read_text(encoding="utf-8")
-    own = re.search(r'define "facial-service\.ownSettings" -\}\}\n(.*?)\{\{- end', text, re.DOTALL)
+    own = re.search(r'define "facial-service\.managedSettings" -\}\}\n(.*?)\{\{- end', text, re.DOTALL)
     shared = re.search(r'define "facial-service\.sharedSettings" -\}\}\n(.*?)\{\{- end', text, re.DOTALL)
     assert own is not None
     assert shared is not None
     instead = {name: set(re.findall(r"\w+\.[\w.]+", said)) for name, said in yaml.safe_load(own[1]).items()}
-    documented = service_settings.OWN_SETTINGS.items()
+    documented = service_settings.MANAGED_SETTINGS.items()
     assert instead == {name: set(re.findall(r"`([^`]+)`", said)) for name, said in documented}
     assert set(re.findall(r'"([A-Z_]+)"', shared[1])) == service_settings.SHARED_SETTINGS
 

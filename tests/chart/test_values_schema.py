@@ -38,7 +38,7 @@ def mappings() -> dict[tuple[str, ...], set[str]]:
             if key.children:
                 yield key.path, {child.path[-1] for child in key.children}
                 yield from walk(key.children)
-            elif "settings" in key.notes:
+            elif "settings" in key.tags:
                 part: Any = schema()
                 for name in key.path:
                     part = part["properties"][name]
@@ -136,17 +136,17 @@ def test_another_kind_of_value_is_refused(key: values_file.Key, data: st.DataObj
     for name in key.path:
         part = part["properties"][name]
     types = {part["type"]} if isinstance(part["type"], str) else set(part["type"])
-    if "free" in key.notes:
+    if "free" in key.tags:
         kinds.pop("object")
-    taken = {kind for kind in kinds if kind in types and kind != "array" and "pattern" not in key.notes} - {"object"}
-    if "enum" in key.notes:
+    taken = {kind for kind in kinds if kind in types and kind != "array" and "pattern" not in key.tags} - {"object"}
+    if "enum" in key.tags:
         taken = set()
     kind = data.draw(st.sampled_from(sorted(kinds.keys() - taken)))
     assert not is_taken(nest(key.path, kinds[kind]))
 
 
 def test_every_level_is_closed_that_no_note_opens() -> None:
-    opened = {leaf.path for key in keys() for leaf in key.leaves() if {"free", "map", "items"} & leaf.notes.keys()}
+    opened = {leaf.path for key in keys() for leaf in key.leaves() if {"free", "map", "items"} & leaf.tags.keys()}
     opened.add(("global",))
 
     def walk(part: dict[str, Any], path: tuple[str, ...]) -> Iterator[tuple[str, ...]]:
@@ -166,7 +166,7 @@ def test_every_key_has_its_meaning_in_the_schema() -> None:
             part: Any = schema()
             for name in leaf.path:
                 part = part["properties"][name]
-            assert part["description"] == leaf.meaning
+            assert part["description"] == leaf.description
             assert part["default"] == leaf.default
 
 
@@ -198,6 +198,6 @@ def test_settings_are_the_services_less_the_charts() -> None:
     from app.settings import Settings  # noqa: PLC0415
 
     names = {name.upper() for name in Settings.model_fields}
-    assert LEVELS[("settings",)] == names - service_settings.OWN_SETTINGS.keys()
+    assert LEVELS[("settings",)] == names - service_settings.MANAGED_SETTINGS.keys()
     for component in ("api", "worker"):
         assert LEVELS[(component, "settings")] == LEVELS[("settings",)] - service_settings.SHARED_SETTINGS

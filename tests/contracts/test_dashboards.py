@@ -139,7 +139,7 @@ def test_a_label_that_is_absent_is_selected_by_default(document: dict[str, Any])
 @EACH
 def test_annotations(document: dict[str, Any]) -> None:
     there = {annotation["name"]: annotation for annotation in document["annotations"]["list"]}
-    assert list(there) == ["New version", "Deployment changed (needs kube-state-metrics)", "Alert firing"]
+    assert list(there) == ["New version", "Deployment changed (requires kube-state-metrics)", "Alert firing"]
     for annotation in there.values():
         assert annotation["datasource"] == DATASOURCE
         assert annotation["enable"]

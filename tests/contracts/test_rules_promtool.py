@@ -42,7 +42,7 @@ def test_promtool_has_nothing_against_the_rules() -> None:
 
 
 def test_promtool_has_nothing_against_the_rules_for_tests(tmp_path: Path) -> None:
-    for name, text in rule_files(speed_up=SpeedUp(factor=360, least_window_ms=5000)).items():
+    for name, text in rule_files(speed_up=SpeedUp(factor=360, min_window_ms=5000)).items():
         (tmp_path / name).write_text(text, encoding="utf-8")
     promtool("check", "rules", "--lint=all", "--lint-fatal", *sorted(tmp_path.iterdir()))
 

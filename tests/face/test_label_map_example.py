@@ -29,7 +29,7 @@ def test_script_reproduces_the_labels(
     script: ModuleType, label_image: npt.NDArray[np.uint8], landmarks_px: npt.NDArray[np.float32], frame: Size
 ) -> None:
     height, width = label_image.shape
-    made = script.make_labels(landmarks_px, photo=frame, size=Size(width, height))
+    made = script.make_labels(landmarks_px, image_size=frame, size=Size(width, height))
     assert (made == label_image).all()
     assert (width, height) != frame
     assert np.unique(made).tolist() == list(range(11))
@@ -62,7 +62,7 @@ def test_script_writes_a_map_of_the_requested_size(
     assert side.replace("x", " x ") in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("arguments", [["--size", "big"], ["--size", "0x5"], ["--photo", "nowhere.png"]])
+@pytest.mark.parametrize("arguments", [["--size", "big"], ["--size", "0x5"], ["--image", "nowhere.png"]])
 def test_script_reports_invalid_arguments(
     script: ModuleType,
     arguments: list[str],

@@ -170,12 +170,12 @@ def test_numbers_are_right(servers: dict[str, Server], opened: dict[Any, Any], n
     assert last("overview/Alerts firing/B") == 1
     assert (last("overview/Availability, 30 days/A"), last("overview/Error budget left, 30 days/A")) == (1, 1)
     assert (last("tasks/Queue/A"), last("tasks/Workers/A")) == (1, TASK_WORKERS)
-    assert 0 < last("tasks/Failed/A") < 1
-    assert (last("tasks/Given up on/A"), last("resources/Slowest scrape/A") < 2) == (0, True)
+    assert 0 < last("tasks/Failure ratio/A") < 1
+    assert (last("tasks/Dead letters/A"), last("resources/Slowest scrape/A") < 2) == (0, True)
     # Two of the ten pictures that are asked about cannot be read, and one of seven results is a region of the caller's.
-    assert 0.05 < last("images/Unreadable/A") < 0.4
-    assert 5 < last("images/Regions a result/A") < 13
-    assert 0 < last("images/Found in the cache/A") < 1
+    assert 0.05 < last("images/Decode failures/A") < 0.4
+    assert 5 < last("images/Regions per result/A") < 13
+    assert 0 < last("images/Cache hit ratio/A") < 1
 
 
 @pytest.mark.parametrize("name", ["plain", "kubernetes"])

@@ -1,6 +1,6 @@
-"""Write what nats-server needs of the token's Secret, in its own form, whatever characters the token is made of.
+"""Write the token from the Secret to a configuration file of nats-server, quoted.
 
-Read from the environment as it is, a token such as 20m or one with a # in it would be taken for something else.
+The server would parse an unquoted token from the environment: 20m as a number, and a # as the start of a comment.
 """
 
 import json
@@ -17,6 +17,6 @@ if len(hosts) > 1:
     values["ROUTES"] = [f"nats-route://{user}@{host}:6222" for host in hosts]
 
 os.umask(0o077)
-# The server reads JSON, but not its escapes for what is beyond ASCII.
+# nats-server reads JSON strings, but not their escapes for non-ASCII characters.
 lines = [f"{name}: {json.dumps(value, ensure_ascii=False)}\n" for name, value in values.items()]
 Path("/run/nats/access.conf").write_text("".join(lines), encoding="utf-8")

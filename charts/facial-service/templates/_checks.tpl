@@ -1,5 +1,5 @@
-{{/* Settings that the chart sets itself, and what to set instead; without that, nothing can be. */}}
-{{- define "facial-service.ownSettings" -}}
+{{/* Settings that the chart manages, with the values to use instead. An empty string means that there is none. */}}
+{{- define "facial-service.managedSettings" -}}
 HOST: ""
 PORT: ""
 METRICS_PORT: ""
@@ -28,66 +28,66 @@ NATS_TLS_KEY_FILE: externalNats.tlsSecret
 {{- end }}
 
 {{/*
-Settings that API and workers have to agree on, as JSON: both keep the streams in line with theirs, write and read the
-same records, and a task that one accepts is checked again by the other.
+Settings that must be equal for the API and the workers, as a JSON list. Both configure the streams and access the same
+records, and the worker validates again what the API has accepted.
 */}}
 {{- define "facial-service.sharedSettings" -}}
 {{- list "TASK_QUEUE_MAX_MESSAGES" "TASK_QUEUE_MAX_BYTES" "TASK_DEAD_MAX_BYTES" "TASK_ACK_WAIT_S" "TASK_DURATION_BUCKETS" "TASK_WAIT_BUCKETS" "RESULT_TTL" "RESULT_MAX_BYTES" "RESULT_CACHE" "MAX_IMAGE_PIXELS" "LANDMARK_MARGIN" | toJson }}
 {{- end }}
 
-{{/* Settings that the chart reads to make something else of, as JSON; as variables it would not see them. */}}
+{{/* Settings that templates read, as a JSON list. Templates cannot read them from environment variables. */}}
 {{- define "facial-service.readSettings" -}}
 {{- list "MAX_BODY_BYTES" "ENABLE_METRICS" "TASK_QUEUE_MAX_BYTES" "RESULT_MAX_BYTES" "TASK_DEAD_MAX_BYTES" | toJson }}
 {{- end }}
 
 {{/*
-Names that are refused, one sentence a line: (dict "path" "api.env" "given" .Values.api.env "own" $own "refused" (dict
-"NAME" "why")).
+Error messages for rejected names, one per line: (dict "path" "api.env" "given" .Values.api.env "managed" $managed
+"rejected" (dict "NAME" "reason")).
 */}}
 {{- define "facial-service.checkNames" -}}
 {{- $check := . }}
 {{- range $name, $value := .given }}
 {{- $upper := upper $name }}
-{{- if hasKey $check.own $upper }}
-{{- $instead := get $check.own $upper }}
-{{ $check.path }}.{{ $name }}: the chart sets {{ $upper }} itself; {{ if $instead }}set {{ $instead }} instead{{ else }}leave it out{{ end }}
-{{- else if hasKey $check.refused $upper }}
-{{ $check.path }}.{{ $name }}: {{ get $check.refused $upper }}; set it in `settings`
+{{- if hasKey $check.managed $upper }}
+{{- $instead := get $check.managed $upper }}
+{{ $check.path }}.{{ $name }}: the chart manages {{ $upper }}; {{ if $instead }}set {{ $instead }} instead{{ else }}remove it{{ end }}
+{{- else if hasKey $check.rejected $upper }}
+{{ $check.path }}.{{ $name }}: {{ get $check.rejected $upper }}; set it in `settings`
 {{- end }}
 {{- end }}
 {{- end }}
 
-{{- /* Of `settings`, the schema lets through none of these; whoever passes it over is told here. */}}
+{{- /* The schema rejects these settings too; this check also works with --skip-schema-validation. */}}
 {{- define "facial-service.checkSettings" -}}
-{{- $own := include "facial-service.ownSettings" . | fromYaml }}
+{{- $managed := include "facial-service.managedSettings" . | fromYaml }}
 {{- $shared := dict }}
 {{- range include "facial-service.sharedSettings" . | fromJsonArray }}
-{{- $_ := set $shared . "API and workers have to agree on it" }}
+{{- $_ := set $shared . "it must be the same for the API and the workers" }}
 {{- end }}
 {{- $read := dict }}
 {{- range include "facial-service.readSettings" . | fromJsonArray }}
-{{- $_ := set $read . "the chart has to know it, and does not read variables" }}
+{{- $_ := set $read . "the chart needs its value and cannot read environment variables" }}
 {{- end }}
-{{- include "facial-service.checkNames" (dict "path" "settings" "given" .Values.settings "own" $own "refused" dict) }}
-{{- include "facial-service.checkNames" (dict "path" "env" "given" .Values.env "own" $own "refused" $read) }}
+{{- include "facial-service.checkNames" (dict "path" "settings" "given" .Values.settings "managed" $managed "rejected" dict) }}
+{{- include "facial-service.checkNames" (dict "path" "env" "given" .Values.env "managed" $managed "rejected" $read) }}
 {{- range $component := list "api" "worker" }}
 {{- $values := get $.Values $component }}
-{{- include "facial-service.checkNames" (dict "path" (printf "%s.settings" $component) "given" $values.settings "own" $own "refused" $shared) }}
-{{- include "facial-service.checkNames" (dict "path" (printf "%s.env" $component) "given" $values.env "own" $own "refused" (merge dict $shared $read)) }}
+{{- include "facial-service.checkNames" (dict "path" (printf "%s.settings" $component) "given" $values.settings "managed" $managed "rejected" $shared) }}
+{{- include "facial-service.checkNames" (dict "path" (printf "%s.env" $component) "given" $values.env "managed" $managed "rejected" (merge dict $shared $read)) }}
 {{- end }}
 {{- end }}
 
 {{- define "facial-service.checkGrace" -}}
 {{- range $component := ternary (list "api" "worker") (list "api") .Values.worker.enabled }}
 {{- $grace := (get $.Values $component).terminationGracePeriodSeconds }}
-{{- $least := include "facial-service.stopSeconds" (dict "root" $ "component" $component) | int }}
-{{- if and (not (kindIs "invalid" $grace)) (lt (int $grace) $least) }}
-{{ $component }}.terminationGracePeriodSeconds: {{ int $grace }} s end what is under way by force; its end takes up to {{ $least }} s ({{ if eq $component "api" }}preStopSeconds, {{ end }}gracefulTimeoutSeconds, and {{ include "facial-service.stopMarginSeconds" $component }} s for the master), so set {{ $least }} or more, or leave it empty
+{{- $minimum := include "facial-service.stopSeconds" (dict "root" $ "component" $component) | int }}
+{{- if and (not (kindIs "invalid" $grace)) (lt (int $grace) $minimum) }}
+{{ $component }}.terminationGracePeriodSeconds: {{ int $grace }} s is too short, because a graceful shutdown takes up to {{ $minimum }} s ({{ if eq $component "api" }}preStopSeconds, {{ end }}gracefulTimeoutSeconds, and {{ include "facial-service.stopMarginSeconds" $component }} s for the master); set {{ $minimum }} or more, or leave it empty
 {{- end }}
 {{- end }}
-{{- $least := include "facial-service.lameDuckSeconds" . | int }}
-{{- if and (include "facial-service.hasNats" .) (gt (int .Values.nats.replicas) 1) (lt (int .Values.nats.terminationGracePeriodSeconds) $least) }}
-nats.terminationGracePeriodSeconds: {{ int .Values.nats.terminationGracePeriodSeconds }} s are too short for a server of a cluster to hand over its clients and streams; set {{ $least }} or more
+{{- $minimum := include "facial-service.lameDuckSeconds" . | int }}
+{{- if and (include "facial-service.hasNats" .) (gt (int .Values.nats.replicas) 1) (lt (int .Values.nats.terminationGracePeriodSeconds) $minimum) }}
+nats.terminationGracePeriodSeconds: {{ int .Values.nats.terminationGracePeriodSeconds }} s is too short for a server of a cluster to transfer its clients and streams; set {{ $minimum }} or more
 {{- end }}
 {{- end }}
 
@@ -96,85 +96,85 @@ nats.terminationGracePeriodSeconds: {{ int .Values.nats.terminationGracePeriodSe
 {{- if .Values.nats.enabled }}
 {{- range $name := list "url" "monitorUrl" "existingSecret" "credsSecret" "tlsSecret" }}
 {{- if get $external $name }}
-externalNats.{{ $name }}: tasks go to this release's own server as long as nats.enabled is true; set that to false, or leave externalNats.{{ $name }} empty
+externalNats.{{ $name }}: it has no effect while nats.enabled is true; set nats.enabled to false, or leave externalNats.{{ $name }} empty
 {{- end }}
 {{- end }}
 {{- else if .Values.nats.auth.existingSecret }}
-nats.auth.existingSecret: it is for this release's own server, and nats.enabled is false; set externalNats.existingSecret instead
+nats.auth.existingSecret: it has no effect while nats.enabled is false; set externalNats.existingSecret instead
 {{- else if and .Values.worker.enabled (not $external.url) }}
-nats.enabled: without a queue of its own the release needs another; set externalNats.url, or worker.enabled to false for a service without tasks
+nats.enabled: workers need a queue; set it to true, set externalNats.url, or set worker.enabled to false to run without tasks
 {{- end }}
 {{- range $name := list "url" "monitorUrl" }}
 {{- if contains "@" (get $external $name) }}
-externalNats.{{ $name }}: an address with a password in it would stand in the clear in every pod; name a Secret in externalNats.existingSecret
+externalNats.{{ $name }}: credentials in a URL would be visible in every pod specification; put them into a Secret and set externalNats.existingSecret
 {{- end }}
 {{- end }}
 {{- if and $external.existingSecret $external.credsSecret }}
-externalNats.existingSecret and externalNats.credsSecret: servers take one way to authenticate; choose one
+externalNats.existingSecret and externalNats.credsSecret: only one authentication method can be used; set one of them
 {{- end }}
 {{- if and $external.tlsClientCertificate (not $external.tlsSecret) }}
-externalNats.tlsClientCertificate: there is no Secret to take the certificate from; set externalNats.tlsSecret
+externalNats.tlsClientCertificate: the client certificate needs a Secret; set externalNats.tlsSecret
 {{- end }}
 {{- if include "facial-service.hasNats" . }}
 {{- $bounds := include "facial-service.queueBounds" . | int64 }}
 {{- if lt (include "facial-service.storeBytes" . | int64) (mul 2 $bounds) }}
-{{- $least := divf (mul 2 $bounds) 0.9 1048576 | ceil }}
-nats.persistence.size: {{ include "facial-service.text" .Values.nats.persistence.size }} cannot hold what TASK_QUEUE_MAX_BYTES, RESULT_MAX_BYTES and TASK_DEAD_MAX_BYTES allow ({{ div $bounds 1048576 }}Mi): it takes twice that, for what is deleted goes later, and a tenth for the file system; set {{ $least }}Mi or more, or lower them in `settings`
+{{- $minimum := divf (mul 2 $bounds) 0.9 1048576 | ceil }}
+nats.persistence.size: {{ include "facial-service.text" .Values.nats.persistence.size }} is too small for TASK_QUEUE_MAX_BYTES, RESULT_MAX_BYTES and TASK_DEAD_MAX_BYTES ({{ div $bounds 1048576 }}Mi in total), because the volume needs twice the total and a tenth for the file system; set {{ $minimum }}Mi or more, or lower these limits in `settings`
 {{- end }}
-{{- include "facial-service.checkServers" . }}
+{{- include "facial-service.checkNatsReplicas" . }}
 {{- end }}
 {{- end }}
 
-{{/* One server and a cluster keep their streams in different ways: a cluster deletes what a single server has left. */}}
-{{- define "facial-service.checkServers" -}}
+{{/* A single server and a cluster store streams differently: a cluster deletes the streams of a single server. */}}
+{{- define "facial-service.checkNatsReplicas" -}}
 {{- $name := printf "%s-nats" (include "facial-service.fullname" .) }}
-{{- $now := lookup "apps/v1" "StatefulSet" .Release.Namespace $name }}
-{{- if and .Release.IsUpgrade $now .Values.nats.persistence.enabled }}
-{{- $had := int (dig "spec" "replicas" 1 $now) }}
-{{- if and $had (ne (gt $had 1) (gt (int .Values.nats.replicas) 1)) }}
-nats.replicas: {{ $had }} to {{ int .Values.nats.replicas }} would leave every task behind; let the queue run empty, delete the StatefulSet {{ $name }}, and upgrade then
-{{- else if gt $had (int .Values.nats.replicas) }}
-nats.replicas: {{ $had }} to {{ int .Values.nats.replicas }} would leave a cluster that still counts those that are gone, and none of the rest could go; keep {{ $had }}, or let the queue run empty, delete the StatefulSet {{ $name }}, and upgrade then
+{{- $current := lookup "apps/v1" "StatefulSet" .Release.Namespace $name }}
+{{- if and .Release.IsUpgrade $current .Values.nats.persistence.enabled }}
+{{- $currentReplicas := int (dig "spec" "replicas" 1 $current) }}
+{{- if and $currentReplicas (ne (gt $currentReplicas 1) (gt (int .Values.nats.replicas) 1)) }}
+nats.replicas: a change from {{ $currentReplicas }} to {{ int .Values.nats.replicas }} would lose every task; wait until the queue is empty, delete the StatefulSet {{ $name }}, then upgrade
+{{- else if gt $currentReplicas (int .Values.nats.replicas) }}
+nats.replicas: a change from {{ $currentReplicas }} to {{ int .Values.nats.replicas }} is not possible, because the cluster still counts the removed servers as peers and no other server could stop; keep {{ $currentReplicas }}, or wait until the queue is empty, delete the StatefulSet {{ $name }}, then upgrade
 {{- end }}
 {{- end }}
 {{- end }}
 
 {{- define "facial-service.checkScaling" -}}
 {{- if and .Values.worker.enabled .Values.worker.autoscaling.enabled .Values.worker.keda.enabled }}
-worker.autoscaling.enabled and worker.keda.enabled: two autoscalers would fight over the same pods; choose one
+worker.autoscaling.enabled and worker.keda.enabled: only one autoscaler can manage the worker pods; enable one of them
 {{- end }}
 {{- end }}
 
 {{- define "facial-service.checkMetrics" -}}
 {{- $isOff := has (include "facial-service.setting" (dict "root" . "component" "api" "name" "ENABLE_METRICS" "default" true) | lower) (list "false" "0" "no" "off" "f" "n") }}
 {{- if and $isOff (or .Values.metrics.serviceMonitor.enabled .Values.metrics.podMonitor.enabled) }}
-settings.ENABLE_METRICS: there would be nothing for Prometheus to read, and every target down; turn off metrics.serviceMonitor and metrics.podMonitor, or leave it out
+settings.ENABLE_METRICS: without metrics every Prometheus target would be down; disable metrics.serviceMonitor and metrics.podMonitor, or set it to true
 {{- end }}
 {{- end }}
 
 {{- define "facial-service.checkPods" -}}
 {{- if and .Values.api.service.nodePort (eq .Values.api.service.type "ClusterIP") }}
-api.service.nodePort: a Service of type ClusterIP has no port on nodes; set api.service.type to NodePort or LoadBalancer
+api.service.nodePort: a Service of type ClusterIP has no node port; set api.service.type to NodePort or LoadBalancer
 {{- end }}
 {{- range .Values.extraVolumes }}
 {{- if has .name (list "metrics" "tmp" "nats-access") }}
-extraVolumes: the chart has a volume called {{ .name }} already; choose another name
+extraVolumes: the name {{ .name }} is reserved for a volume of the chart; choose another name
 {{- end }}
 {{- end }}
 {{- range .Values.extraContainers }}
 {{- if has .name (list "api" "worker") }}
-extraContainers: the chart has a container called {{ .name }} already; choose another name
+extraContainers: the name {{ .name }} is reserved for a container of the chart; choose another name
 {{- end }}
 {{- end }}
 {{- end }}
 
-{{/* Says everything that contradicts itself, at once. */}}
+{{/* Fail with all contradictions in the values at once. */}}
 {{- define "facial-service.checks" -}}
-{{- $found := list }}
+{{- $errors := list }}
 {{- range list "Settings" "Grace" "Queue" "Scaling" "Metrics" "Pods" }}
-{{- with trim (include (printf "facial-service.check%s" .) $) }}{{ $found = append $found . }}{{ end }}
+{{- with trim (include (printf "facial-service.check%s" .) $) }}{{ $errors = append $errors . }}{{ end }}
 {{- end }}
-{{- with $found }}
+{{- with $errors }}
 {{- fail (printf "\n\n%s\n" (join "\n" .)) }}
 {{- end }}
 {{- end }}

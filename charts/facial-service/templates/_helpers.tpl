@@ -1,9 +1,9 @@
-{{/* Name of the chart, or what takes its place. */}}
+{{/* Name of the chart, or its override. */}}
 {{- define "facial-service.name" -}}
 {{- default .Chart.Name .Values.nameOverride | trunc 40 | trimSuffix "-" }}
 {{- end }}
 
-{{/* Begin of the names of all objects; short enough for what is put behind it. */}}
+{{/* Prefix of all object names, short enough for a suffix. */}}
 {{- define "facial-service.fullname" -}}
 {{- if .Values.fullnameOverride }}
 {{- .Values.fullnameOverride | trunc 40 | trimSuffix "-" }}
@@ -21,17 +21,17 @@ app.kubernetes.io/instance: {{ .root.Release.Name }}
 app.kubernetes.io/component: {{ .component }}
 {{- end }}
 
-{{/* Labels of every object, the chart's own over the user's: (dict "root" $ "component" "api"). */}}
+{{/* Labels of every object. Chart labels take precedence over commonLabels: (dict "root" $ "component" "api"). */}}
 {{- define "facial-service.labels" -}}
-{{- $own := include "facial-service.selectorLabels" . | fromYaml }}
-{{- $_ := set $own "app.kubernetes.io/version" .root.Chart.AppVersion }}
-{{- $_ = set $own "app.kubernetes.io/part-of" (include "facial-service.name" .root) }}
-{{- $_ = set $own "app.kubernetes.io/managed-by" .root.Release.Service }}
-{{- $_ = set $own "helm.sh/chart" (printf "%s-%s" .root.Chart.Name .root.Chart.Version | replace "+" "_" | trunc 63 | trimSuffix "-") }}
-{{- toYaml (merge $own (.root.Values.commonLabels | default dict)) }}
+{{- $labels := include "facial-service.selectorLabels" . | fromYaml }}
+{{- $_ := set $labels "app.kubernetes.io/version" .root.Chart.AppVersion }}
+{{- $_ = set $labels "app.kubernetes.io/part-of" (include "facial-service.name" .root) }}
+{{- $_ = set $labels "app.kubernetes.io/managed-by" .root.Release.Service }}
+{{- $_ = set $labels "helm.sh/chart" (printf "%s-%s" .root.Chart.Name .root.Chart.Version | replace "+" "_" | trunc 63 | trimSuffix "-") }}
+{{- toYaml (merge $labels (.root.Values.commonLabels | default dict)) }}
 {{- end }}
 
-{{/* The image of every pod, by digest where there is one. */}}
+{{/* Image of every pod, by digest if one is set. */}}
 {{- define "facial-service.image" -}}
 {{- $name := .Values.image.repository }}
 {{- with .Values.image.registry }}{{ $name = printf "%s/%s" . $name }}{{ end }}

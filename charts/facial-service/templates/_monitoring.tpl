@@ -1,5 +1,5 @@
 {{/*
-Labels of an object, with the user's over them, as texts whatever the user wrote:
+Labels of an object, merged with labels from the values, which take precedence. All label values become strings:
 (dict "root" $ "component" "monitoring" "labels" .Values.metrics.labels).
 */}}
 {{- define "facial-service.labelsWith" -}}
@@ -11,8 +11,8 @@ Labels of an object, with the user's over them, as texts whatever the user wrote
 {{- end }}
 
 {{/*
-Name of an object that may go to another namespace: there it says where it comes from, for releases of one name in
-several namespaces: (dict "root" $ "namespace" .Values.metrics.namespace).
+Name of an object that may be in another namespace. There it includes the release namespace, so that releases of the
+same name do not collide: (dict "root" $ "namespace" .Values.metrics.namespace).
 */}}
 {{- define "facial-service.nameIn" -}}
 {{- $fullname := include "facial-service.fullname" .root }}
@@ -23,30 +23,30 @@ several namespaces: (dict "root" $ "namespace" .Values.metrics.namespace).
 {{- end }}
 {{- end }}
 
-{{/* What a file adds to the name of its object: (dict "root" $ "path" "files/rules/facial-service-slo.yaml"). */}}
+{{/* Object name suffix from a file name: (dict "root" $ "path" "files/rules/facial-service-slo.yaml"). */}}
 {{- define "facial-service.fileName" -}}
 {{- $name := base .path | trimSuffix (ext .path) | lower | replace "_" "-" | replace "." "-" }}
 {{- $name | trimPrefix (printf "%s-" .root.Chart.Name) }}
 {{- end }}
 
-{{/* A duration such as 15s, in milliseconds. */}}
+{{/* Convert a duration such as 15s to milliseconds. */}}
 {{- define "facial-service.milliseconds" -}}
 {{- $unit := regexFind "[a-z]+$" . }}
 {{- mul (regexFind "^[0-9]+" . | int64) (get (dict "ms" 1 "s" 1000 "m" 60000) $unit) }}
 {{- end }}
 
-{{/* Refuses monitors that would scrape nothing, or everything twice. */}}
+{{/* Fail if both monitors are enabled, or if the scrape timeout exceeds the interval. */}}
 {{- define "facial-service.checkMonitors" -}}
 {{- $metrics := .Values.metrics }}
 {{- if and $metrics.serviceMonitor.enabled $metrics.podMonitor.enabled }}
-{{- fail "metrics.serviceMonitor.enabled and metrics.podMonitor.enabled: every pod would be scraped twice; choose one" }}
+{{- fail "metrics.serviceMonitor.enabled and metrics.podMonitor.enabled: every pod would be scraped twice; enable one of them" }}
 {{- end }}
 {{- if gt (include "facial-service.milliseconds" $metrics.scrapeTimeout | int64) (include "facial-service.milliseconds" $metrics.interval | int64) }}
-{{- fail (printf "metrics.scrapeTimeout (%s) is longer than metrics.interval (%s): the Prometheus Operator would pass over the monitor" $metrics.scrapeTimeout $metrics.interval) }}
+{{- fail (printf "metrics.scrapeTimeout: expected at most metrics.interval (%[2]s), got %[1]s; the Prometheus Operator would ignore the monitor" $metrics.scrapeTimeout $metrics.interval) }}
 {{- end }}
 {{- end }}
 
-{{/* How each target is scraped. */}}
+{{/* Scrape endpoint of a monitor. */}}
 {{- define "facial-service.endpoint" -}}
 port: metrics
 path: /metrics
@@ -54,13 +54,13 @@ interval: {{ .Values.metrics.interval }}
 scrapeTimeout: {{ .Values.metrics.scrapeTimeout }}
 honorLabels: false
 relabelings:
-  # Rules and dashboards look for this job, whatever the release is called.
+  # Rules and dashboards select this job, independent of the release name.
   - targetLabel: job
     replacement: facial-service
-  # `component` is a label of metrics.
+  # Not `component`, because some metrics have a label of that name.
   - sourceLabels: [__meta_kubernetes_pod_label_app_kubernetes_io_component]
     targetLabel: role
-  # The Operator's name of the port: a metric's label of that name, the route, would have to give way to it.
+  # Drop the port name that the Operator adds: it would replace the metrics' own `endpoint` label, the route.
   - action: labeldrop
     regex: endpoint
   {{- with .Values.metrics.relabelings }}
@@ -72,7 +72,7 @@ metricRelabelings:
 {{- end }}
 {{- end }}
 
-{{/* What both kinds of monitors have in common. */}}
+{{/* Fields shared by ServiceMonitor and PodMonitor. */}}
 {{- define "facial-service.monitorSpec" -}}
 namespaceSelector:
   matchNames: [{{ .Release.Namespace }}]

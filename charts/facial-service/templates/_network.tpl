@@ -1,6 +1,6 @@
 {{/*
-What is reached from outside: the API and its pages. Everything else on the API's port stays inside (/metrics,
-/health, /version), so there is no prefix `/`.
+Paths exposed outside the cluster: the API and its pages. There is no prefix `/`, because the other paths of the API port
+(/metrics, /health, /version) must stay internal.
 */}}
 {{- define "facial-service.publicPaths" -}}
 - {path: /api, match: Prefix}
@@ -11,15 +11,15 @@ What is reached from outside: the API and its pages. Everything else on the API'
 {{- end }}
 
 {{/*
-Port of an address, without a word about the rest of it, which may hold a password:
+Port of a URL. Errors must not repeat the URL, because it may contain a password:
 (dict "url" "nats://host" "default" 4222).
 */}}
 {{- define "facial-service.urlPort" -}}
-{{- $place := regexReplaceAll "^.*@" (regexReplaceAll "^[A-Za-z]+://" (trim .url) "") "" }}
-{{- regexFind ":[0-9]+/?$" $place | trimPrefix ":" | trimSuffix "/" | default .default | int }}
+{{- $host := regexReplaceAll "^.*@" (regexReplaceAll "^[A-Za-z]+://" (trim .url) "") "" }}
+{{- regexFind ":[0-9]+/?$" $host | trimPrefix ":" | trimSuffix "/" | default .default | int }}
 {{- end }}
 
-{{/* Ports of the queue that API and workers connect to, as a JSON list. */}}
+{{/* NATS ports that the API and the workers connect to, as a JSON list. */}}
 {{- define "facial-service.queuePorts" -}}
 {{- $ports := list }}
 {{- if include "facial-service.hasNats" . }}
@@ -35,14 +35,14 @@ Port of an address, without a word about the rest of it, which may hold a passwo
 {{- $ports | uniq | toJson }}
 {{- end }}
 
-{{/* To the cluster's DNS, wherever it is: in kube-system, elsewhere, or a cache on the node that no selector meets. */}}
+{{/* Egress rule for DNS. It has no selector, because DNS may run in any namespace or as a cache on the node. */}}
 {{- define "facial-service.dnsEgress" -}}
 - ports:
     - {port: 53, protocol: UDP}
     - {port: 53, protocol: TCP}
 {{- end }}
 
-{{/* A peer, as pods of this release: (dict "root" $ "components" (list "api" "worker")). */}}
+{{/* NetworkPolicy peer that selects pods of this release: (dict "root" $ "components" (list "api" "worker")). */}}
 {{- define "facial-service.podPeer" -}}
 - podSelector:
     matchLabels:
@@ -52,7 +52,7 @@ Port of an address, without a word about the rest of it, which may hold a passwo
       - {key: app.kubernetes.io/component, operator: In, values: [{{ join ", " .components }}]}
 {{- end }}
 
-{{/* What API and workers may reach: names, the queue, and what the values add. */}}
+{{/* Egress rules of the API and the workers: DNS, the queue, and networkPolicy.egress. */}}
 {{- define "facial-service.clientEgress" -}}
 {{- include "facial-service.dnsEgress" . }}
 {{- with include "facial-service.queuePorts" . | fromJsonArray }}
@@ -70,7 +70,7 @@ Port of an address, without a word about the rest of it, which may hold a passwo
 {{- end }}
 {{- end }}
 
-{{/* Who may read metrics. */}}
+{{/* Ingress rule for the metrics port. */}}
 {{- define "facial-service.metricsIngress" -}}
 - ports:
     - {port: 9000, protocol: TCP}

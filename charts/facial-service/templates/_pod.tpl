@@ -1,6 +1,6 @@
 {{/*
-A value of the user's as the text of an environment variable: whole numbers without an exponent (Helm reads 1073741824
-from a file as 1.073741824e+09), lists joined by commas.
+Format a value as the string of an environment variable. Integers have no exponent (Helm reads 1073741824 from a file as
+1.073741824e+09), and lists are joined by commas.
 */}}
 {{- define "facial-service.text" -}}
 {{- if kindIs "float64" . }}
@@ -14,25 +14,25 @@ from a file as 1.073741824e+09), lists joined by commas.
 {{- end }}
 {{- end }}
 
-{{/* A quantity of Kubernetes, such as 8Gi or 1.5G, in bytes. */}}
+{{/* Convert a Kubernetes quantity, such as 8Gi or 1.5G, to bytes. */}}
 {{- define "facial-service.bytes" -}}
 {{- $text := include "facial-service.text" . }}
 {{- $units := dict "" 1 "k" 1e3 "M" 1e6 "G" 1e9 "T" 1e12 "P" 1e15 "Ki" 1024 "Mi" 1048576 "Gi" 1073741824 "Ti" 1099511627776 "Pi" 1125899906842624 }}
 {{- $number := regexFind "^[0-9]+([.][0-9]*)?([eE][0-9]+)?" $text }}
 {{- $unit := trimPrefix $number $text }}
 {{- if or (not $number) (not (hasKey $units $unit)) }}
-{{- fail (printf "%s: expected an amount of memory or storage, such as 512Mi or 8Gi" $text) }}
+{{- fail (printf "expected a quantity of memory or storage such as 512Mi or 8Gi, got %s" $text) }}
 {{- end }}
 {{- printf "%.0f" (mulf (float64 $number) (get $units $unit)) }}
 {{- end }}
 
-{{/* What a setting comes to for a component: (dict "root" $ "component" "api" "name" "MAX_BODY_BYTES" "default" 1). */}}
+{{/* Effective value of a component's setting: (dict "root" $ "component" "api" "name" "MAX_BODY_BYTES" "default" 1). */}}
 {{- define "facial-service.setting" -}}
 {{- $settings := mergeOverwrite (deepCopy (.root.Values.settings | default dict)) (deepCopy ((get .root.Values .component).settings | default dict)) }}
 {{- include "facial-service.text" (get $settings .name) | default (include "facial-service.text" .default) }}
 {{- end }}
 
-{{/* Bytes that the queue's streams may take together, with the defaults of app/task_settings.py. */}}
+{{/* Total size limit of the queue's streams, in bytes, with the defaults of app/task_settings.py. */}}
 {{- define "facial-service.queueBounds" -}}
 {{- $sum := 0 }}
 {{- range $name, $default := dict "TASK_QUEUE_MAX_BYTES" 1073741824 "RESULT_MAX_BYTES" 1073741824 "TASK_DEAD_MAX_BYTES" 268435456 }}
@@ -41,23 +41,26 @@ from a file as 1.073741824e+09), lists joined by commas.
 {{- $sum }}
 {{- end }}
 
-{{/* What the queue's server may store of its volume: a file system takes some of it for itself. */}}
+{{/* Storage limit of nats-server, in bytes: the volume size minus the overhead of the file system. */}}
 {{- define "facial-service.storeBytes" -}}
 {{- printf "%.0f" (floor (mulf 0.9 (include "facial-service.bytes" .Values.nats.persistence.size | float64))) }}
 {{- end }}
 
-{{/* Seconds that a master takes beyond the time of its workers: to end them, to take leave of the queue, and its exporter. */}}
+{{/*
+Shutdown time of the master after the graceful timeout, in seconds: to stop its workers, to disconnect from the queue, and
+to stop its exporter.
+*/}}
 {{- define "facial-service.stopMarginSeconds" -}}
 {{- get (dict "api" 5 "worker" 7) . }}
 {{- end }}
 
-{{/* Seconds that a pod's orderly end may take, the sum of its parts: (dict "root" $ "component" "api"). */}}
+{{/* Maximum duration of a pod's graceful shutdown, in seconds: (dict "root" $ "component" "api"). */}}
 {{- define "facial-service.stopSeconds" -}}
 {{- $values := get .root.Values .component }}
 {{- add (int (dig "preStopSeconds" 0 $values)) (int $values.gracefulTimeoutSeconds) (include "facial-service.stopMarginSeconds" .component | int) }}
 {{- end }}
 
-{{/* Addresses of the queue's servers in this release, as a JSON list of hosts. */}}
+{{/* Hosts of the NATS servers of this release, as a JSON list. */}}
 {{- define "facial-service.natsHosts" -}}
 {{- $name := printf "%s-nats" (include "facial-service.fullname" .) }}
 {{- $hosts := list }}
@@ -65,7 +68,7 @@ from a file as 1.073741824e+09), lists joined by commas.
 {{- toJson $hosts }}
 {{- end }}
 
-{{/* Variables that say where the queue is and how to be let in; as a map. */}}
+{{/* Environment variables with the queue's addresses and credentials, as a map. */}}
 {{- define "facial-service.natsEnv" -}}
 {{- if include "facial-service.hasNats" . }}
 {{- $urls := list }}
@@ -99,8 +102,8 @@ NATS_TLS_KEY_FILE: /etc/nats-access/tls.key
 {{- end }}
 {{- end }}
 
-{{/* Variables that the chart sets itself, as a map: (dict "root" $ "component" "api"). */}}
-{{- define "facial-service.ownEnv" -}}
+{{/* Environment variables that the chart manages, as a map: (dict "root" $ "component" "api"). */}}
+{{- define "facial-service.managedEnv" -}}
 {{- $values := get .root.Values .component -}}
 HOST: 0.0.0.0
 METRICS_PORT: "9000"
@@ -124,14 +127,15 @@ TASK_WORKERS: {{ int $values.processes | quote }}
 {{- end }}
 
 {{/*
-The variables of a component, each name once, whatever says it: what is said for all, for the component, by the chart.
-Those with a source come first, so that a text may refer to them as $(NAME): (dict "root" $ "component" "api").
+Environment variables of a component, without duplicate names. In increasing precedence: `env`, the component's `settings`
+and `env`, managed variables. Variables with `valueFrom` come first, so that other values can refer to them as $(NAME):
+(dict "root" $ "component" "api").
 */}}
 {{- define "facial-service.env" -}}
 {{- $values := get .root.Values .component }}
 {{- $sources := dict }}
 {{- $texts := dict }}
-{{- range list .root.Values.env $values.settings $values.env (include "facial-service.ownEnv" . | fromYaml) }}
+{{- range list .root.Values.env $values.settings $values.env (include "facial-service.managedEnv" . | fromYaml) }}
 {{- range $name, $value := . }}
 {{- $_ := unset $sources $name }}
 {{- $_ = unset $texts $name }}
@@ -148,7 +152,7 @@ Those with a source come first, so that a text may refer to them as $(NAME): (di
 {{- toYaml $entries }}
 {{- end }}
 
-{{/* Where more variables come from: the common settings, what the user names, and credentials of servers elsewhere. */}}
+{{/* Sources of environment variables: the shared settings, `envFrom`, and credentials of external NATS servers. */}}
 {{- define "facial-service.envFrom" -}}
 - configMapRef:
     name: {{ include "facial-service.fullname" . }}-settings
@@ -161,7 +165,7 @@ Those with a source come first, so that a text may refer to them as $(NAME): (di
 {{- end }}
 {{- end }}
 
-{{/* The common settings, as they stand in the ConfigMap. */}}
+{{/* Data of the ConfigMap with the shared settings. */}}
 {{- define "facial-service.settings" -}}
 {{- $data := dict }}
 {{- range $name, $value := .Values.settings }}
@@ -171,8 +175,8 @@ Those with a source come first, so that a text may refer to them as $(NAME): (di
 {{- end }}
 
 {{/*
-Labels and annotations of a component's pods. No version stands among them: a pod is replaced where it changes, not
-where the chart does: (dict "root" $ "component" "api" "checksums" (dict "settings" "…")).
+Labels and annotations of a component's pods. They do not include the chart version, because a new chart version alone
+must not restart pods: (dict "root" $ "component" "api" "checksums" (dict "settings" "…")).
 */}}
 {{- define "facial-service.podMetadata" -}}
 {{- $selected := include "facial-service.selectorLabels" . | fromYaml }}
@@ -187,8 +191,8 @@ annotations:
 {{- end }}
 
 {{/*
-Where a component's pods run, and as whom: (dict "root" $ "component" "api"). `values` names the part of the values that
-says so, where that is another.
+Scheduling and security fields of a pod specification: (dict "root" $ "component" "api"). Set "values" if another
+component's values apply.
 */}}
 {{- define "facial-service.podSpec" -}}
 {{- $values := get .root.Values (.values | default .component) -}}
@@ -221,22 +225,22 @@ affinity:
 {{- end }}
 
 {{/*
-How pods are spread; a constraint that does not say whose is about the component's own: (dict "root" $ "component"
-"api" "revisionLabel" "pod-template-hash"). Pods of another revision do not count, for they are about to go.
+Topology spread constraints. A constraint without a label selector selects the component's pods. Pods of other revisions
+do not count, because they are about to stop: (dict "root" $ "component" "api" "revisionLabel" "pod-template-hash").
 */}}
 {{- define "facial-service.topologySpread" -}}
-{{- $own := dict "labelSelector" (dict "matchLabels" (include "facial-service.selectorLabels" . | fromYaml)) }}
-{{- with .revisionLabel }}{{ $_ := set $own "matchLabelKeys" (list .) }}{{ end }}
+{{- $defaults := dict "labelSelector" (dict "matchLabels" (include "facial-service.selectorLabels" . | fromYaml)) }}
+{{- with .revisionLabel }}{{ $_ := set $defaults "matchLabelKeys" (list .) }}{{ end }}
 {{- $default := dict "maxSkew" 1 "topologyKey" "kubernetes.io/hostname" "whenUnsatisfiable" "ScheduleAnyway" }}
 {{- $constraints := list }}
 {{- range (get .root.Values .component).topologySpreadConstraints | default (list $default) }}
-{{- $constraints = append $constraints (ternary . (merge dict . $own) (hasKey . "labelSelector")) }}
+{{- $constraints = append $constraints (ternary . (merge dict . $defaults) (hasKey . "labelSelector")) }}
 {{- end -}}
 topologySpreadConstraints:
   {{- toYaml $constraints | nindent 2 }}
 {{- end }}
 
-{{/* A container's image and security. */}}
+{{/* Image and security context of a container. */}}
 {{- define "facial-service.container" -}}
 image: {{ include "facial-service.image" . | quote }}
 imagePullPolicy: {{ .Values.image.pullPolicy }}
@@ -247,7 +251,7 @@ securityContext:
 {{- end }}
 
 {{/*
-The three probes, on one port: (dict "root" $ "port" "metrics" "startup" "/health/ready" "ready" "/health/ready"
+Startup, readiness and liveness probes on one port: (dict "root" $ "port" "metrics" "startup" "/health/ready" "ready" "/health/ready"
 "live" "/health/live" "startupFactor" 1).
 */}}
 {{- define "facial-service.probes" -}}
@@ -270,7 +274,7 @@ livenessProbe:
 {{- end }}
 {{- end }}
 
-{{/* What API and workers mount. */}}
+{{/* Volume mounts of the API and the workers. */}}
 {{- define "facial-service.volumeMounts" -}}
 - {name: metrics, mountPath: /run/metrics}
 - {name: tmp, mountPath: /tmp}
@@ -282,17 +286,17 @@ livenessProbe:
 {{- end }}
 {{- end }}
 
-{{/* Whether files let API and workers in at servers elsewhere: "true", or nothing. */}}
+{{/* "true" if external NATS servers need credentials from files, otherwise empty. */}}
 {{- define "facial-service.hasNatsAccess" -}}
 {{- if and .Values.worker.enabled (not .Values.nats.enabled) (or .Values.externalNats.credsSecret .Values.externalNats.tlsSecret) }}true{{ end }}
 {{- end }}
 
 {{/*
-The volumes of API and workers: (dict "root" $ "processes" 2).
+Volumes of the API and the workers: (dict "root" $ "processes" 2).
 
-Metric files live in memory, and a process that writes to one when the volume is full is killed (SIGBUS). An API worker
-that has answered every method on every path takes 0.7 MiB, anything else less than 0.1; so 4 MiB for each of them, and
-for what runs beside them, holds several times the buckets too. Only what is used counts against the memory limit.
+Processes cannot record new metrics if the volume for metric files is full. An API worker that has served every method
+on every path uses 0.7 MiB; other processes use less than 0.1 MiB. So 4 MiB for each worker, plus 4 MiB for all other
+processes, also suffice for several times as many buckets. Only used space counts against the memory limit.
 */}}
 {{- define "facial-service.volumes" -}}
 {{- $root := .root -}}
@@ -330,7 +334,7 @@ for what runs beside them, holds several times the buckets too. Only what is use
 {{- end }}
 {{- end }}
 
-{{/* Annotations by which a Prometheus without the Operator finds pods, where no monitor does it. */}}
+{{/* Annotations for service discovery by a Prometheus without the Operator, unless a monitor is enabled. */}}
 {{- define "facial-service.scrapeAnnotations" -}}
 {{- if not (or .Values.metrics.serviceMonitor.enabled .Values.metrics.podMonitor.enabled) -}}
 annotations:

@@ -1,18 +1,18 @@
-{{/* The group of alerts most of which kube-prometheus-stack has of its own. */}}
+{{/* Name of the alert group that kube-prometheus-stack largely covers with its own alerts. */}}
 {{- define "facial-service.kubernetesGroup" -}}
 facial-service-kubernetes
 {{- end }}
 
-{{/* The groups of a file of rules, as a YAML list: (dict "path" $path "content" $bytes). */}}
+{{/* Groups of a rule file, as a YAML list: (dict "path" $path "content" $bytes). */}}
 {{- define "facial-service.fileGroups" -}}
 {{- $parsed := fromYaml (toString .content) }}
 {{- if not (kindIs "slice" (get $parsed "groups")) }}
-{{- fail (printf "%s is no file of rules: %s" .path (get $parsed "Error" | default "it has no list of groups")) }}
+{{- fail (printf "%s: expected a rule file: %s" .path (get $parsed "Error" | default "it has no list of groups")) }}
 {{- end }}
 {{- toYaml $parsed.groups }}
 {{- end }}
 
-{{/* Names of all alerts of the files, one for each rule, as a JSON list. */}}
+{{/* Alert names of all rule files, one entry per rule, as a JSON list. */}}
 {{- define "facial-service.alertNames" -}}
 {{- $names := list }}
 {{- range $path, $content := .Files.Glob "files/rules/*.yaml" }}
@@ -25,25 +25,25 @@ facial-service-kubernetes
 {{- toJson $names }}
 {{- end }}
 
-{{/* Refuses overrides that would change nothing, or the wrong thing. */}}
+{{/* Fail if an override matches no alert, or if its expression would apply to several rules. */}}
 {{- define "facial-service.checkOverrides" -}}
 {{- $names := include "facial-service.alertNames" . | fromJsonArray }}
 {{- range $name, $override := .Values.prometheusRule.overrides }}
 {{- if not (has $name $names) }}
-{{- fail (printf "prometheusRule.overrides: there is no alert %s; there are: %s" $name ($names | uniq | sortAlpha | join ", " | default "none")) }}
+{{- fail (printf "prometheusRule.overrides: unknown alert %s; expected one of: %s" $name ($names | uniq | sortAlpha | join ", " | default "none")) }}
 {{- end }}
 {{- $count := 0 }}
 {{- range $names }}{{ if eq . $name }}{{ $count = add1 $count }}{{ end }}{{ end }}
 {{- if and (gt (int $count) 1) (get ($override | default dict) "expr") }}
-{{- fail (printf "prometheusRule.overrides.%[1]s.expr: %[2]d rules have the name %[1]s, each with an expression of its own; turn them off by enabled: false, and put yours into prometheusRule.additionalGroups" $name (int $count)) }}
+{{- fail (printf "prometheusRule.overrides.%[1]s.expr: %[2]d rules have the name %[1]s, each with a different expression; disable them with enabled: false, and add your rule to prometheusRule.additionalGroups" $name (int $count)) }}
 {{- end }}
 {{- end }}
 {{- end }}
 
 {{/*
-Groups as they are to be loaded, as a YAML list, or nothing: (dict "root" $ "groups" $groups). Values go from object to
-object and never through `tpl`, since Prometheus' own templates are written in the same braces. Of a group that is off,
-what it records stays, and so does an alert that is turned on by its name.
+Groups with overrides applied, as a YAML list, or empty: (dict "root" $ "groups" $groups). Rules are not passed through
+`tpl`, because Prometheus templates use the same braces. A disabled group keeps its recording rules, and the alerts that
+an override enables.
 */}}
 {{- define "facial-service.ruleGroups" -}}
 {{- $values := .root.Values.prometheusRule }}
@@ -68,7 +68,7 @@ what it records stays, and so does an alert that is turned on by its name.
 {{- end }}
 {{- end }}
 
-{{/* An alert with its override, as YAML: (dict "root" $ "rule" $rule "override" $override). */}}
+{{/* Alert with its override applied, as YAML: (dict "root" $ "rule" $rule "override" $override). */}}
 {{- define "facial-service.alert" -}}
 {{- $rule := deepCopy .rule }}
 {{- $labels := get $rule "labels" | default dict }}
@@ -93,7 +93,7 @@ what it records stays, and so does an alert that is turned on by its name.
 {{- toYaml $rule }}
 {{- end }}
 
-{{/* A PrometheusRule: (dict "root" $ "name" "slo" "groups" $groupsAsYaml). */}}
+{{/* PrometheusRule object: (dict "root" $ "name" "slo" "groups" $groupsAsYaml). */}}
 {{- define "facial-service.prometheusRule" -}}
 {{- $values := .root.Values.prometheusRule -}}
 apiVersion: monitoring.coreos.com/v1

@@ -1,10 +1,10 @@
-{{/* Whether this release runs the queue's server: "true", or nothing. */}}
+{{/* "true" if this release runs NATS servers, otherwise empty. */}}
 {{- define "facial-service.hasNats" -}}
 {{- if and .Values.worker.enabled .Values.nats.enabled }}true{{ end }}
 {{- end }}
 
-{{/* Most pods of a component, whoever scales it: (dict "root" $ "component" "api"). */}}
-{{- define "facial-service.mostPods" -}}
+{{/* Maximum number of pods of a component, with any kind of scaling: (dict "root" $ "component" "api"). */}}
+{{- define "facial-service.maxPods" -}}
 {{- $values := get .root.Values .component }}
 {{- if dig "keda" "enabled" false $values }}
 {{- int $values.keda.maxReplicas }}
@@ -15,20 +15,20 @@
 {{- end }}
 {{- end }}
 
-{{/* Refuses a range that is upside down: (dict "path" "api.autoscaling" "range" .Values.api.autoscaling). */}}
+{{/* Fail if minReplicas exceeds maxReplicas: (dict "path" "api.autoscaling" "range" .Values.api.autoscaling). */}}
 {{- define "facial-service.checkRange" -}}
 {{- if gt (int .range.minReplicas) (int .range.maxReplicas) }}
-{{- fail (printf "%s: minReplicas (%d) is above maxReplicas (%d)" .path (int .range.minReplicas) (int .range.maxReplicas)) }}
+{{- fail (printf "%s: minReplicas (%d) exceeds maxReplicas (%d); lower minReplicas or raise maxReplicas" .path (int .range.minReplicas) (int .range.maxReplicas)) }}
 {{- end }}
 {{- end }}
 
-{{/* A HorizontalPodAutoscaler: (dict "root" $ "component" "api"). */}}
+{{/* HorizontalPodAutoscaler object: (dict "root" $ "component" "api"). */}}
 {{- define "facial-service.hpa" -}}
 {{- $values := get .root.Values .component }}
 {{- $hpa := $values.autoscaling }}
 {{- include "facial-service.checkRange" (dict "path" (printf "%s.autoscaling" .component) "range" $hpa) }}
 {{- if not (or (dig "requests" "cpu" "" $values.resources) (dig "limits" "cpu" "" $values.resources)) }}
-{{- fail (printf "%[1]s.autoscaling is on: it counts CPU in percent of the request, so set %[1]s.resources.requests.cpu" .component) }}
+{{- fail (printf "%[1]s.autoscaling: CPU utilization is relative to the CPU request, which is not set; set %[1]s.resources.requests.cpu" .component) }}
 {{- end -}}
 apiVersion: autoscaling/v2
 kind: HorizontalPodAutoscaler
@@ -45,8 +45,8 @@ spec:
   minReplicas: {{ int $hpa.minReplicas }}
   maxReplicas: {{ int $hpa.maxReplicas }}
   metrics:
-    # The container's CPU, not the pod's: containers beside it (a mesh's proxy) would thin it out, and one of them
-    # without a request for CPU would leave the autoscaler with no figure at all.
+    # Not Resource: sidecars, such as a mesh proxy, would dilute the pod's utilization. A sidecar without a CPU request
+    # would make it unavailable.
     - type: ContainerResource
       containerResource:
         name: cpu
@@ -63,14 +63,14 @@ spec:
   {{- end }}
 {{- end }}
 
-{{/* Refuses a budget that lets nobody go, and so no node be drained: (dict "path" "api" "maxUnavailable" 0). */}}
+{{/* Fail if a disruption budget blocks every node drain: (dict "path" "api" "maxUnavailable" 0). */}}
 {{- define "facial-service.checkBudget" -}}
 {{- if has (toString .maxUnavailable) (list "0" "0%") }}
-{{- fail (printf "%s.podDisruptionBudget.maxUnavailable: %v would let no node be drained; set 1 or more, or enabled to false" .path .maxUnavailable) }}
+{{- fail (printf "%s.podDisruptionBudget.maxUnavailable: %v would block every node drain; set 1 or more, or set enabled to false" .path .maxUnavailable) }}
 {{- end }}
 {{- end }}
 
-{{/* A PodDisruptionBudget: (dict "root" $ "component" "api" "maxUnavailable" 1). */}}
+{{/* PodDisruptionBudget object: (dict "root" $ "component" "api" "maxUnavailable" 1). */}}
 {{- define "facial-service.pdb" -}}
 apiVersion: policy/v1
 kind: PodDisruptionBudget
@@ -81,7 +81,7 @@ metadata:
     {{- include "facial-service.labels" . | nindent 4 }}
 spec:
   maxUnavailable: {{ toYaml .maxUnavailable }}
-  # Pods that do not get ready hold up no drain of a node; they serve nobody.
+  # Pods that are not ready serve no requests, so they must not block a node drain.
   unhealthyPodEvictionPolicy: AlwaysAllow
   selector:
     matchLabels:
@@ -89,20 +89,20 @@ spec:
 {{- end }}
 
 {{/*
-Where KEDA reads the queue's figures, as JSON {"host": "name:port", "https": bool}. It puts the path behind the host
-itself, and in a cluster the server's name before it, so the host is the headless Service.
+Monitoring endpoint for KEDA, as JSON {"host": "name:port", "https": bool}. KEDA appends the path, and for a cluster it
+prepends the server name, so the host is the headless Service.
 */}}
 {{- define "facial-service.kedaEndpoint" -}}
 {{- $url := trim .Values.externalNats.monitorUrl }}
 {{- if .Values.nats.enabled }}
 {{- if and .Values.networkPolicy.enabled (not .Values.networkPolicy.natsMonitorFrom) }}
-{{- fail "worker.keda.enabled with networkPolicy.enabled: KEDA could not read the queue's monitoring port; name its pods in networkPolicy.natsMonitorFrom" }}
+{{- fail "worker.keda.enabled: networkPolicy blocks KEDA from the queue's monitoring port; add KEDA's pods to networkPolicy.natsMonitorFrom" }}
 {{- end }}
 {{- dict "host" (printf "%s-nats.%s.svc:8222" (include "facial-service.fullname" .) .Release.Namespace) "https" false | toJson }}
 {{- else if not $url }}
-{{- fail "worker.keda.enabled: KEDA reads the tasks that wait from the monitoring port of the NATS servers; set externalNats.monitorUrl, or scale with worker.autoscaling" }}
+{{- fail "worker.keda.enabled: KEDA needs the monitoring port of the NATS servers; set externalNats.monitorUrl, or use worker.autoscaling" }}
 {{- else if not (regexMatch "^https?://[^/@?#]+/?$" $url) }}
-{{- fail "worker.keda.enabled: KEDA takes scheme, host and port of the monitoring address and nothing else; set externalNats.monitorUrl to something such as http://nats.example:8222" }}
+{{- fail "worker.keda.enabled: expected externalNats.monitorUrl with only scheme, host and port; set it to a URL such as http://nats.example:8222" }}
 {{- else }}
 {{- dict "host" (regexReplaceAll "^https?://([^/]+)/?$" $url "${1}") "https" (hasPrefix "https:" $url) | toJson }}
 {{- end }}
