@@ -141,6 +141,7 @@ class Graveyard:
                 submitted_at=record.submitted_at,
                 digest=record.digest,
                 owner=record.owner,
+                open_ttl_s=record.open_ttl_s,
             )
             with contextlib.suppress(RevisionConflictError):
                 revision = await self._records.update(again, revision)

@@ -108,7 +108,13 @@ class TaskQueue:
             IdempotencyConflictError: the key was used for another request.
         """
         task_id = uuid.uuid4().hex if idempotency_key is None else _derive_id(owner, idempotency_key)
-        record = Record(task_id=task_id, submitted_at=time.time(), digest=digest or "", owner=owner)
+        record = Record(
+            task_id=task_id,
+            submitted_at=time.time(),
+            digest=digest or "",
+            owner=owner,
+            open_ttl_s=self._records.open_ttl_s,
+        )
         lane = lane_of(caller)
         if idempotency_key is not None:  # what was taken stays so, be the queue full now
             there = await _until_settled(lambda: self._find_taken(record, checked, lane))
@@ -159,11 +165,9 @@ class TaskQueue:
                 left_s = end - time.monotonic()
                 if record.status.is_final or left_s <= 0 or is_over():
                     return record
-                written = None
                 with contextlib.suppress(TimeoutError):
-                    timeout_s = min(left_s, self._long_polls.recheck_s)
-                    written = self._records.read_notice(await notices.next_msg(timeout=timeout_s))
-                record = written or (await self._records.get(task_id))[0]
+                    await notices.next_msg(timeout=min(left_s, self._long_polls.recheck_s))
+                record, _ = await self._records.get(task_id)
         except (nats.errors.Error, OSError):
             raise QueueUnavailableError("the queue went away; come back after the time in Retry-After") from None
         finally:

@@ -15,6 +15,7 @@ because a message without a record is that of a task whose record expired during
 
 from __future__ import annotations
 
+import asyncio
 import math
 import time
 from dataclasses import dataclass
@@ -99,6 +100,8 @@ class Record(msgspec.Struct, frozen=True, kw_only=True):
         digest: of all that the result depends on; empty where nobody asked.
         run: which attempt wrote this; empty before the first.
         owner: identity of the API key that submitted it; empty if no keys were set.
+        open_ttl_s: lifetime of its first revision, in seconds; later ones are stored for as long, whatever the settings
+            of their writers.
         is_withdrawn: it was never taken: whoever brought it was told to come back.
     """
 
@@ -116,6 +119,7 @@ class Record(msgspec.Struct, frozen=True, kw_only=True):
     digest: str = ""
     run: str = ""
     owner: str = ""
+    open_ttl_s: int = 0
     is_withdrawn: bool = False
 
     def replace(self, **changes: object) -> Record:
@@ -217,6 +221,7 @@ class Records:
         # A copy that has not caught up may not know the newest record yet; one server alone has no copies.
         self._has_copies = settings.nats_replicas > 1
         self._usage = (-USAGE_AGE_S, 0)
+        self._reading: dict[str, asyncio.Future[_StoredMessage | None]] = {}
 
     async def create(self, record: Record) -> int:
         """Write the first record of a task, or replace an expired one.
@@ -246,7 +251,7 @@ class Records:
             RevisionConflictError: the record has another revision, or none.
             QueueError: the record could not be stored.
         """
-        visible_s = self.open_ttl_s
+        visible_s = max(self.open_ttl_s, record.open_ttl_s)
         if record.is_withdrawn:
             visible_s = CANCELLED_TTL_S
         elif record.status.is_final:
@@ -267,8 +272,8 @@ class Records:
         return StoredRecord(record, revision, Lifetime(stored.lifetime.expires_at, removed_at))
 
     def _stored_ttl_s(self, record: Record, visible_s: float) -> int:
-        least_s = CANCELLED_TTL_S if record.status is TaskStatus.CANCELLED else self.open_ttl_s
-        return math.ceil(max(visible_s, least_s))
+        least_s = CANCELLED_TTL_S if record.status is TaskStatus.CANCELLED else 0
+        return math.ceil(max(visible_s, least_s, self.open_ttl_s, record.open_ttl_s))
 
     async def _write(self, record: Record, revision: int, visible_s: float) -> int:
         headers = {
@@ -321,11 +326,6 @@ class Records:
         request = msgspec.json.encode({"filter": record_subject(task_id), "seq": revision + 1})
         await self._connection.request(f"$JS.API.STREAM.PURGE.{RECORDS_STREAM}", request)
 
-    @staticmethod
-    def read_notice(notice: Msg) -> Record | None:
-        """Read the record that somebody has just written, from the notice of it; None where it was deleted."""
-        return decode_record(notice.data) if notice.data else None
-
     async def note_result(self, digest: str, task_id: str) -> None:
         """Remember which task has the result for a digest, for as long as it has it.
 
@@ -364,6 +364,22 @@ class Records:
         return self._usage[1]
 
     async def _read(self, subject: str) -> _StoredMessage | None:
+        """Read a record; of requests that come while it is being read, one reads it again for all of them.
+
+        Results are large, and many requests may wait for one. What was requested before this one came may be older than
+        what its caller knows.
+        """
+        earlier = self._reading.get(subject)
+        if earlier is not None:
+            await asyncio.wait([earlier])
+        reading = self._reading.get(subject)
+        if reading is None:
+            # In a task of its own: the request that begins it may be cancelled.
+            reading = self._reading[subject] = asyncio.ensure_future(self._fetch(subject))
+            reading.add_done_callback(lambda _: self._reading.pop(subject))
+        return await asyncio.shield(reading)
+
+    async def _fetch(self, subject: str) -> _StoredMessage | None:
         answer = await self._connection.request(f"$JS.API.DIRECT.GET.{RECORDS_STREAM}.{subject}")
         headers = answer.headers or {}
         if "Nats-Sequence" in headers:

@@ -125,7 +125,8 @@ def stream_configs(settings: Settings) -> list[api.StreamConfig]:
         allow_rollup_hdrs=True,
         deny_delete=True,
         allow_msg_ttl=True,
-        republish=api.RePublish(src=f"$KV.{BUCKET}.*", dest="task-records.{{wildcard(1)}}"),
+        # Without the record: results are large, and several requests may wait for one.
+        republish=api.RePublish(src=f"$KV.{BUCKET}.*", dest="task-records.{{wildcard(1)}}", headers_only=True),
         **shared,
     )
     dead = api.StreamConfig(

@@ -13,6 +13,7 @@ import uvloop
 
 from app.tasks import long_polls
 from app.tasks import queue as module
+from app.tasks.connection import RevisionConflictError
 from app.tasks.errors import (
     IdempotencyConflictError,
     QueueFullError,
@@ -45,8 +46,10 @@ UNKNOWN = "f" * 32
 
 
 async def end(desk: Desk, task_id: str, **changes: Any) -> Record:
-    """Write a task's end as a worker does."""
+    """Write a task's end as a worker does, unless it has ended."""
     record, revision = await desk.records.get(task_id)
+    if record.status.is_final:
+        raise RevisionConflictError
     ended = record.replace(**{"status": TaskStatus.SUCCESS, "progress": 1.0, **changes})
     await desk.records.update(ended, revision)
     return ended

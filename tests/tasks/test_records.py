@@ -12,6 +12,7 @@ import pytest
 
 from app.tasks.connection import RevisionConflictError
 from app.tasks.errors import TaskUnknownError
+from app.tasks.message import decode_task
 from app.tasks.records import (
     CANCELLED_TTL_S,
     NO_RESULT,
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from contextlib import AbstractAsyncContextManager
 
+    from app.service.crop import CheckedInput
     from tests.tasks.conftest import Desk, NatsServer
 
     OpenDesk = Callable[..., AbstractAsyncContextManager[Desk]]
@@ -162,6 +164,60 @@ def test_no_revision_expires_later_than_the_one_that_replaces_it(desk: OpenDesk,
                 "withdrawn": CANCELLED_TTL_S,
             }  # fmt: skip
             assert kept == visible | {"ended": final_s, "cancelled": max(result_ttl, CANCELLED_TTL_S)}
+
+    asyncio.run(main())
+
+
+def test_requests_at_the_same_time_share_a_response_that_is_not_older_than_any_of_them(
+    desk: OpenDesk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def main() -> None:
+        async with desk() as opened:
+            revision = await opened.records.create(PENDING)
+            fetch, fetches, release = opened.records._fetch, 0, asyncio.Event()
+
+            async def count(subject: str) -> object:
+                nonlocal fetches
+                fetches += 1
+                found = await fetch(subject)
+                await release.wait()
+                return found
+
+            monkeypatch.setattr(opened.records, "_fetch", count)
+            first = asyncio.create_task(opened.records.get(PENDING.task_id))
+            await opened.until(lambda: fetches == 1, "the first request")
+            later = DONE.replace(task_id=PENDING.task_id)
+            await opened.records.update(later, revision)
+            others = [asyncio.create_task(opened.records.get(PENDING.task_id)) for _ in range(20)]
+            gone = asyncio.create_task(opened.records.get(PENDING.task_id))
+            await asyncio.sleep(0)
+            gone.cancel()
+            release.set()
+            found = [record for record, _ in await asyncio.gather(first, *others)]
+            assert found[1:] == [later] * 20
+            assert fetches == 2
+            assert not opened.records._reading
+
+    asyncio.run(main())
+
+
+@pytest.mark.parametrize("result_ttl", [1, 77])
+def test_a_final_record_is_stored_for_as_long_as_the_first_one_of_other_settings(
+    desk: OpenDesk, check: Callable[..., CheckedInput], result_ttl: int
+) -> None:
+    async def main() -> None:
+        async with desk(result_ttl=3600) as before:
+            record = await before.queue.submit(check())
+        async with desk(result_ttl=result_ttl) as opened:
+            (message,) = await opened.fetch()
+            task = decode_task(message.data)
+            for status in (TaskStatus.STARTED, TaskStatus.SUCCESS):
+                stored = await opened.records.load(record.task_id)
+                assert stored is not None
+                await opened.records.update(task.record.replace(status=status), stored.revision)
+                written = await opened.records.load(record.task_id)
+                assert written is not None
+                assert written.lifetime.removed_at >= stored.lifetime.removed_at
 
     asyncio.run(main())
 
