@@ -26,6 +26,7 @@ from app.tasks.queue import TaskQueue
 from app.web import openapi
 from app.web.auth import KeyRing
 from app.web.body import BodyLimits
+from app.web.exposition import Exposition
 from app.web.middleware import RequestContext, RequestMetrics
 from app.web.problems import HANDLERS
 from app.web.rate_limit import RateLimiter
@@ -116,7 +117,7 @@ def _make_state(settings: Settings, board: Board | None, registry: CollectorRegi
             max_body_bytes=settings.max_body_bytes,
         ),
         board=board or Board(expected_workers=1, timeout_s=settings.timeout_s),
-        registry=registry,
+        exposition=None if registry is None else Exposition(registry),
         queue=TaskQueue(settings) if settings.enable_tasks else None,
         has_result_cache=settings.enable_tasks and settings.result_cache,
         keys=KeyRing([key.get_secret_value() for key in settings.api_keys], settings.api_keys_file),

@@ -16,6 +16,7 @@ from app.observability.rich_logging import get_logger
 from app.runtime.closing import LingeringTransport
 from app.runtime.framing import Head, body_of, invalid_body
 from app.runtime.request_head import RefusedError, replace_host, require_valid_headers, split_target
+from app.runtime.response_budget import response_budget
 from app.runtime.write_timeout import WRITE_TIMEOUT_S, WriteTimeout
 from app.web.middleware import record_refusal
 from app.web.problem_codes import PROBLEMS
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
 log = get_logger("api")
 
 IDLE_LINGER_S = 1.0  # how long a silent connection of a stopping process may still send a request
+MAX_HEADERS = 128  # browsers and proxies send up to 50
 HEAD_TIMEOUT_S = 30.0  # from the connection, or a request's first byte, to the end of its head
 
 _UPGRADE_HEADERS = {b"upgrade", b"http2-settings"}
@@ -64,7 +66,9 @@ class ServiceProtocol(HttpToolsProtocol):
         """Begin to wait for the first request's head."""
         super().connection_made(transport)
         self.transport = LingeringTransport(transport, self.loop, self._is_client_sending)
-        self._write_timeout = WriteTimeout(self.transport, self.loop, self._abort)
+        self._write_timeout = WriteTimeout(
+            self.transport, self.loop, lambda: self._abort(f"the client read no response for {WRITE_TIMEOUT_S:g} s")
+        )
         self.flow = _FlowControl(transport, self._unread)
         self._start_head_timer()
 
@@ -72,6 +76,7 @@ class ServiceProtocol(HttpToolsProtocol):
         """End."""
         self._stop_head_timer()
         self._write_timeout.stop()
+        response_budget(self.loop).forget(self.transport)
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
@@ -81,6 +86,12 @@ class ServiceProtocol(HttpToolsProtocol):
             return
         self._unset_keepalive_if_required()
         self._read(data)
+
+    def pause_writing(self) -> None:
+        """Note that the client does not read as fast as its response is written."""
+        super().pause_writing()
+        reason = "the client reads slowly, and memory for responses is short"
+        response_budget(self.loop).watch(self.transport, lambda: self._abort(reason))
 
     def resume_writing(self) -> None:
         """Go on with the next request, which may have waited until the client read its responses."""
@@ -95,6 +106,8 @@ class ServiceProtocol(HttpToolsProtocol):
     def on_header(self, name: bytes, value: bytes) -> None:
         """Take a header; the fields of a trailer are dropped, because they must not become headers."""
         if not self._is_head_complete:
+            if len(self.headers) == MAX_HEADERS:
+                raise RefusedError("head_too_large", f"headers: expected at most {MAX_HEADERS} fields, got more")
             super().on_header(name, value)
 
     def on_headers_complete(self) -> None:
@@ -264,10 +277,9 @@ class ServiceProtocol(HttpToolsProtocol):
         else:
             self.transport.close()
 
-    def _abort(self) -> None:
+    def _abort(self, reason: str) -> None:
         record_error("response_timeout", "api")
-        client = self.client[0] if self.client else "-"
-        log.info("%s: connection closed, because the client read no response for %g s", client, WRITE_TIMEOUT_S)
+        log.info("%s: connection closed, because %s", self.client[0] if self.client else "-", reason)
         self.transport.abort()
 
     def _refuse(self, code: str, detail: str, headers: dict[str, str] | None = None) -> None:

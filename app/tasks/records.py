@@ -15,7 +15,6 @@ because a message without a record is that of a task whose record expired during
 
 from __future__ import annotations
 
-import asyncio
 import math
 import time
 from dataclasses import dataclass
@@ -28,6 +27,7 @@ import pybase64
 from msgspec import Meta
 
 from app import __version__
+from app.service.coalescing import Coalescer
 from app.tasks.connection import RevisionConflictError
 from app.tasks.errors import QueueUnavailableError, TaskUnknownError
 from app.tasks.stream import RECORDS_STREAM, TASK_TYPE, is_task_id, record_subject
@@ -221,7 +221,7 @@ class Records:
         # A copy that has not caught up may not know the newest record yet; one server alone has no copies.
         self._has_copies = settings.nats_replicas > 1
         self._usage = (-USAGE_AGE_S, 0)
-        self._reading: dict[str, asyncio.Future[_StoredMessage | None]] = {}
+        self._reading = Coalescer[_StoredMessage | None]()
 
     async def create(self, record: Record) -> int:
         """Write the first record of a task, or replace an expired one.
@@ -364,20 +364,8 @@ class Records:
         return self._usage[1]
 
     async def _read(self, subject: str) -> _StoredMessage | None:
-        """Read a record; of requests that come while it is being read, one reads it again for all of them.
-
-        Results are large, and many requests may wait for one. What was requested before this one came may be older than
-        what its caller knows.
-        """
-        earlier = self._reading.get(subject)
-        if earlier is not None:
-            await asyncio.wait([earlier])
-        reading = self._reading.get(subject)
-        if reading is None:
-            # In a task of its own: the request that begins it may be cancelled.
-            reading = self._reading[subject] = asyncio.ensure_future(self._fetch(subject))
-            reading.add_done_callback(lambda _: self._reading.pop(subject))
-        return await asyncio.shield(reading)
+        # Results are large, and many requests may wait for one.
+        return await self._reading.run(subject, lambda: self._fetch(subject))
 
     async def _fetch(self, subject: str) -> _StoredMessage | None:
         answer = await self._connection.request(f"$JS.API.DIRECT.GET.{RECORDS_STREAM}.{subject}")

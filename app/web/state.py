@@ -14,7 +14,6 @@ from app.web.auth import ANONYMOUS
 
 if TYPE_CHECKING:
     from fastapi import Request
-    from prometheus_client import CollectorRegistry
 
     from app.service.admission import Admission
     from app.service.crop import CropService
@@ -22,6 +21,7 @@ if TYPE_CHECKING:
     from app.tasks.queue import TaskQueue
     from app.web.auth import Caller, KeyRing
     from app.web.body import BodyLimits
+    from app.web.exposition import Exposition
     from app.web.rate_limit import RateLimiter
 
 
@@ -49,7 +49,7 @@ class WebState:
         finders: what finds faces.
         admission: places and threads of this process.
         board: health of the instance.
-        registry: what ``/metrics`` reads; None where metrics are off.
+        exposition: what ``/metrics`` returns; None if metrics are disabled.
         queue: where tasks go; None where none are taken.
         has_result_cache: whether results of earlier tasks answer requests for the same.
         keys: API keys that are accepted; false if none is required.
@@ -64,7 +64,7 @@ class WebState:
     finders: FaceFinders
     admission: Admission
     board: Board
-    registry: CollectorRegistry | None
+    exposition: Exposition | None
     queue: TaskQueue | None
     has_result_cache: bool
     keys: KeyRing

@@ -161,6 +161,7 @@ BAD_HEADS = [
     pytest.param(b"GET /\r\n", (400, "http_invalid"), id="HTTP 0.9"),
     pytest.param(b"\x16\x03\x01", (400, "http_invalid"), id="TLS"),
     pytest.param(GET + b"X: " + b"a" * 70_000 + b"\r\n\r\n", (431, "head_too_large"), id="large"),
+    pytest.param(GET + b"a:\r\n" * 200 + b"\r\n", (431, "head_too_large"), id="many fields"),
     pytest.param(GET + b"X : a\r\n\r\n", (400, "http_invalid"), id="blank before the colon"),
 ]
 

@@ -196,7 +196,7 @@ def test_requests_at_the_same_time_share_a_response_that_is_not_older_than_any_o
             found = [record for record, _ in await asyncio.gather(first, *others)]
             assert found[1:] == [later] * 20
             assert fetches == 2
-            assert not opened.records._reading
+            assert not opened.records._reading._running
 
     asyncio.run(main())
 

@@ -10,7 +10,7 @@ from fastapi import Request
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.web.parameters import MAX_KEY, read_idempotency_key, read_wait_s
+from app.web.parameters import MAX_KEY, read_idempotency_key, read_query, read_wait_s
 from app.web.problems import ProblemError
 
 if TYPE_CHECKING:
@@ -58,6 +58,12 @@ def test_a_key_is_visible_text_or_refused(value: bytes) -> None:
 @given(st.floats(0, 60) | st.integers(0, 60))
 def test_a_wait_is_read_as_json_writes_it(wait_s: float) -> None:
     assert read_wait_s(make_request(f"wait={wait_s!r}".encode())) == wait_s
+
+
+@pytest.mark.parametrize("count", [100, 101])
+def test_only_so_many_parameters_are_read(count: int) -> None:
+    with pytest.raises(ProblemError, match="at most 100 parameters, got 101" if count > 100 else "of another name"):
+        read_query(make_request(b"&".join([b"a=1"] * count)), ["wait"])
 
 
 @pytest.mark.parametrize("key", ["", " ", "two words", '"', '""', '"open', '"a" b', '"a";p=1', "x" * 256, "é", "a\tb"])

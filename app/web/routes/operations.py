@@ -5,8 +5,6 @@ from __future__ import annotations
 import platform
 
 from fastapi import APIRouter, Request, Response
-from prometheus_client.exposition import choose_encoder
-from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
 
 from app import __version__
@@ -30,11 +28,10 @@ async def health(request: Request) -> Response:
 @router.get("/metrics", summary="Metrics of all worker processes", **openapi.METRICS)
 async def metrics(request: Request) -> Response:
     """Answer in Prometheus's text format, or in OpenMetrics where the scraper asks for it."""
-    registry = web_state(request).registry
-    if registry is None:
+    exposition = web_state(request).exposition
+    if exposition is None:
         raise HTTPException(404)
-    encode, content_type = choose_encoder(request.headers.get("accept", ""))
-    body = await run_in_threadpool(encode, registry)
+    body, content_type = await exposition.encode(request.headers.get("accept", ""))
     return Response(body, headers={"Content-Type": content_type})
 
 

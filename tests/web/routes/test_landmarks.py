@@ -108,6 +108,11 @@ def test_the_same_landmarks_give_the_same_regions(make_app: MakeApp, call: Call,
             "not_acceptable",
         ),
         (lambda s: {**bodies(s, s.photo)["json"], "headers": {}}, 415, "unsupported_media_type"),
+        (
+            lambda s: {**bodies(s, s.photo)["json"], "headers": {"content-type": "application/json" + ";" * 2000}},
+            415,
+            "unsupported_media_type",
+        ),
     ],
 )
 def test_what_is_wrong_has_its_code(
