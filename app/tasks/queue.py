@@ -26,6 +26,7 @@ from app.tasks.errors import (
 )
 from app.tasks.long_polls import LongPolls
 from app.tasks.message import encode_task
+from app.tasks.queue_shares import QueueShares
 from app.tasks.reconciler import RELEASE_S, Reconciler
 from app.tasks.records import TASK_UNKNOWN, Record, Records, TaskStatus
 from app.tasks.storage_space import StorageSpace
@@ -61,9 +62,10 @@ class TaskQueue:
         self._records = Records(self._connection, settings)
         self._reconciling: asyncio.Task[None] | None = None
         self._long_polls = LongPolls()
+        self._shares = QueueShares(self._connection, settings)
         folder = store_folder(settings)
         self._space = None if folder is None else StorageSpace(folder)
-        self._full_until = 0.0
+        self._full_until: dict[int, float] = {}  # by lane
         self._no_cache_until = 0.0
 
     async def start(self) -> None:
@@ -121,7 +123,7 @@ class TaskQueue:
             if there is not None:
                 return there
         self._require_small(checked)
-        await self._require_room(len(checked.image) + len(checked.label_image or b""))
+        await self._require_room(len(checked.image) + len(checked.label_image or b""), lane)
         if self._settings.result_cache and digest and (found := await self._find(digest)) is not None:
             record = _answer_from(found, record)
         return await _until_settled(lambda: self._take(record, checked, lane))
@@ -203,14 +205,15 @@ class TaskQueue:
         record_cache_lookup("miss" if found is None else "hit")
         return found
 
-    async def _require_room(self, size: int) -> None:
-        if time.monotonic() < self._full_until:
+    async def _require_room(self, size: int, lane: int) -> None:
+        if time.monotonic() < self._full_until.get(lane, 0.0):
             raise QueueFullError("the queue is full; come back after the time in Retry-After")
         if self._space is not None and not self._space.admit(size):
             raise QueueFullError("the queue's storage is full; come back later")
         self._connection.require_storing()
         if await self._records.usage_bytes() > self._settings.result_max_bytes:
             raise QueueFullError("the store of results is full; come back later")
+        await self._shares.take(lane)
 
     def _require_small(self, checked: CheckedInput) -> None:
         limit = self._largest()
@@ -270,7 +273,7 @@ class TaskQueue:
             await self._publish(record, revision, checked, lane)
         except QueueError as error:
             if isinstance(error, QueueFullError):
-                self._full_until = time.monotonic() + FULL_PAUSE_S
+                self._full_until[lane] = time.monotonic() + FULL_PAUSE_S
             # Whether the message is there after all cannot be known; its worker shall find that nobody waits for it.
             withdrawn = record.replace(status=TaskStatus.CANCELLED, is_withdrawn=True)
             with contextlib.suppress(QueueError, RevisionConflictError):

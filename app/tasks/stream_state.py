@@ -29,7 +29,7 @@ class _State(msgspec.Struct):
 class _StreamInfo(msgspec.Struct):
     state: _State = msgspec.field(default_factory=_State)
     total: int = 0  # of subjects
-    error: msgspec.Raw | None = None
+    error: dict[str, object] | None = None
 
 
 class _Position(msgspec.Struct):
@@ -61,7 +61,7 @@ class ConsumerInfo(msgspec.Struct, frozen=True):
 
 class _ConsumerList(msgspec.Struct):
     consumers: list[ConsumerInfo] | None = None
-    error: msgspec.Raw | None = None
+    error: dict[str, object] | None = None
 
 
 class _Message(msgspec.Struct):

@@ -525,11 +525,11 @@ class TestBounds:
                 with pytest.raises(QueueFullError):
                     await opened.queue.submit(check())
                 before = await opened.count(RECORDS_STREAM)
-                opened.queue._full_until = time.monotonic() + 300
+                opened.queue._full_until[0] = time.monotonic() + 300
                 with pytest.raises(QueueFullError):
                     await opened.queue.submit(check())
                 assert await opened.count(RECORDS_STREAM) == before
-                opened.queue._full_until = 0
+                opened.queue._full_until.clear()
                 with pytest.raises(QueueFullError):
                     await opened.queue.submit(check())
 
