@@ -5,7 +5,8 @@
   tasks of each lane in turn and a caller with a long backlog does not delay the others. The subject is
   ``tasks.<type>.<task id>`` in lane 0 and ``tasks.<type>.<lane>.<task id>`` in the others.
 - ``KV_TASK_RECORDS``: the key-value bucket of records; one message a task, the latest, with a time to live of its own.
-  Each one stored is told to whoever listens under ``task-records.<task id>``.
+  A notice of each write is published under ``task-records.<task id>``, without the record: results are large, and many
+  requests may wait for one.
 - ``TASKS_DEAD``: tasks that were given up on, under ``tasks-dead.<type>.<task id>``. When it is full, the oldest go.
 """
 
@@ -125,7 +126,6 @@ def stream_configs(settings: Settings) -> list[api.StreamConfig]:
         allow_rollup_hdrs=True,
         deny_delete=True,
         allow_msg_ttl=True,
-        # Without the record: results are large, and several requests may wait for one.
         republish=api.RePublish(src=f"$KV.{BUCKET}.*", dest="task-records.{{wildcard(1)}}", headers_only=True),
         **shared,
     )

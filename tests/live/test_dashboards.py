@@ -189,5 +189,5 @@ def test_annotations_have_events(servers: dict[str, Server], documents: dict[str
     (version,) = found["New version"]
     assert len(version["values"]) == 1, "one event, when it was seen first"
     assert "FacialServiceOfThisTest" in {series["metric"]["alertname"] for series in found["Alert firing"]}
-    changed = {series["metric"]["deployment"] for series in found["Deployment changed (needs kube-state-metrics)"]}
+    changed = {series["metric"]["deployment"] for series in found["Deployment changed (requires kube-state-metrics)"]}
     assert changed == ({f"{RELEASE}-api", f"{RELEASE}-worker"} if name == "kubernetes" else set())
