@@ -370,6 +370,9 @@ class Records:
     async def _fetch(self, subject: str) -> _StoredMessage | None:
         answer = await self._connection.request(f"$JS.API.DIRECT.GET.{RECORDS_STREAM}.{subject}")
         headers = answer.headers or {}
+        # A copy may be behind: only a final record is the same on all of them.
+        if self._has_copies and headers.get(STATUS_HEADER, TaskStatus.SUCCESS) not in _FINAL:
+            return await self._read_from_leader(subject)
         if "Nats-Sequence" in headers:
             lifetime = read_lifetime(headers, headers["Nats-Time-Stamp"])
             return _StoredMessage(answer.data, int(headers["Nats-Sequence"]), lifetime)

@@ -222,6 +222,27 @@ def test_a_final_record_is_stored_for_as_long_as_the_first_one_of_other_settings
     asyncio.run(main())
 
 
+def test_a_record_that_is_not_final_is_read_from_the_leader(desk: OpenDesk, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def main() -> None:
+        async with desk() as opened:
+            asked: list[str] = []
+            read = opened.records._read_from_leader
+
+            async def note(subject: str) -> object:
+                asked.append(subject)
+                return await read(subject)
+
+            monkeypatch.setattr(opened.records, "_read_from_leader", note)
+            opened.records._has_copies = True
+            begun = PENDING.replace(task_id="b" * 32, status=TaskStatus.STARTED)
+            for record in (begun, DONE):
+                await opened.records.create(record)
+                assert (await opened.records.get(record.task_id))[0] == record
+            assert asked == [record_subject(begun.task_id)]
+
+    asyncio.run(main())
+
+
 def test_a_record_is_kept_for_longer_and_expires_for_callers_when_it_did_before(desk: OpenDesk) -> None:
     async def main() -> None:
         async with desk(result_ttl=100) as opened:
