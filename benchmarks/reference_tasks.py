@@ -35,7 +35,7 @@ from benchmarks.reference import check, draw, find, read_body, read_multipart
 if TYPE_CHECKING:
     from nats.aio.client import Client
 
-STREAM: Final = "TASKS"  # as in the product, so that both are looked at in the same way
+STREAM: Final = "TASKS"  # as in the product, so that one function counts the messages of both
 CONSUMER: Final = "workers"
 BATCH: Final = 8
 TTL: Final = "3600"

@@ -35,10 +35,10 @@ def slow_bodies() -> dict[str, float]:
     with service(WORKERS="1") as server:
         post(server.port, *sample)
         worker = psutil.Process(server.pid)
-        quiet, _, _ = _send(server.port, worker, "slow_bodies, none stalls")
+        quiet, _, _ = _send(server.port, sample, worker, "slow_bodies, none stalls")
         before = worker.memory_info().rss
         with _stalled(server.port):
-            times, failed, most = _send(server.port, worker, "slow_bodies")
+            times, failed, most = _send(server.port, sample, worker, "slow_bodies")
     return {
         "p99_ratio": round(_p99(times) / _p99(quiet), 2),
         "p99_s": round(_p99(times), 3),
@@ -50,12 +50,12 @@ def slow_bodies() -> dict[str, float]:
     }
 
 
-def _send(port: int, worker: psutil.Process, title: str) -> tuple[list[float], int, int]:
+def _send(port: int, sample: tuple[bytes, str], worker: psutil.Process, title: str) -> tuple[list[float], int, int]:
     """Send the sample again and again; return the times, how many failed, and the worker's highest memory."""
     times, failed, most = [], 0, 0
     for _ in track(range(REQUESTS), title):
         start = time.monotonic()
-        failed += post(port, *cases.multipart_request()) != http.client.OK
+        failed += post(port, *sample) != http.client.OK
         times.append(time.monotonic() - start)
         most = max(most, worker.memory_info().rss)
         time.sleep(PAUSE_S)

@@ -54,7 +54,7 @@ class WriteTimeout:
         self._start()
 
     def _in_kernel(self) -> int:
-        """Return the number of bytes that the kernel holds until they are acknowledged, 0 where it does not tell."""
+        """Return how many bytes the kernel holds until they are acknowledged, or 0 if it does not report them."""
         try:
             answer = fcntl.ioctl(self._transport.get_extra_info("socket").fileno(), termios.TIOCOUTQ, bytes(4))
         except OSError:

@@ -13,8 +13,8 @@ if TYPE_CHECKING:
 
 # Each takes a subscription and some 20 KB.
 MAX_LONG_POLLS: Final = 512
-# A notice of a change can be missed, between servers of a cluster and while the connection is away, so that records are
-# read again: each once a second, or all together as often as this.
+# A notice of a change can be missed, between servers of a cluster and while the connection is interrupted. So each
+# record is read again once a second, or all of them together at this rate.
 RECHECK_S: Final = 1.0
 RECHECKS_PER_S: Final = 50
 

@@ -7,12 +7,13 @@ import socket
 import threading
 import time
 from contextlib import aclosing, contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from typing import TYPE_CHECKING
 
 import pytest
 
 from app.cli.monitor.scraper import AddressError, Scraper, parse_target, parse_targets
+from tests.scraping import serve
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -84,16 +85,11 @@ def serving(pages: dict[str, tuple[int, bytes]]) -> Iterator[str]:
         def log_message(self, *_: object) -> None:
             pass
 
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    thread = threading.Thread(target=server.serve_forever)
-    thread.start()
-    try:
-        yield f"127.0.0.1:{server.server_port}"
-    finally:
-        stop.set()
-        server.shutdown()
-        thread.join()
-        server.server_close()
+    with serve(Handler) as address:
+        try:
+            yield address
+        finally:
+            stop.set()
 
 
 def scrape(address: str, timeout_s: float = 10.0) -> TrackedInstance:
