@@ -15,6 +15,8 @@ from app.runtime.slots import make_task_board
 from app.runtime.worker import ServiceWorker
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from starlette.types import ASGIApp
 
     from app.settings import Settings
@@ -68,16 +70,9 @@ class ApiApplication(ServiceApplication):
 
             self.embedded = prepare(self.settings)
             self.settings = self.embedded.settings
-            run_queue = functools.partial(
-                execute,
-                self.embedded.command,
-                keep=[self.embedded.lock.fileno()],
-                output=self.embedded.log_file,
-                defaults=ENVIRONMENT_DEFAULTS,
-            )
             self.queue = Companion(
                 PROGRAM,
-                run_queue,
+                functools.partial(_run_queue, self.embedded, ENVIRONMENT_DEFAULTS),
                 needs=[self.embedded.lock],
                 stop_limit_s=QUEUE_STOP_S,
                 is_up=functools.partial(is_up, self.settings),
@@ -107,6 +102,11 @@ class ApiApplication(ServiceApplication):
 
         if self.board.beside is not None:
             work_beside(self.settings, self.board.beside, self.metrics_directory, master=self.board.master_pid)
+
+
+def _run_queue(server: EmbeddedServer, defaults: Mapping[str, str]) -> None:
+    server.restore_configuration()
+    execute(server.command, keep=[server.lock.fileno()], output=server.log_file, defaults=defaults)
 
 
 def serve(settings: Settings) -> None:

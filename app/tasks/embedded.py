@@ -76,12 +76,25 @@ class EmbeddedServer:
         settings: those of the run, with the server's address and password.
         lock: the claim to the folder; the server holds it too, so that it is let go of when both have ended.
         log_file: what the server writes of itself.
+        configuration: content of its configuration file.
     """
 
     command: tuple[str, ...]
     settings: Settings
     lock: FileIO
     log_file: Path
+    configuration: bytes
+
+    def restore_configuration(self) -> None:
+        """Write the configuration again if the folder was deleted, so that the server can be started again.
+
+        Raises:
+            OSError: it cannot be written.
+        """
+        folder = self.log_file.parent
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        if not (folder / CONFIGURATION).exists():
+            _write_private(folder / CONFIGURATION, self.configuration)
 
 
 def prepare(settings: Settings) -> EmbeddedServer:
@@ -95,7 +108,10 @@ def prepare(settings: Settings) -> EmbeddedServer:
     try:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         lock = claim(folder)
-        file = _write_configuration(settings, folder)
+        (port,) = _free_ports(1)
+        passwords = {name: secrets.token_urlsafe(32) for name in ("password", "system_password")}
+        content = configuration(settings, folder, port=port, **passwords)
+        _write_private(folder / CONFIGURATION, content)
     except EmbeddedServerError:
         raise
     except OSError as error:
@@ -103,24 +119,14 @@ def prepare(settings: Settings) -> EmbeddedServer:
             f"DATA_DIR {folder} cannot be used: {error.strerror}; set it to a folder that can be written, "
             "or NATS_URL to a server that runs, or ENABLE_TASKS=false"
         ) from error
-    return EmbeddedServer((program, "-c", str(file)), reach_running(settings), lock, folder / LOG)
+    command = (program, "-c", str(folder / CONFIGURATION))
+    return EmbeddedServer(command, reach_running(settings), lock, folder / LOG, content)
 
 
-def _write_configuration(settings: Settings, folder: Path) -> Path:
-    (port,) = _free_ports(1)
-    file = folder / CONFIGURATION
-    file.unlink(missing_ok=True)  # so that it is made with the mode below, whatever it was
+def _write_private(file: Path, content: bytes) -> None:
+    file.unlink(missing_ok=True)  # so that it is created with the mode below, whatever it was
     with os.fdopen(os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as target:
-        target.write(
-            configuration(
-                settings,
-                folder,
-                password=secrets.token_urlsafe(32),
-                system_password=secrets.token_urlsafe(32),
-                port=port,
-            )
-        )
-    return file
+        target.write(content)
 
 
 def reach_running(settings: Settings) -> Settings:

@@ -87,7 +87,7 @@ class TaskQueue:
         checked: CheckedInput,
         *,
         idempotency_key: str | None = None,
-        caller: str = "",
+        caller_number: int = 0,
         owner: str = "",
         digest: str | None = None,
     ) -> Record:
@@ -96,7 +96,7 @@ class TaskQueue:
         Args:
             checked: what is to be done.
             idempotency_key: of the caller's making; the same key gives the same task.
-            caller: identity of the caller, whose tasks wait in one lane.
+            caller_number: number of the caller, which determines the lane of its tasks.
             owner: whom the task belongs to. Equal idempotency keys of two owners give two tasks.
             digest: of ``checked``; needed with a key, and for the result cache.
 
@@ -117,7 +117,7 @@ class TaskQueue:
             owner=owner,
             open_ttl_s=self._records.open_ttl_s,
         )
-        lane = lane_of(caller)
+        lane = lane_of(caller_number)
         if idempotency_key is not None:  # what was taken stays so, be the queue full now
             there = await _until_settled(lambda: self._find_taken(record, checked, lane))
             if there is not None:
@@ -213,7 +213,7 @@ class TaskQueue:
         self._connection.require_storing()
         if await self._records.usage_bytes() > self._settings.result_max_bytes:
             raise QueueFullError("the store of results is full; come back later")
-        await self._shares.take(lane)
+        await self._shares.take(lane, size)
 
     def _require_small(self, checked: CheckedInput) -> None:
         limit = self._largest()

@@ -26,6 +26,7 @@ log = get_logger("tasks")
 # Kept free for results of accepted tasks, and for the server, which writes a block again to compact it.
 RESERVE_BYTES: Final = 64 * MIB
 RESERVE_SHARE: Final = 8  # of a small disk, at most one part in this many
+STORE: Final = "jetstream"  # folder in which the server keeps its streams
 LOOK_AGAIN_S: Final = 0.2
 CHECK_S: Final = 2.0
 # A server that does not recover is restarted again, at growing intervals.
@@ -95,7 +96,10 @@ class StorageWatch:
         monitor = ServerMonitor(self._monitor_url)
         while True:
             fault = (await monitor.read()).storage_fault
-            self.note(fault, free_bytes(self._folder), time.monotonic())
+            existing = next(folder for folder in (self._folder, *self._folder.parents) if folder.exists())
+            if fault == "" and not (self._folder / STORE).exists():
+                fault = "it was deleted"  # the server goes on with the files that it has open, until it needs another
+            self.note(fault, free_bytes(existing), time.monotonic())
             await asyncio.sleep(CHECK_S)
 
     def note(self, fault: str | None, free: int | None, now: float) -> None:
@@ -125,5 +129,5 @@ class StorageWatch:
         if (free or 0) > reserve_bytes(self._folder) and now >= self._next:
             self._next = now + self._pause_s
             self._pause_s = min(2 * self._pause_s, RESTART_PAUSE_MAX_S)
-            log.warning("The disk of the queue has room again; restarting nats-server")
+            log.warning("Restarting nats-server, whose disk has room now")
             self._restart()

@@ -15,7 +15,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import re
-from hashlib import sha256
 from typing import TYPE_CHECKING, Any, Final
 
 from nats.js import api
@@ -34,8 +33,7 @@ log = get_logger("tasks")
 TASK_TYPE: Final = "facial_processing"
 STREAM: Final = "TASKS"
 CONSUMER: Final = "workers"  # of lane 0; those of the other lanes have the lane's number behind it
-# Two of n callers share a lane with a probability of n²/16. More lanes cost an idle worker more requests, and a NATS
-# cluster one Raft group each.
+# More lanes cost an idle worker more requests, and a NATS cluster one Raft group each.
 LANES: Final = 8
 BUCKET: Final = "TASK_RECORDS"
 RECORDS_STREAM: Final = f"KV_{BUCKET}"
@@ -57,9 +55,9 @@ def is_task_id(text: str) -> bool:
     return _TASK_ID.fullmatch(text) is not None
 
 
-def lane_of(caller: str) -> int:
-    """Return the lane of a caller's tasks; 0 if the caller is unknown."""
-    return sha256(caller.encode()).digest()[0] % LANES if caller else 0
+def lane_of(caller_number: int) -> int:
+    """Return the lane of a caller's tasks."""
+    return caller_number % LANES
 
 
 def task_subject(task_id: str, lane: int = 0) -> str:

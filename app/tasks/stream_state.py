@@ -23,6 +23,7 @@ LISTING_TIMEOUT_S: Final = 30.0  # a listing of 100,000 subjects is several mega
 class _State(msgspec.Struct):
     first_seq: int = 0
     last_seq: int = 0
+    bytes: int = 0
     subjects: dict[str, int] | None = None
 
 
@@ -148,6 +149,15 @@ async def read_last_sequence(connection: Connection, stream: str) -> int:
         QueueUnavailableError: no response, or the stream is missing.
     """
     return (await _ask(connection, f"STREAM.INFO.{stream}", _StreamInfo)).state.last_seq
+
+
+async def read_stored_bytes(connection: Connection) -> int:
+    """Return the bytes of the messages that wait or are worked on.
+
+    Raises:
+        QueueUnavailableError: no response, or the stream is missing.
+    """
+    return (await _ask(connection, f"STREAM.INFO.{STREAM}", _StreamInfo)).state.bytes
 
 
 async def read_message(connection: Connection, task_id: str, lane: int) -> tuple[int, bytes] | None:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import hmac
 import ipaddress
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from hashlib import sha256
 from typing import TYPE_CHECKING, Final
@@ -20,7 +20,7 @@ from app.settings import parse_api_keys, parse_key_file
 from app.web.problem_codes import ProblemError
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
     from pathlib import Path
 
     from fastapi import Request
@@ -42,7 +42,8 @@ class Caller:
     """Who sent a request.
 
     Attributes:
-        identity: what capacity, rate limits and queue lanes are counted by.
+        identity: what capacity and rate limits are counted by.
+        number: what queue lanes are assigned by. Up to eight keys, or neighbouring addresses, have different lanes.
         owner: identity that tasks belong to; empty if no keys are set.
         label: name or short hash of the key, for logs; empty if no keys are set.
     """
@@ -50,6 +51,7 @@ class Caller:
     identity: str
     owner: str = ""
     label: str = ""
+    number: int = 0
 
 
 ANONYMOUS: Final = Caller(identity="")
@@ -70,7 +72,7 @@ class KeyRing:
     """
 
     def __init__(self, entries: Sequence[str] = (), file: Path | None = None) -> None:
-        self._fixed = tuple(map(_make_key, parse_api_keys(entries)))
+        self._fixed = _number(map(_make_key, parse_api_keys(entries)))
         self._file = file
         self._content: bytes | None = None  # of the file, when it was last valid
         self._checked_at = 0.0
@@ -101,7 +103,7 @@ class KeyRing:
             # An edit within a tick of the clock can leave size, times and inode as they were.
             content = self._file.read_bytes()
             if content != self._content:
-                self._keys = self._fixed + tuple(map(_make_key, parse_key_file(content)))
+                self._keys = _number([*self._fixed, *map(_make_key, parse_key_file(content))])
         except (OSError, ValueError) as error:
             if not self._is_failing:
                 problem = error.strerror if isinstance(error, OSError) else str(error)
@@ -120,6 +122,15 @@ def _make_key(entry: tuple[str, str]) -> _Key:
     return _Key(secret.encode(), Caller(identity, identity[:OWNER_DIGITS], name or identity[:LABEL_DIGITS]))
 
 
+def _number(keys: Iterable[_Key]) -> tuple[_Key, ...]:
+    """Number the callers by their position; keys of one name are one caller."""
+    numbers: dict[str, int] = {}
+    return tuple(
+        replace(key, caller=replace(key.caller, number=numbers.setdefault(key.caller.identity, len(numbers))))
+        for key in keys
+    )
+
+
 def require_caller(request: Request, keys: KeyRing, limiter: RateLimiter | None = None) -> Caller:
     """Identify the caller of a request, and count the request against its rate limit.
 
@@ -131,7 +142,7 @@ def require_caller(request: Request, keys: KeyRing, limiter: RateLimiter | None 
     Raises:
         ProblemError: ``unauthorized`` or ``rate_limited``.
     """
-    caller = _require_key(request, keys) if keys else Caller(identity=_network(request))
+    caller = _require_key(request, keys) if keys else _identify(request)
     request.state.caller = caller
     if limiter is not None:
         request.state.rate_limit = limiter.require(caller.identity)
@@ -163,18 +174,20 @@ def scope_digest(caller: Caller, digest: str | None) -> str | None:
     return sha256(f"{caller.owner}:{digest}".encode()).hexdigest()
 
 
-def _network(request: Request) -> str:
-    return _network_of(request.client.host) if request.client else ""
+def _identify(request: Request) -> Caller:
+    return _caller_at(request.client.host) if request.client else ANONYMOUS
 
 
 @lru_cache(maxsize=1024)
-def _network_of(host: str) -> str:
+def _caller_at(host: str) -> Caller:
     try:
         address = ipaddress.ip_address(host.partition("%")[0])
     except ValueError:  # text that a proxy header held
-        return ""
+        return ANONYMOUS
     if isinstance(address, ipaddress.IPv6Address):
         if address.ipv4_mapped is not None:
-            return str(address.ipv4_mapped)
-        return str(ipaddress.ip_network((address, _IPV6_PREFIX), strict=False))
-    return str(address)
+            address = address.ipv4_mapped
+        else:
+            network = ipaddress.ip_network((address, _IPV6_PREFIX), strict=False)
+            return Caller(str(network), number=int(network.network_address) >> _IPV6_PREFIX)
+    return Caller(str(address), number=int(address))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 from contextlib import suppress
 from pathlib import Path
@@ -141,3 +142,21 @@ def fill(service: Any, disk: Path, body: bytes) -> list[str]:
     finally:
         worker.resume()
     return ids
+
+
+def test_a_deleted_data_dir_is_created_again(
+    run_service: Any, sample: Any, tmp_path: Path, wait_until: Callable[..., Any]
+) -> None:
+    folder = tmp_path / "data"
+    with run_service(ENABLE_TASKS="true", DATA_DIR=folder, WORKERS=1, TASK_WORKERS=1) as service:
+        service.wait_tasks()
+        assert end_of(service, submit(service, sample.json()).json()["task_id"]) == "SUCCESS"
+        shutil.rmtree(folder)
+
+        def is_served() -> bool:
+            response = submit(service, sample.json())
+            return response.status_code == 202 and end_of(service, response.json()["task_id"]) == "SUCCESS"
+
+        # Until the server meets the missing files, it works with those that it has open.
+        wait_until(lambda: folder.exists() and is_served(), limit_s=90, what="a task that succeeds")
+        assert (folder / "nats-server.conf").stat().st_mode & 0o077 == 0

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-from collections import Counter
 from typing import TYPE_CHECKING
 
 import pytest
 
 from app.tasks.stream import LANES, consumer_config, lane_of, parse_task_subject, task_subject
 from app.tasks.stream_state import read_state
+from app.web.auth import Caller, KeyRing, _caller_at
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -22,13 +22,7 @@ if TYPE_CHECKING:
     OpenDesk = Callable[..., AbstractAsyncContextManager[Desk]]
     Check = Callable[..., CheckedInput]
 
-
-def callers(count: int) -> list[str]:
-    """Return callers of as many lanes."""
-    found: dict[int, str] = {}
-    for number in range(1000):
-        found.setdefault(lane_of(str(number)), str(number))
-    return list(found.values())[:count]
+KEYS = [f"key-{number}" for number in range(LANES)]
 
 
 @pytest.mark.parametrize("lane", range(LANES))
@@ -45,11 +39,17 @@ def test_a_subject_is_of_one_lane_and_of_its_consumer_alone(lane: int, make_sett
     assert matching == [lane]
 
 
-def test_callers_are_spread_evenly_and_no_caller_is_lane_0() -> None:
-    counts = Counter(lane_of(str(number)) for number in range(8000))
-    assert set(counts) == set(range(LANES))
-    assert max(counts.values()) < 1.2 * min(counts.values())
-    assert lane_of("") == 0
+@pytest.mark.parametrize(
+    "found",
+    [
+        [KeyRing(KEYS).find(key.encode()) for key in KEYS],
+        [_caller_at(f"192.0.2.{number}") for number in range(17, 17 + LANES)],
+        [_caller_at(f"2001:db8:0:{number:x}::1") for number in range(17, 17 + LANES)],
+    ],
+    ids=["keys", "IPv4", "IPv6"],
+)
+def test_as_many_callers_as_lanes_have_lanes_of_their_own(found: list[Caller | None]) -> None:
+    assert {lane_of(caller.number) for caller in found if caller} == set(range(LANES))
 
 
 @pytest.mark.parametrize("options", [{"verify": "pixels", "background": "image"}, {}], ids=["heavy", "light"])
@@ -57,10 +57,10 @@ def test_a_caller_with_a_backlog_does_not_delay_another(
     at_work: OpenDesk, desk: OpenDesk, check: Check, options: dict[str, str]
 ) -> None:
     async def main() -> None:
-        busy, other = callers(2)
+        busy, other = range(2)
         async with desk() as opened:
-            backlog = [await opened.queue.submit(check(**options), caller=busy) for _ in range(200)]
-            few = [await opened.queue.submit(check(**options), caller=other) for _ in range(20)]
+            backlog = [await opened.queue.submit(check(**options), caller_number=busy) for _ in range(200)]
+            few = [await opened.queue.submit(check(**options), caller_number=other) for _ in range(20)]
             async with at_work() as working:
                 ended = [await working.end_of(record.task_id) for record in few]
                 last = max(record.completed_at or 0 for record in ended)
@@ -76,7 +76,7 @@ def test_a_caller_with_a_backlog_does_not_delay_another(
 def test_what_each_of_many_callers_submits_is_worked_on(at_work: OpenDesk, check: Check) -> None:
     async def main() -> None:
         async with at_work(workers=2) as opened:
-            taken = [await opened.queue.submit(check(), caller=caller) for caller in callers(LANES) for _ in range(5)]
+            taken = [await opened.queue.submit(check(), caller_number=lane) for lane in range(LANES) for _ in range(5)]
             assert set((await read_state(opened.connection)).lanes.values()) <= set(range(LANES))
             for record in taken:
                 assert (await opened.end_of(record.task_id)).attempts == 1
@@ -89,8 +89,8 @@ def test_an_idle_worker_takes_a_task_of_any_lane_at_once(at_work: OpenDesk, chec
     async def main() -> None:
         async with at_work() as opened:
             waits = []
-            for caller in callers(LANES):
-                record = await opened.queue.submit(check(), caller=caller)
+            for lane in range(LANES):
+                record = await opened.queue.submit(check(), caller_number=lane)
                 ended = await opened.end_of(record.task_id)
                 waits.append((ended.started_at or 0) - ended.submitted_at)
             assert sorted(waits)[LANES // 2] < 0.5, "polls wait at the server; without them it takes a whole period"

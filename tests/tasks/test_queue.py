@@ -25,7 +25,7 @@ from app.tasks.errors import (
 from app.tasks.message import decode_task
 from app.tasks.queue import TaskQueue
 from app.tasks.records import Record, TaskFault, TaskStatus
-from app.tasks.stream import RECORDS_STREAM, STREAM, TASK_TYPE, lane_of
+from app.tasks.stream import RECORDS_STREAM, STREAM, TASK_TYPE
 from app.tasks.stream_state import is_queued
 
 if TYPE_CHECKING:
@@ -165,10 +165,12 @@ class TestIdempotency:
                 record = Record(task_id=task_id, submitted_at=time.time(), digest="d")
                 await opened.records.create(record)
                 for _ in range(2):
-                    again = await opened.queue.submit(check(), idempotency_key="k", caller="me", owner="me", digest="d")
+                    again = await opened.queue.submit(
+                        check(), idempotency_key="k", caller_number=3, owner="me", digest="d"
+                    )
                     assert again == record
                 assert await opened.count() == 1
-                (message,) = await opened.fetch(lane=lane_of("me"))
+                (message,) = await opened.fetch(lane=3)
                 assert decode_task(message.data).record == record
 
         asyncio.run(main())
@@ -178,8 +180,8 @@ class TestIdempotency:
     ) -> None:
         async def main() -> None:
             async with desk() as opened:
-                for caller in ("192.0.2.1", "192.0.2.2", "192.0.2.3", ""):
-                    record = await opened.queue.submit(check(), idempotency_key="k", caller=caller, digest="d")
+                for number in (1, 2, 3, 0):
+                    record = await opened.queue.submit(check(), idempotency_key="k", caller_number=number, digest="d")
                     assert await is_queued(opened.connection, record.task_id)
                     assert (await opened.records.find(record.task_id)) == (record, 1)
                 assert await opened.count() == 1

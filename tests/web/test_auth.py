@@ -193,4 +193,4 @@ def test_callers_are_told_apart_by_key_or_by_network() -> None:
     ],
 )
 def test_a_network_is_one_caller(host: str, network: str) -> None:
-    assert auth._network_of(host) == network
+    assert auth._caller_at(host).identity == network

@@ -48,7 +48,7 @@ async def submit(request: Request) -> Response:
         record = await task_queue(request).submit(
             checked,
             idempotency_key=key,
-            caller=caller.identity,
+            caller_number=caller.number,
             owner=caller.owner,
             digest=scope_digest(caller, digest),
         )
