@@ -1,7 +1,7 @@
-"""Finding faces: how far from the given landmarks, and at what cost, beside MediaPipe's own FaceMesh.
+"""Accuracy and cost of the landmark detection, compared with MediaPipe's FaceMesh.
 
-`python -m benchmarks.faces` writes the table of docs/faces.md. MediaPipe is installed into a virtual environment of its
-own, `.tools/mediapipe`, for this comparison alone.
+`python -m benchmarks.detection` updates the table in docs/faces.md. It installs MediaPipe into a separate virtual
+environment, `.tools/mediapipe`.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from app.face.detection.mesh import IRIS_SIDE, MESH_SIDE, crop_roi, make_mesh_ro
 from app.face.detection.model_files import read_net
 from app.face.errors import NoFaceError
 from app.face.pipeline import no_step
-from benchmarks.cases import cpu_ms, models
+from benchmarks.inputs import cpu_ms, face_models
 from benchmarks.variants import Variant, compute_error, make_variants, read_sample
 
 if TYPE_CHECKING:
@@ -37,27 +37,28 @@ DOCUMENT = HERE.parent / "docs" / "faces.md"
 ENVIRONMENT = HERE.parent / ".tools" / "mediapipe"
 MEDIAPIPE = "mediapipe==0.10.21"
 ROUNDS = 41
-REACHED = 0.03
-"""Where MediaPipe's own error is at most this, ours may be at most `ALLOWED`."""
-ALLOWED = 0.04
+MEDIAPIPE_LIMIT = 0.03
+"""Variants on which MediaPipe's error is larger do not count."""
+MAX_ERROR = 0.04
+"""Largest mean error that is allowed on any variant that counts."""
 
 _BLOCK = re.compile(r"(<!-- accuracy -->\n).*?(<!-- end -->)", re.DOTALL)
 
 
 def detect_pair() -> tuple[Callable[[], object], Callable[[], object]]:
-    """Return the product's way from the sample's pixels to landmarks, and the bare one: cuts, blobs and passes."""
-    cv2.setNumThreads(0)  # as in the service, whose processes are what works side by side
+    """Return two functions that process the sample: the detector, and the bare crops and model runs."""
+    cv2.setNumThreads(0)  # as in the service, which runs several processes instead
     sample = read_sample()
-    finder, paths = LandmarkDetector(models()), models()
+    detector, paths = LandmarkDetector(face_models()), face_models()
     short, mesh, iris = (read_net(path) for path in (paths.short_range, paths.mesh, paths.iris))
     square = make_mesh_roi(sample.landmarks_px)
 
-    def product() -> object:
-        return finder.detect(sample.image, no_step)
+    def run_service() -> object:
+        return detector.detect(sample.image, no_step)
 
-    def bare() -> object:
-        picture = letterbox(sample.image, SHORT_RANGE.side)[0]
-        short.setInput(cv2.dnn.blobFromImage(picture, 1 / 127.5, mean=(127.5, 127.5, 127.5), swapRB=True))
+    def run_reference() -> object:
+        image = letterbox(sample.image, SHORT_RANGE.side)[0]
+        short.setInput(cv2.dnn.blobFromImage(image, 1 / 127.5, mean=(127.5, 127.5, 127.5), swapRB=True))
         found: list[Any] = [short.forward([SHORT_RANGE.boxes_output, SHORT_RANGE.scores_output])]
         for net, side, outputs in [(mesh, MESH_SIDE, ["conv2d_21", "conv2d_31"])] * 2 + [
             (iris, IRIS_SIDE, ["output_iris"])
@@ -66,15 +67,15 @@ def detect_pair() -> tuple[Callable[[], object], Callable[[], object]]:
             found.append(net.forward(outputs))
         return found
 
-    return product, bare
+    return run_service, run_reference
 
 
 def detect_ms() -> dict[str, float]:
-    """Landmarks from the sample's pixels, against the bare passes, and against MediaPipe's FaceMesh."""
-    product, bare = detect_pair()
-    rounds = [(cpu_ms(product), cpu_ms(bare)) for _ in track(range(ROUNDS), "detect_ms")]
+    """CPU time of detecting the sample's landmarks, compared with bare model runs and with MediaPipe's FaceMesh."""
+    run_service, run_reference = detect_pair()
+    rounds = [(cpu_ms(run_service), cpu_ms(run_reference)) for _ in track(range(ROUNDS), "detect_ms")]
     ours, reference = (statistics.median(column) for column in zip(*rounds, strict=True))
-    mediapipe_ms = float(ask_mediapipe([read_sample()])["cpu_ms"])
+    mediapipe_ms = float(run_mediapipe([read_sample()])["cpu_ms"])
     return {
         "cpu_ms": round(ours, 3),
         "reference_cpu_ms": round(reference, 3),
@@ -85,8 +86,8 @@ def detect_ms() -> dict[str, float]:
     }
 
 
-def ask_mediapipe(variants: Sequence[Variant]) -> dict[str, Any]:
-    """Let MediaPipe's FaceMesh look at pictures; landmarks are by position."""
+def run_mediapipe(variants: Sequence[Variant]) -> dict[str, Any]:
+    """Run MediaPipe's FaceMesh on images; the landmarks are keyed by index."""
     python = ENVIRONMENT / "bin" / "python"
     if not python.exists():
         venv.create(ENVIRONMENT, with_pip=True)
@@ -94,36 +95,40 @@ def ask_mediapipe(variants: Sequence[Variant]) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as folder:
         for position, variant in enumerate(variants):
             cv2.imwrite(str(Path(folder, f"{position:03}.png")), variant.image)
-        command = [str(python), str(HERE / "mediapipe_side.py"), folder]
+        command = [str(python), str(HERE / "mediapipe_reference.py"), folder]
         done = subprocess.run(command, check=True, capture_output=True, text=True)
-    answer: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
-    return answer
+    output: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    return output
 
 
 def measure() -> list[tuple[str, float | None, float | None]]:
-    """Measure every variant: its name, MediaPipe's error and ours; None where no face was found."""
+    """Return the name of each variant, MediaPipe's error and the service's error; None if no face was detected."""
     variants = list(make_variants())
-    theirs = ask_mediapipe(variants)["landmarks"]
-    finder = LandmarkDetector(models())
+    theirs = run_mediapipe(variants)["landmarks"]
+    detector = LandmarkDetector(face_models())
     rows = []
     for position, variant in enumerate(track(variants, "accuracy")):
         found = theirs[f"{position:03}"]
         their_error = None if found is None else compute_error(np.array(found), variant.landmarks_px)
         try:
-            our_error = compute_error(finder.detect(variant.image, no_step).landmarks_px, variant.landmarks_px)
+            our_error = compute_error(detector.detect(variant.image, no_step).landmarks_px, variant.landmarks_px)
         except NoFaceError:
             our_error = None
-        rows.append((variant.name.removeprefix("as it is, "), their_error, our_error))
+        rows.append((variant.name.removeprefix("unchanged, "), their_error, our_error))
     return rows
 
 
 def accuracy() -> dict[str, float]:
-    """Mean error over all variants, and the worst of those where MediaPipe's own is at most 3 %."""
+    """Mean error over all variants, and the largest on variants where MediaPipe's error is at most 3 %."""
     rows = measure()
     write_table(rows)
-    held = [ours if ours is not None else 1.0 for _, theirs, ours in rows if theirs is not None and theirs <= REACHED]
+    counted = [
+        ours if ours is not None else 1.0
+        for _, theirs, ours in rows
+        if theirs is not None and theirs <= MEDIAPIPE_LIMIT
+    ]
     return {
-        "worst": round(max(held), 4),
+        "worst": round(max(counted), 4),
         "mean": round(statistics.mean(ours for _, _, ours in rows if ours is not None), 4),
         "mediapipe_mean": round(statistics.mean(theirs for _, theirs, _ in rows if theirs is not None), 4),
         "found": sum(ours is not None for _, _, ours in rows),
@@ -133,8 +138,8 @@ def accuracy() -> dict[str, float]:
 
 
 def write_table(rows: Sequence[tuple[str, float | None, float | None]]) -> None:
-    """Put the errors into the documentation."""
-    lines = ["| the sample | MediaPipe | here |", "| --- | --- | --- |"]
+    """Write the errors into the documentation."""
+    lines = ["| sample image | MediaPipe | facial-service |", "| --- | --- | --- |"]
     lines += [f"| {name} | {_percent(theirs)} | {_percent(ours)} |" for name, theirs, ours in rows]
     table = "\n".join(lines) + "\n"
     text = DOCUMENT.read_text(encoding="utf-8")
@@ -146,11 +151,11 @@ def _percent(error: float | None) -> str:
 
 
 def main() -> None:
-    """Measure, write the table, and fail where ours is worse than is allowed."""
+    """Measure, update the table, and exit with 1 if the error exceeds the limit."""
     figures = accuracy()
     print(json.dumps(figures, indent=2))
-    if figures["worst"] > ALLOWED:
-        sys.exit(f"over budget: {figures['worst']:.1%} is more than {ALLOWED:.0%}")
+    if figures["worst"] > MAX_ERROR:
+        sys.exit(f"over budget: {figures['worst']:.1%} is more than {MAX_ERROR:.0%}")
 
 
 if __name__ == "__main__":

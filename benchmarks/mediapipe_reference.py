@@ -1,8 +1,9 @@
-"""MediaPipe's own FaceMesh on a folder of pictures; run by `faces.py` with an interpreter that has `mediapipe`.
+"""Run MediaPipe's FaceMesh on a folder of images; `detection` starts it in a virtual environment with `mediapipe`.
 
-Prints JSON: landmarks by file name (null where no face was found), and CPU milliseconds a call on the first picture.
+It prints JSON: the landmarks by file name (null if no face was detected), and the CPU time per call on the first image,
+in milliseconds.
 
-Example: python benchmarks/mediapipe_side.py FOLDER
+Example: python benchmarks/mediapipe_reference.py FOLDER
 """
 
 from __future__ import annotations
@@ -21,15 +22,15 @@ WARM_UP = 5
 
 
 def main() -> None:
-    """Look at every picture."""
+    """Process every image of the folder."""
     mesh = mp.solutions.face_mesh.FaceMesh(static_image_mode=True, max_num_faces=1, refine_landmarks=True)
     found: dict[str, list[tuple[float, float]] | None] = {}
     times_ms: list[float] = []
     for path in sorted(Path(sys.argv[1]).glob("*.png")):
-        picture = cv2.imread(str(path))
-        if picture is None:
-            raise ValueError(f"{path}: not a picture")
-        image = cv2.cvtColor(picture, cv2.COLOR_BGR2RGB)
+        image_bgr = cv2.imread(str(path))
+        if image_bgr is None:
+            raise ValueError(f"{path}: expected an image")
+        image = cv2.cvtColor(image_bgr, cv2.COLOR_BGR2RGB)
         height, width = image.shape[:2]
         faces = mesh.process(image).multi_face_landmarks
         found[path.stem] = [(p.x * width, p.y * height) for p in faces[0].landmark] if faces else None

@@ -1,4 +1,4 @@
-"""What is sent and what is called: the inputs of every case, made from the sample photo."""
+"""Inputs of the benchmarks, generated from the sample image."""
 
 from __future__ import annotations
 
@@ -28,17 +28,14 @@ if TYPE_CHECKING:
     from app.face.landmarks import FloatArray
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
-PHOTO_BYTES = 900_000
+IMAGE_BYTES = 900_000
 MAP_SIDE = 1024
 MAP_LABELS = 10
 
 
 @cache
-def photo() -> tuple[bytes, bytes]:
-    """Return a 0.9 MB PNG of the sample and its landmarks as JSON.
-
-    The sample is enlarged a little at a time until its file is as large as that.
-    """
+def image_and_landmarks() -> tuple[bytes, bytes]:
+    """Return the sample, enlarged to a PNG of 0.9 MB, and its landmarks as JSON."""
     sample = cv2.imread(str(EXAMPLES / "astronaut.png"))
     points = json.loads((EXAMPLES / "astronaut.landmarks.json").read_text())
     if sample is None:
@@ -46,49 +43,49 @@ def photo() -> tuple[bytes, bytes]:
     scale = 1.0
     while True:
         file = cv2.imencode(".png", cv2.resize(sample, None, fx=scale, fy=scale, interpolation=cv2.INTER_CUBIC))[1]
-        if file.size >= PHOTO_BYTES:
+        if file.size >= IMAGE_BYTES:
             scaled = [{"x": point["x"] * scale, "y": point["y"] * scale} for point in points]
             return file.tobytes(), json.dumps(scaled).encode()
         scale += 0.05
 
 
 @cache
-def models() -> FaceModels:
-    """Find the models where `make models` puts them."""
+def face_models() -> FaceModels:
+    """Return the paths of the models that `make models` installs."""
     names = (MODEL_FILES.short_range, MODEL_FILES.full_range, MODEL_FILES.mesh, MODEL_FILES.iris)
     return FaceModels(*(str(PACKAGE_MODELS / name) for name in names))
 
 
 @cache
-def photo_request() -> tuple[bytes, str]:
-    """Return a multipart body of the photo alone, and its type."""
-    return _as_form(photo()[0])
+def image_request() -> tuple[bytes, str]:
+    """Return a multipart body with only the image, and its content type."""
+    return _make_form(image_and_landmarks()[0])
 
 
 def json_request() -> tuple[bytes, str]:
-    """Return a JSON body and its type."""
-    image, points = photo()
+    """Return a JSON body with image and landmarks, and its content type."""
+    image, points = image_and_landmarks()
     return b'{"image":"%s","landmarks":%s}' % (pybase64.b64encode(image), points), "application/json"
 
 
 def multipart_request() -> tuple[bytes, str]:
-    """Return a multipart body and its type."""
-    return _as_form(*photo())
+    """Return a multipart body with image and landmarks, and its content type."""
+    return _make_form(*image_and_landmarks())
 
 
 @cache
 def small_request() -> tuple[bytes, str]:
-    """Return a multipart body around a photo of a few kilobytes, and its type."""
+    """Return a multipart body with an image of a few kilobytes and its landmarks, and its content type."""
     sample = cv2.imread(str(EXAMPLES / "astronaut.png"))
     if sample is None:
         raise FileNotFoundError("examples/astronaut.png")
     small = cv2.imencode(".jpg", sample, [cv2.IMWRITE_JPEG_QUALITY, 20])[1].tobytes()
-    return _as_form(small, (EXAMPLES / "astronaut.landmarks.json").read_bytes())
+    return _make_form(small, (EXAMPLES / "astronaut.landmarks.json").read_bytes())
 
 
-def _as_form(image: bytes, points: bytes | None = None) -> tuple[bytes, str]:
+def _make_form(image: bytes, points: bytes | None = None) -> tuple[bytes, str]:
     boundary = b"8f2c1d0b7a"
-    parts = [(b"image", b"photo.png", b"image/png", image)]
+    parts = [(b"image", b"image.png", b"image/png", image)]
     if points is not None:
         parts.append((b"landmarks", b"face.json", b"application/json", points))
     form = b'--%s\r\nContent-Disposition: form-data; name="%s"; filename="%s"\r\nContent-Type: %s\r\n\r\n%s\r\n'
@@ -97,7 +94,7 @@ def _as_form(image: bytes, points: bytes | None = None) -> tuple[bytes, str]:
 
 
 def label_image() -> bytes:
-    """Draw a face of ten labels, 1024 pixels wide, and return it as a grey PNG."""
+    """Return a label map of a face with ten labels, 1024 × 1024, as a greyscale PNG."""
     labels = np.zeros((MAP_SIDE, MAP_SIDE), np.uint8)
     shapes = {
         10: [((512, 380), (430, 360))],
@@ -118,30 +115,30 @@ def label_image() -> bytes:
 
 
 def label_map_pair() -> tuple[Callable[[], object], Callable[[], object]]:
-    """Return the product's way from a label image's bytes to contours, and the bare one."""
+    """Return two functions that trace the contours of a label map: the service's and the reference."""
     file = label_image()
     array = np.frombuffer(file, np.uint8)
 
-    def product() -> object:
+    def run_service() -> object:
         info = verify_structure(file, sniff_image(file, max_pixels=24_000_000))
         label_map = image_to_label_map(decode_label_image(file, info))
         return trace_labels(scale_labels(label_map.labels, Size(MAP_SIDE, MAP_SIDE)), sorted(label_map.names))
 
-    def bare() -> object:
+    def run_reference() -> object:
         labels = cv2.imdecode(array, cv2.IMREAD_UNCHANGED)
         found = []
         for label in range(1, MAP_LABELS + 1):
-            mask = cv2.compare(labels, label, cv2.CMP_EQ)  # type: ignore[call-overload]  # a number is fine
+            mask = cv2.compare(labels, label, cv2.CMP_EQ)  # type: ignore[call-overload]  # OpenCV accepts a number
             x, y, width, height = cv2.boundingRect(mask)
             box = mask[y : y + height, x : x + width]
             found.append(cv2.findContours(box, cv2.RETR_CCOMP, cv2.CHAIN_APPROX_SIMPLE, offset=(x, y)))
         return found
 
-    return product, bare
+    return run_service, run_reference
 
 
 def svg_500_points() -> Callable[[], bytes]:
-    """Return a call that draws one region of 500 points."""
+    """Return a function that renders one region of 500 points."""
     angle = np.linspace(0, 2 * np.pi, 500, endpoint=False)
     ring: FloatArray = np.round(np.stack([256 + 200 * np.cos(angle), 256 + 150 * np.sin(angle)], 1), 1)
     ring = ring.astype(np.float32)
@@ -159,7 +156,7 @@ def svg_500_points() -> Callable[[], bytes]:
 
 
 def cpu_ms(function: Callable[[], object], count: int = 3) -> float:
-    """Call a function several times and return the CPU milliseconds of one call."""
+    """Return the CPU time of a function in milliseconds, averaged over several calls."""
     before = time.process_time()
     for _ in range(count):
         function()
