@@ -252,7 +252,7 @@ def test_worker_waits_for_a_queue_that_is_not_there_yet(run_nats: Any, run_worke
 def test_worker_without_a_queue_says_so() -> None:
     done = refuse("worker")
     assert done.returncode == 2
-    assert done.stderr.startswith("facial-service: NATS_URL: expected the server that the tasks are on, got nothing")
+    assert done.stderr.startswith("facial-service: NATS_URL: expected the URL of a NATS server, got nothing")
 
 
 def test_task_workers_are_looked_after_as_the_api_s_are(
