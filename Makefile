@@ -29,13 +29,15 @@ test: $(VENV)/.dev tools models ## Run all tests (ARGS="-k name" selects some)
 	@$(BIN)/pytest $(ARGS)
 
 .PHONY: lint
-lint: $(VENV)/.dev ## Types, style, layers, and what is generated against its source
+lint: $(VENV)/.dev ## Check style, complexity, types, layers, spelling and generated files
 	@$(BIN)/ruff check $(PACKAGES)
 	@$(BIN)/ruff format --check $(PACKAGES)
 	@$(BIN)/mypy -p app -p benchmarks -p grafana.builder -p prometheus.source
 	@MYPYPATH=tools $(BIN)/mypy docs/*.py examples/*.py tools/setup.py tools/custom_resources.py tools/models.py tools/record_kubernetes.py
 	@MYPYPATH=charts $(BIN)/mypy charts/*.py
 	@$(BIN)/lint-imports --no-cache
+	@$(BIN)/codespell $$(git ls-files)
+	@$(BIN)/pytest -q --no-header tests/contracts/test_imports.py tests/contracts/test_language.py tests/contracts/test_source.py -k "not examples"
 	@$(BIN)/python docs/generate.py --check
 	@$(BIN)/python -m prometheus.source.generate --check
 	@$(BIN)/python -m grafana.builder --check
