@@ -28,13 +28,13 @@ JSON = {"content-type": "application/json"}
 
 
 def send(service: RunningService, key: str = "", query: str = "", **headers: str) -> httpx.Response:
-    """Send a request that needs no work, on a connection of its own."""
+    """Send a request without image processing, on a new connection."""
     given = {**JSON, **({"x-api-key": key} if key else {}), **headers}
     return httpx.post(f"{service.api}{CROP}{query}", content=b"{}", headers=given, timeout=30)
 
 
 def write_as_kubelet(folder: Path, text: str, version: int) -> None:
-    """Write a file as the kubelet updates a mounted Secret: by moving a link to a folder."""
+    """Write a file as the kubelet updates a mounted Secret, by replacing a link to a folder."""
     (folder / f"..{version}").mkdir()
     (folder / f"..{version}" / "keys").write_text(text, encoding="ascii")
     (folder / "..new").symlink_to(f"..{version}")
