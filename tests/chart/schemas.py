@@ -19,8 +19,8 @@ if TYPE_CHECKING:
     from tests.chart.helm import Object
 
 with pytest.MonkeyPatch.context() as patch:
-    patch.syspath_prepend(str(Path(__file__).resolve().parents[2] / "tools"))  # as `python3 tools/setup.py` has it
-    import custom_resources
+    patch.syspath_prepend(str(Path(__file__).resolve().parents[2] / "tools"))  # tools is not a package
+    import setup
 
 # The oldest version that the chart supports, and the newest one with schemas.
 VERSIONS = ("1.30.0", kubernetes_validate.latest_version())
@@ -32,7 +32,7 @@ _LOGIC = ("allOf", "anyOf", "oneOf", "not")
 def is_custom(item: Object) -> bool:
     """Return whether an object is a custom resource."""
     group = item["apiVersion"].partition("/")[0]
-    return any(file.startswith(f"{group}_") for source in custom_resources.SOURCES for file in source.files)
+    return any(file.startswith(f"{group}_") for source in setup.DEFINITIONS for file in source.files)
 
 
 def violations(item: Object, version: str) -> list[str]:
@@ -69,13 +69,13 @@ def _read_core(version: str, name: str) -> dict[str, Any]:
 
 @lru_cache
 def _custom_validator(group: str, kind: str) -> Draft7Validator:
-    for source in custom_resources.SOURCES:
+    for source in setup.DEFINITIONS:
         for file in source.files:
             if not file.startswith(f"{group}_"):
                 continue
-            path = source.folder_in(custom_resources.DEFAULT_HOME) / file
+            path = source.folder_in(setup.HOME) / file
             if not path.is_file():
-                pytest.skip(f"{path.name} is not there; `make tools` fetches it, with Go")
+                pytest.skip(f"{path.name} is missing; run `make tools`, which needs Go")
             definition = yaml.safe_load(path.read_text(encoding="utf-8"))
             if definition["spec"]["names"]["kind"] == kind:
                 version = next(item for item in definition["spec"]["versions"] if item["storage"])

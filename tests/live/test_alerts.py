@@ -34,7 +34,7 @@ WINDOWS = ("1h", "6h", "1d", "3d")
 
 FAULTS = {
     "a task process hangs, and there is a task": ("FacialServiceOldestTaskTooOld",),
-    "callers send damaged pictures": ("FacialServiceErrorSurge", "FacialServiceDecodeFailures"),
+    "callers send damaged images": ("FacialServiceErrorSurge", "FacialServiceDecodeFailures"),
     "API processes are killed one after the other": ("FacialServiceWorkerExits",),
     "files of processes that are gone stay": ("FacialServiceMetricFilesGrowing",),
     "the exporter hangs": ("FacialServiceScrapeSlow",),
@@ -51,7 +51,7 @@ FAULTS = {
         *(f"FacialServiceErrorBudgetBurn-{window}" for window in WINDOWS),
     ),
     "the workers' user is unknown to the queue": ("FacialServiceQueueUnreachableFromInstance",),
-    "callers submit pictures that do not decode": ("FacialServiceTaskFailureRatioHigh",),
+    "callers submit images that do not decode": ("FacialServiceTaskFailureRatioHigh",),
     "results are larger than there is room for": ("FacialServiceQueueStorageNearlyFull",),
     "tasks kill their worker": ("FacialServiceRedeliveries", "FacialServiceDeadTasks"),
     "the workers are stopped": ("FacialServiceNoTaskWorkers",),

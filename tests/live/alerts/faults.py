@@ -118,7 +118,7 @@ def files_left_behind(release: Release, folder: Path) -> Iterator[None]:
 
 
 @contextmanager
-def damaged_pictures(release: Release) -> Iterator[None]:
+def damaged_images(release: Release) -> Iterator[None]:
     """Callers send truncated images."""
     body = release.sample.json(image=release.sample.jpeg[:-200])
     with repeating(lambda: release.post(CROP, body), every_s=0.05):

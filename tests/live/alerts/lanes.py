@@ -65,7 +65,7 @@ class Lanes:
 
     def _break_alone(self, alone: Release) -> None:
         under, place = self._under, alone.place
-        with under("callers send damaged pictures", place, faults.damaged_pictures(alone)):
+        with under("callers send damaged images", place, faults.damaged_images(alone)):
             pass
         left = faults.files_left_behind(alone, self._folder / "values")
         with (
@@ -94,7 +94,7 @@ class Lanes:
         with under("the workers' user is unknown to the queue", place, faults.shut_out(fleet.queue)):
             pass
         with (
-            under("callers submit pictures that do not decode", place, faults.damaged_tasks(apart)),
+            under("callers submit images that do not decode", place, faults.damaged_tasks(apart)),
             under("results are larger than there is room for", place, faults.large_results(apart)),
         ):
             pass
