@@ -37,11 +37,11 @@ lint: $(VENV)/.dev ## Check style, complexity, types, layers, spelling and gener
 	@MYPYPATH=charts $(BIN)/mypy charts/*.py
 	@$(BIN)/lint-imports --no-cache
 	@$(BIN)/codespell $$(git ls-files)
-	@$(BIN)/pytest -q --no-header tests/contracts/test_imports.py tests/contracts/test_language.py tests/contracts/test_source.py -k "not examples"
 	@$(BIN)/python docs/generate.py --check
 	@$(BIN)/python -m prometheus.source.generate --check
 	@$(BIN)/python -m grafana.builder --check
 	@$(BIN)/python charts/generate.py --check
+	@$(BIN)/pytest -q tests/contracts/test_imports.py tests/contracts/test_language.py tests/contracts/test_source.py -k "not examples"
 
 .PHONY: test-nats
 test-nats: $(VENV)/.dev models ## Run the task tests with several nats-server versions (30 minutes)

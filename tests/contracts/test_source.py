@@ -43,14 +43,11 @@ def name_of(path: Path) -> str:
     return path.relative_to(ROOT).as_posix()
 
 
-@pytest.mark.parametrize(
-    "path", [path for name in PACKAGES for path in sorted((ROOT / name).rglob("*.py"))], ids=name_of
-)
-def test_a_long_module_gives_a_reason(path: Path) -> None:
-    lines = path.read_text(encoding="utf-8").splitlines()
-    if len(lines) > MAX_MODULE_LINES:
+def test_long_modules_give_a_reason() -> None:
+    for path in (path for name in PACKAGES for path in sorted((ROOT / name).rglob("*.py"))):
+        lines = path.read_text(encoding="utf-8").splitlines()
         top = itertools.takewhile(lambda line: not line.startswith(("import ", "from ")), lines)
-        assert any(f"{MAX_MODULE_LINES} lines" in line for line in top), (
+        assert len(lines) <= MAX_MODULE_LINES or any(f"{MAX_MODULE_LINES} lines" in line for line in top), (
             f"{name_of(path)} has {len(lines)} lines; split it by subject, or add a comment above its imports that "
             f"gives the reason: # Longer than {MAX_MODULE_LINES} lines, because …"
         )
