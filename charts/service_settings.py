@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from app.settings import Settings
-from app.task_settings import CommaList
+from app.settings import CommaList, Settings
 
 MANAGED_SETTINGS = {
     "HOST": "",

@@ -20,7 +20,6 @@ from app.face.regions import REGIONS, RegionSpec
 from app.observability.metrics import METRICS
 from app.service.options import CropOptions
 from app.settings import Settings
-from app.task_settings import TaskSettings
 from app.web import openapi
 from app.web.problem_codes import PROBLEMS
 from app.web.problems import INPUT_STATUS, TASK_FAULTS
@@ -41,9 +40,9 @@ def markdown_table(head: tuple[str, ...], rows: Iterable[tuple[str, ...]]) -> st
 
 def settings_table() -> str:
     """Return the table of settings."""
-    # Fields of the base class come first in pydantic, but the settings of tasks belong at the end.
-    fields = sorted(Settings.model_fields.items(), key=lambda field: field[0] in TaskSettings.model_fields)
-    rows = ((f"`{name.upper()}`", _default(field), field.description or "") for name, field in fields)
+    rows = (
+        (f"`{name.upper()}`", _default(field), field.description or "") for name, field in Settings.model_fields.items()
+    )
     return markdown_table(("variable", "default", "meaning"), rows)
 
 

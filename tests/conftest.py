@@ -28,7 +28,7 @@ from app.settings import Settings
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-# How long an example takes says nothing on a machine that others use too.
+# No time limit per example, because other programs use the machine too.
 settings.register_profile("suite", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("suite")
 
@@ -153,7 +153,7 @@ def sample() -> Sample:
 
 @pytest.fixture(scope="session")
 def face_models() -> FaceModels:
-    """Give the paths of the models; tests that need them are skipped where nobody has set them up."""
+    """Give the paths of the models; tests that need them are skipped if they are not installed."""
     paths = [PACKAGE_MODELS / getattr(MODEL_FILES, field.name) for field in fields(FaceModels)]
     if not all(path.exists() for path in paths):
         pytest.skip("no models; `make models` gets them")

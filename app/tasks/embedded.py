@@ -24,7 +24,7 @@ import psutil
 from pydantic import SecretStr
 
 from app.observability.rich_logging import get_logger
-from app.task_settings import MIB
+from app.settings import MIB
 from app.tasks.errors import QueueUnavailableError
 from app.tasks.monitor import SYSTEM_SCHEME
 

@@ -14,7 +14,7 @@ import time
 from typing import TYPE_CHECKING, Final
 
 from app.observability.rich_logging import get_logger
-from app.task_settings import MIB
+from app.settings import MIB
 from app.tasks.monitor import ServerMonitor, free_bytes
 
 if TYPE_CHECKING:

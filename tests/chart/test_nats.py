@@ -101,7 +101,7 @@ class Server:
         self.process = subprocess.Popen(command, env=variables, stderr=subprocess.DEVNULL)
 
     def figures(self) -> dict[str, Any]:
-        """What it says of itself, once it is ready by the probe that the kubelet asks."""
+        """Return its `/varz` after its readiness probe succeeds."""
         end = time.monotonic() + LIMIT_S
         while True:
             try:
@@ -119,7 +119,7 @@ class Server:
 
 @pytest.fixture
 def served(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[dict[str, Any]]:
-    """What a server of the chart says of itself."""
+    """`/varz` of a server with the chart's configuration."""
     server = Server(template(values=request.param), tmp_path, token=None)
     try:
         yield server.figures()
@@ -176,7 +176,7 @@ def test_token_lets_in_and_nothing_else_does(token: str, tmp_path: Path) -> None
 
 
 def greet(port: int, credentials: dict[str, str]) -> str:
-    """Connect as a client does, and return what the server says to it."""
+    """Connect as a client does, and return the response of the server."""
     with socket.create_connection(("127.0.0.1", port), timeout=LIMIT_S) as connection:
         connection.sendall(b"CONNECT " + orjson.dumps({"verbose": False} | credentials) + b"\r\nPING\r\n")
         lines = connection.makefile("rb")

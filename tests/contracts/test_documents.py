@@ -1,4 +1,4 @@
-"""The documentation says what the code does."""
+"""The documentation matches the code."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def test_worked_examples_are_fresh(tmp_path: Path) -> None:
     made, kept = (json.loads(path.read_text()) for path in (target, ROOT / "app/web/static/examples.json"))
     assert made.keys() == kept.keys()
     for name in made:
-        # Encoders of other versions may write other bytes for the same picture; all else is the same.
+        # Other encoder versions may write other bytes for the same image; everything else is equal.
         for example in (made[name]["value"], kept[name]["value"]):
             example.pop("image")
         assert made[name] == kept[name]
@@ -64,7 +64,7 @@ def test_readme_answer_is_the_samples(app: FastAPI, sample: Any) -> None:
     answer: dict[str, Any] = json.loads(block)
     documented = msgspec.convert(
         {**answer, "regions": [], "mask_contours": {}}, CropAnswer
-    )  # rings are cut short in print, so they are left aside
+    )  # without the contours, which are abbreviated in the text
     assert list(answer) == list(CropAnswer.__struct_fields__)
     body = json.dumps({"image": base64.b64encode(sample.photo).decode(), "landmarks": sample.points})
     real = asyncio.run(post(app, body))

@@ -1,4 +1,4 @@
-"""The OpenAPI document against the running service: it keeps its word for whatever the document lets a caller send."""
+"""The running service conforms to its OpenAPI document for every request that the document allows."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ CHECKS = [
     response_headers_conformance,
     response_schema_conformance,
 ]
-TASK_CHECKS = CHECKS[1:]  # a queue that is full is an answer too
+TASK_CHECKS = CHECKS[1:]  # a full queue is a valid response, too
 TASK_OPERATIONS = [
     ("POST", SUBMIT),
     ("GET", STATUS),
@@ -172,7 +172,7 @@ def test_other_answers_are_what_the_document_says(service: RunningService) -> No
 
 
 def decode(answer: httpx.Response, structure: type[T]) -> T:
-    """Read an answer strictly: every member has its type, none is missing, and none is there that is not documented."""
+    """Decode a response strictly: every member is documented and has its type, and none is missing."""
     decoded = msgspec.json.decode(answer.content, type=structure)
     assert msgspec.to_builtins(decoded) == answer.json()
     return decoded

@@ -1,4 +1,4 @@
-"""A cluster of queue servers, as the metrics tell of it."""
+"""Metrics of a NATS cluster."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The embedded queue's storage: bounds that are lowered, a disk that was full, and who can look at it."""
+"""Storage of the embedded queue: lowered limits, a full disk, and file permissions."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def metric(service: Any, name: str) -> float | None:
 
 @pytest.fixture
 def disk(tmp_path: Path) -> Iterator[Path]:
-    """Give a folder on a disk of 40 MB."""
+    """Return a folder on a disk of 40 MB."""
     folder = tmp_path / "disk"
     folder.mkdir()
     if os.geteuid():
@@ -125,13 +125,13 @@ def test_queue_recovers_by_itself_once_a_full_disk_has_room(
 
 
 def used(disk: Path) -> int:
-    """Return the bytes that are taken."""
+    """Return the used bytes."""
     found = os.statvfs(disk)
     return (found.f_blocks - found.f_bavail) * found.f_frsize
 
 
 def fill(service: Any, disk: Path, body: bytes) -> list[str]:
-    """Fill the disk to the last byte while tasks are worked on, as another program would, and return their ids."""
+    """Fill the disk completely while tasks run, as another program would, and return their ids."""
     (worker,) = service.task_workers()
     worker.suspend()
     try:

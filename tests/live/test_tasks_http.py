@@ -1,4 +1,4 @@
-"""Tasks over HTTP against the real service: with the queue and the workers that it brings along, and with others."""
+"""Tasks over HTTP, with the embedded queue and workers, and with external ones."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ KEYS = ("first-key", "second-key")
 
 
 class Caller:
-    """Sends requests with a key, each on a connection of its own, whichever worker takes it."""
+    """Sends requests with a key, each on a new connection, so that any worker may accept it."""
 
     def __init__(self, service: RunningService, key: str = KEYS[0]) -> None:
         self._api = service.api
@@ -54,7 +54,7 @@ class Caller:
         return self.send("DELETE", f"{CROP}/status/{task_id}")
 
     def run(self, content: bytes) -> TaskAnswer:
-        """Submit, and wait for the end."""
+        """Submit a task, and wait for it to end."""
         return decode(self.status(decode(self.submit(content), TaskAnswer).task_id, 60), TaskAnswer)
 
     def _post(self, path: str, content: bytes, headers: dict[str, str]) -> httpx.Response:
@@ -63,7 +63,7 @@ class Caller:
 
 
 def decode(answer: httpx.Response, structure: type[T]) -> T:
-    """Read an answer strictly: nothing missing, nothing undocumented."""
+    """Decode a response strictly: nothing missing, nothing undocumented."""
     decoded = msgspec.json.decode(answer.content, type=structure)
     assert msgspec.to_builtins(decoded) == answer.json()
     return decoded
@@ -87,7 +87,7 @@ def tasks(
     run_worker: Callable[..., Any],
     wait_until: Callable[..., Any],
 ) -> Iterator[RunningService]:
-    """A service that takes tasks, has keys, and keeps results to answer from."""
+    """A service with tasks, API keys and the result cache."""
     environment = {"API_KEYS": ",".join(KEYS), "RESULT_CACHE": "true", "ENABLE_TASKS": "true"}
     with ExitStack() as stack:
         if request.param == "apart":
@@ -221,7 +221,7 @@ def test_tasks_wait_are_cancelled_and_end(
     with run_service(WORKERS=1, TASK_WORKERS=1, FAULT_WORK_S=2, ENABLE_TASKS="true") as service:
         caller = Caller(service)
         wait_until(lambda: caller.status(NO_TASK).status_code == 404, limit_s=30, what="the queue")
-        # One is worked on, and one more taken ahead.
+        # One task runs, and one more is prefetched.
         working, _, behind, last = (decode(caller.submit(sample.json()), TaskAnswer).task_id for _ in range(4))
         cancelled = decode(caller.cancel(behind), TaskAnswer)
         assert (cancelled.status, cancelled.attempts, cancelled.result) == ("CANCELLED", 0, None)
@@ -232,7 +232,7 @@ def test_tasks_wait_are_cancelled_and_end(
             assert decode(hasty.result(), TaskAnswer).status == "PENDING"
             assert not patient.done(), "a wait that is over before the task is"
             assert decode(patient.result(), TaskAnswer).status == "SUCCESS"
-            # The last has not ended: whoever waited was told as soon as there was something to tell.
+            # The last task has not ended, so the long poll returned as soon as its own task ended.
             assert decode(caller.status(last), TaskAnswer).status in {"PENDING", "STARTED"}
         assert decode(caller.cancel(last), TaskAnswer).status == "CANCELLED"
         scraped = service.scrape()
@@ -256,7 +256,7 @@ def test_a_wait_does_not_hold_up_the_end_of_the_service(
         wait_until(lambda: caller.status(NO_TASK).status_code == 404, limit_s=30, what="the queue")
         *_, last = (decode(caller.submit(sample.json()), TaskAnswer) for _ in range(4))
         waiting = pool.submit(Caller(service).status, last.task_id, 60)
-        caller.status(last.task_id, 0.1)  # by then, the other waits too
+        caller.status(last.task_id, 0.1)  # by then, the other poll waits, too
         assert not waiting.done()
         assert service.stop() == 0
         assert decode(waiting.result(), TaskAnswer) == last

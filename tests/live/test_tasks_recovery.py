@@ -1,4 +1,4 @@
-"""Every task ends after cancels beside unacknowledged messages, kills of the queue's server, and a damaged store."""
+"""Every task ends after cancels next to unacknowledged messages, kills of the NATS server, and a damaged store."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def ask(service: Any, method: str, path: str, **request: Any) -> httpx.Response:
 
 
 def submit(service: Any, body: bytes, key: str = "") -> str | None:
-    """Submit a task; None if it is to be submitted again."""
+    """Submit a task; return None if it must be submitted again."""
     headers = JSON | ({"Idempotency-Key": key} if key else {})
     answer = ask(service, "POST", "submit", content=body, headers=headers)
     if answer.status_code == 503:
@@ -40,7 +40,7 @@ def submit(service: Any, body: bytes, key: str = "") -> str | None:
 
 
 def end_of(service: Any, task_id: str, wait_until: Callable[..., Any]) -> str:
-    """Wait for a task's end; return its status and the code of its error."""
+    """Wait for a task to end; return its status and the code of its error."""
 
     def ended() -> str:
         answer = ask(service, "GET", f"status/{task_id}?wait=10")
@@ -55,7 +55,7 @@ def end_of(service: Any, task_id: str, wait_until: Callable[..., Any]) -> str:
 
 
 def is_held(service: Any, count: int) -> bool:
-    """Return whether so many tasks are with workers."""
+    """Return whether this number of tasks is with workers."""
     return any(name == "active_tasks_count" and value == count for (name, _), value in service.scrape().items())
 
 

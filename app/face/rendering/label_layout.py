@@ -1,7 +1,7 @@
 """Layout of region labels, which are the names of regions.
 
-A label is inside its region if it fits. Otherwise it is in a column beside the regions, with a leader line to a visible
-point of the region. On a face of ninety pixels, that applies to all but one or two labels.
+A label is inside its region if it fits. Otherwise it is in a column next to the regions, with a leader line to a
+visible point of the region. On a face of ninety pixels, that applies to all but one or two labels.
 """
 
 from collections.abc import Sequence
@@ -89,7 +89,7 @@ def layout_labels(size: Size, regions: Sequence[Region]) -> tuple[float, list[Pl
     gap = _COLUMN_GAP_EM * font_size
     widest_left = max((_estimate_width(space, font_size) for space in left), default=0.0)
     widest_right = max((_estimate_width(space, font_size) for space in right), default=0.0)
-    # A face that fills the image leaves no space beside it. Labels then overlap its edge instead of being cut off.
+    # A face that fills the image leaves no space next to it. Labels then overlap its edge instead of being cut off.
     left_x = max(box_left - gap, widest_left + _MARGIN_EM * font_size)
     right_x = min(box_right + gap, size.width - widest_right - _MARGIN_EM * font_size)
     return font_size, [

@@ -55,7 +55,7 @@ class OverlayStyle:
     """Style of an overlay.
 
     Attributes:
-        show_labels: write the name of each region inside it, or beside the face if it does not fit.
+        show_labels: write the name of each region inside it, or next to the face if it does not fit.
         show_landmarks: draw a dot for each landmark.
         region_opacity: opacity of the fill, 0 to 1.
         stroke_width: width of the outlines in pixels; None for a default in proportion to the frame.

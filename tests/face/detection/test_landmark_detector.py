@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from app.face.detection.model_files import FaceModels
     from benchmarks.variants import Variant
 
-PICTURES = sorted((Path(__file__).parents[3] / ".tools" / "pictures").glob("*.*"))
+IMAGES = sorted((Path(__file__).parents[3] / ".tools" / "images").glob("*.*"))
 VARIANTS = {variant.name: variant for variant in variants.make_variants()}
 BLACK, WHITE = 0, 255
 
@@ -51,11 +51,11 @@ def test_landmarks_are_close_to_the_reference(detector: LandmarkDetector, name: 
     assert face.presence > 0.99
 
 
-@pytest.mark.parametrize("path", PICTURES or [None], ids=lambda path: path.name if path else "none")
+@pytest.mark.parametrize("path", IMAGES or [None], ids=lambda path: path.name if path else "none")
 @pytest.mark.parametrize("scale", [1, 2])
 def test_images_without_a_face_are_rejected(detector: LandmarkDetector, path: Path | None, scale: int) -> None:
     if path is None:
-        pytest.skip("no pictures; tools/models.py --pictures gets them")
+        pytest.skip("no test images; run `tools/models.py --images`")
     image = cv2.imread(str(path))
     assert image is not None
     with pytest.raises(NoFaceError):
