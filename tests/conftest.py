@@ -21,7 +21,7 @@ from app.face.detection.model_files import MODEL_FILES, FaceModels
 from app.main import install_metrics
 from app.observability import metrics, multiprocess
 from app.service.crop import CropInput
-from app.service.faces import PACKAGE_MODELS
+from app.service.detector_pool import PACKAGE_MODELS
 from app.service.options import CropOptions
 from app.settings import Settings
 

@@ -1,6 +1,6 @@
 """The helpers that record: one a fact, called where the fact comes about.
 
-Within `held_back`, what is recorded is kept until the block ends. The web layer wraps each request in it, so that
+Within `deferred`, what is recorded is kept until the block ends. The web layer wraps each request in it, so that
 everything a request leaves in the metrics is there once its answer is out, or, if the process is killed before, not at
 all: the counters never tell of more work than callers have seen.
 """
@@ -28,11 +28,11 @@ _WORK = "task_processing_duration_seconds"
 _WAIT = "task_wait_seconds"
 _OBSERVED = {_STEPS, _WORK, _WAIT}
 
-_held: ContextVar[list[tuple[str, tuple[str, ...], float]] | None] = ContextVar("held_back", default=None)
+_held: ContextVar[list[tuple[str, tuple[str, ...], float]] | None] = ContextVar("deferred", default=None)
 
 
 @contextmanager
-def held_back() -> Iterator[None]:
+def deferred() -> Iterator[None]:
     """Keep what is recorded inside the block, on whichever thread, until the block ends."""
     entries: list[tuple[str, tuple[str, ...], float]] = []
     token = _held.set(entries)
@@ -88,7 +88,7 @@ def record_error(error_type: str, component: str) -> None:
     _record("errors_total", (error_type, component))
 
 
-def record_answer(method: str, endpoint: str, status: int) -> None:
+def record_response(method: str, endpoint: str, status: int) -> None:
     """Count one answer to what never became a request, and so passes no middleware."""
     _record("api_requests_total", (method, endpoint, str(status)))
 
@@ -123,7 +123,7 @@ def record_task_redelivered(task_type: str) -> None:
     _record("task_redeliveries_total", (task_type,))
 
 
-def record_task_dead(task_type: str) -> None:
+def record_task_dead_lettered(task_type: str) -> None:
     """Count one task that was given up on and kept aside."""
     _record("task_dead_total", (task_type,))
 

@@ -50,7 +50,7 @@ class Admission:
         self._express = ThreadPoolExecutor(max_workers=1, thread_name_prefix="work-express")
         self._queue = FairQueue(threads, lambda: self._express.submit(self._queue.run_express))
 
-    def require_place(self, caller: str = "") -> None:
+    def require_slot(self, caller: str = "") -> None:
         """Refuse a request before its body is read, if it would be refused after.
 
         Raises:

@@ -15,7 +15,6 @@ from app.codec.sniff import ImageInfo, sniff_image, verify_structure
 from app.face.landmarks import MESH_POINTS_WITH_IRISES, points_to_landmarks_px
 from app.face.outlines import check_regions
 from app.face.pipeline import FaceRequest, FaceResult, OnStep, check_face, process_face
-from app.observability.events import log_image_processing
 from app.observability.recording import (
     image_step,
     record_image_processed,
@@ -23,7 +22,8 @@ from app.observability.recording import (
     record_region_generated,
     track_image_processing,
 )
-from app.service.faces import FaceFinders
+from app.observability.rich_logging import log_image_processing
+from app.service.detector_pool import DetectorPool
 from app.service.pixels import choose_frame, decode_labels, decode_pixels, draw_background, named
 
 if TYPE_CHECKING:
@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Limits:
+class ImageLimits:
     """What an input may be at most; see the settings of the same names."""
 
     max_image_pixels: int = 24_000_000
@@ -133,9 +133,9 @@ class CropService:
         fault_work_s: CPU that each request burns extra, to rehearse overload.
     """
 
-    def __init__(self, limits: Limits, finders: FaceFinders | None = None, *, fault_work_s: float = 0.0) -> None:
+    def __init__(self, limits: ImageLimits, finders: DetectorPool | None = None, *, fault_work_s: float = 0.0) -> None:
         self._limits = limits
-        self._finders = finders or FaceFinders()
+        self._finders = finders or DetectorPool()
         self._fault_work_s = fault_work_s
 
     def process(self, request: CropInput) -> CropResult:

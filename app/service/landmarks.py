@@ -14,13 +14,13 @@ from app.face.contours import COORDINATE_DECIMALS
 from app.face.frame import Frame
 from app.face.landmarks import compute_bbox, compute_interocular_px, compute_roll_deg
 from app.observability.recording import image_step
-from app.service.document import detection_document, face_document, image_document, image_warnings
+from app.service.serialization import detection_document, face_document, image_document, image_warnings
 
 if TYPE_CHECKING:
     from app.codec.sniff import ImageInfo
     from app.face.detection.landmark_detector import DetectedFace
     from app.service.crop import CropService
-    from app.service.faces import FaceFinders
+    from app.service.detector_pool import DetectorPool
     from app.service.options import LandmarkOptions
 
 # A hundredth of a pixel of a photo 10,000 pixels wide.
@@ -50,7 +50,7 @@ class LandmarksResult:
     processing_time_ms: float
 
 
-def find_landmarks(service: CropService, finders: FaceFinders, request: LandmarksInput) -> LandmarksResult:
+def find_landmarks(service: CropService, finders: DetectorPool, request: LandmarksInput) -> LandmarksResult:
     """Find the landmarks of a face.
 
     Args:

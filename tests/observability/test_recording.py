@@ -66,7 +66,7 @@ def test_helpers_record_nothing_while_metrics_are_off() -> None:
     recording.record_task_wait(TASK, 1)
     recording.record_task_completed(TASK, "SUCCESS")
     recording.record_task_redelivered(TASK)
-    recording.record_task_dead(TASK)
+    recording.record_task_dead_lettered(TASK)
     recording.record_cache_lookup("hit")
     assert work(1) == 2
     assert do_task(1) == 2
@@ -90,7 +90,7 @@ def test_helpers_count(scrape: Callable[[], dict[Any, float]]) -> None:
 
 
 def test_held_back_is_written_at_the_end_from_every_thread(scrape: Callable[[], dict[Any, float]]) -> None:
-    with recording.held_back():
+    with recording.deferred():
         recording.record_landmarks_processed(1)
         context = copy_context()
         thread = threading.Thread(target=context.run, args=(recording.record_landmarks_processed, 10))
@@ -150,7 +150,7 @@ def test_what_becomes_of_tasks_is_counted(scrape: Callable[[], dict[Any, float]]
     for status in ("SUCCESS", "FAILURE", "FAILURE", "CANCELLED"):
         recording.record_task_completed(TASK, status)
     recording.record_task_redelivered(TASK)
-    recording.record_task_dead(TASK)
+    recording.record_task_dead_lettered(TASK)
     for result in ("hit", "miss", "miss", "unavailable"):
         recording.record_cache_lookup(result)
     counted = scrape()
@@ -163,7 +163,7 @@ def test_what_becomes_of_tasks_is_counted(scrape: Callable[[], dict[Any, float]]
 
 
 def test_work_on_a_task_is_held_back_like_all_else(scrape: Callable[[], dict[Any, float]]) -> None:
-    with recording.held_back():
+    with recording.deferred():
         do_task(1)
         recording.record_task_wait(TASK, 1)
         during = scrape()

@@ -10,8 +10,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from app.observability import context, rich_logging
-from app.observability.events import log_image_processing
-from app.observability.rich_logging import LogOptions, configure_logging, get_logger
+from app.observability.rich_logging import LogOptions, configure_logging, get_logger, log_image_processing
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

@@ -129,9 +129,9 @@ def test_the_loop_goes_on_while_work_is_done() -> None:
 
 def test_a_full_process_is_known_before_a_body_is_read() -> None:
     admission = make()
-    admission.require_place()
+    admission.require_slot()
     with admission.enter(), pytest.raises(SaturatedError):
-        admission.require_place()
+        admission.require_slot()
 
 
 class Gate:
@@ -169,7 +169,7 @@ class Gate:
 
     async def _request(self, caller: str, work: Callable[[], object] | None) -> None:
         try:
-            self.admission.require_place(caller)
+            self.admission.require_slot(caller)
             with self.admission.enter(caller) as slot:
                 await slot.run(work or (lambda: self.order.append(caller)))
         except SaturatedError:

@@ -32,8 +32,8 @@ from app.face.errors import (
 from app.face.frame import Size
 from app.face.regions import CATALOGUE
 from app.service import crop
-from app.service.crop import CropInput, CropService, Limits
-from app.service.document import result_to_json
+from app.service.crop import CropInput, CropService, ImageLimits
+from app.service.serialization import result_to_json
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -47,7 +47,7 @@ if TYPE_CHECKING:
 
 @pytest.fixture
 def service() -> CropService:
-    return CropService(Limits())
+    return CropService(ImageLimits())
 
 
 @pytest.fixture
@@ -123,16 +123,16 @@ def test_options_reach_contours_and_overlay(service: CropService, make_input: Ma
 @pytest.mark.parametrize(
     ("limits", "change", "expected"),
     [
-        (Limits(), {}, nullcontext()),
-        (Limits(max_image_pixels=512 * 512), {}, nullcontext()),
-        (Limits(max_image_pixels=512 * 512 - 1), {}, pytest.raises(ImageTooLargeError)),
-        (Limits(max_image_pixels=512 * 512), {"segmentation_map": (513, 512)}, pytest.raises(ImageTooLargeError)),
-        (Limits(landmark_margin=0.5), {"shift": 400}, nullcontext()),
-        (Limits(landmark_margin=0), {"shift": 400}, pytest.raises(LandmarkRangeError)),
+        (ImageLimits(), {}, nullcontext()),
+        (ImageLimits(max_image_pixels=512 * 512), {}, nullcontext()),
+        (ImageLimits(max_image_pixels=512 * 512 - 1), {}, pytest.raises(ImageTooLargeError)),
+        (ImageLimits(max_image_pixels=512 * 512), {"segmentation_map": (513, 512)}, pytest.raises(ImageTooLargeError)),
+        (ImageLimits(landmark_margin=0.5), {"shift": 400}, nullcontext()),
+        (ImageLimits(landmark_margin=0), {"shift": 400}, pytest.raises(LandmarkRangeError)),
     ],
 )
 def test_limits_hold(
-    make_input: MakeInput, sample: Sample, limits: Limits, change: Any, expected: AbstractContextManager[Any]
+    make_input: MakeInput, sample: Sample, limits: ImageLimits, change: Any, expected: AbstractContextManager[Any]
 ) -> None:
     points = np.array(sample.pairs) + change.get("shift", 0)
     size = change.get("segmentation_map")
@@ -181,7 +181,7 @@ def test_what_went_into_a_result_is_counted(
 
 
 def test_fault_injection_burns_cpu(make_input: MakeInput) -> None:
-    burning, before = CropService(Limits(), fault_work_s=0.2), time.thread_time()
+    burning, before = CropService(ImageLimits(), fault_work_s=0.2), time.thread_time()
     burning.process(make_input())
     assert time.thread_time() - before >= 0.2
 

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from app.cli.doctor.context import Context
 
-# A copy of the constant in `app.service.faces`, because importing that module loads OpenCV.
+# A copy of the constant in `app.service.detector_pool`, because importing that module loads OpenCV.
 PACKAGE_MODELS = Path(__file__).parents[2] / "models"
 PACKAGE = "facial-service"
 MIN_PYTHON, MAX_PYTHON = (3, 11), (3, 13)

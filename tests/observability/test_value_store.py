@@ -1,6 +1,6 @@
 """The value files: the format of the client library, and what becomes of values that cannot be written.
 
-The contract with prometheus_client, whose internals `value_files`, `value_store` and `multiprocess` rely on:
+The contract with prometheus_client, whose internals `value_store`, `value_store` and `multiprocess` rely on:
 
 - `values.ValueClass` is called for each value with these arguments, and has these methods.
 - `mmap_dict.mmap_key` makes keys of four parts in JSON, and `MmapedDict` reads and writes this format.
@@ -22,9 +22,8 @@ from hypothesis import strategies as st
 from prometheus_client.mmap_dict import MmapedDict, mmap_key
 from prometheus_client.multiprocess import MultiProcessCollector
 
-from app.observability import metrics, multiprocess, recording, value_files
-from app.observability.value_files import CorruptFileError, ValueFile, read_file
-from app.observability.value_store import StoredValue, ValueStore
+from app.observability import metrics, multiprocess, recording, value_store
+from app.observability.value_store import CorruptFileError, StoredValue, ValueFile, ValueStore, read_file
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -84,7 +83,7 @@ def test_blocks_are_allocated(tmp_path: Path) -> None:
     for number in range(600):
         file.find(mmap_key("a_total", "a_total", ["x"], ["a" * 100 + str(number)], "Help."))
     found = path.stat()
-    assert found.st_size == 2 * value_files.INITIAL_BYTES
+    assert found.st_size == 2 * value_store.INITIAL_BYTES
     assert 512 * found.st_blocks >= found.st_size
 
 

@@ -14,8 +14,8 @@ from app.face.contours import Polygon
 from app.face.frame import Frame, Size
 from app.face.pipeline import FaceResult
 from app.face.regions import OmittedRegion, Region
-from app.service.crop import CropInput, CropResult, CropService, Limits
-from app.service.document import result_to_json
+from app.service.crop import CropInput, CropResult, CropService, ImageLimits
+from app.service.serialization import result_to_json
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -125,7 +125,7 @@ def test_a_photo_that_is_stored_turned_comes_with_a_warning(orientation: int) ->
 def test_orientation_of_a_real_file_is_told(make_input: MakeInput, sample: Sample) -> None:
     tag = b"Exif\0\0II*\0\x08\0\0\0\x01\0\x12\x01\x03\0\x01\0\0\0\x06\0\0\0\0\0\0\0"
     turned = sample.jpeg[:2] + b"\xff\xe1" + (len(tag) + 2).to_bytes(2) + tag + sample.jpeg[2:]
-    result = CropService(Limits()).process(make_input(image=turned))
+    result = CropService(ImageLimits()).process(make_input(image=turned))
     written = orjson.loads(result_to_json(result))
     assert written["image"] == {"width": 512, "height": 512, "format": "jpeg", "exif_orientation": 6}
     assert written["warnings"][0]["code"] == "exif_orientation"
@@ -139,7 +139,7 @@ def test_holes_of_a_label_map_name_their_parents(make_input: MakeInput, sample: 
     labels[180:220, 180:220] = 1  # an island in the hole
     labels[300:350, 300:350] = 8
     image = sample.encode(".png", labels)
-    result = CropService(Limits()).process(make_input(segmentation_map=image, simplify=0))
+    result = CropService(ImageLimits()).process(make_input(segmentation_map=image, simplify=0))
     skin, mouth = orjson.loads(result_to_json(result))["regions"]
     boxes = [[np.min(ring, 0).tolist(), np.max(ring, 0).tolist()] for ring in skin["contours"]]
     large = next(index for index, (low, high) in enumerate(boxes) if high[0] - low[0] > 250)

@@ -18,11 +18,11 @@ from app.face.detection.model_files import MODEL_FILES
 from app.face.errors import DetectionUnavailableError, FaceIndexError, ImageTooLargeError, NoFaceError
 from app.face.frame import transform_points
 from app.face.pipeline import no_step
-from app.service.crop import CropInput, CropService, Limits
-from app.service.document import result_to_json
-from app.service.faces import FaceFinders, flatten
+from app.service.crop import CropInput, CropService, ImageLimits
+from app.service.detector_pool import DetectorPool, flatten
 from app.service.landmarks import LandmarksInput, find_landmarks, landmarks_to_json
 from app.service.options import CropOptions, LandmarkOptions
+from app.service.serialization import result_to_json
 from benchmarks import variants
 
 if TYPE_CHECKING:
@@ -41,7 +41,7 @@ ALLOWED = 0.04
 @pytest.fixture
 def service(face_models: FaceModels) -> CropService:
     del face_models  # there, at the place where they are looked for
-    return CropService(Limits())
+    return CropService(ImageLimits())
 
 
 @pytest.fixture(scope="module")
@@ -164,7 +164,7 @@ def test_the_background_is_the_photo_in_the_results_frame(service: CropService, 
 
 
 def test_a_background_is_bounded_as_a_photo_is(make_input: MakeInput, sample: Sample) -> None:
-    service = CropService(Limits(max_image_pixels=512 * 512))
+    service = CropService(ImageLimits(max_image_pixels=512 * 512))
     with pytest.raises(ImageTooLargeError, match="output_size"):
         service.process(make_input(image=sample.jpeg, background="image", output_size=513))
     assert service.process(make_input(image=sample.jpeg, output_size=513)).face.frame.size == (513, 513)
@@ -192,7 +192,7 @@ def test_photos_that_are_stored_on_their_side_are_looked_at_upright(
     del face_models
     quarter_turns = roll_deg // 90
     stored = np.ascontiguousarray(np.rot90(variants.read_sample().image, -quarter_turns))
-    found = FaceFinders().find(stored, no_step, 0, orientation)
+    found = DetectorPool().find(stored, no_step, 0, orientation)
     across, down = found.landmarks_px[263] - found.landmarks_px[33]
     difference = np.degrees(np.arctan2(down, across)) - roll_deg
     assert abs((difference + 180) % 360 - 180) < 10
@@ -217,7 +217,7 @@ def test_without_models_the_error_says_what_to_do(
         (folder / MODEL_FILES.iris).unlink()
     if spoil == "one damaged":
         (folder / MODEL_FILES.iris).write_bytes(b"TFL3 no model")
-    service = CropService(Limits(), FaceFinders(folder))
+    service = CropService(ImageLimits(), DetectorPool(folder))
     with pytest.raises(DetectionUnavailableError, match="make models") as caught:
         service.process(alone(photo))
     assert "MODELS_DIR" in str(caught.value)
@@ -228,7 +228,7 @@ def test_without_models_the_error_says_what_to_do(
 
 def test_threads_have_finders_of_their_own(face_models: FaceModels) -> None:
     del face_models
-    finders, sample = FaceFinders(), variants.read_sample()
+    finders, sample = DetectorPool(), variants.read_sample()
     found: list[Any] = []
 
     def look() -> None:
@@ -251,7 +251,7 @@ def test_digest_tells_found_from_sent_and_face_from_face(
 
 
 def test_landmarks_alone(service: CropService, photo: bytes) -> None:
-    finders = FaceFinders()
+    finders = DetectorPool()
     pixels = orjson.loads(
         landmarks_to_json(find_landmarks(service, finders, LandmarksInput(image=photo, options=LandmarkOptions())))
     )

@@ -15,8 +15,8 @@ from app.face.detection.landmark_detector import DetectedFace, LandmarkDetector
 from app.face.detection.model_files import MODEL_FILES, FaceModels
 from app.face.errors import DetectionUnavailableError, NoFaceError
 from app.face.frame import BGRA_CHANNELS
-from app.observability.events import log_image_processing
 from app.observability.recording import record_faces_detected
+from app.observability.rich_logging import log_image_processing
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -38,7 +38,7 @@ _QUARTER_TURNS = {3: 2, 4: 2, 5: 1, 6: 1, 7: 3, 8: 3}
 log = logging.getLogger("images")
 
 
-class FaceFinders:
+class DetectorPool:
     """Finds faces on as many threads as ask for it; models are read when the first face is looked for.
 
     Args:
@@ -56,7 +56,7 @@ class FaceFinders:
         self._of_thread = threading.local()
 
     @property
-    def are_models_there(self) -> bool:
+    def has_models(self) -> bool:
         """Whether landmarks can be found."""
         models = self._models
         return all(Path(path).is_file() for path in (models.short_range, models.full_range, models.mesh, models.iris))
@@ -67,7 +67,7 @@ class FaceFinders:
         Raises:
             DetectionUnavailableError: the models are not there.
         """
-        if not self.are_models_there:
+        if not self.has_models:
             raise _unavailable("were not set up")
 
     def find(self, photo: npt.NDArray[np.uint8], on_step: OnStep, index: int, exif_orientation: int) -> DetectedFace:

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
     from app.face.landmarks import FloatArray
-    from app.service.crop import CropResult, Limits
+    from app.service.crop import CropResult, ImageLimits
     from app.service.options import CropOptions
 
 
@@ -61,7 +61,7 @@ class _Document(msgspec.Struct):
 _DOCUMENT = msgspec.json.Decoder(_Document)
 
 
-def result_to_png(result: CropResult, options: CropOptions, limits: Limits) -> bytes:
+def result_to_png(result: CropResult, options: CropOptions, limits: ImageLimits) -> bytes:
     """Draw a result.
 
     Args:
@@ -79,13 +79,13 @@ def result_to_png(result: CropResult, options: CropOptions, limits: Limits) -> b
     return _draw(face.frame.size, face.regions, face.landmarks_px, face.svg, options, limits)
 
 
-def document_to_png(
-    document: bytes, points: npt.NDArray[np.float64] | None, options: CropOptions, limits: Limits
+def json_to_png(
+    document: bytes, points: npt.NDArray[np.float64] | None, options: CropOptions, limits: ImageLimits
 ) -> bytes:
     """Draw the document that a service answered; the picture is that of `result_to_png`.
 
     Args:
-        document: as `app.service.document` writes it.
+        document: as `app.service.serialization` writes it.
         points: the landmarks that were sent; None where they were found.
         options: what was asked for.
         limits: how large a picture may be.
@@ -129,7 +129,7 @@ def _draw(
     landmarks_px: FloatArray | None,
     svg: bytes,
     options: CropOptions,
-    limits: Limits,
+    limits: ImageLimits,
 ) -> bytes:
     if frame.width * frame.height > limits.max_image_pixels or max(frame) > MAX_SIDE_PX:
         raise ImageTooLargeError(
