@@ -55,8 +55,8 @@ def test_decorator_times_functions_of_both_kinds(scrape: Callable[[], dict[Any, 
     assert (work.__name__, work_async.__name__) == ("work", "work_async")
 
 
-def test_helpers_record_nothing_while_metrics_are_off() -> None:
-    metrics.uninstall()
+def test_nothing_is_recorded_while_metrics_are_disabled(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(metrics, "_metrics", None)
     recording.record_landmarks_processed(478)
     recording.record_region_generated("nose")
     recording.record_error("image_corrupt", "images")
