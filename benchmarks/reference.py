@@ -80,6 +80,7 @@ def draw(info: ImageInfo, landmarks_px: FloatArray, *, is_found: bool = False) -
         {
             "id": region.label_id,
             "name": region.name,
+            "colour": region.colour,
             "area_px": region.area_px,
             "bbox": region.bbox,
             "contours": [polygon.outer for polygon in region.polygons],

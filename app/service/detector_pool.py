@@ -1,10 +1,8 @@
-"""Finding faces: the models' files, and one finder a thread."""
+"""Landmark detection on several threads, with one detector for each."""
 
 from __future__ import annotations
 
-import logging
 import threading
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,35 +12,31 @@ import numpy as np
 from app.face.detection.landmark_detector import DetectedFace, LandmarkDetector
 from app.face.detection.model_files import MODEL_FILES, FaceModels
 from app.face.errors import DetectionUnavailableError, NoFaceError
-from app.face.frame import BGRA_CHANNELS
+from app.face.frame import BGRA_CHANNELS, ByteArray
 from app.observability.recording import record_faces_detected
-from app.observability.rich_logging import log_image_processing
+from app.observability.rich_logging import get_logger, log_image_processing
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
-    import numpy.typing as npt
-
     from app.face.pipeline import OnStep
 
 PACKAGE_MODELS = Path(__file__).parents[1] / "models"
 
-# What shows through where a photo is transparent: neither of the colours that hair and skin stand out from.
-_GROUND = 127
-_GROUND_BY_OPACITY = np.rint(_GROUND * (255 - np.arange(256)) / 255).astype(np.uint8)
+# Grey under transparent pixels: neither hair nor skin stands out against it.
+_GREY = 127
+_GREY_BY_ALPHA = np.rint(_GREY * (255 - np.arange(256)) / 255).astype(np.uint8)
 
-# By EXIF orientation, how often a photo has to be turned clockwise for heads to be up. Mirrors are left: a face in a
-# mirror is a face, and its landmarks shall be those of the pixels as they are stored.
+# Clockwise quarter turns that make heads upright, by EXIF orientation. Mirrored images are not flipped, because faces
+# in them can be detected, and landmarks refer to the stored pixels.
 _QUARTER_TURNS = {3: 2, 4: 2, 5: 1, 6: 1, 7: 3, 8: 3}
 
-log = logging.getLogger("images")
+log = get_logger("images")
 
 
 class DetectorPool:
-    """Finds faces on as many threads as ask for it; models are read when the first face is looked for.
+    """A landmark detector for each thread, created when the thread detects its first face.
 
     Args:
-        directory: folder of the models; None for the one inside the package.
+        directory: directory of the models; None for the one inside the package.
     """
 
     def __init__(self, directory: Path | None = None) -> None:
@@ -53,85 +47,79 @@ class DetectorPool:
             mesh=str(folder / MODEL_FILES.mesh),
             iris=str(folder / MODEL_FILES.iris),
         )
-        self._of_thread = threading.local()
+        self._thread = threading.local()
 
     @property
     def has_models(self) -> bool:
-        """Whether landmarks can be found."""
+        """Whether all models are installed."""
         models = self._models
         return all(Path(path).is_file() for path in (models.short_range, models.full_range, models.mesh, models.iris))
 
-    def require(self) -> None:
-        """Refuse a request without landmarks where none can be found.
+    def require_models(self) -> None:
+        """Raise an error if the models are not installed.
 
         Raises:
-            DetectionUnavailableError: the models are not there.
+            DetectionUnavailableError: a model is missing.
         """
         if not self.has_models:
-            raise _unavailable("were not set up")
+            raise _unavailable("are not installed")
 
-    def find(self, photo: npt.NDArray[np.uint8], on_step: OnStep, index: int, exif_orientation: int) -> DetectedFace:
-        """Find the landmarks of a face, and count what was found.
+    def detect(self, image: ByteArray, on_step: OnStep, index: int, exif_orientation: int) -> DetectedFace:
+        """Detect the landmarks of a face, and count the outcome.
 
         Args:
-            photo: ``(H, W, 3)`` BGR or ``(H, W, 4)`` BGRA.
-            on_step: told of each step: ``detect``, ``mesh``, ``iris``.
-            index: which face, counted from the largest.
-            exif_orientation: 1 to 8; which way up the photo is to be looked at.
+            image: ``(H, W, 3)`` BGR or ``(H, W, 4)`` BGRA.
+            on_step: called for each step: ``detect``, ``mesh``, ``iris``.
+            index: position of the face, from the largest to the smallest.
+            exif_orientation: 1 to 8; the models get the image upright.
 
         Raises:
-            DetectionUnavailableError: the models are not there, or cannot be read.
-            NoFaceError: there is no face.
-            FaceIndexError: there are faces, but not as many.
+            DetectionUnavailableError: the models are missing or cannot be loaded.
+            NoFaceError: the image has no face.
+            FaceIndexError: the image has fewer faces.
         """
-        finder = self._finder()
-        with _counted():
-            found = finder.detect(flatten(photo), on_step, index, _QUARTER_TURNS.get(exif_orientation, 0))
-        record_faces_detected("one" if len(found.faces) == 1 else "several")
-        log_image_processing("faces", len(found.faces))
-        return found
+        detector = self._get_detector()
+        try:
+            detected = detector.detect(blend_on_grey(image), on_step, index, _QUARTER_TURNS.get(exif_orientation, 0))
+        except NoFaceError:
+            record_faces_detected("none")
+            raise
+        record_faces_detected("one" if len(detected.faces) == 1 else "several")
+        log_image_processing("faces", len(detected.faces))
+        return detected
 
-    def _finder(self) -> LandmarkDetector:
-        finder: LandmarkDetector | None = getattr(self._of_thread, "finder", None)
-        if finder is None:
-            self.require()
+    def _get_detector(self) -> LandmarkDetector:
+        detector: LandmarkDetector | None = getattr(self._thread, "detector", None)
+        if detector is None:
+            self.require_models()
             try:
-                finder = LandmarkDetector(self._models)
+                detector = LandmarkDetector(self._models)
             except cv2.error:
-                log.exception("The models that find faces cannot be read")
-                raise _unavailable("cannot be read") from None
-            self._of_thread.finder = finder
-        return finder
+                log.exception("The face-detection models cannot be loaded; install them again")
+                raise _unavailable("cannot be loaded") from None
+            self._thread.detector = detector
+        return detector
 
 
-def flatten(photo: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
-    """Lay a photo with transparency on grey.
+def blend_on_grey(image: ByteArray) -> ByteArray:
+    """Blend an image that has transparency with grey.
 
     Args:
-        photo: ``(H, W, 3)`` BGR or ``(H, W, 4)`` BGRA.
+        image: ``(H, W, 3)`` BGR or ``(H, W, 4)`` BGRA.
 
     Returns:
         ``(H, W, 3)`` BGR.
     """
-    if photo.shape[2] != BGRA_CHANNELS:
-        return photo
-    # Premultiplied and looked up, this takes a quarter of the time of multiplying each channel.
-    colours = cv2.cvtColor(cv2.cvtColor(photo, cv2.COLOR_RGBA2mRGBA), cv2.COLOR_BGRA2BGR)
-    ground = cv2.LUT(cv2.extractChannel(photo, 3), _GROUND_BY_OPACITY)
-    return cv2.add(colours, cv2.cvtColor(ground, cv2.COLOR_GRAY2BGR)).astype(np.uint8, copy=False)
-
-
-@contextmanager
-def _counted() -> Iterator[None]:
-    try:
-        yield
-    except NoFaceError:
-        record_faces_detected("none")
-        raise
+    if image.shape[2] != BGRA_CHANNELS:
+        return image
+    # Premultiplying and a lookup table take a quarter of the time of multiplying each channel.
+    colours = cv2.cvtColor(cv2.cvtColor(image, cv2.COLOR_RGBA2mRGBA), cv2.COLOR_BGRA2BGR)
+    grey = cv2.LUT(cv2.extractChannel(image, 3), _GREY_BY_ALPHA)
+    return cv2.add(colours, cv2.cvtColor(grey, cv2.COLOR_GRAY2BGR)).astype(np.uint8, copy=False)
 
 
 def _unavailable(reason: str) -> DetectionUnavailableError:
     return DetectionUnavailableError(
-        f"landmarks: expected, for the models that find them {reason}; send landmarks, or have them set up: "
+        f"landmarks: required, because the face-detection models {reason}; send landmarks, or install the models: "
         "`make models` in a checkout, MODELS_DIR elsewhere"
     )

@@ -1,23 +1,23 @@
-"""A result as a picture: the overlay drawn as pixels, from a result of this process or from a document of another's."""
+"""PNG images of results, from a result of this process or from the JSON document of another."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
 import cv2
 import msgspec
 import numpy as np
 import pybase64
+from msgspec import Meta
 
 from app.codec.encode import encode_flat_png, encode_image
-from app.codec.sniff import MAX_SIDE_PX
 from app.face.contours import COORDINATE_DECIMALS, Polygon
-from app.face.errors import ImageTooLargeError
-from app.face.frame import Size
+from app.face.frame import ByteArray, Size
 from app.face.landmarks import points_to_landmarks_px
 from app.face.regions import CUSTOM_REGION, Region
 from app.face.rendering.raster import render_image
-from app.face.rendering.svg import read_background, read_colours
+from app.face.rendering.svg import read_background
+from app.service.crop import check_output_size
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -42,6 +42,7 @@ class _HoleDocument(msgspec.Struct):
 class _RegionDocument(msgspec.Struct):
     id: int
     name: str
+    colour: Annotated[str, Meta(pattern="^#[0-9a-f]{6}$")]
     area_px: float
     bbox: tuple[float, float, float, float]
     contours: list[list[tuple[float, float]]]
@@ -49,7 +50,7 @@ class _RegionDocument(msgspec.Struct):
 
 
 class _Document(msgspec.Struct):
-    """The part of a result document that a picture is drawn from."""
+    """The part of a result document that the PNG is rendered from."""
 
     svg: str
     regions: list[_RegionDocument]
@@ -62,57 +63,57 @@ _DOCUMENT = msgspec.json.Decoder(_Document)
 
 
 def result_to_png(result: CropResult, options: CropOptions, limits: ImageLimits) -> bytes:
-    """Draw a result.
+    """Render a result.
 
     Args:
-        result: what the service found.
-        options: what it was asked for.
-        limits: how large a picture may be.
+        result: the result.
+        options: options of the request.
+        limits: limits of images.
 
     Returns:
-        A PNG of the size of the result's frame, transparent where nothing is drawn.
+        A PNG of the size of the output frame, with a transparent background.
 
     Raises:
-        ImageTooLargeError: the frame has more pixels than a photo may have.
+        ImageTooLargeError: the frame has more pixels than an image may have.
     """
     face = result.face
-    return _draw(face.frame.size, face.regions, face.landmarks_px, face.svg, options, limits)
+    return _render(face.frame.size, face.regions, face.landmarks_px, face.svg, options, limits)
 
 
 def json_to_png(
     document: bytes, points: npt.NDArray[np.float64] | None, options: CropOptions, limits: ImageLimits
 ) -> bytes:
-    """Draw the document that a service answered; the picture is that of `result_to_png`.
+    """Render the JSON document that a service returned, to the same image as `result_to_png`.
 
     Args:
-        document: as `app.service.serialization` writes it.
-        points: the landmarks that were sent; None where they were found.
-        options: what was asked for.
-        limits: how large a picture may be.
+        document: output of `app.service.serialization.result_to_json`.
+        points: the landmarks of the request; None if they were detected.
+        options: options of the request.
+        limits: limits of images.
 
     Returns:
         A PNG.
 
     Raises:
-        ImageTooLargeError: the frame has more pixels than a photo may have.
-        msgspec.DecodeError: it is no such document.
+        ImageTooLargeError: the frame has more pixels than an image may have.
+        msgspec.DecodeError: the document is not a result.
     """
-    read = _DOCUMENT.decode(document)
-    svg = pybase64.b64decode(read.svg)
+    result = _DOCUMENT.decode(document)
     landmarks_px: FloatArray | None = None
-    if read.landmarks is not None:
-        landmarks_px = np.array(read.landmarks, np.float32)
+    if result.landmarks is not None:
+        landmarks_px = np.array(result.landmarks, np.float32)
     elif points is not None:
-        frame = Size(read.image.width, read.image.height)
+        frame = Size(result.image.width, result.image.height)
         is_normalized = options.landmark_units == "normalized"
         margin = limits.landmark_margin
         exact_px = points_to_landmarks_px(points, image_size=frame, is_normalized=is_normalized, margin=margin)
         landmarks_px = np.round(exact_px, COORDINATE_DECIMALS)
-    regions = [_to_region(one, colour) for one, colour in zip(read.regions, read_colours(svg), strict=True)]
-    return _draw(Size(read.output.width, read.output.height), regions, landmarks_px, svg, options, limits)
+    size = Size(result.output.width, result.output.height)
+    regions = [_to_region(region) for region in result.regions]
+    return _render(size, regions, landmarks_px, pybase64.b64decode(result.svg), options, limits)
 
 
-def _to_region(document: _RegionDocument, colour: str) -> Region:
+def _to_region(document: _RegionDocument) -> Region:
     polygons = tuple(
         Polygon(
             np.array(contour, np.float32),
@@ -120,36 +121,33 @@ def _to_region(document: _RegionDocument, colour: str) -> Region:
         )
         for position, contour in enumerate(document.contours)
     )
-    return Region(document.id, document.name, colour, polygons, document.area_px, document.bbox, CUSTOM_REGION)
+    area_px, bbox = document.area_px, document.bbox
+    return Region(document.id, document.name, document.colour, polygons, area_px, bbox, CUSTOM_REGION)
 
 
-def _draw(
-    frame: Size,
+def _render(
+    size: Size,
     regions: Sequence[Region],
     landmarks_px: FloatArray | None,
     svg: bytes,
     options: CropOptions,
     limits: ImageLimits,
 ) -> bytes:
-    if frame.width * frame.height > limits.max_image_pixels or max(frame) > MAX_SIDE_PX:
-        raise ImageTooLargeError(
-            f"png: the result is {frame.width} x {frame.height}, and may have {limits.max_image_pixels} pixels; crop "
-            "it, or set output_size"
-        )
+    check_output_size("png", size, limits)
     background = read_background(svg)
-    picture = render_image(
-        size=frame,
+    image = render_image(
+        size=size,
         regions=regions,
         landmarks_px=landmarks_px,
         style=options.style(),
         background=None if background is None else _decode(background.base64),
     )
-    return encode_flat_png(picture) if background is None else encode_image(picture).data
+    return encode_flat_png(image) if background is None else encode_image(image).data
 
 
-def _decode(base64: str) -> npt.NDArray[np.uint8]:
-    """Decode a picture that was encoded by us, with its transparency."""
-    picture = cv2.imdecode(np.frombuffer(pybase64.b64decode(base64), np.uint8), cv2.IMREAD_UNCHANGED)
-    if picture is None:
-        raise ValueError("the overlay's background does not decode")
-    return picture.astype(np.uint8, copy=False)
+def _decode(base64: str) -> ByteArray:
+    """Decode a background that this service encoded, with its alpha channel."""
+    image = cv2.imdecode(np.frombuffer(pybase64.b64decode(base64), np.uint8), cv2.IMREAD_UNCHANGED)
+    if image is None:
+        raise ValueError("background: expected an image, got other data")
+    return image.astype(np.uint8, copy=False)

@@ -1,4 +1,4 @@
-"""Pictures of results: from a result and from its document the same, and no larger than a photo may be."""
+"""PNG images of results: equal from a result and from its JSON document, and limited in size."""
 
 from __future__ import annotations
 
@@ -31,17 +31,17 @@ LIMITS = ImageLimits()
         {"crop": "face", "margin": 4.0, "background": "image"},
     ],
 )
-def test_a_document_gives_the_picture_of_its_result(make_input: Callable[..., CropInput], options: Any) -> None:
+def test_png_of_json_equals_that_of_the_result(make_input: Callable[..., CropInput], options: Any) -> None:
     request = make_input(**options)
     result = CropService(LIMITS).process(request)
     png = result_to_png(result, request.options, LIMITS)
     assert json_to_png(result_to_json(result), request.points, request.options, LIMITS) == png
-    picture = cv2.imdecode(np.frombuffer(png, np.uint8), cv2.IMREAD_UNCHANGED)
-    assert picture is not None
-    assert picture.shape == (result.face.frame.size.height, result.face.frame.size.width, 4)
+    image = cv2.imdecode(np.frombuffer(png, np.uint8), cv2.IMREAD_UNCHANGED)
+    assert image is not None
+    assert image.shape == (result.face.frame.size.height, result.face.frame.size.width, 4)
 
 
-def test_a_map_with_holes_gives_the_same_too(make_input: Callable[..., CropInput], sample: Sample) -> None:
+def test_png_of_json_with_holes_equals_that_of_the_result(make_input: Callable[..., CropInput], sample: Sample) -> None:
     request = make_input(segmentation_map=sample.labels)
     result = CropService(LIMITS).process(request)
     assert any(polygon.holes for region in result.face.regions for polygon in region.polygons)
@@ -49,14 +49,20 @@ def test_a_map_with_holes_gives_the_same_too(make_input: Callable[..., CropInput
     assert json_to_png(result_to_json(result), None, request.options, LIMITS) == png
 
 
-def test_a_frame_larger_than_a_photo_may_be_is_refused(make_input: Callable[..., CropInput]) -> None:
+def test_frame_above_the_limit_of_images_is_rejected(make_input: Callable[..., CropInput]) -> None:
     request = make_input(upright=True)
     result = CropService(LIMITS).process(request)
-    with pytest.raises(ImageTooLargeError, match="png: the result is 539 x 540, and may have 270000 pixels"):
+    with pytest.raises(ImageTooLargeError, match=r"png: expected a result of at most 270000 pixels .*, got 539 x 540"):
         result_to_png(result, request.options, ImageLimits(max_image_pixels=270_000))
 
 
 @pytest.mark.parametrize("document", [b"", b"[]", b'{"svg": "", "regions": []}', b"<html>"])
-def test_what_is_no_document_is_told_apart(document: bytes, make_input: Callable[..., CropInput]) -> None:
+def test_other_documents_are_rejected(document: bytes, make_input: Callable[..., CropInput]) -> None:
     with pytest.raises(msgspec.DecodeError):
         json_to_png(document, None, make_input().options, LIMITS)
+
+
+def test_invalid_colour_is_rejected(make_input: Callable[..., CropInput]) -> None:
+    document = result_to_json(CropService(LIMITS).process(make_input()))
+    with pytest.raises(msgspec.ValidationError, match="colour"):
+        json_to_png(document.replace(b'"colour":"#', b'"colour":"', 1), None, make_input().options, LIMITS)

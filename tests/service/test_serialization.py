@@ -1,8 +1,9 @@
-"""The result as a JSON document."""
+"""JSON documents of results."""
 
 from __future__ import annotations
 
 import base64
+import re
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -48,7 +49,7 @@ def document(
     )
     image = ImageInfo("webp", Size(40, 30), exif_orientation)
     written: dict[str, Any] = orjson.loads(
-        result_to_json(CropResult(image=image, face=face, found=None, processing_time_ms=1.23456))
+        result_to_json(CropResult(image=image, face=face, detected=None, processing_time_ms=1.23456))
     )
     return written
 
@@ -80,6 +81,7 @@ def test_regions_are_written_whole() -> None:
     assert written["regions"][0] == {
         "id": 7,
         "name": "region 7",
+        "colour": "#102030",
         "area_px": 12.345,
         "bbox": [1.0, 2.0, 3.5, 4.0],
         "contours": [small.tolist(), large.tolist()],
@@ -89,7 +91,7 @@ def test_regions_are_written_whole() -> None:
 
 
 def test_mask_contours_hold_each_regions_largest_outer_contour() -> None:
-    # What a contour encloses decides, not what its holes leave of it.
+    # The enclosed area decides, including holes.
     ring = Polygon(square(10, 0, 9), (square(11, 1, 8),))
     disc = Polygon(square(0, 0, 6), ())
     written = document([make_region(1, disc, ring), make_region(2, ring, disc), make_region(30, disc)])
@@ -107,22 +109,22 @@ def test_coordinates_keep_the_digits_they_were_rounded_to() -> None:
 
 
 def test_omitted_regions_are_named_with_the_reason() -> None:
-    gone = [OmittedRegion(4, "right_eye", "zero_area"), OmittedRegion(9, "x", "too_few_points")]
-    assert document(omitted=gone)["omitted"] == [
+    omitted = [OmittedRegion(4, "right_eye", "zero_area"), OmittedRegion(9, "x", "too_few_points")]
+    assert document(omitted=omitted)["omitted"] == [
         {"id": 4, "name": "right_eye", "reason": "zero_area"},
         {"id": 9, "name": "x", "reason": "too_few_points"},
     ]
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
-def test_a_photo_that_is_stored_turned_comes_with_a_warning(orientation: int) -> None:
+def test_exif_orientation_is_a_warning(orientation: int) -> None:
     written = document(exif_orientation=orientation)
     assert written["image"]["exif_orientation"] == orientation
     assert [warning["code"] for warning in written["warnings"]] == ["exif_orientation"] * (orientation != 1)
     assert all(f"EXIF orientation {orientation}" in warning["message"] for warning in written["warnings"])
 
 
-def test_orientation_of_a_real_file_is_told(make_input: MakeInput, sample: Sample) -> None:
+def test_orientation_of_a_real_file_is_reported(make_input: MakeInput, sample: Sample) -> None:
     tag = b"Exif\0\0II*\0\x08\0\0\0\x01\0\x12\x01\x03\0\x01\0\0\0\x06\0\0\0\0\0\0\0"
     turned = sample.jpeg[:2] + b"\xff\xe1" + (len(tag) + 2).to_bytes(2) + tag + sample.jpeg[2:]
     result = CropService(ImageLimits()).process(make_input(image=turned))
@@ -146,3 +148,11 @@ def test_holes_of_a_label_map_name_their_parents(make_input: MakeInput, sample: 
     assert len(boxes) == 3
     assert [hole["parent"] for hole in skin["holes"]] == [large, large]
     assert (mouth["name"], mouth["holes"]) == ("mouth_interior", [])
+
+
+def test_colours_are_those_of_the_svg(make_input: MakeInput, sample: Sample) -> None:
+    for regions in (None, sample.labels, {"nose": [168, 129, 2, 358], "mine": [61, 0, 291]}):
+        result = CropService(ImageLimits()).process(make_input(segmentation_map=regions))
+        written = orjson.loads(result_to_json(result))
+        drawn = re.findall(rb' data-label-id="\d+" fill="(#[0-9a-f]{6})"', result.face.svg)
+        assert [region["colour"] for region in written["regions"]] == [colour.decode() for colour in drawn]
