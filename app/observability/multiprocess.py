@@ -1,6 +1,6 @@
 """Metrics of several processes: slots, the directory of their files, and the registry that a scrape reads.
 
-The client library names a file after each process id and keeps it for ever. Here, a process writes under the name of
+The client library names a file after each process id and keeps it forever. Here, a process writes under the name of
 its *slot* (``worker-0``), which its successor takes over. So the number of files is bounded by the number of processes
 that ran at the same time, and counters continue after a process was killed.
 """

@@ -31,7 +31,7 @@ def make_budget(bodies: int = 8) -> BodyBudget:
 async def send(buffer: BodyBuffer, size: int) -> None:
     for start in range(0, size, PIECE):
         piece = min(PIECE, size - start)
-        if not buffer.keep(piece):
+        if not buffer.reserve(piece):
             await buffer.wait(piece)
         await asyncio.sleep(0)
 
@@ -138,7 +138,7 @@ def test_of_two_slow_bodies_the_slower_is_dropped() -> None:
             slow.on_drop, slower.on_drop = lambda: note("slow"), lambda: note("slower")
             await send(slow, BODY // 2)
             await send(slower, BODY // 2)
-            while third.keep(PIECE):
+            while third.reserve(PIECE):
                 pass
             waiting = asyncio.ensure_future(third.wait(PIECE))
             while not is_over.is_set():
@@ -159,11 +159,11 @@ def test_a_body_without_room_is_refused_in_the_end(monkeypatch: pytest.MonkeyPat
             await send(held, BODY)
             held.finish()  # arrived, and in use: not to be dropped
             with budget.open(BODY) as buffer:
-                assert not buffer.keep(PIECE)
+                assert not buffer.reserve(PIECE)
                 with pytest.raises(SaturatedError):
                     await buffer.wait(PIECE)
         with budget.open(BODY) as buffer:
-            assert buffer.keep(PIECE)
+            assert buffer.reserve(PIECE)
 
     run(scenario, bodies=1)
 
@@ -176,7 +176,7 @@ def test_only_so_many_bodies_wait_and_those_of_the_client_with_most_are_refused(
     async def scenario(budget: BodyBudget) -> None:
         with ExitStack() as stack:
             full = stack.enter_context(budget.open(BODY))
-            assert full.keep(BODY)
+            assert full.reserve(BODY)
             modest = [budget.open(BODY, f"client {number}") for number in range(3)]
             greedy = [budget.open(PIECE, "greedy") for _ in range(20)]
             longest = budget.open(2 * PIECE, "greedy")
@@ -200,9 +200,9 @@ def test_small_bodies_find_room_beside_large_ones() -> None:
         with ExitStack() as stack:
             large = [stack.enter_context(budget.open(BODY)) for _ in range(60)]
             for buffer in large:  # each takes what it gets
-                while buffer.size < BODY and buffer.keep(PIECE):
+                while buffer.size < BODY and buffer.reserve(PIECE):
                     pass
             with budget.open(MIB) as small:
-                assert small.keep(MIB)
+                assert small.reserve(MIB)
 
     run(scenario)
