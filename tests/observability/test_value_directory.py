@@ -1,4 +1,4 @@
-"""The folder of the value files: one instance each, and none left behind."""
+"""The directory of the metric files: locked by one instance, and removed after its end."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def test_folders_of_others_stay(tmp_path: Path, name: str) -> None:
     assert (folder / "counter_worker-0.db").exists()
 
 
-def test_links_and_open_folders_stay(tmp_path: Path) -> None:
+def test_links_and_shared_folders_stay(tmp_path: Path) -> None:
     target = tmp_path / "target"
     target.mkdir(mode=0o700)
     (target / "counter_worker-0.db").touch()
@@ -100,7 +100,7 @@ def test_named_folder_has_one_instance(tmp_path: Path) -> None:
     assert value_directory.claim(folder) == folder, "the same process may claim it again"
     child = os.fork()
     if not child:
-        value_directory._held = -1  # as another program: it has no descriptor of the first one's
+        value_directory._held = -1  # like another program, without the descriptor of the first
         try:
             value_directory.claim(folder)
         except OSError as error:
