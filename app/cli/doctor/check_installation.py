@@ -87,7 +87,7 @@ def _check_versions() -> Finding:
 
 def _find_outdated_packages() -> Iterator[str]:
     for requirement in importlib.metadata.requires(PACKAGE) or ():
-        match = re.match(r"([\w.-]+)(?:\[[^\]]*\])?\s*>=\s*([\d.]+)", requirement)
+        match = re.match(r"([\w.-]+)(?:\[[^\]]*\])?[^;]*>=\s*([\d.]+)", requirement)
         if match is None:
             continue
         name, minimum = match.groups()
