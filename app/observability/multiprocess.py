@@ -75,7 +75,7 @@ def use_directory(directory: Path | None) -> Path:
         directory: an existing or new directory; None creates one in the temporary directory.
 
     Returns:
-        The directory in use.
+        the directory in use.
 
     Raises:
         OSError: the directory cannot be created or emptied, or another instance uses it.

@@ -76,7 +76,7 @@ class Admission:
             slot.release()
 
     def buffer(self, declared: int | None = None, client: str = "") -> AbstractContextManager[BodyBuffer]:
-        """Reserve the bytes of one body for the duration of the block.
+        """Track the buffered bytes of one body for the duration of the block.
 
         Args:
             declared: Content-Length; None if the length is unknown.

@@ -52,7 +52,7 @@ class BodyBudget:
 
     @contextmanager
     def open(self, declared: int | None = None, client: str = "") -> Iterator[BodyBuffer]:
-        """Reserve the bytes of one body for the duration of the block.
+        """Track the buffered bytes of one body for the duration of the block.
 
         Args:
             declared: Content-Length; None if the length is unknown.

@@ -71,7 +71,7 @@ def result_to_png(result: CropResult, options: CropOptions, limits: ImageLimits)
         limits: limits of images.
 
     Returns:
-        A PNG of the size of the output frame, with a transparent background.
+        a PNG of the size of the output frame, with a transparent background.
 
     Raises:
         ImageTooLargeError: the frame has more pixels than an image may have.
@@ -92,7 +92,7 @@ def json_to_png(
         limits: limits of images.
 
     Returns:
-        A PNG.
+        a PNG.
 
     Raises:
         ImageTooLargeError: the frame has more pixels than an image may have.
