@@ -20,8 +20,8 @@ from app.observability import metrics, multiprocess
 from app.observability.board import Board
 from app.observability.rich_logging import LogOptions
 from app.service.admission import Admission
-from app.service.crop import CropService, Limits
-from app.service.faces import FaceFinders
+from app.service.crop import CropService, ImageLimits
+from app.service.detector_pool import DetectorPool
 from app.tasks.queue import TaskQueue
 from app.web import openapi
 from app.web.auth import KeyRing
@@ -102,14 +102,14 @@ def create_app(settings: Settings, *, board: Board | None = None, registry: Coll
 
 
 def _make_state(settings: Settings, board: Board | None, registry: CollectorRegistry | None) -> WebState:
-    finders = FaceFinders(settings.models_dir)
+    detectors = DetectorPool(settings.models_dir)
     return WebState(
         crop=CropService(
-            Limits(max_image_pixels=settings.max_image_pixels, landmark_margin=settings.landmark_margin),
-            finders,
+            ImageLimits(max_image_pixels=settings.max_image_pixels, landmark_margin=settings.landmark_margin),
+            detectors,
             fault_work_s=settings.fault_work_s,
         ),
-        finders=finders,
+        detectors=detectors,
         admission=Admission(
             max_concurrency=settings.max_concurrency,
             threads=settings.work_threads,

@@ -20,7 +20,7 @@ from app.face.frame import Size
 from app.face.label_map import image_to_label_map, scale_labels
 from app.face.regions import Region
 from app.face.rendering.svg import OverlayStyle, render_svg
-from app.service.faces import PACKAGE_MODELS
+from app.service.detector_pool import PACKAGE_MODELS
 
 if TYPE_CHECKING:
     from collections.abc import Callable

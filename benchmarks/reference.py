@@ -79,6 +79,7 @@ def render(info: ImageInfo, landmarks_px: FloatArray, *, is_detected: bool = Fal
         {
             "id": region.label_id,
             "name": region.name,
+            "colour": region.colour,
             "area_px": region.area_px,
             "bbox": region.bbox,
             "contours": [polygon.outer for polygon in region.polygons],

@@ -28,8 +28,8 @@ import msgspec
 import numpy as np
 
 from app.face.errors import InputError
-from app.service.crop import CropService, Limits
-from app.service.document import result_to_json
+from app.service.crop import CropService, ImageLimits
+from app.service.serialization import result_to_json
 from app.web.json_text import FIELDS
 from app.web.multipart_body import parse_multipart
 from app.web.problem_codes import ProblemError
@@ -400,7 +400,7 @@ def search(seed: int, seconds: float, saved: list[Genes]) -> list[tuple[float, s
     """Return the worst requests found, most expensive first."""
     generator = random.Random(seed)  # noqa: S311 - reproducible
     cv2.setNumThreads(0)
-    service = CropService(Limits())
+    service = CropService(ImageLimits())
     found: list[tuple[float, str, Genes]] = []
     seen: set[bytes] = set()
     pending = list(saved)

@@ -1,4 +1,4 @@
-"""Memory and CPU of the master, its workers and the processes beside them, read when somebody scrapes."""
+"""Memory and CPU usage of all processes of the service, read at scrape time."""
 
 from __future__ import annotations
 
@@ -24,24 +24,25 @@ WINDOW_S = 5.0
 
 
 class ResourceCollector(Collector):
-    """``memory_usage_bytes`` and ``cpu_usage_percent`` for every process on the board.
+    """Collector of ``memory_usage_bytes`` and ``cpu_usage_percent`` for every process on the board.
 
-    CPU is the mean over the last `WINDOW_S` seconds or more, up to twice the time between two scrapes, so that several
-    scrapers do not shorten each other's; at first, the mean since the process started.
+    CPU usage is the mean since an earlier scrape, at least `WINDOW_S` seconds ago, so that several scrapers do not
+    shorten each other's window. At first, it is the mean since the process started.
 
     Args:
-        board: who is alive.
+        board: board of the instance, which lists the processes.
     """
 
     def __init__(self, board: Board) -> None:
         self._board = board
-        # Process id to time and CPU seconds, at two moments: the later becomes the earlier once it is old enough.
+        # Two snapshots that map a process id to the time and its CPU seconds. The later one replaces the earlier one
+        # when it is old enough.
         self._earlier: dict[int, tuple[float, float]] = {}
         self._later: dict[int, tuple[float, float]] = {}
-        self._turned = time.monotonic()
+        self._rotated = time.monotonic()
 
     def collect(self) -> Iterator[GaugeMetricFamily]:
-        """Yield one sample a process; a process that ended meanwhile is left out."""
+        """Yield one sample per process, without those that have ended."""
         memory = gauge_family("memory_usage_bytes")
         cpu = gauge_family("cpu_usage_percent")
         now, seen = time.monotonic(), {}
@@ -57,8 +58,8 @@ class ResourceCollector(Collector):
             memory.add_metric([name], rss)
             cpu.add_metric([name], 100 * max(0.0, used - before) / max(now - at, 0.01))
             seen[pid] = (now, used)
-        if now - self._turned >= WINDOW_S:
-            self._earlier, self._later, self._turned = self._later, seen, now
+        if now - self._rotated >= WINDOW_S:
+            self._earlier, self._later, self._rotated = self._later, seen, now
         yield memory
         yield cpu
         exhausted = gauge_family("file_descriptors_exhausted")
@@ -76,7 +77,7 @@ class ResourceCollector(Collector):
 
 
 class BuildCollector(Collector):
-    """``app_build_info``: which version runs, on which Python."""
+    """Collector of ``app_build_info``: the versions of the service and of Python."""
 
     def __init__(self, version: str) -> None:
         self._version = version

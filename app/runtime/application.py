@@ -17,7 +17,7 @@ from setproctitle import setproctitle
 
 from app import __version__
 from app.main import install_metrics, log_options
-from app.observability import multiprocess, value_folder
+from app.observability import multiprocess, value_directory
 from app.observability.board import State
 from app.observability.exporter import serve_exporter
 from app.observability.resources import BuildCollector, ResourceCollector
@@ -141,7 +141,7 @@ class ServiceApplication(BaseApplication):
             # Workers leave through here too. A folder that was named in the settings stays, for whoever named it.
             is_own = self.settings.prometheus_multiproc_dir is None
             if self.metrics_directory is not None and is_own and os.getpid() == master:
-                value_folder.remove(self.metrics_directory)
+                value_directory.remove(self.metrics_directory)
 
     def _make_registry(self, directory: Path) -> CollectorRegistry:
         collectors = [

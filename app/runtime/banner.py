@@ -10,7 +10,7 @@ from app import __version__
 from app.main import log_options
 from app.observability.rich_logging import get_logger, make_console
 from app.runtime.slots import count_task_workers
-from app.service.faces import FaceFinders
+from app.service.detector_pool import DetectorPool
 
 if TYPE_CHECKING:
     from app.runtime.arbiter import ServiceArbiter
@@ -107,13 +107,13 @@ def _print_banner(settings: Settings, api: str, metrics: str, *, is_queue_embedd
 
 
 def _describe_landmarks(settings: Settings) -> str:
-    if FaceFinders(settings.models_dir).are_models_there:
+    if DetectorPool(settings.models_dir).has_models:
         return "found where they are left out"
     return "have to be sent: there are no models to find them with (make models, or MODELS_DIR)"
 
 
 def _warn_of_missing_models(settings: Settings) -> None:
-    if not FaceFinders(settings.models_dir).are_models_there:
+    if not DetectorPool(settings.models_dir).has_models:
         log.warning("Landmarks have to be sent: there are no models to find them with (make models, or MODELS_DIR)")
 
 

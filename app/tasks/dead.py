@@ -12,8 +12,8 @@ import msgspec
 import nats.errors
 from nats.js.api import ConsumerConfig, DeliverPolicy
 
-from app.observability.events import log_task_failed
-from app.observability.recording import record_error, record_task_completed, record_task_dead
+from app.observability.recording import record_error, record_task_completed, record_task_dead_lettered
+from app.observability.rich_logging import log_task_failed
 from app.tasks.connection import Connection, RevisionConflictError
 from app.tasks.errors import QueueError, QueueUnavailableError, TaskEndedError, TaskUnknownError
 from app.tasks.message import MessageError, NewerTaskError, decode_task
@@ -90,7 +90,7 @@ class Graveyard:
                 record_task_completed(record.type, end.status.value)
                 record_error(GAVE_UP, "tasks")
                 break
-        record_task_dead(TASK_TYPE)
+        record_task_dead_lettered(TASK_TYPE)
         log_task_failed(task_id, GAVE_UP, reason)
 
     async def list(self) -> list[DeadTask]:

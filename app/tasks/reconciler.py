@@ -27,9 +27,8 @@ import msgspec
 import nats.errors
 from nats.js.api import ConsumerConfig, DeliverPolicy
 
-from app.observability.events import log_task_failed
 from app.observability.recording import record_error, record_task_completed, record_task_repair
-from app.observability.rich_logging import get_logger
+from app.observability.rich_logging import get_logger, log_task_failed
 from app.tasks.connection import RevisionConflictError
 from app.tasks.errors import QueueError
 from app.tasks.message import MessageError, NewerTaskError, decode_task

@@ -21,11 +21,10 @@ from typing import TYPE_CHECKING, Final, NoReturn
 import nats.errors
 
 from app.observability import context
-from app.observability.events import log_task_retried
 from app.observability.recording import record_error, record_task_redelivered
-from app.observability.rich_logging import get_logger
-from app.service.crop import CropService, Limits
-from app.service.faces import FaceFinders
+from app.observability.rich_logging import get_logger, log_task_retried
+from app.service.crop import CropService, ImageLimits
+from app.service.detector_pool import DetectorPool
 from app.tasks.attempt import Attempt, GivenUpError, OverdueError, TurnedAwayError
 from app.tasks.connection import Connection, RevisionConflictError
 from app.tasks.dead import Graveyard
@@ -88,13 +87,13 @@ class Worker:
         self._settings = settings
         self._connection = connection
         self._pool = ThreadPoolExecutor(settings.work_threads, thread_name_prefix="work")
-        limits = Limits(max_image_pixels=settings.max_image_pixels, landmark_margin=settings.landmark_margin)
+        limits = ImageLimits(max_image_pixels=settings.max_image_pixels, landmark_margin=settings.landmark_margin)
         self._records = Records(connection, settings)
         self._graveyard = Graveyard(connection, self._records)
         self._workshop = Workshop(
             settings=settings,
             records=self._records,
-            service=CropService(limits, FaceFinders(settings.models_dir), fault_work_s=settings.fault_work_s),
+            service=CropService(limits, DetectorPool(settings.models_dir), fault_work_s=settings.fault_work_s),
             pool=self._pool,
             benches=asyncio.Semaphore(settings.work_threads),
             closing=asyncio.Event(),

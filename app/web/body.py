@@ -76,7 +76,7 @@ async def read_body(request: Request, buffer: BodyBuffer, limits: BodyLimits) ->
                     chunks.size += len(chunk)
                     raise _too_large("got more", limits.max_bytes)
                 before = loop.time()
-                if not buffer.keep(len(chunk)):
+                if not buffer.reserve(len(chunk)):
                     timer.reschedule(None)  # the sender is not late while the service does not read
                     await buffer.wait(len(chunk))
                 chunks.append(chunk)

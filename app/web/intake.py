@@ -90,7 +90,7 @@ async def work_on_body(
     """
     admission = state.admission
     caller = caller_of(request).identity
-    admission.require_place(caller)
+    admission.require_slot(caller)
     client = caller or (request.client.host if request.client else "")
     with admission.buffer(declared_size(request), client) as buffer:
         body = await read_body(request, buffer, state.body_limits)

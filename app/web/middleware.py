@@ -102,7 +102,7 @@ def record_refusal(client: str, status: int) -> str:
     context.request_id.set(request_id)
     fields = {"method": metrics.OTHER_METHOD, "path": "-", "status": status, "duration_ms": 0.0, "client": client}
     log.info("%s - %d 0.0ms %s", metrics.OTHER_METHOD, status, client, extra=fields)
-    recording.record_answer(metrics.OTHER_METHOD, metrics.UNMATCHED_ENDPOINT, status)
+    recording.record_response(metrics.OTHER_METHOD, metrics.UNMATCHED_ENDPOINT, status)
     return request_id
 
 
@@ -159,7 +159,7 @@ class RequestMetrics(PrometheusInstrumentatorMiddleware):
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Record everything that comes of one request once its answer is out."""
-        with recording.held_back():
+        with recording.deferred():
             await super().__call__(scope, receive, send)
 
     def _get_handler(self, request: Request) -> tuple[str, bool]:

@@ -63,6 +63,7 @@ class RegionAnswer(msgspec.Struct):
 
     id: Annotated[int, Meta(ge=1, description="Label id.")]
     name: str
+    colour: Annotated[str, Meta(pattern="^#[0-9a-f]{6}$", description="Colour of the region in the SVG.")]
     area_px: Annotated[float, Meta(gt=0, description="Area of the contours less their holes, in square pixels.")]
     bbox: Box
     contours: Annotated[list[Ring], Meta(min_length=1)]

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from app.service.admission import Admission
     from app.service.crop import CropService
-    from app.service.faces import FaceFinders
+    from app.service.detector_pool import DetectorPool
     from app.tasks.queue import TaskQueue
     from app.web.auth import Caller, KeyRing
     from app.web.body import BodyLimits
@@ -61,7 +61,7 @@ class WebState:
     """
 
     crop: CropService
-    finders: FaceFinders
+    detectors: DetectorPool
     admission: Admission
     board: Board
     exposition: Exposition | None

@@ -22,7 +22,7 @@ import orjson
 import pytest
 from nats.js.errors import NotFoundError
 
-from app.service.crop import CropInput, CropService, Limits
+from app.service.crop import CropInput, CropService, ImageLimits
 from app.settings import Settings
 from app.tasks import worker
 from app.tasks.queue import TaskQueue
@@ -356,7 +356,7 @@ def open_worker() -> Callable[[Settings], AbstractAsyncContextManager[asyncio.Ev
 @pytest.fixture(scope="session")
 def crop_service() -> CropService:
     """Give the use case with its default limits."""
-    return CropService(Limits())
+    return CropService(ImageLimits())
 
 
 @pytest.fixture(scope="session")

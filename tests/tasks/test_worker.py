@@ -15,7 +15,7 @@ import msgspec
 import orjson
 import pytest
 
-from app.service.document import result_to_json
+from app.service.serialization import result_to_json
 from app.tasks import worker
 from app.tasks.message import VERSION, encode_task
 from app.tasks.records import Record, TaskStatus

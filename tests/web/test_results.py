@@ -10,8 +10,8 @@ import msgspec
 import orjson
 import pytest
 
-from app.service.crop import CropService, Limits
-from app.service.document import result_to_json
+from app.service.crop import CropService, ImageLimits
+from app.service.serialization import result_to_json
 from app.tasks.records import Record, TaskFault, decode_record, encode_record
 from app.web.results import read_result, task_to_json
 
@@ -119,7 +119,7 @@ def test_overlay_and_warnings_are_read_without_the_rest(
     make_input: Callable[..., CropInput], sample: Sample, regions: dict[str, list[int]] | None, *, is_turned: bool
 ) -> None:
     photo = turned(sample) if is_turned else sample.jpeg
-    result = CropService(Limits()).process(make_input(image=photo, segmentation_map=regions))
+    result = CropService(ImageLimits()).process(make_input(image=photo, segmentation_map=regions))
     document = result_to_json(result)
     overlay, warnings = read_result(document)
     assert overlay == result.face.svg == base64.b64decode(orjson.loads(document)["svg"])

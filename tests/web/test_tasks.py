@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from app.observability.board import State
-from app.service.crop import CropService, Limits
+from app.service.crop import CropService, ImageLimits
 from app.web.problems import CLIENT_CLOSED_REQUEST
 
 if TYPE_CHECKING:
@@ -354,7 +354,7 @@ def test_a_task_that_was_submitted_before_keys_were_set_is_open_to_every_key(
     with_tasks: Run, make_input: Callable[..., CropInput]
 ) -> None:
     async def scenario(tasks: Tasks) -> None:
-        record = await tasks.app.state.web.queue.submit(CropService(Limits()).check(make_input()))
+        record = await tasks.app.state.web.queue.submit(CropService(ImageLimits()).check(make_input()))
         answer = await tasks.status(record.task_id, **{"x-api-key": "one"})
         assert answer.json()["status"] == "PENDING"
 

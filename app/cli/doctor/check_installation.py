@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from app.cli.doctor.context import Context
 
-# A copy of the constant in `app.service.faces`, because importing that module loads OpenCV.
+# A copy of the constant in `app.service.detector_pool`, because importing that module loads OpenCV.
 PACKAGE_MODELS = Path(__file__).parents[2] / "models"
 PACKAGE = "facial-service"
 MIN_PYTHON, MAX_PYTHON = (3, 11), (3, 13)
@@ -87,7 +87,7 @@ def _check_versions() -> Finding:
 
 def _find_outdated_packages() -> Iterator[str]:
     for requirement in importlib.metadata.requires(PACKAGE) or ():
-        match = re.match(r"([\w.-]+)(?:\[[^\]]*\])?\s*>=\s*([\d.]+)", requirement)
+        match = re.match(r"([\w.-]+)(?:\[[^\]]*\])?[^;]*>=\s*([\d.]+)", requirement)
         if match is None:
             continue
         name, minimum = match.groups()

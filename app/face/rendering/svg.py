@@ -42,11 +42,10 @@ _FORBIDDEN: Final = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U001
 _ESCAPES: Final = str.maketrans(
     {"&": "&amp;", "<": "&lt;", ">": "&gt;", '"': "&quot;", "'": "&#39;", "\t": "&#9;", "\n": "&#10;", "\r": "&#13;"}
 )
-# Names are escaped, so they cannot match these patterns.
+# Names are escaped, so they cannot match this pattern.
 _BACKGROUND: Final = re.compile(
     rb'<image class="photo" [^<>]*href="data:(image/(?:jpeg|png));base64,([A-Za-z0-9+/=]*)"'
 )
-_COLOUR: Final = re.compile(rb' data-label-id="\d+" fill="(#[0-9a-f]{6})"')
 _PLAIN_NAME: Final = re.compile(r"[A-Za-z0-9 _.:#-]*")
 
 
@@ -153,11 +152,6 @@ def read_background(svg: bytes) -> EmbeddedImage | None:
     """Return the background image of an overlay, or None if it has none."""
     match = _BACKGROUND.search(svg)
     return None if match is None else EmbeddedImage(match[2].decode("ascii"), match[1].decode("ascii"))
-
-
-def read_colours(svg: bytes) -> list[str]:
-    """Return the colours of the regions of an overlay, ``#rrggbb``, in drawing order."""
-    return [colour.decode("ascii") for colour in _COLOUR.findall(svg)]
 
 
 def _render_background(background: EmbeddedImage | None, size: Size) -> tuple[str, ...]:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from fastapi import APIRouter, Request, Response
 
 from app.observability.recording import image_step
-from app.service.document import result_to_json, result_warnings
+from app.service.serialization import result_to_json, result_warnings
 from app.web import openapi
 from app.web.auth import require_caller, scope_digest
 from app.web.body import unless_gone

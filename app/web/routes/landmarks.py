@@ -31,6 +31,6 @@ async def landmarks(request: Request) -> Response:
 
 def _process(state: WebState, head: Head, body: bytes) -> bytes:
     """Do all that takes CPU, on a work thread: read, check, find, write."""
-    result = find_landmarks(state.crop, state.finders, read_landmarks_input(head, body))
+    result = find_landmarks(state.crop, state.detectors, read_landmarks_input(head, body))
     with image_step("document"):
         return landmarks_to_json(result)

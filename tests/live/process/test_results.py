@@ -14,9 +14,9 @@ import numpy as np
 import orjson
 import pytest
 
-from app.service.crop import CropInput, CropService, Limits
-from app.service.document import result_to_json
+from app.service.crop import CropInput, CropService, ImageLimits
 from app.service.options import CropOptions
+from app.service.serialization import result_to_json
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -48,7 +48,7 @@ def test_results_equal_those_of_the_use_case(
     options = ("--upright", "--crop", "face", "--background", "image", "--output-size", 96, "--show-labels")
     done = run_process(tmp_path / "in", "--out", out, *ALL_FORMATS, *options, "--json", "--report", tmp_path / "r")
     assert (done.status, done.summary["done"], done.summary["failed"]) == (0, 4, [])
-    service = CropService(Limits())
+    service = CropService(ImageLimits())
     chosen = CropOptions(upright=True, crop="face", background="image", output_size=96, show_labels=True)
     for image in images:
         points = np.array(json.loads(image.with_suffix(".landmarks.json").read_text()))

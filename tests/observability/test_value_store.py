@@ -1,11 +1,4 @@
-"""The value files: the format of the client library, and what becomes of values that cannot be written.
-
-The contract with prometheus_client, whose internals `value_files`, `value_store` and `multiprocess` rely on:
-
-- `values.ValueClass` is called for each value with these arguments, and has these methods.
-- `mmap_dict.mmap_key` makes keys of four parts in JSON, and `MmapedDict` reads and writes this format.
-- `MultiProcessCollector._accumulate_metrics` merges `Metric` objects; a gauge's mode is `_multiprocess_mode`.
-"""
+"""Metric files and values: the format of prometheus_client, damaged files, and values that cannot be written."""
 
 from __future__ import annotations
 
@@ -22,9 +15,8 @@ from hypothesis import strategies as st
 from prometheus_client.mmap_dict import MmapedDict, mmap_key
 from prometheus_client.multiprocess import MultiProcessCollector
 
-from app.observability import metrics, multiprocess, recording, value_files
-from app.observability.value_files import CorruptFileError, ValueFile, read_file
-from app.observability.value_store import StoredValue, ValueStore
+from app.observability import metrics, multiprocess, recording, value_store
+from app.observability.value_store import CorruptFileError, StoredValue, ValueFile, ValueStore, read_file
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -52,7 +44,7 @@ def test_library_reads_what_is_written(tmp_path: Path) -> None:
     assert read_file(path) == expected
 
 
-def test_what_the_library_writes_is_continued(tmp_path: Path) -> None:
+def test_files_of_the_library_are_continued(tmp_path: Path) -> None:
     path = tmp_path / "counter_worker-0.db"
     library = MmapedDict(str(path))
     for key in KEYS:
@@ -62,7 +54,7 @@ def test_what_the_library_writes_is_continued(tmp_path: Path) -> None:
     assert [file.find(key)[1] for key in KEYS] == [3.0] * len(KEYS)
 
 
-def test_library_merges_alike(scrape: Scrape, tmp_path: Path) -> None:
+def test_library_merges_to_the_same_values(scrape: Scrape, tmp_path: Path) -> None:
     for slot in ("worker-0", "worker-1"):
         multiprocess.set_identity(slot)
         recording.record_landmarks_processed(478)
@@ -84,12 +76,12 @@ def test_blocks_are_allocated(tmp_path: Path) -> None:
     for number in range(600):
         file.find(mmap_key("a_total", "a_total", ["x"], ["a" * 100 + str(number)], "Help."))
     found = path.stat()
-    assert found.st_size == 2 * value_files.INITIAL_BYTES
+    assert found.st_size == 2 * value_store.INITIAL_BYTES
     assert 512 * found.st_blocks >= found.st_size
 
 
 @given(st.binary(max_size=400), st.integers(0, 200))
-def test_any_bytes_are_read_or_refused(tmp_path_factory: pytest.TempPathFactory, noise: bytes, at: int) -> None:
+def test_any_bytes_are_read_or_rejected(tmp_path_factory: pytest.TempPathFactory, noise: bytes, at: int) -> None:
     path = tmp_path_factory.mktemp("noise") / "counter_worker-0.db"
     file = ValueFile(path)
     for key in KEYS[:3]:
@@ -100,14 +92,14 @@ def test_any_bytes_are_read_or_refused(tmp_path_factory: pytest.TempPathFactory,
         written.write(noise)
     with contextlib.suppress(CorruptFileError):
         assert len(read_file(path)) < 1000
-    again = ValueFile(path)  # begun again if it cannot be continued
+    again = ValueFile(path)  # reset if it is corrupt
     again.find(KEYS[0])
     again.close()
     read_file(path)
 
 
 @pytest.mark.parametrize("content", [b"\xff" * 65536, b"\x10", b"\x00\x00\x01\x00" + bytes(12), b"garbage" * 1000])
-def test_corrupt_file_leaves_out_itself_alone(
+def test_corrupt_file_does_not_affect_others(
     scrape: Scrape, tmp_path: Path, caplog: pytest.LogCaptureFixture, content: bytes
 ) -> None:
     recording.record_landmarks_processed(478)
@@ -118,14 +110,14 @@ def test_corrupt_file_leaves_out_itself_alone(
     assert counted[LANDMARKS] == 478
     assert counted["multiprocess_unreadable_files",] == 1
     assert str(corrupt) in caplog.text
-    multiprocess.set_identity("worker-9")  # its successor starts it again
+    multiprocess.set_identity("worker-9")  # its successor resets the file
     recording.record_landmarks_processed(478)
     counted = scrape()
     assert counted[LANDMARKS] == 956
     assert counted["multiprocess_unreadable_files",] == 0
 
 
-def test_what_is_no_file_is_passed_over(scrape: Scrape, tmp_path: Path) -> None:
+def test_other_file_types_are_skipped(scrape: Scrape, tmp_path: Path) -> None:
     recording.record_landmarks_processed(478)
     folder = tmp_path / "values"
     os.mkfifo(folder / "counter_worker-5.db")
@@ -139,7 +131,7 @@ def remove(folder: Path) -> None:
 
 
 def rename(folder: Path) -> None:
-    folder.rename(folder.with_name("gone"))
+    folder.rename(folder.with_name("renamed"))
 
 
 def empty(folder: Path) -> None:
@@ -162,7 +154,7 @@ def test_damage_is_repaired_without_loss(scrape: Scrape, tmp_path: Path, damage:
     recording.record_landmarks_processed(478)
     damage(tmp_path / "values")
     recording.record_landmarks_processed(478)
-    scrape()  # answers, whatever is known
+    scrape()  # does not fail
     multiprocess.maintain()
     recording.record_landmarks_processed(478)
     counted = scrape()
@@ -191,7 +183,7 @@ def test_folder_replaced_by_a_file(scrape: Scrape, tmp_path: Path, caplog: pytes
 
 
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EMFILE, errno.EROFS, errno.EACCES])
-def test_values_wait_in_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int) -> None:
+def test_values_are_kept_in_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int) -> None:
     slot = "worker-0"
     store = ValueStore(tmp_path, lambda: slot)
     first = counter(store)
@@ -215,7 +207,7 @@ def test_values_wait_in_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, 
     assert [value for _, value, _ in read_file(tmp_path / "counter_worker-0.db")] == [2, 5]
 
 
-def test_process_that_starts_without_room_counts_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_process_that_starts_without_room_continues_counters(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     slots = ["worker-0"]
     store = ValueStore(tmp_path, lambda: slots[0])
     value = counter(store)
@@ -232,9 +224,9 @@ def test_process_that_starts_without_room_counts_on(tmp_path: Path, monkeypatch:
     assert [entry[1] for entry in read_file(tmp_path / "counter_worker-1.db")] == [7]
 
 
-def test_live_gauge_starts_at_nothing(tmp_path: Path) -> None:
+def test_live_gauge_starts_at_zero(tmp_path: Path) -> None:
     key = mmap_key("g", "g", [], [], "Help.")
-    for _ in range(2):  # the file of the first was not removed, for the folder was read-only
+    for _ in range(2):  # the file of the first was not removed, because the directory was read-only
         gauge = StoredValue(ValueStore(tmp_path, lambda: "worker-0"), "gauge", key, "livesum")
         gauge.inc(1)
     assert [value for _, value, _ in read_file(tmp_path / "gauge_livesum_worker-0.db")] == [1]

@@ -1,8 +1,9 @@
-"""The result as a JSON document."""
+"""JSON documents of results."""
 
 from __future__ import annotations
 
 import base64
+import re
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -14,8 +15,8 @@ from app.face.contours import Polygon
 from app.face.frame import Frame, Size
 from app.face.pipeline import FaceResult
 from app.face.regions import OmittedRegion, Region
-from app.service.crop import CropInput, CropResult, CropService, Limits
-from app.service.document import result_to_json
+from app.service.crop import CropInput, CropResult, CropService, ImageLimits
+from app.service.serialization import result_to_json
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -48,7 +49,7 @@ def document(
     )
     image = ImageInfo("webp", Size(40, 30), exif_orientation)
     written: dict[str, Any] = orjson.loads(
-        result_to_json(CropResult(image=image, face=face, found=None, processing_time_ms=1.23456))
+        result_to_json(CropResult(image=image, face=face, detected=None, processing_time_ms=1.23456))
     )
     return written
 
@@ -80,6 +81,7 @@ def test_regions_are_written_whole() -> None:
     assert written["regions"][0] == {
         "id": 7,
         "name": "region 7",
+        "colour": "#102030",
         "area_px": 12.345,
         "bbox": [1.0, 2.0, 3.5, 4.0],
         "contours": [small.tolist(), large.tolist()],
@@ -89,7 +91,7 @@ def test_regions_are_written_whole() -> None:
 
 
 def test_mask_contours_hold_each_regions_largest_outer_contour() -> None:
-    # What a contour encloses decides, not what its holes leave of it.
+    # The enclosed area decides, including holes.
     ring = Polygon(square(10, 0, 9), (square(11, 1, 8),))
     disc = Polygon(square(0, 0, 6), ())
     written = document([make_region(1, disc, ring), make_region(2, ring, disc), make_region(30, disc)])
@@ -107,25 +109,25 @@ def test_coordinates_keep_the_digits_they_were_rounded_to() -> None:
 
 
 def test_omitted_regions_are_named_with_the_reason() -> None:
-    gone = [OmittedRegion(4, "right_eye", "zero_area"), OmittedRegion(9, "x", "too_few_points")]
-    assert document(omitted=gone)["omitted"] == [
+    omitted = [OmittedRegion(4, "right_eye", "zero_area"), OmittedRegion(9, "x", "too_few_points")]
+    assert document(omitted=omitted)["omitted"] == [
         {"id": 4, "name": "right_eye", "reason": "zero_area"},
         {"id": 9, "name": "x", "reason": "too_few_points"},
     ]
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
-def test_a_photo_that_is_stored_turned_comes_with_a_warning(orientation: int) -> None:
+def test_exif_orientation_is_a_warning(orientation: int) -> None:
     written = document(exif_orientation=orientation)
     assert written["image"]["exif_orientation"] == orientation
     assert [warning["code"] for warning in written["warnings"]] == ["exif_orientation"] * (orientation != 1)
     assert all(f"EXIF orientation {orientation}" in warning["message"] for warning in written["warnings"])
 
 
-def test_orientation_of_a_real_file_is_told(make_input: MakeInput, sample: Sample) -> None:
+def test_orientation_of_a_real_file_is_reported(make_input: MakeInput, sample: Sample) -> None:
     tag = b"Exif\0\0II*\0\x08\0\0\0\x01\0\x12\x01\x03\0\x01\0\0\0\x06\0\0\0\0\0\0\0"
     turned = sample.jpeg[:2] + b"\xff\xe1" + (len(tag) + 2).to_bytes(2) + tag + sample.jpeg[2:]
-    result = CropService(Limits()).process(make_input(image=turned))
+    result = CropService(ImageLimits()).process(make_input(image=turned))
     written = orjson.loads(result_to_json(result))
     assert written["image"] == {"width": 512, "height": 512, "format": "jpeg", "exif_orientation": 6}
     assert written["warnings"][0]["code"] == "exif_orientation"
@@ -139,10 +141,18 @@ def test_holes_of_a_label_map_name_their_parents(make_input: MakeInput, sample: 
     labels[180:220, 180:220] = 1  # an island in the hole
     labels[300:350, 300:350] = 8
     image = sample.encode(".png", labels)
-    result = CropService(Limits()).process(make_input(segmentation_map=image, simplify=0))
+    result = CropService(ImageLimits()).process(make_input(segmentation_map=image, simplify=0))
     skin, mouth = orjson.loads(result_to_json(result))["regions"]
     boxes = [[np.min(ring, 0).tolist(), np.max(ring, 0).tolist()] for ring in skin["contours"]]
     large = next(index for index, (low, high) in enumerate(boxes) if high[0] - low[0] > 250)
     assert len(boxes) == 3
     assert [hole["parent"] for hole in skin["holes"]] == [large, large]
     assert (mouth["name"], mouth["holes"]) == ("mouth_interior", [])
+
+
+def test_colours_are_those_of_the_svg(make_input: MakeInput, sample: Sample) -> None:
+    for regions in (None, sample.labels, {"nose": [168, 129, 2, 358], "mine": [61, 0, 291]}):
+        result = CropService(ImageLimits()).process(make_input(segmentation_map=regions))
+        written = orjson.loads(result_to_json(result))
+        drawn = re.findall(rb' data-label-id="\d+" fill="(#[0-9a-f]{6})"', result.face.svg)
+        assert [region["colour"] for region in written["regions"]] == [colour.decode() for colour in drawn]

@@ -1,4 +1,4 @@
-"""The result as the JSON document that callers read, the same from the synchronous route and from a task."""
+"""JSON documents of results, the same for synchronous requests and tasks."""
 
 from __future__ import annotations
 
@@ -24,19 +24,19 @@ CONFIDENCE_DECIMALS = 4
 
 
 def result_to_json(result: CropResult) -> bytes:
-    """Write a result; contours keep the digits they were rounded to."""
+    """Serialize a result as JSON."""
     face = result.face
     frame = face.frame
     document = {
         "svg": pybase64.b64encode_as_string(face.svg),
-        "mask_contours": {str(region.label_id): _largest(region) for region in face.regions},
-        "regions": [_region_document(region) for region in face.regions],
+        "mask_contours": {str(region.label_id): _largest_contour(region) for region in face.regions},
+        "regions": [_region_to_dict(region) for region in face.regions],
         "regions_detected": len(face.regions),
-        "omitted": [{"id": gone.label_id, "name": gone.name, "reason": gone.reason} for gone in face.omitted],
-        "image": image_document(result.image),
-        "face": face_document(face.roll_deg, face.interocular_px, face.bbox),
-        "landmarks": face.landmarks_px if result.found is not None or not frame.is_identity else None,
-        "detection": None if result.found is None else detection_document(result.found, frame),
+        "omitted": [{"id": region.label_id, "name": region.name, "reason": region.reason} for region in face.omitted],
+        "image": image_to_dict(result.image),
+        "face": face_to_dict(face.roll_deg, face.interocular_px, face.bbox),
+        "landmarks": face.landmarks_px if result.detected is not None or not frame.is_identity else None,
+        "detection": None if result.detected is None else detection_to_dict(result.detected, frame),
         "output": {"width": frame.size.width, "height": frame.size.height},
         "transform": frame.transform,
         "inverse_transform": frame.inverse,
@@ -46,18 +46,19 @@ def result_to_json(result: CropResult) -> bytes:
     return orjson.dumps(document, option=orjson.OPT_SERIALIZE_NUMPY)
 
 
-def _largest(region: Region) -> Any:
+def _largest_contour(region: Region) -> Any:
     if len(region.polygons) == 1:
         return region.polygons[0].outer
-    # All at once: a noisy label map has thousands of polygons, and measuring one takes as long as measuring a hundred.
+    # Measure all at once, because a noisy label map has thousands of polygons, and one takes as long as a hundred.
     areas, _ = measure_rings([polygon.outer for polygon in region.polygons])
     return region.polygons[int(np.argmax(areas))].outer
 
 
-def _region_document(region: Region) -> dict[str, Any]:
+def _region_to_dict(region: Region) -> dict[str, Any]:
     return {
         "id": region.label_id,
         "name": region.name,
+        "colour": region.colour,
         "area_px": region.area_px,
         "bbox": region.bbox,
         "contours": [polygon.outer for polygon in region.polygons],
@@ -69,8 +70,8 @@ def _region_document(region: Region) -> dict[str, Any]:
     }
 
 
-def image_document(image: ImageInfo) -> dict[str, Any]:
-    """Write what is known of the photo."""
+def image_to_dict(image: ImageInfo) -> dict[str, Any]:
+    """Return the properties of an image."""
     return {
         "width": image.size.width,
         "height": image.size.height,
@@ -79,8 +80,8 @@ def image_document(image: ImageInfo) -> dict[str, Any]:
     }
 
 
-def face_document(roll_deg: float, interocular_px: float, bbox: tuple[float, float, float, float]) -> dict[str, Any]:
-    """Write the measures of a face."""
+def face_to_dict(roll_deg: float, interocular_px: float, bbox: tuple[float, float, float, float]) -> dict[str, Any]:
+    """Return the measures of a face."""
     return {
         "roll_deg": round(roll_deg, 2),
         "interocular_px": round(interocular_px, 2),
@@ -88,42 +89,42 @@ def face_document(roll_deg: float, interocular_px: float, bbox: tuple[float, flo
     }
 
 
-def detection_document(found: DetectedFace, frame: Frame) -> dict[str, Any]:
-    """Write what was found: how sure, which face, and the boxes of all of them in a frame."""
+def detection_to_dict(detected: DetectedFace, frame: Frame) -> dict[str, Any]:
+    """Return the confidence and index of a detected face, and the boxes of all faces in a frame."""
     return {
-        "confidence": round(found.faces[found.index].confidence, CONFIDENCE_DECIMALS),
-        "presence": round(found.presence, CONFIDENCE_DECIMALS),
-        "face": found.index,
+        "confidence": round(detected.faces[detected.index].confidence, CONFIDENCE_DECIMALS),
+        "presence": round(detected.presence, CONFIDENCE_DECIMALS),
+        "face": detected.index,
         "faces": [
-            {"bbox": _move_box(face.box, frame), "confidence": round(face.confidence, CONFIDENCE_DECIMALS)}
-            for face in found.faces
+            {"bbox": _box_to_frame(face.box, frame), "confidence": round(face.confidence, CONFIDENCE_DECIMALS)}
+            for face in detected.faces
         ],
     }
 
 
-def _move_box(box: tuple[float, float, float, float], frame: Frame) -> list[float]:
-    """Put the upright box of a face into a frame; turned, it is the upright box around the turned one."""
+def _box_to_frame(box: tuple[float, float, float, float], frame: Frame) -> list[float]:
+    """Return the axis-aligned box around a box that is transformed to a frame."""
     x, y, width, height = box
     corners = np.array([[x, y], [x + width, y], [x, y + height], [x + width, y + height]])
     return [round(side, COORDINATE_DECIMALS) for side in compute_bbox(transform_points(corners, frame.transform))]
 
 
 def result_warnings(result: CropResult) -> list[dict[str, str]]:
-    """List what the caller may not expect of a result, each with a stable code."""
+    """List the warnings about a result, each with a stable code."""
     warnings = image_warnings(result.image)
     if result.face.omitted:
-        message = f"{len(result.face.omitted)} regions came to fewer than 3 points or to no area; see omitted."
+        message = f"{len(result.face.omitted)} regions have fewer than 3 points or no area; see omitted."
         warnings.append({"code": "regions_omitted", "message": message})
     return warnings
 
 
 def image_warnings(image: ImageInfo) -> list[dict[str, str]]:
-    """List what the caller may not expect of a photo."""
+    """List the warnings about an image."""
     orientation = image.exif_orientation
     if orientation == UPRIGHT_ORIENTATION:
         return []
     message = (
-        f"The file asks viewers to turn the picture (EXIF orientation {orientation}). Landmarks, contours and "
-        "overlay refer to the pixels as they are stored, unturned."
+        f"The image has EXIF orientation {orientation}, so viewers rotate or mirror it. Landmarks, contours and the "
+        "overlay refer to the pixels as stored."
     )
     return [{"code": "exif_orientation", "message": message}]

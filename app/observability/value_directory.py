@@ -1,7 +1,7 @@
-"""The folder of the value files: made or claimed at start, and removed if its instance is dead.
+"""The directory of the metric files: creation, locking, and removal of those of dead instances.
 
-An instance holds a lock (``flock``) on its folder. Its processes inherit the lock, and the kernel releases it when the
-last of them has ended, in whatever way.
+An instance holds a lock (``flock``) on its directory. Its processes inherit the lock, and the kernel releases it when
+the last of them has ended.
 """
 
 from __future__ import annotations
@@ -18,57 +18,57 @@ from pathlib import Path
 from typing import Final
 
 from app.observability.rich_logging import get_logger
-from app.observability.value_files import FILE_NAME
+from app.observability.value_store import FILE_NAME
 
 log = get_logger("server")
 
 PREFIX: Final = "facial-service-metrics-"
 NAME: Final = re.compile(re.escape(PREFIX) + r"[A-Za-z0-9_]+")
-PREDECESSOR_S: Final = 10.0  # how long the processes of an instance that was killed may take to end
+PREDECESSOR_S: Final = 10.0  # time that the processes of a killed instance have to end
 NOTICE_S: Final = 0.5
 POLL_S: Final = 0.05
 
-_held = -1  # descriptor of the folder that this process has claimed
+_held = -1  # descriptor of the directory that this process has claimed
 
 
 def make() -> Path:
-    """Make and claim a folder under the temporary folder, after those of dead instances are removed.
+    """Remove the directories of dead instances, and create and claim one in the temporary directory.
 
     Raises:
-        OSError: no folder can be made.
+        OSError: the directory cannot be created.
     """
     try:
         parent = Path(tempfile.gettempdir())
-    except FileNotFoundError:  # every candidate is full, which is no reason not to start
-        parent = Path("/tmp")  # noqa: S108 - mkdtemp makes a folder that is this user's alone
+    except FileNotFoundError:  # every candidate is full, but the service can start without files
+        parent = Path("/tmp")  # noqa: S108 - mkdtemp creates a private directory
     remove_stale(parent)
-    # Renamed once it is locked, because a folder of its final name without a lock is taken for a dead instance's.
+    # Rename it only once it is locked, because an unlocked directory with the final name counts as stale.
     hidden = Path(tempfile.mkdtemp(prefix=f".{PREFIX}", dir=parent))
     _hold(_lock(hidden))
     return hidden.rename(parent / hidden.name.removeprefix("."))
 
 
 def claim(directory: Path) -> Path:
-    """Claim a folder that the settings name, and remove the files of an earlier run from it.
+    """Claim a configured directory, and remove the files of an earlier run from it.
 
     Raises:
-        OSError: the folder cannot be made or emptied, or another instance uses it.
+        OSError: the directory cannot be created or emptied, or another instance uses it.
     """
-    global _held  # noqa: PLW0603 - as below
+    global _held  # noqa: PLW0603 - a process has one directory
     directory.mkdir(parents=True, exist_ok=True)
     if _held >= 0:
         os.close(_held)
         _held = -1
-    start, is_told = time.monotonic(), False
+    start, is_logged = time.monotonic(), False
     while (lock := _lock(directory)) is None:
         waited = time.monotonic() - start
         if waited > PREDECESSOR_S:
             reason = "in use by another instance; set another PROMETHEUS_MULTIPROC_DIR for this one"
             raise OSError(None, reason, str(directory))
-        if waited > NOTICE_S and not is_told:
-            is_told = True
+        if waited > NOTICE_S and not is_logged:
+            is_logged = True
             log.warning(
-                "Metrics folder %s is in use; waiting up to %g s for its instance to end", directory, PREDECESSOR_S
+                "Metrics directory %s is in use; waiting up to %g s for its instance to end", directory, PREDECESSOR_S
             )
         time.sleep(POLL_S)
     _hold(lock)
@@ -77,16 +77,16 @@ def claim(directory: Path) -> Path:
 
 
 def remove(directory: Path) -> None:
-    """Remove a folder that `make` has made, if that is possible, and those of instances that have ended meanwhile."""
+    """Remove a directory that `make` created, if possible, and those of instances that have ended since."""
     shutil.rmtree(directory, ignore_errors=True)
     remove_stale(directory.parent)
 
 
 def remove_stale(parent: Path) -> None:
-    """Remove the folders of instances that have ended without removing them.
+    """Remove the directories of instances that have ended without removing them.
 
-    Only a folder of this user, with the name and the mode that `make` gives, and that no process holds. Files that this
-    service has not made stay, and their folder with them.
+    A directory is stale if it has the name and the mode that `make` uses, belongs to this user, and is not locked.
+    Files that this service did not create stay, and so does their directory.
     """
     with suppress(OSError):
         for entry in os.scandir(parent):
@@ -97,20 +97,20 @@ def remove_stale(parent: Path) -> None:
 
 def _remove_if_stale(directory: Path) -> None:
     found = directory.lstat()
-    if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.geteuid() or stat.S_IMODE(found.st_mode) != 0o700:  # noqa: PLR2004 - as mkdtemp makes it
+    if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.geteuid() or stat.S_IMODE(found.st_mode) != 0o700:  # noqa: PLR2004 - the mode of mkdtemp
         return
     lock = _lock(directory)
     if lock is not None:
         try:
             _remove_files(directory)
             directory.rmdir()
-            log.info("Removed %s, the metrics folder of an instance that has ended", directory)
+            log.info("Removed %s, the metrics directory of an instance that has ended", directory)
         finally:
             os.close(lock)
 
 
 def _remove_files(directory: Path) -> None:
-    for file in directory.iterdir():  # by their names, because the folder may contain files of others
+    for file in directory.iterdir():  # only by name, because the directory may contain files of others
         if FILE_NAME.fullmatch(file.name):
             file.unlink(missing_ok=True)
 
@@ -129,7 +129,7 @@ def _lock(directory: Path) -> int | None:
 
 
 def _hold(lock: int | None) -> None:
-    global _held  # noqa: PLW0603 - one folder a process is the point
+    global _held  # noqa: PLW0603 - a process has one directory
     if _held >= 0:
         os.close(_held)
     _held = -1 if lock is None else lock
