@@ -1,7 +1,7 @@
-"""The page at ``/``: a document, and the assets that it loads.
+"""The page at ``/``: an HTML document and its assets.
 
-Every address in it is relative, so that it works under whatever prefix a proxy puts before it. The assets' addresses
-hold a digest of all of them: a browser keeps them for good, and never mixes those of two versions.
+All URLs of the page are relative, so that it works behind a proxy that adds a path prefix. Asset URLs contain a digest
+of all assets, so browsers can cache them without a time limit and never mix two versions.
 """
 
 from __future__ import annotations
@@ -33,26 +33,26 @@ MEDIA_TYPES: Final = {
     "json": "application/json",
     "svg": "image/svg+xml",
 }
-# Scripts, styles and calls are this origin's; pictures too, and those that the page holds in memory (`blob:`). Nothing
-# is ever parsed as HTML, so that the strictest form of Trusted Types costs nothing.
+# Everything is loaded from this origin, except images in memory (`blob:`). The page never parses HTML, so it allows no
+# Trusted Types policy at all.
 CONTENT_SECURITY_POLICY: Final = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob:; connect-src 'self'; "
     "base-uri 'none'; form-action 'none'; frame-ancestors 'none'; "
     "require-trusted-types-for 'script'; trusted-types 'none'"
 )
 _COMMON: Final = {"X-Content-Type-Options": "nosniff", "Referrer-Policy": "no-referrer"}
-_FOR_GOOD: Final = "public, max-age=31536000, immutable"
-_ASK_FIRST: Final = "no-cache"
+_IMMUTABLE: Final = "public, max-age=31536000, immutable"
+_REVALIDATE: Final = "no-cache"
 
 
 @dataclass(frozen=True, slots=True)
 class Asset:
-    """A file as it is answered.
+    """A file of the page.
 
     Attributes:
-        content: its bytes.
-        media_type: with the charset, where it is text.
-        etag: of the bytes, in its quotes.
+        content: bytes of the file.
+        media_type: media type, with the charset of a text.
+        etag: quoted entity tag.
     """
 
     content: bytes
@@ -62,11 +62,11 @@ class Asset:
 
 @dataclass(frozen=True, slots=True)
 class Assets:
-    """What the document loads.
+    """The files that the document loads.
 
     Attributes:
-        version: digest of all of them.
-        by_name: each by its name.
+        version: digest of all assets.
+        by_name: asset by file name.
     """
 
     version: str
@@ -75,12 +75,12 @@ class Assets:
 
 @cache
 def load_assets() -> Assets:
-    """Read every file of the page but its document; some 100 kB, which each worker process keeps."""
+    """Read all assets, about 200 kB, which stay in memory."""
     folder = files("app.web") / "static" / "page"
     names = sorted(path.name for path in folder.iterdir() if path.name != DOCUMENT)
-    found = {name: _make_asset((folder / name).read_bytes(), name) for name in names}
-    digest = _digest(b"".join(name.encode() + asset.etag.encode() for name, asset in found.items()))
-    return Assets(digest, found)
+    by_name = {name: _make_asset((folder / name).read_bytes(), name) for name in names}
+    digest = _digest(b"".join(name.encode() + asset.etag.encode() for name, asset in by_name.items()))
+    return Assets(digest, by_name)
 
 
 def _make_asset(content: bytes, name: str) -> Asset:
@@ -92,13 +92,13 @@ def _digest(content: bytes) -> str:
 
 
 @lru_cache(maxsize=8)
-def make_document(*, has_tasks: bool, is_key_needed: bool, max_body_bytes: int) -> Asset:
-    """Write the document.
+def render_document(*, has_tasks: bool, is_key_needed: bool, max_body_bytes: int) -> Asset:
+    """Render the document.
 
     Args:
-        has_tasks: whether tasks are taken.
-        is_key_needed: whether the API asks for a key.
-        max_body_bytes: largest body that it takes.
+        has_tasks: whether the service accepts tasks.
+        is_key_needed: whether the API requires a key.
+        max_body_bytes: maximum size of a request body.
     """
     assets = load_assets()
     preloads = "\n".join(
@@ -122,33 +122,33 @@ def make_document(*, has_tasks: bool, is_key_needed: bool, max_body_bytes: int) 
 
 @router.api_route("/", methods=["GET", "HEAD"])
 async def document(request: Request) -> Response:
-    """Answer with the page. It is open where the API is not: the page asks for the key, and sends it along."""
+    """Return the page. It requires no API key: the page asks for the key and sends it with its requests."""
     state = web_state(request)
-    made = make_document(
+    page = render_document(
         has_tasks=state.queue is not None,
         is_key_needed=bool(state.keys),
         max_body_bytes=state.body_limits.max_bytes,
     )
-    return _answer(request, made, {"Content-Security-Policy": CONTENT_SECURITY_POLICY, "Cache-Control": _ASK_FIRST})
+    return _respond(request, page, {"Content-Security-Policy": CONTENT_SECURITY_POLICY, "Cache-Control": _REVALIDATE})
 
 
 @router.api_route("/page/{version}/{name}", methods=["GET", "HEAD"])
 async def asset(request: Request, version: str, name: str) -> Response:
-    """Answer with an asset.
+    """Return an asset.
 
-    That of another version is answered with what there is, and not kept: while pods are replaced, the document and its
-    assets may come from two of them.
+    During a rolling update, the document and its assets may come from pods of two versions. For another version, the
+    response is the current asset, which the browser must revalidate.
     """
     assets = load_assets()
-    found = assets.by_name.get(name)
-    if found is None:
+    requested = assets.by_name.get(name)
+    if requested is None:
         raise HTTPException(404)
-    return _answer(request, found, {"Cache-Control": _FOR_GOOD if version == assets.version else _ASK_FIRST})
+    return _respond(request, requested, {"Cache-Control": _IMMUTABLE if version == assets.version else _REVALIDATE})
 
 
-def _answer(request: Request, found: Asset, headers: Mapping[str, str]) -> Response:
-    sent = {**_COMMON, **headers, "ETag": found.etag}
+def _respond(request: Request, content: Asset, cache_headers: Mapping[str, str]) -> Response:
+    headers = {**_COMMON, **cache_headers, "ETag": content.etag}
     known = (tag.strip().removeprefix("W/") for tag in request.headers.get("if-none-match", "").split(","))
-    if any(tag in {found.etag, "*"} for tag in known):
-        return Response(status_code=304, headers=sent)
-    return Response(found.content, headers=sent, media_type=found.media_type)
+    if any(tag in {content.etag, "*"} for tag in known):
+        return Response(status_code=304, headers=headers)
+    return Response(content.content, headers=headers, media_type=content.media_type)
