@@ -220,7 +220,8 @@ def _render_labels(font_size: float, labels: Sequence[PlacedLabel]) -> str:
             parts.append(_render_leader(label, label.target, font_size))
         parts.append(
             f'<text x="{label.x:.1f}" y="{label.y:.1f}" dy="{_format_fraction(BASELINE_EM)}em" '
-            f'text-anchor="{label.text_anchor}" stroke-width="{font_size * HALO_EM:.4g}">{escape_text(label.region.name)}</text>'
+            f'text-anchor="{label.text_anchor}" stroke-width="{font_size * HALO_EM:.4g}">'
+            f"{escape_text(label.region.name)}</text>"
         )
     return "".join([*parts, "</g>"])
 
