@@ -1,7 +1,7 @@
-"""The page at ``/``: an HTML document and its assets.
+"""The page at ``/``: a document and its assets.
 
-All URLs of the page are relative, so that it works behind a proxy that adds a path prefix. Asset URLs contain a digest
-of all assets, so browsers can cache them without a time limit and never mix two versions.
+All links are relative, so that the page works under any prefix that a proxy adds. The path of the assets contains a
+digest of all of them, so that a browser can cache them permanently and never mixes two versions.
 """
 
 from __future__ import annotations
@@ -33,8 +33,8 @@ MEDIA_TYPES: Final = {
     "json": "application/json",
     "svg": "image/svg+xml",
 }
-# Everything is loaded from this origin, except images in memory (`blob:`). The page never parses HTML, so it allows no
-# Trusted Types policy at all.
+# Everything comes from this origin, except images in memory (`blob:`). The page never parses HTML, so the strictest
+# form of Trusted Types is possible.
 CONTENT_SECURITY_POLICY: Final = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob:; connect-src 'self'; "
     "base-uri 'none'; form-action 'none'; frame-ancestors 'none'; "
@@ -50,9 +50,9 @@ class Asset:
     """A file of the page.
 
     Attributes:
-        content: bytes of the file.
-        media_type: media type, with the charset of a text.
-        etag: quoted entity tag.
+        content: content of the file.
+        media_type: media type, with a charset for text.
+        etag: quoted digest of the content.
     """
 
     content: bytes
@@ -62,11 +62,11 @@ class Asset:
 
 @dataclass(frozen=True, slots=True)
 class Assets:
-    """The files that the document loads.
+    """Assets of the document.
 
     Attributes:
         version: digest of all assets.
-        by_name: asset by file name.
+        by_name: assets by file name.
     """
 
     version: str
@@ -75,12 +75,12 @@ class Assets:
 
 @cache
 def load_assets() -> Assets:
-    """Read all assets, about 200 kB, which stay in memory."""
+    """Load every file of the page except its document: some 100 kB, which each worker process keeps in memory."""
     folder = files("app.web") / "static" / "page"
     names = sorted(path.name for path in folder.iterdir() if path.name != DOCUMENT)
-    by_name = {name: _make_asset((folder / name).read_bytes(), name) for name in names}
-    digest = _digest(b"".join(name.encode() + asset.etag.encode() for name, asset in by_name.items()))
-    return Assets(digest, by_name)
+    found = {name: _make_asset((folder / name).read_bytes(), name) for name in names}
+    digest = _digest(b"".join(name.encode() + asset.etag.encode() for name, asset in found.items()))
+    return Assets(digest, found)
 
 
 def _make_asset(content: bytes, name: str) -> Asset:
@@ -96,7 +96,7 @@ def render_document(*, has_tasks: bool, is_key_needed: bool, max_body_bytes: int
     """Render the document.
 
     Args:
-        has_tasks: whether the service accepts tasks.
+        has_tasks: whether tasks are enabled.
         is_key_needed: whether the API requires a key.
         max_body_bytes: maximum size of a request body.
     """
@@ -122,7 +122,7 @@ def render_document(*, has_tasks: bool, is_key_needed: bool, max_body_bytes: int
 
 @router.api_route("/", methods=["GET", "HEAD"])
 async def document(request: Request) -> Response:
-    """Return the page. It requires no API key: the page asks for the key and sends it with its requests."""
+    """Return the page. It requires no API key, because the page itself asks for the key that it sends."""
     state = web_state(request)
     page = render_document(
         has_tasks=state.queue is not None,
@@ -136,19 +136,19 @@ async def document(request: Request) -> Response:
 async def asset(request: Request, version: str, name: str) -> Response:
     """Return an asset.
 
-    During a rolling update, the document and its assets may come from pods of two versions. For another version, the
-    response is the current asset, which the browser must revalidate.
+    For another version, return the current asset and forbid caching: during a rollout, the document and its assets may
+    come from different pods.
     """
     assets = load_assets()
-    requested = assets.by_name.get(name)
-    if requested is None:
+    found = assets.by_name.get(name)
+    if found is None:
         raise HTTPException(404)
-    return _respond(request, requested, {"Cache-Control": _IMMUTABLE if version == assets.version else _REVALIDATE})
+    return _respond(request, found, {"Cache-Control": _IMMUTABLE if version == assets.version else _REVALIDATE})
 
 
-def _respond(request: Request, content: Asset, cache_headers: Mapping[str, str]) -> Response:
-    headers = {**_COMMON, **cache_headers, "ETag": content.etag}
+def _respond(request: Request, found: Asset, headers: Mapping[str, str]) -> Response:
+    sent = {**_COMMON, **headers, "ETag": found.etag}
     known = (tag.strip().removeprefix("W/") for tag in request.headers.get("if-none-match", "").split(","))
-    if any(tag in {content.etag, "*"} for tag in known):
-        return Response(status_code=304, headers=headers)
-    return Response(content.content, headers=headers, media_type=content.media_type)
+    if any(tag in {found.etag, "*"} for tag in known):
+        return Response(status_code=304, headers=sent)
+    return Response(found.content, headers=sent, media_type=found.media_type)

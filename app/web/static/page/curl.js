@@ -96,7 +96,8 @@ function formatNote({ result }, isKeyNeeded) {
   const isPasted = files.some(({ origin }) => origin === "pasted");
   return [
     isKeyNeeded ? "Set API_KEY to your API key." : "",
-    isPasted ? `Save the pasted files as ${names}, and run the command in their directory.` : names && `Run the command in the directory of ${names}.`,
+    isPasted ? `Save the pasted files as ${names}, and run the command in their directory.` : "",
+    names && !isPasted ? `Run the command in the directory of ${names}.` : "",
   ].filter(Boolean).join(" ");
 }
 

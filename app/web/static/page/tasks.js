@@ -106,7 +106,8 @@ async function pollTask(controller, fields) {
     finishTask(controller, task, fields);
   } catch (error) {
     const isUnknown = error instanceof api.ApiError && error.code === "task_unknown";
-    store.set({ taskNote: isUnknown ? "Task not found: its result may have expired" : "Status unavailable: the task may still be running" });
+    const taskNote = isUnknown ? "Task not found: its result may have expired" : "Status unavailable: the task may still be running";
+    store.set({ taskNote });
     controller.reportError(error, () => resumePolling(controller, fields), { keepsResult: true });
   } finally {
     store.set({ isTaskRunning: false });
