@@ -104,7 +104,7 @@ def test_deleted_file_is_still_sent_and_a_folder_is_reported(visitor: Visitor, s
     data = {"items": [], "files": [str(folder)], "dragOperationsMask": 1}
     for event in ("dragEnter", "dragOver", "drop"):
         session.send("Input.dispatchDragEvent", {"type": event, "x": 400, "y": 300, "data": data})
-    expect(page.locator("#upload-notice")).to_contain_text("holiday cannot be read: it is a folder")
+    expect(page.locator("#upload-notice")).to_contain_text("holiday cannot be read. It is a folder")
     visitor.expect_regions(15)
     assert len(visitor.calls) == calls
 
@@ -369,6 +369,20 @@ def test_png_that_cannot_be_rendered_is_reported(visitor: Visitor) -> None:
     assert save(visitor, "svg")[1]
 
 
+def test_download_that_fails_is_reported_and_repeated(visitor: Visitor) -> None:
+    page = visitor.page
+    visitor.load_sample()
+    visitor.expect_error("net::ERR_INTERNET_DISCONNECTED")
+    with offline(page):
+        page.click("#save-svg")
+        assert "is unreachable" in visitor.error_text()
+    visitor.expect_regions(15)
+    with page.expect_download() as caught:
+        page.click("#error-notice button")
+    assert caught.value.suggested_filename == "astronaut.regions.svg"
+    expect(page.locator("#error-notice")).to_be_empty()
+
+
 # Layout and focus
 
 
@@ -389,7 +403,7 @@ def test_focus_does_not_return_to_the_top(visitor: Visitor) -> None:
     page.locator("#sample").focus()
     page.keyboard.press("Enter")
     visitor.expect_regions(15)
-    assert focused(page) == "facts"
+    assert focused(page) == "summary"
     box = page.locator("#show-labels").bounding_box()
     assert box is not None
     assert box["width"] > 40  # the whole chip is clickable

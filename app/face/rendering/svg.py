@@ -17,6 +17,8 @@ from app.face.landmarks import FloatArray
 from app.face.regions import Region
 from app.face.rendering.label_layout import PlacedLabel, layout_labels
 
+# The page draws with the same constants. After a change, run `make generate`.
+
 REFERENCE_SIDE_PX: Final = 1000
 """Longer side of a frame at which the default widths below apply; other frames scale them in proportion."""
 

@@ -55,6 +55,7 @@ async function fetchOverlay(controller, retry) {
   const hasLabel = (/** @type {number} */ id) => isVisible(id) && labelled.has(id);
   const fields = [...result.fields, ...overlayFields(view, result.response.regions.some(({ id }) => hasLabel(id)))];
   if (!controller.canSend(fields, retry)) return null;
+  controller.store.set({ errorNotice: null });
   try {
     return new Blob([filterSvg(await cropSvg(fields), isVisible, hasLabel)], { type: "image/svg+xml" });
   } catch (error) {
