@@ -33,11 +33,12 @@ lint: $(VENV)/.dev ## Check style, complexity, types, layers, spelling and gener
 	@$(BIN)/ruff check $(PACKAGES)
 	@$(BIN)/ruff format --check $(PACKAGES)
 	@$(BIN)/mypy -p app -p benchmarks -p grafana.builder -p prometheus.source
-	@MYPYPATH=tools $(BIN)/mypy docs/*.py examples/*.py tools/setup.py tools/models.py tools/record_kubernetes.py
+	@MYPYPATH=tools $(BIN)/mypy docs/*.py examples/*.py tools/setup.py tools/models.py tools/page_constants.py tools/record_kubernetes.py
 	@MYPYPATH=charts $(BIN)/mypy charts/*.py
 	@$(BIN)/lint-imports --no-cache
 	@$(BIN)/codespell $$(git ls-files)
 	@$(BIN)/python docs/generate.py --check
+	@$(BIN)/python tools/page_constants.py --check
 	@$(BIN)/python -m prometheus.source.generate --check
 	@$(BIN)/python -m grafana.builder --check
 	@$(BIN)/python charts/generate.py --check
@@ -90,6 +91,7 @@ generate: $(VENV)/.dev ## Regenerate generated files: README, docs, rules, dashb
 	@$(BIN)/python examples/make_docs_examples.py app/web/static/examples.json
 	@$(BIN)/python examples/make_page_sample.py app/web/static/page
 	@$(BIN)/python docs/generate.py
+	@$(BIN)/python tools/page_constants.py
 	@$(BIN)/python -m prometheus.source.generate
 	@$(BIN)/python -m grafana.builder
 	@$(BIN)/python charts/generate.py
