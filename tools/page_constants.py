@@ -11,7 +11,6 @@ import sys
 from pathlib import Path
 from typing import Final
 
-from app.face import regions
 from app.face.rendering import label_layout, svg
 
 ROOT: Final = Path(__file__).parent.parent
@@ -26,9 +25,8 @@ _GROUPS: Final[tuple[tuple[str, dict[str, float | str]], ...]] = (
     ("Dashes of outlines, in stroke widths.", {"DASH": svg.DASH, "GAP": svg.GAP}),
     ("Opacity of fills.", {"DEFAULT_OPACITY": svg.DEFAULT_OPACITY}),
     (
-        "Colours; FALLBACK_COLOUR is for a region without one of its own.",
+        "Colours of landmarks and labels.",
         {
-            "FALLBACK_COLOUR": regions.PALETTE[0],
             "DOT_COLOUR": svg.DOT_COLOUR,
             "TEXT_COLOUR": svg.TEXT_COLOUR,
             "HALO_COLOUR": svg.HALO_COLOUR,

@@ -4,7 +4,6 @@ import * as api from "./api.js";
 import { DEFAULT_OPACITY } from "./drawing_constants.js";
 import { looksNormalized, readFiles, readPoints } from "./files.js";
 import { describeBodyTooLarge, describeError } from "./notices.js";
-import { readColours } from "./rendering.js";
 import { areAllLabelled, mapRegionIds } from "./state.js";
 
 /** @typedef {import("./state.js").Field} Field @typedef {import("./state.js").Origin} Origin @typedef {import("./state.js").State} State */
@@ -157,7 +156,7 @@ export class Controller {
     await this.run(retry, async (signal) => {
       const { response, text } = await api.crop(fields, signal);
       if (signal.aborted) return; // the response arrived before the abort, and is out of date
-      this.showResult({ response, text, colours: readColours(response), fields, taskId: null });
+      this.showResult({ response, text, fields, taskId: null });
     });
   }
 

@@ -12,8 +12,7 @@ export const GAP = 2;
 // Opacity of fills.
 export const DEFAULT_OPACITY = 0.35;
 
-// Colours; FALLBACK_COLOUR is for a region without one of its own.
-export const FALLBACK_COLOUR = "#4dabf7";
+// Colours of landmarks and labels.
 export const DOT_COLOUR = "#ffffff";
 export const TEXT_COLOUR = "#ffffff";
 export const HALO_COLOUR = "#1a1a1a";

@@ -1,7 +1,6 @@
 /** The list of regions: each row shows or hides a region and its label, and highlights the region. */
 
 import { byId, createElement, createSvgElement, formatArea, hasPointerMoved } from "./dom.js";
-import { colourOf } from "./rendering.js";
 import { hasChanged, withMember } from "./state.js";
 
 /** @typedef {import("./state.js").Store} Store @typedef {import("./state.js").State} State @typedef {import("./state.js").Region} Region */
@@ -83,7 +82,7 @@ function renderRows(list, { result }) {
   const regions = result ? result.response.regions : [];
   byId("regions-card").hidden = !result;
   byId("regions-count").textContent = result ? String(regions.length) : "";
-  list.replaceChildren(...regions.map((region) => createRow(region, colourOf(result?.colours || new Map(), region.id))));
+  list.replaceChildren(...regions.map(createRow));
   const first = rowsOf(list)[0];
   if (first) setTabbable(first, true);
   if (focused !== null) /** @type {HTMLElement | null} */ (list.querySelector(`[data-row="${focused}"] input`))?.focus();
@@ -93,18 +92,15 @@ function renderRows(list, { result }) {
   note.textContent = `Omitted because they have no area on this face: ${omitted.map(({ name }) => name).join(", ")}.`;
 }
 
-/**
- * @param {Region} region
- * @param {string} colour
- */
-function createRow(region, colour) {
+/** @param {Region} region */
+function createRow(region) {
   const input = createElement("input", { type: "checkbox", tabindex: -1 });
   const name = createElement("span", { class: "name" }, region.name);
   const area = createElement("span", { class: "area" }, formatArea(region.area_px));
   const icon = createSvgElement("svg", { class: "icon", "aria-hidden": "true" }, createSvgElement("use", { href: "#icon-tag" }));
   const button = createElement("button", { type: "button", tabindex: -1, "aria-label": `Label of ${region.name}` }, icon);
   const row = createElement("li", { "data-row": region.id }, createElement("label", {}, input, name, area), button);
-  row.style.setProperty("--colour", colour);
+  row.style.setProperty("--colour", region.colour);
   return row;
 }
 

@@ -7,19 +7,8 @@ import { createSvgElement } from "./dom.js";
 /** @typedef {{width: number, height: number}} Size */
 
 /** A region, and a label with its leader line, in the API's SVG. Names are escaped, so they cannot match markup. */
-const SVG_REGION = /<g class="region" data-name="([^"]*)" data-label-id="(\d+)" fill="(#[0-9a-f]{6})".*?<\/g>/gs;
+const SVG_REGION = /<g class="region" data-name="([^"]*)" data-label-id="(\d+)".*?<\/g>/gs;
 const SVG_LABEL = /(?:<path class="leader"[^>]*>){0,2}(?:<circle[^>]*>)?<text[^>]*>([^<]*)<\/text>/g;
-
-/**
- * Read the colours of regions from the API's SVG. The page only searches that text, and never creates elements from it.
- * @param {CropResponse} response
- * @returns {Map<number, string>} by region id
- */
-export function readColours(response) {
-  const colours = /** @type {Map<number, string>} */ (new Map());
-  for (const [, , id, colour] of atob(response.svg).matchAll(SVG_REGION)) colours.set(Number(id), colour);
-  return colours;
-}
 
 /**
  * Remove regions and labels from the API's SVG, which has no options for that.
@@ -34,14 +23,6 @@ export function filterSvg(svg, hasRegion, hasLabel) {
     .replace(SVG_LABEL, (label, name) => (hasLabel(ids.get(name) ?? -1) ? label : ""));
 }
 
-/**
- * @param {Map<number, string>} colours
- * @param {number} id
- */
-export function colourOf(colours, id) {
-  return colours.get(id) || constants.FALLBACK_COLOUR;
-}
-
 /** @param {Region} region */
 export function toPathData(region) {
   const rings = [...region.contours, ...region.holes.map((hole) => hole.contour)];
@@ -51,9 +32,8 @@ export function toPathData(region) {
 /**
  * Render regions, one group each.
  * @param {CropResponse} response
- * @param {Map<number, string>} colours
  */
-export function renderRegions(response, colours) {
+export function renderRegions(response) {
   const stroke = (constants.STROKE_PX * longerSide(response.output)) / constants.REFERENCE_SIDE_PX;
   const group = createSvgElement("g", {
     class: "regions",
@@ -63,8 +43,8 @@ export function renderRegions(response, colours) {
     "stroke-linejoin": "round",
   });
   for (const region of response.regions) {
-    const colour = colourOf(colours, region.id);
-    const attributes = { class: "region", "data-region": region.id, "data-name": region.name, fill: colour, stroke: colour };
+    const paint = { fill: region.colour, stroke: region.colour };
+    const attributes = { class: "region", "data-region": region.id, "data-name": region.name, ...paint };
     group.append(createSvgElement("g", attributes, createSvgElement("path", { d: toPathData(region) })));
   }
   return group;
@@ -73,10 +53,9 @@ export function renderRegions(response, colours) {
 /**
  * Render labels with their leader lines.
  * @param {import("./label_layout.js").PlacedLabel[]} labels
- * @param {Map<number, string>} colours
  * @param {number} fontSize in pixels of the frame
  */
-export function renderLabels(labels, colours, fontSize) {
+export function renderLabels(labels, fontSize) {
   const group = createSvgElement("g", {
     class: "labels",
     "font-family": "sans-serif",
@@ -88,7 +67,7 @@ export function renderLabels(labels, colours, fontSize) {
   });
   for (const { region, x, y, anchor, target } of labels) {
     const label = createSvgElement("g", { class: "label", "data-label": region.id });
-    if (target) label.append(...renderLeader(x, y, anchor, target, colourOf(colours, region.id), fontSize));
+    if (target) label.append(...renderLeader(x, y, anchor, target, region.colour, fontSize));
     const position = { x: round(x), y: round(y), dy: `${constants.BASELINE_EM}em`, "text-anchor": anchor };
     label.append(createSvgElement("text", { ...position, "stroke-width": round(constants.HALO_EM * fontSize) }, region.name));
     group.append(label);

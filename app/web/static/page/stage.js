@@ -2,7 +2,7 @@
 
 import { byId, createElement, createSvgElement, formatArea, hasPointerMoved } from "./dom.js";
 import { layoutLabels } from "./label_layout.js";
-import { colourOf, landmarksOf, positionImage, renderLabels, renderLandmarks, renderRegions } from "./rendering.js";
+import { landmarksOf, positionImage, renderLabels, renderLandmarks, renderRegions } from "./rendering.js";
 import { hasChanged } from "./state.js";
 
 /** @typedef {import("./state.js").State} State @typedef {import("./state.js").CropResponse} CropResponse */
@@ -107,13 +107,13 @@ function showResult(frame, image, overlay, { result, image: source }) {
   }
   byId("welcome").hidden = true;
   frame.hidden = false;
-  const { response, colours } = result;
+  const { response } = result;
   setAspectRatio(frame, response.output.width, response.output.height);
   positionImage(image, response);
   overlay.setAttribute("viewBox", `0 0 ${response.output.width} ${response.output.height}`);
   overlay.setAttribute("aria-label", `${response.regions.length} regions drawn over the photo; see the list of regions`);
   overlay.removeAttribute("aria-hidden");
-  overlay.append(renderRegions(response, colours), ...renderFaces(response));
+  overlay.append(renderRegions(response), ...renderFaces(response));
 }
 
 /** @param {CropResponse} response */
@@ -147,11 +147,11 @@ function updateLabels(overlay, { result, hidden, labelled }) {
   overlay.querySelector(".labels")?.remove();
   const displayedWidth = overlay.getBoundingClientRect().width;
   if (!result || !displayedWidth) return;
-  const { response, colours } = result;
+  const { response } = result;
   const regions = response.regions.filter((region) => !hidden.has(region.id));
   const fontSize = (LABEL_PX * response.output.width) / displayedWidth;
   const labels = layoutLabels(regions, labelled, response.output, fontSize);
-  overlay.append(renderLabels(labels, colours, fontSize));
+  overlay.append(renderLabels(labels, fontSize));
 }
 
 /**
@@ -167,8 +167,8 @@ function updateHighlight(overlay, { result, highlighted, hidden }) {
   overlay.classList.toggle("has-highlight", Boolean(region));
   const caption = byId("caption");
   caption.hidden = !region;
-  if (!region || !result) return;
+  if (!region) return;
   const swatch = createElement("span", { class: "swatch" });
-  swatch.style.setProperty("--colour", colourOf(result.colours, region.id));
+  swatch.style.setProperty("--colour", region.colour);
   caption.replaceChildren(swatch, region.name, createElement("small", {}, formatArea(region.area_px)));
 }

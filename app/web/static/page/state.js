@@ -8,7 +8,7 @@
  * @typedef {{upright: boolean, crop: boolean, margin: number, face: number, units: "pixels" | "normalized"}} Options
  * @typedef {{image: boolean, landmarks: boolean, opacity: number}} View
  *
- * @typedef {{id: number, name: string, area_px: number, bbox: number[], contours: number[][][],
+ * @typedef {{id: number, name: string, colour: string, area_px: number, bbox: number[], contours: number[][][],
  *   holes: {parent: number, contour: number[][]}[]}} Region
  * @typedef {{svg: string, regions: Region[], omitted: {id: number, name: string, reason: string}[],
  *   image: {width: number, height: number, format: string, exif_orientation: number},
@@ -17,7 +17,7 @@
  *   output: {width: number, height: number}, transform: number[][], warnings: {code: string, message: string}[],
  *   processing_time_ms: number}} CropResponse a response of the API; see its documentation
  * @typedef {{name: string, value: string | File, origin?: Origin}} Field a field of a request
- * @typedef {{response: CropResponse, text: string, colours: Map<number, string>, fields: Field[], taskId: string | null}} Result
+ * @typedef {{response: CropResponse, text: string, fields: Field[], taskId: string | null}} Result
  *   a response, its text, and the fields of its request
  * @typedef {{task_id: string, status: string, progress: number, result: CropResponse | null,
  *   error: {code: string, title: string, detail: string} | null}} Task

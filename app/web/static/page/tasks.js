@@ -4,7 +4,6 @@ import * as api from "./api.js";
 import { requestFields } from "./controller.js";
 import { byId } from "./dom.js";
 import { describeError, describeTaskError } from "./notices.js";
-import { readColours } from "./rendering.js";
 import { hasChanged } from "./state.js";
 
 /** @typedef {import("./controller.js").Controller} Controller @typedef {import("./state.js").Task} Task @typedef {import("./state.js").Field} Field */
@@ -151,7 +150,7 @@ function finishTask(controller, task, fields) {
   if (task.status === "SUCCESS" && response && areEqual(fields, requestFields(store.state))) {
     controller.current.abort();
     const text = JSON.stringify(response);
-    controller.showResult({ response, text, colours: readColours(response), fields, taskId: task.task_id });
+    controller.showResult({ response, text, fields, taskId: task.task_id });
   }
   const error = task.status === "FAILURE" && task.error ? { errorNotice: describeTaskError(task.error) } : {};
   store.set({ task, taskNote: "", ...error });
