@@ -16,9 +16,9 @@ import httpx
 import pytest
 import yaml
 
-from app.runtime.application import ANSWER_MARGIN_S, EXPORTER_STOP_S
-from app.runtime.server import QUEUE_STOP_S, TASK_MARGIN_S
 from app.settings import Settings
+from app.supervisor.application import ANSWER_MARGIN_S, EXPORTER_STOP_S
+from app.supervisor.server import QUEUE_STOP_S, TASK_MARGIN_S
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -16,8 +16,8 @@ from app.face.errors import public_codes
 from app.main import create_app
 from app.observability.board import Board
 from app.observability.metrics import METRICS
-from app.runtime.slots import make_task_board
 from app.settings import Settings
+from app.supervisor.slots import make_task_board
 from app.web.problems import PROBLEMS, TASK_FAULTS
 from tests.promql import COUNTER_FUNCTIONS, GAUGE_FUNCTIONS, TARGET_LABELS, Expression, Metric
 

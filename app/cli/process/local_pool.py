@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Final
 
 from app.cli.process.jobs import Outcome, RunError
 from app.cli.process.outputs import remove_temporary_files
-from app.runtime.allocator import keep_freed_memory
+from app.supervisor.allocator import keep_freed_memory
 
 if TYPE_CHECKING:
     import threading

@@ -11,8 +11,8 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, NoReturn, Protocol
 
 from app.observability.rich_logging import get_logger
-from app.runtime.parent import end_with_parent
 from app.settings import read_environment
+from app.supervisor.parent import end_with_parent
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence

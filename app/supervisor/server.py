@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Any
 
 from app.main import create_app
 from app.observability.board import Board
-from app.runtime.application import ServiceApplication, bind
-from app.runtime.banner import announce
-from app.runtime.companions import Companion, execute
-from app.runtime.slots import make_task_board
-from app.runtime.worker import ServiceWorker
+from app.supervisor.application import ServiceApplication, bind
+from app.supervisor.banner import announce
+from app.supervisor.companions import Companion, execute
+from app.supervisor.slots import make_task_board
+from app.supervisor.worker import ServiceWorker
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -98,7 +98,7 @@ class ApiApplication(ServiceApplication):
             StorageWatch(self.settings.nats_monitor_url, folder, self.queue.request_restart).start()
 
     def _work_on_tasks(self) -> None:
-        from app.runtime.task_server import work_beside  # noqa: PLC0415 - as in `prepare`
+        from app.supervisor.task_server import work_beside  # noqa: PLC0415 - as in `prepare`
 
         if self.board.beside is not None:
             work_beside(self.settings, self.board.beside, self.metrics_directory, master=self.board.master_pid)

@@ -15,11 +15,11 @@ from gunicorn.workers.base import Worker
 from app.observability import multiprocess
 from app.observability.board import State
 from app.observability.rich_logging import get_logger
-from app.runtime.slots import SlotWorker
+from app.supervisor.slots import SlotWorker
 from app.tasks.worker import work
 
 if TYPE_CHECKING:
-    from app.runtime.task_server import TaskApplication
+    from app.supervisor.task_server import TaskApplication
 
 log = get_logger("tasks")
 

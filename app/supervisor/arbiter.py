@@ -13,7 +13,7 @@ from app.observability import multiprocess, recording
 from app.observability.board import State
 from app.observability.multiprocess import SlotPool
 from app.observability.rich_logging import get_logger
-from app.runtime.closing import refuse_connections
+from app.supervisor.closing import refuse_connections
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -22,9 +22,9 @@ if TYPE_CHECKING:
     from gunicorn.app.base import BaseApplication
 
     from app.observability.board import Board
-    from app.runtime.companions import Companion
-    from app.runtime.slots import SlotWorker
     from app.settings import Settings
+    from app.supervisor.companions import Companion
+    from app.supervisor.slots import SlotWorker
 
 log = get_logger("server")
 

@@ -9,14 +9,14 @@ from urllib.parse import urlsplit
 from app import __version__
 from app.main import log_options
 from app.observability.rich_logging import get_logger, make_console
-from app.runtime.slots import count_task_workers
 from app.service.faces import FaceFinders
+from app.supervisor.slots import count_task_workers
 
 if TYPE_CHECKING:
-    from app.runtime.arbiter import ServiceArbiter
-    from app.runtime.server import ApiApplication
-    from app.runtime.task_server import TaskApplication
     from app.settings import Settings
+    from app.supervisor.arbiter import ServiceArbiter
+    from app.supervisor.server import ApiApplication
+    from app.supervisor.task_server import TaskApplication
 
 log = get_logger("server")
 

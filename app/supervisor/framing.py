@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from typing import Protocol
 
-from app.runtime.request_head import RefusedError, require_method_start, require_request_line
+from app.supervisor.request_head import RefusedError, require_method_start, require_request_line
 
 # Proxies send on 8 to 32 KiB.
 MAX_HEAD_BYTES = 65_536

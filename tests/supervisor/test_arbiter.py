@@ -9,11 +9,11 @@ from typing import Any, cast
 import pytest
 
 from app.observability.board import State
-from app.runtime.arbiter import _exit_reason
-from app.runtime.banner import describe_servers, sample_command, url_of
-from app.runtime.server import ApiApplication
-from app.runtime.task_server import TaskApplication
 from app.settings import Settings
+from app.supervisor.arbiter import _exit_reason
+from app.supervisor.banner import describe_servers, sample_command, url_of
+from app.supervisor.server import ApiApplication
+from app.supervisor.task_server import TaskApplication
 
 
 @pytest.mark.parametrize(

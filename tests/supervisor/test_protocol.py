@@ -15,9 +15,9 @@ from uvicorn.config import Config
 from uvicorn.server import ServerState
 
 from app.observability.context import request_id
-from app.runtime import protocol, write_timeout
-from app.runtime.framing import MAX_HEAD_BYTES
-from app.runtime.protocol import ServiceProtocol, log
+from app.supervisor import protocol, write_timeout
+from app.supervisor.framing import MAX_HEAD_BYTES
+from app.supervisor.protocol import ServiceProtocol, log
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from app.runtime.application import TITLE, ServiceApplication, become
-from app.runtime.arbiter import ServiceArbiter
-from app.runtime.banner import announce_workers
-from app.runtime.slots import count_task_workers, make_task_board
-from app.runtime.task_worker import TaskWorker
+from app.supervisor.application import TITLE, ServiceApplication, become
+from app.supervisor.arbiter import ServiceArbiter
+from app.supervisor.banner import announce_workers
+from app.supervisor.slots import count_task_workers, make_task_board
+from app.supervisor.task_worker import TaskWorker
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from app.runtime import companions
-from app.runtime.companions import Companion, describe_status, execute
+from app.supervisor import companions
+from app.supervisor.companions import Companion, describe_status, execute
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

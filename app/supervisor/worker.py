@@ -18,9 +18,9 @@ from uvicorn_worker import UvicornWorker
 from app.observability import multiprocess
 from app.observability.board import State
 from app.observability.rich_logging import get_logger
-from app.runtime.closing import accept_waiting, refuse_connections
-from app.runtime.protocol import ServiceProtocol
-from app.runtime.slots import SlotWorker
+from app.supervisor.closing import accept_waiting, refuse_connections
+from app.supervisor.protocol import ServiceProtocol
+from app.supervisor.slots import SlotWorker
 from app.web import shutdown
 from app.web.shutdown import shutdown_headers
 
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     import socket
     from types import FrameType
 
-    from app.runtime.server import ApiApplication
+    from app.supervisor.server import ApiApplication
     from app.web.state import WebState
 
 log = get_logger("server")

@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import uvloop
 
-from app.runtime import closing
-from app.runtime.closing import LingeringTransport, accept_waiting, refuse_connections
-from app.runtime.parent import end_with_parent
+from app.supervisor import closing
+from app.supervisor.closing import LingeringTransport, accept_waiting, refuse_connections
+from app.supervisor.parent import end_with_parent
 
 if TYPE_CHECKING:
     from collections.abc import Callable

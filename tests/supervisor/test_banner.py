@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from app.runtime.banner import _describe_landmarks, _describe_tasks
 from app.settings import Settings
+from app.supervisor.banner import _describe_landmarks, _describe_tasks
 
 
 @pytest.mark.parametrize(

@@ -22,19 +22,19 @@ from app.observability.board import State
 from app.observability.exporter import serve_exporter
 from app.observability.resources import BuildCollector, ResourceCollector
 from app.observability.rich_logging import configure_logging, get_logger
-from app.runtime.allocator import keep_freed_memory
-from app.runtime.arbiter import ServiceArbiter
-from app.runtime.banner import url_of
-from app.runtime.companions import Companion
-from app.runtime.parent import end_with_parent
+from app.supervisor.allocator import keep_freed_memory
+from app.supervisor.arbiter import ServiceArbiter
+from app.supervisor.banner import url_of
+from app.supervisor.companions import Companion
+from app.supervisor.parent import end_with_parent
 
 if TYPE_CHECKING:
     from gunicorn.config import Config
     from prometheus_client import CollectorRegistry
 
     from app.observability.board import Board
-    from app.runtime.slots import SlotWorker
     from app.settings import Settings
+    from app.supervisor.slots import SlotWorker
 
 log = get_logger("server")
 

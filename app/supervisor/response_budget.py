@@ -9,7 +9,7 @@ if TYPE_CHECKING:
     import asyncio
     from collections.abc import Callable
 
-    from app.runtime.closing import LingeringTransport
+    from app.supervisor.closing import LingeringTransport
 
 MAX_BYTES = 64 * 1024 * 1024
 WATCHED_BYTES = 256 * 1024  # a smaller rest is not worth watching

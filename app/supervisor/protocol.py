@@ -13,11 +13,11 @@ from app.observability import context
 from app.observability.context import accept_request_id
 from app.observability.recording import record_error
 from app.observability.rich_logging import get_logger
-from app.runtime.closing import LingeringTransport
-from app.runtime.framing import Head, body_of, invalid_body
-from app.runtime.request_head import RefusedError, replace_host, require_valid_headers, split_target
-from app.runtime.response_budget import response_budget
-from app.runtime.write_timeout import WRITE_TIMEOUT_S, WriteTimeout
+from app.supervisor.closing import LingeringTransport
+from app.supervisor.framing import Head, body_of, invalid_body
+from app.supervisor.request_head import RefusedError, replace_host, require_valid_headers, split_target
+from app.supervisor.response_budget import response_budget
+from app.supervisor.write_timeout import WRITE_TIMEOUT_S, WriteTimeout
 from app.web.middleware import record_refusal
 from app.web.problem_codes import PROBLEMS
 from app.web.problems import problem_response
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     import asyncio
     from collections.abc import Iterator
 
-    from app.runtime.framing import Part
+    from app.supervisor.framing import Part
 
 log = get_logger("api")
 

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.runtime.framing import MAX_HEAD_BYTES, ChunkedBody, Head, SizedBody, body_of
-from app.runtime.request_head import RefusedError
+from app.supervisor.framing import MAX_HEAD_BYTES, ChunkedBody, Head, SizedBody, body_of
+from app.supervisor.request_head import RefusedError
 
 NEXT = b"GET / HTTP/1.1\r\n"
 

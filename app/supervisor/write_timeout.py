@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     import asyncio
     from collections.abc import Callable
 
-    from app.runtime.closing import LingeringTransport
+    from app.supervisor.closing import LingeringTransport
 
 WRITE_TIMEOUT_S = 30.0
 
