@@ -49,7 +49,7 @@ def serve() -> None:
     """
     settings = settings_or_exit()
     # Imported here: `--help` and `version` answer without loading the picture libraries.
-    from app.supervisor.server import serve as run  # noqa: PLC0415
+    from app.supervisor.api_server import serve as run  # noqa: PLC0415
 
     _run(run, settings)
 
@@ -65,9 +65,9 @@ def worker() -> None:
             err=True,
         )
         sys.exit(2)
-    from app.supervisor.task_server import work_alone  # noqa: PLC0415 - as above
+    from app.supervisor.task_server import run_standalone  # noqa: PLC0415 - as above
 
-    _run(work_alone, settings)
+    _run(run_standalone, settings)
 
 
 @cli.command(epilog="Example: facial-service version")

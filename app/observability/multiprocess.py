@@ -8,7 +8,6 @@ ever ran at once, and counters continue where a killed process left them.
 from __future__ import annotations
 
 import contextlib
-import heapq
 import os
 from typing import TYPE_CHECKING
 
@@ -29,7 +28,7 @@ if TYPE_CHECKING:
 
     from prometheus_client.core import GaugeMetricFamily
 
-    from app.observability.board import Board
+    from app.observability.health import ScoreboardView
 
 log = get_logger("server")
 
@@ -100,34 +99,6 @@ def forget_slot(name: str, directory: Path) -> None:
     with contextlib.suppress(OSError):  # the successor in the slot starts them at 0 in any case
         for file in directory.glob(f"gauge_live*_{name}.db"):
             file.unlink(missing_ok=True)
-
-
-class SlotPool:
-    """Numbers for processes, lowest first, each held by one process at a time.
-
-    Example:
-        >>> pool = SlotPool()
-        >>> pool.take(), pool.take()
-        (0, 1)
-        >>> pool.free(0)
-        >>> pool.take()
-        0
-    """
-
-    def __init__(self) -> None:
-        self._free: list[int] = []
-        self._next = 0
-
-    def take(self) -> int:
-        """Return the lowest number that no process holds."""
-        if self._free:
-            return heapq.heappop(self._free)
-        self._next += 1
-        return self._next - 1
-
-    def free(self, number: int) -> None:
-        """Return a number to the pool; the caller has removed the live gauges under it."""
-        heapq.heappush(self._free, number)
 
 
 class ValueCollector(Collector):
@@ -207,16 +178,17 @@ class FailureCollector(Collector):
     """How many processes have values that they cannot write, which they cannot write either: the boards know.
 
     Args:
-        board: of the instance.
+        scoreboard: of the instance.
     """
 
-    def __init__(self, board: Board) -> None:
-        self._board = board
+    def __init__(self, scoreboard: ScoreboardView) -> None:
+        self._scoreboard = scoreboard
 
     def collect(self) -> Iterator[GaugeMetricFamily]:
         """Yield ``multiprocess_failing_processes``."""
-        boards = filter(None, (self._board, self._board.beside))
-        yield _gauge("multiprocess_failing_processes", sum(board.count_metric_failures() for board in boards))
+        scoreboards = filter(None, (self._scoreboard, self._scoreboard.task_scoreboard))
+        failing = sum(scoreboard.count_metric_failures() for scoreboard in scoreboards)
+        yield _gauge("multiprocess_failing_processes", failing)
 
 
 def scrape_registry(directory: Path, collectors: Iterable[Collector] = ()) -> CollectorRegistry:

@@ -1,6 +1,6 @@
 """The helpers that record: one a fact, called where the fact comes about.
 
-Within `held_back`, what is recorded is kept until the block ends. The web layer wraps each request in it, so that
+Within `deferred`, what is recorded is kept until the block ends. The web layer wraps each request in it, so that
 everything a request leaves in the metrics is there once its answer is out, or, if the process is killed before, not at
 all: the counters never tell of more work than callers have seen.
 """
@@ -28,11 +28,11 @@ _WORK = "task_processing_duration_seconds"
 _WAIT = "task_wait_seconds"
 _OBSERVED = {_STEPS, _WORK, _WAIT}
 
-_held: ContextVar[list[tuple[str, tuple[str, ...], float]] | None] = ContextVar("held_back", default=None)
+_held: ContextVar[list[tuple[str, tuple[str, ...], float]] | None] = ContextVar("deferred", default=None)
 
 
 @contextmanager
-def held_back() -> Iterator[None]:
+def deferred() -> Iterator[None]:
     """Keep what is recorded inside the block, on whichever thread, until the block ends."""
     entries: list[tuple[str, tuple[str, ...], float]] = []
     token = _held.set(entries)

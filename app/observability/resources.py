@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import psutil
 from prometheus_client.registry import Collector
 
-from app.observability.board import State
+from app.observability.health import WorkerState
 from app.observability.metrics import gauge_family
 
 if TYPE_CHECKING:
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from prometheus_client.core import GaugeMetricFamily
 
-    from app.observability.board import Board
+    from app.observability.health import ScoreboardView
 
 
 WINDOW_S = 5.0
@@ -30,11 +30,11 @@ class ResourceCollector(Collector):
     scrapers do not shorten each other's; at first, the mean since the process started.
 
     Args:
-        board: who is alive.
+        scoreboard: who is alive.
     """
 
-    def __init__(self, board: Board) -> None:
-        self._board = board
+    def __init__(self, scoreboard: ScoreboardView) -> None:
+        self._scoreboard = scoreboard
         # Process id to time and CPU seconds, at two moments: the later becomes the earlier once it is old enough.
         self._earlier: dict[int, tuple[float, float]] = {}
         self._later: dict[int, tuple[float, float]] = {}
@@ -62,17 +62,17 @@ class ResourceCollector(Collector):
         yield memory
         yield cpu
         exhausted = gauge_family("file_descriptors_exhausted")
-        for row in self._board.rows():
-            exhausted.add_metric([row.name], row.state == State.EXHAUSTED)
+        for worker in self._scoreboard.workers():
+            exhausted.add_metric([worker.name], worker.state is WorkerState.EXHAUSTED)
         yield exhausted
 
     def _processes(self) -> Iterator[tuple[str, int]]:
-        yield "master", self._board.master_pid
-        yield from self._board.companions().items()
-        for board in filter(None, (self._board, self._board.beside)):
-            for row in board.rows():
-                if row.pid != self._board.master_pid:
-                    yield row.name, row.pid
+        yield "master", self._scoreboard.master_pid
+        yield from self._scoreboard.managed_processes().items()
+        for scoreboard in filter(None, (self._scoreboard, self._scoreboard.task_scoreboard)):
+            for worker in scoreboard.workers():
+                if worker.pid != self._scoreboard.master_pid:
+                    yield worker.name, worker.pid
 
 
 class BuildCollector(Collector):

@@ -1,1 +1,1 @@
-"""How the service runs as processes: gunicorn's arbiter with slots, a board of health and an exporter of its own."""
+"""Process supervision: gunicorn master, workers, scoreboard, exporter, managed processes, and the HTTP protocol."""

@@ -1,22 +1,19 @@
-"""What the service says when it has bound its ports: a banner for a person, one line for a machine."""
+"""Start-up messages: a banner on a terminal, and one log line in all cases."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from app import __version__
 from app.main import log_options
 from app.observability.rich_logging import get_logger, make_console
 from app.service.faces import FaceFinders
-from app.supervisor.slots import count_task_workers
+from app.supervisor.scoreboard import count_task_workers
 
 if TYPE_CHECKING:
     from app.settings import Settings
-    from app.supervisor.arbiter import ServiceArbiter
-    from app.supervisor.server import ApiApplication
-    from app.supervisor.task_server import TaskApplication
 
 log = get_logger("server")
 
@@ -24,76 +21,85 @@ SAMPLE = Path("examples/astronaut.png")
 SAMPLE_LANDMARKS = Path("examples/astronaut.landmarks.json")
 
 
-def announce(arbiter: ServiceArbiter) -> None:
-    """Say where the service is to be found; called by gunicorn once its ports are bound."""
-    settings, application = arbiter.settings, cast("ApiApplication", arbiter.app)
-    api = url_of(arbiter.LISTENERS[0].sock.getsockname())
-    metrics = application.metrics_url
+def announce_api(settings: Settings, api_url: str, metrics_url: str, *, is_queue_embedded: bool) -> None:
+    """Log the URLs of an API instance; on a terminal, also print a banner.
+
+    Args:
+        settings: settings of the instance.
+        api_url: URL of the API's port.
+        metrics_url: URL of the port for metrics and probes.
+        is_queue_embedded: whether the instance has started its own queue.
+    """
     if log_options(settings).is_rich:
-        _print_banner(settings, api, metrics, is_queue_embedded=application.embedded is not None)
+        _print_banner(settings, api_url, metrics_url, is_queue_embedded=is_queue_embedded)
     log.info(
         "facial-service %s listens on %s, metrics and probes on %s",
         __version__,
-        api,
-        metrics,
-        extra={"version": __version__, "api": api, "metrics": metrics, "workers": settings.workers},
+        api_url,
+        metrics_url,
+        extra={"version": __version__, "api": api_url, "metrics": metrics_url, "workers": settings.workers},
     )
     _warn_of_missing_models(settings)
 
 
-def announce_workers(arbiter: ServiceArbiter) -> None:
-    """Say where the metrics of task workers are, unless an API has these among its own."""
-    metrics, count = cast("TaskApplication", arbiter.app).metrics_url, count_task_workers(arbiter.settings)
-    if metrics:
-        log.info(
-            "facial-service %s works on the tasks of %s in %d processes, metrics and probes on %s",
-            __version__,
-            describe_servers(arbiter.settings),
-            count,
-            metrics,
-            extra={"version": __version__, "metrics": metrics, "tasks": count},
-        )
-        _warn_of_missing_models(arbiter.settings)
+def announce_task_workers(settings: Settings, metrics_url: str) -> None:
+    """Log the queue and the metrics URL of a worker instance.
+
+    Args:
+        settings: settings of the instance.
+        metrics_url: URL of the port for metrics and probes.
+    """
+    count = count_task_workers(settings)
+    log.info(
+        "facial-service %s works on the tasks of %s in %d processes, metrics and probes on %s",
+        __version__,
+        describe_servers(settings),
+        count,
+        metrics_url,
+        extra={"version": __version__, "metrics": metrics_url, "tasks": count},
+    )
+    _warn_of_missing_models(settings)
 
 
 def describe_servers(settings: Settings) -> str:
-    """Name the servers of the queue, without what may stand before them: a user and a password."""
+    """Return the URLs of the NATS servers without credentials."""
     servers = (urlsplit(server) for server in settings.nats_servers)
     return ", ".join(f"{server.scheme}://{server.netloc.rpartition('@')[2]}" for server in servers)
 
 
-def sample_command(api: str) -> str:
-    """Return the command that sends the sample photo and keeps the overlay."""
+def sample_command(api_url: str) -> str:
+    """Return a command that sends the sample image and saves the overlay."""
     return (
         f"curl -fsS -F image=@{SAMPLE} -F landmarks=@{SAMPLE_LANDMARKS} "
-        f"-H 'Accept: image/svg+xml' -o face.svg {api}/api/v1/frontal/crop"
+        f"-H 'Accept: image/svg+xml' -o face.svg {api_url}/api/v1/frontal/crop"
     )
 
 
 def url_of(address: tuple[Any, ...]) -> str:
-    """Return where a bound address can be opened."""
+    """Return a URL that opens a bound address."""
     host, port = address[:2]
-    if host in {"0.0.0.0", "::"}:  # noqa: S104 - not bound here, only printed as what one can open
+    if host in {"0.0.0.0", "::"}:  # noqa: S104 - printed, not bound
         host = "127.0.0.1"
     return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
 
-def _print_banner(settings: Settings, api: str, metrics: str, *, is_queue_embedded: bool) -> None:
-    # Imported here: a worker that writes JSON shall not pay for the memory of a renderer it never uses.
+def _print_banner(settings: Settings, api_url: str, metrics_url: str, *, is_queue_embedded: bool) -> None:
+    # Import lazily: with JSON logs, Rich is not loaded.
     from rich.panel import Panel  # noqa: PLC0415
     from rich.table import Table  # noqa: PLC0415
 
     table = Table.grid(padding=(0, 2))
+    limits = f"{settings.max_body_bytes / 2**20:g} MiB per body, {settings.max_image_pixels / 1e6:g} Mpx per image"
     rows = {
-        "Page": f"{api}/" if settings.enable_page else "off (ENABLE_PAGE=false)",
-        "API": f"{api}/api/v1/frontal/crop",
-        "Docs": f"{api}/docs",
-        "Metrics": f"{metrics}/metrics" if settings.enable_metrics else "off (ENABLE_METRICS=false)",
-        "Health": f"{metrics}/health/ready",
+        "Page": f"{api_url}/" if settings.enable_page else "off (ENABLE_PAGE=false)",
+        "API": f"{api_url}/api/v1/frontal/crop",
+        "Docs": f"{api_url}/docs",
+        "Metrics": f"{metrics_url}/metrics" if settings.enable_metrics else "off (ENABLE_METRICS=false)",
+        "Health": f"{metrics_url}/health/ready",
         "Workers": f"{settings.workers}",
         "Tasks": _describe_tasks(settings, is_queue_embedded=is_queue_embedded),
         "Landmarks": _describe_landmarks(settings),
-        "Limits": f"{settings.max_body_bytes / 2**20:g} MiB a body, {settings.max_image_pixels / 1e6:g} Mpx a picture",
+        "Limits": limits,
         "API keys": _describe_keys(settings),
     }
     for name, text in rows.items():
@@ -102,31 +108,33 @@ def _print_banner(settings: Settings, api: str, metrics: str, *, is_queue_embedd
     console.print(Panel(table, title=f"facial-service {__version__}", title_align="left", border_style="cyan"))
     if SAMPLE.exists():
         console.print("[bold]Try it:[/]")
-        console.print(sample_command(api), soft_wrap=True, markup=False)
+        console.print(sample_command(api_url), soft_wrap=True, markup=False)
         console.print()
 
 
 def _describe_landmarks(settings: Settings) -> str:
     if FaceFinders(settings.models_dir).are_models_there:
-        return "found where they are left out"
-    return "have to be sent: there are no models to find them with (make models, or MODELS_DIR)"
+        return "detected if a request has none"
+    return "required: face-detection models are missing (run `make models` or set MODELS_DIR)"
 
 
 def _warn_of_missing_models(settings: Settings) -> None:
     if not FaceFinders(settings.models_dir).are_models_there:
-        log.warning("Landmarks have to be sent: there are no models to find them with (make models, or MODELS_DIR)")
+        log.warning(
+            "Face-detection models are missing, so requests must include landmarks; run `make models` or set MODELS_DIR"
+        )
 
 
 def _describe_tasks(settings: Settings, *, is_queue_embedded: bool) -> str:
     if not settings.enable_tasks:
         return "off (ENABLE_TASKS=false)"
     if is_queue_embedded:
-        return f"processes: {count_task_workers(settings)}; queue in {settings.data_dir}/"
-    return f"queue on {describe_servers(settings)}; its workers run elsewhere"
+        return f"{count_task_workers(settings)} worker processes; embedded queue in {settings.data_dir}/"
+    return f"queue on {describe_servers(settings)}; task workers run separately"
 
 
 def _describe_keys(settings: Settings) -> str:
     sources = [f"{len(settings.api_keys)} in API_KEYS"] if settings.api_keys else []
     if settings.api_keys_file is not None:
         sources.append("API_KEYS_FILE")
-    return ", ".join(sources) or "none: anyone who reaches the port may call"
+    return ", ".join(sources) or "none: every client that reaches the port may send requests"

@@ -1,24 +1,61 @@
-"""Where the parts of a request end in the bytes of a connection.
+"""Framing and validation of HTTP/1.1 requests, before and beyond what the parser checks.
 
-The parser reports neither positions nor bytes that it skips, such as blanks around the value of a header. So that every
-byte counts against the limits, the bytes are divided before they are parsed. The parser decides whether they are valid.
+The parser reports neither positions nor bytes that it skips, such as whitespace around a header's value. To count every
+byte against the limits, the bytes are divided into requests before they are parsed.
 """
 
 from __future__ import annotations
 
 import re
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
-from app.supervisor.request_head import RefusedError, require_method_start, require_request_line
+from app.observability import metrics
 
-# Proxies send on 8 to 32 KiB.
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    Headers = list[tuple[bytes, bytes]]
+
+# Proxies allow 8 to 32 KiB.
 MAX_HEAD_BYTES = 65_536
-# Chunks may add a byte to as many bytes of data, and `MAX_HEAD_BYTES` in all: a chunk of 40 bytes adds 5 or 6.
+# Chunk overhead may be one byte per this many bytes of data, plus `MAX_HEAD_BYTES`. A chunk of 40 bytes has 5 or 6.
 DATA_PER_OVERHEAD = 8
 
 _CHUNK_SIZE = re.compile(rb"[0-9A-Fa-f]+")
-_HEAD_END = re.compile(rb"\n\r?\n")  # a line break without CR is for the parser to refuse, and at once
+_HEAD_END = re.compile(rb"\n\r?\n")  # includes line breaks without CR, which the parser then refuses immediately
 _EMPTY_LINE = b"\r\n"
+
+# Servers and proxies disagree on which of two values counts, which allows request smuggling.
+_SINGLE_HEADERS = (
+    b"host",
+    b"content-type",
+    b"content-encoding",
+    b"content-length",
+    b"transfer-encoding",
+    b"authorization",
+    b"idempotency-key",
+)
+_HOST_PATTERN = rb"(?:\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._~!$&'()*+,;=%-]*)(?::[0-9]{0,5})?"
+_HOST = re.compile(_HOST_PATTERN)
+_CONTROL = re.compile(rb"[\x00-\x08\x0a-\x1f\x7f]")
+_METHOD_PATTERN = rb"[!#$%&'*+.^_`|~0-9A-Za-z-]{1,64}"
+_METHOD_START = re.compile(_METHOD_PATTERN + rb"(?: |\Z)")
+_REQUEST_LINE = re.compile(rb"(" + _METHOD_PATTERN + rb") ([!-~]+) HTTP/1\.[01]\r\n")
+_ABSOLUTE_TARGET = re.compile(rb"https?://(?=[^/?:])(" + _HOST_PATTERN + rb")(/[^?]*)?(\?.*)?", re.IGNORECASE)
+
+
+class RefusedError(Exception):
+    """A request is refused before it reaches the application.
+
+    Args:
+        code: error code, a key of `PROBLEMS`.
+        detail: the field, what was expected and what was received.
+    """
+
+    def __init__(self, code: str, detail: str) -> None:
+        super().__init__(detail)
+        self.code = code
+        self.detail = detail
 
 
 class Part(Protocol):
@@ -31,10 +68,10 @@ class Part(Protocol):
     is_complete: bool
 
     def measure(self, unread: bytes | bytearray) -> int:
-        """Return how many of the next bytes can be parsed as a piece of this part, 0 if more have to come first.
+        """Return how many of the next bytes belong to this part and can be parsed; 0 if more are needed first.
 
         Args:
-            unread: what has come; the caller removes as many bytes as this returns before the next call.
+            unread: received bytes; the caller removes as many as this returns before the next call.
 
         Raises:
             RefusedError: the part exceeds a limit, or is not HTTP.
@@ -46,7 +83,7 @@ class Head:
 
     Attributes:
         is_complete: see `Part`.
-        method: of the request; empty until the request line has arrived.
+        method: method of the request; empty until the request line has arrived.
     """
 
     def __init__(self) -> None:
@@ -79,9 +116,10 @@ class Head:
         if end:
             line = bytes(unread[:end])
             self.method = line.partition(b" ")[0]
-            require_request_line(line)
-        else:
-            require_method_start(unread)
+            _require_request_line(line)
+        elif unread and not _METHOD_START.match(unread):
+            # Refused although it is incomplete, so that a client of another protocol does not wait.
+            raise _no_request_line()
 
 
 class SizedBody:
@@ -96,7 +134,7 @@ class SizedBody:
         self._missing = size
 
     def measure(self, unread: bytes | bytearray) -> int:
-        """Return what has arrived of the body; see `Part`."""
+        """Return how many bytes of the body have arrived; see `Part`."""
         size = min(self._missing, len(unread))
         self._missing -= size
         self.is_complete = not self._missing
@@ -106,8 +144,8 @@ class SizedBody:
 class ChunkedBody:
     """A body in chunks, and its trailers.
 
-    What the chunks add to their data is bounded: neither extensions nor tiny chunks count as the body's size, and each
-    chunk takes a microsecond.
+    The overhead of the chunks is bounded, because neither extensions nor tiny chunks count towards the body's size, and
+    each chunk costs a microsecond.
     """
 
     def __init__(self) -> None:
@@ -161,15 +199,96 @@ class ChunkedBody:
             raise RefusedError("http_invalid", detail)
 
 
-def body_of(headers: list[tuple[bytes, bytes]]) -> Part:
-    """Return how the body is divided that follows a head; the parser has checked the length."""
+def body_of(headers: Headers) -> Part:
+    """Return the framing of the body that follows a head; the parser has validated the length."""
     length = next((value for name, value in headers if name == b"content-length"), None)
     return ChunkedBody() if length is None else SizedBody(int(length))
 
 
+def split_target(target: bytes) -> tuple[bytes | None, bytes]:
+    """Split a valid target into its authority, if it is an absolute URL, and the path with the query.
+
+    Example:
+        >>> split_target(b"http://host:80?a=1")
+        (b'host:80', b'/?a=1')
+        >>> split_target(b"/path")
+        (None, b'/path')
+    """
+    match = _ABSOLUTE_TARGET.fullmatch(target)
+    if match is None:
+        return None, target
+    return match[1], (match[2] or b"/") + (match[3] or b"")
+
+
+def require_valid_headers(version: str, headers: Headers) -> None:
+    """Refuse headers that are ambiguous or contain control characters, and requests without a host.
+
+    Args:
+        version: HTTP version.
+        headers: names in lower case, and values.
+
+    Raises:
+        RefusedError: ``http_invalid``.
+    """
+    for detail in _find_header_errors(version, headers):
+        raise RefusedError("http_invalid", detail)
+
+
+def replace_host(headers: Headers, authority: bytes) -> None:
+    """Set the host to that of the target, which takes precedence (RFC 9112, 3.2.2)."""
+    headers[:] = [(name, value) for name, value in headers if name != b"host"] + [(b"host", authority)]
+
+
 def invalid_body() -> RefusedError:
-    """Return the refusal of a body that is not divided into chunks as it should be."""
+    """Return the error for a body with invalid chunks."""
     return RefusedError("http_invalid", "body: expected valid chunks, got something else")
+
+
+def _require_request_line(line: bytes) -> None:
+    """Refuse a request line with an unknown method, an invalid target or a version other than HTTP/1.0 and HTTP/1.1.
+
+    Args:
+        line: with its line break.
+
+    Raises:
+        RefusedError: ``http_invalid`` or ``method_unknown``.
+    """
+    match = _REQUEST_LINE.fullmatch(line)
+    if match is None:
+        raise _no_request_line()
+    method, target = match[1].decode(), match[2]
+    if method not in metrics.HTTP_METHODS:
+        raise RefusedError("method_unknown", "method: expected a standard HTTP method, got another")
+    if method == "CONNECT":
+        raise RefusedError("http_invalid", "method: expected a request to this server, got CONNECT")
+    if b"#" in target:
+        raise RefusedError("http_invalid", "target: expected no fragment, got one")
+    if target == b"*":
+        if method != "OPTIONS":
+            raise RefusedError("http_invalid", f"target: expected a path, got * with {method}")
+    elif not target.startswith(b"/") and not _ABSOLUTE_TARGET.fullmatch(target):
+        raise RefusedError("http_invalid", "target: expected a path or an http or https URL, got something else")
+
+
+def _find_header_errors(version: str, headers: Headers) -> Iterator[str]:
+    names = [name for name, _ in headers]
+    for name in _SINGLE_HEADERS:
+        if (count := names.count(name)) > 1:
+            yield f"{name.decode().title()}: expected one field, got {count}"
+    if version == "1.1" and b"host" not in names:
+        yield "Host: expected in HTTP/1.1, got none"
+    for name, value in headers:
+        if _CONTROL.search(value):
+            yield "headers: expected no control characters, got some"
+        if name == b"host" and not _HOST.fullmatch(value.strip()):
+            yield "Host: expected a host and an optional port, got something else"
+        if name == b"transfer-encoding" and (version == "1.0" or value.strip().lower() != b"chunked"):
+            yield "Transfer-Encoding: expected chunked in HTTP/1.1, got something else"
+
+
+def _no_request_line() -> RefusedError:
+    detail = "request line: expected a method, a target and HTTP/1.0 or HTTP/1.1, got something else"
+    return RefusedError("http_invalid", detail)
 
 
 def _head_too_large() -> RefusedError:

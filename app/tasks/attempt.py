@@ -17,7 +17,7 @@ import nats.errors
 from app.face.errors import InputError
 from app.observability.events import log_task_failed, log_task_started, log_task_succeeded
 from app.observability.recording import (
-    held_back,
+    deferred,
     image_step,
     record_error,
     record_task_completed,
@@ -122,7 +122,7 @@ class Attempt:
             elif not await self._begin(is_known=is_first):
                 return
             log_task_started(self._record.task_id, self._record.type, attempt=self._record.attempts)
-            with held_back():
+            with deferred():
                 result, document = self._do() if self._is_light else await self._work()
         except OverdueError:
             is_bench_taken = False  # for good: the thread goes on

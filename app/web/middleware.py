@@ -159,7 +159,7 @@ class RequestMetrics(PrometheusInstrumentatorMiddleware):
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Record everything that comes of one request once its answer is out."""
-        with recording.held_back():
+        with recording.deferred():
             await super().__call__(scope, receive, send)
 
     def _get_handler(self, request: Request) -> tuple[str, bool]:

@@ -89,8 +89,8 @@ def test_helpers_count(scrape: Callable[[], dict[Any, float]]) -> None:
     assert counted["app_worker_exits_total", "killed"] == 1
 
 
-def test_held_back_is_written_at_the_end_from_every_thread(scrape: Callable[[], dict[Any, float]]) -> None:
-    with recording.held_back():
+def test_deferred_is_written_at_the_end_from_every_thread(scrape: Callable[[], dict[Any, float]]) -> None:
+    with recording.deferred():
         recording.record_landmarks_processed(1)
         context = copy_context()
         thread = threading.Thread(target=context.run, args=(recording.record_landmarks_processed, 10))
@@ -162,8 +162,8 @@ def test_what_becomes_of_tasks_is_counted(scrape: Callable[[], dict[Any, float]]
     assert [counted["cache_lookups_total", result] for result in ("hit", "miss", "unavailable")] == [1, 2, 1]
 
 
-def test_work_on_a_task_is_held_back_like_all_else(scrape: Callable[[], dict[Any, float]]) -> None:
-    with recording.held_back():
+def test_work_on_a_task_is_deferred_like_all_else(scrape: Callable[[], dict[Any, float]]) -> None:
+    with recording.deferred():
         do_task(1)
         recording.record_task_wait(TASK, 1)
         during = scrape()

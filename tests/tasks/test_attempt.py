@@ -11,7 +11,7 @@ import msgspec
 import orjson
 import pytest
 
-from app.observability.recording import held_back
+from app.observability.recording import deferred
 from app.tasks.attempt import Attempt, GivenUpError
 from app.tasks.connection import RevisionConflictError
 from app.tasks.errors import QueueUnavailableError
@@ -82,7 +82,7 @@ def open_shop(crop_service: CropService) -> Callable[..., Any]:
 
 
 async def attempt(shop: Workshop, message: Msg) -> None:
-    with held_back():
+    with deferred():
         deliveries = message.metadata.num_delivered
         await Attempt(shop, message, decode_task(message.data)).make(is_first=deliveries == 1)
     await message.ack_sync()

@@ -18,7 +18,7 @@ import psutil
 from pydantic import ValidationError
 
 from app.settings import Settings, load_settings, read_environment
-from app.supervisor.slots import count_task_workers
+from app.supervisor.scoreboard import count_task_workers
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

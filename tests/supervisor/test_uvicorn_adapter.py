@@ -15,9 +15,9 @@ from uvicorn.config import Config
 from uvicorn.server import ServerState
 
 from app.observability.context import request_id
-from app.supervisor import protocol, write_timeout
+from app.supervisor import connections, uvicorn_adapter
 from app.supervisor.framing import MAX_HEAD_BYTES
-from app.supervisor.protocol import ServiceProtocol, log
+from app.supervisor.uvicorn_adapter import ServiceProtocol, api_log
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -235,7 +235,7 @@ def test_a_stopping_process_refuses_the_request_that_runs_and_closes() -> None:
     async def talk(connection: Connection) -> None:
         await connection.send(HOLD + b"BREW / HTTP/1.1\r\nHost: a\r\n\r\n")
         await connection.reached.wait()
-        connection.protocol.refuse_unanswered({}, "shutting_down", "the process is stopping")
+        connection.protocol.refuse_unfinished({}, "shutting_down", "the process is stopping")
         connection.release.set()
         data = await connection.reader.read()
         (refusal,) = split_responses(data)
@@ -410,8 +410,8 @@ def test_a_target_is_accepted(line: bytes, path: str, host: str) -> None:
 def test_a_head_that_stays_incomplete_gets_408(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, scrape: Scrape, before: bytes, head: bytes
 ) -> None:
-    monkeypatch.setattr(protocol, "HEAD_TIMEOUT_S", 0.5)
-    caplog.set_level(logging.INFO, log.name)
+    monkeypatch.setattr(uvicorn_adapter, "HEAD_TIMEOUT_S", 0.5)
+    caplog.set_level(logging.INFO, api_log.name)
 
     async def talk(connection: Connection) -> None:
         await connection.send(before + head)
@@ -428,8 +428,8 @@ def test_a_head_that_stays_incomplete_gets_408(
 def test_a_connection_without_a_request_is_closed_silently(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, data: bytes
 ) -> None:
-    monkeypatch.setattr(protocol, "HEAD_TIMEOUT_S", 0.5)
-    caplog.set_level(logging.INFO, log.name)
+    monkeypatch.setattr(uvicorn_adapter, "HEAD_TIMEOUT_S", 0.5)
+    caplog.set_level(logging.INFO, api_log.name)
 
     async def talk(connection: Connection) -> None:
         await connection.send(data, 1)
@@ -451,7 +451,7 @@ def test_an_idle_connection_is_closed_silently_after_its_responses(data: bytes) 
 
 
 def test_the_time_of_a_head_does_not_run_while_its_request_waits(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(protocol, "HEAD_TIMEOUT_S", 0.5)
+    monkeypatch.setattr(uvicorn_adapter, "HEAD_TIMEOUT_S", 0.5)
 
     async def talk(connection: Connection) -> None:
         await connection.send(HOLD + GET)
@@ -496,8 +496,8 @@ def test_100_continue_is_sent_only_to_a_client_that_knows_it() -> None:
 def test_a_client_that_reads_nothing_is_cut_off(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, scrape: Scrape
 ) -> None:
-    monkeypatch.setattr(write_timeout, "WRITE_TIMEOUT_S", 0.1)
-    caplog.set_level(logging.INFO, log.name)
+    monkeypatch.setattr(connections, "WRITE_TIMEOUT_S", 0.1)
+    caplog.set_level(logging.INFO, api_log.name)
 
     async def talk(connection: Connection) -> None:
         await connection.send(b"GET /large HTTP/1.1\r\nHost: a\r\n\r\n" * 50)
@@ -511,7 +511,7 @@ def test_a_client_that_reads_nothing_is_cut_off(
 
 @pytest.mark.parametrize("close", [b"", b"Connection: close\r\n"])
 def test_a_client_that_reads_slowly_gets_its_response(caplog: pytest.LogCaptureFixture, close: bytes) -> None:
-    caplog.set_level(logging.INFO, log.name)
+    caplog.set_level(logging.INFO, api_log.name)
 
     async def talk(connection: Connection) -> None:
         await connection.send(b"GET /large HTTP/1.1\r\nHost: a\r\n" + close + b"\r\n")
