@@ -93,6 +93,19 @@ def create_app(
     return app
 
 
+def _make_lifespan(state: WebState) -> Callable[[FastAPI], AbstractAsyncContextManager[None]]:
+    @asynccontextmanager
+    async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
+        if state.queue is not None:
+            await state.queue.start()
+        yield
+        if state.queue is not None:
+            await state.queue.close()
+        state.admission.close()
+
+    return lifespan
+
+
 def _make_state(settings: Settings, scoreboard: ScoreboardView | None, registry: CollectorRegistry | None) -> WebState:
     finders = FaceFinders(settings.models_dir)
     return WebState(

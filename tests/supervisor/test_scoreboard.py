@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from random import Random
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -135,7 +135,7 @@ def test_probe(scoreboard: Scoreboard, path: str, status: int) -> None:
 
 
 @given(st.lists(st.booleans(), max_size=60), st.randoms())
-def test_pool_returns_the_lowest_free_slot(steps: list[bool], random: Random) -> None:
+def test_pool_returns_the_lowest_free_slot(steps: list[bool], random: Any) -> None:
     pool, held = SlotPool(), set()
     for is_acquired in steps:
         if is_acquired or not held:
