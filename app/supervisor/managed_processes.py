@@ -92,7 +92,7 @@ class ManagedProcess:
         """
         now = time.monotonic()
         self._restart_if_requested(now)
-        if self.is_alive() or now < self._next or not self._are_orphans_gone(now):
+        if self.is_alive() or now < self._next or not self._have_orphans_ended(now):
             return
         is_steady = now - self._next > STEADY_S
         self._pause = PAUSE_S if is_steady else min(2 * self._pause, PAUSE_MAX_S)
@@ -188,8 +188,8 @@ class ManagedProcess:
         if self.is_alive():  # the process id of a reaped process may belong to another one
             os.kill(self.pid, number)
 
-    def _are_orphans_gone(self, now: float) -> bool:
-        """Return whether no process of the previous group is left; kill those that outlive `ORPHANS_S`.
+    def _have_orphans_ended(self, now: float) -> bool:
+        """Return whether all processes of the previous group have ended; kill them after `ORPHANS_S`.
 
         The children of the next process write their metrics under the same names.
         """

@@ -44,7 +44,7 @@ class Responder(asyncio.Protocol):
 
 
 def converse(talk: Callable[[socket.socket], bytes], *, is_client_sending: bool) -> bytes:
-    """Run a client on a thread against a `Responder`; return what it received, once the connection has ended."""
+    """Run a client in a thread against a `Responder`; return what it received, once the connection has ended."""
 
     async def main() -> bytes:
         protocol = Responder(is_client_sending=is_client_sending)
@@ -59,7 +59,7 @@ def converse(talk: Callable[[socket.socket], bytes], *, is_client_sending: bool)
     return asyncio.Runner(loop_factory=uvloop.new_event_loop).run(main())
 
 
-def test_response_survives_what_the_client_sends_after_it() -> None:
+def test_response_is_not_lost_if_the_client_keeps_sending() -> None:
     def talk(client: socket.socket) -> bytes:
         client.sendall(b"first")
         first = client.recv(1)  # the server has closed its side
@@ -71,7 +71,7 @@ def test_response_survives_what_the_client_sends_after_it() -> None:
     assert converse(talk, is_client_sending=True) == b"response"
 
 
-def test_connection_closes_at_once_if_nothing_more_can_come(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_connection_closes_immediately_if_nothing_more_can_arrive(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(connections, "LINGER_S", 10 * LIMIT_S)
 
     def talk(client: socket.socket) -> bytes:
@@ -99,7 +99,7 @@ def test_lingering_is_bounded(monkeypatch: pytest.MonkeyPatch, name: str) -> Non
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux has socket filters")
-def test_backlog_can_be_emptied_before_the_socket_is_closed() -> None:
+def test_backlog_can_be_drained_before_the_socket_is_closed() -> None:
     with socket.create_server(("127.0.0.1", 0)) as listener:
         listener.setblocking(False)
         address = listener.getsockname()
