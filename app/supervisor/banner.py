@@ -51,7 +51,7 @@ def announce_task_workers(settings: Settings, metrics_url: str) -> None:
     """
     count = count_task_workers(settings)
     log.info(
-        "facial-service %s works on the tasks of %s in %d processes, metrics and probes on %s",
+        "facial-service %s processes tasks from %s in %d worker processes, metrics and probes on %s",
         __version__,
         describe_servers(settings),
         count,
