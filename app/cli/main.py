@@ -64,7 +64,7 @@ def serve() -> None:
     """
     settings = settings_or_exit()
     # Imported here, because `--help` and `version` must not load the image libraries.
-    from app.runtime.server import serve as run  # noqa: PLC0415
+    from app.supervisor.api_server import serve as run  # noqa: PLC0415
 
     _run(run, settings)
 
@@ -80,9 +80,9 @@ def worker() -> None:
             err=True,
         )
         sys.exit(2)
-    from app.runtime.task_server import work_alone  # noqa: PLC0415 - see above
+    from app.supervisor.task_server import run_standalone  # noqa: PLC0415 - see above
 
-    _run(work_alone, settings)
+    _run(run_standalone, settings)
 
 
 @cli.command(epilog="Example: facial-service version")

@@ -8,7 +8,6 @@ that ran at the same time, and counters continue after a process was killed.
 from __future__ import annotations
 
 import contextlib
-import heapq
 import os
 from typing import TYPE_CHECKING
 
@@ -35,7 +34,7 @@ if TYPE_CHECKING:
     from prometheus_client import Metric
     from prometheus_client.core import GaugeMetricFamily
 
-    from app.observability.board import Board
+    from app.observability.health import ScoreboardView
 
 log = get_logger("server")
 
@@ -108,34 +107,6 @@ def forget_slot(name: str, directory: Path) -> None:
             file.unlink(missing_ok=True)
 
 
-class SlotPool:
-    """Numbers for processes, lowest first, each held by one process at a time.
-
-    Example:
-        >>> pool = SlotPool()
-        >>> pool.take(), pool.take()
-        (0, 1)
-        >>> pool.free(0)
-        >>> pool.take()
-        0
-    """
-
-    def __init__(self) -> None:
-        self._free: list[int] = []
-        self._next = 0
-
-    def take(self) -> int:
-        """Return the lowest number that no process holds."""
-        if self._free:
-            return heapq.heappop(self._free)
-        self._next += 1
-        return self._next - 1
-
-    def free(self, number: int) -> None:
-        """Return a number to the pool; the caller has removed the live gauges under it."""
-        heapq.heappush(self._free, number)
-
-
 class ValueCollector(Collector):
     """Collector of the values that all slots have written, and of the number and size of their files.
 
@@ -195,19 +166,20 @@ def _gauge(name: str, value: float) -> GaugeMetricFamily:
 
 
 class FailureCollector(Collector):
-    """Collector of the number of processes that cannot write their values, which only the boards know.
+    """Collector of the number of processes that cannot write their values, which only the scoreboards know.
 
     Args:
-        board: board of the instance.
+        scoreboard: scoreboard of the instance.
     """
 
-    def __init__(self, board: Board) -> None:
-        self._board = board
+    def __init__(self, scoreboard: ScoreboardView) -> None:
+        self._scoreboard = scoreboard
 
     def collect(self) -> Iterator[GaugeMetricFamily]:
         """Yield ``multiprocess_failing_processes``."""
-        boards = filter(None, (self._board, self._board.beside))
-        yield _gauge("multiprocess_failing_processes", sum(board.count_metric_failures() for board in boards))
+        scoreboards = filter(None, (self._scoreboard, self._scoreboard.task_scoreboard))
+        failing = sum(scoreboard.count_metric_failures() for scoreboard in scoreboards)
+        yield _gauge("multiprocess_failing_processes", failing)
 
 
 def scrape_registry(directory: Path, collectors: Iterable[Collector] = ()) -> CollectorRegistry:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import psutil
 from prometheus_client.registry import Collector
 
-from app.observability.board import State
+from app.observability.health import WorkerState
 from app.observability.metrics import gauge_family
 
 if TYPE_CHECKING:
@@ -17,24 +17,24 @@ if TYPE_CHECKING:
 
     from prometheus_client.core import GaugeMetricFamily
 
-    from app.observability.board import Board
+    from app.observability.health import ScoreboardView
 
 
 WINDOW_S = 5.0
 
 
 class ResourceCollector(Collector):
-    """Collector of ``memory_usage_bytes`` and ``cpu_usage_percent`` for every process on the board.
+    """Collector of ``memory_usage_bytes`` and ``cpu_usage_percent`` for every process on the scoreboard.
 
     CPU usage is the mean since an earlier scrape, at least `WINDOW_S` seconds ago, so that several scrapers do not
     shorten each other's window. At first, it is the mean since the process started.
 
     Args:
-        board: board of the instance, which lists the processes.
+        scoreboard: scoreboard of the instance, which lists the processes.
     """
 
-    def __init__(self, board: Board) -> None:
-        self._board = board
+    def __init__(self, scoreboard: ScoreboardView) -> None:
+        self._scoreboard = scoreboard
         # Two snapshots that map a process id to the time and its CPU seconds. The later one replaces the earlier one
         # when it is old enough.
         self._earlier: dict[int, tuple[float, float]] = {}
@@ -63,17 +63,17 @@ class ResourceCollector(Collector):
         yield memory
         yield cpu
         exhausted = gauge_family("file_descriptors_exhausted")
-        for row in self._board.rows():
-            exhausted.add_metric([row.name], row.state == State.EXHAUSTED)
+        for worker in self._scoreboard.workers():
+            exhausted.add_metric([worker.name], worker.state is WorkerState.EXHAUSTED)
         yield exhausted
 
     def _processes(self) -> Iterator[tuple[str, int]]:
-        yield "master", self._board.master_pid
-        yield from self._board.companions().items()
-        for board in filter(None, (self._board, self._board.beside)):
-            for row in board.rows():
-                if row.pid != self._board.master_pid:
-                    yield row.name, row.pid
+        yield "master", self._scoreboard.master_pid
+        yield from self._scoreboard.managed_processes().items()
+        for scoreboard in filter(None, (self._scoreboard, self._scoreboard.task_scoreboard)):
+            for worker in scoreboard.workers():
+                if worker.pid != self._scoreboard.master_pid:
+                    yield worker.name, worker.pid
 
 
 class BuildCollector(Collector):

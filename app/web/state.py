@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from starlette.exceptions import HTTPException
 
-from app.observability.board import Board, State
+from app.observability.health import ScoreboardView, WorkerState
 from app.web.auth import ANONYMOUS
 
 if TYPE_CHECKING:
@@ -48,7 +48,7 @@ class WebState:
         crop: the use case.
         finders: what finds faces.
         admission: places and threads of this process.
-        board: health of the instance.
+        scoreboard: health of the instance; None if the health paths are disabled.
         exposition: what ``/metrics`` returns; None if metrics are disabled.
         queue: where tasks go; None where none are taken.
         has_result_cache: whether results of earlier tasks answer requests for the same.
@@ -63,7 +63,7 @@ class WebState:
     crop: CropService
     detectors: DetectorPool
     admission: Admission
-    board: Board
+    scoreboard: ScoreboardView | None
     exposition: Exposition | None
     queue: TaskQueue | None
     has_result_cache: bool
@@ -76,14 +76,17 @@ class WebState:
 
     def is_stopping(self) -> bool:
         """Tell whether this process, or the whole instance, has been told to stop."""
-        slot = _own_slot(self.board, os.getpid())
-        return self.board.is_draining or (slot is not None and self.board.state(slot) == State.DRAINING)
+        if self.scoreboard is None:
+            return False
+        slot = _own_slot(self.scoreboard, os.getpid())
+        is_draining = slot is not None and self.scoreboard.state(slot) is WorkerState.DRAINING
+        return self.scoreboard.is_draining or is_draining
 
 
 @lru_cache(maxsize=8)
-def _own_slot(board: Board, pid: int) -> int | None:
+def _own_slot(scoreboard: ScoreboardView, pid: int) -> int | None:
     """Find the process's row once: it keeps it for life."""
-    return next((row.slot for row in board.rows() if row.pid == pid), None)
+    return next((worker.slot for worker in scoreboard.workers() if worker.pid == pid), None)
 
 
 def web_state(request: Request) -> WebState:

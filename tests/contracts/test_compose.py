@@ -16,9 +16,9 @@ import httpx
 import pytest
 import yaml
 
-from app.runtime.application import ANSWER_MARGIN_S, EXPORTER_STOP_S
-from app.runtime.server import QUEUE_STOP_S, TASK_MARGIN_S
 from app.settings import Settings
+from app.supervisor.api_server import QUEUE_STOP_S, TASK_MARGIN_S
+from app.supervisor.application import EXPORTER_STOP_S, RESPONSE_MARGIN_S
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -124,7 +124,7 @@ def test_logs_stay_in_the_folder_that_git_ignores() -> None:
 
 
 def test_the_grace_holds_every_part_of_an_orderly_end() -> None:
-    margins = ANSWER_MARGIN_S + TASK_MARGIN_S + QUEUE_STOP_S + EXPORTER_STOP_S
+    margins = RESPONSE_MARGIN_S + TASK_MARGIN_S + QUEUE_STOP_S + EXPORTER_STOP_S
     parts = 2 * field("graceful_timeout_s") + margins  # requests first, then tasks
     assert int(SERVICE["stop_grace_period"].removesuffix("s")) >= parts
 

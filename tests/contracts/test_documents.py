@@ -18,8 +18,8 @@ import pytest
 from app.face.errors import public_codes
 from app.main import create_app
 from app.observability.metrics import METRICS
-from app.runtime.banner import sample_command
 from app.settings import Settings
+from app.supervisor.banner import sample_command
 from app.web.problems import PROBLEMS, TASK_FAULTS
 from app.web.schemas import CropAnswer, TaskAnswer
 

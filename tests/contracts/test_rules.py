@@ -14,10 +14,9 @@ from prometheus_client.utils import floatToGoString
 
 from app.face.errors import public_codes
 from app.main import create_app
-from app.observability.board import Board
 from app.observability.metrics import METRICS
-from app.runtime.slots import make_task_board
 from app.settings import Settings
+from app.supervisor.scoreboard import Scoreboard, make_task_scoreboard
 from app.web.problems import PROBLEMS, TASK_FAULTS
 from tests.promql import COUNTER_FUNCTIONS, GAUGE_FUNCTIONS, TARGET_LABELS, Expression, Metric
 
@@ -174,8 +173,8 @@ def values_of(use: Use, label: str) -> set[str] | None:  # noqa: PLR0911 - one c
     if label == "method":
         return {method.upper() for path in paths().values() for method in path}
     if label == "process":
-        boards = (Board(expected_workers=1, timeout_s=1), make_task_board(Settings()))
-        return {board.worker_name(slot) for board in boards for slot in (0, 11)}
+        scoreboards = (Scoreboard(expected_workers=1, timeout_s=1), make_task_scoreboard(Settings()))
+        return {scoreboard.worker_name(slot) for scoreboard in scoreboards for slot in (0, 11)}
     if (spec.name, label) == ("errors_total", "type"):
         return {*PROBLEMS, *public_codes(), *TASK_FAULTS}
     return set(re.findall("`([^`]+)`", known))

@@ -113,7 +113,11 @@ def test_queue_comes_back_with_its_tasks(own: Any, sample: Any, wait_until: Call
     assert end_of(own, before) == "SUCCESS"
     assert end_of(own, submit(own, sample.json())) == "SUCCESS"
     (line,) = [line for line in own.log_lines() if line.get("companion") == "nats-server"]
-    assert (line["level"], line["how"], line["pid"]) == ("ERROR", "SIGKILL", server.pid)
+    assert (line["level"], line["how"], line["pid"]) == (
+        "ERROR",
+        "killed by SIGKILL (possibly out of memory)",
+        server.pid,
+    )
 
 
 def test_task_workers_come_back_after_those_of_a_killed_master(

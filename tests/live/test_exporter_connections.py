@@ -14,7 +14,7 @@ import httpx
 import psutil
 import pytest
 
-from app.observability.exporter import MAX_CONNECTIONS
+from app.supervisor.exporter import MAX_CONNECTIONS
 from tests.live.conftest import wait_until
 
 if TYPE_CHECKING:

@@ -6,29 +6,12 @@ from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from app.observability import metrics, multiprocess, recording
-from app.observability.multiprocess import SlotPool
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
-
-
-@given(st.lists(st.booleans(), max_size=60), st.randoms())
-def test_pool_returns_the_lowest_free_number(steps: list[bool], random: Any) -> None:
-    pool, held = SlotPool(), set()
-    for is_taking in steps:
-        if is_taking or not held:
-            number = pool.take()
-            assert number == min(set(range(len(held) + 1)) - held)
-            held.add(number)
-        else:
-            number = random.choice(sorted(held))
-            held.remove(number)
-            pool.free(number)
 
 
 @pytest.mark.parametrize(

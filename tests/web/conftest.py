@@ -17,6 +17,7 @@ import pytest
 
 from app.main import create_app
 from app.settings import Settings
+from app.supervisor.scoreboard import Scoreboard
 from app.tasks.worker import work
 
 if TYPE_CHECKING:
@@ -45,7 +46,8 @@ def make_app() -> Iterator[Callable[..., FastAPI]]:
     with ExitStack() as stack:
 
         def make(**settings: Any) -> FastAPI:
-            app = create_app(Settings(**settings))
+            scoreboard = Scoreboard(expected_workers=1, timeout_s=60)
+            app = create_app(Settings(**settings), scoreboard=scoreboard)
             stack.callback(app.state.web.admission.close)
             return app
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from app.observability.board import State
+from app.observability.health import WorkerState
 from app.service.crop import CropService, ImageLimits
 from app.web.problems import CLIENT_CLOSED_REQUEST
 
@@ -293,16 +293,16 @@ def test_a_caller_who_hangs_up_waits_no_longer(with_tasks: Run, sample: Sample) 
 @pytest.mark.parametrize("is_whole", [True, False])
 def test_a_wait_ends_where_the_process_is_to_stop(with_tasks: Run, sample: Sample, is_whole: bool) -> None:
     async def scenario(tasks: Tasks) -> None:
-        board = tasks.app.state.web.board
-        board.beat(3, State.READY)
+        scoreboard = tasks.app.state.web.scoreboard
+        scoreboard.heartbeat(3, WorkerState.READY)
         taken = (await tasks.submit(sample.json())).json()
         waiting = asyncio.create_task(tasks.status(taken["task_id"], "?wait=60"))
         await tasks.status(taken["task_id"], "?wait=0.1")
         assert not waiting.done()
         if is_whole:
-            board.drain()
+            scoreboard.drain()
         else:
-            board.beat(3, State.DRAINING)
+            scoreboard.heartbeat(3, WorkerState.DRAINING)
         async with asyncio.timeout(30):
             answer = await waiting
         assert (answer.status_code, answer.json()) == (200, taken)

@@ -17,8 +17,8 @@ import orjson
 import psutil
 from pydantic import ValidationError
 
-from app.runtime.slots import count_task_workers
 from app.settings import InvalidSetting, Settings, find_invalid_settings, load_settings, read_environment
+from app.supervisor.scoreboard import count_task_workers
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -8,7 +8,7 @@ from fastapi import APIRouter, Request, Response
 from starlette.exceptions import HTTPException
 
 from app import __version__
-from app.observability.exporter import probe
+from app.observability.health import probe
 from app.web import openapi
 from app.web.negotiate import JSON
 from app.web.state import web_state
@@ -21,7 +21,10 @@ router = APIRouter(tags=["operations"])
 @router.get("/health/ready", summary="Whether the instance takes requests", **openapi.HEALTH)
 async def health(request: Request) -> Response:
     """Answer 200 or 503 with what the instance knows of its worker processes."""
-    status, body = probe(web_state(request).board, request.url.path)
+    scoreboard = web_state(request).scoreboard
+    if scoreboard is None:
+        raise HTTPException(404)
+    status, body = probe(scoreboard, request.url.path)
     return Response(body, status.value, media_type=JSON)
 
 

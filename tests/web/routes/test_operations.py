@@ -11,8 +11,9 @@ import pytest
 from app import __version__
 from app.main import create_app
 from app.observability import multiprocess
-from app.observability.board import Board, State
+from app.observability.health import WorkerState
 from app.settings import Settings
+from app.supervisor.scoreboard import Scoreboard
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -29,21 +30,21 @@ if TYPE_CHECKING:
     ("states", "is_draining", "live", "ready"),
     [
         ([], False, 200, 503),
-        ([State.STARTING, State.READY], False, 200, 503),
-        ([State.READY, State.READY], False, 200, 200),
-        ([State.READY, State.READY], True, 200, 503),
-        ([State.READY, State.READY, State.DRAINING], False, 200, 200),
+        ([WorkerState.STARTING, WorkerState.READY], False, 200, 503),
+        ([WorkerState.READY, WorkerState.READY], False, 200, 200),
+        ([WorkerState.READY, WorkerState.READY], True, 200, 503),
+        ([WorkerState.READY, WorkerState.READY, WorkerState.DRAINING], False, 200, 200),
     ],
 )
-def test_health_is_what_the_board_says(
-    call: Call, states: list[State], is_draining: bool, live: int, ready: int
+def test_health_is_what_the_scoreboard_reports(
+    call: Call, states: list[WorkerState], is_draining: bool, live: int, ready: int
 ) -> None:
-    board = Board(expected_workers=2, timeout_s=30)
+    scoreboard = Scoreboard(expected_workers=2, timeout_s=30)
     for slot, state in enumerate(states):
-        board.beat(slot, state)
+        scoreboard.heartbeat(slot, state)
     if is_draining:
-        board.drain()
-    app = create_app(Settings(), board=board)
+        scoreboard.drain()
+    app = create_app(Settings(), scoreboard=scoreboard)
     answers = {path: call(app, "GET", f"/health{path}") for path in ("", "/live", "/ready")}
     assert {path: answer.status_code for path, answer in answers.items()} == {"": live, "/live": live, "/ready": ready}
     report = answers[""].json()

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
-import signal
 import socket
 import sys
 from typing import TYPE_CHECKING, Any
@@ -12,9 +10,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import uvloop
 
-from app.runtime import closing
-from app.runtime.closing import LingeringTransport, accept_waiting, refuse_connections
-from app.runtime.parent import end_with_parent
+from app.supervisor import connections
+from app.supervisor.connections import LingeringTransport, accept_waiting, refuse_connections
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -23,7 +20,7 @@ LIMIT_S = 20.0
 
 
 class Responder(asyncio.Protocol):
-    """Responds to the first bytes that come, and closes the connection."""
+    """Responds to the first bytes it receives, and closes the connection."""
 
     def __init__(self, *, is_client_sending: bool) -> None:
         self.lost = asyncio.Event()
@@ -47,7 +44,7 @@ class Responder(asyncio.Protocol):
 
 
 def converse(talk: Callable[[socket.socket], bytes], *, is_client_sending: bool) -> bytes:
-    """Run a client on a thread against a `Responder`; return what it received, once the connection has ended."""
+    """Run a client in a thread against a `Responder`; return what it received, once the connection has ended."""
 
     async def main() -> bytes:
         protocol = Responder(is_client_sending=is_client_sending)
@@ -62,7 +59,7 @@ def converse(talk: Callable[[socket.socket], bytes], *, is_client_sending: bool)
     return asyncio.Runner(loop_factory=uvloop.new_event_loop).run(main())
 
 
-def test_response_survives_what_the_client_sends_after_it() -> None:
+def test_response_is_not_lost_if_the_client_keeps_sending() -> None:
     def talk(client: socket.socket) -> bytes:
         client.sendall(b"first")
         first = client.recv(1)  # the server has closed its side
@@ -74,8 +71,8 @@ def test_response_survives_what_the_client_sends_after_it() -> None:
     assert converse(talk, is_client_sending=True) == b"response"
 
 
-def test_connection_closes_at_once_if_nothing_more_can_come(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(closing, "LINGER_S", 10 * LIMIT_S)
+def test_connection_closes_immediately_if_nothing_more_can_arrive(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(connections, "LINGER_S", 10 * LIMIT_S)
 
     def talk(client: socket.socket) -> bytes:
         client.sendall(b"first")
@@ -86,8 +83,8 @@ def test_connection_closes_at_once_if_nothing_more_can_come(monkeypatch: pytest.
 
 @pytest.mark.parametrize("name", ["LINGER_S", "LINGER_BYTES"])
 def test_lingering_is_bounded(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
-    monkeypatch.setattr(closing, "LINGER_S", 10 * LIMIT_S)
-    monkeypatch.setattr(closing, name, 0.1)
+    monkeypatch.setattr(connections, "LINGER_S", 10 * LIMIT_S)
+    monkeypatch.setattr(connections, name, 0.1)
 
     def talk(client: socket.socket) -> bytes:
         client.sendall(b"first")
@@ -102,7 +99,7 @@ def test_lingering_is_bounded(monkeypatch: pytest.MonkeyPatch, name: str) -> Non
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux has socket filters")
-def test_backlog_can_be_emptied_before_the_socket_is_closed() -> None:
+def test_backlog_can_be_drained_before_the_socket_is_closed() -> None:
     with socket.create_server(("127.0.0.1", 0)) as listener:
         listener.setblocking(False)
         address = listener.getsockname()
@@ -120,28 +117,3 @@ def test_backlog_can_be_emptied_before_the_socket_is_closed() -> None:
                 assert server.recv(10) == b"still open"
                 client.close()
                 server.close()
-
-
-@pytest.mark.skipif(sys.platform != "linux", reason="only Linux signals the children of a process that ends")
-def test_process_ends_with_its_parent() -> None:
-    read, write = os.pipe()
-    parent = os.fork()
-    if not parent:
-        master = os.getpid()
-        child = os.fork()
-        if not child:
-            end_with_parent(master, signal.SIGKILL)
-            os.write(write, b"x")
-            signal.pause()
-            os._exit(0)
-        os.read(read, 1)
-        os.kill(master, signal.SIGKILL)
-    os.close(write)
-    os.waitpid(parent, 0)
-    assert os.read(read, 1) == b"", "the pipe has no writer any more"
-    os.close(read)
-
-
-def test_process_whose_parent_has_ended_does_not_start() -> None:
-    with pytest.raises(SystemExit):
-        end_with_parent(os.getppid() + 1, signal.SIGUSR2)

@@ -1,4 +1,4 @@
-"""Metrics and probes from a process of their own, which answers however busy the workers are."""
+"""HTTP server for metrics and probes, in its own process, so that it responds even if all workers are busy."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from socketserver import ThreadingMixIn
 from typing import TYPE_CHECKING, Any, cast
 from wsgiref.simple_server import WSGIRequestHandler, WSGIServer
 
-import orjson
 from prometheus_client import make_wsgi_app
 
+from app.observability.health import probe
 from app.observability.rich_logging import get_logger
 
 if TYPE_CHECKING:
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     from prometheus_client import CollectorRegistry
 
-    from app.observability.board import Board
+    from app.observability.health import ScoreboardView
 
 log = get_logger("server")
 
@@ -33,20 +33,20 @@ ORPHAN_CHECK_S = 1.0
 MAX_CONNECTIONS = 64  # Prometheus and the kubelet use a few; each one costs a thread
 HEAD_LIMIT_S = 5.0  # from the connection to the end of the request's head
 REQUEST_LIMIT_S = 30.0  # from the connection to the end of the response
-REPLACEABLE_S = 5.0  # age at which a connection that reads its response slowly makes room for a new one
-ACCEPT_PAUSE_S = 0.1  # after a failed accept, so that the loop does not spin
-ERROR_LOG_S = 10.0  # at least this long between two lines about one kind of error
+REPLACEABLE_S = 5.0  # age from which a connection that reads its response slowly may be closed for a new one
+ACCEPT_PAUSE_S = 0.1  # pause after a failed accept, so that the loop does not spin
+ERROR_LOG_S = 10.0  # minimum time between two log lines about the same kind of error
 NOSNIFF = ("X-Content-Type-Options", "nosniff")
 
 
 class _LogLimit:
-    """Decides whether an error that may occur at every request is logged now."""
+    """Rate limit for logging an error that may occur with every request."""
 
     def __init__(self) -> None:
         self._last = -ERROR_LOG_S
 
     def is_due(self) -> bool:
-        """Return whether `ERROR_LOG_S` has passed since the last line."""
+        """Return whether `ERROR_LOG_S` has passed since the last time this returned true."""
         now = time.monotonic()
         if now - self._last < ERROR_LOG_S:
             return False
@@ -54,46 +54,12 @@ class _LogLimit:
         return True
 
 
-def health_report(board: Board) -> dict[str, Any]:
-    """Describe what the board says: the body of ``/health``."""
-    return {
-        "live": board.is_live(),
-        "ready": board.is_ready(),
-        "draining": board.is_draining,
-        "workers": _list_workers(board),
-        "task_workers": _list_workers(board.beside) if board.beside is not None else [],
-    }
-
-
-def _list_workers(board: Board) -> list[dict[str, Any]]:
-    return [
-        {
-            "name": row.name,
-            "pid": row.pid,
-            "state": row.state.name.lower(),
-            "last_beat_s": round(row.beat_age_s, 3),
-        }
-        for row in board.rows()
-    ]
-
-
-def probe(board: Board, path: str) -> tuple[HTTPStatus, bytes]:
-    """Answer one of the three health paths.
-
-    Returns:
-        200, or 503 where the service is not live or not ready; and a JSON body that says why.
-    """
-    report = health_report(board)
-    is_good = {"/health/live": report["live"], "/health/ready": report["ready"]}.get(path, report["live"])
-    return HTTPStatus.OK if is_good else HTTPStatus.SERVICE_UNAVAILABLE, orjson.dumps(report)
-
-
-def exporter_app(board: Board, registry: CollectorRegistry | None) -> Callable[..., Iterable[bytes]]:
-    """Build the WSGI application of the metrics port.
+def exporter_app(scoreboard: ScoreboardView, registry: CollectorRegistry | None) -> Callable[..., Iterable[bytes]]:
+    """Create the WSGI application of the metrics port.
 
     Args:
-        board: the health of the service.
-        registry: what ``/metrics`` reads; None leaves it out (404).
+        scoreboard: health of the instance.
+        registry: read by ``/metrics``; None disables the path (404).
     """
     metrics_app = make_wsgi_app(registry) if registry is not None else None
     scrape_errors = _LogLimit()
@@ -112,7 +78,7 @@ def exporter_app(board: Board, registry: CollectorRegistry | None) -> Callable[.
                 start_response("500 Internal Server Error", [("Content-Length", "0")])
                 return [b""]
         if path in {"/health", "/health/live", "/health/ready"}:
-            status, body = probe(board, path)
+            status, body = probe(scoreboard, path)
         else:
             status, body = HTTPStatus.NOT_FOUND, b'{"paths":["/metrics","/health","/health/live","/health/ready"]}'
         headers = [("Content-Type", "application/json"), ("Content-Length", str(len(body)))]
@@ -123,10 +89,11 @@ def exporter_app(board: Board, registry: CollectorRegistry | None) -> Callable[.
 
 
 class _Server(ThreadingMixIn, WSGIServer):
-    """A thread per connection, with bounds on their number and on the time of each.
+    """Server with one thread per connection, and limits on their number and duration.
 
-    A sender that drips its request would otherwise keep a thread for as long as it likes. When the server is full, the
-    oldest connection whose request is incomplete is closed, so that scrapes and probes are served during an attack.
+    Without limits, a client that sends its request byte by byte would occupy a thread indefinitely. When the server is
+    full, the oldest connection with an incomplete request is closed, so that scrapes and probes are served during an
+    attack.
     """
 
     daemon_threads = True
@@ -140,7 +107,7 @@ class _Server(ThreadingMixIn, WSGIServer):
         self._is_failing = False
 
     def get_request(self) -> tuple[socket.socket, Any]:
-        """Accept a connection; log, at a limited rate, that the process cannot, and that it can again."""
+        """Accept a connection; log, at a limited rate, when this fails and when it works again."""
         try:
             accepted = super().get_request()
         except OSError as error:
@@ -155,12 +122,12 @@ class _Server(ThreadingMixIn, WSGIServer):
         return accepted
 
     def process_request(self, request: Any, client_address: Any) -> None:
-        """Start the connection's thread, after making room for it if necessary."""
+        """Start the connection's thread; if the server is full, close another connection or this one."""
         with self._lock:
             if len(self._starts) >= MAX_CONNECTIONS:
-                victim = self._find_victim(time.monotonic())
-                if victim is not None:
-                    self._abort(victim)
+                oldest = self._find_replaceable(time.monotonic())
+                if oldest is not None:
+                    self._abort(oldest)
             is_admitted = len(self._starts) < MAX_CONNECTIONS
             if is_admitted:
                 self._starts[request] = time.monotonic()
@@ -170,20 +137,20 @@ class _Server(ThreadingMixIn, WSGIServer):
             self.shutdown_request(request)
 
     def shutdown_request(self, request: Any) -> None:
-        """Forget a connection and close it."""
+        """Close a connection and remove it from the limits."""
         with self._lock:
             self._starts.pop(request, None)
             self._complete.discard(request)
         super().shutdown_request(request)
 
     def mark_complete(self, request: socket.socket) -> None:
-        """Note that a connection's request head has arrived."""
+        """Record that a connection's request head has arrived."""
         with self._lock:
             if request in self._starts:
                 self._complete.add(request)
 
     def service_actions(self) -> None:
-        """Close connections that took too long; called twice a second."""
+        """Close connections that exceed their time limit; called twice a second."""
         now = time.monotonic()
         with self._lock:
             for request, start in list(self._starts.items()):
@@ -191,11 +158,11 @@ class _Server(ThreadingMixIn, WSGIServer):
                     self._abort(request)
 
     def handle_error(self, request: Any, client_address: Any) -> None:  # noqa: ARG002 - the base class's signature
-        """Log what is not caused by a peer that closed its connection or never sent anything."""
+        """Log an error, unless the client closed its connection or sent nothing."""
         if not isinstance(sys.exception(), OSError) and self._response_errors.is_due():
-            log.error("The exporter failed to answer", exc_info=sys.exception())
+            log.error("exporter: cannot respond to a request", exc_info=sys.exception())
 
-    def _find_victim(self, now: float) -> socket.socket | None:
+    def _find_replaceable(self, now: float) -> socket.socket | None:
         for request in self._starts:
             if request not in self._complete and not _has_whole_head(request):
                 return request
@@ -204,14 +171,14 @@ class _Server(ThreadingMixIn, WSGIServer):
     def _abort(self, request: socket.socket) -> None:
         del self._starts[request]
         self._complete.discard(request)
-        with suppress(OSError):  # the peer was first
-            request.shutdown(socket.SHUT_RDWR)  # wakes the thread, which closes it
+        with suppress(OSError):  # the client has closed the connection
+            request.shutdown(socket.SHUT_RDWR)  # wakes the thread, which closes the socket
 
 
 def _has_whole_head(request: socket.socket) -> bool:
-    """Return whether a head waits that the connection's thread has not read yet."""
+    """Return whether a complete head has arrived that the connection's thread has not read yet."""
     try:
-        # A socket with a timeout waits for data before it reads, whatever the flags; its duplicate has no timeout.
+        # Python waits for data on a socket with a timeout, whatever the flags; the duplicate has no timeout.
         with socket.socket(fileno=os.dup(request.fileno())) as duplicate:
             return b"\r\n\r\n" in duplicate.recv(4096, socket.MSG_PEEK | socket.MSG_DONTWAIT)
     except OSError:
@@ -219,40 +186,40 @@ def _has_whole_head(request: socket.socket) -> bool:
 
 
 class _QuietHandler(WSGIRequestHandler):
-    timeout = 10.0  # an additional bound on the silence of a peer
+    timeout = 10.0  # maximum time without data from the client
 
     def parse_request(self) -> bool:
-        """Read the request's head."""
+        """Read the request's head and record that it has arrived."""
         is_complete = super().parse_request()
         cast("_Server", self.server).mark_complete(self.connection)
         return is_complete
 
     def end_headers(self) -> None:
-        """End the headers of an error of the base class; other responses have theirs from the application."""
+        """Add a header to the base class's error responses; the application adds it to all others."""
         self.send_header(*NOSNIFF)
         super().end_headers()
 
     def log_message(self, format: str, *args: Any) -> None:  # noqa: A002 - the base class's name
-        """Write nothing: probes and scrapes come every few seconds."""
+        """Log nothing: probes and scrapes arrive every few seconds."""
 
 
-def serve_exporter(listener: socket.socket, board: Board, registry: CollectorRegistry | None) -> None:
-    """Serve until the master is gone or SIGTERM comes; runs in a process forked from the master.
+def serve_exporter(listener: socket.socket, scoreboard: ScoreboardView, registry: CollectorRegistry | None) -> None:
+    """Serve metrics and probes until the master ends or SIGTERM arrives.
 
     Args:
-        listener: bound and listening; owned by the master, which hands it to a successor if this process dies.
-        board: the health of the service.
-        registry: what a scrape reads.
+        listener: listening socket of the master, which passes it to the next exporter if this process dies.
+        scoreboard: health of the instance.
+        registry: read by scrapes; None if metrics are disabled.
     """
     server = _Server(listener.getsockname()[:2], _QuietHandler, bind_and_activate=False)
     server.socket.close()
     server.socket = listener
     server.server_name, server.server_port = listener.getsockname()[:2]
     server.setup_environ()
-    server.set_app(exporter_app(board, registry))
+    server.set_app(exporter_app(scoreboard, registry))
     stop = threading.Event()
     signal.signal(signal.SIGTERM, lambda *_: stop.set())
     threading.Thread(target=server.serve_forever, daemon=True).start()
-    while not stop.wait(ORPHAN_CHECK_S) and os.getppid() == board.master_pid:
+    while not stop.wait(ORPHAN_CHECK_S) and os.getppid() == scoreboard.master_pid:
         pass
     server.shutdown()

@@ -1,4 +1,4 @@
-"""One connection of the API: the order of responses, limits that count every byte, and the times of a client."""
+"""One connection of the API: order of responses, limits that count every byte, and time limits of the client."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from uvicorn.config import Config
 from uvicorn.server import ServerState
 
 from app.observability.context import request_id
-from app.runtime import protocol, write_timeout
-from app.runtime.framing import MAX_HEAD_BYTES
-from app.runtime.protocol import ServiceProtocol, log
+from app.supervisor import connections, uvicorn_adapter
+from app.supervisor.framing import MAX_HEAD_BYTES
+from app.supervisor.uvicorn_adapter import ServiceProtocol, api_log
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -35,10 +35,12 @@ LARGE = 20_000_000
 
 
 class Connection:
-    """A client's side of a connection, and the service's side of it."""
+    """Both sides of a connection: the client's, and the protocol with an application behind it."""
 
     def __init__(self) -> None:
-        self.requests: list[tuple[str, str, bytes]] = []  # method, path and body of those that reached the application
+        self.requests: list[
+            tuple[str, str, bytes]
+        ] = []  # method, path and body of requests that reached the application
         self.hosts: list[str] = []
         self.held = 0
         self.reached = asyncio.Event()  # the application has a request
@@ -56,7 +58,7 @@ class Connection:
         self.reader, self._writer = await asyncio.open_connection(sock=client, limit=1024)
 
     async def send(self, data: bytes, step: int = 0) -> None:
-        """Send data, in pieces that the service reads one by one if a step is given."""
+        """Send data; if a step is given, in pieces of that size, which the service reads one by one."""
         for start in range(0, len(data), step or len(data)):
             self._writer.write(data[start : start + (step or len(data))])
             if step:
@@ -64,7 +66,7 @@ class Connection:
                     await asyncio.sleep(0)
 
     async def read_all(self) -> list[tuple[int, bytes]]:
-        """Read until the service closes; return each response's status and body."""
+        """Read until the service closes the connection; return the status and body of each response."""
         return split_responses(await self.reader.read())
 
     async def read_response(self) -> tuple[int, bytes]:
@@ -82,7 +84,7 @@ class Connection:
         self.hosts += [value.decode() for name, value in scope["headers"] if name == b"host"]
         if scope["path"] == "/listen":
             self.held = max(self.held, len(self.protocol._unread))
-            listening = asyncio.ensure_future(receive())  # for the end of the connection
+            listening = asyncio.ensure_future(receive())  # returns when the connection ends
             await asyncio.sleep(0.001)
             listening.cancel()
         if scope["path"] == "/hold":
@@ -173,7 +175,7 @@ def test_refusal_follows_the_responses_to_the_requests_before_it(
 ) -> None:
     async def talk(connection: Connection) -> None:
         await connection.send(HOLD + (GET + b"\r\n") * good + bad + GET + b"\r\n")
-        await connection.reached.wait()  # the bad head has come in the same packet
+        await connection.reached.wait()  # the bad head arrived in the same packet
         connection.release.set()
         *responses, refusal = await connection.read_all()
         assert responses == [(200, b"/hold")] + [(200, b"/")] * good
@@ -182,7 +184,7 @@ def test_refusal_follows_the_responses_to_the_requests_before_it(
     assert len(converse(talk).requests) == 1 + good
 
 
-def test_a_bad_body_is_refused_in_place_of_its_response() -> None:
+def test_a_bad_body_is_refused_instead_of_its_response() -> None:
     async def talk(connection: Connection) -> None:
         await connection.send(GET + b"\r\n" + CHUNKED + b"x\r\n")
         first, refusal = await connection.read_all()
@@ -215,10 +217,10 @@ def test_memory_for_waiting_requests_is_bounded() -> None:
         for _ in range(500):
             await connection.read_response()
 
-    assert converse(talk).held < 400_000  # the limit, and what one read may bring
+    assert converse(talk).held < 400_000  # the limit plus the size of one read
 
 
-def test_a_stopping_process_responds_to_what_has_come_already() -> None:
+def test_a_stopping_process_responds_to_requests_that_have_arrived() -> None:
     async def talk(connection: Connection) -> None:
         await connection.send(HOLD + (GET + b"\r\n") * 2)
         await connection.reached.wait()
@@ -235,7 +237,7 @@ def test_a_stopping_process_refuses_the_request_that_runs_and_closes() -> None:
     async def talk(connection: Connection) -> None:
         await connection.send(HOLD + b"BREW / HTTP/1.1\r\nHost: a\r\n\r\n")
         await connection.reached.wait()
-        connection.protocol.refuse_unanswered({}, "shutting_down", "the process is stopping")
+        connection.protocol.refuse_unfinished({}, "shutting_down", "the process is stopping")
         connection.release.set()
         data = await connection.reader.read()
         (refusal,) = split_responses(data)
@@ -258,7 +260,7 @@ def test_the_id_of_a_refusal_stays_with_it() -> None:
 
 
 @pytest.mark.parametrize("step", [0, 1])
-def test_requests_are_the_same_however_their_bytes_arrive(step: int) -> None:
+def test_requests_are_the_same_in_whatever_pieces_they_arrive(step: int) -> None:
     async def talk(connection: Connection) -> None:
         await connection.send(b"\r\n" + GET + b"\r\n", step)
         await connection.send(POST + b"Content-Length: 3\r\n\r\nabc\r\n", step)
@@ -273,7 +275,7 @@ def test_requests_are_the_same_however_their_bytes_arrive(step: int) -> None:
 
 
 def padded(size: int, before: bytes, after: bytes) -> bytes:
-    """Return a head of a size, padded at one place."""
+    """Return a head of the given size, padded at one position."""
     missing = size - len(before) - len(after)
     return before + (b" " if before else b"\r\n") * (missing if before else missing // 2) + after
 
@@ -407,11 +409,11 @@ def test_a_target_is_accepted(line: bytes, path: str, host: str) -> None:
 
 @pytest.mark.parametrize("before", [b"", GET + b"\r\n"])
 @pytest.mark.parametrize("head", [b"G", b"GET / HTTP/1.1\r\n", GET, GET + b"X: a"])
-def test_a_head_that_stays_incomplete_gets_408(
+def test_an_incomplete_head_gets_408(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, scrape: Scrape, before: bytes, head: bytes
 ) -> None:
-    monkeypatch.setattr(protocol, "HEAD_TIMEOUT_S", 0.5)
-    caplog.set_level(logging.INFO, log.name)
+    monkeypatch.setattr(uvicorn_adapter, "HEAD_TIMEOUT_S", 0.5)
+    caplog.set_level(logging.INFO, api_log.name)
 
     async def talk(connection: Connection) -> None:
         await connection.send(before + head)
@@ -428,8 +430,8 @@ def test_a_head_that_stays_incomplete_gets_408(
 def test_a_connection_without_a_request_is_closed_silently(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, data: bytes
 ) -> None:
-    monkeypatch.setattr(protocol, "HEAD_TIMEOUT_S", 0.5)
-    caplog.set_level(logging.INFO, log.name)
+    monkeypatch.setattr(uvicorn_adapter, "HEAD_TIMEOUT_S", 0.5)
+    caplog.set_level(logging.INFO, api_log.name)
 
     async def talk(connection: Connection) -> None:
         await connection.send(data, 1)
@@ -450,8 +452,8 @@ def test_an_idle_connection_is_closed_silently_after_its_responses(data: bytes) 
     converse(talk, keep_alive_s=0.5)
 
 
-def test_the_time_of_a_head_does_not_run_while_its_request_waits(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(protocol, "HEAD_TIMEOUT_S", 0.5)
+def test_the_head_timeout_is_paused_while_the_request_waits(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(uvicorn_adapter, "HEAD_TIMEOUT_S", 0.5)
 
     async def talk(connection: Connection) -> None:
         await connection.send(HOLD + GET)
@@ -474,7 +476,7 @@ def test_the_refusal_of_a_head_request_has_no_body(data: bytes) -> None:
     converse(talk)
 
 
-def test_the_refusal_survives_the_rest_of_the_request() -> None:
+def test_the_refusal_is_not_lost_while_the_client_keeps_sending() -> None:
     async def talk(connection: Connection) -> None:
         await connection.send(POST + b"Host: b\r\nContent-Length: 1000000\r\n\r\n", 1)
         await connection.send(bytes(1_000_000))
@@ -484,7 +486,7 @@ def test_the_refusal_survives_the_rest_of_the_request() -> None:
     converse(talk)
 
 
-def test_100_continue_is_sent_only_to_a_client_that_knows_it() -> None:
+def test_100_continue_is_sent_only_to_clients_that_support_it() -> None:
     async def talk(connection: Connection) -> None:
         await connection.send(b"POST / HTTP/1.0\r\nExpect: 100-continue\r\nContent-Length: 3\r\n\r\n", 1)
         await connection.send(b"abc")
@@ -493,11 +495,11 @@ def test_100_continue_is_sent_only_to_a_client_that_knows_it() -> None:
     converse(talk)
 
 
-def test_a_client_that_reads_nothing_is_cut_off(
+def test_a_client_that_reads_nothing_is_disconnected(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, scrape: Scrape
 ) -> None:
-    monkeypatch.setattr(write_timeout, "WRITE_TIMEOUT_S", 0.1)
-    caplog.set_level(logging.INFO, log.name)
+    monkeypatch.setattr(connections, "WRITE_TIMEOUT_S", 0.1)
+    caplog.set_level(logging.INFO, api_log.name)
 
     async def talk(connection: Connection) -> None:
         await connection.send(b"GET /large HTTP/1.1\r\nHost: a\r\n\r\n" * 50)
@@ -511,13 +513,13 @@ def test_a_client_that_reads_nothing_is_cut_off(
 
 @pytest.mark.parametrize("close", [b"", b"Connection: close\r\n"])
 def test_a_client_that_reads_slowly_gets_its_response(caplog: pytest.LogCaptureFixture, close: bytes) -> None:
-    caplog.set_level(logging.INFO, log.name)
+    caplog.set_level(logging.INFO, api_log.name)
 
     async def talk(connection: Connection) -> None:
         await connection.send(b"GET /large HTTP/1.1\r\nHost: a\r\n" + close + b"\r\n")
         await connection.reader.readuntil(b"\r\n\r\n")
         for _ in range(20):
-            await connection.reader.readexactly(50_000)  # less than the kernel needs to ask for more
+            await connection.reader.readexactly(50_000)  # too little for the kernel to request more data
             assert connection.protocol.transport.get_write_buffer_size()
             connection.protocol._write_timeout._check()
         await connection.reader.readexactly(LARGE - 20 * 50_000)

@@ -1,4 +1,4 @@
-"""Where a body ends in the bytes of a connection, however they arrive."""
+"""Framing of requests, whatever the pieces in which their bytes arrive."""
 
 from __future__ import annotations
 
@@ -8,8 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.runtime.framing import MAX_HEAD_BYTES, ChunkedBody, Head, SizedBody, body_of
-from app.runtime.request_head import RefusedError
+from app.supervisor.framing import MAX_HEAD_BYTES, ChunkedBody, Head, RefusedError, SizedBody, body_of
 
 NEXT = b"GET / HTTP/1.1\r\n"
 
