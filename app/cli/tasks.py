@@ -14,7 +14,7 @@ from app.cli.settings import settings_or_exit
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
-    from app.tasks.dead import DeadTask, Graveyard
+    from app.tasks.dead_letters import DeadLetter, DeadLetterQueue
 
 tasks = typer.Typer(help="Tasks that need an operator.", no_args_is_help=True)
 dead = typer.Typer(help="Tasks that were given up on: to look at, to try again, to drop.", no_args_is_help=True)
@@ -37,7 +37,7 @@ def _tasks() -> None:
 def list_dead(*, is_json: Annotated[bool, typer.Option("--json", help="For programs.")] = False) -> None:
     """List tasks that were given up on, the oldest first."""
 
-    async def run(graveyard: Graveyard) -> None:
+    async def run(graveyard: DeadLetterQueue) -> None:
         found = await graveyard.list()
         if is_json:
             _print_json(found)
@@ -60,13 +60,17 @@ def drop(ids: Ids = None, *, is_all: All = False) -> None:
 
 
 def _for_each(
-    ids: list[str] | None, *, is_all: bool, verb: str, act: Callable[[Graveyard], Callable[[str], Awaitable[None]]]
+    ids: list[str] | None,
+    *,
+    is_all: bool,
+    verb: str,
+    act: Callable[[DeadLetterQueue], Callable[[str], Awaitable[None]]],
 ) -> None:
     if bool(ids) == is_all:
         typer.echo("facial-service: expected ids of tasks, or --all", err=True)
         sys.exit(2)
 
-    async def run(graveyard: Graveyard) -> None:
+    async def run(graveyard: DeadLetterQueue) -> None:
         # Imported here: `--help` answers without loading the renderer.
         from rich.progress import track  # noqa: PLC0415
 
@@ -87,14 +91,14 @@ def _for_each(
     _with_graveyard(run)
 
 
-def _with_graveyard(act: Callable[[Graveyard], Awaitable[None]]) -> None:
+def _with_graveyard(act: Callable[[DeadLetterQueue], Awaitable[None]]) -> None:
     # Imported here: `--help` answers without loading the picture libraries.
-    from app.tasks.dead import connect_graveyard  # noqa: PLC0415
-    from app.tasks.embedded import reach_running  # noqa: PLC0415
+    from app.tasks.dead_letters import connect_dead_letters  # noqa: PLC0415
+    from app.tasks.embedded_server import find_running_server  # noqa: PLC0415
     from app.tasks.errors import QueueError  # noqa: PLC0415
 
     async def run() -> None:
-        connection, graveyard = await connect_graveyard(reach_running(settings_or_exit()))
+        connection, graveyard = await connect_dead_letters(find_running_server(settings_or_exit()))
         try:
             await act(graveyard)
         finally:
@@ -107,13 +111,13 @@ def _with_graveyard(act: Callable[[Graveyard], Awaitable[None]]) -> None:
         sys.exit(NO_QUEUE)
 
 
-def _print_json(found: list[DeadTask]) -> None:
+def _print_json(found: list[DeadLetter]) -> None:
     import orjson  # noqa: PLC0415
 
     typer.echo(orjson.dumps(found, option=orjson.OPT_INDENT_2).decode())
 
 
-def _print_table(found: list[DeadTask]) -> None:
+def _print_table(found: list[DeadLetter]) -> None:
     from rich.console import Console  # noqa: PLC0415
     from rich.table import Column, Table  # noqa: PLC0415
 

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from starlette.types import ASGIApp
 
     from app.settings import Settings
-    from app.tasks.embedded import EmbeddedServer
+    from app.tasks.embedded_server import EmbeddedServer
 
 QUEUE_STOP_S = 10.0
 TASK_MARGIN_S = 5.0  # what the master of the task workers gets after their own time is up
@@ -66,7 +66,7 @@ class ApiApplication(ServiceApplication):
         bind(self.settings.host, self.settings.port, "PORT").close()  # gunicorn would try for five seconds
         if self.settings.is_queue_embedded:
             # Imported here: whoever takes no tasks shall not pay for what they need.
-            from app.tasks.embedded import ENVIRONMENT_DEFAULTS, PROGRAM, is_up, prepare  # noqa: PLC0415
+            from app.tasks.embedded_server import ENVIRONMENT_DEFAULTS, PROGRAM, is_up, prepare  # noqa: PLC0415
 
             self.embedded = prepare(self.settings)
             self.settings = self.embedded.settings

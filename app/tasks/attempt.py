@@ -27,7 +27,7 @@ from app.observability.recording import (
 from app.service.document import result_to_json
 from app.tasks.connection import RevisionConflictError
 from app.tasks.errors import QueueError, TaskTooLargeError
-from app.tasks.records import StoredRecord, TaskFault, TaskStatus
+from app.tasks.records import StoredRecord, TaskError, TaskStatus
 from app.tasks.stream import TASK_TYPE
 
 if TYPE_CHECKING:
@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from app.service.crop import CheckedInput, CropResult
     from app.tasks.message import Task
     from app.tasks.records import Record
-    from app.tasks.workshop import Workshop
+    from app.tasks.workshop import WorkerContext
 
 BEAT_S: Final = 1.0
 ATTEMPTS: Final = 8
@@ -59,15 +59,15 @@ _PROGRESS: Final = {
 # fmt: on
 
 
-class OverdueError(Exception):
+class TaskTimeoutError(Exception):
     """Work on a task takes longer than it may, and cannot be stopped but with its process."""
 
 
-class TurnedAwayError(Exception):
+class ShuttingDownError(Exception):
     """The process stops, and has not begun the task."""
 
 
-class GivenUpError(Exception):
+class MaxAttemptsError(Exception):
     """Work on a task was begun as often as it may be, and came to nothing."""
 
     def __init__(self, record: Record) -> None:
@@ -85,7 +85,7 @@ class Attempt:
         task: what the message holds.
     """
 
-    def __init__(self, workshop: Workshop, message: Msg, task: Task) -> None:
+    def __init__(self, workshop: WorkerContext, message: Msg, task: Task) -> None:
         self._shop = workshop
         self._message = message
         self._task = task
@@ -107,9 +107,9 @@ class Attempt:
             is_first: nobody can have begun it before.
 
         Raises:
-            TurnedAwayError: it was not begun, for the process stops.
-            GivenUpError: it was begun too often already.
-            OverdueError: the work takes too long.
+            ShuttingDownError: it was not begun, for the process stops.
+            MaxAttemptsError: it was begun too often already.
+            TaskTimeoutError: the work takes too long.
             QueueError: the record could not be read or written.
             Exception: whatever else came up in the work.
         """
@@ -124,11 +124,11 @@ class Attempt:
             log_task_started(self._record.task_id, self._record.type, attempt=self._record.attempts)
             with held_back():
                 result, document = self._do() if self._is_light else await self._work()
-        except OverdueError:
+        except TaskTimeoutError:
             is_bench_taken = False  # for good: the thread goes on
             raise
         except InputError as error:
-            end = self._record.replace(status=TaskStatus.FAILURE, error=TaskFault(error.code, str(error)))
+            end = self._record.replace(status=TaskStatus.FAILURE, error=TaskError(error.code, str(error)))
         else:
             end = self._record.replace(
                 status=TaskStatus.SUCCESS,
@@ -142,7 +142,7 @@ class Attempt:
         try:
             await self._end(end.replace(completed_at=time.time()))
         except TaskTooLargeError:
-            fault = TaskFault(RESULT_TOO_LARGE, "the result is larger than the queue's server takes")
+            fault = TaskError(RESULT_TOO_LARGE, "the result is larger than the queue's server takes")
             await self._end(self._record.replace(status=TaskStatus.FAILURE, error=fault, completed_at=time.time()))
 
     async def _take_bench(self) -> None:
@@ -155,7 +155,7 @@ class Attempt:
                 if place.done():
                     return
                 if closing.done():
-                    raise TurnedAwayError
+                    raise ShuttingDownError
                 await self._beat()
         finally:
             closing.cancel()
@@ -175,7 +175,7 @@ class Attempt:
                     return False
                 # By what is written: it may have been given back before anything was begun.
                 if self._record.attempts >= limit:
-                    raise GivenUpError(self._record)
+                    raise MaxAttemptsError(self._record)
                 self._record = self._record.replace(attempts=max(self._record.attempts, unseen))
             begun = self._begun(self._record)
             try:
@@ -206,7 +206,7 @@ class Attempt:
             await self._beat()
             since = self._working_since
             if since and time.monotonic() - since > self._shop.settings.task_timeout_s:
-                raise OverdueError
+                raise TaskTimeoutError
             await self._show_progress()
         return work.result()
 

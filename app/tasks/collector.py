@@ -14,9 +14,9 @@ from prometheus_client.registry import Collector
 from app.observability.metrics import gauge_family
 from app.observability.rich_logging import get_logger
 from app.tasks.connection import Connection
-from app.tasks.embedded import store_folder
+from app.tasks.embedded_server import store_folder
 from app.tasks.errors import QueueError, QueueUnavailableError
-from app.tasks.monitor import MonitorFigures, ServerMonitor
+from app.tasks.nats_monitoring import NatsServerStats, ServerMonitor
 from app.tasks.records import age_s
 from app.tasks.storage_space import reserve_bytes
 from app.tasks.stream import DEAD_STREAM, RECORDS_STREAM, STREAM, TASK_TYPE
@@ -61,7 +61,7 @@ class _Account(msgspec.Struct):
     limits: _Limits = msgspec.field(default_factory=_Limits)
 
 
-class QueueFigures(msgspec.Struct, frozen=True, kw_only=True):
+class QueueStats(msgspec.Struct, frozen=True, kw_only=True):
     """What was read.
 
     Attributes:
@@ -124,13 +124,13 @@ class QueueCollector(Collector):
                 family.add_metric(labels, value)
                 yield family
 
-    def _read(self) -> tuple[QueueFigures | None, MonitorFigures]:
+    def _read(self) -> tuple[QueueStats | None, NatsServerStats]:
         with self._lock:
             is_new = self._owner != os.getpid()
             if is_new:
                 self._start()
         if self._loop is None or self._connection is None or self._monitor is None:
-            return None, MonitorFigures()
+            return None, NatsServerStats()
         # Side by side, and each for itself: a cluster without a leader is one that does not answer.
         asking = asyncio.run_coroutine_threadsafe(self._monitor.read(), self._loop)
         reading = asyncio.run_coroutine_threadsafe(
@@ -139,9 +139,9 @@ class QueueCollector(Collector):
         limit_s = ANSWER_S + (FIRST_S if is_new else 0)
         end = time.monotonic() + limit_s
         figures = _result(reading, limit_s)
-        return figures, _result(asking, end - time.monotonic() + PATIENCE_S) or MonitorFigures()
+        return figures, _result(asking, end - time.monotonic() + PATIENCE_S) or NatsServerStats()
 
-    def _is_writable(self, figures: QueueFigures | None, server: MonitorFigures) -> bool | None:
+    def _is_writable(self, figures: QueueStats | None, server: NatsServerStats) -> bool | None:
         if figures is None:
             return False
         if server.storage_fault is None:
@@ -159,7 +159,7 @@ class QueueCollector(Collector):
         asyncio.run_coroutine_threadsafe(self._connection.start(), loop)
 
 
-def _storage_limit(figures: QueueFigures, server: MonitorFigures) -> int | None:
+def _storage_limit(figures: QueueStats, server: NatsServerStats) -> int | None:
     if figures.storage_limit is not None:
         return figures.storage_limit
     if server.free is not None:  # of the embedded server, which has no limit but its disk
@@ -176,7 +176,7 @@ def _result(asked: Future[T], limit_s: float) -> T | None:
         return None
 
 
-async def read_figures(connection: Connection, *, wait_s: float = 0.0) -> QueueFigures:
+async def read_figures(connection: Connection, *, wait_s: float = 0.0) -> QueueStats:
     """Ask the server.
 
     Args:
@@ -192,7 +192,7 @@ async def read_figures(connection: Connection, *, wait_s: float = 0.0) -> QueueF
     async def ask(subject: str) -> bytes:
         answer = (await connection.request(f"$JS.API.{subject}", timeout_s=ANSWER_S)).data
         if msgspec.json.decode(answer, type=_Answer).error is not None:  # a stream has gone, say
-            connection.prepare_again()
+            connection.recheck_streams()
             raise QueueUnavailableError("the queue has no streams")
         return answer
 
@@ -207,7 +207,7 @@ async def read_figures(connection: Connection, *, wait_s: float = 0.0) -> QueueF
     buried = msgspec.json.decode(dead, type=_Stream).state
     kept = msgspec.json.decode(records, type=_Stream).state
     share = msgspec.json.decode(account, type=_Account)
-    return QueueFigures(
+    return QueueStats(
         waiting=sum(consumer.num_pending for consumer in consumers.values()),
         unconfirmed=sum(consumer.num_ack_pending for consumer in consumers.values()),
         oldest_s=age_s(tasks.first_ts) if tasks.messages else 0.0,

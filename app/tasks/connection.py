@@ -17,8 +17,8 @@ import msgspec
 import nats.errors
 
 from app.observability.rich_logging import get_logger
-from app.tasks.access import CarefulClient, access_options
 from app.tasks.errors import QueueFullError, QueueUnavailableError, TaskTooLargeError
+from app.tasks.nats_client import StrictTlsClient, connect_options
 from app.tasks.stream import ensure_streams, require_streams
 
 if TYPE_CHECKING:
@@ -79,12 +79,12 @@ class Connection:
     Args:
         settings: where the server is and how to be let in.
         name: told to the server, for whoever looks at its list of clients.
-        is_keeper: whether the streams are kept in line with the settings. Who gives a command has
+        manages_streams: whether the streams are kept in line with the settings. Who gives a command has
             settings of another shell perhaps, and shall change nothing.
     """
 
-    def __init__(self, settings: Settings, name: str, *, is_keeper: bool = True) -> None:
-        self._see_to_streams = ensure_streams if is_keeper else require_streams
+    def __init__(self, settings: Settings, name: str, *, manages_streams: bool = True) -> None:
+        self._see_to_streams = ensure_streams if manages_streams else require_streams
         self._settings = settings
         self._name = name
         self._client: Client | None = None
@@ -242,7 +242,7 @@ class Connection:
             return await client.request(subject, payload, timeout=limit_s, headers=headers)
         except nats.errors.NoRespondersError:
             # The server is there and the stream is not (yet): just started, or its store is gone.
-            self.prepare_again()
+            self.recheck_streams()
             raise _unavailable() from None
         except TimeoutError as error:
             raise _ResponseTimeoutError from error
@@ -250,7 +250,7 @@ class Connection:
             self._report(error)
             raise _unavailable() from None
 
-    def prepare_again(self) -> None:
+    def recheck_streams(self) -> None:
         """Look after the streams again: the server answers, but not as one that has them."""
         if self._is_prepared:
             self._is_prepared = False
@@ -258,7 +258,7 @@ class Connection:
 
     async def _keep(self) -> None:
         while not self._is_closing:
-            client, lost = CarefulClient(), asyncio.Event()
+            client, lost = StrictTlsClient(), asyncio.Event()
             try:
                 async with asyncio.timeout(max(CONNECT_LIMIT_S, 2 * self._settings.nats_timeout_s)):
                     await client.connect(**self._options(lost))
@@ -312,7 +312,7 @@ class Connection:
             "reconnect_time_wait": RECONNECT_PAUSE_S,
             "connect_timeout": self._settings.nats_timeout_s,
             "ping_interval": PING_INTERVAL_S,
-            **access_options(self._settings),
+            **connect_options(self._settings),
         }
 
     def _note_success(self) -> None:
@@ -330,13 +330,13 @@ class Connection:
             self._troubles.add(trouble)
 
 
-async def _hang_up(client: CarefulClient) -> None:
+async def _hang_up(client: StrictTlsClient) -> None:
     try:
         with contextlib.suppress(Exception):  # what was never up cannot be hung up
             async with asyncio.timeout(HANG_UP_S):
                 await client.close()
     finally:
-        client.let_go()
+        client.close_transport()
 
 
 async def _flush(client: Client) -> None:

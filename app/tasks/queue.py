@@ -14,7 +14,7 @@ import nats.errors
 
 from app.observability.recording import record_cache_lookup, record_task_completed, record_task_submitted
 from app.tasks.connection import Connection, RevisionConflictError
-from app.tasks.embedded import store_folder
+from app.tasks.embedded_server import store_folder
 from app.tasks.errors import (
     IdempotencyConflictError,
     QueueError,

@@ -38,7 +38,7 @@ from app.tasks.records import (
     STATUS_HEADER,
     Records,
     StoredRecord,
-    TaskFault,
+    TaskError,
     TaskStatus,
     age_s,
     read_lifetime,
@@ -255,7 +255,7 @@ class Reconciler:
     async def _end_lost(self, stored: StoredRecord) -> None:
         detail = "the queue lost the task's message; submit it again"
         end = stored.record.replace(
-            status=TaskStatus.FAILURE, error=TaskFault(TASK_LOST, detail), completed_at=time.time(), run=""
+            status=TaskStatus.FAILURE, error=TaskError(TASK_LOST, detail), completed_at=time.time(), run=""
         )
         with contextlib.suppress(RevisionConflictError):
             await self._records.update(end, stored.revision)

@@ -75,7 +75,7 @@ class TaskStatus(StrEnum):
 _FINAL: Final = frozenset({TaskStatus.SUCCESS, TaskStatus.FAILURE, TaskStatus.CANCELLED})
 
 
-class TaskFault(msgspec.Struct, frozen=True):
+class TaskError(msgspec.Struct, frozen=True):
     """Why a task has no result."""
 
     code: str
@@ -115,7 +115,7 @@ class Record(msgspec.Struct, frozen=True, kw_only=True):
     progress: Annotated[float, Meta(ge=0, le=1)] = 0.0
     processing_time_ms: float | None = None
     result: msgspec.Raw = NO_RESULT
-    error: TaskFault | None = None
+    error: TaskError | None = None
     digest: str = ""
     run: str = ""
     owner: str = ""

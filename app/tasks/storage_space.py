@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Final
 
 from app.observability.rich_logging import get_logger
 from app.task_settings import MIB
-from app.tasks.monitor import ServerMonitor, free_bytes
+from app.tasks.nats_monitoring import ServerMonitor, free_bytes
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -106,7 +106,7 @@ class StorageWatch:
         """Take what was read, and ask for a restart if it is time.
 
         Args:
-            fault: see `MonitorFigures.storage_fault`.
+            fault: see `NatsServerStats.storage_fault`.
             free: bytes free on the disk; None if unknown.
             now: a monotonic time, in seconds.
         """

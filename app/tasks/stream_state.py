@@ -126,7 +126,7 @@ async def list_consumers(connection: Connection, timeout_s: float | None = None)
     try:
         return {lane: found[consumer_name(lane)] for lane in range(LANES)}
     except KeyError:
-        connection.prepare_again()
+        connection.recheck_streams()
         raise QueueUnavailableError("a consumer of the queue is missing; it is created again") from None
 
 
@@ -201,6 +201,6 @@ async def _ask(
         (await connection.request(f"$JS.API.{path}", request, timeout_s=timeout_s)).data, type=kind
     )
     if getattr(response, "error", None) is not None:
-        connection.prepare_again()
+        connection.recheck_streams()
         raise QueueUnavailableError("the queue's streams are missing; they are created again")
     return response

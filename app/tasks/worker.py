@@ -3,8 +3,8 @@
 What may happen, and what comes of it:
 
 - The input is at fault: the record ends as FAILURE with the input's code; nobody tries again.
-- Something unforeseen: the task goes back with a delay that grows, and is put aside (`app.tasks.dead`) after as many
-  attempts as are allowed.
+- Something unforeseen: the task goes back with a delay that grows, and is put aside (`app.tasks.dead_letters`) after as
+  many attempts as are allowed.
 - The store cannot be reached: the end is offered to it for a while, then the task goes back.
 - The process dies: the task goes to another once its confirmation is overdue (``TASK_ACK_WAIT_S``).
 - Somebody else ended the task meanwhile: what came of the work is dropped.
@@ -26,16 +26,16 @@ from app.observability.recording import record_error, record_task_redelivered
 from app.observability.rich_logging import get_logger
 from app.service.crop import CropService, Limits
 from app.service.faces import FaceFinders
-from app.tasks.attempt import Attempt, GivenUpError, OverdueError, TurnedAwayError
+from app.tasks.attempt import Attempt, MaxAttemptsError, ShuttingDownError, TaskTimeoutError
 from app.tasks.connection import Connection, RevisionConflictError
-from app.tasks.dead import Graveyard
+from app.tasks.dead_letters import DeadLetterQueue
 from app.tasks.errors import QueueError
 from app.tasks.message import MessageError, NewerTaskError, decode_task
-from app.tasks.puller import Puller
+from app.tasks.pull_consumer import PullConsumer
 from app.tasks.reconciler import RELEASE_S, Reconciler
 from app.tasks.records import Records
 from app.tasks.stream import TASK_TYPE
-from app.tasks.workshop import Workshop
+from app.tasks.workshop import WorkerContext
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -90,8 +90,8 @@ class Worker:
         self._pool = ThreadPoolExecutor(settings.work_threads, thread_name_prefix="work")
         limits = Limits(max_image_pixels=settings.max_image_pixels, landmark_margin=settings.landmark_margin)
         self._records = Records(connection, settings)
-        self._graveyard = Graveyard(connection, self._records)
-        self._workshop = Workshop(
+        self._graveyard = DeadLetterQueue(connection, self._records)
+        self._workshop = WorkerContext(
             settings=settings,
             records=self._records,
             service=CropService(limits, FaceFinders(settings.models_dir), fault_work_s=settings.fault_work_s),
@@ -99,7 +99,7 @@ class Worker:
             benches=asyncio.Semaphore(settings.work_threads),
             closing=asyncio.Event(),
         )
-        self._puller = Puller(connection, settings.work_threads, AHEAD, self._begin)
+        self._puller = PullConsumer(connection, settings.work_threads, AHEAD, self._begin)
         self._held: dict[asyncio.Task[None], Msg] = {}
 
     async def run(self, stop: asyncio.Event) -> None:
@@ -132,9 +132,9 @@ class Worker:
             record_task_redelivered(TASK_TYPE)
         try:
             await self._attempt(message, deliveries)
-        except TurnedAwayError:
+        except ShuttingDownError:
             await _give_back(message)
-        except OverdueError:
+        except TaskTimeoutError:
             await self._die()
         except (QueueError, RevisionConflictError, nats.errors.Error, OSError) as error:
             await self._put_back(message, deliveries, f"the queue: {type(error).__name__}")
@@ -153,7 +153,7 @@ class Worker:
             context.request_id.set(task.request_id)
             context.trace_id.set(task.trace_id)
             await Attempt(self._workshop, message, task).make(is_first=deliveries == 1)
-        except GivenUpError as given_up:
+        except MaxAttemptsError as given_up:
             await self._bury(message, given_up.record.attempts, str(given_up))
         except MessageError as error:
             await self._bury(message, deliveries, str(error))

@@ -12,13 +12,13 @@ import orjson
 import pytest
 
 from app.observability.recording import held_back
-from app.tasks.attempt import Attempt, GivenUpError
+from app.tasks.attempt import Attempt, MaxAttemptsError
 from app.tasks.connection import RevisionConflictError
 from app.tasks.errors import QueueUnavailableError
 from app.tasks.message import decode_task
 from app.tasks.records import Record, Records, TaskStatus
 from app.tasks.stream import TASK_TYPE
-from app.tasks.workshop import Workshop
+from app.tasks.workshop import WorkerContext
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -67,9 +67,9 @@ def open_shop(crop_service: CropService) -> Callable[..., Any]:
     """Give ``open_shop(desk)``: what one worker process works with."""
 
     @contextmanager
-    def make(desk: Desk) -> Iterator[Workshop]:
+    def make(desk: Desk) -> Iterator[WorkerContext]:
         with ThreadPoolExecutor(1) as pool:
-            yield Workshop(
+            yield WorkerContext(
                 settings=desk.settings,
                 records=LossyRecords(desk.connection, desk.settings),
                 service=crop_service,
@@ -81,7 +81,7 @@ def open_shop(crop_service: CropService) -> Callable[..., Any]:
     return make
 
 
-async def attempt(shop: Workshop, message: Msg) -> None:
+async def attempt(shop: WorkerContext, message: Msg) -> None:
     with held_back():
         deliveries = message.metadata.num_delivered
         await Attempt(shop, message, decode_task(message.data)).make(is_first=deliveries == 1)
@@ -128,7 +128,7 @@ def test_a_late_delivery_changes_nothing(  # the worker that had it first was th
 
 
 async def _end_in_order(
-    desk: Desk, gate: Gate, task_id: str, order: list[tuple[Workshop, asyncio.Task[None]]]
+    desk: Desk, gate: Gate, task_id: str, order: list[tuple[WorkerContext, asyncio.Task[None]]]
 ) -> Record:
     """Let the work end in both, and have the end of the second one written after that of the first."""
     (winner, first), (loser, second) = order
@@ -229,7 +229,7 @@ def test_a_task_that_was_begun_too_often_is_given_up(desk: OpenDesk, check: Chec
                 stored, revision = await opened.records.get(record.task_id)
                 await opened.records.update(stored.replace(status=TaskStatus.STARTED, attempts=2), revision)
                 (message,) = await opened.fetch()
-                with pytest.raises(GivenUpError, match="begun 2 times"):
+                with pytest.raises(MaxAttemptsError, match="begun 2 times"):
                     await attempt(shop, message)
                 assert (await opened.queue.status(record.task_id)).attempts == 2
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from app.tasks.collector import QueueCollector
-from app.tasks.dead import Graveyard
+from app.tasks.dead_letters import DeadLetterQueue
 from app.tasks.stream import TASK_TYPE
 
 if TYPE_CHECKING:
@@ -131,7 +131,9 @@ def test_the_figures_are_right(
                 await opened.queue.submit(check())
             messages = await opened.fetch(2)
             for number in range(3):
-                await Graveyard(opened.connection, opened.records).bury(f"{number}", b"x", attempts=1, reason="why")
+                await DeadLetterQueue(opened.connection, opened.records).bury(
+                    f"{number}", b"x", attempts=1, reason="why"
+                )
             submitted = time.time() - first.submitted_at
             found = await asyncio.to_thread(read, collector)
             assert found["task_queue_size", TASK_TYPE] == 3

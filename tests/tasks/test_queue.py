@@ -24,7 +24,7 @@ from app.tasks.errors import (
 )
 from app.tasks.message import decode_task
 from app.tasks.queue import TaskQueue
-from app.tasks.records import Record, TaskFault, TaskStatus
+from app.tasks.records import Record, TaskError, TaskStatus
 from app.tasks.stream import RECORDS_STREAM, STREAM, TASK_TYPE
 from app.tasks.stream_state import is_queued
 
@@ -426,7 +426,7 @@ class TestCancel:
         async def main() -> None:
             async with desk() as opened:
                 record = await opened.queue.submit(check())
-                ended = await end(opened, record.task_id, status=status, error=TaskFault("a", "b"))
+                ended = await end(opened, record.task_id, status=status, error=TaskError("a", "b"))
                 with pytest.raises(TaskEndedError, match=f"ended with {status}$"):
                     await opened.queue.cancel(record.task_id)
                 assert await opened.queue.status(record.task_id) == ended

@@ -19,7 +19,7 @@ from app.tasks.records import (
     OPEN_TTL_MAX_S,
     OPEN_TTL_MIN_S,
     Record,
-    TaskFault,
+    TaskError,
     TaskStatus,
     encode_record,
 )
@@ -46,7 +46,7 @@ DONE = PENDING.replace(
     run="r",
 )
 FAILED = PENDING.replace(
-    status=TaskStatus.FAILURE, error=TaskFault("image_corrupt", "why"), result=msgspec.Raw(b"null")
+    status=TaskStatus.FAILURE, error=TaskError("image_corrupt", "why"), result=msgspec.Raw(b"null")
 )
 
 

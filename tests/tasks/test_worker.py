@@ -608,7 +608,7 @@ class TestOutage:
         async def main() -> None:
             async with at_work(nats_timeout_s=1) as desk:
                 await desk.connection.client.jetstream().delete_stream("TASKS")
-                desk.connection.prepare_again()
+                desk.connection.recheck_streams()
                 await desk.until(lambda: desk.connection.is_up, "the streams")
                 record = await desk.queue.submit(check())
                 assert (await desk.end_of(record.task_id)).status is TaskStatus.SUCCESS

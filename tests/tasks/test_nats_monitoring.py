@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from app.tasks.monitor import MonitorFigures, read_monitor
+from app.tasks.nats_monitoring import NatsServerStats, read_server_stats
 
 if TYPE_CHECKING:
     from tests.tasks.conftest import NatsServer
@@ -14,15 +14,15 @@ if TYPE_CHECKING:
 
 @pytest.mark.parametrize("url", ["", "http://127.0.0.1:9", "http://[", "nonsense"])
 def test_a_port_that_does_not_answer_tells_nothing(url: str) -> None:
-    assert read_monitor(url) == MonitorFigures()
+    assert read_server_stats(url) == NatsServerStats()
 
 
 def test_what_answers_there_but_is_no_nats_tells_nothing(nats_server: NatsServer) -> None:
-    assert read_monitor(f"{nats_server.monitor_url}/healthz?") == MonitorFigures()
+    assert read_server_stats(f"{nats_server.monitor_url}/healthz?") == NatsServerStats()
 
 
 def test_a_server_alone_has_no_leader_to_lose(nats_server: NatsServer) -> None:
-    found = read_monitor(nats_server.monitor_url)
+    found = read_server_stats(nats_server.monitor_url)
     assert found.memory is not None
     assert found.memory > 1e6
     assert found.connections is not None

@@ -63,7 +63,7 @@ class _Lane:
             self.asked.popleft()
 
 
-class Puller:
+class PullConsumer:
     """Keeps requests with the server for free places.
 
     Args:
@@ -173,7 +173,7 @@ class Puller:
                 lane.asked.popleft()
             if status not in _EMPTY:  # the consumer is missing, for example: its server lost its store
                 log.debug("The queue delivers nothing: %s", status)
-                self._connection.prepare_again()
+                self._connection.recheck_streams()
             await self.ask()
             return
         lane = self._lanes[parse_task_subject(message.subject)[1]]

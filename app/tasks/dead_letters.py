@@ -17,19 +17,19 @@ from app.observability.recording import record_error, record_task_completed, rec
 from app.tasks.connection import Connection, RevisionConflictError
 from app.tasks.errors import QueueError, QueueUnavailableError, TaskEndedError, TaskUnknownError
 from app.tasks.message import MessageError, NewerTaskError, decode_task
-from app.tasks.records import Record, Records, StoredRecord, TaskFault, TaskStatus
+from app.tasks.records import Record, Records, StoredRecord, TaskError, TaskStatus
 from app.tasks.stream import DEAD_STREAM, TASK_TYPE, dead_subject, is_task_id, task_subject
 
 if TYPE_CHECKING:
     from app.settings import Settings
 
-GAVE_UP: Final = "task_gave_up"
+TASK_GAVE_UP: Final = "task_gave_up"
 ATTEMPTS: Final = 8
 _LIST_TIMEOUT_S: Final = 2.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class DeadTask:
+class DeadLetter:
     """A task that was given up on.
 
     Attributes:
@@ -47,7 +47,7 @@ class DeadTask:
     size: int
 
 
-class Graveyard:
+class DeadLetterQueue:
     """The stream of tasks that were given up on.
 
     Args:
@@ -82,25 +82,25 @@ class Graveyard:
                     break
                 await self._purge({"filter": dead_subject(task_id)})  # it has ended otherwise meanwhile
                 return
-            fault = TaskFault(GAVE_UP, reason)
+            fault = TaskError(TASK_GAVE_UP, reason)
             # Of no run: one that is not done after all would take this end for its own.
             end = record.replace(status=TaskStatus.FAILURE, error=fault, completed_at=time.time(), run="")
             with contextlib.suppress(RevisionConflictError):
                 await self._records.update(end, revision)
                 record_task_completed(record.type, end.status.value)
-                record_error(GAVE_UP, "tasks")
+                record_error(TASK_GAVE_UP, "tasks")
                 break
         record_task_dead(TASK_TYPE)
-        log_task_failed(task_id, GAVE_UP, reason)
+        log_task_failed(task_id, TASK_GAVE_UP, reason)
 
-    async def list(self) -> list[DeadTask]:
+    async def list(self) -> list[DeadLetter]:
         """List what is there, the oldest first.
 
         Raises:
             QueueUnavailableError: no answer.
         """
         stream = self._connection.client.jetstream()
-        found: list[DeadTask] = []
+        found: list[DeadLetter] = []
         try:
             left = (await stream.stream_info(DEAD_STREAM)).state.messages
             if not left:
@@ -189,7 +189,7 @@ def _require_id(task_id: str) -> None:
 
 
 def _was_given_up(record: Record) -> bool:
-    return record.error is not None and record.error.code == GAVE_UP
+    return record.error is not None and record.error.code == TASK_GAVE_UP
 
 
 def _record_of(task_id: str, message: bytes) -> Record:
@@ -201,7 +201,7 @@ def _record_of(task_id: str, message: bytes) -> Record:
 
 
 def _expired(task_id: str, message: bytes) -> Record:
-    fault = TaskFault(GAVE_UP, "its record has expired")
+    fault = TaskError(TASK_GAVE_UP, "its record has expired")
     return _record_of(task_id, message).replace(status=TaskStatus.FAILURE, error=fault)
 
 
@@ -209,8 +209,8 @@ def _unknown() -> TaskUnknownError:
     return TaskUnknownError("expected the id of a task that was given up on; there is none")
 
 
-def _describe(subject: str, headers: dict[str, str]) -> DeadTask:
-    return DeadTask(
+def _describe(subject: str, headers: dict[str, str]) -> DeadLetter:
+    return DeadLetter(
         task_id=subject.rpartition(".")[2],
         buried_at=float(headers.get("Task-Buried-At", 0)),
         attempts=int(headers.get("Task-Attempts", 0)),
@@ -219,16 +219,16 @@ def _describe(subject: str, headers: dict[str, str]) -> DeadTask:
     )
 
 
-async def connect_graveyard(settings: Settings) -> tuple[Connection, Graveyard]:
+async def connect_dead_letters(settings: Settings) -> tuple[Connection, DeadLetterQueue]:
     """Connect, for a command that does one thing and ends.
 
     Raises:
         QueueUnavailableError: no connection within the time of the settings.
     """
-    connection = Connection(settings, "facial-service tasks", is_keeper=False)
+    connection = Connection(settings, "facial-service tasks", manages_streams=False)
     await connection.start()
     end = time.monotonic() + settings.nats_timeout_s
     if not await connection.wait_up(lambda: time.monotonic() > end):
         await connection.close()
         raise QueueUnavailableError(f"the queue did not answer within {settings.nats_timeout_s:g} s")
-    return connection, Graveyard(connection, Records(connection, settings))
+    return connection, DeadLetterQueue(connection, Records(connection, settings))

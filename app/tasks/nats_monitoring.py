@@ -18,7 +18,7 @@ from urllib.parse import unquote, urlsplit
 import msgspec
 import nats.errors
 
-from app.tasks.access import CarefulClient
+from app.tasks.nats_client import StrictTlsClient
 
 ANSWER_S: Final = 0.3
 CONNECT_S: Final = 0.3
@@ -27,7 +27,7 @@ SYSTEM_SCHEME: Final = "nats"
 _BROKEN: Final = ("write error", "JetStream not enabled")
 
 
-class MonitorFigures(msgspec.Struct, frozen=True, kw_only=True):
+class NatsServerStats(msgspec.Struct, frozen=True, kw_only=True):
     """What was read; None is what the server does not report.
 
     Attributes:
@@ -96,19 +96,19 @@ class ServerMonitor:
 
     def __init__(self, url: str) -> None:
         self._url = url
-        self._client: CarefulClient | None = None
+        self._client: StrictTlsClient | None = None
         self._lock = asyncio.Lock()
 
-    async def read(self) -> MonitorFigures:
+    async def read(self) -> NatsServerStats:
         """Read the figures; all are None if there is no response."""
         if not self._url:
-            return MonitorFigures()
+            return NatsServerStats()
         try:
             is_system = urlsplit(self._url).scheme == SYSTEM_SCHEME
             pages = await self._ask() if is_system else await asyncio.to_thread(_get_pages, self._url)
             return _figures(*pages, is_local=is_system)
         except (nats.errors.Error, OSError, TimeoutError, ValueError):  # msgspec's errors are ValueErrors
-            return MonitorFigures()
+            return NatsServerStats()
 
     async def close(self) -> None:
         """Close the connection, if there is one."""
@@ -117,7 +117,7 @@ class ServerMonitor:
             with contextlib.suppress(Exception):
                 async with asyncio.timeout(CONNECT_S):
                     await client.close()
-            client.let_go()
+            client.close_transport()
 
     async def _ask(self) -> list[bytes]:
         async with self._lock:
@@ -130,11 +130,11 @@ class ServerMonitor:
         )
         return [bytes(_RESPONSE.decode(answer.data).data) for answer in answers]
 
-    async def _connect(self) -> CarefulClient:
+    async def _connect(self) -> StrictTlsClient:
         if self._client is not None and self._client.is_connected:
             return self._client
         await self.close()
-        url, client = urlsplit(self._url), CarefulClient()
+        url, client = urlsplit(self._url), StrictTlsClient()
         self._client = client
         options: dict[str, Any] = {
             "servers": [f"nats://{url.hostname}:{url.port}"],
@@ -152,10 +152,10 @@ class ServerMonitor:
         return client
 
 
-def read_monitor(url: str) -> MonitorFigures:
+def read_server_stats(url: str) -> NatsServerStats:
     """Read the figures of a server once; see `ServerMonitor`."""
 
-    async def read() -> MonitorFigures:
+    async def read() -> NatsServerStats:
         monitor = ServerMonitor(url)
         try:
             return await monitor.read()
@@ -165,12 +165,12 @@ def read_monitor(url: str) -> MonitorFigures:
     return asyncio.run(read())
 
 
-def _figures(server_page: bytes, store_page: bytes, health_page: bytes, *, is_local: bool) -> MonitorFigures:
+def _figures(server_page: bytes, store_page: bytes, health_page: bytes, *, is_local: bool) -> NatsServerStats:
     server, store, health = _SERVER.decode(server_page), _JETSTREAM.decode(store_page), _HEALTH.decode(health_page)
     if server.mem is None:  # something else responds there
-        return MonitorFigures()
+        return NatsServerStats()
     folder = Path(store.config.store_dir)
-    return MonitorFigures(
+    return NatsServerStats(
         memory=server.mem,
         connections=server.connections,
         storage_limit=store.config.max_storage or None,

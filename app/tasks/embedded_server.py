@@ -26,7 +26,7 @@ from pydantic import SecretStr
 from app.observability.rich_logging import get_logger
 from app.task_settings import MIB
 from app.tasks.errors import QueueUnavailableError
-from app.tasks.monitor import SYSTEM_SCHEME
+from app.tasks.nats_monitoring import SYSTEM_SCHEME
 
 if TYPE_CHECKING:
     from io import FileIO
@@ -120,7 +120,7 @@ def prepare(settings: Settings) -> EmbeddedServer:
             "or NATS_URL to a server that runs, or ENABLE_TASKS=false"
         ) from error
     command = (program, "-c", str(folder / CONFIGURATION))
-    return EmbeddedServer(command, reach_running(settings), lock, folder / LOG, content)
+    return EmbeddedServer(command, find_running_server(settings), lock, folder / LOG, content)
 
 
 def _write_private(file: Path, content: bytes) -> None:
@@ -129,7 +129,7 @@ def _write_private(file: Path, content: bytes) -> None:
         target.write(content)
 
 
-def reach_running(settings: Settings) -> Settings:
+def find_running_server(settings: Settings) -> Settings:
     """Return the settings with the address and the passwords of the server that an instance on this folder has started.
 
     Args:

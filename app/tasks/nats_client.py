@@ -15,20 +15,20 @@ if TYPE_CHECKING:
     from app.settings import Settings
 
 
-class CarefulClient(Client):
+class StrictTlsClient(Client):
     """The library's client, which tells nothing in the clear where TLS was asked for, and leaves no socket behind.
 
     The library leaves it to the server whether a connection is encrypted; whoever stands in a server's place would be
     told the credentials. And it forgets a socket whose handshake failed while it reconnected, or was interrupted.
     """
 
-    def let_go(self) -> None:
+    def close_transport(self) -> None:
         """Close the socket, whatever the library takes the connection for."""
         if self._transport:
             self._transport.close()  # type: ignore[no-untyped-call]
 
     async def _connect_to_server(self, s: Srv) -> None:
-        self.let_go()
+        self.close_transport()
         await super()._connect_to_server(s)
 
     async def _flush_pending(self, force_flush: bool = False) -> Any:
@@ -44,7 +44,7 @@ class CarefulClient(Client):
         return super()._connect_command()
 
 
-def access_options(settings: Settings) -> dict[str, Any]:
+def connect_options(settings: Settings) -> dict[str, Any]:
     """Return what the client library is to be given for the settings' way to authenticate, and for TLS."""
     given: dict[str, Any] = {
         "user": settings.nats_user,

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from app.tasks import worker
-from app.tasks.dead import Graveyard, connect_graveyard
+from app.tasks.dead_letters import DeadLetterQueue, connect_dead_letters
 from app.tasks.errors import QueueUnavailableError, TaskUnknownError
 from app.tasks.message import encode_task
 from app.tasks.records import Record, TaskStatus
@@ -36,7 +36,7 @@ async def bury(desk: Desk, checked: CheckedInput, *, attempts: int = 5, digest: 
     """Have a task given up on as a worker does; return its record as it was before, and its message."""
     record = await desk.queue.submit(checked, digest=digest)
     (message,) = await desk.fetch()
-    await Graveyard(desk.connection, desk.records).bury(
+    await DeadLetterQueue(desk.connection, desk.records).bury(
         record.task_id, message.data, attempts=attempts, reason="it came to no end"
     )
     await message.ack_sync()
@@ -46,7 +46,7 @@ async def bury(desk: Desk, checked: CheckedInput, *, attempts: int = 5, digest: 
 def test_a_buried_task_has_failed_and_is_kept(desk: OpenDesk, check: Check, scrape: Scrape) -> None:
     async def main() -> None:
         async with desk() as opened:
-            graveyard = Graveyard(opened.connection, opened.records)
+            graveyard = DeadLetterQueue(opened.connection, opened.records)
             assert await graveyard.list() == []
             before = time.time()
             record, data = await bury(opened, check())
@@ -69,7 +69,7 @@ def test_all_are_listed_the_oldest_first(desk: OpenDesk, check: Check) -> None:
     async def main() -> None:
         async with desk() as opened:
             buried = [(await bury(opened, check()))[0].task_id for _ in range(30)]
-            graveyard = Graveyard(opened.connection, opened.records)
+            graveyard = DeadLetterQueue(opened.connection, opened.records)
             for _ in range(2):
                 assert [dead.task_id for dead in await graveyard.list()] == buried
             info = await opened.connection.client.jetstream().consumers_info(DEAD_STREAM)
@@ -83,7 +83,9 @@ def test_a_task_that_has_ended_otherwise_keeps_its_end(desk: OpenDesk, check: Ch
         async with desk() as opened:
             record = await opened.queue.submit(check())
             cancelled = await opened.queue.cancel(record.task_id)
-            await Graveyard(opened.connection, opened.records).bury(record.task_id, b"x", attempts=1, reason="why")
+            await DeadLetterQueue(opened.connection, opened.records).bury(
+                record.task_id, b"x", attempts=1, reason="why"
+            )
             assert await opened.queue.status(record.task_id) == cancelled
 
     asyncio.run(main())
@@ -96,7 +98,7 @@ def test_a_retried_task_succeeds(at_work: OpenDesk, check: Check, scrape: Scrape
         async with at_work() as desk:
             record = Record(task_id="b" * 32, submitted_at=1.5, digest="d")
             revision = await desk.records.create(record)
-            graveyard = Graveyard(desk.connection, desk.records)
+            graveyard = DeadLetterQueue(desk.connection, desk.records)
             message = encode_task(record, revision, check())
             await graveyard.bury(record.task_id, message, attempts=5, reason="why")
             if not has_record:
@@ -121,7 +123,7 @@ def test_a_retried_task_that_comes_to_nothing_again_is_kept_again(
 
     async def main() -> None:
         async with at_work(task_max_deliveries=2) as desk:
-            graveyard = Graveyard(desk.connection, desk.records)
+            graveyard = DeadLetterQueue(desk.connection, desk.records)
             record = await desk.queue.submit(check(simplify=3, **HEAVY))
             for _ in range(3):
                 assert (await desk.end_of(record.task_id)).status is TaskStatus.FAILURE
@@ -140,7 +142,7 @@ def test_a_retried_task_that_comes_to_nothing_again_is_kept_again(
 def test_what_is_put_aside_again_before_the_retry_is_over_stays(desk: OpenDesk) -> None:
     async def main() -> None:
         async with desk() as opened:
-            graveyard = Graveyard(opened.connection, opened.records)
+            graveyard = DeadLetterQueue(opened.connection, opened.records)
             await graveyard.bury("b" * 32, b"garbage", attempts=1, reason="why")
             store = opened.connection.store
 
@@ -160,7 +162,7 @@ def test_what_is_put_aside_again_before_the_retry_is_over_stays(desk: OpenDesk) 
 def test_one_is_dropped_and_the_others_stay(desk: OpenDesk, check: Check) -> None:
     async def main() -> None:
         async with desk() as opened:
-            graveyard = Graveyard(opened.connection, opened.records)
+            graveyard = DeadLetterQueue(opened.connection, opened.records)
             first, second = [(await bury(opened, check()))[0].task_id for _ in range(2)]
             await graveyard.drop(first)
             assert [dead.task_id for dead in await graveyard.list()] == [second]
@@ -177,7 +179,7 @@ def test_what_is_not_there_can_neither_be_retried_nor_dropped(desk: OpenDesk, ch
     async def main() -> None:
         async with desk() as opened:
             record, _ = await bury(opened, check())
-            graveyard = Graveyard(opened.connection, opened.records)
+            graveyard = DeadLetterQueue(opened.connection, opened.records)
             for ask in (graveyard.drop, graveyard.retry):
                 with pytest.raises(TaskUnknownError):
                     await ask(task_id)
@@ -190,7 +192,7 @@ def test_what_is_not_there_can_neither_be_retried_nor_dropped(desk: OpenDesk, ch
 def test_a_retry_that_finds_no_room_leaves_the_task_where_it_is(desk: OpenDesk, check: Check) -> None:
     async def main() -> None:
         async with desk(task_queue_max_messages=1) as opened:
-            graveyard = Graveyard(opened.connection, opened.records)
+            graveyard = DeadLetterQueue(opened.connection, opened.records)
             record, _ = await bury(opened, check())
             await opened.queue.submit(check())
             with pytest.raises(Exception, match="the queue is full"):
@@ -208,13 +210,13 @@ def test_a_command_connects_and_changes_nothing_or_says_that_it_cannot(
     async def main() -> None:
         async with desk(task_ack_wait_s=33, task_dead_max_bytes=5 * 1024 * 1024) as opened:
             # A shell with other settings than the service's.
-            connection, graveyard = await connect_graveyard(make_settings())
+            connection, graveyard = await connect_dead_letters(make_settings())
             assert await graveyard.list() == []
             await connection.close()
             assert (await opened.consumer()).config.ack_wait == 33
             dead = await opened.connection.client.jetstream().stream_info(DEAD_STREAM)
             assert dead.config.max_bytes == 5 * 1024 * 1024
         with pytest.raises(QueueUnavailableError, match=r"within 0\.5 s"):
-            await connect_graveyard(make_settings(nats_url="nats://127.0.0.1:9", nats_timeout_s=0.5))
+            await connect_dead_letters(make_settings(nats_url="nats://127.0.0.1:9", nats_timeout_s=0.5))
 
     asyncio.run(main())
