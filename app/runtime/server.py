@@ -92,7 +92,7 @@ class ApiApplication(ServiceApplication):
     def watch(self) -> None:
         """Watch the storage of the queue that this instance has started."""
         if self.queue is not None:
-            from app.tasks.storage_space import StorageWatch  # noqa: PLC0415 - as in `prepare`
+            from app.tasks.embedded_server import StorageWatch  # noqa: PLC0415 - as in `prepare`
 
             folder = self.settings.data_dir.absolute()
             StorageWatch(self.settings.nats_monitor_url, folder, self.queue.request_restart).start()

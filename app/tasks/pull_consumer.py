@@ -1,8 +1,8 @@
-"""Pulls messages from the consumers of all lanes in turn, as long as there are free places.
+"""Pull messages from the consumers of all lanes in turn, while slots are free.
 
-nats-py pulls one batch after the other, from one consumer. Here requests are sent as places become free, so that the
-next one leaves together with the last acknowledgement, and the lane of each is chosen: lanes that are known to hold
-messages take turns. The other lanes are polled while a work thread is idle, and probed now and then while none is.
+nats-py pulls one batch after the other, from one consumer. This module sends a request for each slot that becomes free,
+so that it leaves together with the last acknowledgement, and selects the lane: lanes that are known to hold messages
+take turns. Other lanes are polled while a work thread is idle, and probed occasionally while all are busy.
 """
 
 from __future__ import annotations
@@ -30,73 +30,73 @@ if TYPE_CHECKING:
 
 log = get_logger("tasks")
 
-# A poll that outlives its worker's idleness brings one message more than there are places: it must end soon.
+# A poll that is still open when its worker becomes busy may bring a message more than slots exist, so it must be short.
 POLL_S: Final = 1.0
 PROBE_S: Final = 0.25
-# The server has responded to a request after this time, or has lost it.
+# A request without a response after this time is lost.
 LOST_AFTER_S: Final = POLL_S + 1.0
 _POLL: Final = json.dumps({"batch": 1, "expires": int(POLL_S * 1e9)}).encode()
-_TAKE: Final = json.dumps({"batch": 1, "no_wait": True}).encode()
+_PULL: Final = json.dumps({"batch": 1, "no_wait": True}).encode()
 _EMPTY: Final = {"404", "408"}
 
 
 class _Lane:
-    """What is known of one lane.
+    """State of one lane.
 
     Attributes:
-        number: the lane.
-        has_more: whether the last response said that it holds messages.
-        asked: when each request without a response was sent.
-        probed_at: when the last request was sent.
+        number: number of the lane.
+        has_more: whether it holds more messages, according to the last response.
+        requested: times of the requests without a response.
+        requested_at: time of the last request.
     """
 
     def __init__(self, number: int) -> None:
         self.number = number
         self.subject = f"$JS.API.CONSUMER.MSG.NEXT.{STREAM}.{consumer_name(number)}"
         self.has_more = False
-        self.asked: deque[float] = deque()
-        self.probed_at = 0.0
+        self.requested: deque[float] = deque()
+        self.requested_at = 0.0
 
     def forget_lost(self, now: float) -> None:
-        """Drop requests that no response will come for."""
-        while self.asked and now - self.asked[0] > LOST_AFTER_S:
-            self.asked.popleft()
+        """Drop requests that are lost."""
+        while self.requested and now - self.requested[0] > LOST_AFTER_S:
+            self.requested.popleft()
 
 
 class PullConsumer:
-    """Keeps requests with the server for free places.
+    """Consumer that keeps a pull request at the server for each free slot.
 
     Args:
-        connection: to the queue.
-        threads: messages that are worked on at the same time.
-        ahead: messages that are held beyond these, so that the next one is there when one ends.
-        on_message: called with each message; `done` must be called when it is settled.
+        connection: connection to the queue.
+        threads: messages that are processed at the same time.
+        prefetch: messages that are held beyond these, so that the next task starts without a request.
+        on_message: called with each message; `release` must be called when it is settled.
     """
 
-    def __init__(self, connection: Connection, threads: int, ahead: int, on_message: Callable[[Msg], None]) -> None:
+    def __init__(self, connection: Connection, threads: int, prefetch: int, on_message: Callable[[Msg], None]) -> None:
         self._connection = connection
         self._threads = threads
-        self._places = threads + ahead
+        self._slots = threads + prefetch
         self._on_message = on_message
         self._held = 0
         self._lanes = [_Lane(number) for number in range(LANES)]
         self._turn = deque(self._lanes)
         self._client: Client | None = None
-        self._source: Subscription | None = None
+        self._subscription: Subscription | None = None
         self._inbox = ""
         self._reconnects = 0
         self._is_stopped = False
-        self._left: list[Msg] = []
+        self._late: list[Msg] = []
 
-    async def done(self) -> None:
-        """Free the place of a message, and request the next."""
+    async def release(self) -> None:
+        """Free the slot of a message, and request the next."""
         self._held -= 1
-        await self.ask()
+        await self.request_messages()
 
-    async def ask(self) -> None:
-        """Request messages for free places; called regularly too.
+    async def request_messages(self) -> None:
+        """Request messages for free slots.
 
-        A request is lost with the connection it was sent on, and on its way to a server that dies.
+        It must also be called regularly, because a request is lost with its connection, or with a server that dies.
         """
         if self._is_stopped or not self._connection.is_up:
             return
@@ -109,80 +109,80 @@ class PullConsumer:
             now = time.monotonic()
             for lane in self._lanes:
                 lane.forget_lost(now)
-            await self._take_in_turn(client, now)
-            await self._ask_others(client, now)
+            await self._request_in_turn(client, now)
+            await self._poll_others(client, now)
         except (QueueError, nats.errors.Error, OSError) as error:
-            log.debug("No request could be sent: %s", type(error).__name__)
+            log.debug("Pull request failed: %s; retrying", type(error).__name__)
 
     async def stop(self) -> list[Msg]:
-        """Send no more requests; return the messages that came too late to be worked on."""
+        """Stop requesting messages; return those that arrived too late to be processed."""
         self._is_stopped = True
-        if self._source is not None and self._client is not None:
+        if self._subscription is not None and self._client is not None:
             with contextlib.suppress(nats.errors.Error, OSError, TimeoutError):
-                # The server drops the requests of a subscription that ended; what it sent before still arrives.
-                await self._source.drain()  # type: ignore[no-untyped-call]
-        return self._left
+                # The server drops the requests of a subscription that ends; messages already sent still arrive.
+                await self._subscription.drain()  # type: ignore[no-untyped-call]
+        return self._late
 
     @property
     def _free(self) -> int:
-        """Places for which no message is held or on its way from a lane that has more."""
-        return self._places - self._held - sum(len(lane.asked) for lane in self._lanes if lane.has_more)
+        """Slots for which no message is held, or requested from a lane that has more."""
+        return self._slots - self._held - sum(len(lane.requested) for lane in self._lanes if lane.has_more)
 
-    async def _take_in_turn(self, client: Client, now: float) -> None:
-        """Request a message from each lane that has more, again and again until the places are taken."""
+    async def _request_in_turn(self, client: Client, now: float) -> None:
+        """Request a message from each lane that has more, in turn, until all slots are used."""
         while self._free > 0 and any(lane.has_more for lane in self._turn):
             lane = self._turn[0]
             self._turn.rotate(-1)
             if lane.has_more:
-                await self._request(client, lane, _TAKE, now)
+                await self._request(client, lane, _PULL, now)
 
-    async def _ask_others(self, client: Client, now: float) -> None:
-        """Poll the other lanes if a thread is idle; probe them now and then while a backlog keeps all threads busy."""
+    async def _poll_others(self, client: Client, now: float) -> None:
+        """Poll the other lanes if a thread is idle; probe them occasionally while a backlog keeps all threads busy."""
         is_idle, has_backlog = self._held < self._threads, any(lane.has_more for lane in self._lanes)
         for lane in self._turn:
-            if lane.has_more or lane.asked:
+            if lane.has_more or lane.requested:
                 continue
             if is_idle:
                 await self._request(client, lane, _POLL, now)
-            elif has_backlog and now - lane.probed_at > PROBE_S and self._held <= self._places:
-                await self._request(client, lane, _TAKE, now)
+            elif has_backlog and now - lane.requested_at > PROBE_S and self._held <= self._slots:
+                await self._request(client, lane, _PULL, now)
 
     async def _request(self, client: Client, lane: _Lane, request: bytes, now: float) -> None:
-        lane.asked.append(now)
-        lane.probed_at = now
+        lane.requested.append(now)
+        lane.requested_at = now
         await client.publish(lane.subject, request, reply=f"{self._inbox}.{lane.number}")
 
     async def _subscribe(self, client: Client) -> None:
         if client is self._client:
             return
         self._inbox = client.new_inbox()
-        self._source = await client.subscribe(f"{self._inbox}.*", cb=self._take)
+        self._subscription = await client.subscribe(f"{self._inbox}.*", cb=self._receive)
         self._client, self._reconnects = client, client.stats["reconnects"]
         self._forget_requests()
 
     def _forget_requests(self) -> None:
         for lane in self._lanes:
-            lane.asked.clear()
+            lane.requested.clear()
 
-    async def _take(self, message: Msg) -> None:
+    async def _receive(self, message: Msg) -> None:
         status = (message.headers or {}).get("Status")
         if status is not None and not message.data:
             lane = self._lanes[int(message.subject.rpartition(".")[2])]
             lane.has_more = False
-            if lane.asked:
-                lane.asked.popleft()
-            if status not in _EMPTY:  # the consumer is missing, for example: its server lost its store
-                log.debug("The queue delivers nothing: %s", status)
+            if lane.requested:
+                lane.requested.popleft()
+            if status not in _EMPTY:  # for example, the consumer is missing because the server has lost its store
+                log.debug("Pull request rejected with status %s; checking the streams", status)
                 self._connection.recheck_streams()
-            await self.ask()
+            await self.request_messages()
             return
         lane = self._lanes[parse_task_subject(message.subject)[1]]
-        if lane.asked:
-            lane.asked.popleft()
+        if lane.requested:
+            lane.requested.popleft()
         lane.has_more = message.metadata.num_pending > 0
         if self._is_stopped:
-            self._left.append(message)
+            self._late.append(message)
         else:
             self._held += 1
             self._on_message(message)
-            await self.ask()
+            await self.request_messages()

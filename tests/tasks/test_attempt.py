@@ -12,13 +12,12 @@ import orjson
 import pytest
 
 from app.observability.recording import held_back
-from app.tasks.attempt import Attempt, MaxAttemptsError
+from app.tasks.attempt import Attempt, MaxAttemptsError, WorkerContext
 from app.tasks.connection import RevisionConflictError
 from app.tasks.errors import QueueUnavailableError
 from app.tasks.message import decode_task
 from app.tasks.records import Record, Records, TaskStatus
 from app.tasks.stream import TASK_TYPE
-from app.tasks.workshop import WorkerContext
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -63,8 +62,8 @@ class LossyRecords(Records):
 
 
 @pytest.fixture
-def open_shop(crop_service: CropService) -> Callable[..., Any]:
-    """Give ``open_shop(desk)``: what one worker process works with."""
+def open_context(crop_service: CropService) -> Callable[..., Any]:
+    """Give ``open_context(desk)``: the resources of a worker process."""
 
     @contextmanager
     def make(desk: Desk) -> Iterator[WorkerContext]:
@@ -74,17 +73,17 @@ def open_shop(crop_service: CropService) -> Callable[..., Any]:
                 records=LossyRecords(desk.connection, desk.settings),
                 service=crop_service,
                 pool=pool,
-                benches=asyncio.Semaphore(1),
-                closing=asyncio.Event(),
+                work_slots=asyncio.Semaphore(1),
+                stopping=asyncio.Event(),
             )
 
     return make
 
 
-async def attempt(shop: WorkerContext, message: Msg) -> None:
+async def attempt(context: WorkerContext, message: Msg) -> None:
     with held_back():
         deliveries = message.metadata.num_delivered
-        await Attempt(shop, message, decode_task(message.data)).make(is_first=deliveries == 1)
+        await Attempt(context, message, decode_task(message.data)).run(is_first=deliveries == 1)
     await message.ack_sync()
 
 
@@ -99,13 +98,13 @@ async def begun(desk: Desk, task_id: str, attempts: int) -> None:
 
 @pytest.mark.parametrize("is_first_first", [True, False])
 def test_a_late_delivery_changes_nothing(  # the worker that had it first was thought dead, and was not
-    desk: OpenDesk, check: Check, gate: Gate, open_shop: Any, scrape: Scrape, *, is_first_first: bool
+    desk: OpenDesk, check: Check, gate: Gate, open_context: Any, scrape: Scrape, *, is_first_first: bool
 ) -> None:
     gate.close(3)
 
     async def main() -> None:
         async with desk(task_ack_wait_s=1) as opened:
-            with open_shop(opened) as early, open_shop(opened) as late:
+            with open_context(opened) as early, open_context(opened) as late:
                 record = await opened.queue.submit(check(simplify=3, **HEAVY))
                 (message,) = await opened.fetch()
                 (again,) = await opened.fetch()
@@ -145,15 +144,15 @@ async def _end_in_order(
 
 
 def test_an_end_whose_answer_got_lost_is_counted_once(
-    desk: OpenDesk, check: Check, open_shop: Any, scrape: Scrape
+    desk: OpenDesk, check: Check, open_context: Any, scrape: Scrape
 ) -> None:
     async def main() -> None:
         async with desk() as opened:
-            with open_shop(opened) as shop:
-                shop.records.lost = 1
+            with open_context(opened) as context:
+                context.records.lost = 1
                 record = await opened.queue.submit(check())
                 (message,) = await opened.fetch()
-                await attempt(shop, message)
+                await attempt(context, message)
                 ended = await opened.queue.status(record.task_id)
                 assert (ended.status, ended.attempts) == (TaskStatus.SUCCESS, 1)
 
@@ -162,15 +161,15 @@ def test_an_end_whose_answer_got_lost_is_counted_once(
 
 
 def test_a_store_that_is_away_for_a_moment_costs_no_work(
-    desk: OpenDesk, check: Check, open_shop: Any, scrape: Scrape
+    desk: OpenDesk, check: Check, open_context: Any, scrape: Scrape
 ) -> None:
     async def main() -> None:
         async with desk() as opened:
-            with open_shop(opened) as shop:
-                shop.records.away = 3
+            with open_context(opened) as context:
+                context.records.away = 3
                 record = await opened.queue.submit(check())
                 (message,) = await opened.fetch()
-                await attempt(shop, message)
+                await attempt(context, message)
                 assert (await opened.queue.status(record.task_id)).status is TaskStatus.SUCCESS
 
     asyncio.run(main())
@@ -179,20 +178,20 @@ def test_a_store_that_is_away_for_a_moment_costs_no_work(
 
 
 def test_a_store_that_stays_away_leaves_the_task_to_others(
-    desk: OpenDesk, check: Check, open_shop: Any, scrape: Scrape
+    desk: OpenDesk, check: Check, open_context: Any, scrape: Scrape
 ) -> None:
     async def main() -> None:
         async with desk(task_ack_wait_s=1) as opened:
-            with open_shop(opened) as shop:
-                shop.records.away = 10_000
+            with open_context(opened) as context:
+                context.records.away = 10_000
                 record = await opened.queue.submit(check())
                 (message,) = await opened.fetch()
                 with pytest.raises(QueueUnavailableError):
-                    await attempt(shop, message)
+                    await attempt(context, message)
                 assert (await opened.queue.status(record.task_id)).status is TaskStatus.STARTED
-                shop.records.away = 0
+                context.records.away = 0
                 (again,) = await opened.fetch()
-                await attempt(shop, again)
+                await attempt(context, again)
                 ended = await opened.queue.status(record.task_id)
                 assert (ended.status, ended.attempts) == (TaskStatus.SUCCESS, 2)
 
@@ -201,16 +200,16 @@ def test_a_store_that_stays_away_leaves_the_task_to_others(
 
 
 def test_an_end_that_comes_after_the_task_was_cancelled_is_not_counted(
-    desk: OpenDesk, check: Check, gate: Gate, open_shop: Any, scrape: Scrape
+    desk: OpenDesk, check: Check, gate: Gate, open_context: Any, scrape: Scrape
 ) -> None:
     gate.close(3)
 
     async def main() -> None:
         async with desk() as opened:
-            with open_shop(opened) as shop:
+            with open_context(opened) as context:
                 record = await opened.queue.submit(check(simplify=3, **HEAVY))
                 (message,) = await opened.fetch()
-                working = asyncio.create_task(attempt(shop, message))
+                working = asyncio.create_task(attempt(context, message))
                 await begun(opened, record.task_id, 1)
                 cancelled = await opened.queue.cancel(record.task_id)
                 gate.open(3)
@@ -221,29 +220,29 @@ def test_an_end_that_comes_after_the_task_was_cancelled_is_not_counted(
     assert (scrape()[SUCCEEDED], scrape()[CANCELLED]) == (0, 1)
 
 
-def test_a_task_that_was_begun_too_often_is_given_up(desk: OpenDesk, check: Check, open_shop: Any) -> None:
+def test_a_task_that_was_begun_too_often_is_given_up(desk: OpenDesk, check: Check, open_context: Any) -> None:
     async def main() -> None:
         async with desk(task_max_deliveries=2) as opened:
-            with open_shop(opened) as shop:
+            with open_context(opened) as context:
                 record = await opened.queue.submit(check())
                 stored, revision = await opened.records.get(record.task_id)
                 await opened.records.update(stored.replace(status=TaskStatus.STARTED, attempts=2), revision)
                 (message,) = await opened.fetch()
-                with pytest.raises(MaxAttemptsError, match="begun 2 times"):
-                    await attempt(shop, message)
+                with pytest.raises(MaxAttemptsError, match="in 2 attempts"):
+                    await attempt(context, message)
                 assert (await opened.queue.status(record.task_id)).attempts == 2
 
     asyncio.run(main())
 
 
-def test_a_task_whose_record_is_gone_is_done_all_the_same(desk: OpenDesk, check: Check, open_shop: Any) -> None:
+def test_a_task_whose_record_is_gone_is_done_all_the_same(desk: OpenDesk, check: Check, open_context: Any) -> None:
     async def main() -> None:
         async with desk() as opened:
-            with open_shop(opened) as shop:
+            with open_context(opened) as context:
                 record = await opened.queue.submit(check())
                 await opened.connection.client.jetstream().purge_stream("KV_TASK_RECORDS")
                 (message,) = await opened.fetch()
-                await attempt(shop, message)
+                await attempt(context, message)
                 ended = await opened.queue.status(record.task_id)
                 assert (ended.status, ended.submitted_at) == (TaskStatus.SUCCESS, record.submitted_at)
                 assert orjson.loads(bytes(ended.result))["regions_detected"]
@@ -252,32 +251,32 @@ def test_a_task_whose_record_is_gone_is_done_all_the_same(desk: OpenDesk, check:
 
 
 def test_a_record_that_never_stands_still_is_left_to_others(
-    desk: OpenDesk, check: Check, open_shop: Any, monkeypatch: pytest.MonkeyPatch
+    desk: OpenDesk, check: Check, open_context: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async def main() -> None:
         async with desk() as opened:
-            with open_shop(opened) as shop:
+            with open_context(opened) as context:
                 await opened.queue.submit(check())
                 (message,) = await opened.fetch()
 
                 async def conflict(*_: object) -> int:
                     raise RevisionConflictError
 
-                monkeypatch.setattr(shop.records, "update", conflict)
+                monkeypatch.setattr(context.records, "update", conflict)
                 with pytest.raises(RevisionConflictError):
-                    await attempt(shop, message)
+                    await attempt(context, message)
 
     asyncio.run(main())
 
 
-def test_a_failure_keeps_no_result(desk: OpenDesk, bad_pixels: CheckedInput, open_shop: Any, scrape: Scrape) -> None:
+def test_a_failure_keeps_no_result(desk: OpenDesk, bad_pixels: CheckedInput, open_context: Any, scrape: Scrape) -> None:
     async def main() -> None:
         async with desk(result_cache=True) as opened:
-            with open_shop(opened) as shop:
+            with open_context(opened) as context:
                 digest = bad_pixels.digest()
                 record = await opened.queue.submit(bad_pixels, digest=digest)
                 (message,) = await opened.fetch()
-                await attempt(shop, message)
+                await attempt(context, message)
                 ended = await opened.queue.status(record.task_id)
                 assert (ended.status, msgspec.json.decode(bytes(ended.result))) == (TaskStatus.FAILURE, None)
                 assert await opened.queue.find_result(digest) is None

@@ -131,7 +131,7 @@ def test_the_figures_are_right(
                 await opened.queue.submit(check())
             messages = await opened.fetch(2)
             for number in range(3):
-                await DeadLetterQueue(opened.connection, opened.records).bury(
+                await DeadLetterQueue(opened.connection, opened.records).dead_letter(
                     f"{number}", b"x", attempts=1, reason="why"
                 )
             submitted = time.time() - first.submitted_at

@@ -262,7 +262,7 @@ class TestTroubles:
 
                 monkeypatch.setattr(connection, "_report", interrupt)
                 await connection.start()
-                keeper = connection._keeper
+                keeper = connection._connecting
                 assert [await seen.get(), await seen.get()] == ["refused", "hung up"]
                 await connection.close()
 
@@ -276,7 +276,7 @@ class TestTroubles:
     ) -> None:
         caplog.set_level(logging.DEBUG)
         text = asyncio.run(wait_for_trouble(make_settings(nats_url=address), caplog, tries=6))
-        assert text.count("The queue cannot be reached") == address.count("nats://")
+        assert text.count("The queue is unavailable") == address.count("nats://")
         assert SECRET not in text
 
     def test_troubles_are_over_when_the_server_is_back(
@@ -290,12 +290,12 @@ class TestTroubles:
                 for _ in range(2):
                     await asyncio.to_thread(server.stop)
                     await opened.until(lambda: not opened.connection.is_up, "the loss")
-                    await opened.until(lambda: bool(opened.connection._troubles), "the trouble")
+                    await opened.until(lambda: bool(opened.connection._reported), "the trouble")
                     await asyncio.to_thread(server.start)
                     await opened.until(lambda: opened.connection.is_up, "the connection")
 
         asyncio.run(main())
-        assert caplog.text.count("The queue is back") == 2
+        assert caplog.text.count("The queue is available again") == 2
 
     def test_a_server_that_is_too_old_is_told(
         self,
@@ -312,7 +312,7 @@ class TestTroubles:
     ) -> None:
         server = run_server(settings={"jetstream": False})
         settings = make_settings(nats_url=server.url, nats_timeout_s=1)
-        assert "The queue cannot be reached" in asyncio.run(wait_for_trouble(settings, caplog))
+        assert "The queue is unavailable" in asyncio.run(wait_for_trouble(settings, caplog))
 
     def test_a_connection_that_hangs_up_while_it_connects_leaves_nothing(
         self, make_settings: Callable[..., Settings]
@@ -467,3 +467,62 @@ class TestStreams:
                 assert (notice.headers or {})["Task-Status"] == "SUCCESS"
 
         asyncio.run(main())
+
+
+def test_server_that_hangs_is_no_server_that_stores_nothing(
+    desk: Callable[..., AbstractAsyncContextManager[Desk]],
+    check: Callable[..., CheckedInput],
+    run_server: Callable[..., NatsServer],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(module, "STUCK_TIMEOUT_S", 0.1)
+    server = run_server()
+
+    async def main() -> None:
+        async with desk(nats_url=server.url, nats_timeout_s=0.2) as opened:
+            with server.frozen():
+                with pytest.raises(QueueUnavailableError) as caught:
+                    await opened.connection.store("tasks.x.1", b"x")
+                assert type(caught.value) is QueueUnavailableError, "the web layer maps this type"
+                opened.connection.require_storing()
+            await opened.until(lambda: opened.connection.is_up, "the connection")
+            await opened.queue.submit(check())
+
+    asyncio.run(main())
+
+
+def test_server_that_stores_nothing_is_asked_by_one_request_at_a_time(
+    desk: Callable[..., AbstractAsyncContextManager[Desk]],
+    check: Callable[..., CheckedInput],
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    async def main() -> None:
+        async with desk(nats_timeout_s=0.3) as opened:
+            request = opened.connection.client.request
+            is_stuck = True
+            asked: list[str] = []
+
+            async def respond(subject: str, *arguments: Any, **options: Any) -> Any:
+                if subject.startswith("tasks.") and is_stuck:
+                    asked.append(subject)
+                    raise TimeoutError
+                return await request(subject, *arguments, **options)
+
+            monkeypatch.setattr(opened.connection.client, "request", respond)
+            for _ in range(5):
+                with pytest.raises(QueueUnavailableError):
+                    await opened.queue.submit(check())
+            assert len(asked) == 1
+            is_stuck = False
+            monkeypatch.setattr(module, "STUCK_PAUSE_S", 0.0)
+            opened.connection._stuck = dict.fromkeys(opened.connection._stuck, 0.0)
+            for _ in range(2):
+                await opened.queue.submit(check())
+
+    with caplog.at_level(logging.INFO):
+        asyncio.run(main())
+    messages = [record.getMessage() for record in caplog.records]
+    assert sum("does not store messages of tasks" in message for message in messages) == 1
+    assert sum("stores messages of tasks again" in message for message in messages) == 1
+    assert "The queue is available again" not in messages

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+import logging
 import os
 import subprocess
 import sys
@@ -22,6 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 MIB = 1 << 20
+FAULT = "JetStream stream '$G > TASKS' write error: no space left on device"
 
 
 @pytest.fixture
@@ -74,7 +77,7 @@ def test_settings_of_the_run_name_the_server_and_nothing_of_another(tmp_path: Pa
 def test_named_server_is_reached_as_it_is_named(tmp_path: Path) -> None:
     settings = Settings(data_dir=tmp_path, nats_url="nats://queue:4222")
     assert embedded_server.find_running_server(settings) is settings
-    with pytest.raises(QueueUnavailableError, match="no queue in DATA_DIR"):
+    with pytest.raises(QueueUnavailableError, match=r"DATA_DIR .*: expected the folder of a running instance"):
         embedded_server.find_running_server(Settings(data_dir=tmp_path))
 
 
@@ -118,11 +121,11 @@ def test_folder_that_cannot_be_written_is_named(tmp_path: Path) -> None:
 def test_folder_of_an_instance_that_lives_is_refused_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(time, "sleep", lambda _: pytest.fail("it waited"))
     with (
-        embedded_server.claim(tmp_path),
+        embedded_server.lock_folder(tmp_path),
         pytest.raises(EmbeddedServerError, match=rf"in use by process {os.getpid()}; "),
     ):
-        embedded_server.claim(tmp_path)
-    embedded_server.claim(tmp_path).close()
+        embedded_server.lock_folder(tmp_path)
+    embedded_server.lock_folder(tmp_path).close()
 
 
 @pytest.mark.parametrize("has_ended", [True, False])
@@ -132,7 +135,7 @@ def test_server_of_an_instance_that_died_is_waited_for(
     monkeypatch.setattr(embedded_server, "PREDECESSOR_S", 20.0 if has_ended else 0.1)
     dead = subprocess.Popen(["/bin/true"])
     dead.wait()
-    with embedded_server.claim(tmp_path) as lock:
+    with embedded_server.lock_folder(tmp_path) as lock:
         lock.truncate(0)
         lock.write(str(dead.pid).encode())
         server = subprocess.Popen(["/bin/sleep", "60"], pass_fds=[lock.fileno()])
@@ -144,10 +147,35 @@ def test_server_of_an_instance_that_died_is_waited_for(
     try:
         if has_ended:
             monkeypatch.setattr(time, "sleep", end)
-            embedded_server.claim(tmp_path).close()
+            embedded_server.lock_folder(tmp_path).close()
             assert (tmp_path / "lock").read_text() == f"{os.getpid()}\n"
         else:
             with pytest.raises(EmbeddedServerError, match="in use by the nats-server of an instance that ended"):
-                embedded_server.claim(tmp_path)
+                embedded_server.lock_folder(tmp_path)
     finally:
         end(0)
+
+
+def test_server_is_restarted_when_there_is_room_and_not_too_often(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(embedded_server, "reserve_bytes", lambda _: MIB)
+    restarts: list[float] = []
+    now = 1000.0
+    watch = embedded_server.StorageWatch("", tmp_path, lambda: restarts.append(now))
+    with caplog.at_level(logging.INFO):
+        for fault, free in [(None, 0), ("", 0), (FAULT, 0), (FAULT, MIB), (FAULT, None), (None, 9 * MIB)]:
+            watch.note(fault, free, now)
+        assert restarts == [], "there is no room, or no response"
+        while now < 5000:
+            watch.note(FAULT, 2 * MIB, now)
+            now += 1
+        watch.note("", 2 * MIB, now)
+    pauses = [later - earlier for earlier, later in itertools.pairwise(restarts)]
+    assert restarts[0] == 1000.0
+    assert pauses[0] == embedded_server.RESTART_PAUSE_S
+    assert pauses == sorted(pauses)
+    assert pauses[-1] == embedded_server.RESTART_PAUSE_MAX_S
+    messages = [record.getMessage() for record in caplog.records]
+    assert sum("is not writable" in message for message in messages) == 1
+    assert sum("is writable again" in message for message in messages) == 1

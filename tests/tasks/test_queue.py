@@ -11,7 +11,7 @@ import nats.errors
 import pytest
 import uvloop
 
-from app.tasks import long_polls
+from app.tasks import admission, long_polls
 from app.tasks import queue as module
 from app.tasks.connection import RevisionConflictError
 from app.tasks.errors import (
@@ -235,7 +235,7 @@ class TestIdempotency:
         self, desk: OpenDesk, check: Check, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         async def main() -> None:
-            monkeypatch.setattr(module, "FULL_PAUSE_S", 0.0)
+            monkeypatch.setattr(admission, "FULL_PAUSE_S", 0.0)
             async with desk(task_queue_max_messages=1) as opened:
                 other = await opened.queue.submit(check())
                 with pytest.raises(QueueFullError):
@@ -273,7 +273,7 @@ class TestStatus:
             async with desk() as opened:
                 record = await opened.queue.submit(check())
                 waits = [asyncio.create_task(opened.queue.status(record.task_id, wait_s=300)) for _ in range(3)]
-                await opened.until(lambda: len(opened.connection.client._subs) >= 3, "the waits")
+                await opened.until(lambda: len(opened.queue._long_polls._polls) == 3, "the waits")
                 for progress in (0.25, 0.5):
                     await end(opened, record.task_id, status=TaskStatus.STARTED, progress=progress)
                 # Each change is heard of, in order; an answer to a later request shows that they are behind us.
@@ -340,7 +340,7 @@ class TestStatus:
             async with desk() as opened:
                 record = await opened.queue.submit(check())
                 # Notices go elsewhere, as when the link to another server of the cluster was down for a moment.
-                monkeypatch.setattr(module, "notice_subject", lambda _: "nowhere")
+                monkeypatch.setattr(long_polls, "NOTICES", "nowhere")
                 waiting = asyncio.create_task(opened.queue.status(record.task_id, wait_s=300))
                 await opened.until(lambda: bool(opened.connection.client._subs), "the wait")
                 ended = await end(opened, record.task_id)
@@ -476,7 +476,7 @@ class TestBounds:
         self, desk: OpenDesk, check: Check, scrape: Scrape, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         async def main() -> None:
-            monkeypatch.setattr(module, "FULL_PAUSE_S", 0.0)
+            monkeypatch.setattr(admission, "FULL_PAUSE_S", 0.0)
             async with desk(task_queue_max_messages=3) as opened:
                 results = await asyncio.gather(
                     *(opened.queue.submit(check()) for _ in range(20)), return_exceptions=True
@@ -508,7 +508,7 @@ class TestBounds:
         self, desk: OpenDesk, check: Check, pad: Callable[[int], bytes], monkeypatch: pytest.MonkeyPatch
     ) -> None:
         async def main() -> None:
-            monkeypatch.setattr(module, "FULL_PAUSE_S", 0.0)
+            monkeypatch.setattr(admission, "FULL_PAUSE_S", 0.0)
             async with desk(task_queue_max_bytes=MIB) as opened:
                 large = check(image=pad(400_000))
                 taken = [await opened.queue.submit(large) for _ in range(2)]
@@ -527,11 +527,11 @@ class TestBounds:
                 with pytest.raises(QueueFullError):
                     await opened.queue.submit(check())
                 before = await opened.count(RECORDS_STREAM)
-                opened.queue._full_until[0] = time.monotonic() + 300
+                opened.queue._admission._full_until[0] = time.monotonic() + 300
                 with pytest.raises(QueueFullError):
                     await opened.queue.submit(check())
                 assert await opened.count(RECORDS_STREAM) == before
-                opened.queue._full_until.clear()
+                opened.queue._admission._full_until.clear()
                 with pytest.raises(QueueFullError):
                     await opened.queue.submit(check())
 
@@ -562,7 +562,7 @@ class TestBounds:
     ) -> None:
         async def main() -> None:
             async with desk() as opened:
-                with pytest.raises(TaskTooLargeError, match=f"at most {MIB - module.HEADERS_BYTES} bytes"):
+                with pytest.raises(TaskTooLargeError, match=f"at most {MIB - admission.HEADERS_BYTES} bytes"):
                     await opened.queue.submit(check(image=pad(MIB + 1)))
                 assert await opened.count(RECORDS_STREAM) == 0
 
@@ -715,7 +715,7 @@ class TestCache:
                 ended = await end(
                     opened, first.task_id, result=msgspec.Raw(b'{"a":1}'), started_at=1.0, attempts=1, run="r"
                 )
-                await opened.records.note_result(digest, first.task_id)
+                await opened.records.index_result(digest, first.task_id)
                 assert await opened.queue.find_result(digest) == b'{"a":1}'
                 again = await opened.queue.submit(check(), digest=digest)
                 assert again.task_id != first.task_id
@@ -740,7 +740,7 @@ class TestCache:
                 digest = check().digest()
                 first = await opened.queue.submit(check(), digest=digest)
                 await end(opened, first.task_id, result=msgspec.Raw(b'{"a":1}'))
-                await opened.records.note_result(digest, first.task_id)
+                await opened.records.index_result(digest, first.task_id)
                 keyed = [await opened.queue.submit(check(), idempotency_key="k", digest=digest) for _ in range(2)]
                 assert keyed[0] == keyed[1]
                 with pytest.raises(IdempotencyConflictError):
@@ -756,7 +756,7 @@ class TestCache:
                 digest = check().digest()
                 first = await opened.queue.submit(check(), digest=digest)
                 await end(opened, first.task_id)
-                await opened.records.note_result(digest, first.task_id)
+                await opened.records.index_result(digest, first.task_id)
                 assert (await opened.queue.submit(check(), digest=digest)).status is TaskStatus.PENDING
 
         asyncio.run(main())

@@ -126,7 +126,7 @@ def test_a_record_that_ended_expires_and_its_key_can_be_used_again(desk: OpenDes
             first = await opened.records.create(DONE)
             kept = PENDING.replace(task_id="b" * 32)
             await opened.records.create(kept)
-            await opened.records.note_result("d1", DONE.task_id)
+            await opened.records.index_result("d1", DONE.task_id)
             assert await opened.records.find_result("d1") == DONE
 
             async def is_gone() -> bool:
@@ -294,13 +294,13 @@ def test_a_result_is_found_by_its_digest_for_as_long_as_it_is_one(desk: OpenDesk
         async with desk() as opened:
             records = opened.records
             assert await records.find_result("d1") is None
-            await records.note_result("d1", PENDING.task_id)
+            await records.index_result("d1", PENDING.task_id)
             assert await records.find_result("d1") is None, "no record"
             revision = await records.create(PENDING)
             assert await records.find_result("d1") is None, "no end"
             revision = await records.update(DONE, revision)
             assert await records.find_result("d1") == DONE
-            await records.note_result("d2", PENDING.task_id)
+            await records.index_result("d2", PENDING.task_id)
             assert await records.find_result("d2") is None, "the result of another request"
             await records.update(FAILED, revision)
             assert await records.find_result("d1") is None, "no result"

@@ -551,7 +551,7 @@ class TestDeath:
                 slow = await opened.queue.submit(check(**HEAVY))
                 behind = await opened.queue.submit(check(**HEAVY))
                 process = await asyncio.to_thread(start_process, opened.settings)
-                assert await asyncio.to_thread(process.wait, 60) == worker.EXIT_OVERDUE
+                assert await asyncio.to_thread(process.wait, 60) == worker.EXIT_TIMEOUT
                 quick = opened.settings.model_copy(update={"fault_work_s": 0.0})
                 async with open_worker(quick):
                     ended = await opened.end_of(behind.task_id)

@@ -116,7 +116,7 @@ def _report_missing(names: str, problems: str, *, is_running: bool) -> Finding:
         names,
         found,
         expected="streams and consumer, created by the running service",
-        advice="search its log for `The queue cannot be reached`; the account needs the permission to create streams, "
+        advice="search its log for `The queue is unavailable`; the account needs the permission to create streams, "
         "and storage for their limits",
     )
 
