@@ -1,7 +1,9 @@
 """Requests that wait for the end of a task: their number, their shares, and their notification.
 
-A process subscribes once to the notices of all tasks, while at least one request waits. Each notice has headers only,
-so 10,000 of them cost about as much CPU as one image.
+A process subscribes once to the notices of all tasks, while at least one request waits. A notice has headers only and
+costs about 50 µs of CPU: 100 tasks per second with three writes each use 1.5 % of a core. One subscription per request
+would cost about the same for each task that is waited for, plus up to `MAX_LONG_POLLS` subscriptions in every server of
+a cluster.
 """
 
 from __future__ import annotations
@@ -27,7 +29,7 @@ if TYPE_CHECKING:
 
     from app.tasks.connection import Connection
 
-# Each costs some 20 KB.
+# Each costs about 16 KB, mostly for its HTTP connection.
 MAX_LONG_POLLS: Final = 512
 # A notice can be lost between the servers of a cluster, or while the connection is interrupted. Each record is
 # therefore read again once a second, or all of them together at this rate.

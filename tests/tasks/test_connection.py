@@ -18,11 +18,15 @@ from app.tasks import connection as module
 from app.tasks.connection import Connection, RevisionConflictError
 from app.tasks.errors import QueueFullError, QueueUnavailableError, TaskTooLargeError
 from app.tasks.stream import CONSUMER, RECORDS_STREAM, STREAM, task_subject
+from tests.tasks.conftest import until
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from contextlib import AbstractAsyncContextManager
     from pathlib import Path
+
+    from nats.aio.client import Client
+    from nats.aio.msg import Msg
 
     from app.service.crop import CheckedInput
     from app.settings import Settings
@@ -296,6 +300,39 @@ class TestTroubles:
 
         asyncio.run(main())
         assert caplog.text.count("The queue is available again") == 2
+
+    def test_an_internal_error_is_logged_with_its_traceback_and_not_as_an_outage(
+        self,
+        make_settings: Callable[..., Settings],
+        caplog: pytest.LogCaptureFixture,
+    ) -> None:
+        async def main() -> None:
+            connection = Connection(make_settings(), "test")
+            prepare, errors = connection._prepare_streams, iter([KeyError("bug"), KeyError("bug")])
+
+            async def fail_first(client: Client, settings: Settings) -> None:
+                if (error := next(errors, None)) is not None:
+                    raise error
+                await prepare(client, settings)
+
+            connection._prepare_streams = fail_first
+            await connection.start()
+            async with asyncio.timeout(30):
+                assert await connection.wait_up(bool)
+
+                async def receive(_message: Msg) -> None:
+                    raise TypeError("another bug")
+
+                await connection.subscribe("test", receive)
+                await connection.client.publish("test")
+                await until(lambda: "another bug" in caplog.text, "the log line")
+            assert connection.is_up
+            await connection.close()
+
+        asyncio.run(main())
+        errors = [line for line in caplog.records if line.levelno == logging.ERROR]
+        assert [(line.exc_info or (None,))[0] for line in errors] == [KeyError, TypeError], "each once"
+        assert "unavailable" not in caplog.text
 
     def test_a_server_that_is_too_old_is_told(
         self,

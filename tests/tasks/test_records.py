@@ -97,7 +97,7 @@ def test_of_many_who_write_at_once_one_succeeds(desk: OpenDesk) -> None:
 def test_what_is_not_there_or_was_not_taken_is_unknown(desk: OpenDesk, *, has_copies: bool) -> None:
     async def main() -> None:
         async with desk() as opened:
-            opened.records._has_copies = has_copies
+            opened.records._is_replicated = has_copies
             with pytest.raises(TaskUnknownError, match="not found"):
                 await opened.records.get(PENDING.task_id)
             assert await opened.records.find(PENDING.task_id) is None
@@ -233,7 +233,7 @@ def test_a_record_that_is_not_final_is_read_from_the_leader(desk: OpenDesk, monk
                 return await read(subject)
 
             monkeypatch.setattr(opened.records, "_read_from_leader", note)
-            opened.records._has_copies = True
+            opened.records._is_replicated = True
             begun = PENDING.replace(task_id="b" * 32, status=TaskStatus.STARTED)
             for record in (begun, DONE):
                 await opened.records.create(record)
@@ -274,7 +274,7 @@ def test_an_expired_revision_that_the_server_kept_is_missing_and_can_be_replaced
 ) -> None:
     async def main() -> None:
         async with desk() as opened:
-            opened.records._has_copies = has_copies
+            opened.records._is_replicated = has_copies
             headers = {"Task-TTL": "0", "Task-Status": "PENDING"}
             await opened.connection.store(record_subject(PENDING.task_id), msgspec.json.encode(PENDING), headers)
             assert await opened.records.find(PENDING.task_id) is None

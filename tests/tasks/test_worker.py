@@ -12,8 +12,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import msgspec
+import nats.errors
 import orjson
 import pytest
+from nats.aio.msg import Msg
 
 from app.service.document import result_to_json
 from app.tasks import worker
@@ -614,6 +616,36 @@ class TestOutage:
                 assert (await desk.end_of(record.task_id)).status is TaskStatus.SUCCESS
 
         asyncio.run(main())
+
+    def test_a_failed_acknowledgement_is_no_internal_error(
+        self,
+        at_work: OpenDesk,
+        check: Check,
+        scrape: Scrape,
+        caplog: pytest.LogCaptureFixture,
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> None:
+        acknowledge, failures = Msg.ack, iter([nats.errors.ConnectionClosedError(), OSError()])
+
+        async def fail_first(message: Msg) -> None:
+            if (error := next(failures, None)) is not None:
+                raise error
+            await acknowledge(message)
+
+        monkeypatch.setattr(Msg, "ack", fail_first)
+
+        async def main() -> None:
+            async with at_work(task_ack_wait_s=1) as desk:
+                record = await desk.queue.submit(check())
+                ended = await desk.end_of(record.task_id)
+                assert (ended.status, ended.attempts) == (TaskStatus.SUCCESS, 1)
+                await desk.drained()  # delivered again, and acknowledged because the record is final
+
+        asyncio.run(main())
+        assert not [line for line in caplog.records if line.exc_info or vars(line).get("event") == "retried"]
+        assert ("errors_total", "tasks", "internal_error") not in scrape()
+        counted = tasks_counted(scrape)
+        assert (counted["works"], counted["redeliveries"]) == (1, 2)
 
 
 class TestTooLarge:
