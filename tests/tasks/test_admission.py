@@ -51,7 +51,7 @@ def test_a_caller_who_fills_the_queue_leaves_an_eighth_to_others(
 
             assert await count_accepted(GREEDY) == greedy
             assert await count_accepted(OTHER) == other
-            # Those of the greedy caller that are done make room for others too, but not for itself.
+            # Finished tasks of the greedy caller make room for others, but not for itself.
             for message in await opened.fetch(1, lane=GREEDY):
                 await message.ack_sync()
             if other:
@@ -75,11 +75,11 @@ def test_a_caller_whose_large_tasks_fill_the_queue_leaves_bytes_to_others(
     async def main() -> None:
         async with desk(task_queue_max_bytes=8 << 20) as opened:
             large = check(image=pad(512 << 10))
-            for _ in range(13):  # seven eighths of 8 MiB are 14, less what surrounds the images
+            for _ in range(13):  # seven eighths of 8 MiB are 14, less the overhead of the messages
                 await opened.queue.submit(large, caller_number=GREEDY)
             with pytest.raises(QueueFullError, match="share"):
                 await opened.queue.submit(large, caller_number=GREEDY)
-            # Another process knows the sizes only from the stream.
+            # Another process reads the sizes from the stream.
             opened.queue._admission._shares = module.QueueShares(opened.connection, opened.queue._settings)
             with pytest.raises(QueueFullError, match="share"):
                 await opened.queue.submit(large, caller_number=GREEDY)
@@ -88,7 +88,7 @@ def test_a_caller_whose_large_tasks_fill_the_queue_leaves_bytes_to_others(
     asyncio.run(main())
 
 
-def test_figures_are_read_now_and_then_and_what_is_sent_meanwhile_counts(
+def test_statistics_are_read_periodically_and_messages_sent_meanwhile_count(
     desk: Callable[..., AbstractAsyncContextManager[Desk]],
     check: Callable[..., CheckedInput],
     monkeypatch: pytest.MonkeyPatch,
@@ -122,7 +122,7 @@ MIB = 1 << 20
 
 
 class Disk(NamedTuple):
-    """What ``statvfs`` returns of a disk."""
+    """Result of ``statvfs``."""
 
     f_frsize: int
     f_blocks: int
@@ -159,6 +159,6 @@ def test_burst_between_two_reads_of_the_free_space_keeps_the_reserve(
     monkeypatch.setattr(module.time, "monotonic", lambda: now)
     space = module.StorageSpace(tmp_path)
     admitted = [size for size in (10 * MIB, 7 * MIB, 5 * MIB, 2 * MIB, MIB) if space.admit(size)]
-    assert admitted == [10 * MIB, 5 * MIB, MIB], "what is refused takes no space"
+    assert admitted == [10 * MIB, 5 * MIB, MIB], "rejected messages use no space"
     now += module.FREE_SPACE_AGE_S
     assert space.admit(16 * MIB), "the free space was read again"

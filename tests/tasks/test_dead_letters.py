@@ -1,4 +1,4 @@
-"""Tasks that were given up on: kept with why, tried again, forgotten."""
+"""Dead letters: stored with a reason, listed, retried, dropped."""
 
 from __future__ import annotations
 
@@ -35,17 +35,17 @@ FAILED = ("task_completions_total", "FAILURE", TASK_TYPE)
 async def dead_letter(
     desk: Desk, checked: CheckedInput, *, attempts: int = 5, digest: str = ""
 ) -> tuple[Record, bytes]:
-    """Have a task given up on as a worker does; return its record as it was before, and its message."""
+    """Dead-letter a task as a worker does; return its previous record and its message."""
     record = await desk.queue.submit(checked, digest=digest)
     (message,) = await desk.fetch()
     await DeadLetterQueue(desk.connection, desk.records).dead_letter(
-        record.task_id, message.data, attempts=attempts, reason="it came to no end"
+        record.task_id, message.data, attempts=attempts, reason="it did not finish"
     )
     await message.ack_sync()
     return record, message.data
 
 
-def test_a_buried_task_has_failed_and_is_kept(desk: OpenDesk, check: Check, scrape: Scrape) -> None:
+def test_a_dead_lettered_task_has_failed_and_is_stored(desk: OpenDesk, check: Check, scrape: Scrape) -> None:
     async def main() -> None:
         async with desk() as opened:
             dead_letters = DeadLetterQueue(opened.connection, opened.records)
@@ -55,9 +55,9 @@ def test_a_buried_task_has_failed_and_is_kept(desk: OpenDesk, check: Check, scra
             failed = await opened.queue.status(record.task_id)
             assert failed.error is not None
             assert (failed.status, failed.error.code) == (TaskStatus.FAILURE, "task_gave_up")
-            assert failed.error.detail == "it came to no end"
+            assert failed.error.detail == "it did not finish"
             (dead,) = await dead_letters.list()
-            assert (dead.task_id, dead.attempts, dead.reason) == (record.task_id, 5, "it came to no end")
+            assert (dead.task_id, dead.attempts, dead.reason) == (record.task_id, 5, "it did not finish")
             assert dead.size == len(data)
             assert before <= dead.buried_at <= time.time()
 
@@ -75,12 +75,12 @@ def test_all_are_listed_the_oldest_first(desk: OpenDesk, check: Check) -> None:
             for _ in range(2):
                 assert [dead.task_id for dead in await dead_letters.list()] == buried
             info = await opened.connection.client.jetstream().consumers_info(DEAD_STREAM)
-            assert len(info) <= 2, "those that listed go by themselves"
+            assert len(info) <= 2, "the consumers of listings expire"
 
     asyncio.run(main())
 
 
-def test_a_task_that_has_ended_otherwise_keeps_its_end(desk: OpenDesk, check: Check, scrape: Scrape) -> None:
+def test_a_task_that_has_ended_keeps_its_end(desk: OpenDesk, check: Check, scrape: Scrape) -> None:
     async def main() -> None:
         async with desk() as opened:
             record = await opened.queue.submit(check())
@@ -117,7 +117,7 @@ def test_a_retried_task_succeeds(at_work: OpenDesk, check: Check, scrape: Scrape
     assert scrape()["task_completions_total", "SUCCESS", TASK_TYPE] == 1
 
 
-def test_a_retried_task_that_comes_to_nothing_again_is_kept_again(
+def test_a_retried_task_that_fails_again_is_dead_again(
     at_work: OpenDesk, check: Check, gate: Gate, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(worker, "RETRY_S", 0.05)
@@ -141,7 +141,7 @@ def test_a_retried_task_that_comes_to_nothing_again_is_kept_again(
     asyncio.run(main())
 
 
-def test_what_is_put_aside_again_before_the_retry_is_over_stays(desk: OpenDesk) -> None:
+def test_a_task_that_dies_again_before_the_retry_is_over_stays_dead(desk: OpenDesk) -> None:
     async def main() -> None:
         async with desk() as opened:
             dead_letters = DeadLetterQueue(opened.connection, opened.records)
@@ -177,7 +177,7 @@ def test_one_is_dropped_and_the_others_stay(desk: OpenDesk, check: Check) -> Non
 
 
 @pytest.mark.parametrize("task_id", [UNKNOWN, "*", ">", "", "a b", f"x.{UNKNOWN}"])
-def test_what_is_not_there_can_neither_be_retried_nor_dropped(desk: OpenDesk, check: Check, task_id: str) -> None:
+def test_an_unknown_task_can_neither_be_retried_nor_dropped(desk: OpenDesk, check: Check, task_id: str) -> None:
     async def main() -> None:
         async with desk() as opened:
             record, _ = await dead_letter(opened, check())
@@ -191,7 +191,7 @@ def test_what_is_not_there_can_neither_be_retried_nor_dropped(desk: OpenDesk, ch
     asyncio.run(main())
 
 
-def test_a_retry_that_finds_no_room_leaves_the_task_where_it_is(desk: OpenDesk, check: Check) -> None:
+def test_a_retry_without_room_keeps_the_dead_letter(desk: OpenDesk, check: Check) -> None:
     async def main() -> None:
         async with desk(task_queue_max_messages=1) as opened:
             dead_letters = DeadLetterQueue(opened.connection, opened.records)
@@ -200,18 +200,18 @@ def test_a_retry_that_finds_no_room_leaves_the_task_where_it_is(desk: OpenDesk, 
             with pytest.raises(Exception, match="the queue is full"):
                 await dead_letters.retry(record.task_id)
             assert [dead.task_id for dead in await dead_letters.list()] == [record.task_id]
-            # Nobody works on it, so that it has still failed.
+            # The task was not requeued, so it remains failed.
             assert (await opened.queue.status(record.task_id)).status is TaskStatus.FAILURE
 
     asyncio.run(main())
 
 
-def test_a_command_connects_and_changes_nothing_or_says_that_it_cannot(
+def test_a_command_connects_without_changing_streams_or_raises(
     make_settings: Callable[..., Settings], desk: OpenDesk
 ) -> None:
     async def main() -> None:
         async with desk(task_ack_wait_s=33, task_dead_max_bytes=5 * 1024 * 1024) as opened:
-            # A shell with other settings than the service's.
+            # A shell whose settings differ from those of the service.
             connection, dead_letters = await connect_dead_letters(make_settings())
             assert await dead_letters.list() == []
             await connection.close()

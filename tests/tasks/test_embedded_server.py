@@ -1,4 +1,4 @@
-"""The server that `serve` starts: found, set up, and claimed by one instance at a time."""
+"""The embedded server: program, configuration, lock of its folder, and recovery of its storage."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ FAULT = "JetStream stream '$G > TASKS' write error: no space left on device"
 
 @pytest.fixture
 def configure(tmp_path: Path) -> Callable[..., dict[str, Any]]:
-    """Give ``configure(**settings)``: the configuration that is written."""
+    """Return ``configure(**settings)``, which returns the configuration."""
 
     def write(**changes: Any) -> dict[str, Any]:
         settings = Settings(data_dir=tmp_path, **changes)
@@ -41,7 +41,7 @@ def configure(tmp_path: Path) -> Callable[..., dict[str, Any]]:
 
 
 @pytest.mark.parametrize("interval", ["always", "2m", "150ms"])
-def test_the_server_takes_what_is_written(tmp_path: Path, interval: str) -> None:
+def test_the_server_accepts_the_configuration(tmp_path: Path, interval: str) -> None:
     folder = tmp_path / 'a "b" c'
     server = embedded_server.prepare(Settings(data_dir=folder, nats_sync_interval=interval))
     with server.lock:
@@ -52,7 +52,7 @@ def test_the_server_takes_what_is_written(tmp_path: Path, interval: str) -> None
     assert folder.stat().st_mode & 0o777 == 0o700
 
 
-def test_settings_of_the_run_name_the_server_and_nothing_of_another(tmp_path: Path) -> None:
+def test_settings_of_the_run_name_only_the_embedded_server(tmp_path: Path) -> None:
     before = Settings(data_dir=tmp_path, nats_replicas=3, nats_user="u", nats_tls_ca_file=tmp_path)
     with closing(embedded_server.prepare(before).lock):
         first = embedded_server.find_running_server(before)
@@ -64,7 +64,7 @@ def test_settings_of_the_run_name_the_server_and_nothing_of_another(tmp_path: Pa
         secrets = {server.settings.nats_password.get_secret_value(), first.nats_password.get_secret_value()}
         assert server.settings.nats_user == client["user"]
         assert server.settings.nats_password.get_secret_value() == client["password"]
-        assert len(secrets | {system["password"]}) == 3, "each user and each run has a password of its own"
+        assert len(secrets | {system["password"]}) == 3, "each user and each run has its own password"
         assert server.settings.nats_monitor_url == f"nats://system:{system['password']}@{values['listen']}"
         assert embedded_server.store_folder(server.settings) == tmp_path
         assert embedded_server.store_folder(before) is None
@@ -74,7 +74,7 @@ def test_settings_of_the_run_name_the_server_and_nothing_of_another(tmp_path: Pa
         assert not embedded_server.is_up(server.settings)
 
 
-def test_named_server_is_reached_as_it_is_named(tmp_path: Path) -> None:
+def test_settings_that_name_a_server_are_unchanged(tmp_path: Path) -> None:
     settings = Settings(data_dir=tmp_path, nats_url="nats://queue:4222")
     assert embedded_server.find_running_server(settings) is settings
     with pytest.raises(QueueUnavailableError, match=r"DATA_DIR .*: expected the folder of a running instance"):
@@ -101,7 +101,7 @@ def test_ports_are_not_among_those_of_outgoing_connections(configure: Callable[.
     assert not values.keys() & {"http", "https", "monitor_port"}, "every local user could read it"
 
 
-def test_program_is_beside_python_or_on_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_program_is_in_the_folder_of_python_or_on_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert embedded_server.find_program() == str(Path(sys.executable).parent / "nats-server")
     monkeypatch.setattr(sys, "executable", str(tmp_path / "bin" / "python"))
     monkeypatch.setenv("PATH", str(tmp_path))
@@ -118,7 +118,7 @@ def test_folder_that_cannot_be_written_is_named(tmp_path: Path) -> None:
         embedded_server.prepare(Settings(data_dir=tmp_path / "file" / "data"))
 
 
-def test_folder_of_an_instance_that_lives_is_refused_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_folder_of_a_running_instance_is_rejected_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(time, "sleep", lambda _: pytest.fail("it waited"))
     with (
         embedded_server.lock_folder(tmp_path),
@@ -129,7 +129,7 @@ def test_folder_of_an_instance_that_lives_is_refused_at_once(tmp_path: Path, mon
 
 
 @pytest.mark.parametrize("has_ended", [True, False])
-def test_server_of_an_instance_that_died_is_waited_for(
+def test_lock_waits_for_the_server_of_an_instance_that_died(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, has_ended: bool
 ) -> None:
     monkeypatch.setattr(embedded_server, "PREDECESSOR_S", 20.0 if has_ended else 0.1)

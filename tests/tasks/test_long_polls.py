@@ -59,7 +59,7 @@ def test_all_together_read_records_again_at_a_bounded_rate(
         assert polls.recheck_s == expected_s
 
 
-def test_a_request_that_gives_way_returns_what_is_known(
+def test_a_request_that_loses_its_slot_returns_the_current_record(
     desk: Callable[..., AbstractAsyncContextManager[Desk]],
     check: Callable[..., CheckedInput],
     monkeypatch: pytest.MonkeyPatch,

@@ -1,4 +1,4 @@
-"""What the queue's server tells on its monitoring port."""
+"""Statistics of the NATS server."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ if TYPE_CHECKING:
 
 
 @pytest.mark.parametrize("url", ["", "http://127.0.0.1:9", "http://[", "nonsense"])
-def test_a_port_that_does_not_answer_tells_nothing(url: str) -> None:
+def test_a_port_that_does_not_respond_reports_nothing(url: str) -> None:
     assert read_server_stats(url) == NatsServerStats()
 
 
-def test_what_answers_there_but_is_no_nats_tells_nothing(nats_server: NatsServer) -> None:
+def test_a_server_that_is_not_nats_reports_nothing(nats_server: NatsServer) -> None:
     assert read_server_stats(f"{nats_server.monitor_url}/healthz?") == NatsServerStats()
 
 
-def test_a_server_alone_has_no_leader_to_lose(nats_server: NatsServer) -> None:
+def test_a_single_server_has_no_leader(nats_server: NatsServer) -> None:
     found = read_server_stats(nats_server.monitor_url)
     assert found.memory is not None
     assert found.memory > 1e6
