@@ -126,8 +126,8 @@ class QueueShares:
     """The share of the queue that each lane uses, so that one caller's backlog leaves room for others.
 
     It is read at most every half second, and messages that this process sends are added. The server reports the
-    messages of each lane but only the total of their bytes, which is divided by the sizes of the messages that this
-    process sends.
+    messages of each lane, but only the total of their bytes. That is divided among the lanes by the sizes of the
+    messages that this process sends.
 
     Args:
         connection: connection to the queue.

@@ -1,8 +1,7 @@
 """The NATS connection of a process, kept open for the life of the process.
 
-nats-py reconnects after network errors. This module adds the rest: it makes the first connection in the background,
-retries if the server refuses the connection, and restores the streams after each connect, because the server may have
-lost them.
+nats-py reconnects after network errors. This module adds the rest. It makes the first connection in the background and
+retries if the server refuses it. After each connect it restores the streams, because the server may have lost them.
 """
 
 from __future__ import annotations

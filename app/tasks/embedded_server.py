@@ -56,7 +56,7 @@ PENDING_PAYLOADS = 8
 # Records of accepted tasks may exceed RESULT_MAX_BYTES, and deleted data uses space until its block is compacted.
 STORE_HEADROOM = 2
 # The streams have their own limits, which the server reserves out of this one. It rejects every update of a stream
-# while the limits of an earlier run exceed this one, so this one must not depend on the settings.
+# while the limits of an earlier run exceed this one. This one must therefore not depend on the settings.
 MAX_FILE = 1 << 50
 CLIENT_USER, SYSTEM_USER = "facial-service", "system"
 SYSTEM_ACCOUNT = "$SYS"

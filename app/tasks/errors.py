@@ -1,15 +1,4 @@
-"""Errors of tasks and of the queue; `app.face.errors` has those of inputs.
-
-::
-
-    QueueError
-    ├─ QueueUnavailableError     the NATS server is unreachable or does not respond in time
-    ├─ QueueFullError            the limit of tasks, records or disk space is reached
-    ├─ TaskTooLargeError         the task exceeds the largest message that the NATS server accepts
-    ├─ TaskUnknownError          the task does not exist, or has expired
-    ├─ TaskEndedError            the task has ended and cannot be cancelled
-    └─ IdempotencyConflictError  the Idempotency-Key was used for another request
-"""
+"""Errors of tasks and of the queue; `app.face.errors` has those of inputs."""
 
 
 class QueueError(Exception):

@@ -2,7 +2,7 @@
 
 A process subscribes once to the notices of all tasks, while at least one request waits. A notice has headers only and
 costs about 50 µs of CPU: 100 tasks per second with three writes each use 1.5 % of a core. One subscription per request
-would cost about the same for each task that is waited for, plus up to `MAX_LONG_POLLS` subscriptions in every server of
+costs about the same for each task that is waited for, and adds up to `MAX_LONG_POLLS` subscriptions to every server of
 a cluster.
 """
 
@@ -67,8 +67,8 @@ class LongPoll:
 class LongPolls:
     """The waiting requests of a process, limited in number and shared among callers.
 
-    If all slots are in use, a caller takes over the newest slot of the caller with the most, unless that would leave
-    the other caller with fewer.
+    If all slots are in use, a caller takes over the newest slot of the caller with the most. It does not if that would
+    leave the other caller with fewer.
 
     Args:
         connection: connection to the queue.

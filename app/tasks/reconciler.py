@@ -6,8 +6,8 @@ replaces, so it is safe while API and workers run: if one of them changes a reco
 - A record that is not final and has no message ends as FAILURE (``task_lost``), because the message contained the
   image. The reconciler waits until no live process can still send the message or store the result.
 - A message that was never delivered and whose record expired during an outage gets its record back.
-- Records of tasks whose message exists are renewed before the server deletes them, because a worker would process the
-  message of a cancelled task without its record.
+- Records of tasks whose message exists are renewed before the server deletes them. Without its record, a worker would
+  process the message of a cancelled task.
 - Revisions that the server should have deleted (see `app.tasks.records`) are removed.
 - A message of a finished task is deleted if the consumer counts it as acknowledged.
 - A consumer that does not track another message of the stream is created again, so that the message is delivered.

@@ -4,9 +4,9 @@ A write names the revision that it replaces. If two workers receive the same tas
 finishes, the second writer gets a conflict and reads again. A final state never changes.
 
 Expiry is checked when a record is read, not left to the server alone. nats-server 2.11 to 2.15 deletes a superseded
-revision without a tombstone but a revision whose TTL has passed with one; if it is killed and rebuilds its state from
-the message blocks, it applies tombstones first, so the superseded revision of an expired record reappears, and its TTL
-may be lost (``filestore.go``: ``removeMsgFromBlock``, ``recoverPerMessageState``). Two rules make such a revision
+revision without a tombstone, but a revision whose TTL has passed with one. If it is killed, it rebuilds its state from
+the message blocks and applies tombstones first. The superseded revision of an expired record then reappears, possibly
+without its TTL (``filestore.go``: ``removeMsgFromBlock``, ``recoverPerMessageState``). Two rules make such a revision
 harmless: no revision expires later than the revision that replaces it, and an expired revision counts as missing.
 
 A record is stored longer than callers see it. While the message of a finished task waits, its record must not
