@@ -81,7 +81,7 @@ class QueueAdmission:
         if time.monotonic() < self._full_until.get(lane, 0.0):
             raise QueueFullError(FULL)
         if self._space is not None and not self._space.admit(size):
-            raise QueueFullError("the queue's disk is full; retry later")
+            raise QueueFullError("the queue's storage is full; retry later")
         self._connection.require_storing()
         if await self._records.usage_bytes() > self._settings.result_max_bytes:
             raise QueueFullError("the storage for results is full; retry later")
