@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from app.settings import Settings
     from app.supervisor.gunicorn_adapter import ServiceArbiter
-    from app.tasks.embedded import EmbeddedServer
+    from app.tasks.embedded_server import EmbeddedServer
 
 QUEUE_STOP_S = 10.0
 TASK_MARGIN_S = 5.0  # after the graceful timeout, for the master of the task workers to end
@@ -70,7 +70,7 @@ class ApiApplication(ServiceApplication):
         bind(self.settings.host, self.settings.port, "PORT").close()  # gunicorn's own check does not name the setting
         if self.settings.is_queue_embedded:
             # Import lazily: nats-py is not loaded when tasks are disabled.
-            from app.tasks.embedded import ENVIRONMENT_DEFAULTS, PROGRAM, is_up, prepare  # noqa: PLC0415
+            from app.tasks.embedded_server import ENVIRONMENT_DEFAULTS, PROGRAM, is_up, prepare  # noqa: PLC0415
 
             self.embedded = prepare(self.settings)
             self.settings = self.embedded.settings
@@ -96,7 +96,7 @@ class ApiApplication(ServiceApplication):
     def watch(self) -> None:
         """Watch the storage space of the embedded queue."""
         if self.queue is not None:
-            from app.tasks.storage_space import StorageWatch  # noqa: PLC0415 - as in `prepare`
+            from app.tasks.embedded_server import StorageWatch  # noqa: PLC0415 - as in `prepare`
 
             folder = self.settings.data_dir.absolute()
             StorageWatch(self.settings.nats_monitor_url, folder, self.queue.request_restart).start()

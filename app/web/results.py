@@ -14,7 +14,7 @@ from app.web.schemas import Warning as ResultWarning  # noqa: TC001 - msgspec re
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from app.tasks.records import Record, TaskFault
+    from app.tasks.records import Record, TaskError
 
 
 class _Tail(msgspec.Struct):
@@ -80,7 +80,7 @@ def task_to_json(record: Record) -> bytes:
     return b"".join((msgspec.json.encode(before)[:-1], b',"result":', record.result, b",", after[1:]))
 
 
-def _error_document(fault: TaskFault) -> dict[str, Any]:
+def _error_document(fault: TaskError) -> dict[str, Any]:
     return {"code": fault.code, "title": fault_title(fault.code), "detail": fault.detail}
 
 

@@ -23,7 +23,7 @@ CALLS = {
         "app/observability/metrics.py",
         "app/service/body_budget.py",
         "app/service/crop.py",
-        "app/tasks/queue_shares.py",
+        "app/tasks/admission.py",
     ),
     "Gauge": ("app/observability/metrics.py",),
     "Histogram": ("app/observability/metrics.py",),

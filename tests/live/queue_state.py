@@ -24,7 +24,7 @@ def describe_rest(settings: Settings, service: RunningService) -> str:
 
 
 async def _read(settings: Settings) -> QueueState:
-    connection = Connection(settings, "test", is_keeper=False)
+    connection = Connection(settings, "test", manages_streams=False)
     await connection.start()
     try:
         assert await connection.wait_up(lambda: False)

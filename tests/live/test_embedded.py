@@ -99,7 +99,7 @@ def test_second_instance_on_the_folder_is_refused_at_once(own: Any, sample: Any)
     assert done.returncode == 1
     assert done.stderr == (
         f"facial-service: DATA_DIR {folder} is in use by process {own.pid}; "
-        "stop that, or set another DATA_DIR for this instance\n"
+        "stop it, or set another DATA_DIR for this instance\n"
     )
     assert end_of(own, submit(own, sample.json())) == "SUCCESS"
 

@@ -103,7 +103,7 @@ def test_queue_recovers_by_itself_once_a_full_disk_has_room(
         assert [end_of(service, task) for task in ids] == ["SUCCESS"] * 3
         server = service.nats_server()
         ids += fill(service, disk, sample.json())
-        wait_until(lambda: "cannot be written: " in service.log_text(), limit_s=60, what="the write error in the log")
+        wait_until(lambda: "is not writable: " in service.log_text(), limit_s=60, what="the write error in the log")
         assert metric(service, "queue_writable") == 0
         assert service.nats_server().pid == server.pid, "without room it is not restarted"
         refused = submit(service, sample.json())
@@ -118,9 +118,9 @@ def test_queue_recovers_by_itself_once_a_full_disk_has_room(
         assert end_of(service, task_id) == "SUCCESS"
         wait_until(lambda: metric(service, "queue_writable") == 1, limit_s=30, what="queue_writable")
         log = service.log_text()
-        assert log.count("cannot be written: ") == 1, "the state is logged once"
+        assert log.count("is not writable: ") == 1, "the state is logged once"
         # Each of three processes reports the full disk and the restart, and no request does.
-        assert log.count("The queue is back") <= 6
+        assert log.count("The queue is available again") <= 6
         assert "ended unexpectedly" not in log
 
 

@@ -26,7 +26,7 @@ import pytest
 
 from app.observability.multiprocess import ValueCollector
 from app.settings import Settings
-from app.tasks.embedded import reach_running
+from app.tasks.embedded_server import find_running_server
 from tests.live.queue_state import describe_rest
 
 if TYPE_CHECKING:
@@ -178,8 +178,8 @@ class Deployment:
         self.start()
 
     def queue_settings(self) -> Settings:
-        """Settings of the connection to the queue."""
-        return reach_running(Settings(data_dir=self._folder / "data"))
+        """Settings to reach the queue by."""
+        return find_running_server(Settings(data_dir=self._folder / "data"))
 
     def nats_process(self) -> psutil.Process:
         """Return a process of the NATS server."""

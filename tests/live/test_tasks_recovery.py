@@ -12,7 +12,7 @@ import httpx
 import pytest
 
 from app.settings import Settings
-from app.tasks.embedded import reach_running
+from app.tasks.embedded_server import find_running_server
 from tests.live.queue_state import describe_rest
 
 if TYPE_CHECKING:
@@ -120,7 +120,7 @@ def test_no_message_of_an_ended_task_stays_when_the_server_is_killed_amid_cancel
                 os.kill(service.nats_server().pid, signal.SIGKILL)
         for task_id in ids:
             ends[end_of(service, task_id, wait_until)] += 1
-        queue = reach_running(Settings(data_dir=tmp_path / "data"))
+        queue = find_running_server(Settings(data_dir=tmp_path / "data"))
         wait_until(lambda: not describe_rest(queue, service), limit_s=60, what="an empty queue")
     assert ends["CANCELLED"]
     assert ends.keys() == {"SUCCESS", "CANCELLED"}
@@ -140,7 +140,7 @@ def test_waiting_tasks_whose_messages_were_cut_off_the_store_end_as_lost(
     with run_service(**settings) as service:
         service.wait_tasks()
         ends = Counter(end_of(service, task_id, wait_until) for task_id in ids if task_id)
-        queue = reach_running(Settings(data_dir=data))
+        queue = find_running_server(Settings(data_dir=data))
         wait_until(lambda: not describe_rest(queue, service), limit_s=60, what="an empty queue")
         repairs = {
             dict(labels).get("reason"): value

@@ -16,7 +16,7 @@ from starlette.requests import ClientDisconnect
 from app.face.errors import InputError, NoFaceError, public_codes
 from app.observability import context
 from app.service.admission import SaturatedError
-from app.tasks.dead import GAVE_UP
+from app.tasks.dead_letters import TASK_GAVE_UP
 from app.tasks.errors import QueueError
 from app.web.problems import (
     CLIENT_CLOSED_REQUEST,
@@ -94,7 +94,7 @@ def test_codes_are_stable() -> None:
 def test_no_code_stands_for_two_things() -> None:
     assert not PROBLEMS.keys() & public_codes().keys()
     assert not TASK_FAULTS.keys() & (PROBLEMS.keys() | public_codes().keys())
-    assert GAVE_UP in TASK_FAULTS
+    assert TASK_GAVE_UP in TASK_FAULTS
     assert public_codes()[NoFaceError.code] is NoFaceError
     assert all(re.fullmatch(r"[a-z]+(_[a-z]+)+|saturated|unauthorized", code) for code in (*PROBLEMS, *public_codes()))
     titles = [title for _, title in PROBLEMS.values()] + list(TASK_FAULTS.values())

@@ -12,7 +12,7 @@ import pytest
 
 from app.service.crop import CropService, ImageLimits
 from app.service.serialization import result_to_json
-from app.tasks.records import Record, TaskFault, decode_record, encode_record
+from app.tasks.records import Record, TaskError, decode_record, encode_record
 from app.web.results import read_result, task_to_json
 
 if TYPE_CHECKING:
@@ -102,7 +102,7 @@ def test_the_cache_changes_no_refusal(make_app: MakeApp, call: Call, sample: Sam
     ],
 )
 def test_what_a_task_failed_by_has_a_title(code: str, title: str) -> None:
-    record = Record(task_id="0" * 32, submitted_at=0.5, error=TaskFault(code, "what was wrong"))
+    record = Record(task_id="0" * 32, submitted_at=0.5, error=TaskError(code, "what was wrong"))
     task = orjson.loads(task_to_json(record))
     assert task["error"] == {"code": code, "title": title, "detail": "what was wrong"}
     assert task["submitted_at"] == "1970-01-01T00:00:00.500Z"

@@ -1,4 +1,4 @@
-"""Tasks that were given up on: kept with why, tried again, forgotten."""
+"""Dead letters: stored with a reason, listed, retried, dropped."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from app.tasks import worker
-from app.tasks.dead import Graveyard, connect_graveyard
+from app.tasks.dead_letters import DeadLetterQueue, connect_dead_letters
 from app.tasks.errors import QueueUnavailableError, TaskUnknownError
 from app.tasks.message import encode_task
 from app.tasks.records import Record, TaskStatus
@@ -32,30 +32,32 @@ HEAVY: dict[str, Any] = {"verify": "pixels"}
 FAILED = ("task_completions_total", "FAILURE", TASK_TYPE)
 
 
-async def bury(desk: Desk, checked: CheckedInput, *, attempts: int = 5, digest: str = "") -> tuple[Record, bytes]:
-    """Have a task given up on as a worker does; return its record as it was before, and its message."""
+async def dead_letter(
+    desk: Desk, checked: CheckedInput, *, attempts: int = 5, digest: str = ""
+) -> tuple[Record, bytes]:
+    """Dead-letter a task as a worker does; return its previous record and its message."""
     record = await desk.queue.submit(checked, digest=digest)
     (message,) = await desk.fetch()
-    await Graveyard(desk.connection, desk.records).bury(
-        record.task_id, message.data, attempts=attempts, reason="it came to no end"
+    await DeadLetterQueue(desk.connection, desk.records).dead_letter(
+        record.task_id, message.data, attempts=attempts, reason="it did not finish"
     )
     await message.ack_sync()
     return record, message.data
 
 
-def test_a_buried_task_has_failed_and_is_kept(desk: OpenDesk, check: Check, scrape: Scrape) -> None:
+def test_a_dead_lettered_task_has_failed_and_is_stored(desk: OpenDesk, check: Check, scrape: Scrape) -> None:
     async def main() -> None:
         async with desk() as opened:
-            graveyard = Graveyard(opened.connection, opened.records)
-            assert await graveyard.list() == []
+            dead_letters = DeadLetterQueue(opened.connection, opened.records)
+            assert await dead_letters.list() == []
             before = time.time()
-            record, data = await bury(opened, check())
+            record, data = await dead_letter(opened, check())
             failed = await opened.queue.status(record.task_id)
             assert failed.error is not None
             assert (failed.status, failed.error.code) == (TaskStatus.FAILURE, "task_gave_up")
-            assert failed.error.detail == "it came to no end"
-            (dead,) = await graveyard.list()
-            assert (dead.task_id, dead.attempts, dead.reason) == (record.task_id, 5, "it came to no end")
+            assert failed.error.detail == "it did not finish"
+            (dead,) = await dead_letters.list()
+            assert (dead.task_id, dead.attempts, dead.reason) == (record.task_id, 5, "it did not finish")
             assert dead.size == len(data)
             assert before <= dead.buried_at <= time.time()
 
@@ -68,22 +70,24 @@ def test_a_buried_task_has_failed_and_is_kept(desk: OpenDesk, check: Check, scra
 def test_all_are_listed_the_oldest_first(desk: OpenDesk, check: Check) -> None:
     async def main() -> None:
         async with desk() as opened:
-            buried = [(await bury(opened, check()))[0].task_id for _ in range(30)]
-            graveyard = Graveyard(opened.connection, opened.records)
+            buried = [(await dead_letter(opened, check()))[0].task_id for _ in range(30)]
+            dead_letters = DeadLetterQueue(opened.connection, opened.records)
             for _ in range(2):
-                assert [dead.task_id for dead in await graveyard.list()] == buried
+                assert [dead.task_id for dead in await dead_letters.list()] == buried
             info = await opened.connection.client.jetstream().consumers_info(DEAD_STREAM)
-            assert len(info) <= 2, "those that listed go by themselves"
+            assert len(info) <= 2, "the consumers of listings expire"
 
     asyncio.run(main())
 
 
-def test_a_task_that_has_ended_otherwise_keeps_its_end(desk: OpenDesk, check: Check, scrape: Scrape) -> None:
+def test_a_task_that_has_ended_keeps_its_end(desk: OpenDesk, check: Check, scrape: Scrape) -> None:
     async def main() -> None:
         async with desk() as opened:
             record = await opened.queue.submit(check())
             cancelled = await opened.queue.cancel(record.task_id)
-            await Graveyard(opened.connection, opened.records).bury(record.task_id, b"x", attempts=1, reason="why")
+            await DeadLetterQueue(opened.connection, opened.records).dead_letter(
+                record.task_id, b"x", attempts=1, reason="why"
+            )
             assert await opened.queue.status(record.task_id) == cancelled
 
     asyncio.run(main())
@@ -96,24 +100,24 @@ def test_a_retried_task_succeeds(at_work: OpenDesk, check: Check, scrape: Scrape
         async with at_work() as desk:
             record = Record(task_id="b" * 32, submitted_at=1.5, digest="d")
             revision = await desk.records.create(record)
-            graveyard = Graveyard(desk.connection, desk.records)
+            dead_letters = DeadLetterQueue(desk.connection, desk.records)
             message = encode_task(record, revision, check())
-            await graveyard.bury(record.task_id, message, attempts=5, reason="why")
+            await dead_letters.dead_letter(record.task_id, message, attempts=5, reason="why")
             if not has_record:
                 await desk.connection.client.jetstream().purge_stream("KV_TASK_RECORDS")
-            await graveyard.retry(record.task_id)
+            await dead_letters.retry(record.task_id)
             ended = await desk.end_of(record.task_id)
             assert (ended.status, ended.attempts, ended.error) == (TaskStatus.SUCCESS, 1, None)
             if has_record:
                 assert (ended.submitted_at, ended.digest) == (1.5, "d")
-            assert await graveyard.list() == []
+            assert await dead_letters.list() == []
             await desk.drained()
 
     asyncio.run(main())
     assert scrape()["task_completions_total", "SUCCESS", TASK_TYPE] == 1
 
 
-def test_a_retried_task_that_comes_to_nothing_again_is_kept_again(
+def test_a_retried_task_that_fails_again_is_dead_again(
     at_work: OpenDesk, check: Check, gate: Gate, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(worker, "RETRY_S", 0.05)
@@ -121,38 +125,38 @@ def test_a_retried_task_that_comes_to_nothing_again_is_kept_again(
 
     async def main() -> None:
         async with at_work(task_max_deliveries=2) as desk:
-            graveyard = Graveyard(desk.connection, desk.records)
+            dead_letters = DeadLetterQueue(desk.connection, desk.records)
             record = await desk.queue.submit(check(simplify=3, **HEAVY))
             for _ in range(3):
                 assert (await desk.end_of(record.task_id)).status is TaskStatus.FAILURE
                 await desk.drained()
-                (dead,) = await graveyard.list()
+                (dead,) = await dead_letters.list()
                 assert (dead.task_id, dead.attempts) == (record.task_id, 2)
-                await graveyard.retry(record.task_id)
+                await dead_letters.retry(record.task_id)
             await desk.end_of(record.task_id)
             await desk.drained()
-            assert len(await graveyard.list()) == 1
+            assert len(await dead_letters.list()) == 1
             assert gate.begun == [3] * 8
 
     asyncio.run(main())
 
 
-def test_what_is_put_aside_again_before_the_retry_is_over_stays(desk: OpenDesk) -> None:
+def test_a_task_that_dies_again_before_the_retry_is_over_stays_dead(desk: OpenDesk) -> None:
     async def main() -> None:
         async with desk() as opened:
-            graveyard = Graveyard(opened.connection, opened.records)
-            await graveyard.bury("b" * 32, b"garbage", attempts=1, reason="why")
+            dead_letters = DeadLetterQueue(opened.connection, opened.records)
+            await dead_letters.dead_letter("b" * 32, b"garbage", attempts=1, reason="why")
             store = opened.connection.store
 
             async def store_and_be_overtaken(subject: str, *rest: Any) -> int:
                 sequence = await store(subject, *rest)
                 if subject.startswith("tasks."):
-                    await graveyard.bury("b" * 32, b"garbage", attempts=1, reason="why again")
+                    await dead_letters.dead_letter("b" * 32, b"garbage", attempts=1, reason="why again")
                 return sequence
 
             opened.connection.store = store_and_be_overtaken  # type: ignore[assignment]
-            await graveyard.retry("b" * 32)
-            assert [dead.reason for dead in await graveyard.list()] == ["why again"]
+            await dead_letters.retry("b" * 32)
+            assert [dead.reason for dead in await dead_letters.list()] == ["why again"]
 
     asyncio.run(main())
 
@@ -160,61 +164,61 @@ def test_what_is_put_aside_again_before_the_retry_is_over_stays(desk: OpenDesk) 
 def test_one_is_dropped_and_the_others_stay(desk: OpenDesk, check: Check) -> None:
     async def main() -> None:
         async with desk() as opened:
-            graveyard = Graveyard(opened.connection, opened.records)
-            first, second = [(await bury(opened, check()))[0].task_id for _ in range(2)]
-            await graveyard.drop(first)
-            assert [dead.task_id for dead in await graveyard.list()] == [second]
+            dead_letters = DeadLetterQueue(opened.connection, opened.records)
+            first, second = [(await dead_letter(opened, check()))[0].task_id for _ in range(2)]
+            await dead_letters.drop(first)
+            assert [dead.task_id for dead in await dead_letters.list()] == [second]
             assert (await opened.queue.status(first)).status is TaskStatus.FAILURE
-            for ask in (graveyard.drop(first), graveyard.retry(first)):
-                with pytest.raises(TaskUnknownError, match="there is none"):
+            for ask in (dead_letters.drop(first), dead_letters.retry(first)):
+                with pytest.raises(TaskUnknownError, match="none has this id"):
                     await ask
 
     asyncio.run(main())
 
 
 @pytest.mark.parametrize("task_id", [UNKNOWN, "*", ">", "", "a b", f"x.{UNKNOWN}"])
-def test_what_is_not_there_can_neither_be_retried_nor_dropped(desk: OpenDesk, check: Check, task_id: str) -> None:
+def test_an_unknown_task_can_neither_be_retried_nor_dropped(desk: OpenDesk, check: Check, task_id: str) -> None:
     async def main() -> None:
         async with desk() as opened:
-            record, _ = await bury(opened, check())
-            graveyard = Graveyard(opened.connection, opened.records)
-            for ask in (graveyard.drop, graveyard.retry):
+            record, _ = await dead_letter(opened, check())
+            dead_letters = DeadLetterQueue(opened.connection, opened.records)
+            for ask in (dead_letters.drop, dead_letters.retry):
                 with pytest.raises(TaskUnknownError):
                     await ask(task_id)
-            assert [dead.task_id for dead in await graveyard.list()] == [record.task_id]
+            assert [dead.task_id for dead in await dead_letters.list()] == [record.task_id]
             assert await opened.count() == 0
 
     asyncio.run(main())
 
 
-def test_a_retry_that_finds_no_room_leaves_the_task_where_it_is(desk: OpenDesk, check: Check) -> None:
+def test_a_retry_without_room_keeps_the_dead_letter(desk: OpenDesk, check: Check) -> None:
     async def main() -> None:
         async with desk(task_queue_max_messages=1) as opened:
-            graveyard = Graveyard(opened.connection, opened.records)
-            record, _ = await bury(opened, check())
+            dead_letters = DeadLetterQueue(opened.connection, opened.records)
+            record, _ = await dead_letter(opened, check())
             await opened.queue.submit(check())
             with pytest.raises(Exception, match="the queue is full"):
-                await graveyard.retry(record.task_id)
-            assert [dead.task_id for dead in await graveyard.list()] == [record.task_id]
-            # Nobody works on it, so that it has still failed.
+                await dead_letters.retry(record.task_id)
+            assert [dead.task_id for dead in await dead_letters.list()] == [record.task_id]
+            # The task was not requeued, so it remains failed.
             assert (await opened.queue.status(record.task_id)).status is TaskStatus.FAILURE
 
     asyncio.run(main())
 
 
-def test_a_command_connects_and_changes_nothing_or_says_that_it_cannot(
+def test_a_command_connects_without_changing_streams_or_raises(
     make_settings: Callable[..., Settings], desk: OpenDesk
 ) -> None:
     async def main() -> None:
         async with desk(task_ack_wait_s=33, task_dead_max_bytes=5 * 1024 * 1024) as opened:
-            # A shell with other settings than the service's.
-            connection, graveyard = await connect_graveyard(make_settings())
-            assert await graveyard.list() == []
+            # A shell whose settings differ from those of the service.
+            connection, dead_letters = await connect_dead_letters(make_settings())
+            assert await dead_letters.list() == []
             await connection.close()
             assert (await opened.consumer()).config.ack_wait == 33
             dead = await opened.connection.client.jetstream().stream_info(DEAD_STREAM)
             assert dead.config.max_bytes == 5 * 1024 * 1024
         with pytest.raises(QueueUnavailableError, match=r"within 0\.5 s"):
-            await connect_graveyard(make_settings(nats_url="nats://127.0.0.1:9", nats_timeout_s=0.5))
+            await connect_dead_letters(make_settings(nats_url="nats://127.0.0.1:9", nats_timeout_s=0.5))
 
     asyncio.run(main())

@@ -1,7 +1,7 @@
-"""Figures of a NATS server: its own, and those of its JetStream storage.
+"""Statistics of a NATS server: of its process and of its JetStream storage.
 
-They come from its monitoring port (``http://``) or, from the embedded server, which has none, over a connection to its
-system account (``nats://``).
+They come from its monitoring port (``http://``). The embedded server has no such port; its statistics come over a
+connection to its system account (``nats://``).
 """
 
 from __future__ import annotations
@@ -18,26 +18,26 @@ from urllib.parse import unquote, urlsplit
 import msgspec
 import nats.errors
 
-from app.tasks.access import CarefulClient
+from app.tasks.nats_client import StrictTlsClient
 
-ANSWER_S: Final = 0.3
-CONNECT_S: Final = 0.3
+RESPONSE_TIMEOUT_S: Final = 0.3
+CONNECT_TIMEOUT_S: Final = 0.3
 SYSTEM_SCHEME: Final = "nats"
 # https://github.com/nats-io/nats-server/blob/main/server/monitor.go
-_BROKEN: Final = ("write error", "JetStream not enabled")
+_STORAGE_FAULTS: Final = ("write error", "JetStream not enabled")
 
 
-class MonitorFigures(msgspec.Struct, frozen=True, kw_only=True):
-    """What was read; None is what the server does not report.
+class NatsServerStats(msgspec.Struct, frozen=True, kw_only=True):
+    """Statistics of a NATS server; None if it does not report a value.
 
     Attributes:
-        memory: bytes that the server's process takes.
-        connections: clients that are connected to it.
-        storage_limit: bytes that it may store.
-        reserved: bytes of its storage that streams reserve with their bounds.
-        has_leader: whether the cluster has a leader; None of a server that is in none.
-        storage_fault: why a stream cannot be written; empty if all can. nats-server 2.11 does not report it.
-        free: bytes free on the disk of the storage, if that is on this machine.
+        memory: resident memory of the server's process, in bytes.
+        connections: number of connected clients.
+        storage_limit: bytes that the server may store.
+        reserved: bytes of its storage that streams reserve with their limits.
+        has_leader: whether the cluster has a leader; None if the server is not part of a cluster.
+        storage_fault: why a stream is not writable; empty if all are. nats-server 2.11 does not report it.
+        free: bytes free on the disk of the storage, if it is local.
     """
 
     memory: int | None = None
@@ -78,7 +78,7 @@ class _Response(msgspec.Struct):
     data: msgspec.Raw = msgspec.Raw(b"{}")
 
 
-# Not through an HTTP_PROXY: the server is in this network.
+# Without HTTP_PROXY, because the server is in the local network.
 _OPENER: Final = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 _SERVER: Final = msgspec.json.Decoder(_Server)
 _JETSTREAM: Final = msgspec.json.Decoder(_JetStream)
@@ -87,7 +87,7 @@ _RESPONSE: Final = msgspec.json.Decoder(_Response)
 
 
 class ServerMonitor:
-    """Reads the figures of one server.
+    """Client for the statistics of one server.
 
     Args:
         url: ``http://nats:8222``, or ``nats://user:password@host:port`` of a user of the system account; empty if
@@ -96,45 +96,45 @@ class ServerMonitor:
 
     def __init__(self, url: str) -> None:
         self._url = url
-        self._client: CarefulClient | None = None
+        self._client: StrictTlsClient | None = None
         self._lock = asyncio.Lock()
 
-    async def read(self) -> MonitorFigures:
-        """Read the figures; all are None if there is no response."""
+    async def read(self) -> NatsServerStats:
+        """Return the statistics; all are None if the server does not respond."""
         if not self._url:
-            return MonitorFigures()
+            return NatsServerStats()
         try:
             is_system = urlsplit(self._url).scheme == SYSTEM_SCHEME
-            pages = await self._ask() if is_system else await asyncio.to_thread(_get_pages, self._url)
-            return _figures(*pages, is_local=is_system)
+            pages = await self._request() if is_system else await asyncio.to_thread(_get_pages, self._url)
+            return _parse(*pages, is_local=is_system)
         except (nats.errors.Error, OSError, TimeoutError, ValueError):  # msgspec's errors are ValueErrors
-            return MonitorFigures()
+            return NatsServerStats()
 
     async def close(self) -> None:
-        """Close the connection, if there is one."""
+        """Close the connection, if it is open."""
         client, self._client = self._client, None
         if client is not None:
             with contextlib.suppress(Exception):
-                async with asyncio.timeout(CONNECT_S):
+                async with asyncio.timeout(CONNECT_TIMEOUT_S):
                     await client.close()
-            client.let_go()
+            client.close_transport()
 
-    async def _ask(self) -> list[bytes]:
+    async def _request(self) -> list[bytes]:
         async with self._lock:
             client = await self._connect()
-        answers = await asyncio.gather(
+        responses = await asyncio.gather(
             *(
-                client.request(f"$SYS.REQ.SERVER.PING.{name}", payload, timeout=ANSWER_S)
+                client.request(f"$SYS.REQ.SERVER.PING.{name}", payload, timeout=RESPONSE_TIMEOUT_S)
                 for name, payload in (("VARZ", b""), ("JSZ", b'{"config":true}'), ("HEALTHZ", b""))
             )
         )
-        return [bytes(_RESPONSE.decode(answer.data).data) for answer in answers]
+        return [bytes(_RESPONSE.decode(response.data).data) for response in responses]
 
-    async def _connect(self) -> CarefulClient:
+    async def _connect(self) -> StrictTlsClient:
         if self._client is not None and self._client.is_connected:
             return self._client
         await self.close()
-        url, client = urlsplit(self._url), CarefulClient()
+        url, client = urlsplit(self._url), StrictTlsClient()
         self._client = client
         options: dict[str, Any] = {
             "servers": [f"nats://{url.hostname}:{url.port}"],
@@ -144,18 +144,18 @@ class ServerMonitor:
             "allow_reconnect": False,
             "max_reconnect_attempts": 1,
             "reconnect_time_wait": 0,
-            "connect_timeout": CONNECT_S,
+            "connect_timeout": CONNECT_TIMEOUT_S,
             "error_cb": _ignore,
         }
-        async with asyncio.timeout(2 * CONNECT_S):
+        async with asyncio.timeout(2 * CONNECT_TIMEOUT_S):
             await client.connect(**options)
         return client
 
 
-def read_monitor(url: str) -> MonitorFigures:
-    """Read the figures of a server once; see `ServerMonitor`."""
+def read_server_stats(url: str) -> NatsServerStats:
+    """Return the statistics of a server once; see `ServerMonitor`."""
 
-    async def read() -> MonitorFigures:
+    async def read() -> NatsServerStats:
         monitor = ServerMonitor(url)
         try:
             return await monitor.read()
@@ -165,30 +165,29 @@ def read_monitor(url: str) -> MonitorFigures:
     return asyncio.run(read())
 
 
-def _figures(server_page: bytes, store_page: bytes, health_page: bytes, *, is_local: bool) -> MonitorFigures:
-    server, store, health = _SERVER.decode(server_page), _JETSTREAM.decode(store_page), _HEALTH.decode(health_page)
-    if server.mem is None:  # something else responds there
-        return MonitorFigures()
-    folder = Path(store.config.store_dir)
-    return MonitorFigures(
+def _parse(server_page: bytes, storage_page: bytes, health_page: bytes, *, is_local: bool) -> NatsServerStats:
+    server, storage = _SERVER.decode(server_page), _JETSTREAM.decode(storage_page)
+    if server.mem is None:  # the port belongs to another program
+        return NatsServerStats()
+    return NatsServerStats(
         memory=server.mem,
         connections=server.connections,
-        storage_limit=store.config.max_storage or None,
-        reserved=store.reserved_storage,
-        has_leader=None if store.meta_cluster is None else bool(store.meta_cluster.leader),
-        storage_fault=_storage_fault(health),
-        free=free_bytes(folder) if is_local and store.config.store_dir else None,
+        storage_limit=storage.config.max_storage or None,
+        reserved=storage.reserved_storage,
+        has_leader=None if storage.meta_cluster is None else bool(storage.meta_cluster.leader),
+        storage_fault=_storage_fault(_HEALTH.decode(health_page)),
+        free=free_bytes(Path(storage.config.store_dir)) if is_local and storage.config.store_dir else None,
     )
 
 
 def _storage_fault(health: _Health) -> str | None:
     if not health.status:
         return None
-    return health.error if any(sign in health.error for sign in _BROKEN) else ""
+    return health.error if any(text in health.error for text in _STORAGE_FAULTS) else ""
 
 
 def free_bytes(folder: Path) -> int | None:
-    """Return the bytes that this user may still write; None if the folder cannot be read."""
+    """Return how many bytes this user can still write; None if the folder is not readable."""
     try:
         disk = os.statvfs(folder)
     except OSError:
@@ -197,7 +196,7 @@ def free_bytes(folder: Path) -> int | None:
 
 
 async def _ignore(_error: Exception) -> None:
-    """The caller gets the error as well."""
+    """Ignore an error, because the call that fails raises it as well."""
 
 
 def _get_pages(url: str) -> list[bytes]:
@@ -206,8 +205,8 @@ def _get_pages(url: str) -> list[bytes]:
 
 def _get(url: str, page: str) -> bytes:
     try:
-        with _OPENER.open(f"{url.rstrip('/')}/{page}", timeout=ANSWER_S) as answer:
-            return bytes(answer.read())
-    except urllib.error.HTTPError as error:  # of /healthz, whose body says what is wrong
+        with _OPENER.open(f"{url.rstrip('/')}/{page}", timeout=RESPONSE_TIMEOUT_S) as response:
+            return bytes(response.read())
+    except urllib.error.HTTPError as error:  # /healthz, whose body contains the reason
         with error:
             return error.read()

@@ -1,4 +1,8 @@
-"""How the queue's server is told who asks, and how it is checked to be the right one."""
+"""Adapter for nats-py: a stricter client, and connection options from the settings.
+
+This is the only module that relies on internals of nats-py. ``tests/contracts/test_nats_internals.py`` fails if an
+upgrade changes one of them.
+"""
 
 from __future__ import annotations
 
@@ -15,45 +19,46 @@ if TYPE_CHECKING:
     from app.settings import Settings
 
 
-class CarefulClient(Client):
-    """The library's client, which tells nothing in the clear where TLS was asked for, and leaves no socket behind.
+class StrictTlsClient(Client):
+    """A client that sends no credentials without TLS if TLS is configured, and that leaks no socket.
 
-    The library leaves it to the server whether a connection is encrypted; whoever stands in a server's place would be
-    told the credentials. And it forgets a socket whose handshake failed while it reconnected, or was interrupted.
+    nats-py lets the server decide whether to use TLS, so an impostor could ask for the credentials in plain text. It
+    also leaks the socket if a handshake fails during a reconnect or is interrupted.
     """
 
-    def let_go(self) -> None:
-        """Close the socket, whatever the library takes the connection for."""
+    def close_transport(self) -> None:
+        """Close the socket, whatever the state of the connection."""
         if self._transport:
             self._transport.close()  # type: ignore[no-untyped-call]
 
     async def _connect_to_server(self, s: Srv) -> None:
-        self.let_go()
+        self.close_transport()
         await super()._connect_to_server(s)
 
     async def _flush_pending(self, force_flush: bool = False) -> Any:
         try:
             return await super()._flush_pending(force_flush)
-        except RuntimeError as error:  # of uvloop, for a socket that was closed since the connection was last checked
+        except RuntimeError as error:  # raised by uvloop if the socket was closed after the last check
             raise nats.errors.ConnectionClosedError from error
 
     def _connect_command(self) -> bytes:
-        # What it returns is the first thing that is sent, so nothing has been told yet.
+        # The client sends nothing before this command.
         if self.options.get("tls") is not None and not self._server_info.get("tls_required"):
             raise nats.errors.SecureConnWantedError
         return super()._connect_command()
 
 
-def access_options(settings: Settings) -> dict[str, Any]:
-    """Return what the client library is to be given for the settings' way to authenticate, and for TLS."""
-    given: dict[str, Any] = {
+def connect_options(settings: Settings) -> dict[str, Any]:
+    """Return the options of `Client.connect` for authentication and TLS."""
+    credentials: dict[str, Any] = {
         "user": settings.nats_user,
         "password": settings.nats_password.get_secret_value(),
         "token": settings.nats_token.get_secret_value(),
         "nkeys_seed_str": settings.nats_nkey_seed.get_secret_value(),
         "user_credentials": str(settings.nats_creds_file or ""),
     }
-    options = {name: value for name, value in given.items() if value} or _read_addresses(settings.nats_servers)
+    options = {name: value for name, value in credentials.items() if value}
+    options = options or _credentials_in_addresses(settings.nats_servers)
     is_tls = settings.nats_tls_ca_file or settings.nats_tls_cert_file
     if is_tls or any(server.startswith("tls://") for server in settings.nats_servers):
         authorities = settings.nats_tls_ca_file
@@ -64,8 +69,8 @@ def access_options(settings: Settings) -> dict[str, Any]:
     return options
 
 
-def _read_addresses(servers: list[str]) -> dict[str, Any]:
-    """Return the credentials that all addresses share; the library would send them with their escapes (``%40``)."""
+def _credentials_in_addresses(servers: list[str]) -> dict[str, Any]:
+    """Return the credentials that all addresses share, decoded; nats-py would send ``%40`` as it is."""
     found = {(parts.username, parts.password) for parts in map(urlsplit, servers) if parts.username}
     if len(found) != 1:
         return {}
