@@ -18,9 +18,9 @@ from app.runtime.framing import Head, body_of, invalid_body
 from app.runtime.request_head import RefusedError, replace_host, require_valid_headers, split_target
 from app.runtime.response_budget import response_budget
 from app.runtime.write_timeout import WRITE_TIMEOUT_S, WriteTimeout
+from app.web.error_handlers import problem_response
 from app.web.middleware import record_refusal
-from app.web.problem_codes import PROBLEMS
-from app.web.problems import problem_response
+from app.web.problems import PROBLEMS
 
 if TYPE_CHECKING:
     import asyncio

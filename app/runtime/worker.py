@@ -21,8 +21,7 @@ from app.observability.rich_logging import get_logger
 from app.runtime.closing import accept_waiting, refuse_connections
 from app.runtime.protocol import ServiceProtocol
 from app.runtime.slots import SlotWorker
-from app.web import shutdown
-from app.web.shutdown import shutdown_headers
+from app.web.middleware import SHUTDOWN_CODE, SHUTDOWN_DETAIL, shutdown_headers
 
 if TYPE_CHECKING:
     import socket
@@ -133,7 +132,7 @@ class _Server(Server):
         for connection in list(self.server_state.connections):
             if isinstance(connection, ServiceProtocol):
                 headers = shutdown_headers(self._web.retry_after_s)
-                connection.refuse_unanswered(headers, shutdown.CODE, shutdown.DETAIL)
+                connection.refuse_unanswered(headers, SHUTDOWN_CODE, SHUTDOWN_DETAIL)
 
     async def _wait_idle(self) -> bool:
         """Wait until nothing is in flight, or for the deadline, which a second signal may bring forward."""

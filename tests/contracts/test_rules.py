@@ -18,7 +18,7 @@ from app.observability.board import Board
 from app.observability.metrics import METRICS
 from app.runtime.slots import make_task_board
 from app.settings import Settings
-from app.web.problems import PROBLEMS, TASK_FAULTS
+from app.web.problems import PROBLEMS, TASK_ERRORS
 from tests.promql import COUNTER_FUNCTIONS, GAUGE_FUNCTIONS, TARGET_LABELS, Expression, Metric
 
 if TYPE_CHECKING:
@@ -177,7 +177,7 @@ def values_of(use: Use, label: str) -> set[str] | None:  # noqa: PLR0911 - one w
         boards = (Board(expected_workers=1, timeout_s=1), make_task_board(Settings()))
         return {board.worker_name(slot) for board in boards for slot in (0, 11)}
     if (spec.name, label) == ("errors_total", "type"):
-        return {*PROBLEMS, *public_codes(), *TASK_FAULTS}
+        return {*PROBLEMS, *public_codes(), *TASK_ERRORS}
     return set(re.findall("`([^`]+)`", known))
 
 

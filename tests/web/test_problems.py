@@ -18,15 +18,11 @@ from app.observability import context
 from app.service.admission import SaturatedError
 from app.tasks.dead import GAVE_UP
 from app.tasks.errors import QueueError
-from app.web.problems import (
+from app.web.error_handlers import (
     CLIENT_CLOSED_REQUEST,
     HANDLERS,
-    INPUT_STATUS,
-    PROBLEMS,
     QUEUE_PROBLEMS,
     REJECTIONS,
-    TASK_FAULTS,
-    ProblemError,
     handle_disconnect,
     handle_http_exception,
     handle_input_error,
@@ -35,6 +31,7 @@ from app.web.problems import (
     handle_saturated,
     internal_error_response,
 )
+from app.web.problems import INPUT_STATUS, PROBLEMS, TASK_ERRORS, ProblemError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -93,11 +90,11 @@ def test_codes_are_stable() -> None:
 
 def test_no_code_stands_for_two_things() -> None:
     assert not PROBLEMS.keys() & public_codes().keys()
-    assert not TASK_FAULTS.keys() & (PROBLEMS.keys() | public_codes().keys())
-    assert GAVE_UP in TASK_FAULTS
+    assert not TASK_ERRORS.keys() & (PROBLEMS.keys() | public_codes().keys())
+    assert GAVE_UP in TASK_ERRORS
     assert public_codes()[NoFaceError.code] is NoFaceError
     assert all(re.fullmatch(r"[a-z]+(_[a-z]+)+|saturated|unauthorized", code) for code in (*PROBLEMS, *public_codes()))
-    titles = [title for _, title in PROBLEMS.values()] + list(TASK_FAULTS.values())
+    titles = [title for _, title in PROBLEMS.values()] + list(TASK_ERRORS.values())
     assert len(set(titles)) == len(titles)
 
 
@@ -167,7 +164,7 @@ def test_what_the_router_refuses_is_a_problem_too(status: int, code: str) -> Non
     assert "from inside" not in str(answer)
     if status == 405:
         assert response.headers["allow"] == "POST"
-        assert answer["detail"] == "expected POST, got OTHER"
+        assert answer["detail"] == "method: expected POST, got OTHER"
 
 
 def test_a_fault_of_ours_says_nothing_of_its_cause() -> None:

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from app.web import rate_limit
-from app.web.problem_codes import ProblemError
+from app.web.problems import ProblemError
 from app.web.rate_limit import RateLimiter
 
 if TYPE_CHECKING:

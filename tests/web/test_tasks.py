@@ -11,7 +11,7 @@ import pytest
 
 from app.observability.board import State
 from app.service.crop import CropService, Limits
-from app.web.problems import CLIENT_CLOSED_REQUEST
+from app.web.error_handlers import CLIENT_CLOSED_REQUEST
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.web.negotiate import JSON, MAX_ACCEPT, SVG, choose_form, require_json
+from app.web.content_negotiation import JSON, MAX_ACCEPT, SVG, negotiate_media_type, require_json
 from app.web.problems import ProblemError
 
 if TYPE_CHECKING:
@@ -48,7 +48,7 @@ BROWSER = "text/html,application/xhtml+xml,application/xml;q=0.9,image/avif,imag
 )
 def test_form_is_chosen(accept: str | None, form: AbstractContextManager[Any]) -> None:
     with form as expected:
-        assert choose_form(accept) == expected
+        assert negotiate_media_type(accept) == expected
 
 
 @given(
@@ -58,7 +58,7 @@ def test_form_is_chosen(accept: str | None, form: AbstractContextManager[Any]) -
 )  # fmt: skip
 def test_no_header_leads_to_anything_but_a_problem(accept: str) -> None:
     with suppress(ProblemError):
-        assert choose_form(accept) in {JSON, SVG}
+        assert negotiate_media_type(accept) in {JSON, SVG}
 
 
 @pytest.mark.parametrize(
