@@ -31,6 +31,7 @@ _PATH: Final = " - at `$"
 _MISSING: Final = re.compile(r"Object missing required field `(\w+)`")
 _TYPE: Final = re.compile(r"Expected `([a-z |]+)`, got `([a-z]+)`")
 _RANGE: Final = re.compile(r"Expected `([a-z]+)` (of length )?(>=|<=) ([\d.]+)")
+_OUT_OF_RANGE: Final = "Number out of range"
 _MALFORMED: Final = "JSON is malformed: "
 _TRUNCATED: Final = "Input data was truncated"
 
@@ -88,4 +89,6 @@ def _describe(text: str, field: str) -> str:
         kind, length, operator, bound = outside.groups("")
         received = "length" if length else "value"
         return f"expected {_TYPES[kind]} {length}{operator} {float(bound):g}, got another {received}"
+    if text == _OUT_OF_RANGE:
+        return "expected a finite number, got one out of range"
     return "expected a valid value, got another"
