@@ -1,4 +1,4 @@
-"""Which form of an answer an Accept header asks for."""
+"""Content negotiation by the Accept header."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ BROWSER = "text/html,application/xhtml+xml,application/xml;q=0.9,image/avif,imag
         ("application/json, " + "x" * MAX_ACCEPT, refused),
     ],
 )
-def test_form_is_chosen(accept: str | None, form: AbstractContextManager[Any]) -> None:
+def test_media_type_is_negotiated(accept: str | None, form: AbstractContextManager[Any]) -> None:
     with form as expected:
         assert negotiate_media_type(accept) == expected
 
@@ -56,13 +56,13 @@ def test_form_is_chosen(accept: str | None, form: AbstractContextManager[Any]) -
     | st.lists(st.sampled_from(["image/", "svg+xml", JSON, "*/*", "*", ";", "q=", ",", "0.5", "nan", '"', "=", " "]))
     .map("".join)
 )  # fmt: skip
-def test_no_header_leads_to_anything_but_a_problem(accept: str) -> None:
+def test_arbitrary_headers_raise_only_problems(accept: str) -> None:
     with suppress(ProblemError):
         assert negotiate_media_type(accept) in {JSON, SVG}
 
 
 @pytest.mark.parametrize(
-    ("accept", "answer"),
+    ("accept", "outcome"),
     [
         (None, nullcontext()),
         ("*/*", nullcontext()),
@@ -72,6 +72,6 @@ def test_no_header_leads_to_anything_but_a_problem(accept: str) -> None:
         ("nonsense", refused),
     ],
 )
-def test_json_alone_is_on_offer(accept: str | None, answer: AbstractContextManager[Any]) -> None:
-    with answer:
+def test_json_is_required(accept: str | None, outcome: AbstractContextManager[Any]) -> None:
+    with outcome:
         require_json(accept)

@@ -1,4 +1,4 @@
-"""Health, metrics, version and the interactive document."""
+"""Health, metrics, version and the interactive documentation."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
         ([State.READY, State.READY, State.DRAINING], False, 200, 200),
     ],
 )
-def test_health_is_what_the_board_says(
+def test_health_reports_the_scoreboard(
     call: Call, states: list[State], is_draining: bool, live: int, ready: int
 ) -> None:
     board = Board(expected_workers=2, timeout_s=30)
@@ -53,7 +53,7 @@ def test_health_is_what_the_board_says(
     app.state.web.admission.close()
 
 
-def test_metrics_are_answered_in_either_format(call: Call, scrape: object, tmp_path: Path) -> None:
+def test_metrics_are_available_in_both_formats(call: Call, scrape: object, tmp_path: Path) -> None:
     assert scrape
     app = create_app(Settings(), registry=multiprocess.scrape_registry(tmp_path / "values"))
     call(app, "GET", "/version")
@@ -68,7 +68,7 @@ def test_metrics_are_answered_in_either_format(call: Call, scrape: object, tmp_p
     app.state.web.admission.close()
 
 
-def test_metrics_that_are_off_are_not_found(make_app: MakeApp, call: Call) -> None:
+def test_disabled_metrics_are_not_found(make_app: MakeApp, call: Call) -> None:
     answer = call(make_app(), "GET", "/metrics")
     assert (answer.status_code, answer.json()["code"]) == (404, "not_found")
 
@@ -80,7 +80,7 @@ def test_version(make_app: MakeApp, call: Call) -> None:
 
 
 @pytest.mark.parametrize("root", ["", "/faces", "/faces/"])
-def test_docs_need_nothing_from_elsewhere(make_app: MakeApp, call: Call, root: str) -> None:
+def test_docs_load_only_their_own_assets(make_app: MakeApp, call: Call, root: str) -> None:
     app = make_app(root_path=root)
     page = call(app, "GET", "/docs")
     assert page.status_code == 200

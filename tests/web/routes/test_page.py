@@ -1,4 +1,4 @@
-"""The page's document and assets, and their headers."""
+"""The document and assets of the page, and their headers."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     MakeApp = Callable[..., FastAPI]
 
 ROOT = Path(__file__).parents[3]
-FOR_GOOD = "public, max-age=31536000, immutable"
+IMMUTABLE = "public, max-age=31536000, immutable"
 
 
 def links_of(text: str) -> list[str]:
@@ -52,7 +52,7 @@ def test_document_may_load_and_call_nothing_but_its_own_origin(make_app: MakeApp
     assert not re.search(r"<script(?![^>]*\ssrc=)|<style|\sstyle=|\son[a-z]+=|https?://", answer.text)
 
 
-def test_every_link_is_relative_and_there(make_app: MakeApp, call: Call) -> None:
+def test_every_link_is_relative_and_exists(make_app: MakeApp, call: Call) -> None:
     app = make_app(root_path="/faces")
     page = call(app, "GET", "/").text
     assert "{{" not in page
@@ -65,14 +65,14 @@ def test_every_link_is_relative_and_there(make_app: MakeApp, call: Call) -> None
         assert link == "docs" or answer.headers["x-content-type-options"] == "nosniff"
 
 
-def test_modules_import_each_other_by_relative_names_that_are_there() -> None:
+def test_modules_import_each_other_by_existing_relative_names() -> None:
     names = load_assets().by_name
     scripts = {name: asset.content.decode() for name, asset in names.items() if name.endswith(".js")}
     statement = re.compile(r'^import .*"(.+)";$', re.MULTILINE)
     imports = [(name, found) for name, text in scripts.items() for found in statement.findall(text)]
     assert len(imports) > 20
     assert [pair for pair in imports if not pair[1].startswith("./") or pair[1][2:] not in names] == []
-    # No way from data to markup, code or addresses.
+    # Data must never become markup, code or URLs.
     forbidden = re.compile(r"innerHTML|outerHTML|insertAdjacentHTML|document\.write|DOMParser|\beval\(|new Function")
     assert [name for name, text in scripts.items() if forbidden.search(text)] == []
 
@@ -84,23 +84,23 @@ def test_no_module_is_long() -> None:
     assert max(lengths.values()) <= 250, lengths
 
 
-def test_assets_are_kept_for_good_under_their_version_alone(make_app: MakeApp, call: Call) -> None:
+def test_only_assets_of_the_current_version_are_immutable(make_app: MakeApp, call: Call) -> None:
     app = make_app()
     version = load_assets().version
     current = call(app, "GET", f"/page/{version}/main.js")
-    assert current.headers["cache-control"] == FOR_GOOD
+    assert current.headers["cache-control"] == IMMUTABLE
     assert current.headers["content-type"] == "text/javascript; charset=utf-8"
     other = call(app, "GET", "/page/0123456789abcdef/main.js")
     assert other.headers["cache-control"] == "no-cache"
     assert other.content == current.content
     assert call(app, "GET", f"/page/{version}/photo.jpg").json()["code"] == "not_found"
-    # The document is only to be had where its headers are.
+    # The document is available at / only, with its security headers.
     assert call(app, "GET", f"/page/{version}/index.html").status_code == 404
     assert call(app, "GET", f"/page/{version}/..%2fexamples.json").status_code == 404
 
 
 @pytest.mark.parametrize("path", ["/", "/page/any/main.js"])
-def test_what_is_known_is_not_sent_again(make_app: MakeApp, call: Call, path: str) -> None:
+def test_unchanged_files_are_not_sent_again(make_app: MakeApp, call: Call, path: str) -> None:
     app = make_app()
     first = call(app, "GET", path)
     etag = first.headers["etag"]
@@ -115,7 +115,7 @@ def test_what_is_known_is_not_sent_again(make_app: MakeApp, call: Call, path: st
     assert call(app, "POST", path).status_code == 405
 
 
-def test_document_says_what_the_instance_does(make_app: MakeApp, call: Call) -> None:
+def test_document_describes_the_instance(make_app: MakeApp, call: Call) -> None:
     def attributes(**settings: object) -> dict[str, str]:
         return dict(
             re.findall(r'data-([a-z-]+)="([^"]*)"', call(make_app(**settings), "GET", "/").text.split("<head>")[0])
@@ -133,14 +133,14 @@ def test_document_says_what_the_instance_does(make_app: MakeApp, call: Call) -> 
     assert "secret-key" not in call(make_app(api_keys="secret-key"), "GET", "/").text
 
 
-def test_page_is_open_where_the_api_is_not(make_app: MakeApp, call: Call) -> None:
+def test_page_requires_no_api_key(make_app: MakeApp, call: Call) -> None:
     app = make_app(api_keys="secret-key")
     assert [call(app, "GET", f"/{link}").status_code for link in ["", *links_of(call(app, "GET", "/").text)]] == [
         200
     ] * (1 + len(links_of(call(app, "GET", "/").text)))
 
 
-def test_page_can_be_left_out(make_app: MakeApp, call: Call) -> None:
+def test_page_can_be_disabled(make_app: MakeApp, call: Call) -> None:
     app = make_app(enable_page=False)
     version = load_assets().version
     assert [call(app, "GET", path).status_code for path in ("/", f"/page/{version}/main.js", "/docs")] == [
@@ -171,10 +171,10 @@ def test_sample_is_small_and_its_landmarks_fit(make_app: MakeApp, call: Call) ->
     assert answer.json()["regions_detected"] == 15
 
 
-def test_sample_is_what_the_examples_make(tmp_path: Path) -> None:
+def test_sample_is_generated_by_the_examples(tmp_path: Path) -> None:
     subprocess.run([sys.executable, "examples/make_page_sample.py", str(tmp_path)], cwd=ROOT, check=True)
     kept = ROOT / "app/web/static/page"
-    # Encoders of other versions may write other bytes for the same picture; the landmarks are the same.
+    # Other versions of the encoder may write other bytes for the same image; the landmarks are the same.
     assert sorted(path.name for path in tmp_path.iterdir()) == ["astronaut.jpg", "astronaut.landmarks.json"]
     name = "astronaut.landmarks.json"
     assert (tmp_path / name).read_bytes() == (kept / name).read_bytes()
