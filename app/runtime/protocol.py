@@ -19,7 +19,7 @@ from app.runtime.request_head import RefusedError, replace_host, require_valid_h
 from app.runtime.response_budget import response_budget
 from app.runtime.write_timeout import WRITE_TIMEOUT_S, WriteTimeout
 from app.web.error_handlers import problem_response
-from app.web.middleware import record_refusal
+from app.web.middleware import record_unparsed_request
 from app.web.problems import PROBLEMS
 
 if TYPE_CHECKING:
@@ -299,7 +299,7 @@ class ServiceProtocol(HttpToolsProtocol):
             request_id = accept_request_id(None)  # the request has its line and count, as one whose caller went away
             context.request_id.set(request_id)
         else:
-            request_id = record_refusal(self.client[0] if self.client else "-", status)
+            request_id = record_unparsed_request(self.client[0] if self.client else "-", status)
         every = {
             **headers,
             "Connection": "close",

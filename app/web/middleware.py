@@ -153,7 +153,7 @@ def _uncancel() -> None:
         task.uncancel()
 
 
-def record_refusal(client: str, status: int) -> str:
+def record_unparsed_request(client: str, status: int) -> str:
     """Log and count a request that never reached the application: invalid HTTP, or headers that are too large.
 
     Returns:

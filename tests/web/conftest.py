@@ -80,9 +80,9 @@ def nats_url(tmp_path: Path) -> Iterator[str]:
     """Start a NATS server with an empty store on a free loopback port, and return its address."""
     program = shutil.which("nats-server", path=os.pathsep.join((sysconfig.get_path("scripts"), os.environ["PATH"])))
     assert program, "nats-server is missing; install the development requirements"
-    where = ["-a", "127.0.0.1", "-p", "-1", "--ports_file_dir", str(tmp_path)]
+    address = ["-a", "127.0.0.1", "-p", "-1", "--ports_file_dir", str(tmp_path)]
     store = ["-js", "-sd", str(tmp_path / "store"), "-l", str(tmp_path / "log")]
-    process = subprocess.Popen([program, *where, *store])
+    process = subprocess.Popen([program, *address, *store])
     try:
         yield _read_address(tmp_path, process)
     finally:
@@ -150,7 +150,9 @@ class Tasks:
     async def wait_up(self) -> None:
         """Wait until the queue is available."""
         key = next((key.get_secret_value().rpartition(":")[2] for key in self._settings.api_keys), "")
-        await self.until(lambda: self.status(NO_TASK, **{"x-api-key": key}), lambda answer: answer.status_code == 404)
+        await self.until(
+            lambda: self.status(NO_TASK, **{"x-api-key": key}), lambda response: response.status_code == 404
+        )
 
     @staticmethod
     async def until(
@@ -159,9 +161,9 @@ class Tasks:
         """Repeat a request until its response meets a condition, and return that response."""
         async with asyncio.timeout(LIMIT_S):
             while True:
-                answer = await ask()
-                if is_met(answer):
-                    return answer
+                response = await ask()
+                if is_met(response):
+                    return response
                 await asyncio.sleep(POLL_S)
 
 

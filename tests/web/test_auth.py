@@ -38,8 +38,8 @@ KEYS = "first-key, second:key:two,third-key"
     ],
 )
 def test_a_valid_key_is_accepted(make_app: MakeApp, call: Call, headers: dict[str, Any]) -> None:
-    answer = call(make_app(api_keys=KEYS), content=b"{}", headers={"content-type": "application/json", **headers})
-    assert answer.json()["code"] == "field_missing"
+    response = call(make_app(api_keys=KEYS), content=b"{}", headers={"content-type": "application/json", **headers})
+    assert response.json()["code"] == "field_missing"
 
 
 @pytest.mark.parametrize(
@@ -64,16 +64,18 @@ def test_a_valid_key_is_accepted(make_app: MakeApp, call: Call, headers: dict[st
 def test_a_missing_or_unknown_key_is_rejected(
     make_app: MakeApp, call: Call, headers: dict[str, Any], received: str
 ) -> None:
-    answer = call(make_app(api_keys=KEYS), content=b"{}", headers={"content-type": "application/json", **headers})
-    assert (answer.status_code, answer.json()["code"]) == (401, "unauthorized")
-    assert received in answer.json()["detail"]
-    assert answer.headers["www-authenticate"] == 'Bearer realm="facial-service"'
-    assert "first-key" not in answer.text
+    response = call(make_app(api_keys=KEYS), content=b"{}", headers={"content-type": "application/json", **headers})
+    assert (response.status_code, response.json()["code"]) == (401, "unauthorized")
+    assert received in response.json()["detail"]
+    assert response.headers["www-authenticate"] == 'Bearer realm="facial-service"'
+    assert "first-key" not in response.text
 
 
 def test_the_key_is_checked_first(make_app: MakeApp, call: Call) -> None:
-    answer = call(make_app(api_keys=KEYS), content=b"x", headers={"content-type": "text/plain", "accept": "image/png"})
-    assert answer.status_code == 401
+    response = call(
+        make_app(api_keys=KEYS), content=b"x", headers={"content-type": "text/plain", "accept": "image/png"}
+    )
+    assert response.status_code == 401
 
 
 @pytest.mark.parametrize("path", ["/health", "/health/live", "/version", "/openapi.json", "/docs"])
@@ -94,15 +96,15 @@ def test_the_name_of_a_key_is_not_part_of_it(make_app: MakeApp, call: Call) -> N
 
 
 def test_a_key_in_the_query_is_not_accepted(make_app: MakeApp, call: Call) -> None:
-    answer = call(make_app(api_keys=KEYS), "POST", "/api/v1/frontal/crop?api_key=first-key&key=first-key")
-    assert answer.status_code == 401
+    response = call(make_app(api_keys=KEYS), "POST", "/api/v1/frontal/crop?api_key=first-key&key=first-key")
+    assert response.status_code == 401
 
 
 @pytest.mark.parametrize("name", ["x-api-key", "authorization"])
 def test_a_repeated_header_is_rejected(make_app: MakeApp, call: Call, name: str) -> None:
     value = "first-key" if name == "x-api-key" else "Bearer first-key"
-    answer = call(make_app(api_keys=KEYS), content=b"{}", headers=[(name, value), (name, value)])
-    assert (answer.status_code, answer.json()["code"]) == (401, "unauthorized")
+    response = call(make_app(api_keys=KEYS), content=b"{}", headers=[(name, value), (name, value)])
+    assert (response.status_code, response.json()["code"]) == (401, "unauthorized")
 
 
 class TestKeyFile:

@@ -15,7 +15,7 @@ from app.web.problems import ProblemError
 if TYPE_CHECKING:
     from contextlib import AbstractContextManager
 
-refused = pytest.raises(ProblemError, check=lambda error: error.code == "not_acceptable")
+rejected = pytest.raises(ProblemError, check=lambda error: error.code == "not_acceptable")
 BROWSER = "text/html,application/xhtml+xml,application/xml;q=0.9,image/avif,image/webp,*/*;q=0.8"
 
 
@@ -29,7 +29,7 @@ BROWSER = "text/html,application/xhtml+xml,application/xml;q=0.9,image/avif,imag
         ("application/json", nullcontext(JSON)),
         ("application/*", nullcontext(JSON)),
         ("image/svg+xml", nullcontext(SVG)),
-        ("IMAGE/*", refused),
+        ("IMAGE/*", rejected),
         ("image/*", nullcontext(SVG)),
         ("image/svg+xml, application/json", nullcontext(JSON)),
         ("image/svg+xml, application/json;q=0.9", nullcontext(SVG)),
@@ -37,13 +37,13 @@ BROWSER = "text/html,application/xhtml+xml,application/xml;q=0.9,image/avif,imag
         ("image/svg+xml, */*;q=0.1", nullcontext(SVG)),
         ("*/*, application/json;q=0", nullcontext(SVG)),
         (BROWSER, nullcontext(JSON)),
-        ("image/png", refused),
-        ("text/html, image/png", refused),
-        ("*/*;q=0", refused),
-        ("application/json;q=0", refused),
-        ("nonsense", refused),
-        ("a/b/c", refused),
-        ("application/json, " + "x" * MAX_ACCEPT, refused),
+        ("image/png", rejected),
+        ("text/html, image/png", rejected),
+        ("*/*;q=0", rejected),
+        ("application/json;q=0", rejected),
+        ("nonsense", rejected),
+        ("a/b/c", rejected),
+        ("application/json, " + "x" * MAX_ACCEPT, rejected),
     ],
 )
 def test_media_type_is_negotiated(accept: str | None, form: AbstractContextManager[Any]) -> None:
@@ -68,8 +68,8 @@ def test_arbitrary_headers_raise_only_problems(accept: str) -> None:
         ("*/*", nullcontext()),
         ("application/*;q=0.1", nullcontext()),
         ("image/svg+xml, application/json;q=0.1", nullcontext()),
-        ("image/svg+xml", refused),
-        ("nonsense", refused),
+        ("image/svg+xml", rejected),
+        ("nonsense", rejected),
     ],
 )
 def test_json_is_required(accept: str | None, outcome: AbstractContextManager[Any]) -> None:

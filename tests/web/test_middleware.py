@@ -48,20 +48,20 @@ def log_lines(monkeypatch: pytest.MonkeyPatch) -> Iterator[Lines]:
 
 @pytest.mark.parametrize("given", ["order-17", "a" * 128, "A.b_c:d/e+f=g-h"])
 def test_valid_request_id_is_used(make_app: MakeApp, call: Call, given: str) -> None:
-    answer = call(make_app(), "GET", "/none", headers={"x-request-id": given})
-    assert answer.headers.get_list("x-request-id") == [given]
-    assert answer.json()["request_id"] == given
+    response = call(make_app(), "GET", "/none", headers={"x-request-id": given})
+    assert response.headers.get_list("x-request-id") == [given]
+    assert response.json()["request_id"] == given
 
 
 @pytest.mark.parametrize("given", [None, "", "two words", 'quote"', "a" * 129, "é".encode(), "line\tbreak"])
 def test_request_id_is_generated(make_app: MakeApp, call: Call, given: Any) -> None:
     app = make_app()
     headers = {} if given is None else {"x-request-id": given}
-    answers = [call(app, "GET", "/none", headers=headers) for _ in range(2)]
-    made = [answer.headers["x-request-id"] for answer in answers]
+    responses = [call(app, "GET", "/none", headers=headers) for _ in range(2)]
+    made = [response.headers["x-request-id"] for response in responses]
     assert all(re.fullmatch(r"[0-9a-f]{16}", one) for one in made)
     assert made[0] != made[1]
-    assert [answer.json()["request_id"] for answer in answers] == made
+    assert [response.json()["request_id"] for response in responses] == made
 
 
 @pytest.mark.parametrize(
@@ -134,11 +134,11 @@ def test_unhandled_exception_is_a_500_without_its_cause(
     app = make_app()
     break_service(app, monkeypatch)
     headers = {"content-type": "application/json", "x-request-id": "id-1"}
-    answer = call(app, content=sample.json(), headers=headers)
-    assert answer.status_code == 500
-    assert answer.headers["content-type"] == "application/problem+json"
-    assert answer.headers["x-request-id"] == "id-1"
-    assert answer.json() == {
+    response = call(app, content=sample.json(), headers=headers)
+    assert response.status_code == 500
+    assert response.headers["content-type"] == "application/problem+json"
+    assert response.headers["x-request-id"] == "id-1"
+    assert response.json() == {
         "type": "urn:facial-service:problem:internal_error",
         "title": "The service failed to process the request",
         "status": 500,

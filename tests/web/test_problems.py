@@ -116,8 +116,8 @@ def test_problem_has_its_status(code: str) -> None:
 @pytest.mark.parametrize("error", public_codes().values(), ids=public_codes())
 def test_input_error_has_its_code(error: type[InputError], scrape: Scrape) -> None:
     response = asyncio.run(handle_input_error(REQUEST, error("what was wrong")))
-    answer = document(response)
-    assert (response.status_code, answer["code"], answer["detail"]) == (INPUT_STATUS, error.code, "what was wrong")
+    problem = document(response)
+    assert (response.status_code, problem["code"], problem["detail"]) == (INPUT_STATUS, error.code, "what was wrong")
     assert scrape()["errors_total", "images", error.code] == 1
 
 
@@ -159,21 +159,21 @@ def test_a_disconnect_has_an_empty_response() -> None:
 def test_router_errors_are_problems(status: int, code: str) -> None:
     error = HTTPException(status, "from inside", headers={"Allow": "any"} if status == 405 else None)
     response = asyncio.run(handle_http_exception(REQUEST, error))
-    answer = document(response)
-    assert (response.status_code, answer["code"]) == (status, code)
-    assert "from inside" not in str(answer)
+    problem = document(response)
+    assert (response.status_code, problem["code"]) == (status, code)
+    assert "from inside" not in str(problem)
     if status == 405:
         assert response.headers["allow"] == "POST"
-        assert answer["detail"] == "method: expected POST, got OTHER"
+        assert problem["detail"] == "method: expected POST, got OTHER"
 
 
 def test_internal_error_does_not_reveal_its_cause() -> None:
     token = context.request_id.set("id-1")
     try:
-        answer = document(internal_error_response())
+        problem = document(internal_error_response())
     finally:
         context.request_id.reset(token)
-    assert (answer["status"], answer["code"], answer["request_id"]) == (500, "internal_error", "id-1")
+    assert (problem["status"], problem["code"], problem["request_id"]) == (500, "internal_error", "id-1")
 
 
 def test_rejections_are_counted_separately_from_errors(scrape: Scrape) -> None:

@@ -136,5 +136,5 @@ def test_a_limited_route_responds_before_it_reads_the_body(make_app: MakeApp, ca
 
 
 def test_without_a_limit_there_are_no_rate_limit_headers(make_app: MakeApp, call: Call) -> None:
-    answer = call(make_app(), content=b"{}", headers={"content-type": "application/json"})
-    assert not {name for name in answer.headers if name.startswith("ratelimit")}
+    response = call(make_app(), content=b"{}", headers={"content-type": "application/json"})
+    assert not {name for name in response.headers if name.startswith("ratelimit")}

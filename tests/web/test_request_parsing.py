@@ -188,7 +188,7 @@ def test_no_check_on_the_event_loop_is_much_more_expensive_than_an_image(
             return sample.json(image=image, segmentation_map=regions)
         return sample.form(image=image, segmentation_map=None if regions is None else orjson.dumps(regions))
 
-    photos = {
+    images = {
         "chunks": make_png(sample, size // 1024, size),
         "too many chunks": make_png(sample, 8000, size),
         "segments": make_jpeg(1000, bytes(size - 4096)),
@@ -199,15 +199,15 @@ def test_no_check_on_the_event_loop_is_much_more_expensive_than_an_image(
         "line ends": b"\r\n" * (size // 2),
         "boundaries": f"\r\n--{BOUNDARY}x".encode() * (size // (len(BOUNDARY) + 5)),
     }
-    costs = {name: measure(write(photo)) for name, photo in photos.items()}
+    costs = {name: measure(write(image)) for name, image in images.items()}
     costs["values"] = measure(write(make_jpeg(1, bytes(size - 32768)), REGIONS))
     usual = measure(write(make_png(sample, size // 8192, size)))
     assert max(costs.values()) < MAX_RATIO * usual, {name: cost / usual for name, cost in costs.items()}
 
 
-def problem(answer: httpx.Response) -> tuple[int, str]:
-    assert answer.headers["content-type"] == "application/problem+json"
-    return answer.status_code, answer.json()["code"]
+def problem(response: httpx.Response) -> tuple[int, str]:
+    assert response.headers["content-type"] == "application/problem+json"
+    return response.status_code, response.json()["code"]
 
 
 def make_head(query: bytes = b"", *headers: tuple[bytes, bytes]) -> Request:
@@ -245,15 +245,15 @@ def test_the_number_of_parameters_is_limited(count: int) -> None:
 @pytest.mark.parametrize("key", ["", " ", "two words", '"', '""', '"open', '"a" b', '"a";p=1', "x" * 256, "é", "a\tb"])
 def test_an_invalid_key_is_rejected(make_app: MakeApp, call: Call, sample: Sample, key: str) -> None:
     headers = {**JSON, "idempotency-key": key.encode()}
-    answer = call(make_app(), path=f"{CROP}/submit", content=sample.json(), headers=headers)  # type: ignore[arg-type]
-    assert problem(answer) == (422, "parameter_invalid")
-    assert "Idempotency-Key" in answer.json()["detail"]
+    response = call(make_app(), path=f"{CROP}/submit", content=sample.json(), headers=headers)  # type: ignore[arg-type]
+    assert problem(response) == (422, "parameter_invalid")
+    assert "Idempotency-Key" in response.json()["detail"]
 
 
 def test_two_keys_are_rejected(make_app: MakeApp, call: Call, sample: Sample) -> None:
     headers = [("content-type", "application/json"), ("idempotency-key", "a"), ("idempotency-key", "a")]
-    answer = call(make_app(), path=f"{CROP}/submit", content=sample.json(), headers=headers)
-    assert problem(answer) == (422, "parameter_invalid")
+    response = call(make_app(), path=f"{CROP}/submit", content=sample.json(), headers=headers)
+    assert problem(response) == (422, "parameter_invalid")
 
 
 @pytest.mark.parametrize(
@@ -262,9 +262,9 @@ def test_two_keys_are_rejected(make_app: MakeApp, call: Call, sample: Sample) ->
 def test_a_malformed_id_is_an_unknown_task(make_app: MakeApp, call: Call, task_id: str) -> None:
     app = make_app()  # the queue is unreachable, and must not be queried
     for method, path in (("GET", "status/"), ("DELETE", "status/"), ("DELETE", "")):
-        answer = call(app, method, f"{CROP}/{path}{task_id}")
-        assert problem(answer) == (404, "task_unknown"), (method, path)
-        assert answer.headers["cache-control"] == "no-store"
+        response = call(app, method, f"{CROP}/{path}{task_id}")
+        assert problem(response) == (404, "task_unknown"), (method, path)
+        assert response.headers["cache-control"] == "no-store"
 
 
 @pytest.mark.parametrize(
@@ -289,11 +289,11 @@ def test_a_malformed_id_is_an_unknown_task(make_app: MakeApp, call: Call, task_i
     ],
 )
 def test_an_invalid_wait_is_rejected(make_app: MakeApp, call: Call, wait: str) -> None:
-    answer = call(make_app(), "GET", f"{CROP}/status/{NO_TASK}?wait={wait}")
-    assert problem(answer) == (422, "parameter_invalid")
+    response = call(make_app(), "GET", f"{CROP}/status/{NO_TASK}?wait={wait}")
+    assert problem(response) == (422, "parameter_invalid")
 
 
 @pytest.mark.parametrize("path", ["status/{}", "{}"])
 def test_a_cancellation_has_no_parameters(make_app: MakeApp, call: Call, path: str) -> None:
-    answer = call(make_app(), "DELETE", f"{CROP}/{path.format(NO_TASK)}?wait=1")
-    assert problem(answer) == (422, "parameter_invalid")
+    response = call(make_app(), "DELETE", f"{CROP}/{path.format(NO_TASK)}?wait=1")
+    assert problem(response) == (422, "parameter_invalid")

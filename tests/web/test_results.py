@@ -57,7 +57,7 @@ def test_a_cached_result_is_returned_by_the_synchronous_route(
             # A task ends shortly before its result is in the cache.
             await tasks.until(
                 lambda: tasks.client.post(CROP, content=body, headers=JSON),
-                lambda answer: answer.headers["x-cache"] == "hit",
+                lambda response: response.headers["x-cache"] == "hit",
             ),
             await tasks.client.post(CROP, content=form, headers={"content-type": sample.multipart}),
         ]
@@ -66,7 +66,7 @@ def test_a_cached_result_is_returned_by_the_synchronous_route(
         again = await tasks.submit(body)
         assert (missed.headers["x-cache"], other.headers["x-cache"]) == ("miss", "miss")
         assert {hit.headers["x-cache"] for hit in (*hits, overlay)} == {"hit"}
-        assert {answer.headers["x-warnings"] for answer in (missed, *hits, overlay)} == {"exif_orientation"}
+        assert {response.headers["x-warnings"] for response in (missed, *hits, overlay)} == {"exif_orientation"}
         assert [hit.json() for hit in hits] == [task["result"]] * 2
         assert without_time(task["result"]) == without_time(missed.json())
         assert overlay.content == base64.b64decode(missed.json()["svg"])
@@ -80,15 +80,15 @@ def test_a_cached_result_is_returned_by_the_synchronous_route(
 
 
 def test_without_a_queue_the_cache_misses(make_app: MakeApp, call: Call, sample: Sample) -> None:
-    answer = call(make_app(result_cache=True), content=sample.json(), headers=JSON)
-    assert (answer.status_code, answer.headers["x-cache"]) == (200, "miss")
+    response = call(make_app(result_cache=True), content=sample.json(), headers=JSON)
+    assert (response.status_code, response.headers["x-cache"]) == (200, "miss")
 
 
 def test_the_cache_changes_no_error(make_app: MakeApp, call: Call, sample: Sample) -> None:
     undecodable = sample.png_file(512, 512, b"no zlib stream")
     for content in (b"{", sample.json(landmarks=[]), sample.json(image=undecodable, verify="pixels")):
-        answers = [call(make_app(result_cache=is_on), content=content, headers=JSON) for is_on in (True, False)]
-        documents = [{**answer.json(), "request_id": ""} for answer in answers]
+        responses = [call(make_app(result_cache=is_on), content=content, headers=JSON) for is_on in (True, False)]
+        documents = [{**response.json(), "request_id": ""} for response in responses]
         assert documents[0] == documents[1]
 
 
@@ -118,8 +118,8 @@ def test_a_result_is_returned_as_stored() -> None:
 def test_overlay_and_warnings_are_read_from_a_document(
     make_input: Callable[..., CropInput], sample: Sample, regions: dict[str, list[int]] | None, *, is_turned: bool
 ) -> None:
-    photo = turned(sample) if is_turned else sample.jpeg
-    result = CropService(Limits()).process(make_input(image=photo, segmentation_map=regions))
+    image = turned(sample) if is_turned else sample.jpeg
+    result = CropService(Limits()).process(make_input(image=image, segmentation_map=regions))
     document = result_to_json(result)
     overlay, warnings = read_result(document)
     assert overlay == result.face.svg == base64.b64decode(orjson.loads(document)["svg"])

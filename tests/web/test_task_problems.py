@@ -27,23 +27,23 @@ NO_TASK = "0" * 32
 JSON = {"content-type": "application/json"}
 
 
-def problem(answer: httpx.Response) -> tuple[int, str]:
-    assert answer.headers["content-type"] == "application/problem+json"
-    return answer.status_code, answer.json()["code"]
+def problem(response: httpx.Response) -> tuple[int, str]:
+    assert response.headers["content-type"] == "application/problem+json"
+    return response.status_code, response.json()["code"]
 
 
 def test_an_unreachable_queue_is_reported(scrape: Scrape, make_app: MakeApp, call: Call, sample: Sample) -> None:
     app = make_app(retry_after_s=7)
-    answers = [
+    responses = [
         call(app, path=f"{CROP}/submit", content=sample.json(), headers=JSON),
         call(app, "GET", f"{CROP}/status/{NO_TASK}"),
         call(app, "GET", f"{CROP}/status/{NO_TASK}?wait=60"),
         call(app, "DELETE", f"{CROP}/status/{NO_TASK}"),
         call(app, "DELETE", f"{CROP}/{NO_TASK}"),
     ]
-    assert {problem(answer) for answer in answers} == {(503, "queue_unavailable")}
-    assert {answer.headers["retry-after"] for answer in answers} == {"7"}
-    assert not any("connection" in answer.headers for answer in answers)
+    assert {problem(response) for response in responses} == {(503, "queue_unavailable")}
+    assert {response.headers["retry-after"] for response in responses} == {"7"}
+    assert not any("connection" in response.headers for response in responses)
     counted = scrape()
     assert counted["api_rejections_total", "queue_unavailable"] == 1
     assert counted["errors_total", "tasks", "queue_unavailable"] == 4
@@ -53,10 +53,10 @@ def test_an_unreachable_queue_is_reported(scrape: Scrape, make_app: MakeApp, cal
 def test_a_full_queue_is_reported(scrape: Scrape, with_tasks: Run, sample: Sample) -> None:
     async def scenario(tasks: Tasks) -> None:
         taken = await tasks.submit(sample.json())
-        answers = [await tasks.submit(sample.json()) for _ in range(2)]
+        responses = [await tasks.submit(sample.json()) for _ in range(2)]
         assert taken.status_code == 202
-        assert {problem(answer) for answer in answers} == {(503, "queue_full")}
-        assert {answer.headers["retry-after"] for answer in answers} == {"1"}
+        assert {problem(response) for response in responses} == {(503, "queue_full")}
+        assert {response.headers["retry-after"] for response in responses} == {"1"}
         assert (tasks.app.state.web.admission._held.total(), tasks.app.state.web.admission._bodies._used) == (0, 0)
 
     with_tasks(scenario, task_queue_max_messages=1)
@@ -78,9 +78,9 @@ def test_a_task_above_the_size_limit_of_the_server_is_reported(with_tasks: Run, 
 def test_a_submission_at_capacity_is_rejected(make_app: MakeApp, call: Call, sample: Sample) -> None:
     app = make_app(max_concurrency=1)
     with app.state.web.admission.enter():
-        answer = call(app, path=f"{CROP}/submit", content=sample.json(), headers=JSON)
-    assert problem(answer) == (503, "saturated")
-    assert answer.headers["connection"] == "close"
+        response = call(app, path=f"{CROP}/submit", content=sample.json(), headers=JSON)
+    assert problem(response) == (503, "saturated")
+    assert response.headers["connection"] == "close"
 
 
 @pytest.mark.parametrize(
@@ -98,13 +98,13 @@ def test_without_tasks_their_routes_do_not_exist(make_app: MakeApp, call: Call, 
     assert problem(call(app, path=f"{CROP}/submit", content=sample.json(), headers=JSON)) == (404, "not_found")
     assert problem(call(app, "GET", f"{CROP}/status/{NO_TASK}")) == (404, "not_found")
     assert problem(call(app, "DELETE", f"{CROP}/{NO_TASK}")) == (404, "not_found")
-    answer = call(app, content=sample.json(), headers=JSON)
-    assert answer.status_code == 200
-    assert "x-cache" not in answer.headers
+    response = call(app, content=sample.json(), headers=JSON)
+    assert response.status_code == 200
+    assert "x-cache" not in response.headers
 
 
 def test_allow_lists_all_methods_of_a_path(make_app: MakeApp, call: Call) -> None:
     app = make_app()
-    answers = [call(app, "PUT", f"{CROP}/{path}") for path in (f"status/{NO_TASK}", "submit", NO_TASK)]
-    assert {problem(answer) for answer in answers} == {(405, "method_not_allowed")}
-    assert [answer.headers["allow"] for answer in answers] == ["DELETE, GET", "DELETE, POST", "DELETE"]
+    responses = [call(app, "PUT", f"{CROP}/{path}") for path in (f"status/{NO_TASK}", "submit", NO_TASK)]
+    assert {problem(response) for response in responses} == {(405, "method_not_allowed")}
+    assert [response.headers["allow"] for response in responses] == ["DELETE, GET", "DELETE, POST", "DELETE"]

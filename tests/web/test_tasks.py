@@ -39,9 +39,9 @@ MEMBERS = [
 TIME = r"20\d\d-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z"
 
 
-def problem(answer: httpx.Response) -> tuple[int, str]:
-    assert answer.headers["content-type"] == "application/problem+json"
-    return answer.status_code, answer.json()["code"]
+def problem(response: httpx.Response) -> tuple[int, str]:
+    assert response.headers["content-type"] == "application/problem+json"
+    return response.status_code, response.json()["code"]
 
 
 def without_time(result: dict[str, Any]) -> dict[str, Any]:
@@ -62,16 +62,16 @@ def turned(sample: Sample) -> bytes:
 
 def test_a_task_is_accepted(with_tasks: Run, sample: Sample) -> None:
     async def scenario(tasks: Tasks) -> None:
-        answer = await tasks.submit(sample.json())
-        task = answer.json()
-        assert answer.status_code == 202
+        response = await tasks.submit(sample.json())
+        task = response.json()
+        assert response.status_code == 202
         assert list(task) == MEMBERS
         assert task | OPEN == task
         assert re.fullmatch(TIME, task["submitted_at"])
         assert re.fullmatch("[0-9a-f]{32}", task["task_id"])
-        assert answer.headers["location"] == f"{CROP}/status/{task['task_id']}"
-        assert answer.headers["cache-control"] == "no-store"
-        status = await tasks.client.get(answer.headers["location"])
+        assert response.headers["location"] == f"{CROP}/status/{task['task_id']}"
+        assert response.headers["cache-control"] == "no-store"
+        status = await tasks.client.get(response.headers["location"])
         assert (status.status_code, status.json()) == (200, task)
         assert status.headers["cache-control"] == "no-store"
         assert (tasks.app.state.web.admission._held.total(), tasks.app.state.web.admission._bodies._used) == (0, 0)
@@ -116,9 +116,9 @@ def test_the_status_of_a_failed_task_is_200(with_tasks: Run, sample: Sample) -> 
         await tasks.start_worker()
         refusal = (await tasks.client.post(CROP, content=undecodable(sample), headers=JSON)).json()
         taken = await tasks.submit(undecodable(sample))
-        answer = await tasks.status(taken.json()["task_id"], "?wait=60", accept="image/svg+xml")
-        task = answer.json()
-        assert (answer.status_code, answer.headers["content-type"]) == (200, "application/json")
+        response = await tasks.status(taken.json()["task_id"], "?wait=60", accept="image/svg+xml")
+        task = response.json()
+        assert (response.status_code, response.headers["content-type"]) == (200, "application/json")
         assert (task["status"], task["result"]) == ("FAILURE", None)
         assert task["error"] == {name: refusal[name] for name in ("code", "title", "detail")}
         assert task["error"]["code"] == "image_corrupt"
@@ -201,12 +201,12 @@ def test_a_key_makes_a_submission_safe_to_repeat(with_tasks: Run, sample: Sample
 
 def test_idempotency_keys_of_different_callers_are_separate(with_tasks: Run, sample: Sample) -> None:
     async def scenario(tasks: Tasks) -> list[str]:
-        answers = [
+        responses = [
             await tasks.submit(sample.json(), idempotency_key="order-17", x_api_key="first"),
             await tasks.submit(sample.json(), idempotency_key="order-17", authorization="Bearer first"),
             await tasks.submit(sample.json(simplify=3), idempotency_key="order-17", x_api_key="second"),
         ]
-        return [answer.json()["task_id"] for answer in answers]
+        return [response.json()["task_id"] for response in responses]
 
     ids = with_tasks(scenario, api_keys="first,second")
     assert ids[0] == ids[1] != ids[2]
@@ -217,10 +217,10 @@ def test_a_task_is_cancelled_before_it_has_ended(with_tasks: Run, sample: Sample
     async def scenario(tasks: Tasks) -> None:
         taken = (await tasks.submit(sample.json())).json()
         url = f"{CROP}/{path.format(taken['task_id'])}"
-        answers = [await tasks.client.delete(url) for _ in range(2)]
+        responses = [await tasks.client.delete(url) for _ in range(2)]
         status = await tasks.status(taken["task_id"], "?wait=60")
-        tasks_seen = [answer.json() for answer in (*answers, status)]
-        assert [answer.status_code for answer in (*answers, status)] == [200] * 3
+        tasks_seen = [response.json() for response in (*responses, status)]
+        assert [response.status_code for response in (*responses, status)] == [200] * 3
         assert tasks_seen[0] == tasks_seen[1] == tasks_seen[2]
         assert tasks_seen[0] | OPEN | {"status": "CANCELLED"} == tasks_seen[0]
         assert re.fullmatch(TIME, tasks_seen[0]["completed_at"])
@@ -302,8 +302,8 @@ def test_a_wait_ends_when_the_process_stops(with_tasks: Run, sample: Sample, is_
         else:
             board.beat(3, State.DRAINING)
         async with asyncio.timeout(30):
-            answer = await waiting
-        assert (answer.status_code, answer.json()) == (200, taken)
+            response = await waiting
+        assert (response.status_code, response.json()) == (200, taken)
 
     with_tasks(scenario)
 
@@ -316,8 +316,8 @@ def test_a_task_belongs_to_the_key_that_submitted_it(with_tasks: Run, sample: Sa
         for stranger in (other, {"authorization": "Bearer three"}):
             for query in ("", "?wait=0.1"):
                 assert problem(await tasks.client.get(path + query, headers=stranger)) == (404, "task_unknown")
-            for place in (path, f"{CROP}/{taken['task_id']}"):
-                assert problem(await tasks.client.delete(place, headers=stranger)) == (404, "task_unknown")
+            for url in (path, f"{CROP}/{taken['task_id']}"):
+                assert problem(await tasks.client.delete(url, headers=stranger)) == (404, "task_unknown")
         unknown = await tasks.client.get(f"{CROP}/status/{NO_TASK}", headers=other)
         found = await tasks.client.get(path, headers=other)
         assert without_ids(found) == without_ids(unknown), "the same as for a task that does not exist"
@@ -331,8 +331,8 @@ def test_a_task_belongs_to_the_key_that_submitted_it(with_tasks: Run, sample: Sa
     with_tasks(scenario, api_keys="team:one,team:two,three")
 
 
-def without_ids(answer: httpx.Response) -> dict[str, Any]:
-    return {name: value for name, value in answer.json().items() if name != "request_id"}
+def without_ids(response: httpx.Response) -> dict[str, Any]:
+    return {name: value for name, value in response.json().items() if name != "request_id"}
 
 
 def test_a_cached_result_is_found_by_the_key_that_asked_for_it(with_tasks: Run, sample: Sample) -> None:
@@ -342,8 +342,8 @@ def test_a_cached_result_is_found_by_the_key_that_asked_for_it(with_tasks: Run, 
         await tasks.status(taken["task_id"], "?wait=60", **{"x-api-key": "one"})
         headers = {"content-type": "application/json"}
         for key, lookup in (("one", "hit"), ("two", "miss")):
-            answer = await tasks.client.post(CROP, content=sample.json(), headers={**headers, "x-api-key": key})
-            assert answer.headers["x-cache"] == lookup, key
+            response = await tasks.client.post(CROP, content=sample.json(), headers={**headers, "x-api-key": key})
+            assert response.headers["x-cache"] == lookup, key
 
     with_tasks(scenario, api_keys="one,two", result_cache=True)
 
@@ -353,7 +353,7 @@ def test_a_task_that_was_submitted_before_keys_were_set_is_open_to_every_key(
 ) -> None:
     async def scenario(tasks: Tasks) -> None:
         record = await tasks.app.state.web.queue.submit(CropService(Limits()).check(make_input()))
-        answer = await tasks.status(record.task_id, **{"x-api-key": "one"})
-        assert answer.json()["status"] == "PENDING"
+        response = await tasks.status(record.task_id, **{"x-api-key": "one"})
+        assert response.json()["status"] == "PENDING"
 
     with_tasks(scenario, api_keys="one,two")

@@ -44,9 +44,13 @@ def test_health_reports_the_scoreboard(
     if is_draining:
         board.drain()
     app = create_app(Settings(), board=board)
-    answers = {path: call(app, "GET", f"/health{path}") for path in ("", "/live", "/ready")}
-    assert {path: answer.status_code for path, answer in answers.items()} == {"": live, "/live": live, "/ready": ready}
-    report = answers[""].json()
+    responses = {path: call(app, "GET", f"/health{path}") for path in ("", "/live", "/ready")}
+    assert {path: response.status_code for path, response in responses.items()} == {
+        "": live,
+        "/live": live,
+        "/ready": ready,
+    }
+    report = responses[""].json()
     assert (report["live"], report["ready"], report["draining"]) == (live == 200, ready == 200, is_draining)
     assert [worker["state"] for worker in report["workers"]] == [state.name.lower() for state in states]
     assert {worker["pid"] for worker in report["workers"]} <= {os.getpid()}
@@ -69,14 +73,14 @@ def test_metrics_are_available_in_both_formats(call: Call, scrape: object, tmp_p
 
 
 def test_disabled_metrics_are_not_found(make_app: MakeApp, call: Call) -> None:
-    answer = call(make_app(), "GET", "/metrics")
-    assert (answer.status_code, answer.json()["code"]) == (404, "not_found")
+    response = call(make_app(), "GET", "/metrics")
+    assert (response.status_code, response.json()["code"]) == (404, "not_found")
 
 
 def test_version(make_app: MakeApp, call: Call) -> None:
-    answer = call(make_app(), "GET", "/version").json()
-    assert answer["version"] == __version__
-    assert re.fullmatch(r"3\.\d+\.\d+", answer["python"])
+    response = call(make_app(), "GET", "/version").json()
+    assert response["version"] == __version__
+    assert re.fullmatch(r"3\.\d+\.\d+", response["python"])
 
 
 @pytest.mark.parametrize("root", ["", "/faces", "/faces/"])

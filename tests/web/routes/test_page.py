@@ -31,10 +31,10 @@ def links_of(text: str) -> list[str]:
 
 
 def test_document_may_load_and_call_nothing_but_its_own_origin(make_app: MakeApp, call: Call) -> None:
-    answer = call(make_app(), "GET", "/")
-    assert answer.status_code == 200
-    assert answer.headers["content-type"] == "text/html; charset=utf-8"
-    policy = dict(part.strip().split(" ", 1) for part in answer.headers["content-security-policy"].split(";"))
+    response = call(make_app(), "GET", "/")
+    assert response.status_code == 200
+    assert response.headers["content-type"] == "text/html; charset=utf-8"
+    policy = dict(part.strip().split(" ", 1) for part in response.headers["content-security-policy"].split(";"))
     assert policy == {
         "default-src": "'none'",
         "script-src": "'self'",
@@ -47,9 +47,9 @@ def test_document_may_load_and_call_nothing_but_its_own_origin(make_app: MakeApp
         "require-trusted-types-for": "'script'",
         "trusted-types": "'none'",
     }
-    assert answer.headers["x-content-type-options"] == "nosniff"
-    assert answer.headers["referrer-policy"] == "no-referrer"
-    assert not re.search(r"<script(?![^>]*\ssrc=)|<style|\sstyle=|\son[a-z]+=|https?://", answer.text)
+    assert response.headers["x-content-type-options"] == "nosniff"
+    assert response.headers["referrer-policy"] == "no-referrer"
+    assert not re.search(r"<script(?![^>]*\ssrc=)|<style|\sstyle=|\son[a-z]+=|https?://", response.text)
 
 
 def test_every_link_is_relative_and_exists(make_app: MakeApp, call: Call) -> None:
@@ -60,9 +60,9 @@ def test_every_link_is_relative_and_exists(make_app: MakeApp, call: Call) -> Non
     assert len(links) > 15
     for link in links:
         assert not link.startswith(("/", "http", ".")), link
-        answer = call(app, "GET", f"/{link}")
-        assert answer.status_code == 200, link
-        assert link == "docs" or answer.headers["x-content-type-options"] == "nosniff"
+        response = call(app, "GET", f"/{link}")
+        assert response.status_code == 200, link
+        assert link == "docs" or response.headers["x-content-type-options"] == "nosniff"
 
 
 def test_modules_import_each_other_by_existing_relative_names() -> None:
@@ -105,10 +105,10 @@ def test_unchanged_files_are_not_sent_again(make_app: MakeApp, call: Call, path:
     first = call(app, "GET", path)
     etag = first.headers["etag"]
     for known in (etag, f'"other", W/{etag}', "*"):
-        answer = call(app, "GET", path, headers={"if-none-match": known})
-        assert (answer.status_code, answer.content) == (304, b"")
-        assert answer.headers["etag"] == etag
-        assert answer.headers["cache-control"] == first.headers["cache-control"]
+        response = call(app, "GET", path, headers={"if-none-match": known})
+        assert (response.status_code, response.content) == (304, b"")
+        assert response.headers["etag"] == etag
+        assert response.headers["cache-control"] == first.headers["cache-control"]
     assert call(app, "GET", path, headers={"if-none-match": '"other"'}).status_code == 200
     head = call(app, "HEAD", path)
     assert (head.status_code, head.headers["etag"]) == (200, etag)
@@ -163,12 +163,12 @@ def test_page_is_counted_by_its_templates(
 
 def test_sample_is_small_and_its_landmarks_fit(make_app: MakeApp, call: Call) -> None:
     folder = files("app.web") / "static" / "page"
-    photo, landmarks = ((folder / name).read_bytes() for name in ("astronaut.jpg", "astronaut.landmarks.json"))
-    assert len(photo) < 40_000
-    form = {"image": ("a.jpg", photo), "landmarks": ("a.json", landmarks)}
-    answer = call(make_app(), files=form)
-    assert answer.status_code == 200
-    assert answer.json()["regions_detected"] == 15
+    image, landmarks = ((folder / name).read_bytes() for name in ("astronaut.jpg", "astronaut.landmarks.json"))
+    assert len(image) < 40_000
+    form = {"image": ("a.jpg", image), "landmarks": ("a.json", landmarks)}
+    response = call(make_app(), files=form)
+    assert response.status_code == 200
+    assert response.json()["regions_detected"] == 15
 
 
 def test_sample_is_generated_by_the_examples(tmp_path: Path) -> None:

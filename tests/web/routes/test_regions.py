@@ -32,7 +32,7 @@ def test_svg_equals_the_one_in_the_json_response(make_app: MakeApp, call: Call, 
     assert svg.headers["content-type"] == "image/svg+xml"
     assert svg.content == base64.b64decode(json.json()["svg"])
     assert ET.fromstring(svg.text).get("viewBox") == "0 0 512 512"  # noqa: S314 - our own
-    assert [answer.headers["vary"] for answer in (json, svg)] == ["Accept", "Accept"]
+    assert [response.headers["vary"] for response in (json, svg)] == ["Accept", "Accept"]
 
 
 @pytest.mark.parametrize("content_type", ["application/json", "Application/JSON; charset=utf-8", "application/json;"])
@@ -49,9 +49,9 @@ def test_query_takes_precedence_over_the_body(make_app: MakeApp, call: Call, sam
     def titles(path: str) -> int:
         body = sample.json(show_labels=False) if form == "json" else sample.form(show_labels=b"false")
         headers = {"content-type": JSON["content-type"] if form == "json" else sample.multipart}
-        answer = call(app, path=path, content=body, headers={**headers, "accept": "image/svg+xml"})
-        assert answer.status_code == 200
-        return answer.text.count("<text")
+        response = call(app, path=path, content=body, headers={**headers, "accept": "image/svg+xml"})
+        assert response.status_code == 200
+        return response.text.count("<text")
 
     assert titles(CROP) == 0
     assert titles(f"{CROP}?show_labels=true") > 0
@@ -59,8 +59,8 @@ def test_query_takes_precedence_over_the_body(make_app: MakeApp, call: Call, sam
 
 def test_query_keeps_other_options_of_the_body(make_app: MakeApp, call: Call, sample: Sample) -> None:
     body = sample.json(landmark_units="normalized", landmarks=[[x / 512, y / 512] for x, y in sample.pairs])
-    answer = call(make_app(), path=f"{CROP}?simplify=0", content=body, headers=JSON)
-    assert answer.status_code == 200, answer.text
+    response = call(make_app(), path=f"{CROP}?simplify=0", content=body, headers=JSON)
+    assert response.status_code == 200, response.text
 
 
 @pytest.mark.parametrize(("encoding", "status"), [("identity", 200), ("Identity ", 200), ("gzip", 415), ("br", 415)])
@@ -102,7 +102,7 @@ def test_a_slow_body_occupies_no_slot(make_app: MakeApp, sample: Sample) -> None
             is_allowed_to_end.set()
             return [await first, second]
 
-    assert [answer.status_code for answer in asyncio.run(run())] == [200, 200]
+    assert [response.status_code for response in asyncio.run(run())] == [200, 200]
 
 
 def test_a_worker_at_capacity_closes_the_connection(make_app: MakeApp, sample: Sample) -> None:
@@ -111,13 +111,13 @@ def test_a_worker_at_capacity_closes_the_connection(make_app: MakeApp, sample: S
     async def run() -> tuple[httpx.Response, httpx.Response]:
         async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://service") as client:
             with app.state.web.admission.enter():
-                refused = await client.post(CROP, content=sample.json(), headers=JSON)
-            return refused, await client.post(CROP, content=sample.json(), headers=JSON)
+                rejected = await client.post(CROP, content=sample.json(), headers=JSON)
+            return rejected, await client.post(CROP, content=sample.json(), headers=JSON)
 
-    refused, answered = asyncio.run(run())
-    assert (refused.status_code, refused.json()["code"]) == (503, "saturated")
-    assert (refused.headers["retry-after"], refused.headers["connection"]) == ("7", "close")
-    assert answered.status_code == 200
+    rejected, accepted = asyncio.run(run())
+    assert (rejected.status_code, rejected.json()["code"]) == (503, "saturated")
+    assert (rejected.headers["retry-after"], rejected.headers["connection"]) == ("7", "close")
+    assert accepted.status_code == 200
 
 
 def test_a_slot_is_always_released(make_app: MakeApp, call: Call, sample: Sample) -> None:

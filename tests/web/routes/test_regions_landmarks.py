@@ -51,10 +51,10 @@ def error_of(landmarks: Any) -> float:
 @pytest.mark.parametrize("wire", ["json", "multipart"])
 def test_landmarks_are_returned(make_app: MakeApp, call: Call, sample: Sample, wire: str) -> None:
     app = make_app()
-    answer = call(app, path=LANDMARKS, **bodies(sample, sample.photo)[wire])
-    assert answer.status_code == 200, answer.text
-    found = msgspec.json.decode(answer.content, type=LandmarksResponse)
-    assert msgspec.to_builtins(found) == answer.json(), "every member is documented"
+    response = call(app, path=LANDMARKS, **bodies(sample, sample.photo)[wire])
+    assert response.status_code == 200, response.text
+    found = msgspec.json.decode(response.content, type=LandmarksResponse)
+    assert msgspec.to_builtins(found) == response.json(), "every member is documented"
     assert error_of(found.landmarks) <= ALLOWED
     shares = bodies(sample, sample.photo, landmark_units="normalized")[wire]
     normalized = call(app, path=LANDMARKS, **shares).json()["landmarks"]
@@ -66,14 +66,14 @@ def test_landmarks_are_returned(make_app: MakeApp, call: Call, sample: Sample, w
 @pytest.mark.parametrize("wire", ["json", "multipart"])
 def test_crop_detects_landmarks(make_app: MakeApp, call: Call, sample: Sample, wire: str) -> None:
     options = {"upright": True, "crop": "face", "background": "image", "output_size": 300, "margin": 0.1}
-    answer = call(make_app(), **bodies(sample, sample.photo, **options)[wire])
-    assert answer.status_code == 200, answer.text
-    found = msgspec.json.decode(answer.content, type=CropResponse)
-    assert msgspec.to_builtins(found) == answer.json()
+    response = call(make_app(), **bodies(sample, sample.photo, **options)[wire])
+    assert response.status_code == 200, response.text
+    found = msgspec.json.decode(response.content, type=CropResponse)
+    assert msgspec.to_builtins(found) == response.json()
     assert found.landmarks is not None
     inverse = np.array(found.inverse_transform)
-    photo_px = np.array(found.landmarks) @ inverse[:, :2].T + inverse[:, 2]
-    assert error_of(photo_px) <= ALLOWED
+    image_px = np.array(found.landmarks) @ inverse[:, :2].T + inverse[:, 2]
+    assert error_of(image_px) <= ALLOWED
     assert max(found.output.width, found.output.height) == 300
     assert abs(found.face.roll_deg) <= 0.5
 
@@ -117,8 +117,8 @@ def test_the_same_landmarks_give_the_same_regions(make_app: MakeApp, call: Call,
 def test_invalid_requests_have_their_codes(
     make_app: MakeApp, call: Call, sample: Sample, change: Callable[[Sample], Any], status: int, code: str
 ) -> None:
-    answer = call(make_app(), path=LANDMARKS, **change(sample))
-    assert (answer.status_code, answer.json()["code"]) == (status, code), answer.text
+    response = call(make_app(), path=LANDMARKS, **change(sample))
+    assert (response.status_code, response.json()["code"]) == (status, code), response.text
 
 
 def test_an_api_key_is_required(make_app: MakeApp, call: Call, sample: Sample) -> None:
@@ -129,9 +129,9 @@ def test_an_api_key_is_required(make_app: MakeApp, call: Call, sample: Sample) -
 def test_without_models_every_route_reports_it(make_app: MakeApp, call: Call, sample: Sample, tmp_path: Path) -> None:
     app = make_app(models_dir=tmp_path)
     for path in (LANDMARKS, CROP):
-        answer = call(app, path=path, **bodies(sample, sample.photo)["json"])
-        assert (answer.status_code, answer.json()["code"]) == (422, "detection_unavailable")
-        assert "MODELS_DIR" in answer.json()["detail"]
+        response = call(app, path=path, **bodies(sample, sample.photo)["json"])
+        assert (response.status_code, response.json()["code"]) == (422, "detection_unavailable")
+        assert "MODELS_DIR" in response.json()["detail"]
     assert call(app, content=sample.json(upright=True), headers=JSON).status_code == 200
 
 
@@ -150,8 +150,8 @@ def test_tasks_detect_landmarks(with_tasks: Run, sample: Sample) -> None:
 
 def test_a_task_that_no_worker_can_process_is_rejected_at_once(with_tasks: Run, sample: Sample, tmp_path: Path) -> None:
     async def scenario(tasks: Any) -> None:
-        answer = await tasks.submit(bodies(sample, sample.photo)["json"]["content"])
-        assert (answer.status_code, answer.json()["code"]) == (422, "detection_unavailable")
+        response = await tasks.submit(bodies(sample, sample.photo)["json"]["content"])
+        assert (response.status_code, response.json()["code"]) == (422, "detection_unavailable")
 
     with_tasks(scenario, models_dir=tmp_path)
 
