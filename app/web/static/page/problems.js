@@ -46,7 +46,7 @@ const KNOWN = /** @type {Record<string, [string, string]>} */ ({
 const LANDMARK_HINT = "Check the landmarks file: a JSON list of points, each as {\"x\": 1.5, \"y\": 2} or [1.5, 2].";
 const MAP_HINT = "Check the label map: a PNG or lossless WebP of labels, or a JSON object of region name to landmark indices.";
 /** What the details of the API begin with, where one of the files is at fault. */
-const FIELD = /^(image|landmarks|segmentation_map): (.*)$/s;
+const FIELD = /^(image|landmarks|segmentation_map)(?:\[[^:]*)?: (.*)$/s;
 const OF_FIELD = /** @type {Record<string, [string, string]>} */ ({
   landmarks: ["The landmarks cannot be used", LANDMARK_HINT],
   segmentation_map: ["The label map cannot be used", MAP_HINT],
