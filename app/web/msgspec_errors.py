@@ -83,12 +83,12 @@ def _describe(text: str, field: str) -> str:
     if text.startswith("Invalid enum value"):
         return f"expected {_CHOICES.get(field, 'a documented value')}, got another string"
     if wrong := _TYPE.fullmatch(text):
-        expected = " or ".join(_TYPES[name] for name in wrong[1].split(" | "))
-        return f"expected {expected}, got {_TYPES[wrong[2]]}"
+        expected = " or ".join(_TYPES.get(name, name) for name in wrong[1].split(" | "))
+        return f"expected {expected}, got {_TYPES.get(wrong[2], wrong[2])}"
     if outside := _RANGE.fullmatch(text):
         kind, length, operator, bound = outside.groups("")
         received = "length" if length else "value"
-        return f"expected {_TYPES[kind]} {length}{operator} {float(bound):g}, got another {received}"
+        return f"expected {_TYPES.get(kind, kind)} {length}{operator} {float(bound):g}, got another {received}"
     if text == _OUT_OF_RANGE:
         return "expected a finite number, got one out of range"
     return "expected a valid value, got another"
