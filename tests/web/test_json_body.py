@@ -146,7 +146,7 @@ def test_enumerations_are_listed() -> None:
     ("text", "detail"),
     [
         (b"{", "body: expected JSON, got truncated text"),
-        (b'{"image":""}}', "body: expected JSON, got malformed text: trailing characters (byte 12)"),
+        (b'{"image":""}}', "body: expected JSON, got malformed text: trailing characters (byte 13)"),
         (b'{"image":"","verify":"\xff"}', "body: expected JSON, got text that is not UTF-8"),
         (b'{"image":' * 100_000, "body: expected JSON, got values that are nested too deeply"),
         (b"[]", "body: expected an object, got an array"),
