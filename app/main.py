@@ -25,13 +25,12 @@ from app.tasks.queue import TaskQueue
 from app.web import openapi
 from app.web.auth import KeyRing
 from app.web.body import BodyLimits
-from app.web.exposition import Exposition
-from app.web.middleware import RequestContext, RequestMetrics
-from app.web.problems import HANDLERS
+from app.web.error_handlers import HANDLERS
+from app.web.middleware import RequestContext, ShutdownGuard
 from app.web.rate_limit import RateLimiter
-from app.web.routes import crop, landmarks, operations, page, tasks
-from app.web.shutdown import ShutdownGuard
-from app.web.state import WebState
+from app.web.request_metrics import RequestMetrics
+from app.web.routes import operations, page, regions, tasks
+from app.web.state import Exposition, WebState
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
@@ -77,8 +76,7 @@ def create_app(
         exception_handlers=HANDLERS,
     )
     app.state.web = state
-    app.include_router(crop.router)
-    app.include_router(landmarks.router)
+    app.include_router(regions.router)
     if state.queue is not None:
         app.include_router(tasks.router)
     app.include_router(operations.router)

@@ -30,9 +30,9 @@ import numpy as np
 from app.face.errors import InputError
 from app.service.crop import CropService, ImageLimits
 from app.service.serialization import result_to_json
-from app.web.json_text import FIELDS
+from app.web.json_body import FIELDS
 from app.web.multipart_body import parse_multipart
-from app.web.problem_codes import ProblemError
+from app.web.problems import ProblemError
 from benchmarks import inputs
 from benchmarks.processes import TIMEOUT_S, service
 

@@ -21,8 +21,7 @@ from app.observability.metrics import METRICS
 from app.service.options import CropOptions
 from app.settings import Settings
 from app.web import openapi
-from app.web.problem_codes import PROBLEMS
-from app.web.problems import INPUT_STATUS, TASK_FAULTS
+from app.web.problems import INPUT_STATUS, PROBLEMS, TASK_ERRORS
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -96,7 +95,7 @@ def errors_table() -> str:
     """Return the table of error codes."""
     requests = ((f"`{code}`", str(status), title) for code, (status, title) in PROBLEMS.items())
     inputs = ((f"`{code}`", str(INPUT_STATUS), _first_line(error.__doc__)) for code, error in public_codes().items())
-    tasks = ((f"`{code}`", "in a task", title) for code, title in TASK_FAULTS.items())
+    tasks = ((f"`{code}`", "in a task", title) for code, title in TASK_ERRORS.items())
     return markdown_table(("code", "status", "meaning"), [*requests, *inputs, *tasks])
 
 

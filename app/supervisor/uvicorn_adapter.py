@@ -45,11 +45,9 @@ from app.supervisor.framing import (
     split_target,
 )
 from app.supervisor.gunicorn_adapter import BOOT_ERROR, SlotWorker
-from app.web import shutdown
-from app.web.middleware import record_refusal
-from app.web.problem_codes import PROBLEMS
-from app.web.problems import problem_response
-from app.web.shutdown import shutdown_headers
+from app.web.error_handlers import problem_response
+from app.web.middleware import SHUTDOWN_CODE, SHUTDOWN_DETAIL, record_unparsed_request, shutdown_headers
+from app.web.problems import PROBLEMS
 
 if TYPE_CHECKING:
     import socket
@@ -339,7 +337,7 @@ class ServiceProtocol(HttpToolsProtocol):
             request_id = accept_request_id(None)
             context.request_id.set(request_id)
         else:
-            request_id = record_refusal(self.client[0] if self.client else "-", status)
+            request_id = record_unparsed_request(self.client[0] if self.client else "-", status)
         every = {
             **headers,
             "Connection": "close",
@@ -462,7 +460,7 @@ class GracefulServer(Server):
         for connection in list(self.server_state.connections):
             if isinstance(connection, ServiceProtocol):
                 headers = shutdown_headers(self._web.retry_after_s)
-                connection.refuse_unfinished(headers, shutdown.CODE, shutdown.DETAIL)
+                connection.refuse_unfinished(headers, SHUTDOWN_CODE, SHUTDOWN_DETAIL)
 
     async def _wait_idle(self) -> bool:
         """Wait until no request is in flight, or for the deadline, which a second signal may bring forward."""

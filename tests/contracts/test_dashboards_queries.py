@@ -14,7 +14,7 @@ from app.face.errors import public_codes
 from app.main import create_app
 from app.observability.metrics import METRICS
 from app.settings import Settings
-from app.web.problems import PROBLEMS, TASK_FAULTS
+from app.web.problems import PROBLEMS, TASK_ERRORS
 from tests.dashboards import ROOT, RULES, Target, alerts, fill, load, needs, panels, targets
 from tests.promql import COUNTER_FUNCTIONS, GAUGE_FUNCTIONS, TARGET_LABELS, Expression, Metric
 
@@ -145,7 +145,7 @@ def values_of(metric: str, label: str) -> set[str]:
     if label == "method":
         return {"GET", "POST", "DELETE"}
     if (metric, label) == ("errors_total", "type"):
-        return {*PROBLEMS, *public_codes(), *TASK_FAULTS}
+        return {*PROBLEMS, *public_codes(), *TASK_ERRORS}
     return set(re.findall("`([^`]+)`", known))
 
 

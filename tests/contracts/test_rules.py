@@ -17,7 +17,7 @@ from app.main import create_app
 from app.observability.metrics import METRICS
 from app.settings import Settings
 from app.supervisor.scoreboard import Scoreboard, make_task_scoreboard
-from app.web.problems import PROBLEMS, TASK_FAULTS
+from app.web.problems import PROBLEMS, TASK_ERRORS
 from tests.promql import COUNTER_FUNCTIONS, GAUGE_FUNCTIONS, TARGET_LABELS, Expression, Metric
 
 if TYPE_CHECKING:
@@ -176,7 +176,7 @@ def values_of(use: Use, label: str) -> set[str] | None:  # noqa: PLR0911 - one c
         scoreboards = (Scoreboard(expected_workers=1, timeout_s=1), make_task_scoreboard(Settings()))
         return {scoreboard.worker_name(slot) for scoreboard in scoreboards for slot in (0, 11)}
     if (spec.name, label) == ("errors_total", "type"):
-        return {*PROBLEMS, *public_codes(), *TASK_FAULTS}
+        return {*PROBLEMS, *public_codes(), *TASK_ERRORS}
     return set(re.findall("`([^`]+)`", known))
 
 

@@ -20,8 +20,8 @@ from app.service.crop import CropInput, CropService, ImageLimits
 from app.service.detector_pool import DetectorPool
 from app.service.png_export import json_to_png, result_to_png
 from app.service.serialization import result_to_json
-from app.web.json_text import parse_points, read_map
-from app.web.problem_codes import ProblemError
+from app.web.json_body import parse_points, parse_segmentation_map
+from app.web.problems import ProblemError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -62,7 +62,7 @@ class LocalProcessor:
         config = self._config
         files = read_files(job, config.max_bytes)
         points = None if files.landmarks is None else parse_points(files.landmarks, "landmarks")
-        label_map = read_map(files.label_map)
+        label_map = parse_segmentation_map(files.label_map)
         if config.fault_poison_region and isinstance(label_map, dict) and config.fault_poison_region in label_map:
             os.kill(os.getpid(), signal.SIGKILL)
         result = self._service.process(

@@ -122,7 +122,6 @@ def make_bad_images(folder: Path, sample: Sample, good: Path) -> dict[str, str]:
         "heavy": (png + bytes(200_000), points, "body_too_large"),
         "few": (png, json.dumps(pairs[:100]).encode(), "landmarks_count"),
         "far": (png, json.dumps([[9000, 9000], *pairs[1:]]).encode(), "landmarks_out_of_range"),
-        "twice": (png, b'[{"x":1,"x":2,"y":1}]', "field_duplicate"),
         "letter": (png, b"[[1,2],", "invalid_json"),
         "words": (png, b'[["a","b"]]', "field_invalid"),
         "alone": (png, None, "landmarks_missing"),

@@ -55,7 +55,7 @@ const FIELD_MESSAGES = /** @type {Record<string, [string, string]>} */ ({
   ],
 });
 /** Start of an error detail that names a file. */
-const FIELD = /^(image|landmarks|segmentation_map): (.*)$/s;
+const FIELD = /^(image|landmarks|segmentation_map)(?:\[[^:]*)?: (.*)$/s;
 /** Fields by the prefix of an error code, for details that do not name one. */
 const CODE_PREFIXES = [["landmarks_", "landmarks"], ["label_map_", "segmentation_map"], ["region_", "segmentation_map"]];
 const SERVER_HINT = "The error is in the service. Try again; if it persists, report it to the operator with the request ID below.";

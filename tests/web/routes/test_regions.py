@@ -1,4 +1,4 @@
-"""The crop route: forms of the answer, options from the query, saturation, callers who go away."""
+"""The crop route: response formats, options in the query, limits, capacity and disconnects."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ CROP = "/api/v1/frontal/crop"
 JSON = {"content-type": "application/json"}
 
 
-def test_svg_is_the_one_of_the_json_answer(make_app: MakeApp, call: Call, sample: Sample) -> None:
+def test_svg_equals_the_one_in_the_json_response(make_app: MakeApp, call: Call, sample: Sample) -> None:
     app = make_app()
     json = call(app, content=sample.json(), headers=JSON)
     svg = call(app, content=sample.json(), headers={**JSON, "accept": "image/svg+xml"})
@@ -32,35 +32,35 @@ def test_svg_is_the_one_of_the_json_answer(make_app: MakeApp, call: Call, sample
     assert svg.headers["content-type"] == "image/svg+xml"
     assert svg.content == base64.b64decode(json.json()["svg"])
     assert ET.fromstring(svg.text).get("viewBox") == "0 0 512 512"  # noqa: S314 - our own
-    assert [answer.headers["vary"] for answer in (json, svg)] == ["Accept", "Accept"]
+    assert [response.headers["vary"] for response in (json, svg)] == ["Accept", "Accept"]
 
 
 @pytest.mark.parametrize("content_type", ["application/json", "Application/JSON; charset=utf-8", "application/json;"])
-def test_content_type_is_read_without_its_parameters(
+def test_parameters_of_the_content_type_are_ignored(
     make_app: MakeApp, call: Call, sample: Sample, content_type: str
 ) -> None:
     assert call(make_app(), content=sample.json(), headers={"content-type": content_type}).status_code == 200
 
 
 @pytest.mark.parametrize("form", ["json", "multipart"])
-def test_query_wins_over_the_body(make_app: MakeApp, call: Call, sample: Sample, form: str) -> None:
+def test_query_takes_precedence_over_the_body(make_app: MakeApp, call: Call, sample: Sample, form: str) -> None:
     app = make_app()
 
     def titles(path: str) -> int:
         body = sample.json(show_labels=False) if form == "json" else sample.form(show_labels=b"false")
         headers = {"content-type": JSON["content-type"] if form == "json" else sample.multipart}
-        answer = call(app, path=path, content=body, headers={**headers, "accept": "image/svg+xml"})
-        assert answer.status_code == 200
-        return answer.text.count("<text")
+        response = call(app, path=path, content=body, headers={**headers, "accept": "image/svg+xml"})
+        assert response.status_code == 200
+        return response.text.count("<text")
 
     assert titles(CROP) == 0
     assert titles(f"{CROP}?show_labels=true") > 0
 
 
-def test_query_leaves_the_other_options_of_the_body(make_app: MakeApp, call: Call, sample: Sample) -> None:
+def test_query_keeps_other_options_of_the_body(make_app: MakeApp, call: Call, sample: Sample) -> None:
     body = sample.json(landmark_units="normalized", landmarks=[[x / 512, y / 512] for x, y in sample.pairs])
-    answer = call(make_app(), path=f"{CROP}?simplify=0", content=body, headers=JSON)
-    assert answer.status_code == 200, answer.text
+    response = call(make_app(), path=f"{CROP}?simplify=0", content=body, headers=JSON)
+    assert response.status_code == 200, response.text
 
 
 @pytest.mark.parametrize(("encoding", "status"), [("identity", 200), ("Identity ", 200), ("gzip", 415), ("br", 415)])
@@ -69,7 +69,7 @@ def test_content_encoding(make_app: MakeApp, call: Call, sample: Sample, encodin
     assert call(make_app(), content=sample.json(), headers=headers).status_code == status
 
 
-def test_limits_are_those_of_the_settings(make_app: MakeApp, call: Call, sample: Sample) -> None:
+def test_limits_come_from_the_settings(make_app: MakeApp, call: Call, sample: Sample) -> None:
     outside = sample.json(landmarks=[[-1.0, 1.0], *sample.pairs[1:]])
     cases = [
         (make_app(max_body_bytes=1024), sample.json(), "body_too_large"),
@@ -82,7 +82,7 @@ def test_limits_are_those_of_the_settings(make_app: MakeApp, call: Call, sample:
     assert call(make_app(max_image_pixels=512 * 512), content=outside, headers=JSON).status_code == 200
 
 
-def test_a_slow_body_takes_no_place_from_the_quick(make_app: MakeApp, sample: Sample) -> None:
+def test_a_slow_body_occupies_no_slot(make_app: MakeApp, sample: Sample) -> None:
     app = make_app(max_concurrency=1)
     body = sample.json()
 
@@ -102,25 +102,25 @@ def test_a_slow_body_takes_no_place_from_the_quick(make_app: MakeApp, sample: Sa
             is_allowed_to_end.set()
             return [await first, second]
 
-    assert [answer.status_code for answer in asyncio.run(run())] == [200, 200]
+    assert [response.status_code for response in asyncio.run(run())] == [200, 200]
 
 
-def test_a_full_process_asks_to_come_back_elsewhere(make_app: MakeApp, sample: Sample) -> None:
+def test_a_worker_at_capacity_closes_the_connection(make_app: MakeApp, sample: Sample) -> None:
     app = make_app(max_concurrency=1, retry_after_s=7)
 
     async def run() -> tuple[httpx.Response, httpx.Response]:
         async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://service") as client:
             with app.state.web.admission.enter():
-                refused = await client.post(CROP, content=sample.json(), headers=JSON)
-            return refused, await client.post(CROP, content=sample.json(), headers=JSON)
+                rejected = await client.post(CROP, content=sample.json(), headers=JSON)
+            return rejected, await client.post(CROP, content=sample.json(), headers=JSON)
 
-    refused, answered = asyncio.run(run())
-    assert (refused.status_code, refused.json()["code"]) == (503, "saturated")
-    assert (refused.headers["retry-after"], refused.headers["connection"]) == ("7", "close")
-    assert answered.status_code == 200
+    rejected, accepted = asyncio.run(run())
+    assert (rejected.status_code, rejected.json()["code"]) == (503, "saturated")
+    assert (rejected.headers["retry-after"], rejected.headers["connection"]) == ("7", "close")
+    assert accepted.status_code == 200
 
 
-def test_a_place_is_given_back_whatever_happens(make_app: MakeApp, call: Call, sample: Sample) -> None:
+def test_a_slot_is_always_released(make_app: MakeApp, call: Call, sample: Sample) -> None:
     app = make_app(max_concurrency=1, max_body_bytes=2**20, body_timeout_s=0.05)
 
     async def never() -> AsyncIterator[bytes]:
@@ -138,7 +138,7 @@ def test_a_place_is_given_back_whatever_happens(make_app: MakeApp, call: Call, s
     assert statuses == [400, 422, 422, 408, 413, 200]
 
 
-def test_a_caller_who_went_away_is_answered_499(make_app: MakeApp) -> None:
+def test_a_disconnect_has_status_499(make_app: MakeApp) -> None:
     sent: list[dict[str, Any]] = []
 
     async def run() -> None:

@@ -1,4 +1,4 @@
-"""The photo alone over HTTP: the landmarks route, and the crop route and tasks without landmarks."""
+"""Requests without landmarks: the landmarks route, the crop route and tasks."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import msgspec
 import numpy as np
 import pytest
 
-from app.web.schemas import CropAnswer, LandmarksAnswer
+from app.web.schemas import CropResponse, LandmarksResponse
 from benchmarks import variants
 
 if TYPE_CHECKING:
@@ -49,31 +49,31 @@ def error_of(landmarks: Any) -> float:
 
 
 @pytest.mark.parametrize("wire", ["json", "multipart"])
-def test_landmarks_are_answered(make_app: MakeApp, call: Call, sample: Sample, wire: str) -> None:
+def test_landmarks_are_returned(make_app: MakeApp, call: Call, sample: Sample, wire: str) -> None:
     app = make_app()
-    answer = call(app, path=LANDMARKS, **bodies(sample, sample.photo)[wire])
-    assert answer.status_code == 200, answer.text
-    found = msgspec.json.decode(answer.content, type=LandmarksAnswer)
-    assert msgspec.to_builtins(found) == answer.json(), "nothing that is not documented"
+    response = call(app, path=LANDMARKS, **bodies(sample, sample.photo)[wire])
+    assert response.status_code == 200, response.text
+    found = msgspec.json.decode(response.content, type=LandmarksResponse)
+    assert msgspec.to_builtins(found) == response.json(), "every member is documented"
     assert error_of(found.landmarks) <= ALLOWED
     shares = bodies(sample, sample.photo, landmark_units="normalized")[wire]
     normalized = call(app, path=LANDMARKS, **shares).json()["landmarks"]
     assert error_of(np.array(normalized) * 512) <= ALLOWED
     by_query = call(app, path=f"{LANDMARKS}?landmark_units=pixels", **shares).json()["landmarks"]
-    assert by_query == found.landmarks, "the query wins over the body"
+    assert by_query == found.landmarks, "the query takes precedence over the body"
 
 
 @pytest.mark.parametrize("wire", ["json", "multipart"])
-def test_crop_finds_what_is_not_sent(make_app: MakeApp, call: Call, sample: Sample, wire: str) -> None:
+def test_crop_detects_landmarks(make_app: MakeApp, call: Call, sample: Sample, wire: str) -> None:
     options = {"upright": True, "crop": "face", "background": "image", "output_size": 300, "margin": 0.1}
-    answer = call(make_app(), **bodies(sample, sample.photo, **options)[wire])
-    assert answer.status_code == 200, answer.text
-    found = msgspec.json.decode(answer.content, type=CropAnswer)
-    assert msgspec.to_builtins(found) == answer.json()
+    response = call(make_app(), **bodies(sample, sample.photo, **options)[wire])
+    assert response.status_code == 200, response.text
+    found = msgspec.json.decode(response.content, type=CropResponse)
+    assert msgspec.to_builtins(found) == response.json()
     assert found.landmarks is not None
     inverse = np.array(found.inverse_transform)
-    photo_px = np.array(found.landmarks) @ inverse[:, :2].T + inverse[:, 2]
-    assert error_of(photo_px) <= ALLOWED
+    image_px = np.array(found.landmarks) @ inverse[:, :2].T + inverse[:, 2]
+    assert error_of(image_px) <= ALLOWED
     assert max(found.output.width, found.output.height) == 300
     assert abs(found.face.roll_deg) <= 0.5
 
@@ -99,7 +99,6 @@ def test_the_same_landmarks_give_the_same_regions(make_app: MakeApp, call: Call,
         (lambda s: {"content": s.json(), "headers": JSON}, 422, "field_unknown"),
         (lambda s: {"content": s.form(), "headers": {"content-type": s.multipart}}, 422, "field_unknown"),
         (lambda s: bodies(s, s.photo, upright=True)["json"], 422, "field_unknown"),
-        (lambda _: {"content": b'{"image":"","face":0,"face":1}', "headers": JSON}, 422, "field_duplicate"),
         (lambda s: {**bodies(s, s.photo)["json"], "params": {"crop": "face"}}, 422, "parameter_invalid"),
         (lambda s: {**bodies(s, s.photo)["json"], "params": {"face": "first"}}, 422, "field_invalid"),
         (
@@ -115,33 +114,33 @@ def test_the_same_landmarks_give_the_same_regions(make_app: MakeApp, call: Call,
         ),
     ],
 )
-def test_what_is_wrong_has_its_code(
+def test_invalid_requests_have_their_codes(
     make_app: MakeApp, call: Call, sample: Sample, change: Callable[[Sample], Any], status: int, code: str
 ) -> None:
-    answer = call(make_app(), path=LANDMARKS, **change(sample))
-    assert (answer.status_code, answer.json()["code"]) == (status, code), answer.text
+    response = call(make_app(), path=LANDMARKS, **change(sample))
+    assert (response.status_code, response.json()["code"]) == (status, code), response.text
 
 
-def test_a_key_is_asked_for(make_app: MakeApp, call: Call, sample: Sample) -> None:
+def test_an_api_key_is_required(make_app: MakeApp, call: Call, sample: Sample) -> None:
     app = make_app(api_keys="first-key")
     assert call(app, path=LANDMARKS, **bodies(sample, sample.photo)["json"]).status_code == 401
 
 
-def test_without_models_every_route_says_so(make_app: MakeApp, call: Call, sample: Sample, tmp_path: Path) -> None:
+def test_without_models_every_route_reports_it(make_app: MakeApp, call: Call, sample: Sample, tmp_path: Path) -> None:
     app = make_app(models_dir=tmp_path)
     for path in (LANDMARKS, CROP):
-        answer = call(app, path=path, **bodies(sample, sample.photo)["json"])
-        assert (answer.status_code, answer.json()["code"]) == (422, "detection_unavailable")
-        assert "MODELS_DIR" in answer.json()["detail"]
+        response = call(app, path=path, **bodies(sample, sample.photo)["json"])
+        assert (response.status_code, response.json()["code"]) == (422, "detection_unavailable")
+        assert "MODELS_DIR" in response.json()["detail"]
     assert call(app, content=sample.json(upright=True), headers=JSON).status_code == 200
 
 
-def test_tasks_find_what_is_not_sent(with_tasks: Run, sample: Sample) -> None:
+def test_tasks_detect_landmarks(with_tasks: Run, sample: Sample) -> None:
     async def scenario(tasks: Any) -> None:
         await tasks.start_worker()
         body = bodies(sample, sample.photo, upright=True, crop="face", background="image")["json"]["content"]
         task = await tasks.succeed(body)
-        assert error_of(_taken_back(task["result"])) <= ALLOWED
+        assert error_of(_to_image_coordinates(task["result"])) <= ALLOWED
         taken = (await tasks.submit(bodies(sample, sample.jpeg)["json"]["content"])).json()
         failed = (await tasks.status(taken["task_id"], "?wait=30")).json()
         assert (failed["status"], failed["error"]["code"]) == ("FAILURE", "no_face")
@@ -149,14 +148,14 @@ def test_tasks_find_what_is_not_sent(with_tasks: Run, sample: Sample) -> None:
     with_tasks(scenario)
 
 
-def test_a_task_that_no_worker_could_do_is_refused_at_once(with_tasks: Run, sample: Sample, tmp_path: Path) -> None:
+def test_a_task_that_no_worker_can_process_is_rejected_at_once(with_tasks: Run, sample: Sample, tmp_path: Path) -> None:
     async def scenario(tasks: Any) -> None:
-        answer = await tasks.submit(bodies(sample, sample.photo)["json"]["content"])
-        assert (answer.status_code, answer.json()["code"]) == (422, "detection_unavailable")
+        response = await tasks.submit(bodies(sample, sample.photo)["json"]["content"])
+        assert (response.status_code, response.json()["code"]) == (422, "detection_unavailable")
 
     with_tasks(scenario, models_dir=tmp_path)
 
 
-def _taken_back(result: dict[str, Any]) -> np.ndarray:
+def _to_image_coordinates(result: dict[str, Any]) -> np.ndarray:
     inverse = np.array(result["inverse_transform"])
     return np.array(result["landmarks"]) @ inverse[:, :2].T + inverse[:, 2]

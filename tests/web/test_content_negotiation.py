@@ -1,4 +1,4 @@
-"""Which form of an answer an Accept header asks for."""
+"""Content negotiation by the Accept header."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.web.negotiate import JSON, MAX_ACCEPT, SVG, choose_form, require_json
+from app.web.content_negotiation import JSON, MAX_ACCEPT, SVG, negotiate_media_type, require_json
 from app.web.problems import ProblemError
 
 if TYPE_CHECKING:
     from contextlib import AbstractContextManager
 
-refused = pytest.raises(ProblemError, check=lambda error: error.code == "not_acceptable")
+rejected = pytest.raises(ProblemError, check=lambda error: error.code == "not_acceptable")
 BROWSER = "text/html,application/xhtml+xml,application/xml;q=0.9,image/avif,image/webp,*/*;q=0.8"
 
 
@@ -29,7 +29,7 @@ BROWSER = "text/html,application/xhtml+xml,application/xml;q=0.9,image/avif,imag
         ("application/json", nullcontext(JSON)),
         ("application/*", nullcontext(JSON)),
         ("image/svg+xml", nullcontext(SVG)),
-        ("IMAGE/*", refused),
+        ("IMAGE/*", rejected),
         ("image/*", nullcontext(SVG)),
         ("image/svg+xml, application/json", nullcontext(JSON)),
         ("image/svg+xml, application/json;q=0.9", nullcontext(SVG)),
@@ -37,18 +37,18 @@ BROWSER = "text/html,application/xhtml+xml,application/xml;q=0.9,image/avif,imag
         ("image/svg+xml, */*;q=0.1", nullcontext(SVG)),
         ("*/*, application/json;q=0", nullcontext(SVG)),
         (BROWSER, nullcontext(JSON)),
-        ("image/png", refused),
-        ("text/html, image/png", refused),
-        ("*/*;q=0", refused),
-        ("application/json;q=0", refused),
-        ("nonsense", refused),
-        ("a/b/c", refused),
-        ("application/json, " + "x" * MAX_ACCEPT, refused),
+        ("image/png", rejected),
+        ("text/html, image/png", rejected),
+        ("*/*;q=0", rejected),
+        ("application/json;q=0", rejected),
+        ("nonsense", rejected),
+        ("a/b/c", rejected),
+        ("application/json, " + "x" * MAX_ACCEPT, rejected),
     ],
 )
-def test_form_is_chosen(accept: str | None, form: AbstractContextManager[Any]) -> None:
+def test_media_type_is_negotiated(accept: str | None, form: AbstractContextManager[Any]) -> None:
     with form as expected:
-        assert choose_form(accept) == expected
+        assert negotiate_media_type(accept) == expected
 
 
 @given(
@@ -56,22 +56,22 @@ def test_form_is_chosen(accept: str | None, form: AbstractContextManager[Any]) -
     | st.lists(st.sampled_from(["image/", "svg+xml", JSON, "*/*", "*", ";", "q=", ",", "0.5", "nan", '"', "=", " "]))
     .map("".join)
 )  # fmt: skip
-def test_no_header_leads_to_anything_but_a_problem(accept: str) -> None:
+def test_arbitrary_headers_raise_only_problems(accept: str) -> None:
     with suppress(ProblemError):
-        assert choose_form(accept) in {JSON, SVG}
+        assert negotiate_media_type(accept) in {JSON, SVG}
 
 
 @pytest.mark.parametrize(
-    ("accept", "answer"),
+    ("accept", "outcome"),
     [
         (None, nullcontext()),
         ("*/*", nullcontext()),
         ("application/*;q=0.1", nullcontext()),
         ("image/svg+xml, application/json;q=0.1", nullcontext()),
-        ("image/svg+xml", refused),
-        ("nonsense", refused),
+        ("image/svg+xml", rejected),
+        ("nonsense", rejected),
     ],
 )
-def test_json_alone_is_on_offer(accept: str | None, answer: AbstractContextManager[Any]) -> None:
-    with answer:
+def test_json_is_required(accept: str | None, outcome: AbstractContextManager[Any]) -> None:
+    with outcome:
         require_json(accept)
