@@ -279,7 +279,7 @@ def build_with_go(tool: Tool, home: Path) -> None:
     """Build the pinned version of a program with Go.
 
     Raises:
-        SetupError: Go is missing, or the build failed.
+        SetupError: go is missing, or the build failed.
     """
     log(f"building {tool.name} with Go: minutes the first time, seconds with a warm cache")
     version = tool.pinned_version()
