@@ -33,7 +33,7 @@ lint: $(VENV)/.dev ## Types, style, layers, and what is generated against its so
 	@$(BIN)/ruff check $(PACKAGES)
 	@$(BIN)/ruff format --check $(PACKAGES)
 	@$(BIN)/mypy -p app -p benchmarks -p grafana.builder -p prometheus.source
-	@MYPYPATH=tools $(BIN)/mypy docs/*.py examples/*.py tools/setup.py tools/custom_resources.py tools/models.py tools/record_kubernetes.py
+	@MYPYPATH=tools $(BIN)/mypy docs/*.py examples/*.py tools/setup.py tools/custom_resources.py tools/models.py tools/photos.py tools/record_kubernetes.py
 	@MYPYPATH=charts $(BIN)/mypy charts/*.py
 	@$(BIN)/lint-imports --no-cache
 	@$(BIN)/python docs/generate.py --check

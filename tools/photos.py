@@ -21,8 +21,8 @@ import tempfile
 import time
 import urllib.request
 import zipfile
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import closing
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -117,7 +117,7 @@ def find_url(log: str, file: str) -> str | None:
         >>> find_url("Found link https://mirror/a/b-1.0.tar.gz (from https://mirror/b/), version: 1.0", "b-1.0.tar.gz")
         'https://mirror/a/b-1.0.tar.gz'
     """
-    match = re.search(rf"[a-z]+://\S*/{re.escape(file)}(?=[#\s]|$)", log)
+    match = re.search(rf"[a-z]+://\S*/{re.escape(file)}(?=[#,\s]|$)", log)
     return match[0] if match else None
 
 
@@ -160,25 +160,22 @@ def download_from_npm(archive: Archive, folder: Path) -> Path:
 DOWNLOADS: Mapping[str, Callable[[Archive, Path], Path]] = {"pypi": download_from_pypi, "npm": download_from_npm}
 
 
-def open_archive(path: Path) -> tuple[Callable[[], None], Callable[[str], bytes]]:
-    """Open an archive.
+@contextmanager
+def open_archive(path: Path) -> Iterator[Callable[[str], bytes]]:
+    """Open an archive for the duration of the block, and return a function that reads a member."""
+    if path.suffix in (".whl", ".zip"):
+        with zipfile.ZipFile(path) as zipped:
+            yield zipped.read
+        return
+    with tarfile.open(path) as packed:
 
-    Returns:
-        a function that closes it, and one that reads a member.
-    """
-    if zipfile.is_zipfile(path):
-        zipped = zipfile.ZipFile(path)
-        return zipped.close, zipped.read
-    packed = tarfile.open(path)  # noqa: SIM115  the caller closes it
-
-    def read(member: str) -> bytes:
-        file = packed.extractfile(member)
-        if file is None:
-            raise KeyError(member)
-        with file:
+        def read(member: str) -> bytes:
+            file = packed.extractfile(member)
+            if file is None:
+                raise KeyError(f"{member} is not a file")
             return file.read()
 
-    return packed.close, read
+        yield read
 
 
 def extract(path: Path, photos: Sequence[Photo], folder: Path) -> None:
@@ -188,8 +185,7 @@ def extract(path: Path, photos: Sequence[Photo], folder: Path) -> None:
         UnavailableError: the archive lacks a photo or has a different one.
     """
     try:
-        close, read = open_archive(path)
-        with closing(_Closer(close)):
+        with open_archive(path) as read:
             for photo in photos:
                 content = read(photo.member)
                 found = hashlib.sha256(content).hexdigest()
@@ -266,11 +262,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     count = sum(map(len, wanted.values()))
     print(f"{folder}: {len(photos) - count} of {len(photos)} photos")
     return 1 if count and options.strict else 0
-
-
-class _Closer:
-    def __init__(self, close: Callable[[], None]) -> None:
-        self.close = close
 
 
 if __name__ == "__main__":
