@@ -25,21 +25,24 @@ help: ## List all targets
 ##@ Check
 .PHONY: test
 test: $(VENV)/.dev tools models ## Run all tests (ARGS="-k name" selects some)
-	@$(BIN)/python tools/models.py --pictures || echo "test images are missing; tests that need them are skipped" >&2
+	@$(BIN)/python tools/models.py --images || echo "test images are missing; tests that need them are skipped" >&2
 	@$(BIN)/pytest $(ARGS)
 
 .PHONY: lint
-lint: $(VENV)/.dev ## Types, style, layers, and what is generated against its source
+lint: $(VENV)/.dev ## Check style, complexity, types, layers, spelling and generated files
 	@$(BIN)/ruff check $(PACKAGES)
 	@$(BIN)/ruff format --check $(PACKAGES)
 	@$(BIN)/mypy -p app -p benchmarks -p grafana.builder -p prometheus.source
-	@MYPYPATH=tools $(BIN)/mypy docs/*.py examples/*.py tools/setup.py tools/custom_resources.py tools/models.py tools/photos.py tools/record_kubernetes.py
+	@MYPYPATH=tools $(BIN)/mypy docs/*.py examples/*.py tools/setup.py tools/models.py tools/page_constants.py tools/photos.py tools/record_kubernetes.py
 	@MYPYPATH=charts $(BIN)/mypy charts/*.py
 	@$(BIN)/lint-imports --no-cache
+	@$(BIN)/codespell $$(git ls-files)
 	@$(BIN)/python docs/generate.py --check
+	@$(BIN)/python tools/page_constants.py --check
 	@$(BIN)/python -m prometheus.source.generate --check
 	@$(BIN)/python -m grafana.builder --check
 	@$(BIN)/python charts/generate.py --check
+	@$(BIN)/pytest -q tests/contracts/test_imports.py tests/contracts/test_language.py tests/contracts/test_source.py -k "not examples"
 
 .PHONY: test-nats
 test-nats: $(VENV)/.dev models ## Run the task tests with several nats-server versions (30 minutes)
@@ -88,14 +91,15 @@ generate: $(VENV)/.dev ## Regenerate generated files: README, docs, rules, dashb
 	@$(BIN)/python examples/make_docs_examples.py app/web/static/examples.json
 	@$(BIN)/python examples/make_page_sample.py app/web/static/page
 	@$(BIN)/python docs/generate.py
+	@$(BIN)/python tools/page_constants.py
 	@$(BIN)/python -m prometheus.source.generate
 	@$(BIN)/python -m grafana.builder
 	@$(BIN)/python charts/generate.py
 	@$(BIN)/python docs/draw_overlay.py docs/overlay.jpg
 	@$(BIN)/python docs/draw_page.py docs
 
-.PHONY: pictures
-pictures: $(VENV)/.dev ## Render the screenshots of the documentation from a running service
+.PHONY: screenshots
+screenshots: $(VENV)/.dev ## Render the screenshots of the documentation from a running service
 	@$(BIN)/python docs/draw_monitor.py docs/monitor.svg
 
 .PHONY: golden
@@ -111,9 +115,8 @@ LOCK_OPTIONS := --universal --python-version 3.11 --generate-hashes --no-emit-in
 
 ##@ Set up
 .PHONY: tools
-tools: ## Install programs for tests that pip does not provide
+tools: ## Install what tests need and pip does not provide
 	@$(PYTHON) tools/setup.py
-	@$(PYTHON) tools/custom_resources.py
 
 .PHONY: models
 models: $(VENV)/.runtime ## Install the face-detection models; without them, requests must include landmarks

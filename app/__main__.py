@@ -1,4 +1,4 @@
-"""``python -m app`` is ``facial-service``."""
+"""Run ``facial-service`` as ``python -m app``."""
 
 from app.cli.main import main
 

@@ -1,4 +1,4 @@
-"""The composition root: from settings to the application that gunicorn's workers run."""
+"""Composition root: creates the ASGI application from the settings."""
 
 from __future__ import annotations
 
@@ -17,52 +17,81 @@ from fastapi.staticfiles import StaticFiles
 
 from app import __version__
 from app.observability import metrics, multiprocess
-from app.observability.board import Board
 from app.observability.rich_logging import LogOptions
 from app.service.admission import Admission
-from app.service.crop import CropService, Limits
-from app.service.faces import FaceFinders
+from app.service.crop import CropService, ImageLimits
+from app.service.detector_pool import DetectorPool
 from app.tasks.queue import TaskQueue
 from app.web import openapi
 from app.web.auth import KeyRing
 from app.web.body import BodyLimits
-from app.web.exposition import Exposition
-from app.web.middleware import RequestContext, RequestMetrics
-from app.web.problems import HANDLERS
+from app.web.error_handlers import HANDLERS
+from app.web.middleware import RequestContext, ShutdownGuard
 from app.web.rate_limit import RateLimiter
-from app.web.routes import crop, landmarks, operations, page, tasks
-from app.web.shutdown import ShutdownGuard
-from app.web.state import WebState
+from app.web.request_metrics import RequestMetrics
+from app.web.routes import operations, page, regions, tasks
+from app.web.state import Exposition, WebState
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Callable
+    from contextlib import AbstractAsyncContextManager
 
     from prometheus_client import CollectorRegistry
 
+    from app.observability.health import ScoreboardView
     from app.settings import Settings
 
 DESCRIPTION = (
-    "A photo of a face in, with its MediaPipe landmarks or without; labelled regions out, as an SVG overlay and as "
-    "contours."
+    "Segments a face image into labelled regions, returned as an SVG overlay and as contours. MediaPipe landmarks are "
+    "optional."
 )
 DOCS_ASSETS = "/docs/assets"
-MAX_BUFFERED_BODIES = 8  # bodies of the largest size; more of them wait to be read, which costs no memory
+MAX_BUFFERED_BODIES = 8  # bodies of the maximum size; further ones are not read yet and use no memory
 
-# Parallelism comes from worker processes; threads of cv2's own, inherited through a fork, would be broken besides.
+# Worker processes provide the parallelism. Besides, cv2's own threads do not survive a fork.
 cv2.setNumThreads(0)
 
 
-def create_app(settings: Settings, *, board: Board | None = None, registry: CollectorRegistry | None = None) -> FastAPI:
-    """Build the application.
+def create_app(
+    settings: Settings, *, scoreboard: ScoreboardView | None = None, registry: CollectorRegistry | None = None
+) -> FastAPI:
+    """Create the application.
 
     Args:
-        settings: how to run.
-        board: health shared with other processes; None makes one for this process alone.
-        registry: what ``/metrics`` reads; None leaves the path out.
+        settings: settings of the instance.
+        scoreboard: health of the instance; None disables the health paths (404).
+        registry: read by ``/metrics``; None disables the path (404).
     """
-    state = _make_state(settings, board, registry)
-    prefix = state.prefix
+    state = _make_state(settings, scoreboard, registry)
+    app = FastAPI(
+        title="facial-service",
+        version=__version__,
+        description=DESCRIPTION,
+        docs_url=None,
+        redoc_url=None,
+        # Not FastAPI's `root_path`, which the server sets per request: the prefix is only used in links.
+        servers=[{"url": state.prefix}] if state.prefix else None,
+        redirect_slashes=False,
+        lifespan=_make_lifespan(state),
+        exception_handlers=HANDLERS,
+    )
+    app.state.web = state
+    app.include_router(regions.router)
+    if state.queue is not None:
+        app.include_router(tasks.router)
+    app.include_router(operations.router)
+    if settings.enable_page:
+        app.include_router(page.router)
+    _add_docs(app, state.prefix)
+    # The last one added is the outermost: the request context exists while all others run.
+    app.add_middleware(ShutdownGuard, shutdown=state.shutdown, retry_after_s=state.retry_after_s)
+    if metrics.is_enabled():
+        app.add_middleware(RequestMetrics)
+    app.add_middleware(RequestContext, is_access_logged=settings.log_access)
+    return app
 
+
+def _make_lifespan(state: WebState) -> Callable[[FastAPI], AbstractAsyncContextManager[None]]:
     @asynccontextmanager
     async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
         if state.queue is not None:
@@ -72,51 +101,25 @@ def create_app(settings: Settings, *, board: Board | None = None, registry: Coll
             await state.queue.close()
         state.admission.close()
 
-    app = FastAPI(
-        title="facial-service",
-        version=__version__,
-        description=DESCRIPTION,
-        docs_url=None,
-        redoc_url=None,
-        # Not `root_path`, by which FastAPI means what the server says of each request; here it is only for the links.
-        servers=[{"url": prefix}] if prefix else None,
-        redirect_slashes=False,
-        lifespan=lifespan,
-        exception_handlers=HANDLERS,
-    )
-    app.state.web = state
-    app.include_router(crop.router)
-    app.include_router(landmarks.router)
-    if state.queue is not None:
-        app.include_router(tasks.router)
-    app.include_router(operations.router)
-    if settings.enable_page:
-        app.include_router(page.router)
-    _add_docs(app, prefix)
-    # The last one added is the outermost: the context is there before anything else happens, and after.
-    app.add_middleware(ShutdownGuard, shutdown=state.shutdown, retry_after_s=state.retry_after_s)
-    if metrics.is_enabled():
-        app.add_middleware(RequestMetrics)
-    app.add_middleware(RequestContext, is_access_logged=settings.log_access)
-    return app
+    return lifespan
 
 
-def _make_state(settings: Settings, board: Board | None, registry: CollectorRegistry | None) -> WebState:
-    finders = FaceFinders(settings.models_dir)
+def _make_state(settings: Settings, scoreboard: ScoreboardView | None, registry: CollectorRegistry | None) -> WebState:
+    detectors = DetectorPool(settings.models_dir)
     return WebState(
         crop=CropService(
-            Limits(max_image_pixels=settings.max_image_pixels, landmark_margin=settings.landmark_margin),
-            finders,
+            ImageLimits(max_image_pixels=settings.max_image_pixels, landmark_margin=settings.landmark_margin),
+            detectors,
             fault_work_s=settings.fault_work_s,
         ),
-        finders=finders,
+        detectors=detectors,
         admission=Admission(
             max_concurrency=settings.max_concurrency,
             threads=settings.work_threads,
             max_buffered_bytes=settings.max_body_bytes * min(max(settings.max_concurrency, 2), MAX_BUFFERED_BODIES),
             max_body_bytes=settings.max_body_bytes,
         ),
-        board=board or Board(expected_workers=1, timeout_s=settings.timeout_s),
+        scoreboard=scoreboard,
         exposition=None if registry is None else Exposition(registry),
         queue=TaskQueue(settings) if settings.enable_tasks else None,
         has_result_cache=settings.enable_tasks and settings.result_cache,
@@ -129,10 +132,10 @@ def _make_state(settings: Settings, board: Board | None, registry: CollectorRegi
 
 
 def install_metrics(settings: Settings) -> Path:
-    """Make every recorded metric, in files that worker processes share.
+    """Create every recorded metric, in value files that the worker processes share.
 
     Returns:
-        The folder of the files.
+        The directory of the files.
     """
     directory = multiprocess.use_directory(settings.prometheus_multiproc_dir)
     names = {spec.buckets for spec in metrics.METRICS if spec.buckets is not None}
@@ -141,7 +144,7 @@ def install_metrics(settings: Settings) -> Path:
 
 
 def log_options(settings: Settings) -> LogOptions:
-    """Pick what the settings say of logs."""
+    """Return the log options from the settings."""
     return LogOptions(
         format=settings.log_format,
         level=settings.log_level,
@@ -155,7 +158,7 @@ def log_options(settings: Settings) -> LogOptions:
 
 
 def _add_docs(app: FastAPI, prefix: str) -> None:
-    """Serve the interactive document with assets of our own: a cluster's browser may reach no content network."""
+    """Serve the interactive API documentation with bundled assets, because browsers may not reach a CDN."""
 
     def openapi_document() -> dict[str, object]:
         if not app.openapi_schema:
@@ -180,7 +183,7 @@ def _add_docs(app: FastAPI, prefix: str) -> None:
 
 
 def docs_policy(html: bytes) -> str:
-    """Return the Content-Security-Policy of /docs: its own assets, and its inline scripts by their hashes."""
+    """Return the Content-Security-Policy of /docs, which allows its assets, and its inline scripts by hash."""
     scripts = re.findall(rb"<script>(.*?)</script>", html, re.DOTALL)
     hashes = " ".join(f"'sha256-{base64.b64encode(hashlib.sha256(script).digest()).decode()}'" for script in scripts)
     return (

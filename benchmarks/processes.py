@@ -1,4 +1,4 @@
-"""Servers to measure: start them, send them requests, read the CPU time of the process that serves."""
+"""Run servers, send requests to them, and measure the CPU time of their processes."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ import psutil
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
 
-LIMIT_S = 60.0
-# How Linux numbers the CPU clock of another process (clock_getcpuclockid(3)); it counts in nanoseconds.
+TIMEOUT_S = 60.0
+# Clock id of the CPU time of another process on Linux (clock_getcpuclockid(3)), with a resolution of nanoseconds.
 CPUCLOCK_SCHED = 2
 
 
 def free_port() -> int:
-    """Return a port that nobody listens on."""
+    """Return an unused port."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
         return int(listener.getsockname()[1])
 
@@ -34,11 +34,11 @@ class Server:
     """A running server.
 
     Attributes:
-        port: of its HTTP interface.
-        metrics_port: of its metrics, 0 where it has none.
-        pid: of the process that serves requests.
-        master: of the process that was started.
-        ready_s: how long it took from start to the first request it could answer.
+        port: port of the API.
+        metrics_port: port of the metrics; 0 if there is none.
+        pid: id of the process that handles requests.
+        master: id of the main process.
+        ready_s: seconds from the start until it was ready.
     """
 
     port: int
@@ -48,54 +48,50 @@ class Server:
     ready_s: float
 
     def workers(self) -> list[tuple[str, int]]:
-        """Name and process id of the service's workers, in the order of their slots."""
+        """Return the name and the process id of each API worker, by slot."""
         report = json.loads(read(self.metrics_port, "/health"))
         return [(one["name"], one["pid"]) for one in report["workers"] if one["name"].startswith("worker-")]
 
     def exporter(self) -> Server:
-        """The same server, with the process that serves metrics as the one to look at."""
+        """Return the same server with `pid` set to its exporter."""
         others = {child.pid for child in psutil.Process(self.master).children()} - {pid for _, pid in self.workers()}
         return replace(self, pid=others.pop())
 
     def cpu_s(self) -> float:
-        """CPU time of the process so far, in seconds, its ended threads included."""
+        """Return the CPU time of `pid` so far, in seconds."""
         return cpu_time_s(self.pid)
 
 
 def cpu_time_s(pid: int) -> float:
-    """Return the CPU time of a process so far, in seconds, its ended threads included."""
+    """Return the CPU time of a process so far, in seconds, including threads that have ended."""
     return time.clock_gettime((~pid << 3) | CPUCLOCK_SCHED)
 
 
 def drive(server: Server, path: str, body: bytes, content_type: str, count: int) -> float:
-    """Send requests and look at what they cost.
-
-    Returns:
-        CPU milliseconds of the serving process for one request.
-    """
+    """Send requests, and return the CPU time of the process per request in milliseconds."""
     before = server.cpu_s()
     send(server, path, body, content_type, count)
     return 1000 * (server.cpu_s() - before) / count
 
 
 def send(server: Server, path: str, body: bytes, content_type: str, count: int) -> None:
-    """Send one request after the other on one new connection.
+    """Send requests sequentially on a new connection.
 
     Raises:
-        RuntimeError: an answer is not 200.
+        RuntimeError: a response is not 200.
     """
     connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=30)
     for _ in range(count):
         connection.request("POST", path, body, {"Content-Type": content_type})
         response = connection.getresponse()
-        answer = response.read()
+        content = response.read()
         if response.status != http.client.OK:
-            raise RuntimeError(f"expected 200, got {response.status}: {answer[:200]!r}")
+            raise RuntimeError(f"expected 200, got {response.status}: {content[:200]!r}")
     connection.close()
 
 
 def read(port: int, path: str) -> str:
-    """Return what a path answers, whatever its status."""
+    """Return the response body of a path, whatever the status."""
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=30)
     connection.request("GET", path)
     try:
@@ -106,10 +102,10 @@ def read(port: int, path: str) -> str:
 
 @contextlib.contextmanager
 def service(**environment: str) -> Iterator[Server]:
-    """Run the product with one worker and JSON logs that go nowhere."""
+    """Run the service with one worker, without tasks, and discard its JSON log."""
     port, metrics_port = free_port(), free_port()
     settings = {"WORKERS": "1", "LOG_FORMAT": "json", "PORT": str(port), "METRICS_PORT": str(metrics_port)}
-    settings["ENABLE_TASKS"] = "false"  # but where tasks are what is measured
+    settings["ENABLE_TASKS"] = "false"
     command = [sys.executable, "-m", "app", "serve"]
     with run(command, {**settings, **environment}) as (master, start):
         wait_until(lambda: _status(metrics_port, "/health/ready") == http.client.OK)
@@ -120,7 +116,7 @@ def service(**environment: str) -> Iterator[Server]:
 
 @contextlib.contextmanager
 def reference(module: str = "reference", **environment: str) -> Iterator[Server]:
-    """Run a bare program under uvicorn, with the event loop and the HTTP parser that the product has."""
+    """Run a reference program under uvicorn, with the same event loop and HTTP parser as the service."""
     port = free_port()
     options = ["--port", str(port), "--loop", "uvloop", "--http", "httptools", "--no-access-log", "--no-server-header"]
     command = [sys.executable, "-m", "uvicorn", f"benchmarks.{module}:app", "--log-level", "warning", *options]
@@ -131,14 +127,14 @@ def reference(module: str = "reference", **environment: str) -> Iterator[Server]
 
 @contextlib.contextmanager
 def run(command: list[str], environment: Mapping[str, str]) -> Iterator[tuple[int, float]]:
-    """Run a program with more in its environment; give its process id and when it was started."""
+    """Run a program with additional environment variables; yield its process id and start time."""
     start = time.perf_counter()
     process = subprocess.Popen(command, env={**os.environ, **environment}, stderr=subprocess.DEVNULL)
     try:
         yield process.pid, start
     finally:
         process.terminate()
-        process.wait(LIMIT_S)
+        process.wait(TIMEOUT_S)
 
 
 def _status(port: int, path: str) -> int | None:
@@ -155,13 +151,13 @@ def _status(port: int, path: str) -> int | None:
 
 
 def wait_until(condition: Callable[[], bool]) -> None:
-    """Wait for a condition, within bounds.
+    """Wait until a condition is true.
 
     Raises:
-        TimeoutError: it did not come about.
+        TimeoutError: the condition is not true within `TIMEOUT_S`.
     """
-    limit = time.perf_counter() + LIMIT_S
+    deadline = time.perf_counter() + TIMEOUT_S
     while not condition():
-        if time.perf_counter() > limit:
-            raise TimeoutError("what was waited for did not come about")
+        if time.perf_counter() > deadline:
+            raise TimeoutError(f"expected the condition to become true within {TIMEOUT_S:g} s")
         time.sleep(0.01)

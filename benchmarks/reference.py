@@ -1,8 +1,7 @@
-"""The smallest honest program that does the same steps as a crop request: the yardstick of `run.py`.
+"""Reference program of `run`: process a crop request without any overhead.
 
-One ASGI function under uvicorn, with the same libraries and the product's own steps on the face, and nothing else: no
-framework, no threads, no limits, no errors told, no metrics, no logs. What the product costs beyond this is the price
-of being a service.
+It is one ASGI function under uvicorn. It performs the same steps with the same libraries and the same face pipeline,
+but has no framework, threads, limits, error handling, metrics or logs.
 
 Example: uvicorn benchmarks.reference:app --port 8001
 """
@@ -23,7 +22,7 @@ from app.codec.sniff import ImageInfo, sniff_image, verify_structure
 from app.face.detection.landmark_detector import LandmarkDetector
 from app.face.landmarks import FloatArray, points_to_landmarks_px
 from app.face.pipeline import FaceRequest, no_step, process_face
-from benchmarks.cases import models
+from benchmarks.inputs import face_models
 
 
 class Point(msgspec.Struct):
@@ -34,7 +33,7 @@ class Point(msgspec.Struct):
 
 
 class Body(msgspec.Struct):
-    """The JSON body, defaults only."""
+    """A JSON body without options."""
 
     image: str
     landmarks: list[Point] | None = None
@@ -45,41 +44,42 @@ _POINTS = msgspec.json.Decoder(list[Point])
 
 
 @functools.cache
-def finder() -> LandmarkDetector:
-    """Read the models, once."""
+def landmark_detector() -> LandmarkDetector:
+    """Load the models once."""
     cv2.setNumThreads(0)
-    return LandmarkDetector(models())
+    return LandmarkDetector(face_models())
 
 
-def find(image: bytes) -> np.ndarray:
-    """Decode the photo, and find the landmarks of its face."""
+def detect(image: bytes) -> np.ndarray:
+    """Decode an image and detect the landmarks of its face."""
     pixels = cv2.imdecode(np.frombuffer(image, np.uint8), cv2.IMREAD_COLOR)
     if pixels is None:
-        raise ValueError("the photo does not decode")
-    return finder().detect(pixels.astype(np.uint8, copy=False), no_step).landmarks_px
+        raise ValueError("image: decoding failed")
+    return landmark_detector().detect(pixels.astype(np.uint8, copy=False), no_step).landmarks_px
 
 
-def answer(image: bytes, points: list[Point] | None) -> bytes:
-    """Structure check, contours, SVG and the JSON document; landmarks where there are none."""
+def process(image: bytes, points: list[Point] | None) -> bytes:
+    """Return the JSON document of an image; detect its landmarks if there are none."""
     info, landmarks_px = check(image, points)
-    return draw(info, find(image) if landmarks_px is None else landmarks_px, is_found=landmarks_px is None)
+    return render(info, detect(image) if landmarks_px is None else landmarks_px, is_detected=landmarks_px is None)
 
 
 def check(image: bytes, points: list[Point] | None) -> tuple[ImageInfo, FloatArray | None]:
-    """Structure of the photo's file, and the landmarks if there are any."""
+    """Verify the image file, and return its header and its landmarks, if any."""
     info = verify_structure(image, sniff_image(image, max_pixels=24_000_000))
     if points is None:
         return info, None
     return info, points_to_landmarks_px(np.array([(point.x, point.y) for point in points]), image_size=info.size)
 
 
-def draw(info: ImageInfo, landmarks_px: FloatArray, *, is_found: bool = False) -> bytes:
-    """Contours, SVG and the JSON document."""
+def render(info: ImageInfo, landmarks_px: FloatArray, *, is_detected: bool = False) -> bytes:
+    """Trace contours, render the SVG and return the JSON document."""
     face = process_face(FaceRequest(image_size=info.size, landmarks_px=landmarks_px))
     regions = [
         {
             "id": region.label_id,
             "name": region.name,
+            "colour": region.colour,
             "area_px": region.area_px,
             "bbox": region.bbox,
             "contours": [polygon.outer for polygon in region.polygons],
@@ -96,24 +96,24 @@ def draw(info: ImageInfo, landmarks_px: FloatArray, *, is_found: bool = False) -
         "face": {"roll_deg": face.roll_deg, "interocular_px": face.interocular_px, "bbox": face.bbox},
         "transform": face.frame.transform,
     }
-    if is_found:
+    if is_detected:
         document["landmarks"] = face.landmarks_px
     return orjson.dumps(document, option=orjson.OPT_SERIALIZE_NUMPY)
 
 
 def from_json(body: bytes) -> bytes:
-    """Answer a JSON body."""
+    """Process a JSON body."""
     request = _BODY.decode(body)
-    return answer(pybase64.b64decode(request.image, validate=True), request.landmarks)
+    return process(pybase64.b64decode(request.image, validate=True), request.landmarks)
 
 
 def from_multipart(body: bytes, content_type: bytes) -> bytes:
-    """Answer a multipart body of a photo and, if there are any, its landmarks."""
-    return answer(*read_multipart(body, content_type))
+    """Process a multipart body with an image and, optionally, its landmarks."""
+    return process(*read_multipart(body, content_type))
 
 
 def read_multipart(body: bytes, content_type: bytes) -> tuple[bytes, list[Point] | None]:
-    """Return the photo and, if there are any, its landmarks."""
+    """Return the image and its landmarks, if any."""
     parts: list[bytes] = []
     parser = MultipartParser(
         parse_options_header(content_type)[1][b"boundary"],
@@ -135,7 +135,7 @@ async def read_body(receive: Any) -> bytes:
 
 
 async def app(scope: dict[str, Any], receive: Any, send: Any) -> None:
-    """Read the whole body, answer it."""
+    """Read the whole body and respond with the result."""
     if scope["type"] != "http":
         return
     body = await read_body(receive)

@@ -1,9 +1,9 @@
-"""The smallest honest program that does the same steps for a task: the yardstick of `tasks.py`.
+"""Reference program of `tasks`: process tasks without any overhead.
 
-An ASGI function that checks a request, writes its record and queues it, and answers with the record once it is final; a
-worker that does the pipeline's steps, writes the result into the record and acknowledges. The same HTTP server, NATS
-client, streams and revision checks as in the product, and nothing else: no fairness between callers, no retries, no
-cancelling, no repairs, no errors reported, no metrics, no logs.
+An ASGI function checks a request, writes its record and publishes it, and returns the record when it is final. A worker
+runs the pipeline, writes the result into the record and acknowledges the message. HTTP server, NATS client, streams and
+revision checks are those of the service. There is no fairness between callers, no retries, cancellation, repairs, error
+handling, metrics or logs.
 
 Example: NATS_URL=nats://127.0.0.1:4222 uvicorn benchmarks.reference_tasks:app --port 8001
 Example: NATS_URL=nats://127.0.0.1:4222 python -m benchmarks.reference_tasks
@@ -25,24 +25,24 @@ import msgspec
 import nats
 import numpy as np
 import uvloop
-from nats.errors import TimeoutError as NothingQueuedError
+from nats.errors import TimeoutError as NoMessageError
 from nats.js import api
 
 from app.codec.sniff import ImageInfo
 from app.face.frame import Size
-from benchmarks.reference import check, draw, find, read_body, read_multipart
+from benchmarks.reference import check, detect, read_body, read_multipart, render
 
 if TYPE_CHECKING:
     from nats.aio.client import Client
 
-STREAM: Final = "TASKS"  # as in the product, so that one function counts the messages of both
+STREAM: Final = "TASKS"  # as in the service, so that one function counts the messages of both
 CONSUMER: Final = "workers"
 BATCH: Final = 8
 TTL: Final = "3600"
 
 
 class Record(msgspec.Struct):
-    """What is known of a task."""
+    """State of a task."""
 
     task_id: str
     status: str
@@ -52,7 +52,7 @@ class Record(msgspec.Struct):
 
 
 class Work(msgspec.Struct, array_like=True):
-    """What a message says beside the photo."""
+    """Header of a message, which precedes the image."""
 
     task_id: str
     submitted_at: float
@@ -61,7 +61,7 @@ class Work(msgspec.Struct, array_like=True):
     height: int
     format: str
     landmarks: bytes | None
-    decodes: bool
+    is_decoded: bool
 
 
 class _Stored(msgspec.Struct):
@@ -98,14 +98,14 @@ async def connect() -> Client:
 
 
 async def store(client: Client, record: Record, revision: int) -> int:
-    """Replace the record of a revision; return the new one."""
+    """Replace a revision of a record, and return the new revision."""
     headers = {"Nats-Expected-Last-Subject-Sequence": str(revision), "Nats-TTL": TTL}
     stored = await client.request(f"records.{record.task_id}", msgspec.json.encode(record), headers=headers, timeout=5)
     return _STORED.decode(stored.data).seq
 
 
-async def submit(client: Client, body: bytes, content_type: bytes, *, decodes: bool) -> Record:
-    """Check a request, write its record, queue it."""
+async def submit(client: Client, body: bytes, content_type: bytes, *, is_decoded: bool) -> Record:
+    """Check a request, write its record, and publish it."""
     image, points = read_multipart(body, content_type)
     info, landmarks_px = check(image, points)
     record = Record(uuid.uuid4().hex, "PENDING", time.time())
@@ -117,7 +117,7 @@ async def submit(client: Client, body: bytes, content_type: bytes, *, decodes: b
         info.size.height,
         info.format,
         None if landmarks_px is None else landmarks_px.tobytes(),
-        decodes,
+        is_decoded,
     )
     header = msgspec.msgpack.encode(work)
     message = b"".join((len(header).to_bytes(4, "big"), header, image))
@@ -144,56 +144,56 @@ async def _read(client: Client, task_id: str) -> bytes:
 
 
 async def app(scope: dict[str, Any], receive: Any, send: Any) -> None:
-    """Submit a task, or answer with its record."""
-    global _client  # noqa: PLW0603 - one for the process
+    """Submit a task, or return its final record."""
+    global _client  # noqa: PLW0603 - one connection per process
     if scope["type"] != "http":
         return
     if _client is None:
         _client = await connect()
-    place = b""
+    location = b""
     if scope["method"] == "POST":
         content_type = dict(scope["headers"])[b"content-type"]
-        decodes = parse_qs(scope["query_string"]).get(b"verify") == [b"pixels"]
-        record = await submit(_client, await read_body(receive), content_type, decodes=decodes)
-        code, answer, place = 202, msgspec.json.encode(record), f"/status/{record.task_id}".encode()
+        is_decoded = parse_qs(scope["query_string"]).get(b"verify") == [b"pixels"]
+        record = await submit(_client, await read_body(receive), content_type, is_decoded=is_decoded)
+        code, content, location = 202, msgspec.json.encode(record), f"/status/{record.task_id}".encode()
     else:
-        code, answer = 200, await status(_client, scope["path"].rpartition("/")[2])
-    headers = [(b"content-type", b"application/json"), (b"content-length", str(len(answer)).encode())]
-    await send({"type": "http.response.start", "status": code, "headers": [*headers, (b"location", place)]})
-    await send({"type": "http.response.body", "body": answer})
+        code, content = 200, await status(_client, scope["path"].rpartition("/")[2])
+    headers = [(b"content-type", b"application/json"), (b"content-length", str(len(content)).encode())]
+    await send({"type": "http.response.start", "status": code, "headers": [*headers, (b"location", location)]})
+    await send({"type": "http.response.body", "body": content})
 
 
-def do(data: bytes) -> tuple[Record, int]:
-    """Do the work of a message; return the final record, and the revision that it replaces."""
+def process_message(data: bytes) -> tuple[Record, int]:
+    """Process a message; return the final record and the revision that it replaces."""
     view = memoryview(data)
     length = int.from_bytes(view[:4], "big")
     work = _WORK.decode(view[4 : 4 + length])
     image = view[4 + length :]
     info = ImageInfo(format=work.format, size=Size(work.width, work.height), exif_orientation=1)  # type: ignore[arg-type]
     if work.landmarks is None:
-        result = draw(info, find(bytes(image)), is_found=True)
+        result = render(info, detect(bytes(image)), is_detected=True)
     else:
-        if work.decodes:
+        if work.is_decoded:
             cv2.imdecode(np.frombuffer(image, np.uint8), cv2.IMREAD_COLOR)
-        result = draw(info, np.frombuffer(work.landmarks, np.float32).reshape(-1, 2))
+        result = render(info, np.frombuffer(work.landmarks, np.float32).reshape(-1, 2))
     final = Record(work.task_id, "SUCCESS", work.submitted_at, time.time(), msgspec.Raw(result))
     return final, work.revision
 
 
-async def work_until_stopped() -> None:
-    """Take messages in batches, do one after the other, acknowledge each once its record is written."""
+async def run_worker() -> None:
+    """Pull messages in batches until stopped; acknowledge each when its record is written."""
     cv2.setNumThreads(0)
     stop = asyncio.Event()
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stop.set)
     client = await connect()
-    source = await client.jetstream().pull_subscribe_bind(CONSUMER, STREAM)
+    subscription = await client.jetstream().pull_subscribe_bind(CONSUMER, STREAM)
     while not stop.is_set():
-        with contextlib.suppress(NothingQueuedError):
-            for message in await source.fetch(BATCH, timeout=1):
-                await store(client, *do(message.data))
+        with contextlib.suppress(NoMessageError):
+            for message in await subscription.fetch(BATCH, timeout=1):
+                await store(client, *process_message(message.data))
                 await message.ack()
     await client.close()
 
 
 if __name__ == "__main__":
-    uvloop.run(work_until_stopped())
+    uvloop.run(run_worker())

@@ -1,7 +1,8 @@
-"""Measure what the service costs, as ratios to the bare program in the same run; writes benchmarks/latest.json.
+"""Measure the cost of the service relative to reference programs, and write the results to benchmarks/latest.json.
 
-Figures are CPU time of the process that serves, so that a busy machine changes them little. Both sides take turns every
-few requests, so that a machine whose speed drifts slows both alike, and a ratio is that of the two medians.
+The results are CPU times of the process that handles the requests, because other load on the machine affects these
+least. Both programs run alternately, a few requests at a time, so that changes in the speed of the machine affect both.
+A ratio is the ratio of the two medians.
 
 Example: python -m benchmarks.run --only request_json --only label_map
 """
@@ -24,7 +25,7 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
-from benchmarks import cases, faces, photos, slow_bodies, tasks, worst_request
+from benchmarks import batch, detection, inputs, slow_bodies, tasks, worst_request
 from benchmarks.processes import Server, drive, read, reference, send, service, wait_until
 
 if TYPE_CHECKING:
@@ -32,7 +33,7 @@ if TYPE_CHECKING:
 
 LATEST = Path(__file__).parent / "latest.json"
 ROUNDS = 200
-PHOTO_ROUNDS = 40
+DETECTION_ROUNDS = 40
 REQUESTS = 5
 WARM_UP = 40
 DEATHS = 500
@@ -46,7 +47,7 @@ BUDGETS = {
     "label_map": ("ratio", 1.3),
     "photo_only": ("ratio", 1.15),
     "detect_ms": ("ratio", 1.15),
-    "accuracy": ("worst", faces.ALLOWED),
+    "accuracy": ("worst", detection.MAX_ERROR),
     "observability": ("ratio", 1.05),
     "svg_500_points_ms": ("cpu_ms", 0.1),
     "scrape_after_500_deaths": ("ratio", 1.5),
@@ -61,7 +62,7 @@ BUDGETS = {
     "worst_request_others": ("p99_s", 2.0),
     "slow_bodies": ("failed", 0),
 }
-# Reported, and held to nothing.
+# Reported without a budget.
 FIGURES = {
     "submit_p99_ms": "milliseconds",
     "sync_always": "milliseconds",
@@ -73,10 +74,10 @@ AT_LEAST = {"tasks_per_second", "light_tasks_per_second", "process_rate", "proce
 def compare(
     one: Server, other: Server, body: bytes, content_type: str, title: str, *, rounds: int = ROUNDS
 ) -> dict[str, float]:
-    """Drive two servers in turn with the same request.
+    """Send the same request alternately to two servers.
 
     Returns:
-        Median CPU milliseconds a request of both, and their ratio.
+        median CPU time per request of both in milliseconds, and their ratio.
     """
     for server in (one, other):
         drive(server, CROP, body, content_type, WARM_UP)
@@ -88,7 +89,7 @@ def compare(
 
 
 def summary(rounds: list[list[float]]) -> dict[str, float]:
-    """Put pairs of milliseconds into medians."""
+    """Return the medians of pairs of CPU times, and their ratio."""
     ones, others = zip(*rounds, strict=True)
     return {
         "cpu_ms": round(statistics.median(ones), 4),
@@ -99,49 +100,49 @@ def summary(rounds: list[list[float]]) -> dict[str, float]:
 
 
 def request_json() -> dict[str, float]:
-    """The product with everything on, against the bare program; a JSON body."""
-    with service() as product, reference() as bare:
-        return compare(product, bare, *cases.json_request(), "request_json")
+    """CPU time of a JSON request with default settings, compared with the reference program."""
+    with service() as server, reference() as baseline:
+        return compare(server, baseline, *inputs.json_request(), "request_json")
 
 
 def request_multipart() -> dict[str, float]:
-    """The same as a multipart body."""
-    with service() as product, reference() as bare:
-        return compare(product, bare, *cases.multipart_request(), "request_multipart")
+    """CPU time of a multipart request, compared with the reference program."""
+    with service() as server, reference() as baseline:
+        return compare(server, baseline, *inputs.multipart_request(), "request_multipart")
 
 
 def photo_only() -> dict[str, float]:
-    """The photo alone, its landmarks found, against the bare program that does the same steps."""
-    with service() as product, reference() as bare:
-        return compare(product, bare, *cases.photo_request(), "photo_only", rounds=PHOTO_ROUNDS)
+    """CPU time of a request without landmarks, compared with the reference program."""
+    with service() as server, reference() as baseline:
+        return compare(server, baseline, *inputs.image_request(), "photo_only", rounds=DETECTION_ROUNDS)
 
 
 def observability() -> dict[str, float]:
-    """The product with metrics and access log, against itself with neither."""
-    with service() as loud, service(ENABLE_METRICS="false", LOG_ACCESS="false") as quiet:
-        return compare(loud, quiet, *cases.json_request(), "observability")
+    """CPU time of a request with metrics and access log, compared with the service without both."""
+    with service() as default, service(ENABLE_METRICS="false", LOG_ACCESS="false") as silent:
+        return compare(default, silent, *inputs.json_request(), "observability")
 
 
 def label_map() -> dict[str, float]:
-    """A label image of 1024² with 10 labels to contours, against cv2's own decoding and one search a label."""
-    product, bare = cases.label_map_pair()
-    return summary([[cases.cpu_ms(product), cases.cpu_ms(bare)] for _ in track(range(ROUNDS // 2), "label_map")])
+    """CPU time of tracing a label map of 1024² with 10 labels, compared with `imdecode` and `findContours`."""
+    pair = inputs.label_map_pair()
+    return summary([[inputs.cpu_ms(function) for function in pair] for _ in track(range(ROUNDS // 2), "label_map")])
 
 
 def svg_500_points_ms() -> dict[str, float]:
-    """The overlay of one region of 500 points."""
-    draw = cases.svg_500_points()
-    return {"cpu_ms": round(statistics.median(cases.cpu_ms(draw, 50) for _ in range(11)), 4)}
+    """CPU time of rendering the overlay of one region with 500 points."""
+    render = inputs.svg_500_points()
+    return {"cpu_ms": round(statistics.median(inputs.cpu_ms(render, 50) for _ in range(11)), 4)}
 
 
 def scrape_after_500_deaths() -> dict[str, float]:
-    """A scrape of an exporter whose workers were killed 500 times, against one of an exporter with none killed."""
+    """CPU time of a scrape after 500 worker deaths, compared with one after none."""
     with service(WORKERS=str(DEATH_WORKERS)) as worn, service(WORKERS=str(DEATH_WORKERS)) as fresh:
         for _ in track(range(-(-DEATHS // DEATH_WORKERS)), "scrape_after_500_deaths"):
             kill_workers(worn)
         for server in (worn, fresh):
-            for _ in range(DEATH_WORKERS * 12):  # a new connection each, so that every worker gets its share
-                send(server, CROP, *cases.json_request(), 1)
+            for _ in range(DEATH_WORKERS * 12):  # on new connections, so that every worker gets some
+                send(server, CROP, *inputs.json_request(), 1)
         pair = (worn.exporter(), fresh.exporter())
         figures = summary([[scrape_ms(server) for server in pair] for _ in range(ROUNDS // 2)])
         lines = read(worn.metrics_port, "/metrics").splitlines()
@@ -152,7 +153,7 @@ def scrape_after_500_deaths() -> dict[str, float]:
 
 
 def scrape_ms(server: Server) -> float:
-    """Scrape a few times, and return the CPU milliseconds of one."""
+    """Return the CPU time of a scrape in milliseconds, averaged over a few."""
     before = server.cpu_s()
     for _ in range(SCRAPES):
         read(server.metrics_port, "/metrics")
@@ -160,7 +161,7 @@ def scrape_ms(server: Server) -> float:
 
 
 def kill_workers(server: Server) -> None:
-    """Kill every worker, and wait until as many others serve."""
+    """Kill every worker, and wait until all replacements are ready."""
     before = {pid for _, pid in server.workers()}
     for pid in before:
         os.kill(pid, signal.SIGKILL)
@@ -175,7 +176,7 @@ def kill_workers(server: Server) -> None:
 
 
 def ready_s() -> dict[str, float]:
-    """From the start of the command to the first yes of the readiness probe, with as many workers as cores."""
+    """Time from start to ready, with one worker per core."""
     times = []
     for _ in track(range(3), "ready_s"):
         with service(WORKERS=str(os.cpu_count())) as server:
@@ -184,9 +185,9 @@ def ready_s() -> dict[str, float]:
 
 
 def rss_mb_per_worker() -> dict[str, float]:
-    """Resident memory of a worker that has worked, shared pages included."""
+    """Resident memory of a worker after 200 requests, including shared pages."""
     with service() as server:
-        drive(server, CROP, *cases.json_request(), 200)
+        drive(server, CROP, *inputs.json_request(), 200)
         return {"megabytes": round(psutil.Process(server.pid).memory_info().rss / 1e6, 1)}
 
 
@@ -197,8 +198,8 @@ CASES: dict[str, Callable[[], dict[str, float]]] = {
         request_multipart,
         label_map,
         photo_only,
-        faces.detect_ms,
-        faces.accuracy,
+        detection.detect_ms,
+        detection.accuracy,
         observability,
         svg_500_points_ms,
         scrape_after_500_deaths,
@@ -210,8 +211,8 @@ CASES: dict[str, Callable[[], dict[str, float]]] = {
         tasks.submit_p99_ms,
         tasks.sync_always,
         tasks.memory_slope,
-        photos.process_rate,
-        photos.process_rate_found,
+        batch.process_rate,
+        batch.process_rate_found,
         worst_request.worst_request,
         worst_request.worst_request_others,
         slow_bodies.slow_bodies,
@@ -220,7 +221,7 @@ CASES: dict[str, Callable[[], dict[str, float]]] = {
 
 
 def is_kept(name: str, figures: dict[str, float]) -> bool:
-    """Return whether a case is within its budget, if it has one, and no request of it failed."""
+    """Return whether a benchmark is within its budget, if it has one, and no request failed."""
     if figures.get("failed"):
         return False
     if name not in BUDGETS:
@@ -230,26 +231,26 @@ def is_kept(name: str, figures: dict[str, float]) -> bool:
 
 
 def report(results: dict[str, dict[str, float]]) -> Table:
-    """Draw the figures beside their budgets."""
-    table = Table("case", "figure", "budget", "", "CPU ms", "bare CPU ms")
+    """Return a table of the results and their budgets."""
+    table = Table("benchmark", "result", "budget", "", "CPU ms", "reference CPU ms")
     for name, figures in results.items():
         costs = (str(figures.get("cpu_ms", "")), str(figures.get("reference_cpu_ms", "")))
         if name in FIGURES:
             table.add_row(name, f"{figures[FIGURES[name]]:g}", "", "", *costs)
             continue
         key, budget = BUDGETS[name]
-        mark = "[green]kept[/]" if is_kept(name, figures) else "[red]missed[/]"
+        mark = "[green]met[/]" if is_kept(name, figures) else "[red]missed[/]"
         table.add_row(name, f"{figures[key]:g}", f"{'≥' if name in AT_LEAST else '≤'} {budget:g}", mark, *costs)
     return table
 
 
 def main() -> None:
-    """Run the cases and write what came out."""
+    """Run the benchmarks and write the results."""
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks.run", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--only", action="append", choices=CASES, help="a case to run; may be given again")
-    parser.add_argument("--output", type=Path, default=LATEST, help="where the figures go (default: %(default)s)")
+    parser.add_argument("--only", action="append", choices=CASES, help="run only this benchmark; repeatable")
+    parser.add_argument("--output", type=Path, default=LATEST, help="output file (default: %(default)s)")
     arguments = parser.parse_args()
     names = arguments.only or list(CASES)
     results = {name: CASES[name]() for name in names}

@@ -1,4 +1,4 @@
-"""What requests wait, and what memory the worker takes, while sixty clients send all of a large body but its last byte.
+"""Latency and memory while sixty clients withhold the last byte of a large body.
 
 Example: python -m benchmarks.run --only slow_bodies
 """
@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Final
 import psutil
 from rich.progress import track
 
-from benchmarks import cases
+from benchmarks import inputs
 from benchmarks.processes import service
 from benchmarks.worst_request import post
 
@@ -30,15 +30,15 @@ PAUSE_S: Final = 0.1
 
 
 def slow_bodies() -> dict[str, float]:
-    """Latency of the sample with stalled senders, each with its own address, and as a ratio to that without them."""
-    sample = cases.multipart_request()
+    """Measure the latency of the sample with stalled senders at different addresses, relative to that without them."""
+    sample = inputs.multipart_request()
     with service(WORKERS="1") as server:
         post(server.port, *sample)
         worker = psutil.Process(server.pid)
-        quiet, _, _ = _send(server.port, sample, worker, "slow_bodies, none stalls")
+        quiet, _, _ = _send(server.port, sample, worker, "slow_bodies, without stalled senders")
         before = worker.memory_info().rss
         with _stalled(server.port):
-            times, failed, most = _send(server.port, sample, worker, "slow_bodies")
+            times, failed, peak = _send(server.port, sample, worker, "slow_bodies")
     return {
         "p99_ratio": round(_p99(times) / _p99(quiet), 2),
         "p99_s": round(_p99(times), 3),
@@ -46,20 +46,20 @@ def slow_bodies() -> dict[str, float]:
         "requests": len(times),
         "failed": failed,
         "rss_mb": round(before / 1e6, 1),
-        "highest_rss_mb": round(most / 1e6, 1),
+        "highest_rss_mb": round(peak / 1e6, 1),
     }
 
 
 def _send(port: int, sample: tuple[bytes, str], worker: psutil.Process, title: str) -> tuple[list[float], int, int]:
-    """Send the sample again and again; return the times, how many failed, and the worker's highest memory."""
-    times, failed, most = [], 0, 0
+    """Send the sample repeatedly; return the latencies, the number of failures, and the peak memory of the worker."""
+    times, failed, peak = [], 0, 0
     for _ in track(range(REQUESTS), title):
         start = time.monotonic()
         failed += post(port, *sample) != http.client.OK
         times.append(time.monotonic() - start)
-        most = max(most, worker.memory_info().rss)
+        peak = max(peak, worker.memory_info().rss)
         time.sleep(PAUSE_S)
-    return times, failed, most
+    return times, failed, peak
 
 
 @contextmanager
@@ -77,7 +77,7 @@ def _stalled(port: int) -> Iterator[None]:
 
 
 def _stall(port: int, source: str, stop: threading.Event) -> None:
-    """Send all of a body but its last byte; again on a new connection whenever it is closed."""
+    """Send a body without its last byte, and reconnect whenever the connection is closed."""
     head = f"POST /api/v1/frontal/crop HTTP/1.1\r\nHost: a\r\nContent-Length: {BODY_BYTES}\r\n"
     head += "Content-Type: application/json\r\n\r\n"
     while not stop.is_set():

@@ -1,8 +1,8 @@
 """Run mixed task traffic with cancels and kills, and print disk, memory and file descriptors over time.
 
-Producers submit small and large tasks at a steady rate, cancel some of them, and wait for the others. In turn, a task
-process, an API process and nats-server are killed. The last line shows whether the medians of the second half exceed
-those of the first: a bounded service repeats itself once results expire.
+Producers submit small and large tasks at a steady rate, cancel some of them, and wait for the others. A task worker,
+an API worker and nats-server are killed in turn. The last line shows whether the medians of the second half exceed
+those of the first, which they must not once results expire.
 
 Example: python -m benchmarks.soak --minutes 20 --rate 10 --result-ttl 60
 """
@@ -30,7 +30,7 @@ import psutil
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks import cases
+from benchmarks import inputs
 from benchmarks.processes import Server, read
 from benchmarks.tasks import CROP, call, descendants, nats_pid, task_pids, tasks_service
 
@@ -45,12 +45,12 @@ COLUMNS: Final = ("disk MB", "stored MB", "nats MB", "api MB", "task MB", "nats 
 
 @dataclass
 class Sample:
-    """Figures at one time.
+    """Measurements at one time.
 
     Attributes:
         at_s: seconds since the start.
-        values: one for each of `COLUMNS`; None while a process restarts.
-        done: how tasks ended until now, by status.
+        values: one value per column of `COLUMNS`; None while a process restarts.
+        done: number of finished tasks so far, by status.
     """
 
     at_s: float
@@ -63,10 +63,10 @@ class Load:
     """Producers of tasks.
 
     Args:
-        port: of the API.
-        rate: submissions a second, of all producers.
-        cancelled: share of tasks that are cancelled.
-        seed: of what is random.
+        port: port of the API.
+        rate: submissions per second of all producers.
+        cancelled: fraction of tasks that are cancelled.
+        seed: seed of the random choices.
     """
 
     port: int
@@ -84,8 +84,8 @@ class Load:
         return threads
 
     def _produce(self, number: int) -> None:
-        chance = random.Random(self.seed + number)  # noqa: S311 - to repeat a run
-        requests = [cases.small_request(), cases.multipart_request()]
+        chance = random.Random(self.seed + number)  # noqa: S311 - reproducible
+        requests = [inputs.small_request(), inputs.multipart_request()]
         waiting: list[str] = []
         due = time.monotonic()
         while not self.is_over.is_set():
@@ -111,7 +111,7 @@ class Load:
 
 
 def main() -> int:
-    """Run the load, print a table, and return 1 if the figures grew in the second half."""
+    """Run the load, print a table, and return 1 if a value grew in the second half."""
     options = _parse()
     console = Console()
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
@@ -192,13 +192,13 @@ def _metric(server: Server, name: str) -> float:
 def _table(samples: list[Sample]) -> Table:
     table = Table("", *COLUMNS, title="Each half of the run")
     for half, name in zip(_halves(samples), ("first", "second"), strict=True):
-        for what, pick in (("median", statistics.median), ("highest", max)):
-            table.add_row(f"{name} half, {what}", *(f"{pick(values):.0f}" for values in half))
+        for label, aggregate in (("median", statistics.median), ("maximum", max)):
+            table.add_row(f"{name} half, {label}", *(f"{aggregate(values):.0f}" for values in half))
     return table
 
 
 def _halves(samples: list[Sample]) -> list[list[list[float]]]:
-    """Return the values of each column, for the first and for the second half."""
+    """Return the values of each column for the first and the second half."""
     middle = len(samples) // 2
     return [
         [[sample.values[at] or 0.0 for sample in half] or [0.0] for at in range(len(COLUMNS))]
@@ -207,22 +207,28 @@ def _halves(samples: list[Sample]) -> list[list[list[float]]]:
 
 
 def _judge(samples: list[Sample], console: Console) -> int:
-    # By medians: just after a kill, the store holds for some seconds what it has not compacted yet.
+    # Medians, because just after a kill the store temporarily contains data that it has not compacted yet.
     first, second = ([statistics.median(values) for values in half] for half in _halves(samples))
     grown = [name for name, one, two in zip(COLUMNS, first, second, strict=True) if two > 1.5 * one + 10]
-    console.print(f"grown by half in the second half: {', '.join(grown)}" if grown else "bounded: nothing grew by half")
+    console.print(
+        f"grew by more than half: {', '.join(grown)}" if grown else "bounded: no value grew by more than half"
+    )
     return 1 if grown else 0
 
 
 def _parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--minutes", type=float, default=20.0, help="how long (default: %(default)s)")
-    parser.add_argument("--rate", type=float, default=10.0, help="submissions a second (default: %(default)s)")
-    parser.add_argument("--cancelled", type=float, default=0.15, help="share of tasks cancelled (default: %(default)s)")
+    parser.add_argument("--minutes", type=float, default=20.0, help="duration (default: %(default)s)")
+    parser.add_argument("--rate", type=float, default=10.0, help="submissions per second (default: %(default)s)")
+    parser.add_argument(
+        "--cancelled", type=float, default=0.15, help="fraction of cancelled tasks (default: %(default)s)"
+    )
     parser.add_argument("--result-ttl", type=int, default=60, help="RESULT_TTL, in seconds (default: %(default)s)")
-    parser.add_argument("--kill-every", type=float, default=30.0, help="seconds; 0: no kills (default: %(default)s)")
+    parser.add_argument(
+        "--kill-every", type=float, default=30.0, help="seconds between kills; 0 for none (default: %(default)s)"
+    )
     parser.add_argument("--every", type=float, default=10.0, help="seconds between samples (default: %(default)s)")
-    parser.add_argument("--seed", type=int, default=1, help="of what is random (default: %(default)s)")
+    parser.add_argument("--seed", type=int, default=1, help="seed of the random choices (default: %(default)s)")
     return parser.parse_args()
 
 

@@ -1,7 +1,7 @@
-"""The sample photo in other forms, each with its landmarks moved along: what the finding of faces is measured on.
+"""Variants of the sample image with transformed landmarks, for measuring the accuracy of the detection.
 
-``mirrored_landmarks.json`` says which landmark each becomes in a mirror. It was found by laying the mesh of the sample
-on its mirror image, and holds for its points and for its edges.
+``mirrored_landmarks.json`` maps each landmark to its counterpart in a mirrored face. It was computed by matching the
+mesh of the sample to its mirror image, and verified for points and edges.
 """
 
 from __future__ import annotations
@@ -32,12 +32,12 @@ GREY = 110
 
 
 class Variant(NamedTuple):
-    """A picture and where the landmarks are in it.
+    """An image and its landmarks.
 
     Attributes:
-        name: What was done to the sample.
-        image: ``(H, W, 3)`` BGR.
-        landmarks_px: ``(478, 2)``.
+        name: description of the transformation.
+        image: ``(H, W, 3)`` BGR image.
+        landmarks_px: ``(478, 2)`` points in pixels of the image.
     """
 
     name: str
@@ -46,71 +46,77 @@ class Variant(NamedTuple):
 
 
 def read_sample() -> Variant:
-    """Read the sample as it is."""
+    """Read the unchanged sample."""
     image = cv2.imread(str(EXAMPLES / "astronaut.png"))
     if image is None:
         raise FileNotFoundError("examples/astronaut.png")
     points = json.loads((EXAMPLES / "astronaut.landmarks.json").read_text())
     landmarks_px = np.array([(point["x"], point["y"]) for point in points], np.float64)
-    return Variant("as it is", image.astype(np.uint8, copy=False), landmarks_px)
+    return Variant("unchanged", image.astype(np.uint8, copy=False), landmarks_px)
 
 
-def scale(one: Variant, factor: float) -> Variant:
-    """Scale a picture."""
+def scale(variant: Variant, factor: float) -> Variant:
+    """Scale an image."""
     method = cv2.INTER_AREA if factor < 1 else cv2.INTER_CUBIC
-    image = cv2.resize(one.image, None, fx=factor, fy=factor, interpolation=method)
-    return Variant(f"{one.name}, × {factor:g}", image.astype(np.uint8, copy=False), one.landmarks_px * factor)
+    image = cv2.resize(variant.image, None, fx=factor, fy=factor, interpolation=method)
+    return Variant(f"{variant.name}, × {factor:g}", image.astype(np.uint8, copy=False), variant.landmarks_px * factor)
 
 
-def rotate(one: Variant, degrees: float) -> Variant:
-    """Turn a picture clockwise, on a canvas that holds all of it."""
-    height, width = one.image.shape[:2]
+def rotate(variant: Variant, degrees: float) -> Variant:
+    """Rotate an image clockwise, on a canvas that contains all of it."""
+    height, width = variant.image.shape[:2]
     sine, cosine = math.sin(math.radians(degrees)), math.cos(math.radians(degrees))
-    turn = np.array([[cosine, -sine], [sine, cosine]])
-    size = np.ceil(np.abs(turn) @ (width, height))
-    shift = size / 2 - turn @ (width / 2, height / 2)
-    # cv2 counts from the middle of a pixel.
-    transform = np.column_stack((turn, shift + turn @ (0.5, 0.5) - 0.5))
-    image = cv2.warpAffine(one.image, transform, (int(size[0]), int(size[1])), flags=cv2.INTER_CUBIC)
-    return Variant(f"{one.name}, {degrees:+g}°", image.astype(np.uint8, copy=False), one.landmarks_px @ turn.T + shift)
-
-
-def mirror(one: Variant) -> Variant:
-    """Exchange left and right."""
-    landmarks_px = one.landmarks_px[json.loads((HERE / "mirrored_landmarks.json").read_text())]
-    landmarks_px[:, 0] = one.image.shape[1] - landmarks_px[:, 0]
-    return Variant(f"{one.name}, mirrored", np.ascontiguousarray(one.image[:, ::-1]), landmarks_px)
-
-
-def darken(one: Variant, brightness: float) -> Variant:
-    """Leave so much of the light."""
+    rotation = np.array([[cosine, -sine], [sine, cosine]])
+    size = np.ceil(np.abs(rotation) @ (width, height))
+    shift = size / 2 - rotation @ (width / 2, height / 2)
+    # The origin of OpenCV is the centre of the first pixel.
+    transform = np.column_stack((rotation, shift + rotation @ (0.5, 0.5) - 0.5))
+    image = cv2.warpAffine(variant.image, transform, (int(size[0]), int(size[1])), flags=cv2.INTER_CUBIC)
     return Variant(
-        f"{one.name}, {brightness:.0%} of the light", (one.image * brightness).astype(np.uint8), one.landmarks_px
+        f"{variant.name}, {degrees:+g}°", image.astype(np.uint8, copy=False), variant.landmarks_px @ rotation.T + shift
     )
 
 
-def compress(one: Variant, quality: int) -> Variant:
-    """Write as a JPEG, and read again."""
-    file = cv2.imencode(".jpg", one.image, [cv2.IMWRITE_JPEG_QUALITY, quality])[1]
+def mirror(variant: Variant) -> Variant:
+    """Mirror an image horizontally."""
+    landmarks_px = variant.landmarks_px[json.loads((HERE / "mirrored_landmarks.json").read_text())]
+    landmarks_px[:, 0] = variant.image.shape[1] - landmarks_px[:, 0]
+    return Variant(f"{variant.name}, mirrored", np.ascontiguousarray(variant.image[:, ::-1]), landmarks_px)
+
+
+def darken(variant: Variant, brightness: float) -> Variant:
+    """Reduce the brightness of an image to a fraction."""
+    return Variant(
+        f"{variant.name}, brightness {brightness:.0%}",
+        (variant.image * brightness).astype(np.uint8),
+        variant.landmarks_px,
+    )
+
+
+def compress(variant: Variant, quality: int) -> Variant:
+    """Encode an image as JPEG and decode it."""
+    file = cv2.imencode(".jpg", variant.image, [cv2.IMWRITE_JPEG_QUALITY, quality])[1]
     image = cv2.imdecode(file, cv2.IMREAD_COLOR)
     if image is None:
-        raise ValueError("the JPEG does not decode")
-    return Variant(f"{one.name}, JPEG {quality}", image.astype(np.uint8, copy=False), one.landmarks_px)
+        raise ValueError("JPEG: decoding failed")
+    return Variant(f"{variant.name}, JPEG {quality}", image.astype(np.uint8, copy=False), variant.landmarks_px)
 
 
-def pad(one: Variant, share: float) -> Variant:
-    """Lay a picture on grey, so that the face takes that share of the width."""
-    face = float(np.ptp(one.landmarks_px[:, 0]))
+def pad(variant: Variant, share: float) -> Variant:
+    """Place an image on a grey canvas, so that the face occupies a fraction of its width."""
+    face = float(np.ptp(variant.landmarks_px[:, 0]))
     side = round(face / share)
-    height, width = one.image.shape[:2]
+    height, width = variant.image.shape[:2]
     left, top = (side - width) // 2, (side - height) // 3
     image = np.full((side, side, 3), GREY, np.uint8)
-    image[top : top + height, left : left + width] = one.image
-    return Variant(f"{one.name}, face {share:.1%} of the width", image, one.landmarks_px + np.array([left, top]))
+    image[top : top + height, left : left + width] = variant.image
+    return Variant(
+        f"{variant.name}, face {share:.1%} of the width", image, variant.landmarks_px + np.array([left, top])
+    )
 
 
 def make_variants() -> Iterator[Variant]:
-    """Make all of them."""
+    """Generate all variants."""
     sample = read_sample()
     doubled = scale(sample, 2.0)
     yield from (scale(sample, factor) for factor in SCALES)
@@ -124,6 +130,6 @@ def make_variants() -> Iterator[Variant]:
 
 
 def compute_error(landmarks_px: npt.NDArray[np.floating], expected_px: npt.NDArray[np.floating]) -> float:
-    """Compute the mean distance of landmarks to those expected, by the distance between the outer eye corners."""
+    """Compute the mean distance between landmarks, relative to the distance between the outer eye corners."""
     distances = np.hypot(*(landmarks_px - expected_px).T)
     return float(distances.mean() / np.hypot(*(expected_px[33] - expected_px[263])))

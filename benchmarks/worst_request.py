@@ -1,8 +1,9 @@
-"""Search for the most expensive request that the service accepts, and keep what is found.
+"""Search for the most expensive request that the service accepts.
 
-A request is a set of genes: kind and size of the image, kind and density of the label map, regions, options. The search
-mutates the worst requests found so far. It is seeded and bounded, and measures CPU time of the whole use case, from the
-body to the response document. `python -m benchmarks.run --only worst_request` sends the kept ones to the real service.
+A request is described by genes: type and size of the image, type and density of the label map, regions, options. The
+search mutates the worst requests found so far. It is seeded and bounded, and measures the CPU time of the whole use
+case, from the body to the response document. The worst requests are saved. `python -m benchmarks.run --only
+worst_request` sends them to a running service.
 
 Example: python -m benchmarks.worst_request --seed 7 --seconds 300
 """
@@ -27,13 +28,13 @@ import msgspec
 import numpy as np
 
 from app.face.errors import InputError
-from app.service.crop import CropService, Limits
-from app.service.document import result_to_json
-from app.web.json_text import FIELDS
+from app.service.crop import CropService, ImageLimits
+from app.service.serialization import result_to_json
+from app.web.json_body import FIELDS
 from app.web.multipart_body import parse_multipart
-from app.web.problem_codes import ProblemError
-from benchmarks import cases
-from benchmarks.processes import LIMIT_S, service
+from app.web.problems import ProblemError
+from benchmarks import inputs
+from benchmarks.processes import TIMEOUT_S, service
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -43,7 +44,7 @@ if TYPE_CHECKING:
     Genes = dict[str, Any]
     Pixels = npt.NDArray[np.uint8]
 
-KEPT = Path(__file__).parent / "worst_requests.json"
+SAVED = Path(__file__).parent / "worst_requests.json"
 SAMPLE = Path(__file__).parent.parent / "examples"
 MAX_BODY_BYTES = 16 * 1024 * 1024
 MAX_PIXELS = 24_000_000
@@ -56,7 +57,7 @@ SAMPLE_PAUSE_S = 0.05
 BOUNDARY = "8f2c1d0b7a"
 MULTIPART = f"multipart/form-data; boundary={BOUNDARY}"
 GENES: dict[str, tuple[Any, ...]] = {
-    "photo": (
+    "image": (
         "png",
         "png_paeth",
         "png_noise",
@@ -106,7 +107,7 @@ OPTIONS = (
 
 
 def sides(megapixels: float, aspect: float) -> tuple[int, int]:
-    """Return width and height of an image with at most so many pixels."""
+    """Return width and height of an image with at most this many pixels."""
     pixels = min(megapixels * 1e6, MAX_PIXELS)
     height = max(8, min(65_535, round((pixels / aspect) ** 0.5)))
     return max(8, min(65_535, int(pixels // height))), height
@@ -114,7 +115,7 @@ def sides(megapixels: float, aspect: float) -> tuple[int, int]:
 
 @functools.lru_cache(maxsize=4)
 def content(kind: str, width: int, height: int) -> Pixels:
-    """Draw a BGR image."""
+    """Return a BGR image with the content."""
     generator = np.random.default_rng(0)
     if kind == "flat":
         return np.full((height, width, 3), 100, np.uint8)
@@ -129,8 +130,8 @@ def content(kind: str, width: int, height: int) -> Pixels:
 
 
 @functools.lru_cache(maxsize=4)
-def encode_photo(kind: str, name: str, width: int, height: int, orientation: int) -> bytes:
-    """Write the photo of a request."""
+def encode_image(kind: str, name: str, width: int, height: int, orientation: int) -> bytes:
+    """Encode the image of a request."""
     if kind.startswith("webp"):
         width, height = min(width, MAX_WEBP_SIDE), min(height, MAX_WEBP_SIDE)
     pixels = content(name, width, height)
@@ -152,13 +153,13 @@ def encode_photo(kind: str, name: str, width: int, height: int, orientation: int
 
 
 def set_orientation(jpeg: bytes, orientation: int) -> bytes:
-    """Insert an EXIF segment that has an orientation."""
+    """Insert an EXIF segment with an orientation."""
     block = b"Exif\0\0II*\0\x08\0\0\0\x01\0" + struct.pack("<HHIHH", 0x0112, 3, 1, orientation, 0) + bytes(4)
     return jpeg[:2] + b"\xff\xe1" + struct.pack(">H", 2 + len(block)) + block + jpeg[2:]
 
 
 def write_png(pixels: Pixels, *, depth: int = 8, row_filter: int = 0, is_interlaced: bool = False) -> bytes:
-    """Write a PNG whose rows all have one filter, whatever the pixels come to under it."""
+    """Encode a PNG whose rows all declare the same filter, without applying it to the pixels."""
     height, width = pixels.shape[:2]
     channels = 1 if pixels.ndim == 2 else pixels.shape[2]  # noqa: PLR2004 - a grey image has two dimensions
     samples = np.repeat(pixels.reshape(height, width, channels), depth // 8, axis=2)
@@ -183,14 +184,14 @@ def write_png(pixels: Pixels, *, depth: int = 8, row_filter: int = 0, is_interla
     )
 
 
-def draw_map(genes: Genes) -> bytes:
-    """Draw the label map of a request."""
+def encode_map(genes: Genes) -> bytes:
+    """Encode the label map of a request."""
     width, height = sides(genes["map_pixels"], genes["aspect"])
     return _MAPS[genes["map"]](width, height, genes["density"], genes["labels"])
 
 
 def _zigzag(width: int, height: int, density: float, labels: int) -> bytes:
-    # Every row ends sooner or later than the one before; as many edges as the limits leave room for.
+    # The right edge of every row differs from that of the row before, in as many columns as the limits allow.
     grid = np.zeros((height, width), np.uint8)
     edges = max(1, round(3 * density))
     for edge in range(edges):
@@ -238,7 +239,7 @@ def _noise(width: int, height: int, density: float, labels: int) -> bytes:
 
 
 def _comb(width: int, height: int, density: float, _labels: int) -> bytes:
-    # Teeth along the rows: few runs, and long outlines.
+    # Teeth along the rows: few runs, long contours.
     grid = np.zeros((height, width), np.uint8)
     grid[:, : max(1, width // 20)] = 1
     grid[:: max(2, round(2 / density)), :] = 1
@@ -268,7 +269,7 @@ def build(genes: Genes) -> bytes:
     """Return the multipart body of a request."""
     width, height = sides(genes["pixels"], genes["aspect"])
     parts: dict[str, bytes] = {
-        "image": encode_photo(genes["photo"], genes["content"], width, height, genes["exif"]),
+        "image": encode_image(genes["image"], genes["content"], width, height, genes["exif"]),
         "landmark_units": b"normalized",
     }
     if genes["landmarks"]:
@@ -278,9 +279,9 @@ def build(genes: Genes) -> bytes:
         moved = [{axis: min(1.24, shift + point[axis] * scale) for axis in "xy"} for point in points]
         parts["landmarks"] = json.dumps(moved).encode()
     if genes["map"] != "none":
-        parts["segmentation_map"] = draw_map(genes)
+        parts["segmentation_map"] = encode_map(genes)
     elif genes["regions"]:
-        generator = random.Random(0)  # noqa: S311 - no secret
+        generator = random.Random(0)  # noqa: S311 - reproducible
         names = {f"region_{n}": [generator.randrange(468) for _ in range(1024)] for n in range(genes["regions"])}
         parts["segmentation_map"] = json.dumps(names).encode()
     for name in OPTIONS:
@@ -294,7 +295,7 @@ def build(genes: Genes) -> bytes:
 
 
 def measure(service: CropService, genes: Genes) -> tuple[float, str]:
-    """Return CPU seconds of one request in this process, and how it ended."""
+    """Return the CPU time of one request in this process in seconds, and its outcome."""
     body = build(genes)
     if len(body) > MAX_BODY_BYTES:
         return 0.0, "body_too_large"
@@ -316,24 +317,24 @@ def mutate(genes: Genes, generator: random.Random) -> Genes:
 
 
 def worst_request() -> dict[str, float]:
-    """The most expensive of the kept requests: CPU of the serving process, whatever the response.
+    """CPU time of the most expensive saved request, whatever the response.
 
-    `ratio` is to decoding a PNG of 24 Mpx in the same run, which a busy or slower machine changes alike.
+    `ratio` is relative to decoding a PNG of 24 Mpx in the same run, which a slow or busy machine affects too.
     """
     cv2.setNumThreads(0)
-    file = np.frombuffer(encode_photo("png", "face", *sides(24, 1.0), 1), np.uint8)
+    file = np.frombuffer(encode_image("png", "face", *sides(24, 1.0), 1), np.uint8)
     costs = []
-    bodies = [build(genes) for genes in json.loads(KEPT.read_text())]
+    bodies = [build(genes) for genes in json.loads(SAVED.read_text())]
     with service(WORKERS="1") as server:
-        post(server.port, *cases.small_request())
+        post(server.port, *inputs.small_request())
         for body in bodies:
             rounds = []
             for _ in range(ROUNDS):
                 before = server.cpu_s()
                 post(server.port, body, MULTIPART)
                 rounds.append(server.cpu_s() - before)
-            costs.append(min(rounds))  # whatever else the machine does only adds to it
-    reference_ms = min(cases.cpu_ms(lambda: cv2.imdecode(file, cv2.IMREAD_COLOR), 1) for _ in range(ROUNDS))
+            costs.append(min(rounds))  # other load can only increase it
+    reference_ms = min(inputs.cpu_ms(lambda: cv2.imdecode(file, cv2.IMREAD_COLOR), 1) for _ in range(ROUNDS))
     return {
         "seconds": round(max(costs), 3),
         "reference_cpu_ms": round(reference_ms, 1),
@@ -343,9 +344,9 @@ def worst_request() -> dict[str, float]:
 
 
 def worst_request_others() -> dict[str, float]:
-    """Latency of the sample while four other callers send the most expensive request, each from its own address."""
-    body = build(json.loads(KEPT.read_text())[0])
-    sample = cases.multipart_request()
+    """Latency of the sample while four other callers at different addresses send the most expensive request."""
+    body = build(json.loads(SAVED.read_text())[0])
+    sample = inputs.multipart_request()
     stop = threading.Event()
     sent = [0] * CALLERS
 
@@ -382,7 +383,7 @@ def worst_request_others() -> dict[str, float]:
 
 def post(port: int, body: bytes, content_type: str, source: str = "127.0.0.1") -> int:
     """Send one request on a new connection, and return the status; 0 if the connection failed."""
-    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=LIMIT_S, source_address=(source, 0))
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=TIMEOUT_S, source_address=(source, 0))
     try:
         connection.request("POST", "/api/v1/frontal/crop", body, {"Content-Type": content_type})
         response = connection.getresponse()
@@ -395,19 +396,19 @@ def post(port: int, body: bytes, content_type: str, source: str = "127.0.0.1") -
         connection.close()
 
 
-def search(seed: int, seconds: float, kept: list[Genes]) -> list[tuple[float, str, Genes]]:
-    """Return the worst requests found, the most expensive first."""
-    generator = random.Random(seed)  # noqa: S311 - no secret
+def search(seed: int, seconds: float, saved: list[Genes]) -> list[tuple[float, str, Genes]]:
+    """Return the worst requests found, most expensive first."""
+    generator = random.Random(seed)  # noqa: S311 - reproducible
     cv2.setNumThreads(0)
-    service = CropService(Limits())
+    service = CropService(ImageLimits())
     found: list[tuple[float, str, Genes]] = []
     seen: set[bytes] = set()
-    pending = list(kept)
+    pending = list(saved)
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:
         if pending:
             genes = pending.pop()
-        elif found and generator.random() < 0.8:  # noqa: PLR2004 - most tries are near the worst
+        elif found and generator.random() < 0.8:  # noqa: PLR2004 - mostly near the worst requests
             genes = mutate(generator.choice(found)[2], generator)
         else:
             genes = {name: generator.choice(values) for name, values in GENES.items()}
@@ -421,24 +422,24 @@ def search(seed: int, seconds: float, kept: list[Genes]) -> list[tuple[float, st
             found.append((min(cost, again), outcome, genes))
             found.sort(key=lambda one: -one[0])
             del found[KEEP:]
-            print(f"{found[0][0]:.3f} s at most; {min(cost, again):.3f} s {outcome}", flush=True)
+            print(f"maximum {found[0][0]:.3f} s; new {min(cost, again):.3f} s, {outcome}", flush=True)
     print(f"{len(seen)} requests tried")
     return found
 
 
 def main() -> None:
-    """Search, and write the worst requests found."""
+    """Search, and save the worst requests found."""
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks.worst_request",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--seed", type=int, default=0, help="of the random choices (default: %(default)s)")
-    parser.add_argument("--seconds", type=float, default=120, help="how long to search (default: %(default)s)")
-    parser.add_argument("--output", type=Path, default=KEPT, help="file of the worst requests (default: %(default)s)")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the random choices (default: %(default)s)")
+    parser.add_argument("--seconds", type=float, default=120, help="duration of the search (default: %(default)s)")
+    parser.add_argument("--output", type=Path, default=SAVED, help="file for the worst requests (default: %(default)s)")
     arguments = parser.parse_args()
-    kept = json.loads(arguments.output.read_text()) if arguments.output.exists() else []
-    found = search(arguments.seed, arguments.seconds, kept)
+    saved = json.loads(arguments.output.read_text()) if arguments.output.exists() else []
+    found = search(arguments.seed, arguments.seconds, saved)
     arguments.output.write_text(json.dumps([genes for _, _, genes in found], indent=1) + "\n")
     for cost, outcome, genes in found:
         print(f"{cost:.3f} s  {outcome}  {json.dumps(genes)}")

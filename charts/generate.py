@@ -47,7 +47,7 @@ def make_files(root: Path) -> dict[Path, bytes]:
     """Generate every file, keyed by its path relative to the root.
 
     Raises:
-        ChartError: Values, comments, versions or source files are invalid.
+        ChartError: values, comments, versions or source files are invalid.
     """
     _check_version(root)
     values = root / CHART / "values.yaml"

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from app.settings import Settings
-from app.task_settings import CommaList
+from app.settings import CommaList, Settings
 
 MANAGED_SETTINGS = {
     "HOST": "",
@@ -67,7 +66,7 @@ def settings_schema(*, is_one_component: bool) -> dict[str, Any]:
     """Return the schema of a mapping of settings.
 
     Args:
-        is_one_component: Whether the mapping is for one component only, so that shared settings are excluded.
+        is_one_component: whether the mapping is for one component only, so that shared settings are excluded.
     """
     excluded = MANAGED_SETTINGS.keys() | (SHARED_SETTINGS if is_one_component else frozenset())
     known = {name.upper() for name in Settings.model_fields}

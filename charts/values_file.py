@@ -29,13 +29,13 @@ class Key:
     """A key of the values file.
 
     Attributes:
-        path: Names of its parent keys, then its own name.
-        line: Line number, from 1.
-        section: Heading of its section.
-        default: Default value.
-        description: Text of its comment.
-        tags: Parsed tags of its comment.
-        children: Keys below it; empty if the value is treated as a whole.
+        path: names of its parent keys, then its own name.
+        line: line number, from 1.
+        section: heading of its section.
+        default: default value.
+        description: text of its comment.
+        tags: parsed tags of its comment.
+        children: keys below it; empty if the value is treated as a whole.
     """
 
     path: tuple[str, ...]
@@ -122,8 +122,8 @@ def read_values(text: str) -> tuple[Key, ...]:
     """Parse the text of a values file.
 
     Raises:
-        ValuesError: A key has no comment, a comment has no key, or a tag is unknown.
-        yaml.YAMLError: The text is not valid YAML.
+        ValuesError: a key has no comment, a comment has no key, or a tag is unknown.
+        yaml.YAMLError: the text is not valid YAML.
     """
     return _Parser(text).parse()
 

@@ -1,4 +1,4 @@
-"""Take the README's pictures of the page: the service is started, and Chromium is led through it.
+"""Take the screenshots of the page: start the service, and operate the page with Chromium.
 
 Example: python docs/draw_page.py docs
 """
@@ -26,14 +26,14 @@ from playwright.sync_api import Page, expect, sync_playwright
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-START_LIMIT_S = 60.0
+START_TIMEOUT_S = 60.0
 FLAGS = ["--headless=new", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--hide-scrollbars"]
 COLOURS = 255
 
 
 @contextmanager
 def running_service() -> Iterator[str]:
-    """Run the service with its defaults on free ports, and give its address."""
+    """Run the service with default settings on unused ports, and yield its URL."""
     with tempfile.TemporaryDirectory() as folder:
         log = Path(folder) / "log"
         settings = {"PORT": "0", "METRICS_PORT": "0", "DATA_DIR": f"{folder}/data", "LOG_FORMAT": "json"}
@@ -49,18 +49,20 @@ def running_service() -> Iterator[str]:
 
 
 def find_address(log: Path, process: subprocess.Popen[bytes]) -> str:
-    """Wait for the line that tells where the service listens."""
-    deadline = time.monotonic() + START_LIMIT_S
+    """Wait for the log line that contains the URL of the API."""
+    deadline = time.monotonic() + START_TIMEOUT_S
     while time.monotonic() < deadline and process.poll() is None:
         for line in log.read_text(encoding="utf-8").splitlines():
             if '"api"' in line and line.endswith("}"):
                 return str(json.loads(line)["api"])
         time.sleep(0.1)
-    raise TimeoutError(f"the service did not start:\n{log.read_text(encoding='utf-8')}")
+    raise TimeoutError(
+        f"expected the service to start within {START_TIMEOUT_S:g} s, got:\n{log.read_text(encoding='utf-8')}"
+    )
 
 
 def show_result(page: Page) -> None:
-    """Try the sample, cut to the face, with all names."""
+    """Process the sample with all labels, cropped to the face."""
     page.click("#sample")
     expect(page.locator("#regions li")).to_have_count(15)
     page.locator("#show-labels").check(force=True)
@@ -72,19 +74,19 @@ def show_result(page: Page) -> None:
     expect(page.locator("#stage[data-busy=false] .labels text")).to_have_count(15)
 
 
-def encode_png(picture: np.ndarray) -> bytes:
-    """Write a picture with a palette: half as large, and hardly to be told from the original.
+def encode_png(image: np.ndarray) -> bytes:
+    """Encode an image as PNG with a palette, which halves its size with hardly visible differences.
 
     Args:
-        picture: ``(H, W, 3)`` uint8 BGR.
+        image: ``(H, W, 3)`` uint8 BGR.
     """
-    height, width = picture.shape[:2]
-    pixels = picture.reshape(-1, 3)
+    height, width = image.shape[:2]
+    pixels = image.reshape(-1, 3)
     cv2.setRNGSeed(1)
-    some = pixels[np.random.default_rng(1).choice(len(pixels), 40_000, replace=False)].astype(np.float32)
+    subset = pixels[np.random.default_rng(1).choice(len(pixels), 40_000, replace=False)].astype(np.float32)
     criteria = (cv2.TERM_CRITERIA_EPS + cv2.TERM_CRITERIA_MAX_ITER, 20, 0.5)
-    best: Any = None  # the assignment to begin with: none
-    _, _, centres = cv2.kmeans(some, COLOURS, best, criteria, 1, cv2.KMEANS_PP_CENTERS)
+    labels: Any = None  # no initial assignment
+    _, _, centres = cv2.kmeans(subset, COLOURS, labels, criteria, 1, cv2.KMEANS_PP_CENTERS)
     palette = np.clip(centres.round(), 0, 255).astype(np.uint8)
     colours, inverse = np.unique(pixels, axis=0, return_inverse=True)
     nearest = np.concatenate(
@@ -93,7 +95,7 @@ def encode_png(picture: np.ndarray) -> bytes:
             for part in np.array_split(colours, max(1, len(colours) // 4096))
         ]
     )
-    rows = np.zeros((height, width + 1), np.uint8)  # each row begins with its filter: none
+    rows = np.zeros((height, width + 1), np.uint8)  # each row begins with its filter type: none
     rows[:, 1:] = nearest[inverse.ravel()].reshape(height, width)
 
     def chunk(kind: bytes, content: bytes) -> bytes:
@@ -105,8 +107,8 @@ def encode_png(picture: np.ndarray) -> bytes:
 
 
 def draw(chromium: str, folder: Path) -> None:
-    """Take all pictures."""
-    pictures: list[tuple[str, Callable[[Page], None], dict[str, Any]]] = [
+    """Take all screenshots."""
+    screenshots: list[tuple[str, Callable[[Page], None], dict[str, Any]]] = [
         ("page.png", show_result, {"viewport": {"width": 1280, "height": 900}, "color_scheme": "light"}),
         (
             "page-phone.png",
@@ -116,14 +118,14 @@ def draw(chromium: str, folder: Path) -> None:
     ]
     with running_service() as address, sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=chromium, args=FLAGS)
-        for name, show, options in pictures:
+        for name, show, options in screenshots:
             page = browser.new_context(reduced_motion="reduce", **options).new_page()
             page.goto(address)
             show(page)
             page.evaluate("window.scrollTo(0, 0)")
             content = cv2.imdecode(np.frombuffer(page.screenshot(), np.uint8), cv2.IMREAD_COLOR)
             if content is None:
-                raise ValueError("the browser's picture cannot be read")
+                raise ValueError("screenshot: decoding failed")
             target = folder / name
             target.write_bytes(encode_png(np.asarray(content, np.uint8)))
             print(f"{target}: {target.stat().st_size} bytes")
@@ -131,13 +133,13 @@ def draw(chromium: str, folder: Path) -> None:
 
 
 def main() -> None:
-    """Take the pictures, where there is a browser."""
+    """Take the screenshots, or do nothing if Chromium is missing."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("folder", type=Path, help="where the pictures go")
+    parser.add_argument("folder", type=Path, help="output folder")
     folder = parser.parse_args().folder
     chromium = os.environ.get("CHROMIUM") or shutil.which("chromium") or shutil.which("chromium-browser")
     if chromium is None:
-        print("no Chromium, by CHROMIUM or on PATH: the pictures of the page stay as they are", file=sys.stderr)
+        print("Chromium is missing; the screenshots are unchanged. Set CHROMIUM or PATH.", file=sys.stderr)
         return
     draw(chromium, folder)
 

@@ -1,4 +1,4 @@
-"""Write what the documentation says from the tables that the service runs by; with --check, only compare.
+"""Generate the tables of the documentation from the tables of the service.
 
 Example: python docs/generate.py --check
 """
@@ -20,10 +20,8 @@ from app.face.regions import REGIONS, RegionSpec
 from app.observability.metrics import METRICS
 from app.service.options import CropOptions
 from app.settings import Settings
-from app.task_settings import TaskSettings
 from app.web import openapi
-from app.web.problem_codes import PROBLEMS
-from app.web.problems import INPUT_STATUS, TASK_FAULTS
+from app.web.problems import INPUT_STATUS, PROBLEMS, TASK_ERRORS
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -34,16 +32,16 @@ _BLOCK = re.compile(r"(<!-- generated: (\w+) -->\n).*?(<!-- end -->)", re.DOTALL
 
 
 def markdown_table(head: tuple[str, ...], rows: Iterable[tuple[str, ...]]) -> str:
-    """Draw a table."""
+    """Return a Markdown table."""
     lines = [head, ("---",) * len(head), *rows]
     return "".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |\n" for line in lines)
 
 
 def settings_table() -> str:
-    """Every environment variable, its default and its meaning."""
-    # Those of tasks are a class of their own, which pydantic puts first.
-    fields = sorted(Settings.model_fields.items(), key=lambda field: field[0] in TaskSettings.model_fields)
-    rows = ((f"`{name.upper()}`", _default(field), field.description or "") for name, field in fields)
+    """Return the table of settings."""
+    rows = (
+        (f"`{name.upper()}`", _default(field), field.description or "") for name, field in Settings.model_fields.items()
+    )
     return markdown_table(("variable", "default", "meaning"), rows)
 
 
@@ -65,7 +63,7 @@ def _text(value: Any) -> str:
 
 
 def metrics_table() -> str:
-    """Every metric, its labels and its meaning."""
+    """Return the table of metrics."""
     rows = (
         (f"`{spec.name}`", spec.kind, ", ".join(f"`{name}`" for name in spec.labels), spec.help) for spec in METRICS
     )
@@ -73,7 +71,7 @@ def metrics_table() -> str:
 
 
 def labels_table() -> str:
-    """Every label of a metric and what it can be."""
+    """Return the table of metric labels and their values."""
     values = {(label, _label_text(known)) for spec in METRICS for label, known in spec.labels.items()}
     return markdown_table(("label", "values"), ((f"`{label}`", text) for label, text in sorted(values)))
 
@@ -83,7 +81,7 @@ def _label_text(known: str | tuple[str, ...]) -> str:
 
 
 def options_table() -> str:
-    """Every option of a request."""
+    """Return the table of request options."""
     schemas = openapi.option_schemas()
     defaults = {name: schemas[name].get("default") for name in CropOptions.__struct_fields__}
     rows = (
@@ -94,32 +92,32 @@ def options_table() -> str:
 
 
 def errors_table() -> str:
-    """Every code that an answer can carry."""
-    ours = ((f"`{code}`", str(status), title) for code, (status, title) in PROBLEMS.items())
+    """Return the table of error codes."""
+    requests = ((f"`{code}`", str(status), title) for code, (status, title) in PROBLEMS.items())
     inputs = ((f"`{code}`", str(INPUT_STATUS), _first_line(error.__doc__)) for code, error in public_codes().items())
-    tasks = ((f"`{code}`", "in a task", title) for code, title in TASK_FAULTS.items())
-    return markdown_table(("code", "status", "meaning"), [*ours, *inputs, *tasks])
+    tasks = ((f"`{code}`", "in a task", title) for code, title in TASK_ERRORS.items())
+    return markdown_table(("code", "status", "meaning"), [*requests, *inputs, *tasks])
 
 
 def _first_line(text: str | None) -> str:
     return (text or "").strip().partition("\n")[0].rstrip(".")
 
 
-def _ring(spec: RegionSpec) -> str:
+def _outline(spec: RegionSpec) -> str:
     return " ".join(map(str, spec.landmarks)) or "in label maps only"
 
 
 def regions_table() -> str:
-    """Every region, with the landmarks it is drawn from."""
+    """Return the table of regions and their landmarks."""
     rows = (
-        (str(spec.label_id), f"`{spec.name}`", f"`{spec.colour}`", _ring(spec))
+        (str(spec.label_id), f"`{spec.name}`", f"`{spec.colour}`", _outline(spec))
         for spec in sorted(REGIONS, key=lambda spec: spec.label_id)
     )
     return markdown_table(("label", "region", "colour", "landmarks, in order"), rows)
 
 
 def doctor_table(check: Check) -> str:
-    """Every finding of a check of `facial-service doctor`, except the one about the check itself."""
+    """Return the table of the findings of a doctor check, without the finding about the check itself."""
     rows = (
         (f"`{name}`", entry.subject, entry.results, f"{entry.remedy[:1].upper()}{entry.remedy[1:]}.")
         for name, entry in CATALOGUE.items()
@@ -140,14 +138,14 @@ TABLES: dict[str, Callable[[], str]] = {
 
 
 def fill(text: str) -> str:
-    """Put every table between its markers."""
+    """Replace the content of every generated block of a document."""
     return _BLOCK.sub(lambda match: match[1] + TABLES[match[2]]() + match[3], text)
 
 
 def main() -> None:
-    """Write, or compare and exit 1 where a document differs from its tables."""
+    """Write the tables, or with --check exit with 1 if a document is out of date."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--check", action="store_true", help="change nothing; fail where something would change")
+    parser.add_argument("--check", action="store_true", help="only compare; fail if a document is out of date")
     is_check = parser.parse_args().check
     stale = []
     for path in DOCUMENTS:
@@ -157,7 +155,7 @@ def main() -> None:
             if not is_check:
                 path.write_text(new, encoding="utf-8")
     if stale and is_check:
-        sys.exit(f"not what the tables say: {', '.join(map(str, stale))}; run `make generate`")
+        sys.exit(f"out of date: {', '.join(map(str, stale))}; run `make generate`")
 
 
 if __name__ == "__main__":

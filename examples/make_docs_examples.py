@@ -49,14 +49,14 @@ def make_examples() -> dict[str, Any]:
     label_image = to_base64(crop(small, box), ".png")
     image_only = {"image": request["image"], "upright": True, "crop": "face", "background": "image", "output_size": 256}
     return {
-        "photo_alone": {"summary": "The photo alone, levelled and cut", "value": image_only},
-        "catalogue": {"summary": "A photo and its landmarks", "value": request},
+        "photo_alone": {"summary": "Image without landmarks, levelled and cropped", "value": image_only},
+        "catalogue": {"summary": "Image with landmarks", "value": request},
         "label_image": {
-            "summary": "With a label image of another size",
+            "summary": "Label map of another size",
             "value": {**request, "segmentation_map": label_image, "show_labels": True},
         },
         "regions": {
-            "summary": "With a region of one's own",
+            "summary": "Custom region",
             "value": {**request, "segmentation_map": MOUTH, "region_opacity": 0.6},
         },
     }

@@ -40,8 +40,8 @@ def make_labels(landmarks_px: FloatArray, *, image_size: Size, size: Size) -> np
 
     Args:
         landmarks_px: ``(N, 2)`` points in pixels of the image.
-        image_size: Size of the image in pixels.
-        size: Size of the label map in pixels.
+        image_size: size of the image in pixels.
+        size: size of the label map in pixels.
 
     Returns:
         ``(size.height, size.width)`` uint8 label ids.

@@ -1,7 +1,7 @@
-"""A real Prometheus with the project's rules in a hurry, a real Alertmanager, and a webhook that keeps what it is told.
+"""A Prometheus with the project's rules on shorter time scales, an Alertmanager, and a webhook for notifications.
 
-Windows, intervals and `for` are shorter than in the rules as they are shipped, and nothing else differs: minutes become
-seconds, and the days of the alerts on objectives become minutes.
+Only windows, intervals and `for` are shorter than in the shipped rules: minutes become seconds, and the days of the
+alerts on objectives become minutes.
 """
 
 from __future__ import annotations
@@ -76,14 +76,14 @@ class Notice:
 
 
 class Webhook:
-    """Takes Alertmanager's notifications, and keeps them.
+    """Webhook that keeps the notifications of Alertmanager.
 
     Args:
         host: address to listen on.
-        port: 0 takes any.
+        port: port, or 0 for a free one.
 
     Attributes:
-        url: where they are to be sent.
+        url: URL of the webhook.
     """
 
     def __init__(self, host: str = "127.0.0.1", port: int = 0) -> None:
@@ -116,7 +116,7 @@ class Webhook:
             self._has_more.notify_all()
 
     def notices(self, rule: str | None = None, place: str | None = None) -> list[Notice]:
-        """Return what came in so far, of a rule and of a namespace if they are given."""
+        """Return the notifications so far, of a rule and a namespace if they are given."""
         with self._has_more:
             return [
                 notice
@@ -130,19 +130,19 @@ class Webhook:
         return [notice for notice in last.values() if notice.is_firing]
 
     def wait_for(self, condition: Callable[[], bool], *, limit_s: float) -> bool:
-        """Wait until a condition on the notices holds; False where it did not within the limit, or `stop` came."""
+        """Wait until a condition on the notices holds; return False after the limit, or if `stop` is set."""
         with self._has_more:
             self._has_more.wait_for(lambda: self._is_closed or condition(), limit_s)
             return condition()
 
     def stop(self) -> None:
-        """Let everybody go who waits."""
+        """Wake up all waiting threads."""
         with self._has_more:
             self._is_closed = True
             self._has_more.notify_all()
 
     def close(self) -> None:
-        """Take no more."""
+        """Stop the server."""
         self.stop()
         self._server.shutdown()
         self._thread.join()
@@ -150,7 +150,7 @@ class Webhook:
 
 
 class Monitoring:
-    """Prometheus and Alertmanager, at work.
+    """Running Prometheus and Alertmanager.
 
     Attributes:
         url: address of Prometheus.
@@ -169,7 +169,7 @@ class Monitoring:
 
     @contextmanager
     def blind_to(self, address: str) -> Iterator[None]:
-        """Know nothing of an address during the block."""
+        """Remove an address from the targets during the block."""
         _write_targets(self._file, [target for target in self._targets if target["targets"] != [address]])
         try:
             yield
@@ -184,7 +184,7 @@ def _write_targets(file: Path, targets: list[Target]) -> None:
 
 
 def require(program: str) -> str:
-    """Return where a program is, or skip with the way to get it."""
+    """Return the path of a program, or skip the test."""
     found = shutil.which(program)
     if found is None:
         pytest.skip(f"{program} is not on PATH; `make tools` sets it up")
@@ -195,10 +195,10 @@ def require(program: str) -> str:
 def monitoring(
     folder: Path, webhook: Webhook, targets: list[Target], jobs: list[dict[str, Any]]
 ) -> Iterator[Monitoring]:
-    """Run both, with scrapes and evaluations each second; `jobs` come beside the one that scrapes the targets.
+    """Run both, with scrapes and evaluations each second; `jobs` are additional scrape jobs.
 
-    The rules come once there is something to see: Prometheus takes some seconds to find its targets, and that is longer
-    than an alert on their absence waits here.
+    The rules are added after the first scrapes: Prometheus takes some seconds to discover its targets, which is longer
+    than the `for` of an alert on their absence.
     """
     file = folder / "targets.json"
     _write_targets(file, targets)
@@ -230,7 +230,7 @@ def _objectives() -> dict[str, str]:
 
 
 def _notifying(url: str) -> dict[str, Any]:
-    """Configure Alertmanager to tell of each alert by itself, at once."""
+    """Configure Alertmanager to send each alert separately and immediately."""
     receiver = {"name": "webhook", "webhook_configs": [{"url": url, "send_resolved": True}]}
     route = {"receiver": "webhook", "group_by": ["..."], "group_wait": "0s", "group_interval": "500ms"}
     return {"route": {**route, "repeat_interval": "1h"}, "receivers": [receiver]}
@@ -240,7 +240,7 @@ def _notifying(url: str) -> dict[str, Any]:
 def _running(folder: Path, program: str, port: int, options: list[str]) -> Iterator[subprocess.Popen[bytes]]:
     command = [require(program), *options, f"--web.listen-address=127.0.0.1:{port}"]
     with (folder / f"{program}.log").open("wb") as log:
-        # In a session of its own Linux gives it its share of the processor, whatever the tests take of it.
+        # In its own session, Linux gives it a fair share of the CPU next to the tests.
         process = subprocess.Popen(command, cwd=folder, stdout=log, stderr=log, start_new_session=True)
     try:
         _wait_for(lambda: _is_ready(process, port), program)

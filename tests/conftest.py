@@ -21,14 +21,14 @@ from app.face.detection.model_files import MODEL_FILES, FaceModels
 from app.main import install_metrics
 from app.observability import metrics, multiprocess
 from app.service.crop import CropInput
-from app.service.faces import PACKAGE_MODELS
+from app.service.detector_pool import PACKAGE_MODELS
 from app.service.options import CropOptions
 from app.settings import Settings
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
 
-# How long an example takes says nothing on a machine that others use too.
+# No time limit per example, because other programs use the machine too.
 settings.register_profile("suite", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("suite")
 
@@ -153,7 +153,7 @@ def sample() -> Sample:
 
 @pytest.fixture(scope="session")
 def face_models() -> FaceModels:
-    """Give the paths of the models; tests that need them are skipped where nobody has set them up."""
+    """Give the paths of the models; tests that need them are skipped if they are not installed."""
     paths = [PACKAGE_MODELS / getattr(MODEL_FILES, field.name) for field in fields(FaceModels)]
     if not all(path.exists() for path in paths):
         pytest.skip("no models; `make models` gets them")
@@ -161,9 +161,10 @@ def face_models() -> FaceModels:
 
 
 @pytest.fixture
-def scrape(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[], dict[tuple[str, ...], float]]]:
-    """Turn metrics on, and give a function that reads them: name and label values, in the labels' order."""
+def scrape(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[], dict[tuple[str, ...], float]]:
+    """Enable metrics, and return a function that reads them: name and label values, in the order of the labels."""
     monkeypatch.setattr(values, "ValueClass", values.ValueClass)
+    monkeypatch.setattr(metrics, "_metrics", None)
     monkeypatch.setattr(multiprocess, "_identity", "worker-0")
     monkeypatch.setenv(multiprocess.DIRECTORY_VARIABLE, "")
     folder = install_metrics(Settings(prometheus_multiproc_dir=tmp_path / "values"))
@@ -175,8 +176,7 @@ def scrape(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable
             for sample in family.samples
         }
 
-    yield read
-    metrics.uninstall()
+    return read
 
 
 @pytest.fixture(scope="session")

@@ -1,4 +1,4 @@
-"""The committed dashboards, read as Grafana reads them: panels, queries, and variables put into them."""
+"""The committed dashboards, read as Grafana reads them: panels, queries and variables."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 ROOT = Path(__file__).parents[1]
 FOLDER = ROOT / "grafana" / "dashboards"
-# What stands at the end of a description where not every Prometheus has the data, and where an alert gives the steps.
+# End of a description if the data needs another exporter, or if an alert has thresholds.
 NEEDS = re.compile(r"Requires ([^.]+)\.$")
 THRESHOLDS = re.compile(r"Threshold: ([\w, ]+)\.")
 RULES = "the recording rules"
@@ -42,7 +42,7 @@ class Target:
 
     @property
     def needs(self) -> set[str]:
-        """Who has to export something for it besides the service, by the panel's description."""
+        """Exporters that it needs in addition to the service, by the panel's description."""
         return needs(self.panel)
 
 
@@ -52,19 +52,19 @@ def load() -> dict[str, Json]:
 
 
 def entries(document: Json) -> Iterator[Json]:
-    """Yield the panels of a dashboard and the titles of its sections, those that are folded away included."""
+    """Yield the panels of a dashboard and the titles of its sections, including collapsed ones."""
     for entry in document["panels"]:
         yield entry
         yield from entry.get("panels") or ()
 
 
 def panels(document: Json) -> list[Json]:
-    """List the panels of a dashboard, titles of sections left out."""
+    """Return the panels of a dashboard, without section titles."""
     return [entry for entry in entries(document) if entry["type"] != "row"]
 
 
 def targets() -> list[Target]:
-    """List every query of every panel."""
+    """Return every query of every panel."""
     return [
         Target(uid, panel, query)
         for uid, document in load().items()
@@ -74,17 +74,17 @@ def targets() -> list[Target]:
 
 
 def needs(panel: Json) -> set[str]:
-    """Read who has to export something for a panel besides the service."""
+    """Return the exporters that a panel needs in addition to the service."""
     found = NEEDS.search(panel["description"])
     return set(found[1].split(" and ")) if found else set()
 
 
 def alerts(panel: Json) -> list[str]:
-    """Read which alerts a panel's steps are of."""
+    """Return the alerts whose thresholds a panel shows."""
     found = THRESHOLDS.search(panel["description"])
     return found[1].split(", ") if found else []
 
 
 def fill(text: str, values: Mapping[str, str]) -> str:
-    """Put values in the place of variables; what is no variable stays, as `$1` of `label_replace` does."""
+    """Replace variables with values, but not other text such as `$1` of `label_replace`."""
     return _VARIABLE.sub(lambda found: values.get(found[1] or found[2], found[0]), text)

@@ -1,4 +1,4 @@
-"""What a PromQL expression reads and what labels its result has, by its syntax tree and a table of metrics."""
+"""Analysis of PromQL: the metrics that an expression reads, and the labels of its result."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 COUNTER_FUNCTIONS = {"rate", "irate", "increase", "resets"}
 GAUGE_FUNCTIONS = {"deriv", "delta", "predict_linear", "changes"}
-# Given by Prometheus or by its relabeling to every target; where there is no Kubernetes, most of them are absent.
+# Added by Prometheus or by relabeling to every target; without Kubernetes, most are missing.
 TARGET_LABELS = frozenset({"job", "instance", "namespace", "pod", "container", "role"})
 SET_OPERATORS = {"and", "unless"}
 COMPARISONS = {"==", "!=", ">", "<", ">=", "<="}
@@ -23,7 +23,7 @@ COMPARISONS = {"==", "!=", ">", "<", ">=", "<="}
 
 @dataclass(frozen=True)
 class Metric:
-    """A metric as the table of those who export it has it: ``kind`` is counter or gauge."""
+    """A metric in the table of its exporter; ``kind`` is counter or gauge."""
 
     kind: str
     labels: frozenset[str]
@@ -47,7 +47,7 @@ class Expression:
         metrics: every metric that it may name.
 
     Raises:
-        ValueError: it is no PromQL.
+        ValueError: the text is not PromQL.
     """
 
     def __init__(self, text: str, metrics: Mapping[str, Metric]) -> None:
@@ -61,17 +61,17 @@ class Expression:
 
     @cached_property
     def labels(self) -> frozenset[str]:
-        """The labels that the result can have.
+        """Labels that the result can have.
 
         Raises:
-            AssertionError: some part asks for a label that is not there, or joins what has not the same labels.
+            AssertionError: a part uses a missing label, or joins vectors with different labels.
         """
         return self._labels(self._tree)
 
     def limits(self) -> list[tuple[float, float]]:
-        """List what its first comparison, or that of each part joined by ``or``, compares with.
+        """Return the thresholds of its first comparison, or of each part joined by ``or``.
 
-        Of a product there are two numbers: the one that it begins with, and its value.
+        A product counts as two numbers: its first factor and its value.
         """
         return [(_first(right), _value(right)) for right in _compared(self._tree)]
 
@@ -85,7 +85,7 @@ class Expression:
                 return self._labels_of_aggregate(node)
             case promql.BinaryExpr():
                 return self._labels_of_binary(node)
-        # A number has nothing inside, and whatever else there is has one thing.
+        # A number has no operand, and every other node has one.
         return frozenset().union(*map(self._labels, _children(node)))
 
     def _labels_of_selector(self, selector: Any) -> frozenset[str]:
@@ -186,7 +186,7 @@ def _find(node: Any, function: str, window_s: float | None = None) -> Iterator[U
         return
     if isinstance(node, promql.MatrixSelector):
         window_s = node.range.total_seconds()
-    # What is aggregated or added up is no longer the function's own argument.
+    # An aggregated vector is no longer the function's own argument.
     is_argument = isinstance(node, promql.MatrixSelector | promql.ParenExpr | promql.SubqueryExpr)
     inside = node.func.name if isinstance(node, promql.Call) else function if is_argument else ""
     for child in _children(node):

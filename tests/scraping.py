@@ -1,4 +1,4 @@
-"""A real Prometheus with the project's rules, asked as Grafana asks it, and what it scrapes besides the service."""
+"""A Prometheus with the project's rules, queried as Grafana queries it, and targets other than the service."""
 
 from __future__ import annotations
 
@@ -26,18 +26,18 @@ if TYPE_CHECKING:
 
 RECORDED = ROOT / "tests" / "kubernetes.prom"  # by tools/record_kubernetes.py
 STEP_S = 5
-# What Grafana makes of a scrape interval of a second and this step.
+# Grafana computes it from a scrape interval of a second and this step.
 GRAFANA = {"__interval": f"{STEP_S}s", "__rate_interval": f"{STEP_S + 1}s"}
 
 
 @dataclass
 class Server:
-    """A running Prometheus, asked as Grafana asks it.
+    """A running Prometheus, queried as Grafana queries it.
 
     Attributes:
-        url: its address.
-        start: when the first request was sent.
-        end: when the last one was answered.
+        url: its base URL.
+        start: time of the first request.
+        end: time of the last response.
     """
 
     url: str
@@ -50,13 +50,13 @@ class Server:
         return answer.json()["data"]
 
     def options(self, query: str, values: dict[str, str]) -> list[str]:
-        """What Grafana offers for a variable."""
+        """Return the values that Grafana offers for a variable."""
         metric, label = re.fullmatch(r"label_values\((.+), (\w+)\)", fill(query, values)).groups()
         given = {"match[]": metric, "start": self.start, "end": self.end}
         return sorted(self.ask(f"label/{label}/values", **given))
 
     def values(self, document: dict[str, Any], **picked: str) -> dict[str, str]:
-        """Fill the variables of a dashboard as it opens, but for those that are picked."""
+        """Return the initial values of a dashboard's variables, except for those that are given."""
         values = dict(GRAFANA)
         for variable in document["templating"]["list"][1:]:
             name, current = variable["name"], variable["current"]["value"]
@@ -72,7 +72,7 @@ class Server:
         return values
 
     def draw(self, expr: str, *, is_instant: bool = False) -> list[dict[str, Any]]:
-        """Return the series that have a number in them."""
+        """Return the series that contain a number."""
         if is_instant:
             found = self.ask("query", query=expr, time=self.end)["result"]
             rows = [{"metric": series["metric"], "values": [series["value"]]} for series in found]
@@ -82,7 +82,7 @@ class Server:
 
 
 def escape(value: str) -> str:
-    """Write a value as a part of a regular expression within quotes, as Grafana does."""
+    """Escape a value for a quoted regular expression, as Grafana does."""
     return re.sub(r"([\\$^*{}\[\]+?.()|])", r"\\\\\1", value)
 
 
@@ -125,7 +125,7 @@ def exporter() -> Iterator[str]:
 
 @contextmanager
 def serve(handler: type[BaseHTTPRequestHandler]) -> Iterator[str]:
-    """Serve HTTP on loopback, and give the address."""
+    """Serve HTTP on loopback, and yield the address."""
     server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
     thread = threading.Thread(target=server.serve_forever)
     thread.start()
@@ -138,7 +138,7 @@ def serve(handler: type[BaseHTTPRequestHandler]) -> Iterator[str]:
 
 
 def write_rules(folder: Path) -> None:
-    """Write the project's rules, evaluated as often as is scraped, and an alert that fires for the annotations."""
+    """Write the project's rules, evaluated at the scrape interval, and an alert that always fires."""
     groups = [
         {**group, "interval": "1s"}
         for path in sorted((ROOT / "prometheus" / "rules").glob("*.yaml"))

@@ -1,4 +1,4 @@
-"""A terminal for a command: a pty of a size, and what stands on it after all that was written to it."""
+"""A terminal for a command: a pty, and the screen after all output."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ LIMIT_S = 60.0
 
 
 class Grid:
-    """What stands on a terminal: enough of one to read what a program draws, which is text at places."""
+    """Screen of a terminal, with the control sequences that the programs here use."""
 
     def __init__(self, columns: int, lines: int) -> None:
         self.cells = [[" "] * columns for _ in range(lines)]
         self.row = self.column = 0
 
     def write(self, text: str) -> None:
-        """Take what a program wrote."""
+        """Process output of a program."""
         for parameters, final, plain in TOKEN.findall(text):
             if plain:
                 self._put(plain)
@@ -60,10 +60,10 @@ class Terminal:
     """A command that runs in a terminal.
 
     Args:
-        arguments: of ``facial-service``.
-        columns: the terminal's width.
-        lines: its height.
-        env: further variables.
+        arguments: arguments of ``facial-service``.
+        columns: width of the terminal.
+        lines: height of the terminal.
+        env: additional environment variables.
     """
 
     def __init__(self, *arguments: str, columns: int = 120, lines: int = 40, **env: str) -> None:
@@ -105,12 +105,12 @@ class Terminal:
                     self._written += part
 
     def raw(self) -> str:
-        """Return all that was written so far."""
+        """Return all output so far."""
         with self._lock:
             return self._written.decode("utf-8", "replace")
 
     def text(self) -> str:
-        """Return what stands on the terminal now."""
+        """Return the current screen."""
         grid = Grid(*self._size)
         with self._lock:
             written = self._written[self._resized_at :]
@@ -118,17 +118,17 @@ class Terminal:
         return grid.text()
 
     def wait_for(self, pattern: str) -> re.Match[str]:
-        """Wait until something stands on the terminal.
+        """Wait until a text is on the screen.
 
         Raises:
-            TimeoutError: it never did.
+            TimeoutError: the text does not appear.
         """
         found = self._wait(lambda: re.search(pattern, self.text()), pattern)
         assert isinstance(found, re.Match)
         return found
 
     def wait_written(self, pattern: str, times: int = 1) -> None:
-        """Wait until something was written so many times, wherever it went."""
+        """Wait until a text has been written a number of times, on the screen or not."""
         self._wait(lambda: len(re.findall(pattern, self.raw())) >= times, pattern)
 
     def _wait(self, condition: Callable[[], Any], what: str) -> Any:
@@ -140,24 +140,24 @@ class Terminal:
         return found
 
     def press(self, keys: bytes) -> None:
-        """Type."""
+        """Send keys."""
         os.write(self._master, keys)
 
     def resize(self, columns: int, lines: int) -> None:
-        """Change the size, of which the program is told by SIGWINCH; what was there before is forgotten."""
+        """Change the size, which sends SIGWINCH, and clear the screen."""
         with self._lock:
             self._resized_at = len(self._written)
         self._size = columns, lines
         self._set_size()
 
     def end(self, number: signal.Signals | None = None) -> int:
-        """Wait for the command's end, after a signal where one is given, and return its exit code."""
+        """Send a signal, if given; wait for the command to end, and return its exit code."""
         if number is not None:
             self.process.send_signal(number)
         return self.process.wait(LIMIT_S)
 
     def settings(self) -> list[Any]:
-        """Return how the terminal is set now."""
+        """Return the settings of the terminal."""
         return termios.tcgetattr(self._slave)
 
     def _set_size(self) -> None:

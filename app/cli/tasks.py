@@ -1,4 +1,4 @@
-"""``facial-service tasks``: what an operator does with tasks that were given up on."""
+"""``facial-service tasks``: list, retry and drop dead letters."""
 
 from __future__ import annotations
 
@@ -14,89 +14,93 @@ from app.cli.settings import settings_or_exit
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
-    from app.tasks.dead import DeadTask, Graveyard
+    from app.tasks.dead_letters import DeadLetter, DeadLetterQueue
 
-tasks = typer.Typer(help="Tasks that need an operator.", no_args_is_help=True)
-dead = typer.Typer(help="Tasks that were given up on: to look at, to try again, to drop.", no_args_is_help=True)
+tasks = typer.Typer(help="Manage tasks.", no_args_is_help=True)
+dead = typer.Typer(help="List, retry and drop dead letters: tasks that failed in every attempt.", no_args_is_help=True)
 tasks.add_typer(dead, name="dead")
 
-Ids = Annotated[list[str] | None, typer.Argument(metavar="TASK_ID…", show_default=False, help="Which tasks.")]
-All = Annotated[bool, typer.Option("--all", help="All of them.")]
+Ids = Annotated[list[str] | None, typer.Argument(metavar="TASK_ID…", show_default=False, help="Ids of the tasks.")]
+All = Annotated[bool, typer.Option("--all", help="All dead letters.")]
 
-NO_SUCH = 1
-WIDE = 240  # columns where nobody looks
-NO_QUEUE = 3
+EXIT_UNKNOWN_TASK = 1
+EXIT_NO_QUEUE = 3
+WIDTH = 240  # columns if the output is not a terminal
 
 
 @tasks.callback()
 def _tasks() -> None:
-    """Name the group, so that a single verb stays a verb."""
+    """Make typer treat `dead` as a subcommand, although it is the only one."""
 
 
 @dead.command("list", epilog="Example: facial-service tasks dead list --json | jq -r '.[].task_id'")
-def list_dead(*, is_json: Annotated[bool, typer.Option("--json", help="For programs.")] = False) -> None:
-    """List tasks that were given up on, the oldest first."""
+def list_dead(*, is_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False) -> None:
+    """List dead letters, oldest first."""
 
-    async def run(graveyard: Graveyard) -> None:
-        found = await graveyard.list()
+    async def run(dead_letters: DeadLetterQueue) -> None:
+        found = await dead_letters.list()
         if is_json:
             _print_json(found)
         else:
             _print_table(found)
 
-    _with_graveyard(run)
+    _with_dead_letters(run)
 
 
 @dead.command(epilog="Example: facial-service tasks dead retry 0f8fad5bd9cb469fa16570867728950e")
 def retry(ids: Ids = None, *, is_all: All = False) -> None:
-    """Put tasks into the queue again, with all their attempts before them."""
-    _for_each(ids, is_all=is_all, verb="Trying again", act=lambda graveyard: graveyard.retry)
+    """Move tasks back to the queue, with their attempts reset."""
+    _for_each(ids, is_all=is_all, label="Retrying", act=lambda dead_letters: dead_letters.retry)
 
 
 @dead.command(epilog="Example: facial-service tasks dead drop --all")
 def drop(ids: Ids = None, *, is_all: All = False) -> None:
-    """Forget tasks; their pictures are gone then."""
-    _for_each(ids, is_all=is_all, verb="Dropping", act=lambda graveyard: graveyard.drop)
+    """Delete dead letters with their images; this cannot be undone."""
+    _for_each(ids, is_all=is_all, label="Dropping", act=lambda dead_letters: dead_letters.drop)
 
 
 def _for_each(
-    ids: list[str] | None, *, is_all: bool, verb: str, act: Callable[[Graveyard], Callable[[str], Awaitable[None]]]
+    ids: list[str] | None,
+    *,
+    is_all: bool,
+    label: str,
+    act: Callable[[DeadLetterQueue], Callable[[str], Awaitable[None]]],
 ) -> None:
     if bool(ids) == is_all:
-        typer.echo("facial-service: expected ids of tasks, or --all", err=True)
+        typer.echo("facial-service: expected task ids, or --all", err=True)
         sys.exit(2)
 
-    async def run(graveyard: Graveyard) -> None:
-        # Imported here: `--help` answers without loading the renderer.
+    async def run(dead_letters: DeadLetterQueue) -> None:
+        # Imported here, because `--help` does not need it.
         from rich.progress import track  # noqa: PLC0415
 
         from app.tasks.errors import TaskEndedError, TaskUnknownError  # noqa: PLC0415
 
-        wanted = ids or [task.task_id for task in await graveyard.list()]
-        unknown = 0
-        for task_id in track(wanted, verb, disable=len(wanted) < 2 or not sys.stderr.isatty()):  # noqa: PLR2004
+        selected = ids or [task.task_id for task in await dead_letters.list()]
+        failed = 0
+        for task_id in track(selected, label, disable=len(selected) < 2 or not sys.stderr.isatty()):  # noqa: PLR2004
             try:
-                await act(graveyard)(task_id)
+                await act(dead_letters)(task_id)
             except (TaskUnknownError, TaskEndedError) as error:
-                unknown += 1
+                failed += 1
                 typer.echo(f"facial-service: {task_id}: {error}", err=True)
-        typer.echo(f"{len(wanted) - unknown} of {len(wanted)} done")
-        if unknown:
-            sys.exit(NO_SUCH)
+        typer.echo(f"{len(selected) - failed} of {len(selected)} done")
+        if failed:
+            sys.exit(EXIT_UNKNOWN_TASK)
 
-    _with_graveyard(run)
+    _with_dead_letters(run)
 
 
-def _with_graveyard(act: Callable[[Graveyard], Awaitable[None]]) -> None:
-    # Imported here: `--help` answers without loading the picture libraries.
-    from app.tasks.dead import connect_graveyard  # noqa: PLC0415
-    from app.tasks.embedded import reach_running  # noqa: PLC0415
+def _with_dead_letters(act: Callable[[DeadLetterQueue], Awaitable[None]]) -> None:
+    # Imported here, because `--help` does not need nats-py and the image libraries.
+    from app.tasks.dead_letters import connect_dead_letters  # noqa: PLC0415
+    from app.tasks.embedded_server import find_running_server  # noqa: PLC0415
     from app.tasks.errors import QueueError  # noqa: PLC0415
 
     async def run() -> None:
-        connection, graveyard = await connect_graveyard(reach_running(settings_or_exit()))
+        connection, dead_letters = await connect_dead_letters(find_running_server(settings_or_exit()))
         try:
-            await act(graveyard)
+            await act(dead_letters)
         finally:
             await connection.close()
 
@@ -104,24 +108,24 @@ def _with_graveyard(act: Callable[[Graveyard], Awaitable[None]]) -> None:
         asyncio.run(run())
     except QueueError as error:
         typer.echo(f"facial-service: {error}", err=True)
-        sys.exit(NO_QUEUE)
+        sys.exit(EXIT_NO_QUEUE)
 
 
-def _print_json(found: list[DeadTask]) -> None:
+def _print_json(found: list[DeadLetter]) -> None:
     import orjson  # noqa: PLC0415
 
     typer.echo(orjson.dumps(found, option=orjson.OPT_INDENT_2).decode())
 
 
-def _print_table(found: list[DeadTask]) -> None:
+def _print_table(found: list[DeadLetter]) -> None:
     from rich.console import Console  # noqa: PLC0415
     from rich.table import Column, Table  # noqa: PLC0415
 
-    # The id whole, however narrow the terminal: it is there to be copied.
+    # The id is never truncated, so that it can be copied.
     task_id = Column("task", no_wrap=True, overflow="ignore", min_width=32)
-    table = Table(task_id, "given up", "attempts", "bytes", "why", box=None)
+    table = Table(task_id, "dead-lettered", "attempts", "bytes", "reason", box=None)
     for task in found:
         when = datetime.fromtimestamp(task.buried_at, UTC).strftime("%Y-%m-%d %H:%M:%S")
         table.add_row(task.task_id, f"{when} UTC", str(task.attempts), str(task.size), task.reason)
-    console = Console(width=None if sys.stdout.isatty() else WIDE)
-    console.print(table if found else "None: no task was given up on, or all have been dropped or tried again.")
+    console = Console(width=None if sys.stdout.isatty() else WIDTH)
+    console.print(table if found else "No dead letters.")

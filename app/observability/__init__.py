@@ -1,1 +1,1 @@
-"""What the service says of itself: metrics, logs, resources, health. A leaf: it imports nothing of the app."""
+"""Metrics, logs and resource usage. A leaf package: it imports no other package of the app."""

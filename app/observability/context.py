@@ -1,4 +1,4 @@
-"""What belongs to one request (or task) and goes into every log line of it."""
+"""Context variables of one request or task, which every log line contains."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from contextvars import ContextVar
 request_id: ContextVar[str | None] = ContextVar("request_id", default=None)
 trace_id: ContextVar[str | None] = ContextVar("trace_id", default=None)
 
-# Long enough for a UUID with a prefix, short enough not to swell logs; nothing that could forge a line or a field.
+# Long enough for a UUID with a prefix, and without characters that could forge a line or a field.
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._:/+=-]{1,128}", re.ASCII)
 # W3C Trace Context, level 1: version, trace id, parent id, flags; an all-zero trace id is invalid.
 _TRACEPARENT = re.compile(r"[0-9a-f]{2}-(?!0{32})([0-9a-f]{32})-[0-9a-f]{16}-[0-9a-f]{2}(?:-.*)?", re.ASCII)
 
 
 def accept_request_id(header: str | None) -> str:
-    """Take the caller's id where it is harmless to print, or make one.
+    """Return the caller's request id if it is safe to log, or a new one.
 
     Example:
         >>> accept_request_id("order-17")
@@ -30,7 +30,7 @@ def accept_request_id(header: str | None) -> str:
 
 
 def parse_trace_id(traceparent: str | None) -> str | None:
-    """Return the trace id of a W3C ``traceparent`` header, or None where it is absent or malformed.
+    """Return the trace id of a W3C ``traceparent`` header, or None if it is missing or malformed.
 
     Example:
         >>> parse_trace_id("00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01")

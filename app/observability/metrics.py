@@ -1,7 +1,7 @@
-"""Every metric of the service: one table, and the objects made from it.
+"""The table of all metrics, and the objects created from it.
 
-The README's table, the dashboards and the rules are held to `METRICS` by tests. There are no objects, and the helpers
-of `recording` do nothing, until `install` has run; with ``ENABLE_METRICS=false`` it never does.
+Tests compare the README, the dashboards and the rules with `METRICS`. Until `install` is called, there are no objects,
+and the functions of `recording` do nothing. With ``ENABLE_METRICS=false`` it is never called.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ HTTP_METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "DELETE", "CONNECT", "OP
 OTHER_METHOD = "OTHER"
 UNMATCHED_ENDPOINT = "unmatched"
 
-_METHOD = "request method; `OTHER` outside the standard ones"
+_METHOD = "HTTP method; `OTHER` if it is not a standard one"
 _TYPE = {"type": ("facial_processing",)}
-_ENDPOINT = "route template; `unmatched` where no route matches"
+_ENDPOINT = "route template; `unmatched` if no route matches"
 
-_STEPS = "parse sniff decode detect mesh iris warp encode segmentation contours svg document"  # the answer is the last
+_STEPS = "parse sniff decode detect mesh iris warp encode segmentation contours svg document"
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,13 +35,13 @@ class MetricSpec:
     """One row of the table.
 
     Attributes:
-        name: as Prometheus sees it.
+        name: name in Prometheus.
         kind: counter, gauge or histogram.
-        help: what it means, in a sentence.
-        labels: label name to the values it can take: all of them, or in words where they are too many.
-        buckets: the setting that holds a histogram's bounds.
-        mode: how a gauge of several processes becomes one; every recorded gauge has one.
-        is_collected: read when scraped, by a collector of its own, instead of being recorded.
+        help: description, a noun phrase with the unit.
+        labels: label names, each with all its values, or a description of them.
+        buckets: setting that contains the bounds of a histogram.
+        mode: how a recorded gauge is merged across processes.
+        is_collected: whether a collector reads the value at scrape time instead of it being recorded.
     """
 
     name: str
@@ -57,41 +57,41 @@ METRICS: tuple[MetricSpec, ...] = (
     MetricSpec(
         "api_requests_total",
         "counter",
-        "Requests answered.",
+        "HTTP requests with a response, by status code.",
         {"method": _METHOD, "endpoint": _ENDPOINT, "status": "status code"},
     ),
     MetricSpec(
         "api_request_duration_seconds",
         "histogram",
-        "Time from a request's head to the last byte of its answer.",
+        "HTTP request duration, from the request head to the last byte of the response, in seconds.",
         {"method": _METHOD, "endpoint": _ENDPOINT},
         buckets="request_duration_buckets",
     ),
     MetricSpec(
         "api_request_size_bytes",
         "histogram",
-        "Size of request bodies.",
+        "Size of HTTP request bodies, in bytes.",
         {"method": _METHOD, "endpoint": _ENDPOINT},
         buckets="request_size_buckets",
     ),
     MetricSpec(
         "api_response_size_bytes",
         "histogram",
-        "Size of answers' bodies.",
+        "Size of HTTP response bodies, in bytes.",
         {"method": _METHOD, "endpoint": _ENDPOINT},
         buckets="response_size_buckets",
     ),
     MetricSpec(
         "api_requests_in_progress",
         "gauge",
-        "Requests being worked on now.",
+        "HTTP requests in progress.",
         {"method": _METHOD, "endpoint": _ENDPOINT},
         mode="livesum",
     ),
     MetricSpec(
         "api_rejections_total",
         "counter",
-        "Requests refused before any work, by reason; they are not in errors_total.",
+        "Requests rejected before any work, by reason; not included in errors_total.",
         {
             "reason": (
                 "saturated",
@@ -104,143 +104,153 @@ METRICS: tuple[MetricSpec, ...] = (
             )
         },
     ),
-    MetricSpec("task_submissions_total", "counter", "Tasks taken.", _TYPE),
+    MetricSpec("task_submissions_total", "counter", "Tasks accepted.", _TYPE),
     MetricSpec(
         "task_completions_total",
         "counter",
-        "Tasks that came to an end.",
+        "Tasks that reached a final state, by state.",
         {**_TYPE, "status": ("SUCCESS", "FAILURE", "CANCELLED")},
     ),
     MetricSpec(
         "task_processing_duration_seconds",
         "histogram",
-        "Time of the work on a task, each attempt for itself.",
+        "Duration of one attempt of a task, in seconds.",
         _TYPE,
         buckets="task_duration_buckets",
     ),
     MetricSpec(
         "task_wait_seconds",
         "histogram",
-        "Time from a task's submission to the first work on it.",
+        "Time from the submission of a task to the start of its first attempt, in seconds.",
         _TYPE,
         buckets="task_wait_buckets",
     ),
-    MetricSpec("task_redeliveries_total", "counter", "Deliveries of a task after its first.", _TYPE),
-    MetricSpec("task_dead_total", "counter", "Tasks that were given up on and kept aside.", _TYPE),
+    MetricSpec("task_redeliveries_total", "counter", "Repeated deliveries of tasks.", _TYPE),
+    MetricSpec("task_dead_total", "counter", "Tasks that were dead-lettered.", _TYPE),
     MetricSpec(
         "task_repairs_total",
         "counter",
-        "Differences between records, stream and consumer that the reconciler repaired.",
+        "Differences between records, stream and consumer repaired by the reconciler, by reason.",
         {"reason": ("task_lost", "record_restored", "record_expired", "message_removed", "consumer_recreated")},
     ),
-    MetricSpec("task_queue_size", "gauge", "Tasks that wait for a worker.", _TYPE, is_collected=True),
+    MetricSpec("task_queue_size", "gauge", "Tasks waiting for a worker.", _TYPE, is_collected=True),
     MetricSpec(
-        "active_tasks_count", "gauge", "Tasks that a worker holds and has not confirmed.", _TYPE, is_collected=True
+        "active_tasks_count", "gauge", "Tasks delivered to a worker and not yet acknowledged.", _TYPE, is_collected=True
     ),
     MetricSpec(
         "task_oldest_age_seconds",
         "gauge",
-        "Age of the oldest task that is not done; 0 where there is none.",
+        "Age of the oldest unfinished task, in seconds; 0 if there is none.",
         _TYPE,
         is_collected=True,
     ),
-    MetricSpec("task_dead_kept", "gauge", "Tasks that are kept aside now.", {}, is_collected=True),
-    MetricSpec("queue_up", "gauge", "Whether the queue answers.", {}, is_collected=True),
+    MetricSpec("task_dead_kept", "gauge", "Tasks in the dead-letter stream.", {}, is_collected=True),
+    MetricSpec("queue_up", "gauge", "Whether the NATS server of the queue responds, 0 or 1.", {}, is_collected=True),
     MetricSpec(
         "queue_writable",
         "gauge",
         "Whether the queue can store tasks: 0 if it does not respond, its disk is full or a write has failed. Absent "
-        "for a server of your own that responds, unless NATS_MONITOR_URL is set.",
+        "for an external server that responds, unless NATS_MONITOR_URL is set.",
         {},
         is_collected=True,
     ),
-    MetricSpec("queue_storage_bytes", "gauge", "Storage that the queue uses.", {}, is_collected=True),
+    MetricSpec("queue_storage_bytes", "gauge", "Storage used by the queue, in bytes.", {}, is_collected=True),
     MetricSpec(
         "queue_storage_limit_bytes",
         "gauge",
-        "Storage that the queue may use; absent where its server does not tell.",
+        "Storage limit of the queue, in bytes; absent if the server does not report it.",
         {},
         is_collected=True,
     ),
     MetricSpec(
         "queue_memory_bytes",
         "gauge",
-        "Memory of the queue's server; this and the next two are absent if NATS_MONITOR_URL is unknown.",
+        "Memory of the NATS server, in bytes; this and the next two are absent if NATS_MONITOR_URL is unknown.",
         {},
         is_collected=True,
     ),
-    MetricSpec("queue_connections", "gauge", "Clients connected to the queue's server.", {}, is_collected=True),
+    MetricSpec("queue_connections", "gauge", "Clients connected to the NATS server.", {}, is_collected=True),
     MetricSpec(
         "queue_cluster_has_leader",
         "gauge",
-        "Whether the cluster of queue servers has a leader; absent for a server alone.",
+        "Whether the NATS cluster has a leader, 0 or 1; absent without a cluster.",
         {},
         is_collected=True,
     ),
     MetricSpec(
         "cache_lookups_total",
         "counter",
-        "Looks for a result that is there already.",
+        "Result-cache lookups, by outcome.",
         {"result": ("hit", "miss", "unavailable")},
     ),
     MetricSpec(
         "image_processing_duration_seconds",
         "histogram",
-        "Time of one step of the work on an image.",
+        "Duration of one step of image processing, in seconds.",
         {"operation": tuple(_STEPS.split())},
         buckets="image_duration_buckets",
     ),
-    MetricSpec("images_processed_total", "counter", "Photos with a result.", {"format": ("png", "jpeg", "webp")}),
-    MetricSpec("landmarks_processed_total", "counter", "Landmarks that went into a result.", {}),
-    MetricSpec("faces_detected_total", "counter", "Photos looked for faces.", {"result": ("one", "several", "none")}),
+    MetricSpec(
+        "images_processed_total",
+        "counter",
+        "Images processed to a result, by format.",
+        {"format": ("png", "jpeg", "webp")},
+    ),
+    MetricSpec("landmarks_processed_total", "counter", "Landmarks in results.", {}),
+    MetricSpec(
+        "faces_detected_total",
+        "counter",
+        "Images scanned for faces, by outcome.",
+        {"result": ("one", "several", "none")},
+    ),
     MetricSpec(
         "regions_generated_total",
         "counter",
-        "Regions found.",
-        {"type": "region name of the catalogue or of the default labels; `custom` for names the caller gave"},
+        "Regions in results, by type.",
+        {"type": "region name of the catalogue or of the default labels; `custom` for names from the caller"},
     ),
     MetricSpec(
         "errors_total",
         "counter",
-        "Errors of callers and of the service, by code, except the refusals in api_rejections_total.",
+        "Client and server errors, by code, without the rejections in api_rejections_total.",
         {"type": "error code, as in the response, or `response_timeout`", "component": "`api`, `images`, `tasks`"},
     ),
     MetricSpec(
         "memory_usage_bytes",
         "gauge",
-        "Resident memory.",
+        "Resident memory of a process, in bytes.",
         {"process": "`master`, `exporter`, `worker-0`, `task-master`, `task-0`, `nats-server`, …"},
         is_collected=True,
     ),
     MetricSpec(
         "cpu_usage_percent",
         "gauge",
-        "CPU time of late, of one core.",
+        "Recent CPU usage of a process, in percent of one core.",
         {"process": "`master`, `exporter`, `worker-0`, `task-master`, `task-0`, `nats-server`, …"},
         is_collected=True,
     ),
     MetricSpec(
         "app_build_info",
         "gauge",
-        "Always 1.",
-        {"version": "of the service", "python": "version of Python"},
+        "Constant 1, with the versions as labels.",
+        {"version": "version of the service", "python": "version of Python"},
         is_collected=True,
     ),
     MetricSpec(
         "app_worker_exits_total",
         "counter",
-        "Worker processes that ended: told to, by SIGKILL (mostly for want of memory), for silence, or by a fault.",
+        "Worker processes that ended: stopped, killed (usually out of memory), without a heartbeat, or crashed.",
         {"reason": ("stopped", "killed", "timeout", "crashed")},
     ),
     MetricSpec(
         "file_descriptors_exhausted",
         "gauge",
-        "Whether a process cannot open more files, and so accepts no connections.",
+        "Whether a process cannot open more files, and so accepts no connections, 0 or 1.",
         {"process": "`worker-0`, `worker-1`, …"},
         is_collected=True,
     ),
-    MetricSpec("multiprocess_files", "gauge", "Files that hold the worker processes' values.", {}, is_collected=True),
-    MetricSpec("multiprocess_bytes", "gauge", "Bytes that these files take.", {}, is_collected=True),
+    MetricSpec("multiprocess_files", "gauge", "Metric files of all processes.", {}, is_collected=True),
+    MetricSpec("multiprocess_bytes", "gauge", "Size of the metric files, in bytes.", {}, is_collected=True),
     MetricSpec("multiprocess_unreadable_files", "gauge", "Metric files without valid content.", {}, is_collected=True),
     MetricSpec(
         "multiprocess_failing_processes", "gauge", "Processes that cannot write their metrics.", {}, is_collected=True
@@ -252,17 +262,17 @@ _metrics: Metrics | None = None
 
 
 class Metrics:
-    """The recorded metrics of the table as objects of the client library, with the hot ones' children kept.
+    """The recorded metrics as objects of the client library, with a cache of their children.
 
     Args:
-        buckets: setting name to histogram bounds.
+        buckets: bounds of the histograms, by name of the setting.
     """
 
     def __init__(self, buckets: Mapping[str, Sequence[float]]) -> None:
-        registry = CollectorRegistry(auto_describe=False)  # never scraped: the files are
+        registry = CollectorRegistry(auto_describe=False)  # never scraped, because a scrape reads the files
         self._objects = {spec.name: _make(spec, buckets, registry) for spec in METRICS if not spec.is_collected}
         self.child = functools.lru_cache(maxsize=4096)(self._child)
-        # A series that starts at 0 lets rate() see its first step; one that starts at 1 hides it.
+        # A series must start at 0, because rate() cannot see the first increment of a series that starts at 1.
         for spec in METRICS:
             values = [known for known in spec.labels.values() if isinstance(known, tuple)]
             if not spec.is_collected and len(values) == len(spec.labels):
@@ -282,47 +292,41 @@ def _make(
         return Counter(spec.name, spec.help, labels, registry=registry)
     if spec.kind == "gauge":
         if spec.mode is None:
-            raise ValueError(f"{spec.name}: a gauge of several processes needs a mode")
+            raise ValueError(f"{spec.name}: expected a mode, because several processes write the gauge")
         return Gauge(spec.name, spec.help, labels, registry=registry, multiprocess_mode=spec.mode)
     if spec.buckets is None:
-        raise ValueError(f"{spec.name}: a histogram needs the setting that holds its bounds")
+        raise ValueError(f"{spec.name}: expected the setting with the bounds of the histogram")
     return Histogram(spec.name, spec.help, labels, registry=registry, buckets=buckets[spec.buckets])
 
 
 def gauge_family(name: str) -> GaugeMetricFamily:
-    """Begin what a collector yields for a metric that is read when scraped: name, help and labels of the table."""
+    """Return an empty family for a collector, with the name, help and labels from the table."""
     spec = _SPECS[name]
     return GaugeMetricFamily(spec.name, spec.help, labels=list(spec.labels))
 
 
 def install(buckets: Mapping[str, Sequence[float]]) -> None:
-    """Make the metrics and start recording; the folder for their files is set before (`multiprocess.use_directory`)."""
-    global _metrics  # noqa: PLW0603 - one set a process is the point
+    """Create the metrics and start recording; `multiprocess.use_directory` must be called before."""
+    global _metrics  # noqa: PLW0603 - a process has one set of metrics
     _metrics = Metrics(buckets)
 
 
-def uninstall() -> None:
-    """Stop recording."""
-    global _metrics  # noqa: PLW0603
-    _metrics = None
-
-
 def is_enabled() -> bool:
-    """Tell whether anything is recorded."""
+    """Return whether metrics are recorded."""
     return _metrics is not None
 
 
 def child(name: str, *labels: str) -> Any:
-    """Return the object for one set of label values, in the table's order.
+    """Return the object for one set of label values, in the order of the table.
 
     Raises:
-        RuntimeError: metrics are off; callers on a hot path look at `is_enabled` first.
+        RuntimeError: metrics are disabled; check `is_enabled` first.
     """
     if _metrics is None:
-        raise RuntimeError("metrics are off")
+        raise RuntimeError("metrics are disabled")
     return _metrics.child(name, *labels)
 
 
 def method_label(method: str) -> str:
-    """Bound what a caller can put into a label: a standard method, or ``OTHER``."""
+    """Return a standard HTTP method or ``OTHER``, so that callers cannot create series."""
     return method if method in HTTP_METHODS else OTHER_METHOD

@@ -1,35 +1,40 @@
-"""Prometheus values across worker processes: stable slots, one folder of files, one registry to scrape.
+"""Metrics of several processes: slots, the directory of their files, and the registry that a scrape reads.
 
-The client library names a file after each process id and keeps it for ever. Here a process writes under the name of its
-*slot* (``worker-0``), which its successor takes over. So the number of files is bounded by the number of processes that
-ever ran at once, and counters continue where a killed process left them.
+The client library names a file after each process id and keeps it forever. Here, a process writes under the name of
+its *slot* (``worker-0``), which its successor takes over. So the number of files is bounded by the number of processes
+that ran at the same time, and counters continue after a process was killed.
 """
 
 from __future__ import annotations
 
 import contextlib
-import heapq
 import os
 from typing import TYPE_CHECKING
 
-from prometheus_client import CollectorRegistry, Metric, values
-from prometheus_client.multiprocess import MultiProcessCollector
+from prometheus_client import CollectorRegistry
 from prometheus_client.registry import Collector
 
-from app.observability import value_folder
+from app.observability import value_directory
 from app.observability.metrics import gauge_family
 from app.observability.rich_logging import get_logger
-from app.observability.value_files import FILE_NAME, CorruptFileError, parse_key, read_file
-from app.observability.value_store import ValueStore, value_class
+from app.observability.value_store import (
+    FILE_NAME,
+    CorruptFileError,
+    ValueStore,
+    merge_metrics,
+    read_file,
+    use_store,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
     from pathlib import Path
     from re import Match
 
+    from prometheus_client import Metric
     from prometheus_client.core import GaugeMetricFamily
 
-    from app.observability.board import Board
+    from app.observability.health import ScoreboardView
 
 log = get_logger("server")
 
@@ -40,15 +45,15 @@ _store: ValueStore | None = None
 
 
 def set_identity(name: str) -> None:
-    """Name the file set that this process writes from now on; called right after a fork.
+    """Set the slot that this process writes under from now on; called right after a fork.
 
     Args:
-        name: the slot, such as ``worker-0``. No two live processes may share one.
+        name: the slot, such as ``worker-0``. No two live processes may have the same.
 
     Raises:
-        ValueError: the name contains ``_`` or ``/``. The names of files are split at ``_`` when they are read.
+        ValueError: the name contains ``_`` or ``/``, which separate the parts of a file name.
     """
-    global _identity  # noqa: PLW0603 - one identity a process is the point
+    global _identity  # noqa: PLW0603 - a process has one slot
     if "_" in name or "/" in name:
         raise ValueError(f"slot name: expected neither '_' nor '/', got {name!r}")
     _identity = name
@@ -60,27 +65,27 @@ def get_identity() -> str:
 
 
 def use_directory(directory: Path | None) -> Path:
-    """Claim and empty (or make) the folder of value files, and point the client library at it.
+    """Claim and empty the directory of the metric files, and make the client library write there.
 
-    Called before any metric is made. Files of an earlier run would be added to this one's: an emptyDir outlives its
-    container.
+    Called before any metric is created. Files of an earlier run are removed because their values would be added to
+    those of this run: an emptyDir volume survives a restart of its container.
 
     Args:
-        directory: an existing or new folder; None makes one under the temporary folder.
+        directory: an existing or new directory; None creates one in the temporary directory.
 
     Returns:
-        The folder in use.
+        the directory in use.
 
     Raises:
-        OSError: the folder cannot be made or emptied, or another instance uses it.
+        OSError: the directory cannot be created or emptied, or another instance uses it.
     """
-    global _store  # noqa: PLW0603 - one set of files a process is the point
+    global _store  # noqa: PLW0603 - a process has one set of files
     if _store is not None:
         _store.close()
-    path = value_folder.make() if directory is None else value_folder.claim(directory)
+    path = value_directory.make() if directory is None else value_directory.claim(directory)
     _store = ValueStore(path, get_identity)
     os.environ[DIRECTORY_VARIABLE] = str(path)
-    values.ValueClass = value_class(_store)
+    use_store(_store)
     return path
 
 
@@ -96,47 +101,19 @@ def is_failing() -> bool:
 
 
 def forget_slot(name: str, directory: Path) -> None:
-    """Remove the live gauges of a process that has ended, so that its requests in progress are not counted for ever."""
-    with contextlib.suppress(OSError):  # the successor in the slot starts them at 0 in any case
+    """Remove the live gauges of a process that has ended, so that its requests in progress no longer count."""
+    with contextlib.suppress(OSError):  # the successor in the slot starts them at 0 anyway
         for file in directory.glob(f"gauge_live*_{name}.db"):
             file.unlink(missing_ok=True)
 
 
-class SlotPool:
-    """Numbers for processes, lowest first, each held by one process at a time.
-
-    Example:
-        >>> pool = SlotPool()
-        >>> pool.take(), pool.take()
-        (0, 1)
-        >>> pool.free(0)
-        >>> pool.take()
-        0
-    """
-
-    def __init__(self) -> None:
-        self._free: list[int] = []
-        self._next = 0
-
-    def take(self) -> int:
-        """Return the lowest number that no process holds."""
-        if self._free:
-            return heapq.heappop(self._free)
-        self._next += 1
-        return self._next - 1
-
-    def free(self, number: int) -> None:
-        """Return a number to the pool; the caller has removed the live gauges under it."""
-        heapq.heappush(self._free, number)
-
-
 class ValueCollector(Collector):
-    """Everything that the slots have written, and how it is stored.
+    """Collector of the values that all slots have written, and of the number and size of their files.
 
-    A folder or a file that cannot be read leaves out its values, never those of the others.
+    If a file cannot be read, only its values are missing.
 
     Args:
-        directory: folder of the files.
+        directory: directory of the files.
     """
 
     def __init__(self, directory: Path) -> None:
@@ -145,21 +122,20 @@ class ValueCollector(Collector):
 
     def collect(self) -> Iterator[Metric]:
         """Yield the merged metrics, ``multiprocess_files``, ``…_bytes`` and ``…_unreadable_files``."""
-        found: dict[str, Metric] = {}
+        contents: list[tuple[Match[str], list[tuple[str, float, float]]]] = []
         sizes, unreadable = [], 0
         for name, path, size in self._files():
             try:
-                content = read_file(path)
+                contents.append((name, read_file(path)))
             except FileNotFoundError:
-                continue  # a live gauge's file was removed with its process
+                continue  # the file of a live gauge was removed with its process
             except (CorruptFileError, OSError) as error:
                 unreadable += 1
                 self._report(path, error)
             else:
                 self._reported.discard(path)
-                _merge(found, name, content)
             sizes.append(size)
-        yield from MultiProcessCollector._accumulate_metrics(found, accumulate=True)  # noqa: SLF001 - see value_files
+        yield from merge_metrics(contents)
         yield _gauge("multiprocess_files", len(sizes))
         yield _gauge("multiprocess_bytes", sum(sizes))
         yield _gauge("multiprocess_unreadable_files", unreadable)
@@ -180,21 +156,7 @@ class ValueCollector(Collector):
     def _report(self, path: str, error: Exception) -> None:
         if path not in self._reported:
             self._reported.add(path)
-            log.error("%s cannot be read and its metrics are left out: %s", path, error)
-
-
-def _merge(found: dict[str, Metric], name: Match[str], content: Iterable[tuple[str, float, float]]) -> None:
-    """Add the values of one file to the metrics of all, as the library's own collector does."""
-    kind = name["kind"] or "gauge"
-    slot = (("pid", name["slot"]),) if kind == "gauge" else ()
-    for key, value, timestamp in content:
-        metric_name, sample, labels, text = parse_key(key)
-        metric = found.get(metric_name)
-        if metric is None:
-            metric = found[metric_name] = Metric(metric_name, text, kind)
-        if kind == "gauge":
-            metric._multiprocess_mode = name["mode"]  # type: ignore[attr-defined]  # noqa: SLF001 - see value_files
-        metric.add_sample(sample, labels + slot, value, timestamp if slot else None)  # type: ignore[arg-type]
+            log.error("%s cannot be read, and its metrics are omitted: %s", path, error)
 
 
 def _gauge(name: str, value: float) -> GaugeMetricFamily:
@@ -204,23 +166,24 @@ def _gauge(name: str, value: float) -> GaugeMetricFamily:
 
 
 class FailureCollector(Collector):
-    """How many processes have values that they cannot write, which they cannot write either: the boards know.
+    """Collector of the number of processes that cannot write their values, which only the scoreboards know.
 
     Args:
-        board: of the instance.
+        scoreboard: scoreboard of the instance.
     """
 
-    def __init__(self, board: Board) -> None:
-        self._board = board
+    def __init__(self, scoreboard: ScoreboardView) -> None:
+        self._scoreboard = scoreboard
 
     def collect(self) -> Iterator[GaugeMetricFamily]:
         """Yield ``multiprocess_failing_processes``."""
-        boards = filter(None, (self._board, self._board.beside))
-        yield _gauge("multiprocess_failing_processes", sum(board.count_metric_failures() for board in boards))
+        scoreboards = filter(None, (self._scoreboard, self._scoreboard.task_scoreboard))
+        failing = sum(scoreboard.count_metric_failures() for scoreboard in scoreboards)
+        yield _gauge("multiprocess_failing_processes", failing)
 
 
 def scrape_registry(directory: Path, collectors: Iterable[Collector] = ()) -> CollectorRegistry:
-    """Build the registry that a scrape reads: every process's values, and what is read at scrape time."""
+    """Build the registry that a scrape reads, from the values of all processes and further collectors."""
     registry = CollectorRegistry(auto_describe=False)
     for collector in (ValueCollector(directory), *collectors):
         registry.register(collector)

@@ -1,8 +1,8 @@
-"""The helpers that record: one a fact, called where the fact comes about.
+"""Functions that record metrics, one for each kind of event.
 
-Within `held_back`, what is recorded is kept until the block ends. The web layer wraps each request in it, so that
-everything a request leaves in the metrics is there once its answer is out, or, if the process is killed before, not at
-all: the counters never tell of more work than callers have seen.
+Within `deferred`, they write nothing until the block ends. The web layer wraps each request in it, so that the metrics
+of a request are written after its response. If the process is killed before that, nothing is counted, so a counter is
+never above the number of responses that clients have received.
 """
 
 from __future__ import annotations
@@ -28,18 +28,18 @@ _WORK = "task_processing_duration_seconds"
 _WAIT = "task_wait_seconds"
 _OBSERVED = {_STEPS, _WORK, _WAIT}
 
-_held: ContextVar[list[tuple[str, tuple[str, ...], float]] | None] = ContextVar("held_back", default=None)
+_deferred: ContextVar[list[tuple[str, tuple[str, ...], float]] | None] = ContextVar("deferred", default=None)
 
 
 @contextmanager
-def held_back() -> Iterator[None]:
-    """Keep what is recorded inside the block, on whichever thread, until the block ends."""
+def deferred() -> Iterator[None]:
+    """Write the metrics that are recorded inside the block, on any thread, when the block ends."""
     entries: list[tuple[str, tuple[str, ...], float]] = []
-    token = _held.set(entries)
+    token = _deferred.set(entries)
     try:
         yield
     finally:
-        _held.reset(token)
+        _deferred.reset(token)
         if entries:
             _write(entries)
 
@@ -47,11 +47,11 @@ def held_back() -> Iterator[None]:
 def _record(name: str, labels: tuple[str, ...], amount: float = 1) -> None:
     if not metrics.is_enabled():
         return
-    held = _held.get()
-    if held is None:
+    entries = _deferred.get()
+    if entries is None:
         _write([(name, labels, amount)])
     else:
-        held.append((name, labels, amount))
+        entries.append((name, labels, amount))
 
 
 def _write(entries: list[tuple[str, tuple[str, ...], float]]) -> None:
@@ -64,77 +64,77 @@ def _write(entries: list[tuple[str, tuple[str, ...], float]]) -> None:
 
 
 def record_image_processed(image_format: str) -> None:
-    """Count a photo that became a result by its file's format: ``png``, ``jpeg`` or ``webp``."""
+    """Count an image with a result, by its format: ``png``, ``jpeg`` or ``webp``."""
     _record("images_processed_total", (image_format,))
 
 
 def record_landmarks_processed(count: int) -> None:
-    """Count landmarks that went into a result."""
+    """Count the landmarks of a result."""
     _record("landmarks_processed_total", (), count)
 
 
 def record_faces_detected(result: str) -> None:
-    """Count one look for faces by what it found: ``one``, ``several`` or ``none``."""
+    """Count an image scanned for faces, by outcome: ``one``, ``several`` or ``none``."""
     _record("faces_detected_total", (result,))
 
 
 def record_region_generated(region_type: str, count: int = 1) -> None:
-    """Count regions of one type, which is a name of ours or ``custom``, never the caller's."""
+    """Count regions of one type: a name of this service or ``custom``, never a name from the caller."""
     _record("regions_generated_total", (region_type,), count)
 
 
 def record_error(error_type: str, component: str) -> None:
-    """Count one error by its public code."""
+    """Count an error by its public code."""
     _record("errors_total", (error_type, component))
 
 
-def record_answer(method: str, endpoint: str, status: int) -> None:
-    """Count one answer to what never became a request, and so passes no middleware."""
+def record_response(method: str, endpoint: str, status: int) -> None:
+    """Count a response that no middleware sees, because no valid request was received."""
     _record("api_requests_total", (method, endpoint, str(status)))
 
 
 def record_rejection(reason: str) -> None:
-    """Count one request that was turned away before any work."""
+    """Count a request that was rejected before any work."""
     _record("api_rejections_total", (reason,))
 
 
 def record_worker_exit(reason: str) -> None:
-    """Count one worker process that ended; called by the master."""
+    """Count a worker process that ended; called by the master."""
     _record("app_worker_exits_total", (reason,))
 
 
 def record_task_submitted(task_type: str) -> None:
-    """Count one task that was taken."""
+    """Count a task that was accepted."""
     _record("task_submissions_total", (task_type,))
 
 
 def record_task_wait(task_type: str, seconds: float) -> None:
-    """Note how long a task waited for the first work on it."""
+    """Record the time from the submission of a task to the start of its first attempt."""
     _record(_WAIT, (task_type,), max(0.0, seconds))
 
 
 def record_task_completed(task_type: str, status: str) -> None:
-    """Count one task that came to an end, by whoever wrote that end into its record."""
+    """Count a task that reached a final state; called by the process that writes the state to the record."""
     _record("task_completions_total", (task_type, status))
 
 
 def record_task_redelivered(task_type: str) -> None:
-    """Count one delivery of a task that had been delivered before."""
+    """Count a repeated delivery of a task."""
     _record("task_redeliveries_total", (task_type,))
 
 
-def record_task_dead(task_type: str) -> None:
-    """Count one task that was given up on and kept aside."""
+def record_task_dead_lettered(task_type: str) -> None:
+    """Count a task that was dead-lettered."""
     _record("task_dead_total", (task_type,))
 
 
 def record_task_repair(reason: str) -> None:
-    """Count one repair by the reconciler."""
+    """Count a repair by the reconciler."""
     _record("task_repairs_total", (reason,))
 
 
 def record_cache_lookup(result: str) -> None:
-    """Count one look for a result that is there already: ``hit``, ``miss`` or ``unavailable``."""
+    """Count a result-cache lookup, by outcome: ``hit``, ``miss`` or ``unavailable``."""
     _record("cache_lookups_total", (result,))
 
 
@@ -151,12 +151,12 @@ def _timed(name: str, label: str) -> Iterator[None]:
 
 
 def image_step(operation: str) -> AbstractContextManager[None]:
-    """Time one step of the work on an image; a step that fails is timed too."""
+    """Time one step of image processing, including a step that fails."""
     return _timed(_STEPS, operation)
 
 
 def track_image_processing(operation: str) -> Callable[[Callable[P, R]], Callable[P, R]]:
-    """Time every call of a function, sync or async, as one step of the work on an image.
+    """Time every call of a sync or async function as one step of image processing.
 
     Example:
         >>> @track_image_processing("decode")
@@ -169,10 +169,10 @@ def track_image_processing(operation: str) -> Callable[[Callable[P, R]], Callabl
 
 
 def track_task_metrics(task_type: str) -> Callable[[Callable[P, R]], Callable[P, R]]:
-    """Time every call of a function, sync or async, as work on a task; work that fails is timed too.
+    """Time every call of a sync or async function as an attempt of a task, including one that fails.
 
-    How a task ended is for whoever stores its record to count (`record_task_completed`): work can succeed and come too
-    late.
+    The process that stores the record counts the outcome (`record_task_completed`), because an attempt can succeed but
+    be too late.
 
     Example:
         >>> @track_task_metrics("facial_processing")

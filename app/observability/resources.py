@@ -1,4 +1,4 @@
-"""Memory and CPU of the master, its workers and the processes beside them, read when somebody scrapes."""
+"""Memory and CPU usage of all processes of the service, read at scrape time."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import psutil
 from prometheus_client.registry import Collector
 
-from app.observability.board import State
+from app.observability.health import WorkerState
 from app.observability.metrics import gauge_family
 
 if TYPE_CHECKING:
@@ -17,31 +17,32 @@ if TYPE_CHECKING:
 
     from prometheus_client.core import GaugeMetricFamily
 
-    from app.observability.board import Board
+    from app.observability.health import ScoreboardView
 
 
 WINDOW_S = 5.0
 
 
 class ResourceCollector(Collector):
-    """``memory_usage_bytes`` and ``cpu_usage_percent`` for every process on the board.
+    """Collector of ``memory_usage_bytes`` and ``cpu_usage_percent`` for every process on the scoreboard.
 
-    CPU is the mean over the last `WINDOW_S` seconds or more, up to twice the time between two scrapes, so that several
-    scrapers do not shorten each other's; at first, the mean since the process started.
+    CPU usage is the mean since an earlier scrape, at least `WINDOW_S` seconds ago, so that several scrapers do not
+    shorten each other's window. At first, it is the mean since the process started.
 
     Args:
-        board: who is alive.
+        scoreboard: scoreboard of the instance, which lists the processes.
     """
 
-    def __init__(self, board: Board) -> None:
-        self._board = board
-        # Process id to time and CPU seconds, at two moments: the later becomes the earlier once it is old enough.
+    def __init__(self, scoreboard: ScoreboardView) -> None:
+        self._scoreboard = scoreboard
+        # Two snapshots that map a process id to the time and its CPU seconds. The later one replaces the earlier one
+        # when it is old enough.
         self._earlier: dict[int, tuple[float, float]] = {}
         self._later: dict[int, tuple[float, float]] = {}
-        self._turned = time.monotonic()
+        self._rotated = time.monotonic()
 
     def collect(self) -> Iterator[GaugeMetricFamily]:
-        """Yield one sample a process; a process that ended meanwhile is left out."""
+        """Yield one sample per process, without those that have ended."""
         memory = gauge_family("memory_usage_bytes")
         cpu = gauge_family("cpu_usage_percent")
         now, seen = time.monotonic(), {}
@@ -57,26 +58,26 @@ class ResourceCollector(Collector):
             memory.add_metric([name], rss)
             cpu.add_metric([name], 100 * max(0.0, used - before) / max(now - at, 0.01))
             seen[pid] = (now, used)
-        if now - self._turned >= WINDOW_S:
-            self._earlier, self._later, self._turned = self._later, seen, now
+        if now - self._rotated >= WINDOW_S:
+            self._earlier, self._later, self._rotated = self._later, seen, now
         yield memory
         yield cpu
         exhausted = gauge_family("file_descriptors_exhausted")
-        for row in self._board.rows():
-            exhausted.add_metric([row.name], row.state == State.EXHAUSTED)
+        for worker in self._scoreboard.workers():
+            exhausted.add_metric([worker.name], worker.state is WorkerState.EXHAUSTED)
         yield exhausted
 
     def _processes(self) -> Iterator[tuple[str, int]]:
-        yield "master", self._board.master_pid
-        yield from self._board.companions().items()
-        for board in filter(None, (self._board, self._board.beside)):
-            for row in board.rows():
-                if row.pid != self._board.master_pid:
-                    yield row.name, row.pid
+        yield "master", self._scoreboard.master_pid
+        yield from self._scoreboard.managed_processes().items()
+        for scoreboard in filter(None, (self._scoreboard, self._scoreboard.task_scoreboard)):
+            for worker in scoreboard.workers():
+                if worker.pid != self._scoreboard.master_pid:
+                    yield worker.name, worker.pid
 
 
 class BuildCollector(Collector):
-    """``app_build_info``: which version runs, on which Python."""
+    """Collector of ``app_build_info``: the versions of the service and of Python."""
 
     def __init__(self, version: str) -> None:
         self._version = version

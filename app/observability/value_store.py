@@ -1,40 +1,232 @@
-"""The values of one process, as prometheus_client uses them: in memory, and in files where that is possible.
+"""The metric values of one process, in memory and in files of prometheus_client's format.
 
-A value that cannot be written is kept in memory and written later, so that a counter loses nothing while the folder is
-full, missing or not writable. Nothing here raises because of the folder.
+The library maps its files into memory. If the file system is full or the file was truncated, writing to a page without
+a block ends the process with SIGBUS. `ValueFile` allocates a file in full and writes with ``pwrite``, which reports an
+error instead. `ValueStore` keeps values that cannot be written in memory and writes them later, so that no counter
+loses anything. Nothing here raises because of the directory, except when it is set up.
+
+This is the only module that relies on internals of prometheus_client. `tests/contracts/test_prometheus_internals.py`
+names them.
 """
 
 from __future__ import annotations
 
+import errno
+import functools
+import os
+import re
+import struct
 import threading
 import time
 from typing import TYPE_CHECKING, Any, Final
 
+import orjson
+from prometheus_client import Metric, values
 from prometheus_client.mmap_dict import mmap_key
+from prometheus_client.multiprocess import MultiProcessCollector
 
 from app.observability.rich_logging import get_logger
-from app.observability.value_files import ValueFile
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable, Iterator
     from pathlib import Path
 
 log = get_logger("server")
 
-LOG_PAUSE_S: Final = 60.0  # at least this long between two error lines of a process about its folder
+# The kind, the mode by which a gauge is merged across processes, and the slot that writes the file.
+FILE_NAME: Final = re.compile(r"(?:(?P<kind>counter|histogram|summary)|gauge_(?P<mode>[a-z]+))_(?P<slot>[^_/]+)\.db")
+INITIAL_BYTES: Final = 1 << 16
+MAX_BYTES: Final = 1 << 26  # larger files are considered corrupt
+LOG_PAUSE_S: Final = 60.0  # minimum time between two error lines of a process about its directory
+
+_USED = struct.Struct("=i")
+_LENGTH = struct.Struct("=i")
+_VALUE = struct.Struct("=dd")  # value, timestamp
+_FIRST = 8
+
+
+class CorruptFileError(ValueError):
+    """The content of a file is not in the library's format."""
+
+
+def read_file(path: str | Path) -> list[tuple[str, float, float]]:
+    """Return the keys, values and timestamps of a file.
+
+    Raises:
+        CorruptFileError: the content is not in the library's format.
+        OSError: the file cannot be read.
+    """
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
+    try:
+        return [(key, value, timestamp) for key, value, timestamp, _ in _read(descriptor)]
+    finally:
+        os.close(descriptor)
+
+
+def _read(descriptor: int) -> list[tuple[str, float, float, int]]:
+    head = os.pread(descriptor, _USED.size, 0)
+    if not head:
+        return []  # created, but not written yet
+    used = _USED.unpack(head)[0] if len(head) == _USED.size else -1
+    if used == 0:
+        return []
+    if not _FIRST <= used <= MAX_BYTES:
+        raise CorruptFileError(f"header: expected a size from {_FIRST} to {MAX_BYTES}, got {used}")
+    data = os.pread(descriptor, used, 0)
+    if len(data) < used:
+        raise CorruptFileError(f"content: expected {used} bytes, got {len(data)}")
+    try:
+        return list(_parse(data))
+    except (struct.error, UnicodeDecodeError) as error:
+        raise CorruptFileError(f"content: expected keys and values, got other data ({error})") from None
+
+
+def _parse(data: bytes) -> Iterator[tuple[str, float, float, int]]:
+    position, used = _FIRST, len(data)
+    while position < used:
+        (length,) = _LENGTH.unpack_from(data, position)
+        start = position + _LENGTH.size
+        position = start + length + _padding(length)
+        if length <= 0 or position + _VALUE.size > used:
+            raise CorruptFileError(f"key at {start}: expected it to end within {used} bytes, got {length} bytes")
+        key = data[start : start + length].decode()
+        parse_key(key)
+        value, timestamp = _VALUE.unpack_from(data, position)
+        yield key, value, timestamp, position
+        position += _VALUE.size
+
+
+def _padding(length: int) -> int:
+    return 8 - (length + _LENGTH.size) % 8
+
+
+@functools.lru_cache(maxsize=16_384)
+def parse_key(key: str) -> tuple[str, str, tuple[tuple[str, str], ...], str]:
+    """Return the metric name, the sample name, the labels and the help text of a key.
+
+    Raises:
+        CorruptFileError: the key is not in the library's format.
+    """
+    try:
+        metric, sample, labels, text = orjson.loads(key)
+        items = tuple(sorted(labels.items()))
+    except (ValueError, TypeError, AttributeError):
+        raise CorruptFileError("key: expected one written by prometheus_client, got other data") from None
+    if not all(isinstance(part, str) for part in (metric, sample, text, *labels.values())):
+        raise CorruptFileError("key: expected strings, got other types")
+    return metric, sample, items, text
+
+
+class ValueFile:
+    """A file that is open for writing.
+
+    Args:
+        path: a new file, or one that an earlier process of the slot has left.
+
+    Raises:
+        OSError: the file cannot be opened or allocated.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._descriptor = _open(path)
+        try:
+            self._positions = self._load()
+        except BaseException:
+            self.close()
+            raise
+
+    def _load(self) -> dict[str, tuple[int, float]]:
+        try:
+            entries = _read(self._descriptor)
+        except CorruptFileError as error:
+            log.error("Metrics file %s is corrupt and was reset: %s", self._path, error)  # noqa: TRY400 - not a bug
+            os.ftruncate(self._descriptor, 0)
+            entries = []
+        self._capacity = max(INITIAL_BYTES, os.fstat(self._descriptor).st_size)
+        _allocate(self._descriptor, self._capacity)
+        self._used = max((position + _VALUE.size for *_, position in entries), default=_FIRST)
+        os.pwrite(self._descriptor, _USED.pack(self._used), 0)
+        return {key: (position, value) for key, value, _, position in entries}
+
+    def find(self, key: str) -> tuple[int, float]:
+        """Return the position and the value of a key, which is added with the value 0 if it is new.
+
+        Raises:
+            OSError: the file has no room for another value, or is damaged.
+        """
+        found = self._positions.get(key)
+        return found if found is not None else (self._add(key), 0.0)
+
+    def write(self, position: int, value: float, timestamp: float) -> None:
+        """Write a value at a position that `find` returned.
+
+        Raises:
+            OSError: the file cannot be written.
+        """
+        os.pwrite(self._descriptor, _VALUE.pack(value, timestamp), position)
+
+    def is_intact(self) -> bool:
+        """Return whether the file still exists under its name, with its full size and its header."""
+        try:
+            named, opened = self._path.stat(), os.fstat(self._descriptor)
+            head = os.pread(self._descriptor, _USED.size, 0)
+        except OSError:
+            return False
+        is_same = (named.st_dev, named.st_ino) == (opened.st_dev, opened.st_ino)
+        return is_same and opened.st_size >= self._capacity and head == _USED.pack(self._used)
+
+    def close(self) -> None:
+        """Close the file."""
+        os.close(self._descriptor)
+
+    def _add(self, key: str) -> int:
+        if os.pread(self._descriptor, _USED.size, 0) != _USED.pack(self._used):
+            raise OSError(errno.EIO, "the file was changed by another program")
+        encoded = key.encode()
+        padded = encoded + b" " * _padding(len(encoded))
+        entry = _LENGTH.pack(len(encoded)) + padded + _VALUE.pack(0.0, 0.0)
+        capacity = self._capacity
+        while self._used + len(entry) > capacity:
+            capacity *= 2
+        if capacity > self._capacity:
+            _allocate(self._descriptor, capacity)
+            self._capacity = capacity
+        os.pwrite(self._descriptor, entry, self._used)
+        self._used += len(entry)
+        os.pwrite(self._descriptor, _USED.pack(self._used), 0)  # last, so that a scrape never reads half an entry
+        position = self._used - _VALUE.size
+        self._positions[key] = (position, 0.0)
+        return position
+
+
+def _open(path: Path) -> int:
+    flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
+    try:
+        return os.open(path, flags, 0o644)
+    except FileNotFoundError:  # cleaners of the temporary directory remove old entries
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        return os.open(path, flags, 0o644)
+
+
+def _allocate(descriptor: int, size: int) -> None:
+    if hasattr(os, "posix_fallocate"):
+        os.posix_fallocate(descriptor, 0, size)
+    elif os.fstat(descriptor).st_size < size:  # macOS
+        os.ftruncate(descriptor, size)
 
 
 class ValueStore:
     """All values of this process, in the files of its slot.
 
     Args:
-        directory: folder of the files.
-        identity: returns the slot. It changes once in a process that was forked, which then has files of its own.
+        directory: directory of the files.
+        identity: returns the slot. The slot changes once in a forked process, which then writes its own files.
     """
 
     def __init__(self, directory: Path, identity: Callable[[], str]) -> None:
         self.directory = directory
-        # Counters are written by work threads too.
+        # Worker threads write counters too.
         self.lock = threading.RLock()
         self._get_identity = identity
         self._identity = identity()
@@ -45,11 +237,11 @@ class ValueStore:
 
     @property
     def is_failing(self) -> bool:
-        """Whether some values are in memory alone, because they could not be written."""
+        """Whether some values are only in memory, because they could not be written."""
         return self._is_failing
 
     def add(self, value: StoredValue) -> None:
-        """Give a new value its place in a file."""
+        """Add a new value to its file."""
         with self.lock:
             self.follow_fork()
             self._values.append(value)
@@ -57,15 +249,15 @@ class ValueStore:
                 self._attach(value)
 
     def follow_fork(self) -> None:
-        """Begin files of its own in a process that was forked."""
+        """Open the files of the new slot if the process was forked."""
         if self._identity != self._get_identity():
             self._identity, self._next_line = self._get_identity(), 0.0
             for value in self._values:
-                value.forget()
+                value.reset()
             self._rebuild()
 
     def maintain(self) -> None:
-        """Write what could not be written before, and make files again that were removed or damaged.
+        """Write the values that could not be written before, and recreate files that were removed or damaged.
 
         Called about once a second.
         """
@@ -79,19 +271,19 @@ class ValueStore:
                 log.info("Metrics of %s are written again", self._identity)
 
     def fail(self, error: OSError) -> None:
-        """Note that a value could not be written."""
+        """Record that a value could not be written, and log it at a limited rate."""
         self._is_failing = True
         if time.monotonic() >= self._next_line:
             self._next_line = time.monotonic() + LOG_PAUSE_S
             log.error(
-                "Metrics of %s cannot be written to %s: %s; requests are served, and the next attempt is in a second",
+                "Metrics of %s cannot be written to %s: %s; they are kept in memory, retrying every second",
                 self._identity,
                 self.directory,
                 error.strerror or error,
             )
 
     def close(self) -> None:
-        """Close all files and forget all values."""
+        """Close all files and remove all values."""
         with self.lock:
             self._values.clear()
             self._close_files()
@@ -124,10 +316,10 @@ class ValueStore:
 
 
 class StoredValue:
-    """A value of one metric, as prometheus_client uses it: kept in memory, and in the file where that is possible.
+    """A value with the interface that prometheus_client expects, kept in memory and, if possible, in a file.
 
     Args:
-        store: of this process.
+        store: the store of this process.
         kind: ``counter``, ``gauge``, ``histogram`` or ``summary``.
         key: metric, sample, labels and help text.
         mode: how a gauge is merged.
@@ -146,26 +338,26 @@ class StoredValue:
         self._value = self._timestamp = 0.0
         store.add(self)
 
-    def forget(self) -> None:
-        """Start at 0, or at what an earlier process of the slot has left."""
+    def reset(self) -> None:
+        """Restart at 0, to which `attach` adds the value of an earlier process of the slot."""
         self._value = self._timestamp = 0.0
         self._is_loaded = False
 
     def attach(self, file: ValueFile) -> None:
-        """Continue in a file.
+        """Write the value to a file from now on.
 
         Raises:
-            OSError: there is no room in it.
+            OSError: the file has no room for the value.
         """
         self._position, before = file.find(self._key)
-        if not self._is_loaded and not self._is_live:  # a live gauge of a process that has ended counts nothing
+        if not self._is_loaded and not self._is_live:  # the live gauge of a dead process does not count
             self._value += before
         self._is_loaded = True
         file.write(self._position, self._value, self._timestamp)
         self._file = file
 
     def detach(self) -> None:
-        """Continue in memory alone."""
+        """Keep the value only in memory."""
         self._file = None
 
     def inc(self, amount: float) -> None:
@@ -192,10 +384,10 @@ class StoredValue:
             return self._value
 
     def set_exemplar(self, exemplar: object) -> None:
-        """Do nothing: files have no exemplars."""
+        """Do nothing, because the file format has no exemplars."""
 
     def get_exemplar(self) -> None:
-        """Return None: files have no exemplars."""
+        """Return None, because the file format has no exemplars."""
 
     def _write(self) -> None:
         if self._file is None:
@@ -207,8 +399,8 @@ class StoredValue:
             self._store.fail(error)
 
 
-def value_class(store: ValueStore) -> Callable[..., StoredValue]:
-    """Return what prometheus_client calls to make a value."""
+def use_store(store: ValueStore) -> None:
+    """Make prometheus_client create its values in a store."""
 
     def make(
         typ: str,
@@ -223,4 +415,25 @@ def value_class(store: ValueStore) -> Callable[..., StoredValue]:
         key = mmap_key(metric_name, name, labelnames, labelvalues, help_text)
         return StoredValue(store, typ, key, multiprocess_mode)
 
-    return make
+    values.ValueClass = make
+
+
+def merge_metrics(files: Iterable[tuple[re.Match[str], Iterable[tuple[str, float, float]]]]) -> Iterable[Metric]:
+    """Merge the values of all processes, as the library's own collector does.
+
+    Args:
+        files: for each file, its name matched by `FILE_NAME`, and its content as `read_file` returns it.
+    """
+    metrics: dict[str, Metric] = {}
+    for name, content in files:
+        kind = name["kind"] or "gauge"
+        slot = (("pid", name["slot"]),) if kind == "gauge" else ()
+        for key, value, timestamp in content:
+            metric_name, sample, labels, text = parse_key(key)
+            metric = metrics.get(metric_name)
+            if metric is None:
+                metric = metrics[metric_name] = Metric(metric_name, text, kind)
+            if kind == "gauge":
+                metric._multiprocess_mode = name["mode"]  # type: ignore[attr-defined]  # noqa: SLF001 - as the library does
+            metric.add_sample(sample, labels + slot, value, timestamp if slot else None)  # type: ignore[arg-type]
+    return MultiProcessCollector._accumulate_metrics(metrics, accumulate=True)  # type: ignore[no-any-return]  # noqa: SLF001

@@ -1,1 +1,1 @@
-"""What the service does, shared by web, worker and command line: bytes in, checked request, result out."""
+"""Use cases shared by the web, the workers and the command line: bytes to checked request to result."""

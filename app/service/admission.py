@@ -1,4 +1,4 @@
-"""How much a process takes on at once, shared between callers; beyond it they are asked to come back."""
+"""Admission control: slots of a process, shared between callers, beyond which requests are rejected."""
 
 from __future__ import annotations
 
@@ -28,15 +28,15 @@ R = TypeVar("R")
 class Admission:
     """Slots and work threads of one event loop.
 
-    A request takes a slot when its body has arrived, so that slow senders take none. While bodies arrive, their bytes
-    are bounded. If all slots are taken, a caller that holds less than its share (slots divided by callers) takes over
-    the slot of the request that came last from the caller with the most, unless its work has begun.
+    A request takes a slot after its body has arrived, so that slow senders occupy none. The bytes of arriving bodies
+    are bounded separately. If all slots are taken, a caller below its share (slots divided by callers) gets the slot of
+    another request: the latest of the caller with the most slots, unless its work has started.
 
-    Everything but the work itself runs on the event loop's thread.
+    Everything except the work runs on the thread of the event loop.
 
     Args:
-        max_concurrency: requests that are worked on or wait for it.
-        threads: how many of them are worked on at the same time.
+        max_concurrency: number of slots, for requests that run or wait for a thread.
+        threads: number of requests that run at the same time.
         max_buffered_bytes: limit of the buffered bytes of all bodies.
         max_body_bytes: limit of one body.
     """
@@ -44,17 +44,17 @@ class Admission:
     def __init__(self, *, max_concurrency: int, threads: int, max_buffered_bytes: int, max_body_bytes: int) -> None:
         self._max = max_concurrency
         self._held = Counter[str]()  # slots, by caller
-        self._slots: dict[Slot, None] = {}  # those that can be taken over, in the order of their arrival
+        self._slots: dict[Slot, None] = {}  # those with work, in the order of their arrival
         self._bodies = BodyBudget(max_bytes=max_buffered_bytes, max_body_bytes=max_body_bytes)
         self._pool = ThreadPoolExecutor(max_workers=threads, thread_name_prefix="work")
         self._express = ThreadPoolExecutor(max_workers=1, thread_name_prefix="work-express")
         self._queue = FairQueue(threads, lambda: self._express.submit(self._queue.run_express))
 
-    def require_place(self, caller: str = "") -> None:
-        """Refuse a request before its body is read, if it would be refused after.
+    def require_slot(self, caller: str = "") -> None:
+        """Raise an error if a request would get no slot; called before its body is read.
 
         Raises:
-            SaturatedError: every slot is taken, and none can be taken over.
+            SaturatedError: all slots are taken, and no request can be evicted.
         """
         if self._held.total() >= self._max and self._find_victim(caller) is None:
             raise SaturatedError
@@ -64,19 +64,19 @@ class Admission:
         """Hold a slot for the duration of the block.
 
         Raises:
-            SaturatedError: every slot is taken, and none can be taken over.
+            SaturatedError: all slots are taken, and no request can be evicted.
         """
         if self._held.total() >= self._max:
-            self._take_over(caller)
+            self._evict_for(caller)
         slot = Slot(self, caller)
         self._held[caller] += 1
         try:
             yield slot
         finally:
-            slot.leave()
+            slot.release()
 
     def buffer(self, declared: int | None = None, client: str = "") -> AbstractContextManager[BodyBuffer]:
-        """Account for the bytes of one body for the duration of the block.
+        """Track the buffered bytes of one body for the duration of the block.
 
         Args:
             declared: Content-Length; None if the length is unknown.
@@ -85,12 +85,12 @@ class Admission:
         return self._bodies.open(declared, client)
 
     def close(self) -> None:
-        """End the threads. Work that runs is not waited for, because a thread cannot be stopped."""
+        """Stop the threads without waiting for running work, because a thread cannot be interrupted."""
         self._queue.close()
         for pool in (self._pool, self._express):
             pool.shutdown(wait=False, cancel_futures=True)
 
-    def _take_over(self, caller: str) -> None:
+    def _evict_for(self, caller: str) -> None:
         while (victim := self._find_victim(caller)) is not None:
             if victim.evict():
                 return
@@ -101,7 +101,8 @@ class Admission:
         callers = len(self._held.keys() | {caller})
         if own >= self._max / callers:
             return None
-        # The exchange must leave the other with at least as many, or two callers would take one slot in turn for ever.
+        # After the eviction, the other caller must have at least as many slots, so that two callers cannot evict each
+        # other forever.
         candidates = (slot for slot in reversed(self._slots) if self._held[slot.caller] >= own + 2 and slot.is_waiting)
         return max(candidates, key=lambda slot: self._held[slot.caller], default=None)
 
@@ -118,10 +119,10 @@ class Admission:
 
 
 class Slot:
-    """The right of one request to have work done.
+    """Slot of one request.
 
     Attributes:
-        caller: whose request it is.
+        caller: caller of the request.
     """
 
     def __init__(self, admission: Admission, caller: str) -> None:
@@ -133,34 +134,34 @@ class Slot:
     def run(self, function: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> asyncio.Future[R]:
         """Run a function on a work thread, with the log context of the request; one at a time.
 
-        The future fails with `SaturatedError` if another caller takes over the slot before the function has begun.
+        The future fails with `SaturatedError` if the slot is evicted before the function starts.
         """
         job = self._job = Job(self.caller, partial(function, *args, **kwargs), copy_context())
-        self._admission._start(self, job)  # noqa: SLF001 - two halves of one thing
+        self._admission._start(self, job)  # noqa: SLF001 - both classes are one unit
         return asyncio.wrap_future(job.future)
 
     @property
     def is_waiting(self) -> bool:
-        """Whether there is work that has not begun."""
-        return self._job is not None and not self._job.is_begun
+        """Whether the slot has work that has not started."""
+        return self._job is not None and not self._job.is_started
 
     def evict(self) -> bool:
-        """Give the slot to another caller; False if the work has begun."""
+        """Release the slot for another caller; return False if its work has started."""
         job = self._job
         if job is None or not self._admission._queue.discard(job):  # noqa: SLF001
             return False
-        self._give_back()
+        self._release()
         if job.future.set_running_or_notify_cancel():
             job.future.set_exception(SaturatedError())
         return True
 
-    def leave(self) -> None:
-        """Give the slot back, and drop work that has not begun."""
+    def release(self) -> None:
+        """Release the slot, and drop work that has not started."""
         if self._job is not None:
             self._admission._queue.discard(self._job)  # noqa: SLF001
-        self._give_back()
+        self._release()
 
-    def _give_back(self) -> None:
+    def _release(self) -> None:
         if self._is_held:
             self._is_held = False
             self._admission._release(self)  # noqa: SLF001

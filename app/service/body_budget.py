@@ -1,4 +1,4 @@
-"""Memory for request bodies: who may buffer more, who waits, and which slow sender is dropped when memory is short."""
+"""Memory for request bodies: limits, waiting for room, and dropping slow senders if memory is short."""
 
 from __future__ import annotations
 
@@ -12,27 +12,27 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
 TICK_S = 0.1
-OBSERVED_TICKS = 10  # a rate is measured over one second, which is also the grace period of a new body
+OBSERVED_TICKS = 10  # rates are measured over one second, which is also the grace period of a new body
 QUICK_RATE = 256 * 1024  # bytes per second; a sender at this rate or above is never dropped
-MIN_DROPPED_BYTES = 64 * 1024  # dropping a smaller body frees nothing worth having
+MIN_DROPPED_BYTES = 64 * 1024  # dropping a smaller body frees too little
 WAIT_LIMIT_S = 10.0
-MAX_WAITING = 128  # bodies; each holds up to half a megabyte that was received before reading was paused
+MAX_WAITING = 128  # bodies, each with up to half a megabyte that arrived before reading was paused
 SMALL_FRACTION, LARGE_SHARE = 1 / 8, 3 / 4
 
 
 class SaturatedError(Exception):
-    """The process holds as much as it may."""
+    """The process is at capacity."""
 
 
 class BodyBudget:
     """Buffered bytes of the bodies of one event loop.
 
-    One body at a time, the leader, may use a reserve of one maximum body, so that bodies that wait for each other never
-    block. All others share the rest: each may grow to half of what is free, so that many bodies shrink each other's
-    share, and a new small body still finds room. A body without room is not read, which makes TCP slow its sender. If
-    too many wait, the last in rank is refused: of the client with the most bodies, and of those the longest.
-    While bodies wait, the senders that are measurably slow are dropped, slowest first. Time is counted in ticks of the
-    event loop, so that a pause of the process makes no sender slow.
+    One body at a time, the leader, may use a reserve of one maximum body, so that waiting bodies never block each other
+    forever. The others share the rest. Each may grow to half of the free bytes, so a new small body always finds room.
+
+    A body without room is not read, so TCP slows down its sender. If too many bodies wait, the longest body of the
+    client with the most bodies is rejected. While bodies wait, senders that are measurably slow are dropped, slowest
+    first. Time is counted in ticks of the event loop, so that a pause of the process does not make a sender slow.
 
     Args:
         max_bytes: limit of all bodies together.
@@ -52,7 +52,7 @@ class BodyBudget:
 
     @contextmanager
     def open(self, declared: int | None = None, client: str = "") -> Iterator[BodyBuffer]:
-        """Account for one body for the duration of the block.
+        """Track the buffered bytes of one body for the duration of the block.
 
         Args:
             declared: Content-Length; None if the length is unknown.
@@ -70,10 +70,10 @@ class BodyBudget:
             self._open[client] -= 1
             if not self._open[client]:
                 del self._open[client]
-            self._serve()
+            self._grant()
 
-    def keep(self, buffer: BodyBuffer, size: int) -> bool:
-        """Count bytes if there is room for them."""
+    def reserve(self, buffer: BodyBuffer, size: int) -> bool:
+        """Reserve bytes for a body, and return whether there was room."""
         if not (self._fits(buffer, size) or self._lead(buffer, size)):
             return False
         self._used += size
@@ -83,10 +83,10 @@ class BodyBudget:
         return True
 
     async def wait(self, buffer: BodyBuffer, size: int) -> None:
-        """Wait for room, then count the bytes.
+        """Wait for room, then reserve the bytes.
 
         Raises:
-            SaturatedError: no room became free in time, or too many bodies wait that come before it.
+            SaturatedError: no room became free in time, or too many bodies with a better rank wait.
         """
         turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._waiting[buffer] = size, turn
@@ -100,18 +100,18 @@ class BodyBudget:
             async with asyncio.timeout(WAIT_LIMIT_S):
                 await turn
         except TimeoutError:
-            if not turn.done() or turn.cancelled():  # otherwise the room came at the same moment
+            if not turn.done() or turn.cancelled():  # otherwise room became free at the same moment
                 raise SaturatedError from None
         finally:
             self._waiting.pop(buffer, None)
             buffer.restart_measurement()
 
     def finish(self, buffer: BodyBuffer) -> None:
-        """Note that the body arrives no more; its bytes stay until the block of `open` ends."""
+        """Mark a body as complete; its bytes stay reserved until the block of `open` ends."""
         self._arriving.discard(buffer)
         if self._leader is buffer:
             self._leader = None
-            self._serve()
+            self._grant()
 
     def _fits(self, buffer: BodyBuffer, size: int) -> bool:
         is_small = buffer.expected <= self._max_body * SMALL_FRACTION
@@ -119,22 +119,22 @@ class BodyBudget:
         return buffer.size + size <= (limit - self._used) / 2
 
     def _lead(self, buffer: BodyBuffer, size: int) -> bool:
-        """Give the reserve to a body if it is free, or if this body has it already."""
+        """Use the reserve for a body if the body is the leader, or can become it."""
         if self._leader is None:
             missing = max(buffer.expected - buffer.size, size)
             if self._used + missing <= self._max:
                 self._leader = buffer
         return self._leader is buffer and self._used + size <= self._max
 
-    def _serve(self) -> None:
+    def _grant(self) -> None:
         for buffer in sorted(self._waiting, key=self._rank):
             size, turn = self._waiting[buffer]
-            if not turn.done() and self.keep(buffer, size):
+            if not turn.done() and self.reserve(buffer, size):
                 del self._waiting[buffer]
                 turn.set_result(None)
 
     def _rank(self, buffer: BodyBuffer) -> tuple[int, int]:
-        """Rank a body that waits: clients with few bodies come first, then short bodies."""
+        """Return the sort key of a waiting body: clients with few bodies first, then short bodies."""
         return self._open[buffer.client], buffer.expected
 
     def _schedule(self) -> None:
@@ -145,14 +145,14 @@ class BodyBudget:
         sending = [buffer for buffer in self._arriving if buffer not in self._waiting and not buffer.is_dropped]
         for buffer in sending:
             buffer.measure()
-        self._serve()
+        self._grant()
         if self._waiting:
             self._drop_slowest(sending)
         if self._waiting or 2 * self._used > self._max:
             self._schedule()
 
     def _drop_slowest(self, sending: list[BodyBuffer]) -> None:
-        """Drop slow senders until the first of the waiting bodies has room."""
+        """Drop slow senders until the first waiting body has room."""
         first = min(self._waiting, key=self._rank)
         limit = min(QUICK_RATE, math.inf if first.rate is None else first.rate)
         slow = [(buffer.rate, -buffer.size, buffer) for buffer in sending if buffer.rate is not None]
@@ -165,15 +165,15 @@ class BodyBudget:
 
 
 class BodyBuffer:
-    """The buffered bytes of one body.
+    """Buffered bytes of one body.
 
     Attributes:
         expected: length that the body may reach.
         client: address of the sender.
-        size: bytes that are held.
+        size: reserved bytes.
         rate: bytes per second over the last measured second; None within the grace period.
-        is_dropped: whether the sender was dropped as one of the slowest.
-        on_drop: called when that happens; set by the reader of the body.
+        is_dropped: whether the sender was dropped because it was slow.
+        on_drop: called when the sender is dropped; set by the reader of the body.
     """
 
     def __init__(self, budget: BodyBudget, expected: int, client: str) -> None:
@@ -187,24 +187,24 @@ class BodyBuffer:
         self._ticks = 0
         self._measured = 0
 
-    def keep(self, size: int) -> bool:
+    def reserve(self, size: int) -> bool:
         """Count received bytes if there is room for them."""
-        return self._budget.keep(self, size)
+        return self._budget.reserve(self, size)
 
     async def wait(self, size: int) -> None:
-        """Wait for room, then count the bytes.
+        """Wait for room, then reserve the bytes.
 
         Raises:
-            SaturatedError: no room became free in time, or too many bodies wait that come before it.
+            SaturatedError: no room became free in time, or too many bodies with a better rank wait.
         """
         await self._budget.wait(self, size)
 
     def finish(self) -> None:
-        """Note that the whole body has arrived; it can no longer be dropped."""
+        """Mark the body as complete, so that it can no longer be dropped."""
         self._budget.finish(self)
 
     def drop(self) -> None:
-        """Give up on the sender."""
+        """Drop the sender."""
         self.is_dropped = True
         self.on_drop()
 
@@ -218,6 +218,6 @@ class BodyBuffer:
         self._ticks += 1
 
     def restart_measurement(self) -> None:
-        """Begin a new grace period: while the body waited for room, its sender could not send."""
+        """Start a new grace period, because the sender could not send while the body waited for room."""
         self.rate = None
         self._ticks = 0

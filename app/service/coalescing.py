@@ -1,4 +1,4 @@
-"""Calls that several requests share."""
+"""Sharing of concurrent calls between requests."""
 
 from __future__ import annotations
 
@@ -12,27 +12,27 @@ T = TypeVar("T")
 
 
 class Coalescer(Generic[T]):
-    """Runs one call per key at a time; requests that come during a call share the next one.
+    """One running call per key. Requests that arrive during a call share the next one.
 
-    They do not share the call that runs already, because what it returns may be older than what they know.
+    They do not share the running call, because its result may be older than the request.
     """
 
     def __init__(self) -> None:
         self._running: dict[str, asyncio.Future[T]] = {}
 
     async def run(self, key: str, call: Callable[[], Coroutine[None, None, T]]) -> T:
-        """Return the result of a call that begins after this request.
+        """Return the result of a call that starts after this request.
 
         Args:
-            key: what is called for.
-            call: begins the call, if this request is the first to want it.
+            key: requests with the same key share a call.
+            call: starts the call, if this request is the first with the key.
         """
         earlier = self._running.get(key)
         if earlier is not None:
             await asyncio.wait([earlier])
         running = self._running.get(key)
         if running is None:
-            # In a task of its own: the request that begins it may be cancelled.
+            # A separate task, because the request that starts it may be cancelled.
             running = self._running[key] = asyncio.ensure_future(call())
             running.add_done_callback(lambda _: self._running.pop(key))
         return await asyncio.shield(running)

@@ -1,21 +1,27 @@
-"""The main use case: a photo in, with or without landmarks; regions out."""
+"""Crop requests: an image, with or without landmarks, to face regions."""
 
 from __future__ import annotations
 
 import time
 from collections import Counter
+from contextlib import contextmanager
 from dataclasses import dataclass
 from hashlib import sha256
 from typing import TYPE_CHECKING
 
 import msgspec
+import numpy as np
+import pybase64
 
-from app.codec.decode import check_label_format
-from app.codec.sniff import ImageInfo, sniff_image, verify_structure
-from app.face.landmarks import MESH_POINTS_WITH_IRISES, points_to_landmarks_px
+from app.codec.decode import check_label_format, decode_image, decode_image_with_alpha, decode_label_image
+from app.codec.encode import encode_image
+from app.codec.sniff import MAX_SIDE_PX, ImageInfo, sniff_image, verify_structure
+from app.face.errors import ImageTooLargeError, InputError
+from app.face.frame import ByteArray, Frame, Size, make_frame, warp_image
+from app.face.landmarks import MESH_POINTS_WITH_IRISES, compute_roll_deg, points_to_landmarks_px
 from app.face.outlines import check_regions
 from app.face.pipeline import FaceRequest, FaceResult, OnStep, check_face, process_face
-from app.observability.events import log_image_processing
+from app.face.rendering.svg import EmbeddedImage
 from app.observability.recording import (
     image_step,
     record_image_processed,
@@ -23,23 +29,24 @@ from app.observability.recording import (
     record_region_generated,
     track_image_processing,
 )
-from app.service.faces import FaceFinders
-from app.service.pixels import choose_frame, decode_labels, decode_pixels, draw_background, named
+from app.observability.rich_logging import log_image_processing
+from app.service.detector_pool import DetectorPool
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
-    import numpy as np
     import numpy.typing as npt
 
     from app.face.detection.landmark_detector import DetectedFace
     from app.face.landmarks import FloatArray
     from app.service.options import CropOptions
 
+_NO_PIXELS = np.empty((0, 0, 3), np.uint8)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Limits:
-    """What an input may be at most; see the settings of the same names."""
+class ImageLimits:
+    """Limits of the input; see the settings of the same names."""
 
     max_image_pixels: int = 24_000_000
     landmark_margin: float = 0.25
@@ -47,13 +54,13 @@ class Limits:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CropInput:
-    """A request as it came, in whichever wire format.
+    """A request as received, independent of its wire format.
 
     Attributes:
-        image: the file's bytes.
-        points: ``(N, 2)`` or ``(N, 3)`` float64, in the units that the options name; None has them found.
-        segmentation_map: a label image's bytes, region names to landmark indices, or None for the catalogue.
-        options: checked by their structure.
+        image: bytes of the image file.
+        points: ``(N, 2)`` or ``(N, 3)`` float64, in the units of the options; None to detect the landmarks.
+        segmentation_map: bytes of a label image, landmark indices by region name, or None for the catalogue.
+        options: validated options.
     """
 
     image: bytes
@@ -64,16 +71,16 @@ class CropInput:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CheckedInput:
-    """A request with everything about it proven that needs no pixels.
+    """A request that passed all checks that need no pixels.
 
     Attributes:
-        image: the photo's bytes, whole.
-        image_info: what its header says.
-        landmarks_px: ``(468, 2)`` or ``(478, 2)`` points in pixels of the photo; None has them found.
-        label_image: a label image's bytes, whole.
-        label_info: what its header says.
-        region_landmarks: region names to landmark indices; with neither this nor a label image, the catalogue.
-        options: as they were given.
+        image: bytes of the image file.
+        image_info: information from the header of the image.
+        landmarks_px: ``(468, 2)`` or ``(478, 2)`` points in pixels of the image; None to detect them.
+        label_image: bytes of the label image.
+        label_info: information from the header of the label image.
+        region_landmarks: landmark indices by region name. Without this and a label image, the catalogue is used.
+        options: validated options.
     """
 
     image: bytes | memoryview
@@ -86,75 +93,77 @@ class CheckedInput:
 
     @property
     def needs_pixels(self) -> bool:
-        """Whether anything has to be decoded; where nothing has, the work takes a millisecond or so."""
-        return self.label_image is not None or self.needs_photo
+        """Whether an image must be decoded; otherwise, the request takes about a millisecond."""
+        return self.label_image is not None or self.needs_image
 
     @property
-    def needs_photo(self) -> bool:
-        """Whether the photo has to be decoded."""
+    def needs_image(self) -> bool:
+        """Whether the image must be decoded."""
         return self.landmarks_px is None or self.options.background == "image" or self.options.verify == "pixels"
 
     def digest(self) -> str:
-        """Return the SHA-256 of all that the result depends on, in hexadecimal."""
-        # As arrays: in objects, the order of the caller's regions would be lost, and it is that of their ids.
+        """Return the SHA-256 of everything that the result depends on, in hexadecimal."""
+        # A list keeps the order of the regions, which determines their ids.
         regions = None if self.region_landmarks is None else [list(self.region_landmarks.items())]
         landmarks = None if self.landmarks_px is None else self.landmarks_px.tobytes()
-        about = (len(self.image), landmarks, self.options.plain(), regions)
-        total = sha256(msgspec.msgpack.encode(about))
-        total.update(self.image)
+        parameters = (len(self.image), landmarks, self.options.plain(), regions)
+        digest = sha256(msgspec.msgpack.encode(parameters))
+        digest.update(self.image)
         if self.label_image is not None:
-            total.update(self.label_image)
-        return total.hexdigest()
+            digest.update(self.label_image)
+        return digest.hexdigest()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CropResult:
-    """What came out, with what is known of the photo and how long the work took.
+    """Result of a crop request.
 
     Attributes:
-        image: what the photo's header says.
+        image: information from the header of the image.
         face: the regions.
-        found: the landmarks as they were found; None where they were sent.
-        processing_time_ms: how long it took.
+        detected: the detected landmarks; None if the request contained them.
+        processing_time_ms: duration of the processing.
     """
 
     image: ImageInfo
     face: FaceResult
-    found: DetectedFace | None
+    detected: DetectedFace | None
     processing_time_ms: float
 
 
 class CropService:
-    """Turns inputs into results, step by step, each timed and counted.
+    """The steps from an input to its result, each timed and counted.
 
     Args:
-        limits: what an input may be at most.
-        finders: what finds landmarks where none are sent; None for one with the package's own models.
-        fault_work_s: CPU that each request burns extra, to rehearse overload.
+        limits: limits of the input.
+        detectors: detectors for requests without landmarks; None for the models inside the package.
+        fault_work_s: CPU time that each request wastes, to rehearse overload.
     """
 
-    def __init__(self, limits: Limits, finders: FaceFinders | None = None, *, fault_work_s: float = 0.0) -> None:
+    def __init__(
+        self, limits: ImageLimits, detectors: DetectorPool | None = None, *, fault_work_s: float = 0.0
+    ) -> None:
         self._limits = limits
-        self._finders = finders or FaceFinders()
+        self._detectors = detectors or DetectorPool()
         self._fault_work_s = fault_work_s
 
     def process(self, request: CropInput) -> CropResult:
         """Check an input and find its regions.
 
         Raises:
-            InputError: the input is at fault; the subclass says how.
+            InputError: the input is invalid; the subclass identifies the problem.
         """
         start = time.perf_counter()
         return self._run(self.check(request), image_step, start)
 
     def check(self, request: CropInput) -> CheckedInput:
-        """Check everything about an input that needs no pixels.
+        """Run all checks of an input that need no pixels.
 
         Raises:
-            InputError: the input is at fault; the subclass says how.
+            InputError: the input is invalid; the subclass identifies the problem.
         """
         if request.points is None:
-            self._finders.require()
+            self._detectors.require_models()
         info = self.check_image(request.image)
         landmarks_px = None
         if request.points is not None:
@@ -169,7 +178,7 @@ class CropService:
         region_landmarks = None if isinstance(source, bytes) else source
         label_info = None
         if label_image is not None:
-            with named("segmentation_map"):
+            with _errors_of("segmentation_map"):
                 label_info = self._sniff(label_image)
                 check_label_format(label_image, label_info)
         if landmarks_px is not None:
@@ -187,41 +196,42 @@ class CropService:
         )
 
     def check_image(self, data: bytes) -> ImageInfo:
-        """Prove a photo whole, without decoding it.
+        """Verify the structure of an image without decoding it.
 
         Raises:
-            ImageError: it is at fault; the subclass says how.
+            ImageError: the image is invalid; the subclass identifies the problem.
         """
-        with named("image"):
+        with _errors_of("image"):
             return self._sniff(data)
 
     def run(self, checked: CheckedInput, on_step: OnStep = image_step) -> CropResult:
-        """Find the regions of what has been checked.
+        """Find the regions of a checked input.
 
         Args:
-            checked: what `check` gave, here or in another process.
-            on_step: told of each step, where it is needed: ``decode``, ``detect``, ``mesh``, ``iris``, ``warp``,
+            checked: result of `check`, possibly from another process.
+            on_step: called for each step that is necessary: ``decode``, ``detect``, ``mesh``, ``iris``, ``warp``,
                 ``encode``, ``segmentation``, ``contours``, ``svg``.
 
         Raises:
-            InputError: the pixels are at fault; the subclass says how.
+            InputError: the pixels are invalid; the subclass identifies the problem.
         """
         return self._run(checked, on_step, time.perf_counter())
 
     def _run(self, checked: CheckedInput, on_step: OnStep, start: float) -> CropResult:
-        photo = decode_pixels(checked, on_step)
+        image = _decode_image(checked, on_step)
         log_image_processing("verified", *checked.image_info.size, checked.image_info.format.upper())
-        found = None
+        detected = None
         landmarks_px = checked.landmarks_px
         if landmarks_px is None:
-            found = self._finders.find(photo, on_step, checked.options.face, checked.image_info.exif_orientation)
-            landmarks_px = found.landmarks_px
-        frame = choose_frame(checked, landmarks_px, self._limits.max_image_pixels)
-        background = draw_background(photo, frame, on_step) if checked.options.background == "image" else None
-        # Not before the photo's own work, although a label map that is too complex would be refused sooner: decoding is
-        # what takes time (0.2 s at 23 Mpx), and both images together would raise the peak memory by a quarter.
-        del photo
-        label_image = decode_labels(checked, on_step)
+            orientation = checked.image_info.exif_orientation
+            detected = self._detectors.detect(image, on_step, checked.options.face, orientation)
+            landmarks_px = detected.landmarks_px
+        frame = _choose_frame(checked, landmarks_px, self._limits)
+        background = _encode_background(image, frame, on_step) if checked.options.background == "image" else None
+        # Decode the label image only now, although a label map that is too complex would then be rejected later. Both
+        # decoded images together would raise peak memory by a quarter.
+        del image
+        label_image = _decode_labels(checked, on_step)
         face = process_face(
             FaceRequest(
                 image_size=checked.image_info.size,
@@ -241,11 +251,11 @@ class CropService:
         self._burn()
         _count(checked.image_info.format, len(landmarks_px), face)
         elapsed_ms = 1000 * (time.perf_counter() - start)
-        return CropResult(image=checked.image_info, face=face, found=found, processing_time_ms=elapsed_ms)
+        return CropResult(image=checked.image_info, face=face, detected=detected, processing_time_ms=elapsed_ms)
 
     @track_image_processing("sniff")
     def _sniff(self, data: bytes) -> ImageInfo:
-        """Prove a file whole; its header is read first, so that nothing is looked through that is too large."""
+        """Verify the structure of a file. Read its header first, so that no file that is too large is scanned."""
         return verify_structure(data, sniff_image(data, max_pixels=self._limits.max_image_pixels))
 
     def _burn(self) -> None:
@@ -261,3 +271,61 @@ def _count(image_format: str, landmarks: int, face: FaceResult) -> None:
     for region_type, count in Counter(region.kind for region in face.regions).items():
         record_region_generated(region_type, count)
     log_image_processing("extracted", len(face.regions))
+
+
+@contextmanager
+def _errors_of(field: str) -> Iterator[None]:
+    """Add the field to the text of an error, because a request may contain two files."""
+    try:
+        yield
+    except InputError as error:
+        raise type(error)(f"{field}: {error}") from error
+
+
+def _decode_image(checked: CheckedInput, on_step: OnStep) -> ByteArray:
+    """Decode the image if its pixels are needed, with alpha if they are used for more than verification."""
+    if not checked.needs_image:
+        return _NO_PIXELS
+    is_used = checked.landmarks_px is None or checked.options.background == "image"
+    with _errors_of("image"), on_step("decode"):
+        return (decode_image_with_alpha if is_used else decode_image)(checked.image, checked.image_info)
+
+
+def _decode_labels(checked: CheckedInput, on_step: OnStep) -> ByteArray | None:
+    if checked.label_image is None or checked.label_info is None:
+        return None
+    with _errors_of("segmentation_map"), on_step("decode"):
+        return decode_label_image(checked.label_image, checked.label_info)
+
+
+def _choose_frame(checked: CheckedInput, landmarks_px: FloatArray, limits: ImageLimits) -> Frame:
+    frame = make_frame(checked.image_info.size, landmarks_px, compute_roll_deg(landmarks_px), checked.options.framing())
+    if checked.options.background == "image":
+        check_output_size("background", frame.size, limits)
+    return frame
+
+
+def check_output_size(field: str, size: Size, limits: ImageLimits) -> None:
+    """Check the size of a result that contains pixels.
+
+    Args:
+        field: option that requires the pixels, for the error.
+        size: size of the output frame.
+        limits: limits of images.
+
+    Raises:
+        ImageTooLargeError: the frame has more pixels than an image may have.
+    """
+    if size.width * size.height > limits.max_image_pixels or max(size) > MAX_SIDE_PX:
+        limit = f"at most {limits.max_image_pixels} pixels and sides of at most {MAX_SIDE_PX}"
+        got = f"{size.width} x {size.height}"
+        raise ImageTooLargeError(f"{field}: expected a result of {limit}, got {got}; set crop or output_size")
+
+
+def _encode_background(image: ByteArray, frame: Frame, on_step: OnStep) -> EmbeddedImage:
+    """Encode the image in the output frame, as a file that the overlay embeds."""
+    with on_step("warp"):
+        warped = warp_image(image, frame)
+    with on_step("encode"):
+        data, media_type = encode_image(warped)
+        return EmbeddedImage(pybase64.b64encode_as_string(data), media_type)

@@ -1,12 +1,12 @@
-"""Jobs that wait for work threads, dispatched fairly between callers by the CPU time that their jobs take.
+"""A queue of jobs for work threads that divides CPU time fairly between callers.
 
-Round-robin by the number of jobs would let a caller with expensive jobs have nearly all of the time. So each caller has
-a virtual time, which advances by the CPU time of its jobs, and the caller that is furthest behind is next (start-time
-fair queueing). A caller that was idle does not save up time.
+With round-robin by the number of jobs, a caller with expensive jobs would get nearly all of the CPU. Therefore, each
+caller has a virtual time, which advances by the CPU time of its jobs, and the caller with the lowest virtual time is
+next (start-time fair queueing). A caller does not save up time while it is idle.
 
-A job cannot be interrupted, and a caller with cheap jobs and few connections would get one of them done for each
-expensive job of another. So there is one thread more, the express thread. It runs cheap jobs of callers that are behind
-those on the other threads, so that the operating system divides the CPU between them.
+A job cannot be interrupted, so a caller with cheap jobs and few connections would get only one job done for each
+expensive job of another caller. Therefore, there is an additional thread, the express thread. It runs cheap jobs of
+callers whose virtual time is lower than that of all running jobs, and the operating system divides the CPU.
 """
 
 from __future__ import annotations
@@ -22,25 +22,25 @@ if TYPE_CHECKING:
     import contextvars
     from collections.abc import Callable
 
-# Callers that are remembered while they have no jobs, so that they cannot leave a debt behind.
+# Maximum number of idle callers whose virtual time is kept, so that a caller cannot clear it by pausing.
 MAX_IDLE: Final = 1024
-# Cost of a job of a caller that has none behind it yet, and the weight of the newest job in the estimate.
+# Estimated cost of the first job of a caller, and the weight of the newest job in later estimates.
 FIRST_COST_S: Final = 0.01
 NEWEST_WEIGHT: Final = 0.3
-# Callers whose jobs cost more never use the express thread: several of them would keep it from the others, and the
-# memory of one more expensive job would be needed.
+# Callers with more expensive jobs never use the express thread: several of them would block it for the others, and one
+# more expensive job would need more memory.
 EXPRESS_COST_S: Final = 0.1
 
 
 @dataclass(slots=True, eq=False)
 class Job:
-    """One function call that waits for a thread, or runs."""
+    """A function call that waits for a thread or runs."""
 
     caller: str
     call: Callable[[], Any]
     context: contextvars.Context
     future: Future[Any] = field(default_factory=Future)
-    is_begun: bool = False
+    is_started: bool = False
 
 
 @dataclass(slots=True, eq=False)
@@ -48,9 +48,9 @@ class _Lane:
     """Jobs of one caller.
 
     Attributes:
-        waiting: in the order of their arrival.
-        running: how many run.
-        virtual_s: virtual time, including the estimated cost of those that run.
+        waiting: waiting jobs, in the order of their arrival.
+        running: number of running jobs.
+        virtual_s: virtual time, including the estimated cost of the running jobs.
         cost_s: estimated cost of a job.
     """
 
@@ -65,25 +65,25 @@ class _Lane:
 
 
 class FairQueue:
-    """The jobs of one process; safe to use from several threads.
+    """Thread-safe queue of the jobs of one process.
 
     Args:
-        threads: how many threads call `run_next`.
-        start_express: called when the express thread is needed; it must have another thread call `run_express`.
+        threads: number of threads that call `run_next`.
+        start_express: called if the express thread is needed; must make another thread call `run_express`.
     """
 
     def __init__(self, threads: int, start_express: Callable[[], object]) -> None:
         self._threads = threads
         self._start_express = start_express
         self._is_express_busy = False
-        self._regular: list[_Lane] = []  # whose jobs run on the other threads, one entry each
+        self._regular: list[_Lane] = []  # one entry for each job that runs on the other threads
         self._lock = threading.Lock()
         self._lanes: dict[str, _Lane] = {}
-        self._waiting: dict[str, _Lane] = {}  # those with jobs that wait
-        self._virtual_s = 0.0  # that of the job dispatched last, at its start
+        self._waiting: dict[str, _Lane] = {}  # those with waiting jobs
+        self._virtual_s = 0.0  # virtual time of the last dispatched job, at its start
 
     def put(self, job: Job) -> None:
-        """Add a job behind those of its caller."""
+        """Append a job to those of its caller."""
         with self._lock:
             lane = self._lanes.get(job.caller)
             if lane is None:
@@ -96,7 +96,7 @@ class FairQueue:
         self._offer_express()
 
     def run_next(self) -> None:
-        """Run the job that is next, on this thread; return at once if there is none."""
+        """Run the next job on this thread; return at once if there is none."""
         with self._lock:
             found = self._take(is_express=False)
         if found is not None:
@@ -104,7 +104,7 @@ class FairQueue:
             self._run(*found, is_express=False)
 
     def run_express(self) -> None:
-        """Run jobs on the express thread until there is none for it."""
+        """Run jobs on the express thread until it has none."""
         while True:
             with self._lock:
                 found = self._take(is_express=True)
@@ -114,7 +114,7 @@ class FairQueue:
             self._run(*found, is_express=True)
 
     def close(self) -> None:
-        """Cancel the jobs that wait."""
+        """Cancel the waiting jobs."""
         with self._lock:
             jobs = [job for lane in self._waiting.values() for job in lane.waiting]
             self._waiting.clear()
@@ -124,7 +124,7 @@ class FairQueue:
             job.future.cancel()
 
     def discard(self, job: Job) -> bool:
-        """Remove a job that waits; False if it does not wait any more."""
+        """Remove a waiting job; return False if it no longer waits."""
         with self._lock:
             lane = self._waiting.get(job.caller)
             if lane is None or job not in lane.waiting:
@@ -138,7 +138,7 @@ class FairQueue:
         start_s = time.thread_time()
         try:
             result = job.context.run(job.call)
-        except BaseException as error:  # noqa: BLE001 - it belongs to the future, as in an executor
+        except BaseException as error:  # noqa: BLE001 - set on the future, as in an executor
             self._settle(lane, estimate_s, time.thread_time() - start_s, is_express=is_express)
             job.future.set_exception(error)
         else:
@@ -165,7 +165,7 @@ class FairQueue:
     def _take(self, *, is_express: bool) -> tuple[Job, _Lane, float] | None:
         while (lane := self._next_express() if is_express else self._next()) is not None:
             job = lane.waiting.popleft()
-            job.is_begun = True
+            job.is_started = True
             if not lane.waiting:
                 del self._waiting[job.caller]
             if not job.future.set_running_or_notify_cancel():
@@ -180,7 +180,7 @@ class FairQueue:
         return None
 
     def _settle(self, lane: _Lane, estimate_s: float, cost_s: float, *, is_express: bool) -> None:
-        """Replace a job's estimated cost by its real one."""
+        """Replace the estimated cost of a job with the actual cost."""
         with self._lock:
             lane.running -= 1
             if not is_express:

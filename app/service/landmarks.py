@@ -1,4 +1,4 @@
-"""The use case that stops halfway: a photo in, the landmarks of a face out."""
+"""Landmark requests: an image to the landmarks of a face."""
 
 from __future__ import annotations
 
@@ -14,26 +14,26 @@ from app.face.contours import COORDINATE_DECIMALS
 from app.face.frame import Frame
 from app.face.landmarks import compute_bbox, compute_interocular_px, compute_roll_deg
 from app.observability.recording import image_step
-from app.service.document import detection_document, face_document, image_document, image_warnings
+from app.service.serialization import detection_to_dict, face_to_dict, image_to_dict, image_warnings
 
 if TYPE_CHECKING:
     from app.codec.sniff import ImageInfo
     from app.face.detection.landmark_detector import DetectedFace
     from app.service.crop import CropService
-    from app.service.faces import FaceFinders
+    from app.service.detector_pool import DetectorPool
     from app.service.options import LandmarkOptions
 
-# A hundredth of a pixel of a photo 10,000 pixels wide.
+# A hundredth of a pixel if the image is 10,000 pixels wide.
 _NORMALIZED_DECIMALS = 6
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LandmarksInput:
-    """A request as it came, in whichever wire format.
+    """A request as received, independent of its wire format.
 
     Attributes:
-        image: the file's bytes.
-        options: checked by their structure.
+        image: bytes of the image file.
+        options: validated options.
     """
 
     image: bytes
@@ -42,47 +42,54 @@ class LandmarksInput:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LandmarksResult:
-    """What was found, with what is known of the photo and how long the work took."""
+    """Result of a landmarks request.
+
+    Attributes:
+        image: information from the header of the image.
+        detected: the landmarks.
+        options: options of the request.
+        processing_time_ms: duration of the processing.
+    """
 
     image: ImageInfo
-    found: DetectedFace
+    detected: DetectedFace
     options: LandmarkOptions
     processing_time_ms: float
 
 
-def find_landmarks(service: CropService, finders: FaceFinders, request: LandmarksInput) -> LandmarksResult:
+def find_landmarks(service: CropService, detectors: DetectorPool, request: LandmarksInput) -> LandmarksResult:
     """Find the landmarks of a face.
 
     Args:
-        service: checks the photo.
-        finders: finds the face.
-        request: the photo, and which face.
+        service: service that checks the image.
+        detectors: detectors of landmarks.
+        request: the image and the options.
 
     Raises:
-        InputError: the input is at fault, or the models are not there; the subclass says which.
+        InputError: the input is invalid, or the models are missing; the subclass identifies the problem.
     """
     start = time.perf_counter()
-    finders.require()
+    detectors.require_models()
     info = service.check_image(request.image)
     with image_step("decode"):
-        photo = decode_image_with_alpha(request.image, info)
-    found = finders.find(photo, image_step, request.options.face, info.exif_orientation)
+        image = decode_image_with_alpha(request.image, info)
+    detected = detectors.detect(image, image_step, request.options.face, info.exif_orientation)
     elapsed_ms = 1000 * (time.perf_counter() - start)
-    return LandmarksResult(image=info, found=found, options=request.options, processing_time_ms=elapsed_ms)
+    return LandmarksResult(image=info, detected=detected, options=request.options, processing_time_ms=elapsed_ms)
 
 
 def landmarks_to_json(result: LandmarksResult) -> bytes:
-    """Write a result; landmarks are in the units that were asked for, all else is in pixels."""
-    exact_px = result.found.landmarks_px
+    """Serialize a result as JSON, with landmarks in the requested units and everything else in pixels."""
+    exact_px = result.detected.landmarks_px
     landmarks_px = np.round(exact_px, COORDINATE_DECIMALS)
     landmarks: Any = landmarks_px
     if result.options.landmark_units == "normalized":
         landmarks = np.round(exact_px / np.array(result.image.size, np.float64), _NORMALIZED_DECIMALS)
     document = {
         "landmarks": landmarks,
-        "detection": detection_document(result.found, Frame(result.image.size)),
-        "face": face_document(compute_roll_deg(exact_px), compute_interocular_px(exact_px), compute_bbox(landmarks_px)),
-        "image": image_document(result.image),
+        "detection": detection_to_dict(result.detected, Frame(result.image.size)),
+        "face": face_to_dict(compute_roll_deg(exact_px), compute_interocular_px(exact_px), compute_bbox(landmarks_px)),
+        "image": image_to_dict(result.image),
         "warnings": image_warnings(result.image),
         "processing_time_ms": round(result.processing_time_ms, 3),
     }

@@ -1,4 +1,4 @@
-"""The options of a crop request: one structure that checks them, documents them and names their defaults."""
+"""Options of requests: structures that define, validate and document them."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ if TYPE_CHECKING:
 
 
 class LandmarkOptions(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_fields=True):
-    """How landmarks are found and given. Each field is a query parameter and a field of the body; the query wins."""
+    """Options of a landmarks request. Each is a query parameter, which takes precedence, and a field of the body."""
 
-    face: Annotated[int, Meta(ge=0, le=99, description="Which face: 0 is the largest, 1 the next.")] = 0
+    face: Annotated[int, Meta(ge=0, le=99, description="Index of the face; 0 is the largest.")] = 0
     landmark_units: Annotated[
         Literal["pixels", "normalized"],
         Meta(description="`pixels` of the image, or `normalized` to 0..1 of its width and height."),
@@ -23,7 +23,7 @@ class LandmarkOptions(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_
 
 
 class CropOptions(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_fields=True):
-    """How regions are found and drawn. Each field is a query parameter and a field of the body; the query wins."""
+    """Options of a crop request. Each is a query parameter, which takes precedence, and a field of the body."""
 
     landmark_units: Annotated[
         Literal["pixels", "normalized"],
@@ -34,39 +34,42 @@ class CropOptions(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_fiel
     region_opacity: Annotated[float, Meta(ge=0, le=1, description="Opacity of a region's fill, 0 to 1.")] = 0.35
     stroke_width: Annotated[
         Annotated[float, Meta(ge=0, le=64)] | None,
-        Meta(description="Width of outlines, in pixels of the image; left out, what suits its size."),
+        Meta(description="Width of outlines, in pixels; default: in proportion to the size of the image."),
     ] = None
     simplify: Annotated[
-        float, Meta(ge=0, le=1000, description="How far a contour may leave the exact one, in pixels; 0 keeps all.")
+        float,
+        Meta(ge=0, le=1000, description="Maximum deviation of simplified contours, in pixels; 0 keeps every point."),
     ] = 0.5
     verify: Annotated[
         Literal["structure", "pixels"],
-        Meta(description="`structure` proves the file whole without decoding it; `pixels` decodes it as well."),
+        Meta(description="`structure` verifies the image file without decoding it; `pixels` also decodes it."),
     ] = "structure"
     face: Annotated[
-        int, Meta(ge=0, le=99, description="Which face, where no landmarks are sent: 0 is the largest, 1 the next.")
+        int, Meta(ge=0, le=99, description="Index of the face if no landmarks are sent; 0 is the largest.")
     ] = 0
-    upright: Annotated[bool, Meta(description="Turn the result so that the eyes are level.")] = False
-    crop: Annotated[Literal["none", "face"], Meta(description="`face` cuts the result to the face.")] = "none"
+    upright: Annotated[bool, Meta(description="Rotate the result so that the eyes are level.")] = False
+    crop: Annotated[Literal["none", "face"], Meta(description="`face` crops the result to the face.")] = "none"
     margin: Annotated[
         float,
-        Meta(ge=0, le=4, description="Room around a cut face on each side, as a share of its width and height."),
+        Meta(
+            ge=0, le=4, description="Margin around a cropped face on each side, as a fraction of its width and height."
+        ),
     ] = 0.25
     output_size: Annotated[
         Annotated[int, Meta(ge=16, le=4096)] | None,
-        Meta(description="Longer side of the result, in pixels; left out, it is not scaled."),
+        Meta(description="Longer side of the result, in pixels; default: not scaled."),
     ] = None
     background: Annotated[
-        Literal["none", "image"], Meta(description="`image` puts the photo under the regions of the overlay.")
+        Literal["none", "image"], Meta(description="`image` embeds the image below the regions of the overlay.")
     ] = "none"
 
     def plain(self) -> CropOptions:
-        """Return the options alone: a body that was read into them holds the picture's text as well."""
+        """Return a copy without the fields of subclasses, such as the encoded image of a body."""
         return CropOptions(**{name: getattr(self, name) for name in OPTION_NAMES})
 
     def framing(self) -> Framing:
-        """Return the part that the result's frame is chosen by."""
-        # Imported here: the command line makes its options from this table, and its help loads no picture libraries.
+        """Return the options of the output frame."""
+        # Import lazily: the command line uses this table for its options, and its help must not load OpenCV.
         from app.face.frame import Framing  # noqa: PLC0415
 
         return Framing(
@@ -77,7 +80,7 @@ class CropOptions(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_fiel
         )
 
     def style(self) -> OverlayStyle:
-        """Return the part that the overlay is drawn by."""
+        """Return the options of the overlay."""
         from app.face.rendering.svg import OverlayStyle  # noqa: PLC0415 - as above
 
         return OverlayStyle(

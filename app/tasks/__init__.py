@@ -1,1 +1,1 @@
-"""Work that is taken now and done later: on NATS JetStream, in processes of its own, lost by no crash."""
+"""Asynchronous tasks on NATS JetStream: queue, records, workers, dead letters, reconciler, embedded server."""

@@ -1,8 +1,7 @@
-"""One NATS connection of a process: made from the settings, kept for as long as the process lives.
+"""The NATS connection of a process, kept open for the life of the process.
 
-The client library reconnects by itself as long as nothing but the network is at fault; here the rest is added. A first
-connection is waited for in the background, a connection that the server refuses is tried again, and after each one the
-streams are looked after, for the server may have come back without them.
+nats-py reconnects after network errors. This module adds the rest. It makes the first connection in the background and
+retries if the server refuses it. After each connect it restores the streams, because the server may have lost them.
 """
 
 from __future__ import annotations
@@ -11,18 +10,18 @@ import asyncio
 import contextlib
 import time
 from contextvars import Context
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import msgspec
 import nats.errors
 
 from app.observability.rich_logging import get_logger
-from app.tasks.access import CarefulClient, access_options
 from app.tasks.errors import QueueFullError, QueueUnavailableError, TaskTooLargeError
-from app.tasks.stream import ensure_streams, require_streams
+from app.tasks.nats_client import StrictTlsClient, connect_options
+from app.tasks.stream import StreamSetupError, ensure_streams, require_streams
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Awaitable, Callable
 
     from nats.aio.client import Client
     from nats.aio.msg import Msg
@@ -33,103 +32,110 @@ if TYPE_CHECKING:
 log = get_logger("tasks")
 
 RECONNECT_PAUSE_S = 0.5
-# The library tries to connect for ever, and may hang in it, after a handshake that failed: then it is begun anew.
+# After a failed handshake, nats-py may retry forever or hang; the attempt is then abandoned and started again.
 CONNECT_LIMIT_S = 10.0
-HANG_UP_S = 1
-# A server that vanished without a word (a node gone, a network split) is noticed after two of these.
+CLOSE_LIMIT_S = 1
+# A server that disappears without closing the connection (node failure, network partition) is noticed after two pings.
 PING_INTERVAL_S = 10
-MIN_SERVER = (2, 11)  # the first with a time to live for each message
+MIN_SERVER = (2, 11)  # the first version with a TTL per message
 
-# A stream that stores nothing is tried again at this interval, by one request; others are refused at once.
+# A stream that stores nothing is retried by one request per interval; other requests fail at once.
 STUCK_PAUSE_S = 2.0
 STUCK_TIMEOUT_S = 1.0
-NO_ANSWER = "the queue did not answer in time; come back after the time in Retry-After"
+UNAVAILABLE = "the queue is unavailable; retry after the time in Retry-After"
+FULL = "the queue is full; retry after the time in Retry-After"
+TOO_LARGE = "image: the task exceeds the message size that the queue accepts; send a smaller image"
 
 # https://github.com/nats-io/nats-server/blob/main/server/errors.json
 _WRONG_REVISION = {10071, 10164}
 _FULL = {10002, 10023, 10047, 10077}
 _TOO_LARGE = {10054}
+_EXPECTED_ERRORS = (nats.errors.Error, OSError, StreamSetupError)
+
+T = TypeVar("T", bound=msgspec.Struct)
 
 
 class RevisionConflictError(Exception):
-    """Somebody else wrote in between."""
+    """Another writer has replaced the revision that a write names."""
 
 
 class _ResponseTimeoutError(Exception):
     """The server did not respond in time."""
 
 
-class _ApiFault(msgspec.Struct):
+class ApiError(msgspec.Struct):
+    """Error of a JetStream response."""
+
     code: int = 0
     err_code: int = 0
     description: str = ""
 
 
-class _Stored(msgspec.Struct):
+class _PublishResponse(msgspec.Struct):
     seq: int = 0
-    error: _ApiFault | None = None
+    error: ApiError | None = None
 
 
-_STORED = msgspec.json.Decoder(_Stored)
+_PUBLISH_RESPONSE = msgspec.json.Decoder(_PublishResponse)
 
 
 class Connection:
-    """The way to the queue's server.
+    """A connection to the NATS server.
 
     Args:
-        settings: where the server is and how to be let in.
-        name: told to the server, for whoever looks at its list of clients.
-        is_keeper: whether the streams are kept in line with the settings. Who gives a command has
-            settings of another shell perhaps, and shall change nothing.
+        settings: address, credentials and limits.
+        name: name of the client in the server's list of connections.
+        manages_streams: whether to create the streams and to update them to the settings. Commands must not, because
+            the settings of their shell may differ from those of the service.
     """
 
-    def __init__(self, settings: Settings, name: str, *, is_keeper: bool = True) -> None:
-        self._see_to_streams = ensure_streams if is_keeper else require_streams
+    def __init__(self, settings: Settings, name: str, *, manages_streams: bool = True) -> None:
+        self._prepare_streams = ensure_streams if manages_streams else require_streams
         self._settings = settings
         self._name = name
         self._client: Client | None = None
-        self._keeper: asyncio.Task[None] | None = None
+        self._connecting: asyncio.Task[None] | None = None
+        self._preparing: asyncio.Task[None] | None = None
         self._is_prepared = False
         self._is_closing = False
-        self._preparing: asyncio.Task[None] | None = None
-        self._troubles: set[str] = set()
-        # First tokens of subjects whose stream stores nothing although the server responds, and when to try again.
+        self._reported: set[str] = set()  # problems since the last success
+        # First tokens of subjects whose stream stores nothing although the server responds, and when to retry.
         self._stuck: dict[str, float] = {}
 
     @property
     def is_up(self) -> bool:
-        """Whether the server is there and has the streams."""
+        """Whether the server is connected and has the streams."""
         return self._client is not None and self._client.is_connected and self._is_prepared
 
     @property
     def client(self) -> Client:
-        """The library's client, connected.
+        """The connected nats-py client.
 
         Raises:
-            QueueUnavailableError: there is no connection now.
+            QueueUnavailableError: the server is not connected.
         """
         if self._client is None or not self.is_up:
-            raise QueueUnavailableError("the queue cannot be reached now; come back after the time in Retry-After")
+            raise QueueUnavailableError(UNAVAILABLE)
         return self._client
 
     async def start(self) -> None:
-        """Begin to connect, and go on until `close`."""
-        # In no request's context: its lines would carry the id of whoever happened to be there.
-        self._keeper = asyncio.create_task(self._keep(), context=Context())
+        """Start to connect, in the background, and stay connected until `close`."""
+        # In an empty context, because log lines would otherwise carry the id of an unrelated request.
+        self._connecting = asyncio.create_task(self._stay_connected(), context=Context())
 
     async def close(self) -> None:
-        """Send what is to be sent, and hang up."""
+        """Send pending messages and disconnect."""
         self._is_closing = True
         if self._client is not None:
             await _flush(self._client)
-        for task in filter(None, (self._preparing, self._keeper)):
-            # Once may not be enough: wait_for of Python 3.11 loses a cancellation that comes together with its result.
+        for task in filter(None, (self._preparing, self._connecting)):
+            # Repeated, because `wait_for` of Python 3.11 loses a cancellation that arrives together with its result.
             while not task.done():
                 task.cancel()
-                await asyncio.wait({task}, timeout=HANG_UP_S / 2)
+                await asyncio.wait({task}, timeout=CLOSE_LIMIT_S / 2)
 
     async def wait_up(self, stop: Callable[[], bool]) -> bool:
-        """Wait for a connection, or until ``stop`` says so; tell which it was."""
+        """Wait until the connection is up, or until ``stop`` returns True; return whether it is up."""
         while not self.is_up:
             if stop():
                 return False
@@ -137,49 +143,41 @@ class Connection:
         return True
 
     async def store(self, subject: str, payload: bytes, headers: dict[str, str] | None = None) -> int:
-        """Publish into a stream, and wait until it is stored.
+        """Publish a message to a stream, and wait until it is stored.
 
         Returns:
-            Its sequence number.
+            The sequence number of the message.
 
         Raises:
-            QueueUnavailableError: no response, or the server cannot store.
-            QueueFullError: the stream is full, or the server's storage.
-            TaskTooLargeError: the message is larger than the server takes.
-            RevisionConflictError: a header asked for another last revision.
+            QueueUnavailableError: the server does not respond or cannot store the message.
+            QueueFullError: the stream or the server's storage is full.
+            TaskTooLargeError: the message is larger than the server accepts.
+            RevisionConflictError: the last revision is not the one that a header names.
         """
         target = subject.partition(".")[0]
         limit_s = STUCK_TIMEOUT_S if target in self._stuck else None
         generation = self._generation()
         try:
-            answer = _STORED.decode((await self._exchange(subject, payload, headers, limit_s)).data)
+            response = _PUBLISH_RESPONSE.decode((await self._exchange(subject, payload, headers, limit_s)).data)
         except _ResponseTimeoutError as error:
-            if generation == self._generation():  # otherwise the server has been restarted meanwhile
+            if generation == self._generation():  # otherwise the server has restarted meanwhile
                 await self._note_not_stored(target, error)
             raise _unavailable() from None
         if self._stuck.pop(target, None) is not None:
             log.info("The queue stores messages of %s again", target)
-        fault = answer.error
-        if fault is None:
+        if response.error is None:
             self._note_success()
-            return answer.seq
-        if fault.err_code in _WRONG_REVISION:
-            raise RevisionConflictError
-        if fault.err_code in _FULL:
-            raise QueueFullError("the queue is full; come back after the time in Retry-After")
-        if fault.err_code in _TOO_LARGE:
-            raise TaskTooLargeError("the queue does not take messages as large as this task")
-        log.warning("The queue refused a message: %s (%d)", fault.description, fault.err_code)
-        raise QueueUnavailableError("the queue cannot store anything now; come back after the time in Retry-After")
+            return response.seq
+        raise _publish_error(response.error)
 
     async def request(
         self, subject: str, payload: bytes = b"", headers: dict[str, str] | None = None, timeout_s: float | None = None
     ) -> Msg:
-        """Ask the server, within the time of the settings unless said otherwise.
+        """Send a request and return the response; the default timeout is that of the settings.
 
         Raises:
-            QueueUnavailableError: no answer.
-            TaskTooLargeError: the message is larger than the server takes.
+            QueueUnavailableError: the server does not respond.
+            TaskTooLargeError: the message is larger than the server accepts.
         """
         try:
             return await self._exchange(subject, payload, headers, timeout_s)
@@ -187,36 +185,63 @@ class Connection:
             self._report(error.__cause__ or error)
             raise _unavailable() from None
 
-    async def subscribe(self, subject: str) -> Subscription:
-        """Receive what is published on a subject from now on.
+    async def call_api(
+        self, path: str, response_type: type[T], payload: bytes = b"", timeout_s: float | None = None
+    ) -> T:
+        """Call the JetStream API and decode the response.
+
+        Args:
+            path: subject without ``$JS.API.``.
+            response_type: structure of the response; its field ``error``, if it has one, receives an error.
+            payload: body of the request.
+            timeout_s: timeout; the default is that of the settings.
 
         Raises:
-            QueueUnavailableError: the connection was lost.
+            QueueUnavailableError: the server does not respond or returns an error.
+        """
+        message = await self.request(f"$JS.API.{path}", payload, timeout_s=timeout_s)
+        response = msgspec.json.decode(message.data, type=response_type)
+        if getattr(response, "error", None) is not None:
+            self.recheck_streams()
+            raise QueueUnavailableError("the queue's streams are missing and are being created; retry later")
+        return response
+
+    async def subscribe(self, subject: str, callback: Callable[[Msg], Awaitable[None]]) -> Subscription:
+        """Call a function with each message that is published to a subject from now on.
+
+        Raises:
+            QueueUnavailableError: the connection is lost.
         """
         try:
-            return await self.client.subscribe(subject)
+            return await self.client.subscribe(subject, cb=callback)
         except (nats.errors.Error, OSError) as error:
             self._report(error)
             raise _unavailable() from None
 
     def require_storing(self) -> None:
-        """Refuse at once what would wait for a stream that stores nothing; let one request in a while try.
+        """Fail at once if a stream stores nothing, except for one request per interval, which retries.
 
         Raises:
-            QueueUnavailableError: the server does not store now.
+            QueueUnavailableError: the server stores nothing now.
         """
         now = time.monotonic()
         for target, retry_at in self._stuck.items():
             if now < retry_at:
-                raise QueueUnavailableError("the queue's storage cannot be written; come back later")
+                raise QueueUnavailableError("the queue's storage is not writable; retry later")
             self._stuck[target] = now + STUCK_PAUSE_S
+
+    def recheck_streams(self) -> None:
+        """Check and restore the streams again, because the server responds as if they were missing."""
+        if self._is_prepared:
+            self._is_prepared = False
+            self._preparing = asyncio.create_task(self._prepare(), context=Context())
 
     def _generation(self) -> tuple[int, int]:
         client = self._client
         return id(client), 0 if client is None else client.stats["reconnects"]
 
     async def _note_not_stored(self, target: str, error: _ResponseTimeoutError) -> None:
-        """Find out whether the server hangs, or responds and only stores nothing, as after a full disk."""
+        """Find out whether the server hangs, or responds but stores nothing, as after a full disk."""
         try:
             await self._exchange("$JS.API.INFO", timeout_s=STUCK_TIMEOUT_S)
         except (_ResponseTimeoutError, QueueUnavailableError, TaskTooLargeError):
@@ -224,8 +249,8 @@ class Connection:
             return
         if target not in self._stuck:
             log.error(
-                "The queue does not store messages of %s although its server responds: see its log for a write error; "
-                "it must be restarted once its disk has room (the embedded server restarts by itself)",
+                "The queue does not store messages of %s although its server responds; see the server's log for a "
+                "write error, free disk space and restart the server (the embedded server restarts automatically)",
                 target,
             )
         self._stuck[target] = time.monotonic() + STUCK_PAUSE_S
@@ -235,14 +260,14 @@ class Connection:
     ) -> Msg:
         limit_s = timeout_s or self._settings.nats_timeout_s
         client = self.client
-        # The server counts headers too, and hangs up on whoever sends it more; the library looks at the rest alone.
+        # The limit includes headers, which nats-py does not check; the server disconnects clients that exceed it.
         if len(payload) + _header_size(headers or {}) > client.max_payload:
-            raise TaskTooLargeError("the queue does not take messages as large as this task")
+            raise TaskTooLargeError(TOO_LARGE)
         try:
             return await client.request(subject, payload, timeout=limit_s, headers=headers)
         except nats.errors.NoRespondersError:
-            # The server is there and the stream is not (yet): just started, or its store is gone.
-            self.prepare_again()
+            # The stream is missing: the server has just started or has lost its store.
+            self.recheck_streams()
             raise _unavailable() from None
         except TimeoutError as error:
             raise _ResponseTimeoutError from error
@@ -250,15 +275,9 @@ class Connection:
             self._report(error)
             raise _unavailable() from None
 
-    def prepare_again(self) -> None:
-        """Look after the streams again: the server answers, but not as one that has them."""
-        if self._is_prepared:
-            self._is_prepared = False
-            self._preparing = asyncio.create_task(self._prepare(), context=Context())
-
-    async def _keep(self) -> None:
+    async def _stay_connected(self) -> None:
         while not self._is_closing:
-            client, lost = CarefulClient(), asyncio.Event()
+            client, lost = StrictTlsClient(), asyncio.Event()
             try:
                 async with asyncio.timeout(max(CONNECT_LIMIT_S, 2 * self._settings.nats_timeout_s)):
                     await client.connect(**self._options(lost))
@@ -266,11 +285,11 @@ class Connection:
                 await self._prepare()
                 if not self._is_closing:
                     await lost.wait()
-            except Exception as error:  # noqa: BLE001 - a seed that is none, say: whatever it is, the others go on
+            except Exception as error:  # noqa: BLE001 - reported; the process must keep trying to connect
                 self._report(error)
             finally:
                 self._is_prepared = False
-                await _hang_up(client)
+                await _disconnect(client)
             await asyncio.sleep(RECONNECT_PAUSE_S)
 
     async def _prepare(self) -> None:
@@ -278,83 +297,99 @@ class Connection:
         while client is not None and not client.is_closed:
             try:
                 _require_version(client)
-                await self._see_to_streams(client, self._settings)
-            except (nats.errors.Error, OSError, TimeoutError, ValueError) as error:
+                await self._prepare_streams(client, self._settings)
+            except Exception as error:  # noqa: BLE001 - reported; the process must keep trying
                 self._report(error)
                 await asyncio.sleep(RECONNECT_PAUSE_S)
             else:
                 self._is_prepared = True
-                self._stuck = dict.fromkeys(self._stuck, 0.0)  # the server may have restarted: try at once
+                self._stuck = dict.fromkeys(self._stuck, 0.0)  # the server may have restarted: retry at once
                 self._note_success()
                 return
 
     def _options(self, lost: asyncio.Event) -> dict[str, Any]:
-        async def note_error(error: Exception) -> None:
+        async def on_error(error: Exception) -> None:
             self._report(error)
 
-        async def note_loss() -> None:
+        async def on_disconnect() -> None:
             self._is_prepared = False
 
-        async def note_return() -> None:
+        async def on_reconnect() -> None:
             await self._prepare()
 
-        async def note_end() -> None:
+        async def on_close() -> None:
             lost.set()
 
         return {
             "servers": self._settings.nats_servers,
             "name": self._name,
-            "error_cb": note_error,
-            "disconnected_cb": note_loss,
-            "reconnected_cb": note_return,
-            "closed_cb": note_end,
+            "error_cb": on_error,
+            "disconnected_cb": on_disconnect,
+            "reconnected_cb": on_reconnect,
+            "closed_cb": on_close,
             "max_reconnect_attempts": -1,
             "reconnect_time_wait": RECONNECT_PAUSE_S,
             "connect_timeout": self._settings.nats_timeout_s,
             "ping_interval": PING_INTERVAL_S,
-            **access_options(self._settings),
+            **connect_options(self._settings),
         }
 
     def _note_success(self) -> None:
-        if self._troubles:
-            log.info("The queue is back")
-            self._troubles.clear()
+        if self._reported:
+            log.info("The queue is available again")
+            self._reported.clear()
 
     def _report(self, error: BaseException) -> None:
-        """Log each trouble once until all are over; the library tells of each attempt, at each server."""
-        if isinstance(error, TimeoutError) and self._troubles:
-            return  # what took so long was told
-        trouble = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
-        if trouble not in self._troubles:
-            log.warning("The queue cannot be reached: %s", trouble)
-            self._troubles.add(trouble)
+        """Log each problem once until the next success, because nats-py reports every attempt at every server."""
+        if isinstance(error, TimeoutError) and self._reported:
+            return  # the cause has been logged
+        problem = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
+        if problem in self._reported:
+            return
+        self._reported.add(problem)
+        # An invalid seed raises an error of nkeys, whose import would cost every process 1 MB.
+        if isinstance(error, _EXPECTED_ERRORS) or type(error).__module__ == "nkeys":
+            log.warning("The queue is unavailable: %s; retrying", problem)
+        else:  # a bug; nats-py also reports exceptions of subscription callbacks here
+            log.error("Internal error in the connection to the queue: %s", problem, exc_info=error)
 
 
-async def _hang_up(client: CarefulClient) -> None:
+async def _disconnect(client: StrictTlsClient) -> None:
     try:
-        with contextlib.suppress(Exception):  # what was never up cannot be hung up
-            async with asyncio.timeout(HANG_UP_S):
+        with contextlib.suppress(Exception):  # because a client that never connected may fail to close
+            async with asyncio.timeout(CLOSE_LIMIT_S):
                 await client.close()
     finally:
-        client.let_go()
+        client.close_transport()
 
 
 async def _flush(client: Client) -> None:
     with contextlib.suppress(nats.errors.Error, OSError, TimeoutError):
         if client.is_connected:
-            await client.flush(timeout=HANG_UP_S)
+            await client.flush(timeout=CLOSE_LIMIT_S)
+
+
+def _publish_error(error: ApiError) -> Exception:
+    if error.err_code in _WRONG_REVISION:
+        return RevisionConflictError()
+    if error.err_code in _FULL:
+        return QueueFullError(FULL)
+    if error.err_code in _TOO_LARGE:
+        return TaskTooLargeError(TOO_LARGE)
+    log.warning("The queue rejected a message: %s (%d)", error.description, error.err_code)
+    return QueueUnavailableError("the queue cannot store the task now; retry after the time in Retry-After")
 
 
 def _require_version(client: Client) -> None:
     version = client.connected_server_version
     if client.is_connected and (version.major, version.minor) < MIN_SERVER:
-        raise ValueError(f"expected nats-server {'.'.join(map(str, MIN_SERVER))} or later, got {version}")
+        raise StreamSetupError(f"expected nats-server {'.'.join(map(str, MIN_SERVER))} or later, got {version}")
 
 
 def _header_size(headers: dict[str, str]) -> int:
-    """Return the bytes that headers take on the wire, with the line before and the one after them."""
+    """Return the size of the header block on the wire."""
     return sum(len(f"{name}: {value}\r\n".encode()) for name, value in headers.items()) + len("NATS/1.0\r\n\r\n")
 
 
 def _unavailable() -> QueueUnavailableError:
-    return QueueUnavailableError(NO_ANSWER)
+    return QueueUnavailableError(UNAVAILABLE)

@@ -1,35 +1,24 @@
-"""What can be wrong with a task or with the queue; what is wrong with an input is told by `app.face.errors`.
-
-::
-
-    QueueError
-    ├─ QueueUnavailableError     the queue's server is away, or does not answer in time
-    ├─ QueueFullError            as many tasks or records as may be kept are there
-    ├─ TaskTooLargeError         the task is larger than the queue's server takes
-    ├─ TaskUnknownError          there is no such task, or no longer
-    ├─ TaskEndedError            the task has ended and cannot be cancelled
-    └─ IdempotencyConflictError  the key was used for another request
-"""
+"""Errors of tasks and of the queue; `app.face.errors` has those of inputs."""
 
 
 class QueueError(Exception):
-    """The base of the tree; ``str(error)`` is the sentence shown to the caller."""
+    """Base class; ``str(error)`` is the detail that the caller receives."""
 
 
 class QueueUnavailableError(QueueError):
-    """The queue's server is away, or does not answer in time."""
+    """The NATS server is unreachable or does not respond in time."""
 
 
 class QueueFullError(QueueError):
-    """As many tasks or records as may be kept are there."""
+    """The limit of tasks, records or disk space is reached."""
 
 
 class TaskTooLargeError(QueueError):
-    """The task is larger than the queue's server takes."""
+    """The task exceeds the largest message that the NATS server accepts."""
 
 
 class TaskUnknownError(QueueError):
-    """There is no such task, or no longer."""
+    """The task does not exist, or has expired."""
 
 
 class TaskEndedError(QueueError):
@@ -37,4 +26,4 @@ class TaskEndedError(QueueError):
 
 
 class IdempotencyConflictError(QueueError):
-    """The key was used for another request."""
+    """The Idempotency-Key was used for another request."""

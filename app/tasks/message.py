@@ -1,13 +1,13 @@
-"""A task as it travels: a short header in MessagePack, then the pictures as they are.
+"""Wire format of a task: a header in MessagePack, followed by the raw images.
 
 ::
 
     4 bytes     length of the header, big-endian
-    header      what is to be done, for whom, and how long each picture is
-    photo       the file's bytes
-    label map   the file's bytes, if there is one
+    header      options, record and image sizes
+    image       bytes of the file
+    label map   bytes of the file, if there is one
 
-The message holds a request that has been checked (`CheckedInput`), so that a worker does not check it again.
+The message holds a request that was validated (`CheckedInput`), so that a worker does not validate it again.
 """
 
 from __future__ import annotations
@@ -36,18 +36,18 @@ _POINT_BYTES: Final = 8
 
 
 class MessageError(Exception):
-    """The bytes are no task."""
+    """The bytes are not a task."""
 
 
 class NewerTaskError(Exception):
-    """The task was written by a later version, whose workers know what to do with it."""
+    """The task was written by a later version, whose workers can process it."""
 
 
 class _Version(msgspec.Struct, frozen=True):
     version: Annotated[int, Meta(ge=1)]
 
 
-class _Picture(msgspec.Struct, frozen=True, array_like=True):
+class _Image(msgspec.Struct, frozen=True, array_like=True):
     size: Annotated[int, Meta(ge=0)]
     width: int
     height: int
@@ -59,10 +59,10 @@ class _Header(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     version: int
     record: bytes
     revision: int
-    photo: _Picture
+    photo: _Image  # named as in version 2 of the format
     landmarks: bytes | None
     options: CropOptions
-    label_map: _Picture | None = None
+    label_map: _Image | None = None
     regions: list[tuple[str, list[int]]] | None = None
     request_id: str | None = None
     trace_id: str | None = None
@@ -70,14 +70,14 @@ class _Header(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Task:
-    """A task as a worker gets it.
+    """A decoded task.
 
     Attributes:
-        record: as it was when the task was taken.
-        revision: the revision that it had.
-        checked: what is to be worked on; the pictures are views into the message.
-        request_id: of the request that brought it.
-        trace_id: of the trace that the request was part of.
+        record: record at the time of the submission.
+        revision: revision of that record.
+        checked: validated input; the images are views of the message.
+        request_id: id of the request that submitted the task.
+        trace_id: id of the trace of that request.
     """
 
     record: Record
@@ -93,7 +93,7 @@ _RECORD = msgspec.json.Decoder(Record)
 
 
 def encode_task(record: Record, revision: int, checked: CheckedInput) -> bytes:
-    """Write a task that is being taken; the ids of the request at hand go with it."""
+    """Encode a task, with the ids of the current request."""
     regions = checked.region_landmarks
     header = _Header(
         version=VERSION,
@@ -114,30 +114,30 @@ def encode_task(record: Record, revision: int, checked: CheckedInput) -> bytes:
 
 
 def decode_task(data: bytes) -> Task:
-    """Read a task.
+    """Decode a task.
 
     Raises:
-        MessageError: the bytes are no task, or not a whole one.
-        NewerTaskError: it was written by a later version.
+        MessageError: the bytes are not a complete task.
+        NewerTaskError: the task was written by a later version.
     """
     view = memoryview(data)
     try:
         (length,) = _LENGTH.unpack_from(view)
         packed = view[_LENGTH.size : _LENGTH.size + length]
-        # By itself and first: what else a later version says may be in no form that is known here.
+        # First and separately, because the rest of a later version may have an unknown form.
         if (version := _VERSION.decode(packed).version) > VERSION:
-            raise NewerTaskError(f"expected a task of version {VERSION}, got one of version {version}")
+            raise NewerTaskError(f"task: expected version {VERSION} or earlier, got version {version}")
         header = _DECODER.decode(packed)
         record = _RECORD.decode(header.record)
     except (struct.error, msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise MessageError("expected a task, got bytes without the header of one") from error
-    photo = _LENGTH.size + length
-    label_map = photo + header.photo.size
+        raise MessageError("task: expected a header in MessagePack, got other bytes") from error
+    image = _LENGTH.size + length
+    label_map = image + header.photo.size
     end = label_map + (header.label_map.size if header.label_map else 0)
     if end != len(view) or len(header.landmarks or b"") % _POINT_BYTES:
-        raise MessageError(f"expected a task of {end} bytes, got {len(view)}")
+        raise MessageError(f"task: expected {end} bytes, got {len(view)}")
     checked = CheckedInput(
-        image=view[photo:label_map],
+        image=view[image:label_map],
         image_info=_info(header.photo),
         landmarks_px=_landmarks(header.landmarks),
         label_image=view[label_map:end] if header.label_map else None,
@@ -158,13 +158,13 @@ def _landmarks(data: bytes | None) -> FloatArray | None:
     return None if data is None else np.frombuffer(data, np.float32).reshape(-1, 2)
 
 
-def _describe(data: bytes | memoryview, info: ImageInfo) -> _Picture:
-    return _Picture(len(data), *info.size, info.format, info.exif_orientation)
+def _describe(data: bytes | memoryview, info: ImageInfo) -> _Image:
+    return _Image(len(data), *info.size, info.format, info.exif_orientation)
 
 
-def _info(picture: _Picture) -> ImageInfo:
+def _info(image: _Image) -> ImageInfo:
     return ImageInfo(
-        format=picture.format,  # type: ignore[arg-type]  # as `_describe` took it from one
-        size=Size(picture.width, picture.height),
-        exif_orientation=picture.exif_orientation,
+        format=image.format,  # type: ignore[arg-type]  # `_describe` took it from an ImageInfo
+        size=Size(image.width, image.height),
+        exif_orientation=image.exif_orientation,
     )

@@ -1,4 +1,4 @@
-"""Tasks as the web layer sees them: taken, looked at, cancelled."""
+"""The queue as the web layer uses it: submit tasks, read their status, cancel them."""
 
 from __future__ import annotations
 
@@ -10,11 +10,9 @@ from contextvars import Context
 from hashlib import sha256
 from typing import TYPE_CHECKING, Final, TypeVar
 
-import nats.errors
-
 from app.observability.recording import record_cache_lookup, record_task_completed, record_task_submitted
-from app.tasks.connection import Connection, RevisionConflictError
-from app.tasks.embedded import store_folder
+from app.tasks.admission import QueueAdmission
+from app.tasks.connection import TOO_LARGE, Connection, RevisionConflictError
 from app.tasks.errors import (
     IdempotencyConflictError,
     QueueError,
@@ -24,13 +22,11 @@ from app.tasks.errors import (
     TaskTooLargeError,
     TaskUnknownError,
 )
-from app.tasks.long_polls import LongPolls
+from app.tasks.long_polls import LongPoll, LongPolls
 from app.tasks.message import encode_task
-from app.tasks.queue_shares import QueueShares
 from app.tasks.reconciler import RELEASE_S, Reconciler
 from app.tasks.records import TASK_UNKNOWN, Record, Records, TaskStatus
-from app.tasks.storage_space import StorageSpace
-from app.tasks.stream import TASK_TYPE, lane_of, notice_subject, task_subject
+from app.tasks.stream import TASK_TYPE, lane_of, task_subject
 from app.tasks.stream_state import is_queued
 
 if TYPE_CHECKING:
@@ -39,21 +35,18 @@ if TYPE_CHECKING:
     from app.service.crop import CheckedInput
     from app.settings import Settings
 
-FULL_PAUSE_S: Final = 0.2  # after a refusal, others are refused without asking; callers wait longer than this anyhow
 CACHE_TIMEOUT_S: Final = 0.5
-CACHE_PAUSE_S: Final = 5.0  # for a queue that did not answer; the synchronous route shall not wait for it each time
+CACHE_PAUSE_S: Final = 5.0  # after a timeout, so that the synchronous route does not wait each time
 ATTEMPTS: Final = 8
-# Of a message that may be taken: with what is told of it should it be given up on, it is still one that can be stored.
-HEADERS_BYTES: Final = 1024
 
 T = TypeVar("T")
 
 
 class TaskQueue:
-    """The queue, for one process; everything runs in the event loop that `start` was called in.
+    """The queue of one process; everything runs in the event loop in which `start` was called.
 
     Args:
-        settings: where the queue is, and its bounds.
+        settings: address and limits of the queue.
     """
 
     def __init__(self, settings: Settings) -> None:
@@ -61,17 +54,14 @@ class TaskQueue:
         self._connection = Connection(settings, "facial-service api")
         self._records = Records(self._connection, settings)
         self._reconciling: asyncio.Task[None] | None = None
-        self._long_polls = LongPolls()
-        self._shares = QueueShares(self._connection, settings)
-        folder = store_folder(settings)
-        self._space = None if folder is None else StorageSpace(folder)
-        self._full_until: dict[int, float] = {}  # by lane
+        self._long_polls = LongPolls(self._connection)
+        self._admission = QueueAdmission(self._connection, self._records, settings)
         self._no_cache_until = 0.0
 
     async def start(self) -> None:
-        """Begin to connect, in the background, and stand by to reconcile if no worker does."""
+        """Start to connect, in the background, and reconcile if no worker does."""
         await self._connection.start()
-        # In no request's context: its log lines would carry that request's id.
+        # In an empty context, because its log lines would otherwise carry the id of an unrelated request.
         reconciler = Reconciler(self._connection, self._records, self._settings, is_standby=True)
         self._reconciling = asyncio.create_task(reconciler.run(), context=Context())
 
@@ -91,22 +81,22 @@ class TaskQueue:
         owner: str = "",
         digest: str | None = None,
     ) -> Record:
-        """Take a task.
+        """Submit a task.
 
         Args:
-            checked: what is to be done.
-            idempotency_key: of the caller's making; the same key gives the same task.
+            checked: validated input of the task.
+            idempotency_key: key chosen by the caller; the same key returns the same task.
             caller_number: number of the caller, which determines the lane of its tasks.
-            owner: whom the task belongs to. Equal idempotency keys of two owners give two tasks.
-            digest: of ``checked``; needed with a key, and for the result cache.
+            owner: owner of the task. Equal idempotency keys of different owners are independent.
+            digest: digest of ``checked``; required with a key, and for the result cache.
 
         Returns:
-            The task's record; with a key that was used before, or a result that is there, it may have ended already.
+            The record of the task, which may have ended if the key was used before or the result is cached.
 
         Raises:
-            QueueUnavailableError: the queue is away.
+            QueueUnavailableError: the queue is unavailable.
             QueueFullError: the queue is full.
-            TaskTooLargeError: the queue's server takes no message so large.
+            TaskTooLargeError: the task exceeds the largest message.
             IdempotencyConflictError: the key was used for another request.
         """
         task_id = uuid.uuid4().hex if idempotency_key is None else _derive_id(owner, idempotency_key)
@@ -118,15 +108,14 @@ class TaskQueue:
             open_ttl_s=self._records.open_ttl_s,
         )
         lane = lane_of(caller_number)
-        if idempotency_key is not None:  # what was taken stays so, be the queue full now
-            there = await _until_settled(lambda: self._find_taken(record, checked, lane))
-            if there is not None:
-                return there
-        self._require_small(checked)
-        await self._require_room(len(checked.image) + len(checked.label_image or b""), lane)
+        if idempotency_key is not None:  # before admission, because the task may exist although the queue is full now
+            existing = await _retry_on_conflict(lambda: self._find_existing(record, checked, lane))
+            if existing is not None:
+                return existing
+        await self._admission.admit(len(checked.image) + len(checked.label_image or b""), lane)
         if self._settings.result_cache and digest and (found := await self._find(digest)) is not None:
-            record = _answer_from(found, record)
-        return await _until_settled(lambda: self._take(record, checked, lane))
+            record = _copy_result(found, record)
+        return await _retry_on_conflict(lambda: self._create(record, checked, lane))
 
     async def status(
         self,
@@ -141,53 +130,49 @@ class TaskQueue:
 
         Args:
             task_id: id of the task.
-            owner: whose tasks the caller may see.
-            caller: identity of the caller; waiting requests are shared between callers.
+            owner: identity of the caller's API key.
+            caller: identity of the caller; the slots for waiting requests are shared among callers.
             wait_s: how long to wait for the end of the task.
-            is_stopping: asked now and then whether to wait no longer.
+            is_stopping: function that returns whether to stop waiting.
 
         Raises:
             TaskUnknownError: the task does not exist, or belongs to another owner.
-            QueueUnavailableError: the queue is unreachable.
+            QueueUnavailableError: the queue is unavailable.
             SaturatedError: too many requests wait, and the caller has no smaller share of them than others.
         """
         end = time.monotonic() + wait_s
         record, _ = await self._get(task_id, owner)
         if wait_s <= 0 or record.status.is_final:
             return record
-        with self._long_polls.enter(caller) as poll:
-            return await self._wait_for_end(task_id, end, lambda: poll.is_over or is_stopping())
-
-    async def _wait_for_end(self, task_id: str, end: float, is_over: Callable[[], bool]) -> Record:
-        notices = await self._connection.subscribe(notice_subject(task_id))
         try:
-            # Once more: an end that came before the subscription was not noticed.
-            record, _ = await self._records.get(task_id)
-            while True:
-                left_s = end - time.monotonic()
-                if record.status.is_final or left_s <= 0 or is_over():
-                    return record
-                with contextlib.suppress(TimeoutError):
-                    await notices.next_msg(timeout=min(left_s, self._long_polls.recheck_s))
-                record, _ = await self._records.get(task_id)
-        except (nats.errors.Error, OSError):
-            raise QueueUnavailableError("the queue went away; come back after the time in Retry-After") from None
+            with self._long_polls.enter(caller, task_id) as poll:
+                return await self._wait_for_end(poll, end, is_stopping)
         finally:
-            with contextlib.suppress(nats.errors.Error, OSError):
-                await notices.unsubscribe()
+            await self._long_polls.unsubscribe_if_idle()
+
+    async def _wait_for_end(self, poll: LongPoll, end: float, is_stopping: Callable[[], bool]) -> Record:
+        while True:
+            # On each turn, because a new connection has no subscription; before the record is read, so that no notice
+            # is lost in between.
+            await self._long_polls.subscribe()
+            record, _ = await self._records.get(poll.task_id)
+            left_s = end - time.monotonic()
+            if record.status.is_final or left_s <= 0 or poll.is_over or is_stopping():
+                return record
+            await poll.wait(min(left_s, self._long_polls.recheck_s))
 
     async def cancel(self, task_id: str, *, owner: str = "") -> Record:
-        """End a task that has not ended; work on it that is under way is for nothing.
+        """Cancel a task that has not ended; the result of an attempt in progress is discarded.
 
         Raises:
             TaskUnknownError: the task does not exist, or belongs to another owner.
-            TaskEndedError: it has ended otherwise.
-            QueueError: the queue is away, or could not store it.
+            TaskEndedError: the task has ended with another status.
+            QueueError: the queue is unavailable, or could not store the record.
         """
-        return await _until_settled(lambda: self._cancel(task_id, owner))
+        return await _retry_on_conflict(lambda: self._cancel(task_id, owner))
 
     async def find_result(self, digest: str) -> bytes | None:
-        """Return the result of a task that was asked the same, or None; the queue's absence is no error here."""
+        """Return the cached result for a digest; None if there is none or the queue is unavailable."""
         found = await self._find(digest)
         return None if found is None else bytes(found.result)
 
@@ -205,32 +190,11 @@ class TaskQueue:
         record_cache_lookup("miss" if found is None else "hit")
         return found
 
-    async def _require_room(self, size: int, lane: int) -> None:
-        if time.monotonic() < self._full_until.get(lane, 0.0):
-            raise QueueFullError("the queue is full; come back after the time in Retry-After")
-        if self._space is not None and not self._space.admit(size):
-            raise QueueFullError("the queue's storage is full; come back later")
-        self._connection.require_storing()
-        if await self._records.usage_bytes() > self._settings.result_max_bytes:
-            raise QueueFullError("the store of results is full; come back later")
-        await self._shares.take(lane, size)
-
-    def _require_small(self, checked: CheckedInput) -> None:
-        limit = self._largest()
-        size = len(checked.image) + len(checked.label_image or b"")
-        if size > limit:
-            raise TaskTooLargeError(f"expected pictures of at most {limit} bytes in a task, got {size}")
-
-    def _largest(self) -> int:
-        """Return how large a message may be: the server's limit, or a queue with nothing else in it."""
-        bounds = (self._connection.client.max_payload, self._settings.task_queue_max_bytes)
-        return min(bounds) - HEADERS_BYTES
-
-    async def _find_taken(self, record: Record, checked: CheckedInput, lane: int) -> Record | None:
+    async def _find_existing(self, record: Record, checked: CheckedInput, lane: int) -> Record | None:
         found = await self._records.find(record.task_id)
         return None if found is None or found[0].is_withdrawn else await self._resume(*found, record, checked, lane)
 
-    async def _take(self, record: Record, checked: CheckedInput, lane: int) -> Record:
+    async def _create(self, record: Record, checked: CheckedInput, lane: int) -> Record:
         try:
             revision = await self._records.create(record)
         except RevisionConflictError:
@@ -248,18 +212,20 @@ class TaskQueue:
         return record
 
     async def _resume(self, record: Record, revision: int, wanted: Record, checked: CheckedInput, lane: int) -> Record:
-        """Answer a request whose task is there already."""
+        """Return the record of a task that exists; send its message if that is missing."""
         if record.digest != wanted.digest:
-            raise IdempotencyConflictError("expected the request that this Idempotency-Key was used for, got another")
+            raise IdempotencyConflictError(
+                "Idempotency-Key: expected the request that the key was first used for, got another request"
+            )
         if record.status is TaskStatus.PENDING and not await is_queued(self._connection, record.task_id):
-            # Whoever wrote the record may have been killed before it sent the message, or be about to withdraw it: the
-            # new revision keeps it from that. Sent twice, the message is kept once.
+            # The process that wrote the record may have been killed before it sent the message. If it is about to
+            # withdraw the record, the new revision prevents that. The server drops a message that is sent twice.
             revision = await self._renew(record, revision)
             await self._publish(record, revision, checked, lane)
         return record
 
     async def _renew(self, record: Record, revision: int) -> int:
-        """Write a record again as it is; whoever else did so meanwhile has done it for all."""
+        """Write a record again without a change; a concurrent writer of the same record counts as success."""
         try:
             return await self._records.update(record, revision)
         except RevisionConflictError:
@@ -273,24 +239,24 @@ class TaskQueue:
             await self._publish(record, revision, checked, lane)
         except QueueError as error:
             if isinstance(error, QueueFullError):
-                self._full_until[lane] = time.monotonic() + FULL_PAUSE_S
-            # Whether the message is there after all cannot be known; its worker shall find that nobody waits for it.
+                self._admission.note_full(lane)
+            # The message may have been stored even so; its worker must then find the task withdrawn.
             withdrawn = record.replace(status=TaskStatus.CANCELLED, is_withdrawn=True)
             with contextlib.suppress(QueueError, RevisionConflictError):
                 await self._records.update(withdrawn, revision)
             raise
 
     async def _publish(self, record: Record, revision: int, checked: CheckedInput, lane: int) -> None:
-        # By this id the server knows a message that it has already.
+        # The server recognizes a duplicate by this id.
         headers = {"Nats-Msg-Id": f"{record.task_id}.{record.submitted_at}"}
         message = encode_task(record, revision, checked)
-        if len(message) > self._largest():
-            raise TaskTooLargeError("expected smaller pictures: the queue does not take messages as large as this task")
+        if len(message) > self._admission.max_message_bytes:
+            raise TaskTooLargeError(TOO_LARGE)
         await self._connection.store(task_subject(record.task_id, lane), message, headers)
 
     async def _get(self, task_id: str, owner: str) -> tuple[Record, int]:
         found = await self._records.get(task_id)
-        # A task that was submitted before keys were set belongs to no one, and every key may read it.
+        # A task that was submitted before keys were set has no owner, and every key may read it.
         if found[0].owner not in {"", owner}:
             raise TaskUnknownError(TASK_UNKNOWN)
         return found
@@ -300,22 +266,22 @@ class TaskQueue:
         if record.status is TaskStatus.CANCELLED:
             return record
         if record.status.is_final:
-            raise TaskEndedError(f"expected a task that has not ended, got one that ended with {record.status}")
-        # Of no run: the one that works on it would take this end for its own.
+            raise TaskEndedError(f"task: expected one in progress, got one that ended with {record.status}")
+        # Without a run, because the attempt in progress would otherwise mistake this end for its own.
         cancelled = record.replace(status=TaskStatus.CANCELLED, completed_at=time.time(), run="")
         await self._records.update(cancelled, revision)
-        # The message stays until it is delivered: purging it by subject breaks the consumer's state if an older message
-        # is unacknowledged. The worker that receives it reads the final record and acknowledges.
+        # The message stays until it is delivered, because a purge by subject breaks the consumer's state if an older
+        # message is unacknowledged. The worker that receives it reads the final record and acknowledges.
         record_task_completed(record.type, TaskStatus.CANCELLED.value)
         return cancelled
 
 
-async def _until_settled(step: Callable[[], Awaitable[T]]) -> T:
-    """Do a step again whenever somebody else, a worker or the key's other request, wrote the record in between."""
+async def _retry_on_conflict(step: Callable[[], Awaitable[T]]) -> T:
+    """Repeat a step if a worker or a concurrent request has changed the record meanwhile."""
     for _ in range(ATTEMPTS):
         with contextlib.suppress(RevisionConflictError):
             return await step()
-    raise QueueUnavailableError("the task changes too fast; come back after the time in Retry-After")
+    raise QueueUnavailableError("the task is being changed concurrently; retry after the time in Retry-After")
 
 
 def _derive_id(owner: str, key: str) -> str:
@@ -324,7 +290,7 @@ def _derive_id(owner: str, key: str) -> str:
     return sha256(b"".join(len(part).to_bytes(4, "big") + part for part in parts)).hexdigest()[:32]
 
 
-def _answer_from(found: Record, wanted: Record) -> Record:
+def _copy_result(found: Record, wanted: Record) -> Record:
     return found.replace(
         task_id=wanted.task_id,
         owner=wanted.owner,

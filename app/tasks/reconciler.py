@@ -1,15 +1,15 @@
-"""Repair what no worker will: the reconciler compares records, stream and consumer, and ends or restores what differs.
+"""Reconciler: compares records, stream and consumers, and repairs differences that no worker would.
 
 It runs in one process at a time, elected by a lease in the records bucket. Every repair names the revision that it
-replaces, so it is safe while API and workers go on: if any of them changes a record first, the repair is dropped.
+replaces, so it is safe while API and workers run: if one of them changes a record first, the repair is dropped.
 
-- A record that is not final and whose message is gone ends as FAILURE (``task_lost``), because the image was in the
-  message. It waits until no live process can be between writing the record and sending, or storing, its result.
-- A message that was never delivered and whose record has expired, during an outage, gets its record back.
-- Records of tasks whose message exists are renewed before the server deletes them: without its record, a message of a
-  cancelled task would be worked on.
+- A record that is not final and has no message ends as FAILURE (``task_lost``), because the message contained the
+  image. The reconciler waits until no live process can still send the message or store the result.
+- A message that was never delivered and whose record expired during an outage gets its record back.
+- Records of tasks whose message exists are renewed before the server deletes them. Without its record, a worker would
+  process the message of a cancelled task.
 - Revisions that the server should have deleted (see `app.tasks.records`) are removed.
-- A message that the consumer counts as acknowledged, because its task has ended, is deleted.
+- A message of a finished task is deleted if the consumer counts it as acknowledged.
 - A consumer that does not track another message of the stream is created again, so that the message is delivered.
 """
 
@@ -27,9 +27,8 @@ import msgspec
 import nats.errors
 from nats.js.api import ConsumerConfig, DeliverPolicy
 
-from app.observability.events import log_task_failed
 from app.observability.recording import record_error, record_task_completed, record_task_repair
-from app.observability.rich_logging import get_logger
+from app.observability.rich_logging import get_logger, log_task_failed
 from app.tasks.connection import RevisionConflictError
 from app.tasks.errors import QueueError
 from app.tasks.message import MessageError, NewerTaskError, decode_task
@@ -38,13 +37,13 @@ from app.tasks.records import (
     STATUS_HEADER,
     Records,
     StoredRecord,
-    TaskFault,
+    TaskError,
     TaskStatus,
     age_s,
     read_lifetime,
 )
 from app.tasks.stream import RECORDS_STREAM, STREAM, consumer_config, consumer_name, record_subject
-from app.tasks.stream_state import QueueState, delete_message, read_last_sequence, read_message, read_state
+from app.tasks.stream_state import QueueState, delete_message, read_message, read_state, read_stream
 
 if TYPE_CHECKING:
     from nats.aio.msg import Msg
@@ -56,11 +55,11 @@ log = get_logger("tasks")
 
 TASK_LOST: Final = "task_lost"
 PASS_S: Final = 5.0
-# A holder that is killed is replaced within this time; one that is suspended must not believe in its lease for longer.
+# A killed owner is replaced within this time, and a suspended one loses its lease after it.
 LEASE_TTL_S: Final = 15
-# A mismatch between stream and consumer is normal while messages move; one that outlasts this many passes is not.
+# A mismatch between stream and consumer is normal while messages move, unless it persists for this many passes.
 STUCK_PASSES: Final = 4
-RELEASE_S: Final = 1.0  # for the lease to be released on stop
+RELEASE_S: Final = 1.0  # time limit to release the lease on stop
 RESTORED_PER_PASS: Final = 50
 EXAMINED_PER_PASS: Final = 1000
 RENEWED_PER_PASS: Final = 1000
@@ -71,7 +70,7 @@ _FINAL: Final = {status.value for status in TaskStatus if status.is_final}
 
 @dataclass(frozen=True, slots=True)
 class _Open:
-    """A record that is not final."""
+    """State of a record that is not final, as of the last scan."""
 
     revision: int
     status: str
@@ -82,10 +81,10 @@ class Reconciler:
     """Compares records, stream and consumer while it holds the lease.
 
     Args:
-        connection: to the queue.
-        records: the bucket.
-        settings: how long tasks, processes and results live.
-        is_standby: whether to leave a free lease to others for one lease time first.
+        connection: connection to the queue.
+        records: the bucket of records.
+        settings: time limits of tasks and processes.
+        is_standby: whether to leave a free lease to other processes for one lease time first.
     """
 
     def __init__(
@@ -96,9 +95,9 @@ class Reconciler:
         self._settings = settings
         self._lease = Lease(connection)
         self._wait_s = LEASE_TTL_S + PASS_S if is_standby else 0.0
-        # A process that is silent for TIMEOUT_S is replaced: until then it may still send a message for its record.
+        # A process without a heartbeat for TIMEOUT_S is replaced; until then it may still send the message of a record.
         self._pending_grace_s = settings.timeout_s + settings.nats_timeout_s
-        # Its work may still end, and its result be stored, for this long.
+        # The attempt may still finish and store its result within this time.
         self._started_grace_s = settings.task_timeout_s + 2 * settings.task_ack_wait_s
         self._identity: tuple[int, int] | None = None
         self._forget()
@@ -116,7 +115,7 @@ class Reconciler:
                     elif not self._lease.is_held:
                         self._forget()
                 except (QueueError, nats.errors.Error, OSError, TimeoutError, msgspec.DecodeError) as error:
-                    log.debug("Reconciliation was interrupted: %s", type(error).__name__)
+                    log.debug("Reconciliation was interrupted: %s; it continues in the next pass", type(error).__name__)
                 except Exception:
                     log.exception("Reconciliation failed")
                 await asyncio.sleep(PASS_S)
@@ -128,14 +127,14 @@ class Reconciler:
         """Make one pass.
 
         Raises:
-            QueueError: the queue did not respond; the next pass starts from what is known.
+            QueueError: the server does not respond; the next pass continues with the state that is known.
         """
         client = self._connection.client
         if (identity := (id(client), client.stats["reconnects"])) != self._identity:
-            # The server may have restarted, and have brought old revisions back below the sequences already scanned.
+            # The server may have restarted and restored old revisions below the sequences that were scanned.
             self._forget()
             self._identity = identity
-        # In this order: a task that is submitted in between is in the listing, not among the records.
+        # In this order, so that a task that is submitted in between is in the listing but not among the records.
         await self._scan_records()
         state = await read_state(self._connection)
         await self._restore_records(state)
@@ -148,7 +147,7 @@ class Reconciler:
         self._identity = None
         self._scanned = 0
         self._open: dict[str, _Open] = {}
-        self._ended: dict[str, float] = {}  # of messages in the stream; when the server deletes the record
+        self._ended: dict[str, float] = {}  # when the server deletes the record, by task with a message
         self._missing_since: dict[str, float] = {}
         self._stuck_seq = -1
         self._stuck_passes = 0
@@ -156,7 +155,7 @@ class Reconciler:
 
     async def _scan_records(self) -> None:
         """Read the headers of the records written since the last pass."""
-        last = await read_last_sequence(self._connection, RECORDS_STREAM)
+        last = (await read_stream(self._connection, RECORDS_STREAM)).last_seq
         if self._scanned >= last:
             return
         listing = await self._connection.client.jetstream().subscribe(
@@ -187,14 +186,14 @@ class Reconciler:
         if time.time() > read_lifetime(headers, position.timestamp.isoformat()).removed_at + EXPIRY_MARGIN_S:
             self._open.pop(task_id, None)
             await self._records.remove(task_id, revision)
-            _count_repair("record_expired", "Removed an expired record that the server had kept", task_id)
+            _count_repair("record_expired", "Removed an expired record that the server kept", task_id)
         elif headers.get(STATUS_HEADER, "") in _FINAL:
             self._open.pop(task_id, None)
         else:
             self._open[task_id] = _Open(revision, headers.get(STATUS_HEADER, ""), written_at)
 
     async def _restore_records(self, state: QueueState) -> None:
-        """Write the records of messages that outlived them; a worker that gets one of the others sees to it."""
+        """Restore missing records of messages that were never delivered; workers handle the other messages."""
         self._ended = {task_id: at for task_id, at in self._ended.items() if task_id in state.lanes}
         unknown = state.lanes.keys() - self._open.keys() - self._ended.keys()
         messages = 0
@@ -208,7 +207,7 @@ class Reconciler:
                 continue
             lane = state.lanes[task_id]
             found = await read_message(self._connection, task_id, lane)
-            # One that was delivered before may be that of a task whose final record has expired.
+            # If it was delivered before, the record may have been final and have expired.
             if found is None or found[0] <= state.after[lane].delivered.stream_seq:
                 self._ended[task_id] = math.inf
                 continue
@@ -247,15 +246,15 @@ class Reconciler:
             grace_s = self._started_grace_s if seen.status == TaskStatus.STARTED else self._pending_grace_s
             if min(now - since, time.time() - seen.written_at) < grace_s:
                 continue
-            # A message that was sent after the listing was sent by a process that was thought to have ended.
+            # A message that was sent after the listing comes from a process that was considered dead.
             stored = await self._reload(task_id)
             if stored is not None:
                 await self._end_lost(stored)
 
     async def _end_lost(self, stored: StoredRecord) -> None:
-        detail = "the queue lost the task's message; submit it again"
+        detail = "the queue lost the task's message; submit the task again"
         end = stored.record.replace(
-            status=TaskStatus.FAILURE, error=TaskFault(TASK_LOST, detail), completed_at=time.time(), run=""
+            status=TaskStatus.FAILURE, error=TaskError(TASK_LOST, detail), completed_at=time.time(), run=""
         )
         with contextlib.suppress(RevisionConflictError):
             await self._records.update(end, stored.revision)
@@ -275,7 +274,7 @@ class Reconciler:
         return stored if stored.revision == seen.revision and not stored.is_expired else None
 
     async def _check_consumers(self, state: QueueState) -> None:
-        """Repair a lane whose consumer, for several passes, does not track what the stream holds."""
+        """Repair lanes whose consumer has not tracked all messages for several passes."""
         untracked = {lane: state.untracked(lane) for lane in state.after}
         stuck = {lane for lane, count in untracked.items() if count > 0 or (count < 0 and not state.lanes)}
         if not stuck or state.first_seq != self._stuck_seq:
@@ -298,10 +297,11 @@ class Reconciler:
     async def _remove_ended_messages(self, state: QueueState, lane: int) -> bool:
         """Delete messages that the consumer counts as acknowledged although the stream holds them.
 
-        A killed server may bring them back. Delivered again, one whose record has expired would be worked on again.
+        A killed server may restore them. If such a message were delivered again after its record has expired, a worker
+        would process it again.
 
         Returns:
-            Whether there were any.
+            Whether any message was deleted.
         """
         floor, removed = state.after[lane].ack_floor.stream_seq, 0
         ended = [task_id for task_id, at in state.lanes.items() if at == lane and task_id not in self._open]
@@ -323,7 +323,7 @@ class Lease:
     """The right to reconcile, held by one process at a time.
 
     Args:
-        connection: to the queue.
+        connection: connection to the queue.
     """
 
     def __init__(self, connection: Connection) -> None:
@@ -338,10 +338,10 @@ class Lease:
         return time.monotonic() < self._held_until
 
     async def is_free(self) -> bool:
-        """Return whether this process holds the lease or may take it.
+        """Return whether this process holds the lease or may acquire it.
 
         Raises:
-            QueueUnavailableError: no response.
+            QueueUnavailableError: the server does not respond.
         """
         if self.is_held:
             return True
@@ -352,10 +352,10 @@ class Lease:
         return not self._revision or not lease.data or age_s(headers["Nats-Time-Stamp"]) > LEASE_TTL_S
 
     async def hold(self) -> bool:
-        """Take or renew the lease; False if another process was first.
+        """Acquire or renew the lease; return False if another process was first.
 
         Raises:
-            QueueError: no response.
+            QueueError: the server does not respond.
         """
         headers = {
             "Nats-Expected-Last-Subject-Sequence": str(self._revision),
@@ -371,10 +371,10 @@ class Lease:
         return True
 
     async def release(self) -> None:
-        """Let the next process take the lease at once.
+        """Release the lease, so that another process can acquire it at once.
 
         Raises:
-            QueueError: no response.
+            QueueError: the server does not respond.
         """
         if self.is_held:
             self._held_until = 0.0

@@ -1,16 +1,16 @@
-"""Task records: one per task in the key-value bucket, written by revision.
+"""Task records: one per task in the key-value bucket, written with optimistic concurrency control.
 
-A write names the revision that it replaces. Of two workers that received the same task, or of a worker and a caller who
-cancels, the second gets a conflict and reads again; a final state, once written, stays.
+A write names the revision that it replaces. If two workers receive the same task, or a caller cancels while a worker
+finishes, the second writer gets a conflict and reads again. A final state never changes.
 
 Expiry is checked when a record is read, not left to the server alone. nats-server 2.11 to 2.15 deletes a superseded
-revision without a tombstone but a revision whose TTL has passed with one; if it is killed and rebuilds its state from
-the message blocks, it applies tombstones first, so the superseded revision of an expired record reappears, and its TTL
-may be lost (``filestore.go``: ``removeMsgFromBlock``, ``recoverPerMessageState``). Two rules make such a revision
+revision without a tombstone, but a revision whose TTL has passed with one. If it is killed, it rebuilds its state from
+the message blocks and applies tombstones first. The superseded revision of an expired record then reappears, possibly
+without its TTL (``filestore.go``: ``removeMsgFromBlock``, ``recoverPerMessageState``). Two rules make such a revision
 harmless: no revision expires later than the revision that replaces it, and an expired revision counts as missing.
 
-A record is stored longer than callers see it. While the message of an ended task waits, its record must not disappear,
-because a message without a record is that of a task whose record expired during an outage, and is worked on.
+A record is stored longer than callers see it. While the message of a finished task waits, its record must not
+disappear: a worker processes a message without a record, because the record may have expired during an outage.
 """
 
 from __future__ import annotations
@@ -31,21 +31,20 @@ from app.service.coalescing import Coalescer
 from app.tasks.connection import RevisionConflictError
 from app.tasks.errors import QueueUnavailableError, TaskUnknownError
 from app.tasks.stream import RECORDS_STREAM, TASK_TYPE, is_task_id, record_subject
+from app.tasks.stream_state import read_last_message, read_stream
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from nats.aio.msg import Msg
-
     from app.settings import Settings
     from app.tasks.connection import Connection
 
-# TTL of a record that is not final: that of a final one, within these bounds. The reconciler renews it while the task's
-# message exists, so a shorter TTL costs more writes and a longer one bridges a longer outage.
+# Bounds of the TTL of a record that is not final; within them it is that of a final one. The reconciler renews the
+# record while the task's message exists. A shorter TTL costs more writes, and a longer one bridges a longer outage.
 OPEN_TTL_MIN_S: Final = 60
 OPEN_TTL_MAX_S: Final = 3600
-# How long the record of a task that was cancelled or not accepted is stored at least, because its message may wait. The
-# reconciler renews it while the message exists; this bridges an outage.
+# Minimum time to store the record of a task that was cancelled or not accepted, because its message may still wait. The
+# reconciler renews the record while the message exists; this time bridges an outage.
 CANCELLED_TTL_S: Final = 3600
 # The server removes expired messages about once a second.
 EXPIRY_MARGIN_S: Final = 60.0
@@ -58,7 +57,7 @@ NO_RESULT: Final = msgspec.Raw(b"null")
 
 
 class TaskStatus(StrEnum):
-    """Where a task is."""
+    """State of a task."""
 
     PENDING = "PENDING"
     STARTED = "STARTED"
@@ -68,41 +67,41 @@ class TaskStatus(StrEnum):
 
     @property
     def is_final(self) -> bool:
-        """Whether nothing comes after it."""
+        """Whether the task has ended."""
         return self in _FINAL
 
 
 _FINAL: Final = frozenset({TaskStatus.SUCCESS, TaskStatus.FAILURE, TaskStatus.CANCELLED})
 
 
-class TaskFault(msgspec.Struct, frozen=True):
-    """Why a task has no result."""
+class TaskError(msgspec.Struct, frozen=True):
+    """The reason why a task failed."""
 
     code: str
     detail: str
 
 
 class Record(msgspec.Struct, frozen=True, kw_only=True):
-    """One task as the bucket holds it.
+    """Record of one task.
 
     Attributes:
         task_id: 32 hexadecimal digits.
-        type: what kind of work it is.
-        status: where it is.
-        submitted_at: when it was taken, in seconds since the epoch.
-        started_at: when the first work on it began.
-        completed_at: when it ended.
-        attempts: how often work on it was begun.
-        progress: how much of the work is done, 0 to 1.
-        processing_time_ms: how long the work took that gave the result.
-        result: the JSON document that the synchronous route would have answered.
-        error: why there is none.
-        digest: of all that the result depends on; empty where nobody asked.
-        run: which attempt wrote this; empty before the first.
-        owner: identity of the API key that submitted it; empty if no keys were set.
-        open_ttl_s: lifetime of its first revision, in seconds; later ones are stored for as long, whatever the settings
-            of their writers.
-        is_withdrawn: it was never taken: whoever brought it was told to come back.
+        type: type of the task.
+        status: state of the task.
+        submitted_at: time of the submission, in seconds since the epoch.
+        started_at: start of the first attempt.
+        completed_at: end of the task.
+        attempts: number of attempts that were started.
+        progress: completed part of the work, 0 to 1.
+        processing_time_ms: duration of the attempt that produced the result.
+        result: the JSON document that the synchronous route would return.
+        error: the reason if the task failed.
+        digest: digest of everything that the result depends on; empty if it is not needed.
+        run: identifier of the attempt that wrote the record; empty before the first.
+        owner: identity of the API key that submitted the task; empty if no keys are set.
+        open_ttl_s: TTL of the first revision, in seconds; later revisions are stored at least as long, whatever the
+            settings of their writers.
+        is_withdrawn: whether the submission failed, so that the task does not exist for callers.
     """
 
     task_id: str
@@ -115,7 +114,7 @@ class Record(msgspec.Struct, frozen=True, kw_only=True):
     progress: Annotated[float, Meta(ge=0, le=1)] = 0.0
     processing_time_ms: float | None = None
     result: msgspec.Raw = NO_RESULT
-    error: TaskFault | None = None
+    error: TaskError | None = None
     digest: str = ""
     run: str = ""
     owner: str = ""
@@ -128,10 +127,10 @@ class Record(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Lifetime(NamedTuple):
-    """When a stored message expires, in seconds since the epoch.
+    """Expiry of a stored message, in seconds since the epoch.
 
     Attributes:
-        expires_at: for callers.
+        expires_at: when it expires for callers.
         removed_at: when the server deletes it.
     """
 
@@ -144,11 +143,11 @@ UNLIMITED: Final = Lifetime(math.inf, math.inf)
 
 @dataclass(frozen=True, slots=True)
 class StoredRecord:
-    """A record as it is stored.
+    """A record with its revision.
 
     Attributes:
         record: the record.
-        revision: its revision, to be named by the write that replaces it; 0 if it is not stored.
+        revision: its revision, which the write that replaces it must name; 0 if it is not stored.
         lifetime: when it expires.
     """
 
@@ -168,63 +167,38 @@ class _StoredMessage(NamedTuple):
     lifetime: Lifetime
 
 
-class _RawMessage(msgspec.Struct):
-    data: str = ""
-    hdrs: str = ""
-    time: str = ""
-    seq: int = 0
-
-
-class _ApiFault(msgspec.Struct):
-    code: int = 0
-
-
-class _RawAnswer(msgspec.Struct):
-    message: _RawMessage | None = None
-    error: _ApiFault | None = None
-
-
-class _StreamState(msgspec.Struct):
-    bytes: int = 0
-
-
-class _StreamAnswer(msgspec.Struct):
-    state: _StreamState = msgspec.field(default_factory=_StreamState)
-
-
 _RECORD = msgspec.json.Decoder(Record)
-_RAW = msgspec.json.Decoder(_RawAnswer)
-_STREAM = msgspec.json.Decoder(_StreamAnswer)
 _NOT_FOUND = 404
+_UNREADABLE = "the queue cannot be read now; retry after the time in Retry-After"
 
 
 def _result_subject(digest: str) -> str:
-    # A later version may find other regions in the same photo.
+    # A later version may return another result for the same image.
     return record_subject(f"result.{__version__.replace('.', '-')}.{digest}")
 
 
 class Records:
-    """The bucket of records.
+    """The bucket of task records.
 
     Attributes:
-        open_ttl_s: lifetime of a record that is not final, in seconds, unless it is renewed.
+        open_ttl_s: TTL of a record that is not final, in seconds.
 
     Args:
-        connection: to the server that holds it.
-        settings: how long records are kept.
+        connection: connection to the queue.
+        settings: TTL of results, and number of replicas.
     """
 
     def __init__(self, connection: Connection, settings: Settings) -> None:
         self._connection = connection
         self._ttl_s = settings.result_ttl
         self.open_ttl_s: Final = min(max(settings.result_ttl, OPEN_TTL_MIN_S), OPEN_TTL_MAX_S)
-        # A copy that has not caught up may not know the newest record yet; one server alone has no copies.
-        self._has_copies = settings.nats_replicas > 1
+        # A replica that lags behind may not have the latest record yet.
+        self._is_replicated = settings.nats_replicas > 1
         self._usage = (-USAGE_AGE_S, 0)
         self._reading = Coalescer[_StoredMessage | None]()
 
     async def create(self, record: Record) -> int:
-        """Write the first record of a task, or replace an expired one.
+        """Write the first record of a task, or replace an expired record.
 
         Returns:
             Its revision.
@@ -248,7 +222,7 @@ class Records:
             The new revision.
 
         Raises:
-            RevisionConflictError: the record has another revision, or none.
+            RevisionConflictError: the record has another revision or does not exist.
             QueueError: the record could not be stored.
         """
         visible_s = max(self.open_ttl_s, record.open_ttl_s)
@@ -259,10 +233,10 @@ class Records:
         return await self._write(record, revision, visible_s)
 
     async def keep(self, stored: StoredRecord) -> StoredRecord:
-        """Write a record again so that the server keeps it for longer; for callers, it expires when it did before.
+        """Write a record again so that the server keeps it longer; for callers, its expiry does not change.
 
         Raises:
-            RevisionConflictError: it has another revision.
+            RevisionConflictError: the record has another revision.
             QueueError: the record could not be stored.
         """
         visible_s = stored.lifetime.expires_at - time.time()
@@ -285,11 +259,11 @@ class Records:
         return await self._connection.store(record_subject(record.task_id), encode_record(record), headers)
 
     async def get(self, task_id: str) -> tuple[Record, int]:
-        """Read a record and its revision.
+        """Return a record and its revision.
 
         Raises:
-            TaskUnknownError: it does not exist.
-            QueueUnavailableError: no response.
+            TaskUnknownError: the record does not exist.
+            QueueUnavailableError: the server does not respond.
         """
         found = await self.find(task_id) if is_task_id(task_id) else None
         if found is None or found[0].is_withdrawn:
@@ -297,49 +271,49 @@ class Records:
         return found
 
     async def find(self, task_id: str) -> tuple[Record, int] | None:
-        """Read a record and its revision, including that of a task that was not accepted; None if it does not exist.
+        """Return a record and its revision, even if the task was not accepted; None if the record does not exist.
 
         Raises:
-            QueueUnavailableError: no response.
+            QueueUnavailableError: the server does not respond.
         """
         stored = await self.load(task_id)
         return None if stored is None or stored.is_expired else (stored.record, stored.revision)
 
     async def load(self, task_id: str) -> StoredRecord | None:
-        """Read a record even if it has expired; None if nothing is stored.
+        """Return a record even if it has expired; None if none is stored.
 
         Raises:
-            QueueUnavailableError: no response.
+            QueueUnavailableError: the server does not respond.
         """
         found = await self._read(record_subject(task_id))
-        # An operator who deletes a key by hand leaves an empty message in its place.
+        # A key that an operator deletes with the `nats` command becomes an empty message.
         if found is None or not found.data:
             return None
         return StoredRecord(decode_record(found.data), found.sequence, found.lifetime)
 
     async def remove(self, task_id: str, revision: int) -> None:
-        """Delete the revisions of a record up to one that has expired.
+        """Delete the revisions of a record up to an expired one.
 
         Raises:
-            QueueUnavailableError: no response.
+            QueueUnavailableError: the server does not respond.
         """
         request = msgspec.json.encode({"filter": record_subject(task_id), "seq": revision + 1})
         await self._connection.request(f"$JS.API.STREAM.PURGE.{RECORDS_STREAM}", request)
 
-    async def note_result(self, digest: str, task_id: str) -> None:
-        """Remember which task has the result for a digest, for as long as it has it.
+    async def index_result(self, digest: str, task_id: str) -> None:
+        """Store which task has the result for a digest, with the TTL of the result.
 
         Raises:
-            QueueError: it could not be stored.
+            QueueError: the entry could not be stored.
         """
         headers = {"Nats-TTL": str(self._ttl_s)}
         await self._connection.store(_result_subject(digest), task_id.encode(), headers)
 
     async def find_result(self, digest: str) -> Record | None:
-        """Find the record of a task that ended with the result for a digest.
+        """Return the record of a task that has the result for a digest; None if there is none.
 
         Raises:
-            QueueUnavailableError: no answer.
+            QueueUnavailableError: the server does not respond.
         """
         found = await self._read(_result_subject(digest))
         if found is None or time.time() > found.lifetime.expires_at:
@@ -351,52 +325,49 @@ class Records:
         return record if record.status is TaskStatus.SUCCESS and record.digest == digest else None
 
     async def usage_bytes(self) -> int:
-        """Return the bytes that all records take, as of a second ago or less.
+        """Return the size of all records in bytes, at most a second old.
 
         Raises:
-            QueueUnavailableError: no answer.
+            QueueUnavailableError: the server does not respond.
         """
         now = time.monotonic()
         if now - self._usage[0] >= USAGE_AGE_S:
-            self._usage = (now, self._usage[1])  # whoever comes meanwhile takes the old figure
-            answer = await self._connection.request(f"$JS.API.STREAM.INFO.{RECORDS_STREAM}")
-            self._usage = (now, _STREAM.decode(answer.data).state.bytes)
+            self._usage = (now, self._usage[1])  # concurrent callers use the previous value
+            self._usage = (now, (await read_stream(self._connection, RECORDS_STREAM)).bytes)
         return self._usage[1]
 
     async def _read(self, subject: str) -> _StoredMessage | None:
-        # Results are large, and many requests may wait for one.
+        # Coalesced, because results are large and many requests may wait for the same one.
         return await self._reading.run(subject, lambda: self._fetch(subject))
 
     async def _fetch(self, subject: str) -> _StoredMessage | None:
-        answer = await self._connection.request(f"$JS.API.DIRECT.GET.{RECORDS_STREAM}.{subject}")
-        headers = answer.headers or {}
-        # A copy may be behind: only a final record is the same on all of them.
-        if self._has_copies and headers.get(STATUS_HEADER, TaskStatus.SUCCESS) not in _FINAL:
+        response = await self._connection.request(f"$JS.API.DIRECT.GET.{RECORDS_STREAM}.{subject}")
+        headers = response.headers or {}
+        # A replica may lag behind; only a final record is the same on all of them.
+        if self._is_replicated and headers.get(STATUS_HEADER, TaskStatus.SUCCESS) not in _FINAL:
             return await self._read_from_leader(subject)
         if "Nats-Sequence" in headers:
             lifetime = read_lifetime(headers, headers["Nats-Time-Stamp"])
-            return _StoredMessage(answer.data, int(headers["Nats-Sequence"]), lifetime)
+            return _StoredMessage(response.data, int(headers["Nats-Sequence"]), lifetime)
         if headers.get("Status") != str(_NOT_FOUND):
-            raise QueueUnavailableError("the queue cannot read now; come back after the time in Retry-After")
-        return await self._read_from_leader(subject) if self._has_copies else None
+            raise QueueUnavailableError(_UNREADABLE)
+        return await self._read_from_leader(subject) if self._is_replicated else None
 
     async def _read_from_leader(self, subject: str) -> _StoredMessage | None:
-        request = msgspec.json.encode({"last_by_subj": subject})
-        answer: Msg = await self._connection.request(f"$JS.API.STREAM.MSG.GET.{RECORDS_STREAM}", request)
-        found = _RAW.decode(answer.data)
+        found = await read_last_message(self._connection, RECORDS_STREAM, subject)
         if (message := found.message) is not None:
             lifetime = read_lifetime(_parse_headers(pybase64.b64decode(message.hdrs)), message.time)
             return _StoredMessage(pybase64.b64decode(message.data), message.seq, lifetime)
         if found.error is None or found.error.code != _NOT_FOUND:
-            raise QueueUnavailableError("the queue cannot read now; come back after the time in Retry-After")
+            raise QueueUnavailableError(_UNREADABLE)
         return None
 
 
 def encode_record(record: Record) -> bytes:
-    """Return a record as it is stored: a line of JSON, and after it the result if there is one.
+    """Encode a record as a line of JSON, followed by its result.
 
-    Apart from the rest, a result of megabytes is copied instead of parsed, which takes a tenth of the time. The parser
-    holds the interpreter's lock, so a thread would not keep it from delaying the event loop.
+    The result is separate so that megabytes are copied and not parsed, which takes a tenth of the time. The parser
+    holds the GIL, so a thread would not keep it from delaying the event loop.
     """
     if record.result == NO_RESULT:
         return msgspec.json.encode(record)
@@ -404,7 +375,7 @@ def encode_record(record: Record) -> bytes:
 
 
 def decode_record(data: bytes) -> Record:
-    """Return a stored record; its result is a view of the data."""
+    """Decode a stored record; its result is a view of the data."""
     end = data.find(b"\n")
     if end < 0:
         return _RECORD.decode(data)
@@ -416,8 +387,8 @@ def read_lifetime(headers: Mapping[str, str], timestamp: str) -> Lifetime:
     """Return when a stored message expires.
 
     Args:
-        headers: the message's headers.
-        timestamp: when the server stored it, in RFC 3339.
+        headers: headers of the message.
+        timestamp: when the server stored the message, in RFC 3339.
     """
     stored_at = parse_time(timestamp)
     removed_s = headers.get(TTL_HEADER)
@@ -428,13 +399,13 @@ def read_lifetime(headers: Mapping[str, str], timestamp: str) -> Lifetime:
 
 
 def age_s(timestamp: str) -> float:
-    """Return the seconds since a time that the server wrote in RFC 3339."""
+    """Return the seconds since a time in RFC 3339."""
     return max(0.0, time.time() - parse_time(timestamp))
 
 
 def parse_time(timestamp: str) -> float:
-    """Return a time that the server wrote in RFC 3339, in seconds since the epoch."""
-    # The server writes nanoseconds, of which Python's parser keeps the microseconds.
+    """Convert a time in RFC 3339 to seconds since the epoch."""
+    # Python's parser truncates the server's nanoseconds to microseconds.
     return datetime.fromisoformat(timestamp).timestamp()
 
 

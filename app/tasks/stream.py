@@ -1,13 +1,13 @@
-"""The streams that tasks live in, and how each is bounded.
+"""Subjects, streams and consumers of the queue.
 
-- ``TASKS``: one message per task, removed when it is acknowledged. When the stream is full it refuses messages; it
-  never drops one. Callers are spread over `LANES` lanes, each with a consumer of its own, so that workers can take
-  tasks of each lane in turn and a caller with a long backlog does not delay the others. The subject is
-  ``tasks.<type>.<task id>`` in lane 0 and ``tasks.<type>.<lane>.<task id>`` in the others.
-- ``KV_TASK_RECORDS``: the key-value bucket of records; one message a task, the latest, with a time to live of its own.
-  A notice of each write is published under ``task-records.<task id>``, without the record: results are large, and many
-  requests may wait for one.
-- ``TASKS_DEAD``: tasks that were given up on, under ``tasks-dead.<type>.<task id>``. When it is full, the oldest go.
+- ``TASKS``: one message per task, removed when it is acknowledged. A full stream rejects messages and never drops one.
+  Callers are spread over `LANES` lanes, each with its own consumer. Workers take tasks of each lane in turn, so a
+  caller with a long backlog does not delay the others. The subject is ``tasks.<type>.<task id>`` in lane 0 and
+  ``tasks.<type>.<lane>.<task id>`` in the other lanes.
+- ``KV_TASK_RECORDS``: the key-value bucket of records. It keeps the latest message per task, with its own TTL. The
+  server republishes the headers of each write under ``task-records.<task id>``. The record is left out, because results
+  are large and many requests may wait for one.
+- ``TASKS_DEAD``: dead letters, under ``tasks-dead.<type>.<task id>``. A full stream drops the oldest.
 """
 
 from __future__ import annotations
@@ -32,26 +32,32 @@ log = get_logger("tasks")
 
 TASK_TYPE: Final = "facial_processing"
 STREAM: Final = "TASKS"
-CONSUMER: Final = "workers"  # of lane 0; those of the other lanes have the lane's number behind it
+CONSUMER: Final = "workers"  # of lane 0; the names of the others end with the number of the lane
 # More lanes cost an idle worker more requests, and a NATS cluster one Raft group each.
 LANES: Final = 8
 BUCKET: Final = "TASK_RECORDS"
 RECORDS_STREAM: Final = f"KV_{BUCKET}"
 DEAD_STREAM: Final = "TASKS_DEAD"
+NOTICES: Final = "task-records.*"
 
-# A retried submission within this time is the same message to the server, even if its record is gone.
+# The server treats a submission that is repeated within this time as the same message, even if its record is missing.
 DUPLICATE_WINDOW_S: Final = 120.0
 _TASK_ID: Final = re.compile(r"[A-Za-z0-9_-]+", re.ASCII)
-_NAME_IN_USE: Final = {10058, 10148}  # a stream or a consumer of this name is there, set up in another way
+_NAME_IN_USE: Final = {10058, 10148}  # a stream or consumer of this name exists with another configuration
 _NO_STORAGE: Final = 10047
 _STORAGE_REMEDY: Final = (
-    "the server's or the account's storage limit is below what its streams reserve; raise `max_file` of the server, or "
-    "the account's limit, above TASK_QUEUE_MAX_BYTES and TASK_DEAD_MAX_BYTES and the max_bytes of all other streams"
+    "the storage limit of the server or the account is below what its streams reserve; raise `max_file` of the server, "
+    "or the limit of the account, above TASK_QUEUE_MAX_BYTES and TASK_DEAD_MAX_BYTES and the max_bytes of all other "
+    "streams"
 )
 
 
+class StreamSetupError(Exception):
+    """The server cannot hold the streams; the message explains how to change that."""
+
+
 def is_task_id(text: str) -> bool:
-    """Tell whether a text can be a task's id; anything else could be a subject's wildcard."""
+    """Return whether a text may be a task id; other texts could contain a wildcard of a subject."""
     return _TASK_ID.fullmatch(text) is not None
 
 
@@ -82,22 +88,17 @@ def consumer_name(lane: int) -> str:
 
 
 def dead_subject(task_id: str) -> str:
-    """Return where the message of a task is that was given up on."""
+    """Return the subject of a task's dead letter."""
     return f"tasks-dead.{TASK_TYPE}.{task_id}"
 
 
 def record_subject(key: str) -> str:
-    """Return where a record is."""
+    """Return the subject of a key of the records bucket."""
     return f"$KV.{BUCKET}.{key}"
 
 
-def notice_subject(task_id: str) -> str:
-    """Return where it is told that a task's record was written."""
-    return f"task-records.{task_id}"
-
-
 def stream_configs(settings: Settings) -> list[api.StreamConfig]:
-    """Describe the streams."""
+    """Return the configurations of the streams."""
     shared: dict[str, Any] = {
         "storage": api.StorageType.FILE,
         "num_replicas": settings.nats_replicas,
@@ -106,7 +107,7 @@ def stream_configs(settings: Settings) -> list[api.StreamConfig]:
     }
     tasks = api.StreamConfig(
         name=STREAM,
-        description="Tasks that wait or are worked on",
+        description="Tasks that wait or are in progress",
         subjects=["tasks.>"],
         retention=api.RetentionPolicy.WORK_QUEUE,
         discard=api.DiscardPolicy.NEW,
@@ -116,9 +117,9 @@ def stream_configs(settings: Settings) -> list[api.StreamConfig]:
     )
     records = api.StreamConfig(
         name=RECORDS_STREAM,
-        description="What became of tasks",
+        description="Task records",
         subjects=[f"$KV.{BUCKET}.>"],
-        # Bounded where tasks are taken (RESULT_MAX_BYTES), not here: an accepted task finds room for its result.
+        # RESULT_MAX_BYTES is enforced at submission instead, so that accepted tasks can store their results.
         discard=api.DiscardPolicy.NEW,
         max_msgs_per_subject=1,
         allow_rollup_hdrs=True,
@@ -129,7 +130,7 @@ def stream_configs(settings: Settings) -> list[api.StreamConfig]:
     )
     dead = api.StreamConfig(
         name=DEAD_STREAM,
-        description="Tasks that were given up on",
+        description="Dead letters",
         subjects=["tasks-dead.>"],
         discard=api.DiscardPolicy.OLD,
         max_bytes=settings.task_dead_max_bytes,
@@ -140,13 +141,13 @@ def stream_configs(settings: Settings) -> list[api.StreamConfig]:
 
 
 def consumer_config(settings: Settings, lane: int = 0) -> api.ConsumerConfig:
-    """Describe how a lane's tasks are delivered: each to one worker, and to another if that one falls silent."""
+    """Return the configuration of a lane's consumer."""
     return api.ConsumerConfig(
         durable_name=consumer_name(lane),
         ack_policy=api.AckPolicy.EXPLICIT,
         ack_wait=settings.task_ack_wait_s,
-        # Whether a task is tried again is decided from its record, which counts attempts; the server would count
-        # deliveries that no work came of, and stop without a word.
+        # The record of a task limits its attempts. The server would count deliveries that no worker has begun, and stop
+        # to deliver without a report.
         max_deliver=-1,
         max_ack_pending=-1,
         filter_subject=f"tasks.*.{lane}.*" if lane else "tasks.*.*",
@@ -154,16 +155,16 @@ def consumer_config(settings: Settings, lane: int = 0) -> api.ConsumerConfig:
 
 
 async def ensure_streams(client: Client, settings: Settings) -> None:
-    """Create the streams and the consumers, or update those that exist to the settings.
+    """Create the streams and the consumers, or update existing ones to the settings.
 
     Raises:
-        nats.errors.Error: the server cannot, or not now.
-        ValueError: its storage limit is too low for the settings.
+        nats.errors.Error: the server does not respond, or rejects the configuration.
+        StreamSetupError: the storage limit is too low for the settings.
     """
     manager = client.jetstream(timeout=settings.nats_timeout_s)
     configs = stream_configs(settings)
     found = await asyncio.gather(*(_find_stream(manager, str(config.name)) for config in configs))
-    # A bound that is lowered first makes room, in the account's storage, for one that is raised.
+    # Lower limits first: they free storage of the account for limits that are raised.
     for config, existing in sorted(zip(configs, found, strict=True), key=lambda pair: _growth(*pair)):
         await _ensure_stream(manager, config, existing)
     # Lane 0 first: a consumer of an earlier version takes the messages of all lanes until it is updated.
@@ -172,10 +173,10 @@ async def ensure_streams(client: Client, settings: Settings) -> None:
 
 
 async def require_streams(client: Client, settings: Settings) -> None:
-    """Look whether the streams and the consumer are there, and change nothing.
+    """Check that the streams and the consumers exist, without changing them.
 
     Raises:
-        nats.errors.Error: they are not, or the server does not answer.
+        nats.errors.Error: one is missing, or the server does not respond.
     """
     manager = client.jetstream(timeout=settings.nats_timeout_s)
     for stream in (RECORDS_STREAM, DEAD_STREAM):
@@ -190,7 +191,7 @@ async def _find_stream(manager: JetStreamContext, name: str) -> api.StreamConfig
 
 
 def _growth(config: api.StreamConfig, existing: api.StreamConfig | None) -> int:
-    """Return by how many bytes more than before a stream is bounded."""
+    """Return by how many bytes the limit of a stream grows."""
     before = 0 if existing is None else max(existing.max_bytes or 0, 0)
     return max(config.max_bytes or 0, 0) - before
 
@@ -201,23 +202,23 @@ async def _ensure_stream(
     if existing is None:
         try:
             await manager.add_stream(config)
-        except BadRequestError as error:  # another process was first, with other settings
+        except BadRequestError as error:  # another process has created it first, with other settings
             if error.err_code not in _NAME_IN_USE:
                 raise
         except APIError as error:
             if error.err_code == _NO_STORAGE:
-                raise ValueError(f"stream {config.name} cannot be created: {_STORAGE_REMEDY}") from error
+                raise StreamSetupError(f"stream {config.name} cannot be created: {_STORAGE_REMEDY}") from error
             raise
         else:
             return
     elif _is_as_wanted(config, existing):
         return
     try:
-        # A bound below what is stored drops nothing from TASKS, which refuses new messages instead.
+        # A limit below what is stored drops nothing from TASKS, which rejects new messages instead.
         await manager.update_stream(config)
-    except APIError as refusal:  # the stream works as it is
-        why = _STORAGE_REMEDY if refusal.err_code == _NO_STORAGE else refusal.description
-        log.warning("Stream %s keeps its old settings: %s", config.name, why)
+    except APIError as error:  # the stream remains usable
+        reason = _STORAGE_REMEDY if error.err_code == _NO_STORAGE else error.description
+        log.warning("Stream %s keeps its old settings: %s", config.name, reason)
     else:
         log.info("Stream %s was updated to the settings", config.name)
 

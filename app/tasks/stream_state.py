@@ -1,36 +1,48 @@
-"""State of the work-queue stream and its consumer, as the server reports it."""
+"""State of the streams and consumers, and single messages of the work queue, through the JetStream API."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from operator import countOf
-from typing import TYPE_CHECKING, Final, TypeVar
+from typing import TYPE_CHECKING, Final
 
 import msgspec
 import pybase64
 
+from app.tasks.connection import ApiError  # noqa: TC001 - msgspec reads the annotation at run time
 from app.tasks.errors import QueueUnavailableError
 from app.tasks.stream import LANES, STREAM, any_lane_subject, consumer_name, parse_task_subject, task_subject
 
 if TYPE_CHECKING:
     from app.tasks.connection import Connection
 
-T = TypeVar("T", bound=msgspec.Struct)
-
 LISTING_TIMEOUT_S: Final = 30.0  # a listing of 100,000 subjects is several megabytes
 
 
-class _State(msgspec.Struct):
-    first_seq: int = 0
-    last_seq: int = 0
+class StreamState(msgspec.Struct, frozen=True):
+    """State of a stream.
+
+    Attributes:
+        messages: number of messages.
+        bytes: size of all messages.
+        first_seq: sequence of the oldest message.
+        first_ts: time of the oldest message, in RFC 3339.
+        last_seq: sequence of the last message that the stream received.
+        subjects: number of messages by subject, if requested.
+    """
+
+    messages: int = 0
     bytes: int = 0
+    first_seq: int = 0
+    first_ts: str = ""
+    last_seq: int = 0
     subjects: dict[str, int] | None = None
 
 
 class _StreamInfo(msgspec.Struct):
-    state: _State = msgspec.field(default_factory=_State)
-    total: int = 0  # of subjects
-    error: dict[str, object] | None = None
+    state: StreamState = msgspec.field(default_factory=StreamState)
+    total: int = 0  # number of subjects
+    error: ApiError | None = None
 
 
 class _Position(msgspec.Struct):
@@ -38,10 +50,10 @@ class _Position(msgspec.Struct):
 
 
 class ConsumerInfo(msgspec.Struct, frozen=True):
-    """What the server reports of one consumer.
+    """State of a consumer.
 
     Attributes:
-        name: its name.
+        name: name of the consumer.
         num_pending: messages that were not delivered.
         num_ack_pending: messages that were delivered and not acknowledged.
         delivered: position of the last delivery.
@@ -56,27 +68,46 @@ class ConsumerInfo(msgspec.Struct, frozen=True):
 
     @property
     def tracked(self) -> int:
-        """Messages that the consumer will deliver, or waits to have acknowledged."""
+        """Messages that the consumer will deliver, or whose acknowledgement it awaits."""
         return self.num_pending + self.num_ack_pending
 
 
 class _ConsumerList(msgspec.Struct):
     consumers: list[ConsumerInfo] | None = None
-    error: dict[str, object] | None = None
+    error: ApiError | None = None
 
 
-class _Message(msgspec.Struct):
+class _Limits(msgspec.Struct):
+    max_storage: int = -1
+
+
+class _AccountInfo(msgspec.Struct):
+    limits: _Limits = msgspec.field(default_factory=_Limits)
+    error: ApiError | None = None
+
+
+class StoredMessage(msgspec.Struct):
+    """A message of a stream; ``data`` and ``hdrs`` are in base64."""
+
     seq: int = 0
     data: str = ""
+    hdrs: str = ""
+    time: str = ""
 
 
-class _MessageResponse(msgspec.Struct):
-    message: _Message | None = None
+class MessageResponse(msgspec.Struct):
+    """Response to a request for a message."""
+
+    message: StoredMessage | None = None
+    error: ApiError | None = None
+
+
+_MESSAGE_RESPONSE: Final = msgspec.json.Decoder(MessageResponse)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class QueueState:
-    """The stream and its consumers at about the same time.
+    """The work queue and its consumers at about the same time.
 
     Attributes:
         lanes: lane of each task whose message the stream holds, by task id.
@@ -103,11 +134,11 @@ class QueueState:
 async def is_queued(connection: Connection, task_id: str) -> bool:
     """Return whether the stream holds a task's message, without transferring it.
 
-    It may be in any lane: without API keys, the lane is that of an address, and a client may repeat a submission from
-    another address.
+    The message may be in any lane: without API keys, the lane is that of an address, and a client may repeat a
+    submission from another address.
 
     Raises:
-        QueueUnavailableError: no response.
+        QueueUnavailableError: the server does not respond.
     """
     for subject in (task_subject(task_id), any_lane_subject(task_id)):
         if (await _list_subjects(connection, subject))[1]:
@@ -119,22 +150,22 @@ async def list_consumers(connection: Connection, timeout_s: float | None = None)
     """Return the state of each lane's consumer, by lane.
 
     Raises:
-        QueueUnavailableError: no response, or a consumer is missing.
+        QueueUnavailableError: the server does not respond, or a consumer is missing.
     """
-    response = await _ask(connection, f"CONSUMER.LIST.{STREAM}", _ConsumerList, timeout_s=timeout_s)
+    response = await connection.call_api(f"CONSUMER.LIST.{STREAM}", _ConsumerList, timeout_s=timeout_s)
     found = {consumer.name: consumer for consumer in response.consumers or ()}
     try:
         return {lane: found[consumer_name(lane)] for lane in range(LANES)}
     except KeyError:
-        connection.prepare_again()
-        raise QueueUnavailableError("a consumer of the queue is missing; it is created again") from None
+        connection.recheck_streams()
+        raise QueueUnavailableError("a consumer of the queue is missing and is being created; retry later") from None
 
 
 async def read_state(connection: Connection) -> QueueState:
-    """Read the state of the stream and of its consumers.
+    """Return the state of the work queue and of its consumers.
 
     Raises:
-        QueueUnavailableError: no response, or the stream or a consumer is missing.
+        QueueUnavailableError: the server does not respond, or the stream or a consumer is missing.
     """
     before = await list_consumers(connection)
     first_seq, subjects = await _list_subjects(connection, "tasks.>")
@@ -142,41 +173,50 @@ async def read_state(connection: Connection) -> QueueState:
     return QueueState(lanes=dict(map(parse_task_subject, subjects)), first_seq=first_seq, before=before, after=after)
 
 
-async def read_last_sequence(connection: Connection, stream: str) -> int:
-    """Return the sequence of the last message that a stream received.
+async def read_stream(connection: Connection, stream: str, timeout_s: float | None = None) -> StreamState:
+    """Return the state of a stream.
 
     Raises:
-        QueueUnavailableError: no response, or the stream is missing.
+        QueueUnavailableError: the server does not respond, or the stream is missing.
     """
-    return (await _ask(connection, f"STREAM.INFO.{stream}", _StreamInfo)).state.last_seq
+    return (await connection.call_api(f"STREAM.INFO.{stream}", _StreamInfo, timeout_s=timeout_s)).state
 
 
-async def read_stored_bytes(connection: Connection) -> int:
-    """Return the bytes of the messages that wait or are worked on.
+async def read_storage_limit(connection: Connection, timeout_s: float | None = None) -> int | None:
+    """Return how many bytes this account may store; None if only the server has a limit.
 
     Raises:
-        QueueUnavailableError: no response, or the stream is missing.
+        QueueUnavailableError: the server does not respond.
     """
-    return (await _ask(connection, f"STREAM.INFO.{STREAM}", _StreamInfo)).state.bytes
+    limit = (await connection.call_api("INFO", _AccountInfo, timeout_s=timeout_s)).limits.max_storage
+    return limit if limit > 0 else None
+
+
+async def read_last_message(connection: Connection, stream: str, subject: str) -> MessageResponse:
+    """Return the last message of a subject, from the leader of the stream.
+
+    Raises:
+        QueueUnavailableError: the server does not respond.
+    """
+    request = msgspec.json.encode({"last_by_subj": subject})
+    return _MESSAGE_RESPONSE.decode((await connection.request(f"$JS.API.STREAM.MSG.GET.{stream}", request)).data)
 
 
 async def read_message(connection: Connection, task_id: str, lane: int) -> tuple[int, bytes] | None:
-    """Read a task's message and its sequence; None if the stream does not hold it.
+    """Return the sequence and the data of a task's message; None if the stream does not hold it.
 
     Raises:
-        QueueUnavailableError: no response.
+        QueueUnavailableError: the server does not respond.
     """
-    request = msgspec.json.encode({"last_by_subj": task_subject(task_id, lane)})
-    response = await connection.request(f"$JS.API.STREAM.MSG.GET.{STREAM}", request)
-    message = msgspec.json.decode(response.data, type=_MessageResponse).message
+    message = (await read_last_message(connection, STREAM, task_subject(task_id, lane))).message
     return None if message is None else (message.seq, pybase64.b64decode(message.data))
 
 
 async def delete_message(connection: Connection, sequence: int) -> None:
-    """Delete one message of the tasks stream.
+    """Delete a message of the work queue.
 
     Raises:
-        QueueUnavailableError: no response.
+        QueueUnavailableError: the server does not respond.
     """
     request = msgspec.json.encode({"seq": sequence, "no_erase": True})
     await connection.request(f"$JS.API.STREAM.MSG.DELETE.{STREAM}", request)
@@ -187,20 +227,8 @@ async def _list_subjects(connection: Connection, subject: str) -> tuple[int, set
     found: set[str] = set()
     while True:
         request = msgspec.json.encode({"subjects_filter": subject, "offset": len(found)})
-        info = await _ask(connection, f"STREAM.INFO.{STREAM}", _StreamInfo, request, LISTING_TIMEOUT_S)
+        info = await connection.call_api(f"STREAM.INFO.{STREAM}", _StreamInfo, request, LISTING_TIMEOUT_S)
         page = info.state.subjects or {}
         found |= page.keys()
         if not page or len(found) >= info.total:
             return info.state.first_seq, found
-
-
-async def _ask(
-    connection: Connection, path: str, kind: type[T], request: bytes = b"", timeout_s: float | None = None
-) -> T:
-    response = msgspec.json.decode(
-        (await connection.request(f"$JS.API.{path}", request, timeout_s=timeout_s)).data, type=kind
-    )
-    if getattr(response, "error", None) is not None:
-        connection.prepare_again()
-        raise QueueUnavailableError("the queue's streams are missing; they are created again")
-    return response

@@ -1,13 +1,13 @@
-"""Work on tasks, one `Worker` a process: pulls them, makes an attempt at each, confirms them.
+"""Worker of tasks, one per process: receives messages, makes an attempt at each, and acknowledges them.
 
-What may happen, and what comes of it:
+Outcomes of an attempt:
 
-- The input is at fault: the record ends as FAILURE with the input's code; nobody tries again.
-- Something unforeseen: the task goes back with a delay that grows, and is put aside (`app.tasks.dead`) after as many
-  attempts as are allowed.
-- The store cannot be reached: the end is offered to it for a while, then the task goes back.
-- The process dies: the task goes to another once its confirmation is overdue (``TASK_ACK_WAIT_S``).
-- Somebody else ended the task meanwhile: what came of the work is dropped.
+- Invalid input: the record ends as FAILURE with the error code of the input. There is no retry.
+- Unexpected error: the message is requeued with a growing delay. After the last attempt it becomes a dead letter
+  (`app.tasks.dead_letters`).
+- Queue unavailable: the worker retries to store the end for a while, then the message is requeued.
+- Process dies: the server delivers the message to another worker after ``TASK_ACK_WAIT_S``.
+- Task ended meanwhile, for example because it was cancelled: the result is discarded.
 """
 
 from __future__ import annotations
@@ -21,21 +21,19 @@ from typing import TYPE_CHECKING, Final, NoReturn
 import nats.errors
 
 from app.observability import context
-from app.observability.events import log_task_retried
 from app.observability.recording import record_error, record_task_redelivered
-from app.observability.rich_logging import get_logger
-from app.service.crop import CropService, Limits
-from app.service.faces import FaceFinders
-from app.tasks.attempt import Attempt, GivenUpError, OverdueError, TurnedAwayError
+from app.observability.rich_logging import get_logger, log_task_retried
+from app.service.crop import CropService, ImageLimits
+from app.service.detector_pool import DetectorPool
+from app.tasks.attempt import Attempt, MaxAttemptsError, ShuttingDownError, TaskTimeoutError, WorkerContext
 from app.tasks.connection import Connection, RevisionConflictError
-from app.tasks.dead import Graveyard
+from app.tasks.dead_letters import DeadLetterQueue
 from app.tasks.errors import QueueError
 from app.tasks.message import MessageError, NewerTaskError, decode_task
-from app.tasks.puller import Puller
+from app.tasks.pull_consumer import PullConsumer
 from app.tasks.reconciler import RELEASE_S, Reconciler
 from app.tasks.records import Records
 from app.tasks.stream import TASK_TYPE
-from app.tasks.workshop import Workshop
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -46,22 +44,22 @@ if TYPE_CHECKING:
 
 log = get_logger("tasks")
 
-# One more than is worked on, so that the next is there when one ends.
-AHEAD: Final = 1
+# Messages held beyond those in progress, so that the next task starts without a request.
+PREFETCH: Final = 1
 TICK_S: Final = 1.0
 RETRY_S, RETRY_MAX_S = 1.0, 60.0
-EXIT_OVERDUE: Final = 1
-LAST_WORDS_S: Final = 1  # for a process that ends to leave the queue
+EXIT_TIMEOUT: Final = 1
+EXIT_GRACE_S: Final = 1  # to requeue messages before the process exits
 
 
 async def work(settings: Settings, *, stop: asyncio.Event, on_ready: Callable[[], None], name: str) -> None:
-    """Work on tasks until told to stop, then end what was begun, within ``GRACEFUL_TIMEOUT_S``.
+    """Process tasks until stopped, then finish those in progress, within ``GRACEFUL_TIMEOUT_S``.
 
     Args:
-        settings: how to work.
-        stop: set when no more tasks are to be begun.
-        on_ready: called once, when the queue is there for the first time.
-        name: of this process, for whoever looks at the server's list of clients.
+        settings: settings of the worker.
+        stop: set to stop.
+        on_ready: called once, when the queue is available for the first time.
+        name: name of the process in the server's list of connections.
     """
     connection = Connection(settings, f"facial-service {name}")
     await connection.start()
@@ -77,115 +75,121 @@ async def work(settings: Settings, *, stop: asyncio.Event, on_ready: Callable[[]
 
 
 class Worker:
-    """Pulls tasks and works on them.
+    """Receives tasks and processes them.
 
     Args:
-        settings: how to work.
-        connection: to the queue.
+        settings: settings of the worker.
+        connection: connection to the queue.
     """
 
     def __init__(self, settings: Settings, connection: Connection) -> None:
         self._settings = settings
         self._connection = connection
         self._pool = ThreadPoolExecutor(settings.work_threads, thread_name_prefix="work")
-        limits = Limits(max_image_pixels=settings.max_image_pixels, landmark_margin=settings.landmark_margin)
-        self._records = Records(connection, settings)
-        self._graveyard = Graveyard(connection, self._records)
-        self._workshop = Workshop(
+        limits = ImageLimits(max_image_pixels=settings.max_image_pixels, landmark_margin=settings.landmark_margin)
+        records = Records(connection, settings)
+        self._dead_letters = DeadLetterQueue(connection, records)
+        self._context = WorkerContext(
             settings=settings,
-            records=self._records,
-            service=CropService(limits, FaceFinders(settings.models_dir), fault_work_s=settings.fault_work_s),
+            records=records,
+            service=CropService(limits, DetectorPool(settings.models_dir), fault_work_s=settings.fault_work_s),
             pool=self._pool,
-            benches=asyncio.Semaphore(settings.work_threads),
-            closing=asyncio.Event(),
+            work_slots=asyncio.Semaphore(settings.work_threads),
+            stopping=asyncio.Event(),
         )
-        self._puller = Puller(connection, settings.work_threads, AHEAD, self._begin)
+        self._consumer = PullConsumer(connection, settings.work_threads, PREFETCH, self._start)
         self._held: dict[asyncio.Task[None], Msg] = {}
 
     async def run(self, stop: asyncio.Event) -> None:
-        """Work until told to stop; see `work`."""
+        """Process tasks until stopped; see `work`."""
         try:
             while not stop.is_set():
-                await self._puller.ask()
+                await self._consumer.request_messages()
                 with contextlib.suppress(TimeoutError):
                     await asyncio.wait_for(stop.wait(), TICK_S)
-            self._workshop.closing.set()
-            for message in await self._puller.stop():
-                await _give_back(message)
+            self._context.stopping.set()
+            for message in await self._consumer.stop():
+                await _requeue(message)
             if self._held:
                 await asyncio.wait(self._held, timeout=self._settings.graceful_timeout_s)
-        finally:  # where there is no time to end it, too: another worker shall not wait for the ack wait
+        finally:  # also if the time is over: another worker must not have to wait for TASK_ACK_WAIT_S
             for attempt, message in list(self._held.items()):
                 attempt.cancel()
-                await _give_back(message)
+                await _requeue(message)
             self._pool.shutdown(wait=False, cancel_futures=True)
 
-    def _begin(self, message: Msg) -> None:
+    def _start(self, message: Msg) -> None:
         attempt = asyncio.create_task(self._handle(message))
         self._held[attempt] = message
         attempt.add_done_callback(self._held.pop)
 
     async def _handle(self, message: Msg) -> None:
-        """See a message to its end: confirmed, given back or put aside."""
+        """Process a message until it is acknowledged, requeued or a dead letter."""
         deliveries = message.metadata.num_delivered
         if deliveries > 1:
             record_task_redelivered(TASK_TYPE)
         try:
             await self._attempt(message, deliveries)
-        except TurnedAwayError:
-            await _give_back(message)
-        except OverdueError:
-            await self._die()
+        except ShuttingDownError:
+            await _requeue(message)
+        except TaskTimeoutError:
+            await self._exit_on_timeout()
         except (QueueError, RevisionConflictError, nats.errors.Error, OSError) as error:
-            await self._put_back(message, deliveries, f"the queue: {type(error).__name__}")
+            await self._retry_later(message, deliveries, f"the queue: {type(error).__name__}")
         except NewerTaskError as error:
-            await self._put_back(message, deliveries, str(error))
-        except Exception:  # whatever it is, the others shall go on
-            log.exception("Work on a task failed")
+            await self._retry_later(message, deliveries, str(error))
+        except Exception:  # the worker must continue with other tasks
+            log.exception("Task failed with an unexpected error")
             record_error("internal_error", "tasks")
-            await self._put_back(message, deliveries, "an error of ours")
+            await self._retry_later(message, deliveries, "internal error")
         finally:
-            await self._puller.done()
+            await self._consumer.release()
 
     async def _attempt(self, message: Msg, deliveries: int) -> None:
         try:
             task = decode_task(message.data)
             context.request_id.set(task.request_id)
             context.trace_id.set(task.trace_id)
-            await Attempt(self._workshop, message, task).make(is_first=deliveries == 1)
-        except GivenUpError as given_up:
-            await self._bury(message, given_up.record.attempts, str(given_up))
+            await Attempt(self._context, message, task).run(is_first=deliveries == 1)
+        except MaxAttemptsError as error:
+            await self._dead_letter(message, error.record.attempts, str(error))
         except MessageError as error:
-            await self._bury(message, deliveries, str(error))
-        await message.ack()
+            await self._dead_letter(message, deliveries, str(error))
+        await _acknowledge(message)
 
-    async def _bury(self, message: Msg, attempts: int, reason: str) -> None:
+    async def _dead_letter(self, message: Msg, attempts: int, reason: str) -> None:
         task_id = message.subject.rpartition(".")[2]
-        await self._graveyard.bury(task_id, message.data, attempts=attempts, reason=reason)
+        await self._dead_letters.dead_letter(task_id, message.data, attempts=attempts, reason=reason)
 
-    async def _put_back(self, message: Msg, deliveries: int, reason: str) -> None:
+    async def _retry_later(self, message: Msg, deliveries: int, reason: str) -> None:
         delay_s = min(RETRY_S * 2 ** (deliveries - 1), RETRY_MAX_S)
         log_task_retried(message.subject.rpartition(".")[2], reason, delay_s)
-        with contextlib.suppress(nats.errors.Error, OSError):  # unconfirmed, it comes back all the same
+        with contextlib.suppress(nats.errors.Error, OSError):  # without a nak, the server redelivers it as well
             await message.nak(delay=delay_s)
 
-    async def _die(self) -> NoReturn:
-        """End the process with the thread that does not; its task counts as begun, the others go back."""
-        log.critical("Work on a task took longer than %g s; this process ends", self._settings.task_timeout_s)
+    async def _exit_on_timeout(self) -> NoReturn:
+        """Exit, because the thread cannot be stopped; its attempt counts, and the other messages are requeued."""
+        log.critical("Task took longer than %g s; the process exits and is replaced", self._settings.task_timeout_s)
         this = asyncio.current_task()
-        # First, so that what is given back is not delivered to this process again.
+        # First, so that requeued messages are not delivered to this process again.
         with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(LAST_WORDS_S):
-                for message in await self._puller.stop():
-                    await _give_back(message)
+            async with asyncio.timeout(EXIT_GRACE_S):
+                for message in await self._consumer.stop():
+                    await _requeue(message)
         for attempt, message in list(self._held.items()):
             if attempt is not this:
-                await _give_back(message)
+                await _requeue(message)
         with contextlib.suppress(nats.errors.Error, OSError, QueueError):
-            await self._connection.client.flush(timeout=LAST_WORDS_S)
-        os._exit(EXIT_OVERDUE)
+            await self._connection.client.flush(timeout=EXIT_GRACE_S)
+        os._exit(EXIT_TIMEOUT)
 
 
-async def _give_back(message: Msg) -> None:
+async def _acknowledge(message: Msg) -> None:
+    # If this fails, the message is delivered again and acknowledged then, because its record is final.
+    with contextlib.suppress(nats.errors.Error, OSError):
+        await message.ack()
+
+
+async def _requeue(message: Msg) -> None:
     with contextlib.suppress(nats.errors.Error, OSError):
         await message.nak()

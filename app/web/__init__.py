@@ -1,1 +1,1 @@
-"""HTTP: routes, wire formats, problems, limits, and what surrounds a request."""
+"""HTTP API: routes, request and response formats, problems and limits."""

@@ -1,8 +1,8 @@
-"""Callers: who may use ``/api/``, what identifies them, and how many requests they may send.
+"""Authentication: API keys, and the identity of callers.
 
-API keys come from ``API_KEYS`` and from the file ``API_KEYS_FILE``, which is read again when it changes, so that a
-rotated Kubernetes Secret takes effect without a restart. A caller is identified by the name of its key, or by the key's
-hash if it has no name; without keys, by its address.
+API keys come from ``API_KEYS`` and from ``API_KEYS_FILE``, which is reloaded when it changes, so that a rotated
+Kubernetes Secret takes effect without a restart. A caller is identified by the name of its key, or by the hash of a key
+without a name. If no keys are configured, a caller is identified by its address.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Final
 
 from app.observability.rich_logging import get_logger
 from app.settings import parse_api_keys, parse_key_file
-from app.web.problem_codes import ProblemError
+from app.web.problems import ProblemError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -33,19 +33,19 @@ BEARER: Final = "bearer "
 RELOAD_S: Final = 1.0
 OWNER_DIGITS: Final = 16
 LABEL_DIGITS: Final = 8
-# A host is usually given a whole network of this size, of which it can use any address.
+# A host is usually assigned a whole network of this size and can use any address in it.
 _IPV6_PREFIX: Final = 64
 
 
 @dataclass(frozen=True, slots=True)
 class Caller:
-    """Who sent a request.
+    """The sender of a request.
 
     Attributes:
-        identity: what capacity and rate limits are counted by.
-        number: what queue lanes are assigned by. Up to eight keys, or neighbouring addresses, have different lanes.
-        owner: identity that tasks belong to; empty if no keys are set.
-        label: name or short hash of the key, for logs; empty if no keys are set.
+        identity: identity for capacity and rate limits.
+        owner: identity that owns tasks; empty if no keys are configured.
+        label: name or short hash of the key, for logs; empty if no keys are configured.
+        number: determines the queue lane. Up to eight keys or neighbouring addresses have different lanes.
     """
 
     identity: str
@@ -64,30 +64,30 @@ class _Key:
 
 
 class KeyRing:
-    """The keys that are accepted at the moment; the file is read once a second while requests come.
+    """The accepted API keys. The key file is read at most once per second, when a request arrives.
 
     Args:
-        entries: keys of the settings, each ``key`` or ``name:key``.
-        file: file with more of them, or None.
+        entries: keys from the settings, each ``key`` or ``name:key``.
+        file: file with further keys, or None.
     """
 
     def __init__(self, entries: Sequence[str] = (), file: Path | None = None) -> None:
         self._fixed = _number(map(_make_key, parse_api_keys(entries)))
         self._file = file
-        self._content: bytes | None = None  # of the file, when it was last valid
+        self._content: bytes | None = None  # last valid content of the file
         self._checked_at = 0.0
         self._is_failing = False
         self._keys = self._fixed
         self._reload()
 
     def __bool__(self) -> bool:
-        """Whether a key is required; a key file requires one even if it cannot be read."""
+        """Return whether a key is required. A key file requires one even if it is unreadable."""
         return bool(self._fixed) or self._file is not None
 
     def find(self, given: bytes) -> Caller | None:
-        """Return the caller of a key; None if it is not accepted.
+        """Return the caller of a key, or None if the key is unknown.
 
-        Every key is compared, each in constant time, so that the time taken does not reveal which came close.
+        Every key is compared in constant time, so that the response time reveals nothing about the keys.
         """
         if self._file is not None and time.monotonic() - self._checked_at >= RELOAD_S:
             self._reload()
@@ -95,35 +95,35 @@ class KeyRing:
         return matches[0] if matches else None
 
     def _reload(self) -> None:
-        """Read the file if it has changed; keep the keys that were read last if it is missing or invalid."""
+        """Load the file if it has changed; keep the previous keys if it is missing or invalid."""
         if self._file is None:
             return
         self._checked_at = time.monotonic()
         try:
-            # An edit within a tick of the clock can leave size, times and inode as they were.
+            # The content is compared, because an edit can leave size, modification time and inode unchanged.
             content = self._file.read_bytes()
             if content != self._content:
                 self._keys = _number([*self._fixed, *map(_make_key, parse_key_file(content))])
         except (OSError, ValueError) as error:
             if not self._is_failing:
                 problem = error.strerror if isinstance(error, OSError) else str(error)
-                log.error("API_KEYS_FILE cannot be read, the previous keys stay valid: %s", problem)  # noqa: TRY400
+                log.error("API_KEYS_FILE is unreadable: %s; the previous keys stay valid", problem)  # noqa: TRY400
             self._is_failing = True
             return
         if self._content not in {None, content}:
-            log.info("API_KEYS_FILE was read again: %d keys", len(self._keys))
+            log.info("API_KEYS_FILE was reloaded: %d keys", len(self._keys))
         self._content, self._is_failing = content, False
 
 
 def _make_key(entry: tuple[str, str]) -> _Key:
     name, secret = entry
-    # The prefixes keep a key from having the identity of a name.
+    # Different prefixes, so that a key without a name cannot have the identity of a name.
     identity = sha256(f"name:{name}".encode() if name else f"key:{secret}".encode()).hexdigest()
     return _Key(secret.encode(), Caller(identity, identity[:OWNER_DIGITS], name or identity[:LABEL_DIGITS]))
 
 
 def _number(keys: Iterable[_Key]) -> tuple[_Key, ...]:
-    """Number the callers by their position; keys of one name are one caller."""
+    """Number the callers in order; keys with the same name belong to the same caller."""
     numbers: dict[str, int] = {}
     return tuple(
         replace(key, caller=replace(key.caller, number=numbers.setdefault(key.caller.identity, len(numbers))))
@@ -132,12 +132,12 @@ def _number(keys: Iterable[_Key]) -> tuple[_Key, ...]:
 
 
 def require_caller(request: Request, keys: KeyRing, limiter: RateLimiter | None = None) -> Caller:
-    """Identify the caller of a request, and count the request against its rate limit.
+    """Identify the caller of a request, and count the request against the caller's rate limit.
 
     Args:
-        request: carries a key in ``X-API-Key`` or as a bearer token, if keys are set.
-        keys: the keys that are accepted.
-        limiter: rate limit of the route; None if it has none.
+        request: contains a key in ``X-API-Key`` or as a bearer token if keys are configured.
+        keys: the accepted keys.
+        limiter: rate limit of the route, or None.
 
     Raises:
         ProblemError: ``unauthorized`` or ``rate_limited``.
@@ -151,24 +151,24 @@ def require_caller(request: Request, keys: KeyRing, limiter: RateLimiter | None 
 
 def _require_key(request: Request, keys: KeyRing) -> Caller:
     if any(len(request.headers.getlist(name)) > 1 for name in ("x-api-key", "authorization")):
-        raise _unauthorized("a header twice")  # whose key counts, proxies and the service could see differently
+        raise _unauthorized("a repeated header")  # a proxy and the service could read different keys
     authorization = request.headers.get("authorization", "")
     token = authorization[len(BEARER) :] if authorization[: len(BEARER)].lower() == BEARER else ""
-    # Headers are bytes, which the framework decodes as latin-1: encoding them again gives what was sent.
+    # Starlette decodes headers as latin-1, so this restores the bytes that were sent.
     given = (request.headers.get("x-api-key") or token).encode("latin-1").strip(b" \t")
     caller = keys.find(given) if given else None
     if caller is None:
-        raise _unauthorized("a key that is not known" if given else "none")
+        raise _unauthorized("an unknown key" if given else "none")
     return caller
 
 
-def _unauthorized(came: str) -> ProblemError:
-    detail = f"expected a key in X-API-Key or as a bearer token, got {came}"
+def _unauthorized(received: str) -> ProblemError:
+    detail = f"API key: expected a valid key in X-API-Key or as a bearer token, got {received}"
     return ProblemError("unauthorized", detail, headers={"WWW-Authenticate": 'Bearer realm="facial-service"'})
 
 
 def scope_digest(caller: Caller, digest: str | None) -> str | None:
-    """Return the digest of a request as its caller's: a cached result must not reveal what another caller has sent."""
+    """Restrict the digest of a request to its caller, so that cached results reveal nothing about other callers."""
     if digest is None or not caller.owner:
         return digest
     return sha256(f"{caller.owner}:{digest}".encode()).hexdigest()
@@ -182,7 +182,7 @@ def _identify(request: Request) -> Caller:
 def _caller_at(host: str) -> Caller:
     try:
         address = ipaddress.ip_address(host.partition("%")[0])
-    except ValueError:  # text that a proxy header held
+    except ValueError:  # text from a proxy header
         return ANONYMOUS
     if isinstance(address, ipaddress.IPv6Address):
         if address.ipv4_mapped is not None:

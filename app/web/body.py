@@ -1,4 +1,4 @@
-"""Read the body of a request: bounded in bytes, in silence and in slowness."""
+"""Read request bodies within limits of size, silence and rate."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 from starlette.requests import ClientDisconnect
 
-from app.web.problem_codes import ProblemError
+from app.web.problems import ProblemError
 
 if TYPE_CHECKING:
     from fastapi import Request
@@ -21,25 +21,14 @@ SMALL_CHUNK = 4096
 MERGED_BYTES = 65_536
 
 
-def require_declared_size(request: Request, max_bytes: int) -> None:
-    """Refuse a body by its declared length, before any of it is read.
-
-    Raises:
-        ProblemError: ``body_too_large``.
-    """
-    declared = declared_size(request)
-    if declared is not None and declared > max_bytes:
-        raise _too_large(f"got {declared}", max_bytes)
-
-
 @dataclass(frozen=True, slots=True)
 class BodyLimits:
-    """Limits of one body.
+    """Limits of one request body.
 
     Attributes:
-        max_bytes: size.
-        timeout_s: silence of the sender, in seconds.
-        min_rate: bytes per second below which the sender uses up the time of `timeout_s`; 0 for no minimum.
+        max_bytes: maximum size.
+        timeout_s: seconds without progress after which the body is rejected.
+        min_rate: bytes per second below which a sender uses up `timeout_s`; 0 for no minimum.
     """
 
     max_bytes: int
@@ -48,9 +37,20 @@ class BodyLimits:
 
 
 def declared_size(request: Request) -> int | None:
-    """Return the Content-Length, or None without one; the HTTP parser has checked that it is a number."""
+    """Return the Content-Length, which the HTTP parser has validated, or None."""
     declared = request.headers.get("content-length")
     return None if declared is None else int(declared)
+
+
+def require_declared_size(request: Request, max_bytes: int) -> None:
+    """Reject a body by its declared size, before reading any of it.
+
+    Raises:
+        ProblemError: ``body_too_large``.
+    """
+    declared = declared_size(request)
+    if declared is not None and declared > max_bytes:
+        raise _too_large(str(declared), max_bytes)
 
 
 async def read_body(request: Request, buffer: BodyBuffer, limits: BodyLimits) -> bytes:
@@ -59,7 +59,7 @@ async def read_body(request: Request, buffer: BodyBuffer, limits: BodyLimits) ->
     Raises:
         ProblemError: ``body_too_large`` or ``body_timeout``.
         SaturatedError: no memory became free for the body.
-        starlette.requests.ClientDisconnect: the caller went away.
+        starlette.requests.ClientDisconnect: the client disconnected.
     """
     chunks = _Chunks()
     loop = asyncio.get_running_loop()
@@ -74,9 +74,9 @@ async def read_body(request: Request, buffer: BodyBuffer, limits: BodyLimits) ->
                 chunk = message.get("body", b"")
                 if chunks.size + len(chunk) > limits.max_bytes:
                     chunks.size += len(chunk)
-                    raise _too_large("got more", limits.max_bytes)
+                    raise _too_large("more", limits.max_bytes)
                 before = loop.time()
-                if not buffer.keep(len(chunk)):
+                if not buffer.reserve(len(chunk)):
                     timer.reschedule(None)  # the sender is not late while the service does not read
                     await buffer.wait(len(chunk))
                 chunks.append(chunk)
@@ -95,10 +95,35 @@ async def read_body(request: Request, buffer: BodyBuffer, limits: BodyLimits) ->
     return chunks.join()
 
 
-def _extend(deadline: float, now: float, size: int, limits: BodyLimits) -> float:
-    """Return the new deadline: bytes buy time at the minimum rate, up to the timeout from now.
+async def cancel_on_disconnect(request: Request, work: asyncio.Future[T]) -> T:
+    """Wait for work, and cancel it if the client disconnects.
 
-    A sender that is silent runs out of time after `timeout_s`, and one below the minimum rate somewhat later.
+    Args:
+        request: a request whose body has been read.
+        work: cancelled on a disconnect, so that work that has not started never starts.
+
+    Raises:
+        starlette.requests.ClientDisconnect: the client disconnected before the work ended.
+        asyncio.CancelledError: the request itself was cancelled, even if the client disconnected as well.
+    """
+    disconnect = asyncio.ensure_future(request.receive())  # after the body, the only message left is the disconnect
+    disconnect.add_done_callback(lambda _: work.cancel())
+    task = asyncio.current_task()
+    try:
+        return await work
+    except asyncio.CancelledError:
+        is_own_cancellation = task is not None and task.cancelling() > 0
+        if is_own_cancellation or not disconnect.done() or disconnect.cancelled():
+            raise
+        raise ClientDisconnect from None
+    finally:
+        disconnect.cancel()
+
+
+def _extend(deadline: float, now: float, size: int, limits: BodyLimits) -> float:
+    """Return the new deadline: bytes extend it at the minimum rate, to at most one timeout from now.
+
+    A silent sender times out after `timeout_s`, and a sender below the minimum rate somewhat later.
     """
     latest = now + limits.timeout_s
     if limits.min_rate and size:
@@ -107,7 +132,7 @@ def _extend(deadline: float, now: float, size: int, limits: BodyLimits) -> float
 
 
 class _Chunks:
-    """The pieces of a body. Small ones are merged: as objects, single bytes would take forty times their size."""
+    """Chunks of a body. Small chunks are merged, because single bytes take forty times their size as objects."""
 
     def __init__(self) -> None:
         self.size = 0
@@ -126,40 +151,20 @@ class _Chunks:
             self._pieces[-1] = bytearray(last + chunk)
 
     def join(self) -> bytes:
-        """Return the whole body; one that came in one piece is not copied."""
+        """Return the whole body, without a copy if it arrived in one chunk."""
         return bytes(self._pieces[0]) if len(self._pieces) == 1 else b"".join(self._pieces)
 
 
 def _too_slow(size: int, limits: BodyLimits, *, is_dropped: bool) -> ProblemError:
     if is_dropped:
-        detail = f"expected a faster sender, because memory for bodies is short; got {size} bytes so far"
+        expected = "a faster sender while memory for bodies is low"
     else:
         rate = f" and at least {limits.min_rate:g} bytes/s" if limits.min_rate else ""
-        detail = f"expected no pause of {limits.timeout_s:g} s{rate}, got {size} bytes so far"
+        expected = f"no pause of {limits.timeout_s:g} s{rate}"
+    detail = f"body: expected {expected}, got {size} bytes so far"
     return ProblemError("body_timeout", detail, headers={"Connection": "close"})
 
 
-async def unless_gone(request: Request, work: asyncio.Future[T]) -> T:
-    """Wait for work on a request whose body has been read, as long as somebody waits for the answer.
-
-    Args:
-        request: what the work is for.
-        work: cancelled when the caller goes away, so that it is not begun where it has not been.
-
-    Raises:
-        starlette.requests.ClientDisconnect: the caller went away first.
-    """
-    gone = asyncio.ensure_future(request.receive())  # after the body, all that can come is the end
-    gone.add_done_callback(lambda _: work.cancel())
-    try:
-        return await work
-    except asyncio.CancelledError:
-        if gone.done() and not gone.cancelled():
-            raise ClientDisconnect from None
-        raise
-    finally:
-        gone.cancel()
-
-
-def _too_large(came: str, max_bytes: int) -> ProblemError:
-    return ProblemError("body_too_large", f"expected at most {max_bytes} bytes, {came}", extra={"max_bytes": max_bytes})
+def _too_large(received: str, max_bytes: int) -> ProblemError:
+    detail = f"body: expected at most {max_bytes} bytes, got {received}"
+    return ProblemError("body_too_large", detail, extra={"max_bytes": max_bytes})

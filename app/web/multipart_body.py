@@ -1,4 +1,7 @@
-"""A multipart/form-data body to a checked input: the same names as in JSON, pictures as files."""
+"""Parse multipart/form-data bodies: the same fields as in JSON, with images as files.
+
+This is also the adapter for python-multipart: the parser's callbacks and logger are used here only.
+"""
 
 from __future__ import annotations
 
@@ -12,8 +15,9 @@ from python_multipart.multipart import MultipartParser, parse_options_header
 from app.service.crop import CropInput
 from app.service.landmarks import LandmarksInput
 from app.service.options import LANDMARK_OPTION_NAMES, OPTION_NAMES, CropOptions, LandmarkOptions
-from app.web.json_text import FIELDS, LANDMARKS_FIELDS, parse_points, raise_field_problem, read_map
-from app.web.problem_codes import ProblemError
+from app.web.json_body import FIELDS, LANDMARKS_FIELDS, parse_points, parse_segmentation_map
+from app.web.msgspec_errors import validation_problem
+from app.web.problems import ProblemError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -22,36 +26,36 @@ if TYPE_CHECKING:
 
 T = TypeVar("T", bound=msgspec.Struct)
 
-# A part must not contain the boundary (RFC 2046). The parser accepts one that does not end a line, and takes a
-# microsecond for each.
+# RFC 2046 forbids the boundary inside a part. The parser accepts one that does not end a line, and takes a microsecond
+# for each.
 MAX_BOUNDARIES = 64
 
-# It would log bytes of the body for each request that is refused.
+# The parser logs bytes of each malformed body.
 logging.getLogger("python_multipart").setLevel(logging.CRITICAL)
 
 
 def parse_multipart(body: bytes, content_type: str) -> CropInput:
-    """Read a multipart body.
+    """Parse the multipart body of a crop request.
 
     Raises:
-        ProblemError: ``invalid_multipart``, ``field_missing``, ``field_unknown``, ``field_invalid`` or
-            ``field_duplicate``.
+        ProblemError: ``invalid_multipart``, ``invalid_json``, ``field_missing``, ``field_unknown``, ``field_invalid``
+            or ``field_duplicate``.
     """
     parts = split_parts(body, content_type, FIELDS)
     landmarks = parts.get("landmarks")
     return CropInput(
         image=_require_image(parts),
         points=None if landmarks is None else parse_points(landmarks, "landmarks"),
-        segmentation_map=read_map(parts.get("segmentation_map")),
+        segmentation_map=parse_segmentation_map(parts.get("segmentation_map")),
         options=options_from_text({name: parts[name] for name in OPTION_NAMES if name in parts}, "body", CropOptions),
     )
 
 
 def parse_landmarks_multipart(body: bytes, content_type: str) -> LandmarksInput:
-    """Read the multipart body of a landmarks request.
+    """Parse the multipart body of a landmarks request.
 
     Raises:
-        ProblemError: as `parse_multipart` does.
+        ProblemError: see `parse_multipart`.
     """
     parts = split_parts(body, content_type, LANDMARKS_FIELDS)
     texts = {name: parts[name] for name in LANDMARK_OPTION_NAMES if name in parts}
@@ -60,12 +64,12 @@ def parse_landmarks_multipart(body: bytes, content_type: str) -> LandmarksInput:
 
 def _require_image(parts: Mapping[str, bytes]) -> bytes:
     if "image" not in parts:
-        raise ProblemError("field_missing", "image: expected a part of this name, got none")
+        raise ProblemError("field_missing", "image: expected a part with this name, got none")
     return parts["image"]
 
 
 def options_from_text(texts: Mapping[str, bytes | str], source: str, kind: type[T]) -> T:
-    """Read options whose values are texts: form fields or query parameters.
+    """Parse options from form fields or query parameters.
 
     Raises:
         ProblemError: ``field_invalid``.
@@ -74,9 +78,9 @@ def options_from_text(texts: Mapping[str, bytes | str], source: str, kind: type[
         values = {name: value if isinstance(value, str) else value.decode() for name, value in texts.items()}
         return msgspec.convert(values, kind, strict=False)
     except UnicodeDecodeError:
-        raise ProblemError("field_invalid", f"{source}: expected UTF-8") from None
+        raise ProblemError("field_invalid", f"{source}: expected UTF-8, got another encoding") from None
     except msgspec.ValidationError as error:
-        raise_field_problem(str(error), source, FIELDS)
+        raise validation_problem(error, source, FIELDS) from None
 
 
 def split_parts(body: bytes, content_type: str, known: Sequence[str] = FIELDS) -> dict[str, bytes]:
@@ -88,23 +92,24 @@ def split_parts(body: bytes, content_type: str, known: Sequence[str] = FIELDS) -
     _, options = parse_options_header(content_type.encode("latin-1", "replace"))
     boundary = options.get(b"boundary")
     if not boundary:
-        raise ProblemError("invalid_multipart", "expected a boundary in the Content-Type")
+        raise ProblemError("invalid_multipart", "Content-Type: expected a boundary, got none")
     if body.count(b"\r\n--" + boundary) > MAX_BOUNDARIES:
-        raise ProblemError("invalid_multipart", f"expected the boundary at most {MAX_BOUNDARIES} times, got more")
-    collector = _Collector(known)
+        raise ProblemError("invalid_multipart", f"body: expected at most {MAX_BOUNDARIES} boundaries, got more")
+    collector = _PartCollector(known)
     try:
         parser = MultipartParser(boundary, collector.callbacks(), max_size=len(body) + 1)
         parser.write(body)
         parser.finalize()
     except FormParserError:
-        raise ProblemError("invalid_multipart", "expected parts set off by the boundary of the Content-Type") from None
+        detail = "body: expected parts separated by the boundary of the Content-Type, got malformed parts"
+        raise ProblemError("invalid_multipart", detail) from None
     if not collector.is_ended:
-        raise ProblemError("invalid_multipart", "expected a closing boundary; the body ends before it")
+        raise ProblemError("invalid_multipart", "body: expected a closing boundary, got a truncated body")
     return collector.parts
 
 
-class _Collector:
-    """Takes the parser's events and keeps the parts."""
+class _PartCollector:
+    """Callbacks of the parser that collect the parts."""
 
     def __init__(self, known: Sequence[str]) -> None:
         self._known = known
@@ -115,7 +120,7 @@ class _Collector:
         self._field, self._value = b"", b""
 
     def callbacks(self) -> MultipartCallbacks:
-        """Return the methods by the names that the parser knows."""
+        """Return the methods by the parser's names for them."""
         return {
             "on_part_begin": self._begin,
             "on_header_field": self._header_field,
@@ -144,10 +149,10 @@ class _Collector:
 
     def _headers_finished(self) -> None:
         if self._name not in self._known:
-            names = ", ".join(self._known)
-            raise ProblemError("field_unknown", f"body: expected only {names}; got a part of another name")
+            detail = f"body: expected only {', '.join(self._known)}; got a part with an unknown name"
+            raise ProblemError("field_unknown", detail)
         if self._name in self.parts:
-            raise ProblemError("field_duplicate", f"{self._name}: expected one part of this name, got two")
+            raise ProblemError("field_duplicate", f"{self._name}: expected one part, got more")
 
     def _data(self, data: bytes, start: int, end: int) -> None:
         self._chunks.append(data[start:end])

@@ -1,10 +1,10 @@
-"""The OpenAPI document, made from the structures that read requests and the table of problems."""
+"""The OpenAPI document, generated from the request and response structures and the table of problems."""
 
 from __future__ import annotations
 
 from functools import cache
 from importlib.resources import files
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import msgspec
 import orjson
@@ -12,10 +12,11 @@ from fastapi import Path
 from fastapi.openapi.utils import get_openapi
 
 from app.service.options import CropOptions, LandmarkOptions
-from app.web import schemas
-from app.web.parameters import MAX_KEY, MAX_WAIT_S
-from app.web.problem_codes import PROBLEMS
-from app.web.problems import MEDIA_TYPE, QUEUE_PROBLEMS
+from app.web import json_body, schemas
+from app.web.content_negotiation import JSON, SVG
+from app.web.error_handlers import MEDIA_TYPE, QUEUE_PROBLEMS
+from app.web.problems import INPUT_STATUS, PROBLEMS
+from app.web.request_parsing import MAX_KEY, MAX_WAIT_S, MULTIPART
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -24,78 +25,83 @@ if TYPE_CHECKING:
 
 TaskId = Annotated[
     str,
-    # Only told of: what has another form is answered like the id of a task that is not there.
-    Path(description="As it was answered to the submission.", json_schema_extra={"pattern": schemas.TASK_ID_PATTERN}),
+    # Documented but not validated by FastAPI: the response to a malformed id is that to an unknown task.
+    Path(
+        description="Task id from the response to the submission.",
+        json_schema_extra={"pattern": schemas.TASK_ID_PATTERN},
+    ),
 ]
 
-JSON = "application/json"
-SVG = "image/svg+xml"
-_REF = "#/components/schemas/{name}"
-_STRUCTURES = (
-    *(schemas.CropBody, schemas.LandmarksBody, schemas.CropAnswer, schemas.LandmarksAnswer, schemas.TaskAnswer),
-    *(schemas.ProblemAnswer, schemas.HealthAnswer, schemas.VersionAnswer),
+_REF: Final = "#/components/schemas/{name}"
+_STRUCTURES: Final = (
+    json_body.CropRequest,
+    json_body.LandmarksRequest,
+    schemas.CropResponse,
+    schemas.LandmarksResponse,
+    schemas.TaskResponse,
+    schemas.ProblemDocument,
+    schemas.HealthResponse,
+    schemas.VersionResponse,
 )
+
+_QUEUE_CODES: Final = set(QUEUE_PROBLEMS.values())
+# `not_found` belongs to paths outside the document. Only POST requests are rate limited.
+_CROP_CODES: Final = PROBLEMS.keys() - {"not_found"} - _QUEUE_CODES
+_SUBMIT_CODES: Final = _CROP_CODES | {"queue_unavailable", "queue_full", "task_too_large", "idempotency_conflict"}
+_CANCEL_CODES: Final = {
+    "http_invalid",
+    "unauthorized",
+    "not_found",  # an id that contains a slash
+    "method_not_allowed",
+    "not_acceptable",
+    "parameter_invalid",
+    "head_timeout",
+    "head_too_large",
+    "internal_error",
+    "task_unknown",
+    "task_ended",
+    "queue_unavailable",
+    "queue_full",
+    "shutting_down",
+}
+_STATUS_CODES: Final = _CANCEL_CODES - {"task_ended", "queue_full"} | {"body_timeout", "body_too_large", "saturated"}
+
+_RETRY_AFTER: Final = {"Retry-After": {"description": "Seconds to wait.", "schema": {"type": "integer", "minimum": 1}}}
 
 
 def _ref(structure: type[msgspec.Struct]) -> dict[str, str]:
     return {"$ref": _REF.format(name=structure.__name__)}
 
 
-def _answer(description: str, structure: type[msgspec.Struct], media_type: str = JSON) -> dict[str, Any]:
+def _response(description: str, structure: type[msgspec.Struct], media_type: str = JSON) -> dict[str, Any]:
     return {"description": description, "content": {media_type: {"schema": _ref(structure)}}}
 
 
-# The router's own, for paths that are not in the document; and ids with a slash in them.
-_NO_PATH = {"not_found"}
-_QUEUE = set(QUEUE_PROBLEMS.values())
-# Only POST requests are counted against a rate limit.
-_OF_CROP = PROBLEMS.keys() - _NO_PATH - _QUEUE
-_OF_SUBMIT = _OF_CROP | {"queue_unavailable", "queue_full", "task_too_large", "idempotency_conflict"}
-# What any request can meet, and what one without a body that is read.
-_OF_CANCEL = {
-    *("http_invalid", "unauthorized", "not_found", "method_not_allowed", "not_acceptable", "parameter_invalid"),
-    *(
-        "head_timeout",
-        "head_too_large",
-        "internal_error",
-        "task_unknown",
-        "task_ended",
-        "queue_unavailable",
-        "queue_full",
-        "shutting_down",
-    ),
-}
-_OF_STATUS = _OF_CANCEL - {"task_ended", "queue_full"} | {"body_timeout", "body_too_large", "saturated"}
-
-_RETRY_AFTER = {"Retry-After": {"description": "Seconds to wait.", "schema": {"type": "integer", "minimum": 1}}}
-
-
-def _problem_answers(codes: Iterable[str]) -> dict[int | str, dict[str, Any]]:
+def _problem_responses(codes: Iterable[str]) -> dict[int | str, dict[str, Any]]:
     by_status: dict[int, list[str]] = {}
     for code in PROBLEMS.keys() & codes:
         by_status.setdefault(PROBLEMS[code][0], []).append(code)
-    is_input_read = "field_invalid" in codes
-    answers: dict[int | str, dict[str, Any]] = {}
+    responses: dict[int | str, dict[str, Any]] = {}
     for status, found in sorted(by_status.items()):
         listed = sorted(found, key=list(PROBLEMS).index)
-        if status == 422 and is_input_read:  # noqa: PLR2004 - the status of an input that cannot be worked with
-            listed.append("or a code of what is wrong with the photo, landmarks or map")
-        answers[status] = _answer("; ".join(listed), schemas.ProblemAnswer, MEDIA_TYPE)
-    answers[503]["headers"] = _RETRY_AFTER
-    return answers
+        if status == INPUT_STATUS and "field_invalid" in codes:
+            listed.append("or the code of an invalid image, landmarks or segmentation map")
+        responses[status] = _response("; ".join(listed), schemas.ProblemDocument, MEDIA_TYPE)
+    responses[503]["headers"] = _RETRY_AFTER
+    return responses
 
 
 @cache
-def option_schemas() -> dict[str, dict[str, Any]]:
-    """Return the schema of every option, by name."""
-    components = msgspec.json.schema_components([CropOptions], ref_template=_REF)[1]
-    properties: dict[str, dict[str, Any]] = components["CropOptions"]["properties"]
+def option_schemas(options: type[msgspec.Struct] = CropOptions) -> dict[str, dict[str, Any]]:
+    """Return the schemas of all options by name."""
+    components = msgspec.json.schema_components([options], ref_template=_REF)[1]
+    properties: dict[str, dict[str, Any]] = components[options.__name__]["properties"]
     return properties
 
 
-def _option_parameters(schemas_by_name: dict[str, dict[str, Any]]) -> list[dict[str, Any]]:
-    # Without their defaults: an option that is not in the query is the body's to set, and pages made from the document
-    # send every default along.
+def _option_parameters(options: type[msgspec.Struct] = CropOptions) -> list[dict[str, Any]]:
+    # Without defaults, because the body determines an option that is not in the query, and pages generated from the
+    # document send every default.
     return [
         {
             "name": name,
@@ -103,141 +109,121 @@ def _option_parameters(schemas_by_name: dict[str, dict[str, Any]]) -> list[dict[
             "description": schema["description"],
             "schema": {key: value for key, value in schema.items() if key not in {"default", "description"}},
         }
-        for name, schema in schemas_by_name.items()
+        for name, schema in option_schemas(options).items()
     ]
 
 
-def _landmark_option_schemas() -> dict[str, dict[str, Any]]:
-    components = msgspec.json.schema_components([LandmarkOptions], ref_template=_REF)[1]
-    properties: dict[str, dict[str, Any]] = components["LandmarkOptions"]["properties"]
-    return properties
-
-
-def _multipart_schema() -> dict[str, Any]:
-    landmarks = {"type": "string", "contentMediaType": JSON, "description": f"{schemas.LANDMARKS_TEXT} JSON."}
-    properties = {
-        "image": {"type": "string", "format": "binary", "description": "PNG, JPEG or WebP."},
-        "landmarks": landmarks,
-        "segmentation_map": {"type": "string", "format": "binary", "description": schemas.MAP_TEXT},
-    }
-    return {
-        "type": "object",
-        "properties": {**properties, **option_schemas()},
-        "required": ["image"],
-        "additionalProperties": False,
-    }
-
-
-def _landmarks_multipart_schema() -> dict[str, Any]:
-    image = {"type": "string", "format": "binary", "description": "PNG, JPEG or WebP."}
-    return {
-        "type": "object",
-        "properties": {"image": image, **_landmark_option_schemas()},
-        "required": ["image"],
-        "additionalProperties": False,
-    }
+def _request_body(structure: type[msgspec.Struct], parts: dict[str, Any]) -> dict[str, Any]:
+    form = {"type": "object", "properties": parts, "required": ["image"], "additionalProperties": False}
+    return {"required": True, "content": {JSON: {"schema": _ref(structure)}, MULTIPART: {"schema": form}}}
 
 
 def _text_header(description: str) -> dict[str, Any]:
     return {"description": description, "schema": {"type": "string"}}
 
 
-_REQUEST: dict[str, Any] = {
-    "required": True,
-    "content": {
-        JSON: {"schema": _ref(schemas.CropBody)},
-        "multipart/form-data": {"schema": _multipart_schema()},
+_IMAGE_PART: Final = {"type": "string", "format": "binary", "description": "PNG, JPEG or WebP image."}
+_CROP_BODY: Final = _request_body(
+    json_body.CropRequest,
+    {
+        "image": _IMAGE_PART,
+        "landmarks": {
+            "type": "string",
+            "contentMediaType": JSON,
+            "description": f"{json_body.LANDMARKS_TEXT} Format: JSON.",
+        },
+        "segmentation_map": {"type": "string", "format": "binary", "description": json_body.MAP_TEXT},
+        **option_schemas(),
     },
-}
-_OVERLAY = {SVG: {"schema": {"type": "string"}}}
-_WARNINGS = {"X-Warnings": _text_header("Codes of the result's warnings, where there are any.")}
-_WAIT = {
+)
+_OVERLAY: Final = {SVG: {"schema": {"type": "string"}}}
+_WARNINGS: Final = {"X-Warnings": _text_header("Codes of the result's warnings, if there are any.")}
+_WAIT: Final = {
     "name": "wait",
     "in": "query",
-    "description": "Seconds to wait for the end of the task, should it not have ended.",
+    "description": "Maximum time to wait for the task to end, in seconds.",
     "schema": {"type": "number", "minimum": 0, "maximum": MAX_WAIT_S},
 }
-_KEY = {
+_KEY: Final = {
     "name": "Idempotency-Key",
     "in": "header",
-    "description": "Of the caller's making: the same key with the same request gives the same task. Bare or in double "
-    "quotes.",
+    "description": "Key chosen by the caller, bare or in double quotes. The same key with the same request returns the "
+    "same task.",
     "schema": {"type": "string", "minLength": 1, "maxLength": MAX_KEY, "pattern": "^[!#-~]+$"},
 }
 
 CROP: dict[str, Any] = {
-    "summary": "Regions of a face, from a photo and, if there are any, its landmarks",
+    "summary": "Regions of a face",
     "tags": ["regions"],
     "responses": {
         200: {
-            "description": "The regions; or the overlay alone, where `Accept` prefers it.",
-            "headers": {**_WARNINGS, "X-Cache": _text_header("`hit` or `miss`, where results are looked up.")},
-            "content": {JSON: {"schema": _ref(schemas.CropAnswer)}, **_OVERLAY},
+            "description": "The regions, or the SVG overlay alone if `Accept` prefers it.",
+            "headers": {**_WARNINGS, "X-Cache": _text_header("`hit` or `miss`, if the result cache is enabled.")},
+            "content": {JSON: {"schema": _ref(schemas.CropResponse)}, **_OVERLAY},
         },
-        **_problem_answers(_OF_CROP),
+        **_problem_responses(_CROP_CODES),
     },
-    "openapi_extra": {"parameters": _option_parameters(option_schemas()), "requestBody": _REQUEST},
+    "openapi_extra": {"parameters": _option_parameters(), "requestBody": _CROP_BODY},
 }
 LANDMARKS: dict[str, Any] = {
-    "summary": "Landmarks of a face, from a photo",
+    "summary": "Landmarks of a face",
     "tags": ["regions"],
-    "responses": {200: _answer("The landmarks.", schemas.LandmarksAnswer), **_problem_answers(_OF_CROP)},
+    "responses": {200: _response("The landmarks.", schemas.LandmarksResponse), **_problem_responses(_CROP_CODES)},
     "openapi_extra": {
-        "parameters": _option_parameters(_landmark_option_schemas()),
-        "requestBody": {
-            "required": True,
-            "content": {
-                JSON: {"schema": _ref(schemas.LandmarksBody)},
-                "multipart/form-data": {"schema": _landmarks_multipart_schema()},
-            },
-        },
+        "parameters": _option_parameters(LandmarkOptions),
+        "requestBody": _request_body(
+            json_body.LandmarksRequest, {"image": _IMAGE_PART, **option_schemas(LandmarkOptions)}
+        ),
     },
 }
 SUBMIT: dict[str, Any] = {
-    "summary": "The same, as a task",
+    "summary": "Submit a task",
     "tags": ["tasks"],
     "status_code": 202,
     "responses": {
         202: {
-            **_answer("Taken.", schemas.TaskAnswer),
+            **_response("The accepted task.", schemas.TaskResponse),
             "headers": {"Location": {**_text_header("Path of the task's status."), "required": True}},
         },
-        **_problem_answers(_OF_SUBMIT),
+        **_problem_responses(_SUBMIT_CODES),
     },
-    "openapi_extra": {"parameters": [*_option_parameters(option_schemas()), _KEY], "requestBody": _REQUEST},
+    "openapi_extra": {"parameters": [*_option_parameters(), _KEY], "requestBody": _CROP_BODY},
 }
 STATUS: dict[str, Any] = {
-    "summary": "How far a task is, and its result",
+    "summary": "Status and result of a task",
     "tags": ["tasks"],
     "responses": {
         200: {
-            "description": "The task; or the overlay alone, where `Accept` prefers it and the task has succeeded.",
+            "description": "The task, or the SVG overlay alone if `Accept` prefers it and the task has succeeded.",
             "headers": _WARNINGS,
-            "content": {JSON: {"schema": _ref(schemas.TaskAnswer)}, **_OVERLAY},
+            "content": {JSON: {"schema": _ref(schemas.TaskResponse)}, **_OVERLAY},
         },
-        **_problem_answers(_OF_STATUS),
+        **_problem_responses(_STATUS_CODES),
     },
     "openapi_extra": {"parameters": [_WAIT]},
 }
 CANCEL: dict[str, Any] = {
     "summary": "Cancel a task",
     "tags": ["tasks"],
-    "responses": {200: _answer("Cancelled, now or before.", schemas.TaskAnswer), **_problem_answers(_OF_CANCEL)},
+    "responses": {200: _response("The cancelled task.", schemas.TaskResponse), **_problem_responses(_CANCEL_CODES)},
 }
 HEALTH: dict[str, Any] = {
-    "responses": {200: _answer("It is.", schemas.HealthAnswer), 503: _answer("It is not.", schemas.HealthAnswer)}
+    "responses": {
+        200: _response("The check passed.", schemas.HealthResponse),
+        503: _response("The check failed.", schemas.HealthResponse),
+    }
 }
 METRICS: dict[str, Any] = {
     "responses": {
-        200: {"description": "Every metric.", "content": {"text/plain": {"schema": {"type": "string"}}}},
-        404: _answer("Metrics are off.", schemas.ProblemAnswer, MEDIA_TYPE),
+        200: {"description": "All metrics.", "content": {"text/plain": {"schema": {"type": "string"}}}},
+        404: _response("Metrics are disabled.", schemas.ProblemDocument, MEDIA_TYPE),
     }
 }
-VERSION: dict[str, Any] = {"responses": {200: _answer("Versions.", schemas.VersionAnswer)}}
+VERSION: dict[str, Any] = {"responses": {200: _response("The versions.", schemas.VersionResponse)}}
 
 
 def build_document(app: FastAPI) -> dict[str, Any]:
-    """Build the document; called once, by the first who asks."""
+    """Build the OpenAPI document."""
     document = get_openapi(
         title=app.title,
         version=app.version,
@@ -247,12 +233,12 @@ def build_document(app: FastAPI) -> dict[str, Any]:
         servers=app.servers,
     )
     _, components = msgspec.json.schema_components(_STRUCTURES, ref_template=_REF)
-    body = components["CropBody"]["properties"]
-    image = {"type": "string", "contentEncoding": "base64", "description": schemas.IMAGE_TEXT}
-    body["image"] = components["LandmarksBody"]["properties"]["image"] = image
+    body = components["CropRequest"]["properties"]
+    image = {"type": "string", "contentEncoding": "base64", "description": json_body.IMAGE_TEXT}
+    body["image"] = components["LandmarksRequest"]["properties"]["image"] = image
     regions = {"type": "object", "additionalProperties": {"type": "array", "items": {"type": "integer"}}}
-    sources = [{"type": "string", "contentEncoding": "base64"}, regions, {"type": "null"}]
-    body["segmentation_map"] = {"anyOf": sources, "description": schemas.MAP_TEXT}
+    forms = [{"type": "string", "contentEncoding": "base64"}, regions, {"type": "null"}]
+    body["segmentation_map"] = {"anyOf": forms, "description": json_body.MAP_TEXT}
     parts = document.setdefault("components", {})
     parts.setdefault("schemas", {}).update(components)
     parts["securitySchemes"] = {
@@ -271,12 +257,12 @@ def build_document(app: FastAPI) -> dict[str, Any]:
 
 
 def landmarks_examples(examples: dict[str, Any]) -> dict[str, Any]:
-    """Make the example of a landmarks request from those of crop requests: the photo alone."""
+    """Return the example of a landmarks request: the image of a crop request, without landmarks."""
     image = examples["photo_alone"]["value"]["image"]
-    return {"photo": {"summary": "A photo", "value": {"image": image}}}
+    return {"photo": {"summary": "An image", "value": {"image": image}}}
 
 
 def load_examples() -> dict[str, Any]:
-    """Read the worked examples: a small photo of a face with its landmarks, once for each form of the map."""
+    """Load the example requests: a small image with its landmarks, and each form of the segmentation map."""
     examples: dict[str, Any] = orjson.loads((files("app.web") / "static" / "examples.json").read_bytes())
     return examples

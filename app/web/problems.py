@@ -1,199 +1,97 @@
-"""Everything that can go wrong over HTTP, as RFC 9457 problem documents with a stable code.
+"""Problem codes, their statuses and titles, and the error that carries one.
 
-    ProblemError              what is wrong with the request itself; the table below says which code has which status
-    InputError (face)         what is wrong with the photo, landmarks or map; always 422, each leaf with its own code
-    QueueError (tasks)        what is wrong with a task or with the queue; each leaf has a code of the table
-    SaturatedError (service)  503 `saturated`
-    ClientDisconnect          499, for metrics and logs: nobody reads it
-    anything else             500 `internal_error`; the text is fixed, the cause is in the log under the request's id
-
-Nothing of a request's body is echoed: a text names fields, positions, counts and limits.
+This module imports no web framework, because the command line reports the same problems without a server.
+`app.web.error_handlers` converts exceptions to responses.
 """
 
 from __future__ import annotations
 
-from http import HTTPStatus
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
-import orjson
-from fastapi import Request, Response
-from starlette.exceptions import HTTPException
-from starlette.requests import ClientDisconnect
-from starlette.routing import Match
-
-from app.face.errors import InputError, public_codes
-from app.observability import context, metrics, recording
-from app.service.admission import SaturatedError
-from app.tasks.errors import (
-    IdempotencyConflictError,
-    QueueError,
-    QueueFullError,
-    QueueUnavailableError,
-    TaskEndedError,
-    TaskTooLargeError,
-    TaskUnknownError,
-)
-from app.web.problem_codes import PROBLEMS, ProblemError
-from app.web.state import web_state
+from app.face.errors import public_codes
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Coroutine, Mapping
+    from collections.abc import Mapping
 
-MEDIA_TYPE = "application/problem+json"
-TYPE_PREFIX = "urn:facial-service:problem:"
-CLIENT_CLOSED_REQUEST = 499  # nginx's number for it: nobody reads the answer, but metrics and logs should not say 500
+PROBLEMS: dict[str, tuple[int, str]] = {
+    "http_invalid": (400, "The request is not valid HTTP"),
+    "invalid_json": (400, "The body is not valid JSON"),
+    "invalid_multipart": (400, "The body is not valid multipart/form-data"),
+    "unauthorized": (401, "A valid API key is required"),
+    "not_found": (404, "The path does not exist"),
+    "task_unknown": (404, "The task does not exist"),
+    "method_not_allowed": (405, "The path does not support this method"),
+    "not_acceptable": (406, "No supported response format is acceptable"),
+    "body_timeout": (408, "The body took too long to arrive"),
+    "head_timeout": (408, "The headers took too long to arrive"),
+    "idempotency_conflict": (409, "The idempotency key was used for a different request"),
+    "task_ended": (409, "The task has already ended"),
+    "body_too_large": (413, "The body is too large"),
+    "task_too_large": (413, "The task is too large for the queue"),
+    "unsupported_media_type": (415, "The media type of the body is not supported"),
+    "field_missing": (422, "A required field is missing"),
+    "field_unknown": (422, "A field is unknown"),
+    "field_invalid": (422, "A field has an invalid value"),
+    "field_duplicate": (422, "A form field was sent more than once"),
+    "parameter_invalid": (422, "A query parameter or header is invalid"),
+    "image_encoding": (422, "An image is not valid base64"),
+    "rate_limited": (429, "The caller exceeded its rate limit"),
+    "head_too_large": (431, "The headers are too large"),
+    "internal_error": (500, "The service failed to process the request"),
+    "method_unknown": (501, "The method is not implemented"),
+    "queue_full": (503, "The queue is full"),
+    "queue_unavailable": (503, "The queue is unavailable"),
+    "saturated": (503, "The service is at capacity"),
+    "shutting_down": (503, "The service is shutting down"),
+}
+"""Code to HTTP status and title."""
 
-INPUT_STATUS = 422
-INPUT_TITLE = "The input cannot be processed"
+INPUT_STATUS: Final = 422
+INPUT_TITLE: Final = "The input cannot be processed"
 
-# What a task can fail by besides: these stand in its document, which is answered with 200, and have no status.
-TASK_FAULTS = {
-    "task_gave_up": "Work on the task was given up",
+TASK_ERRORS: Final = {
+    "task_gave_up": "The task failed at every attempt",
     "task_lost": "The queue lost the task",
-    "result_too_large": "The result is larger than the queue stores",
+    "result_too_large": "The result is too large for the queue",
 }
-_OTHER_FAULT = "The task failed"  # of a worker that is newer than this process
+"""Codes that only tasks have. They have no status: a failed task is reported in a response with status 200."""
 
-QUEUE_PROBLEMS: dict[type[QueueError], str] = {
-    QueueUnavailableError: "queue_unavailable",
-    QueueFullError: "queue_full",
-    TaskTooLargeError: "task_too_large",
-    TaskUnknownError: "task_unknown",
-    TaskEndedError: "task_ended",
-    IdempotencyConflictError: "idempotency_conflict",
-}
-NO_STORE = {"Cache-Control": "no-store"}
-
-# Refused before any work. They are counted in api_rejections_total by reason, and all other problems in errors_total by
-# code, so that each response with a problem is counted once.
-REJECTIONS = {
-    "saturated": "saturated",
-    "body_too_large": "too_large",
-    "unauthorized": "unauthorized",
-    "body_timeout": "body_timeout",
-    "queue_full": "queue_full",
-    "queue_unavailable": "queue_unavailable",
-    "rate_limited": "rate_limited",
-}
-OTHER_HTTP_ERROR = "http_error"
-_STARLETTE_CODES = {404: "not_found", 405: "method_not_allowed"}
+_UNKNOWN_TASK_ERROR: Final = "The task failed"  # a code of a newer worker
 
 
-def problem_response(
-    code: str, status: int, title: str, detail: str, *, headers: Mapping[str, str] | None = None, **extra: Any
-) -> Response:
-    """Write a problem document."""
-    document = {"type": TYPE_PREFIX + code, "title": title, "status": status, "code": code, "detail": detail, **extra}
-    request_id = context.request_id.get()
-    if request_id is not None:
-        document["request_id"] = request_id
-    return Response(orjson.dumps(document), status, headers=dict(headers or {}), media_type=MEDIA_TYPE)
+class ProblemError(Exception):
+    """A request that the service rejects.
+
+    Args:
+        code: a key of `PROBLEMS`.
+        detail: the field, what was expected and what was received. It must not contain text from the request.
+        headers: response headers, such as ``Retry-After``.
+        extra: further members of the problem document.
+    """
+
+    def __init__(
+        self,
+        code: str,
+        detail: str,
+        *,
+        headers: Mapping[str, str] | None = None,
+        extra: Mapping[str, Any] | None = None,
+    ) -> None:
+        super().__init__(detail)
+        self.code = code
+        self.status, self.title = PROBLEMS[code]
+        self.detail = detail
+        self.headers = dict(headers or {})
+        self.extra = dict(extra or {})
 
 
-async def handle_problem(_request: Request, error: Exception) -> Response:
-    """Answer a `ProblemError`."""
-    if not isinstance(error, ProblemError):
-        raise error
-    if error.code in REJECTIONS:
-        recording.record_rejection(REJECTIONS[error.code])
-    else:
-        recording.record_error(error.code, "api")
-    return problem_response(error.code, error.status, error.title, error.detail, headers=error.headers, **error.extra)
-
-
-async def handle_input_error(_request: Request, error: Exception) -> Response:
-    """Answer what is wrong with an input; the subclass gives the code."""
-    if not isinstance(error, InputError):
-        raise error
-    recording.record_error(error.code, "images")
-    return problem_response(error.code, INPUT_STATUS, INPUT_TITLE, str(error))
-
-
-async def handle_queue_error(request: Request, error: Exception) -> Response:
-    """Answer what is wrong with a task or with the queue; a submission that is turned away counts as such."""
-    if not isinstance(error, QueueError):
-        raise error
-    code = QUEUE_PROBLEMS[type(error)]
-    if code in REJECTIONS and request.method == "POST":
-        recording.record_rejection(REJECTIONS[code])
-    else:
-        recording.record_error(code, "tasks")
-    status, title = PROBLEMS[code]
-    headers = dict(NO_STORE)
-    if status == HTTPStatus.SERVICE_UNAVAILABLE:
-        headers["Retry-After"] = str(web_state(request).retry_after_s)
-    return problem_response(code, status, title, str(error), headers=headers)
-
-
-async def handle_saturated(request: Request, error: Exception) -> Response:
-    """Answer that the process holds as much as it may."""
-    if not isinstance(error, SaturatedError):
-        raise error
-    detail = "this worker is at capacity; retry after the time in Retry-After"
-    # Come back to another process: this one keeps the connections that it has.
-    headers = {"Retry-After": str(web_state(request).retry_after_s), "Connection": "close"}
-    return await handle_problem(request, ProblemError("saturated", detail, headers=headers))
-
-
-async def handle_disconnect(_request: Request, error: Exception) -> Response:
-    """End the request of a caller who went away."""
-    if not isinstance(error, ClientDisconnect):
-        raise error
-    return Response(status_code=CLIENT_CLOSED_REQUEST)
-
-
-async def handle_http_exception(request: Request, error: Exception) -> Response:
-    """Answer what the router itself refuses: an unknown path, a wrong method."""
-    if not isinstance(error, HTTPException):
-        raise error
-    code = _STARLETTE_CODES.get(error.status_code)
-    recording.record_error(code or OTHER_HTTP_ERROR, "api")
-    if code is None:
-        phrase = HTTPStatus(error.status_code).phrase
-        return problem_response(OTHER_HTTP_ERROR, error.status_code, phrase, phrase, headers=error.headers)
-    detail, headers = "see /docs for the paths there are", dict(error.headers or {})
-    if code == "method_not_allowed":
-        if "Allow" in headers:
-            headers["Allow"] = _allowed_methods(request)
-        detail = f"expected {headers.get('Allow', 'another method')}, got {metrics.method_label(request.method)}"
-    return problem_response(code, error.status_code, PROBLEMS[code][1], detail, headers=headers)
-
-
-def _allowed_methods(request: Request) -> str:
-    """List every method of a path; the router names those of the first route that has it."""
-
-    def is_taken(method: str) -> bool:
-        scope = {**request.scope, "method": method}
-        return any(route.matches(scope)[0] is Match.FULL for route in request.app.routes)
-
-    return ", ".join(sorted(filter(is_taken, metrics.HTTP_METHODS)))
-
-
-def fault_title(code: str) -> str:
-    """Return the title of what a task failed by: that of the problem that a request would have been answered with.
+def task_error_title(code: str) -> str:
+    """Return the title of a task's error code, which is the title of the same problem in a response.
 
     Example:
-        >>> fault_title("image_corrupt")
+        >>> task_error_title("image_corrupt")
         'The input cannot be processed'
     """
     if code in public_codes():
         return INPUT_TITLE
-    return TASK_FAULTS.get(code) or PROBLEMS.get(code, (0, _OTHER_FAULT))[1]
-
-
-HANDLERS: dict[int | type[Exception], Callable[[Request, Any], Coroutine[Any, Any, Response]]] = {
-    ProblemError: handle_problem,
-    InputError: handle_input_error,
-    QueueError: handle_queue_error,
-    SaturatedError: handle_saturated,
-    ClientDisconnect: handle_disconnect,
-    HTTPException: handle_http_exception,
-}
-"""By what they answer; the application calls that of the nearest class."""
-
-
-def internal_error_response() -> Response:
-    """Answer a fault of ours; the text says nothing of the cause."""
-    status, title = PROBLEMS["internal_error"]
-    recording.record_error("internal_error", "api")
-    return problem_response("internal_error", status, title, "the cause is in the service's log, under the request id")
+    return TASK_ERRORS.get(code) or PROBLEMS.get(code, (0, _UNKNOWN_TASK_ERROR))[1]

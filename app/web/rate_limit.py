@@ -1,12 +1,12 @@
-"""Requests per caller and time, counted over all worker processes of an instance.
+"""Rate limits per caller, shared by all worker processes of an instance.
 
-The limit is enforced by the generic cell rate algorithm (ITU-T I.371): each caller has one number, the theoretical
-arrival time, which every request moves on by the interval between two requests. It may be ahead of the clock by one
-period, so a quota can be used in a burst.
+The limit uses the generic cell rate algorithm (ITU-T I.371). Each caller has one number, the theoretical arrival time,
+which every request advances by the interval between two requests. It may be one period ahead of the clock, so a caller
+can use its quota in a burst.
 
-The table is in memory that the processes share. If two processes count requests of one caller at the same moment, one
-of them may be lost; a lock would have to survive processes that are killed while they hold it. Rate-limit libraries
-share their counters through a Redis or memcached server, which this service does not need otherwise.
+The table is in shared memory, without a lock, because a process can be killed while it holds one. If two processes
+count requests of one caller at the same moment, one count may be lost. Rate-limit libraries share counters through a
+Redis or memcached server, which this service does not otherwise need.
 """
 
 from __future__ import annotations
@@ -20,23 +20,23 @@ from hashlib import blake2b
 from math import ceil
 from typing import Final
 
-from app.web.problem_codes import ProblemError
+from app.web.problems import ProblemError
 
-# Rows are found by hash. If all rows in question are in use, a caller shares the row of another one.
+# Rows are located by hash. If all candidate rows are in use, a caller shares the row of another caller.
 ROWS: Final = 65_536
 NEIGHBOURS: Final = 8
-_ROW: Final = struct.Struct("<Qd")  # hash of the caller, theoretical arrival time; a past one is a free row
+_ROW: Final = struct.Struct("<Qd")  # hash of the caller, theoretical arrival time; the row is free if it is past
 
 
 @dataclass(frozen=True, slots=True)
 class RateLimitState:
-    """What a caller may still send.
+    """Remaining quota of a caller.
 
     Attributes:
         quota: requests per period.
         period_s: the period, in seconds.
-        remaining: requests that would be accepted now.
-        reset_s: seconds until the whole quota is available.
+        remaining: number of requests that would be accepted now.
+        reset_s: seconds until the whole quota is available again.
     """
 
     quota: int
@@ -53,7 +53,7 @@ class RateLimitState:
 
 
 class RateLimiter:
-    """One limit for each caller; made before the worker processes are forked.
+    """A rate limit per caller; must be created before the worker processes are forked.
 
     Args:
         quota: requests per period.
@@ -64,25 +64,26 @@ class RateLimiter:
         self._quota = quota
         self._period_s = period_s
         self._interval_s = period_s / quota
-        # Without it, a caller with many addresses could choose those that share the row of another caller.
+        # Keyed, so that a caller with many addresses cannot choose those that share the row of another caller.
         self._secret = secrets.token_bytes(16)
         self._table = mmap.mmap(-1, ROWS * _ROW.size)
 
     def require(self, caller: str) -> RateLimitState:
-        """Count a request.
+        """Count a request, and return the remaining quota.
 
         Raises:
-            ProblemError: ``rate_limited``; the request does not count.
+            ProblemError: ``rate_limited``; the request is not counted.
         """
-        now = time.monotonic()  # the same in all processes of a machine
+        now = time.monotonic()  # the same clock in all processes of a machine
         offset, key, arrival = self._find(caller, now)
         arrival = max(arrival, now) + self._interval_s
-        # Rounded: an interval that is no binary fraction adds up to a little more or less than the period.
+        # Rounded, because intervals do not add up to exactly one period in binary floating point.
         wait_s = round(arrival - now - self._period_s, 6)
         if wait_s > 0:
             state = self._describe(arrival - self._interval_s - now)
-            detail = f"expected at most {self._quota} requests in {self._period_s} s, got more; retry after Retry-After"
-            # The connection is closed because the body has not been read.
+            limit = f"{self._quota} requests in {self._period_s} s"
+            detail = f"requests: expected at most {limit}, got more; retry after the time in Retry-After"
+            # The connection is closed, because the body is still unread.
             headers = {"Retry-After": str(max(1, ceil(wait_s))), "Connection": "close", **state.headers()}
             raise ProblemError("rate_limited", detail, headers=headers)
         _ROW.pack_into(self._table, offset, key, arrival)
@@ -93,7 +94,7 @@ class RateLimiter:
         return RateLimitState(self._quota, self._period_s, max(0, remaining), ceil(max(0.0, ahead_s)))
 
     def _find(self, caller: str, now: float) -> tuple[int, int, float]:
-        """Return the offset of a caller's row, its key, and its theoretical arrival time."""
+        """Return the offset, key and theoretical arrival time of a caller's row."""
         key = int.from_bytes(blake2b(caller.encode(), digest_size=8, key=self._secret).digest())
         free = None
         for step in range(NEIGHBOURS):

@@ -34,8 +34,8 @@ class PanelRow:
     """Panels of equal height and width, side by side.
 
     Attributes:
-        height: Height in grid rows.
-        panels: Panels; their number must divide the grid width.
+        height: height in grid rows.
+        panels: panels; their number must divide the grid width.
     """
 
     height: int
@@ -47,9 +47,9 @@ class Section:
     """A collapsible section of a dashboard.
 
     Attributes:
-        title: Title; empty for the top section, which has none.
-        rows: Panel rows.
-        is_collapsed: Whether it is collapsed by default, so that its queries run only after a user expands it.
+        title: title; empty for the top section, which has none.
+        rows: panel rows.
+        is_collapsed: whether it is collapsed by default, so that its queries run only after a user expands it.
     """
 
     title: str
@@ -82,10 +82,10 @@ class DashboardSpec:
     """A dashboard.
 
     Attributes:
-        uid: Identifier that links and alerts use; it must not change.
-        title: Title, without the service name.
-        description: Purpose of the dashboard.
-        sections: Sections, from top to bottom.
+        uid: identifier that links and alerts use; it must not change.
+        title: title, without the service name.
+        description: purpose of the dashboard.
+        sections: sections, from top to bottom.
     """
 
     uid: str

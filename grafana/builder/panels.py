@@ -41,10 +41,10 @@ class Query:
 
     Attributes:
         expr: PromQL expression.
-        legend: Legend format, with labels in double braces.
-        colour: Colour of its series. If None, from the palette.
-        is_dashed: Whether to draw a dashed line, for limits.
-        thresholds: Thresholds of this query in a stat panel. If None, those of the panel.
+        legend: legend format, with labels in double braces.
+        colour: colour of its series. If None, from the palette.
+        is_dashed: whether to draw a dashed line, for limits.
+        thresholds: thresholds of this query in a stat panel. If None, those of the panel.
     """
 
     expr: str
@@ -60,10 +60,10 @@ class Scale:
 
     Attributes:
         unit: Grafana unit.
-        thresholds: Thresholds, in ascending order.
-        base: Colour of values below the first threshold.
-        maximum: Maximum of the axis. If None, the axis follows the data.
-        decimals: Number of decimals. If None, Grafana decides.
+        thresholds: thresholds, in ascending order.
+        base: colour of values below the first threshold.
+        maximum: maximum of the axis. If None, the axis follows the data.
+        decimals: number of decimals. If None, Grafana decides.
     """
 
     unit: str
@@ -91,13 +91,13 @@ def stat_panel(
     """Create a stat panel, which shows the latest value in the colour of its threshold, with a sparkline.
 
     Args:
-        title: Title.
-        description: Meaning of the value, and its normal range.
-        scale: Unit and thresholds.
-        queries: Queries, each with one value.
+        title: title.
+        description: meaning of the value, and its normal range.
+        scale: unit and thresholds.
+        queries: queries, each with one value.
         link: UID of the dashboard with details.
-        no_value: Text to show if there is no value.
-        value_texts: Text and colour to show instead of certain values.
+        no_value: text to show if there is no value.
+        value_texts: text and colour to show instead of certain values.
     """
     panel = stat.Panel().graph_mode(kinds.BigValueGraphMode.AREA).color_mode(kinds.BigValueColorMode.VALUE)
     panel.reduce_options(common.ReduceDataOptions().calcs(["lastNotNull"]).fields("").values(False))
@@ -134,13 +134,13 @@ def timeseries_panel(
     """Create a time series panel, with a dashed line at each threshold.
 
     Args:
-        title: Title.
-        description: Meaning of the series, and their normal range.
-        scale: Unit and thresholds.
-        queries: Queries, each with any number of series.
-        colours: Colours by regular expression for the series name.
-        is_stacked: Whether to stack the series.
-        has_table_legend: Whether to show the legend as a table on the right.
+        title: title.
+        description: meaning of the series, and their normal range.
+        scale: unit and thresholds.
+        queries: queries, each with any number of series.
+        colours: colours by regular expression for the series name.
+        is_stacked: whether to stack the series.
+        has_table_legend: whether to show the legend as a table on the right.
     """
     panel = timeseries.Panel().line_width(1).fill_opacity(60 if is_stacked else 8)
     panel.show_points(kinds.VisibilityMode.AUTO).span_nulls(False).axis_soft_min(0)
@@ -164,10 +164,10 @@ def heatmap_panel(title: str, description: str, unit: str, query: Query) -> heat
     """Create a heatmap panel of a histogram.
 
     Args:
-        title: Title.
-        description: Meaning of the histogram, and its normal shape.
-        unit: Unit of the bucket bounds.
-        query: Query for the observations by ``le``.
+        title: title.
+        description: meaning of the histogram, and its normal shape.
+        unit: unit of the bucket bounds.
+        query: query for the observations by ``le``.
     """
     colour = heatmap.HeatmapColorOptions().mode(HeatmapColorMode.SCHEME).scheme("Oranges").steps(64).exponent(0.5)
     panel = heatmap.Panel().calculate(False).color(colour.fill("dark-orange").reverse(False)).cell_gap(1)
@@ -182,10 +182,10 @@ def table_panel(title: str, description: str, query: Query, columns: Mapping[str
     """Create a table panel with one line per current series.
 
     Args:
-        title: Title.
-        description: Meaning of the lines.
-        query: Query for the series; their values are not shown.
-        columns: Column titles by label, in display order.
+        title: title.
+        description: meaning of the lines.
+        query: query for the series; their values are not shown.
+        columns: column titles by label, in display order.
     """
     panel = table.Panel().unit("none").show_header(True).filterable(True)
     order = {label: index for index, label in enumerate(columns)}

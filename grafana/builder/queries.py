@@ -119,9 +119,9 @@ def own_objects(metric: str, label: str, *matchers: str, over: str = "") -> str:
     prefix of the names of the scraped pods.
 
     Args:
-        metric: Metric of kube-state-metrics, cAdvisor or the kubelet.
-        label: Label with the object name, such as pod or deployment.
-        matchers: Additional label matchers.
+        metric: metric of kube-state-metrics, cAdvisor or the kubelet.
+        label: label with the object name, such as pod or deployment.
+        matchers: additional label matchers.
         over: PromQL function to apply to the metric's range vector, such as ``rate``.
     """
     pattern = _NAME_PATTERNS[label]

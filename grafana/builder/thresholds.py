@@ -27,9 +27,9 @@ class Threshold:
     """A lower bound with a colour.
 
     Attributes:
-        value: Bound, in the unit of the panel.
-        colour: Colour of values at or above the bound.
-        alert: Alert with this threshold, or empty.
+        value: bound, in the unit of the panel.
+        colour: colour of values at or above the bound.
+        alert: alert with this threshold, or empty.
     """
 
     value: float
@@ -41,7 +41,7 @@ def alert_threshold(name: str) -> Threshold:
     """Return the threshold of an alert: the first number that its expression compares with.
 
     Raises:
-        LookupError: The alert does not exist, or does not compare with a number.
+        LookupError: the alert does not exist, or does not compare with a number.
 
     Example:
         >>> alert_threshold("FacialServiceOldestTaskTooOld").colour

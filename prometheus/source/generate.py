@@ -58,8 +58,8 @@ def rule_files(links: Links | None = None, speed_up: SpeedUp | None = None) -> d
     """Render every rule file.
 
     Args:
-        links: Base URLs for links in annotations. If None, links are paths.
-        speed_up: Scaling of durations. If None, durations are unchanged.
+        links: base URLs for links in annotations. If None, links are paths.
+        speed_up: scaling of durations. If None, durations are unchanged.
 
     Returns:
         File contents by file name.

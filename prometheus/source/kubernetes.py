@@ -48,8 +48,8 @@ def own_objects(expr: str, label: str, pattern: str) -> str:
 
     Args:
         expr: PromQL for objects of all applications.
-        label: Label with the object name.
-        pattern: Regular expression for the object name, with the fullname as its group.
+        label: label with the object name.
+        pattern: regular expression for the object name, with the fullname as its group.
     """
     return (
         f'label_replace(\n{indent(expr, "  ")},\n  "fullname", "$1", "{label}", "{pattern}"\n)\n'

@@ -42,14 +42,14 @@ class Alert:
     """An alerting rule.
 
     Attributes:
-        name: Name with the prefix FacialService; the runbook has the same name.
+        name: name with the prefix FacialService; the runbook has the same name.
         expr: PromQL expression, formatted over several lines.
-        hold: The `for` duration.
-        severity: See `Severity`.
-        summary: One constant sentence, so that notifications can be grouped by it.
-        description: Description with the current value and its unit.
-        dashboard: Dashboard to open first.
-        labels: Additional labels.
+        hold: the `for` duration.
+        severity: see `Severity`.
+        summary: one constant sentence, so that notifications can be grouped by it.
+        description: description with the current value and its unit.
+        dashboard: dashboard to open first.
+        labels: additional labels.
     """
 
     name: str
@@ -75,9 +75,9 @@ class Group:
     """A group of rules that are evaluated sequentially.
 
     Attributes:
-        name: Name; ends in ``.rules`` if the group contains recording rules.
-        rules: Rules in evaluation order.
-        interval: Evaluation interval. If None, the default of Prometheus.
+        name: name; ends in ``.rules`` if the group contains recording rules.
+        rules: rules in evaluation order.
+        interval: evaluation interval. If None, the default of Prometheus.
     """
 
     name: str

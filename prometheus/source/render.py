@@ -24,8 +24,8 @@ class Links:
     """Base URLs of the links in annotations.
 
     Attributes:
-        runbooks: Base URL of the repository, such as the URL of its main branch.
-        dashboards: Base URL of Grafana.
+        runbooks: base URL of the repository, such as the URL of its main branch.
+        dashboards: base URL of Grafana.
     """
 
     runbooks: str = ""
@@ -46,8 +46,8 @@ class SpeedUp:
     """Scaling of durations for tests.
 
     Attributes:
-        factor: Divisor for windows, intervals and `for`.
-        min_window_ms: Minimum window, because a rate needs several scrapes.
+        factor: divisor for windows, intervals and `for`.
+        min_window_ms: minimum window, because a rate needs several scrapes.
     """
 
     factor: float = 1
@@ -74,7 +74,7 @@ def parse_duration_ms(text: str) -> int:
     """Parse a duration in Prometheus' format.
 
     Raises:
-        ValueError: The text is not a duration.
+        ValueError: the text is not a duration.
 
     Example:
         >>> parse_duration_ms("1h30m")

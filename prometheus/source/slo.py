@@ -28,11 +28,11 @@ class BurnRate:
     """A burn rate to alert on.
 
     Attributes:
-        long: Long window.
-        short: Short window.
-        factor: Burn rate, relative to the rate that consumes the budget in exactly the period.
-        hold: The `for` duration of the alert.
-        severity: Severity of the alert.
+        long: long window.
+        short: short window.
+        factor: burn rate, relative to the rate that consumes the budget in exactly the period.
+        hold: the `for` duration of the alert.
+        severity: severity of the alert.
     """
 
     long: str
@@ -57,17 +57,17 @@ class Objective:
     """A service level objective.
 
     Attributes:
-        name: Value of the label ``slo``.
-        alert: Name of its alert.
-        target: Required ratio of good requests.
-        total: Metric part of the recording rule name for all requests.
-        bad: Metric part of the recording rule name for bad requests.
+        name: value of the label ``slo``.
+        alert: name of its alert.
+        target: required ratio of good requests.
+        total: metric part of the recording rule name for all requests.
+        bad: metric part of the recording rule name for bad requests.
         total_rate: PromQL for all requests per second.
         bad_rate: PromQL for bad requests per second; may use the recording rule for all requests.
-        bad_count: Function from a window to PromQL for the number of bad requests in it.
-        summary: Summary of the alert.
-        requests: Noun phrase for the requests, for the description.
-        failure: Verb phrase for the failure, for the description.
+        bad_count: function from a window to PromQL for the number of bad requests in it.
+        summary: summary of the alert.
+        requests: noun phrase for the requests, for the description.
+        failure: verb phrase for the failure, for the description.
     """
 
     name: str

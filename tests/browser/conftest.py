@@ -1,6 +1,7 @@
-"""The page in a real browser, on the real service. The browser is Chromium: CHROMIUM names it, or it is on PATH.
+"""Fixtures for tests of the page in Chromium, with a running service.
 
-Without one, these tests are skipped, or fail where BROWSER_REQUIRED=1.
+Chromium is the program in CHROMIUM, or the one on PATH. If it is missing, the tests are skipped, or fail if
+BROWSER_REQUIRED is 1.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from playwright.sync_api import Browser, expect, sync_playwright
 
 from tests.browser.visitor import LIMIT_MS, Visitor
 
-# Each of these is the fixture of the live tests, under its own name.
+# Fixtures of the live tests.
 from tests.live.conftest import give_wait_until, run_nats, run_service, run_worker  # noqa: F401 - fixtures
 
 if TYPE_CHECKING:
@@ -35,7 +36,7 @@ FLAGS = [
     "--disable-component-update",
     "--disable-sync",
 ]
-# Counts the pictures in memory that nobody has let go.
+# Track the object URLs that are not revoked.
 COUNT_URLS = """
   window.openUrls = new Set();
   const { createObjectURL, revokeObjectURL } = URL;
@@ -46,11 +47,11 @@ COUNT_URLS = """
 
 @pytest.fixture(scope="session")
 def chromium() -> str:
-    """Return where Chromium is."""
+    """Return the path of Chromium."""
     found = os.environ.get("CHROMIUM") or shutil.which("chromium") or shutil.which("chromium-browser")
     if found:
         return found
-    message = "no Chromium: set CHROMIUM, or install it (Debian: apt-get install chromium)"
+    message = "Chromium not found: set CHROMIUM, or install it (Debian: apt-get install chromium)"
     if os.environ.get("BROWSER_REQUIRED") == "1":
         pytest.fail(message)
     pytest.skip(message)
@@ -58,7 +59,7 @@ def chromium() -> str:
 
 @pytest.fixture(scope="module")
 def browser(chromium: str) -> Iterator[Browser]:
-    """One browser for a module; while it runs, this thread can run no other event loop."""
+    """One browser for each module. While it runs, this thread cannot run another event loop."""
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=chromium, args=FLAGS)
         expect.set_options(timeout=LIMIT_MS)
@@ -68,7 +69,7 @@ def browser(chromium: str) -> Iterator[Browser]:
 
 @pytest.fixture(scope="module")
 def nats(run_nats: Callable[..., AbstractContextManager[RunningNats]]) -> Iterator[RunningNats]:  # noqa: F811 - the fixture's name
-    """The queue of `served`, to be stopped and started by a test."""
+    """The NATS server of `served`, which a test may stop and start."""
     with run_nats() as servers:
         yield servers
 
@@ -78,14 +79,14 @@ def served(
     run_service: Callable[..., AbstractContextManager[RunningService]],  # noqa: F811 - the fixture's name
     nats: RunningNats,
 ) -> Iterator[RunningService]:
-    """The service with a queue that nobody works on, until a test starts a worker."""
+    """The service with a task queue but without a worker, unless a test starts one."""
     with run_service(NATS_URL=nats.url, WORKERS=2, NATS_TIMEOUT_S=2) as running:
         yield running
 
 
 @pytest.fixture
 def visit(browser: Browser) -> Iterator[Callable[..., Visitor]]:
-    """Give ``visit(service, path="/", **context)``: opens the page in a new context; in the end it has to be clean."""
+    """Return ``visit(service, path="/", **context)``, which opens the page; check for errors at the end."""
     visitors: list[Visitor] = []
 
     def open_page(service: RunningService | str, path: str = "/", **options: Any) -> Visitor:
@@ -103,10 +104,10 @@ def visit(browser: Browser) -> Iterator[Callable[..., Visitor]]:
     for visitor in visitors:
         visitor.page.context.close()
     for visitor in visitors:
-        visitor.require_clean()
+        visitor.check_errors()
 
 
 @pytest.fixture
 def visitor(visit: Callable[..., Visitor], served: RunningService) -> Visitor:
-    """The page of `served`, just opened on a desktop in the light."""
+    """The page of `served`, opened on a desktop in light mode."""
     return visit(served)

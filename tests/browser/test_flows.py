@@ -1,4 +1,4 @@
-"""Tasks, what goes wrong, keys, prefixes; and the page for those who use a keyboard, a phone or a screen reader."""
+"""Tasks, errors, API keys, path prefixes and accessibility."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import expect
 
 from tests.browser.conftest import DESKTOP, PHONE
-from tests.browser.visitor import landmarks_of, names, offline, outlines, photo_of, require_same, run_shell
+from tests.browser.visitor import check_saved_response, image_of, landmarks_of, names, offline, outlines, run_shell
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -41,18 +41,18 @@ REFUSED = "the server responded with a status of {}"
 # Tasks
 
 
-def test_task_waits_is_cancelled_and_another_succeeds(
+def test_task_is_cancelled_and_another_succeeds(
     visitor: Visitor,
     nats: RunningNats,
     run_worker: Callable[..., AbstractContextManager[Any]],
     tmp_path: Path,
 ) -> None:
     page = visitor.page
-    expect(page.locator("#after")).to_be_hidden()
-    visitor.sample()
+    expect(page.locator("#more")).to_be_hidden()
+    visitor.load_sample()
     status, progress = page.locator("#task-status"), page.locator("#task-progress")
     page.click("#task-start")
-    expect(status).to_have_text("Waiting for a worker")  # there is none
+    expect(status).to_have_text("Waiting for a worker")  # no worker is running
     expect(page.locator("#task-start")).to_be_disabled()
     page.click("#task-cancel")
     expect(status).to_have_text("Cancelled")
@@ -61,134 +61,134 @@ def test_task_waits_is_cancelled_and_another_succeeds(
 
     with run_worker(NATS_URL=nats.url, TASK_WORKERS=1):
         page.click("#task-start")
-        expect(status).to_have_text("Done: the picture shows its result")
+        expect(status).to_have_text("Completed: its result is displayed")
         assert page.locator("#task-id").inner_text() not in {"", first}
         assert progress.evaluate("bar => bar.value") == 1
-        expect(page.locator("#facts")).to_contain_text("as a task")
-        visitor.see_regions(15)
+        expect(page.locator("#summary")).to_contain_text("as a task")
+        visitor.expect_regions(15)
         with page.expect_download() as caught:
             page.click("#save-json")
-        answer = orjson.loads(caught.value.path().read_bytes())
-        assert [region["name"] for region in answer["regions"]] == names(visitor)
+        response = orjson.loads(caught.value.path().read_bytes())
+        assert [region["name"] for region in response["regions"]] == names(visitor)
         run_shell(page.locator("#curl").inner_text(), tmp_path)
-        require_same(tmp_path, answer)
+        check_saved_response(tmp_path, response)
         page.locator("#upright").check()
-        expect(status).to_contain_text("the picture shows something else by now")
+        expect(status).to_contain_text("its result is not displayed")
 
-        # A task's own failure: what can only be told from its pixels.
+        # A task that fails: the error is found only when the image is processed.
         grey = cv2.imencode(".png", np.full((200, 200, 3), 127, np.uint8))[1].tobytes()
         visitor.expect_error(REFUSED.format(422))
-        visitor.choose(photo=("grey.png", "image/png", grey))
-        assert visitor.trouble()
+        visitor.choose(image=("grey.png", "image/png", grey))
+        assert visitor.error_text()
         page.click("#task-start")
         expect(status).to_have_text("Failed")
-        assert visitor.trouble()
+        assert visitor.error_text()
 
 
-def test_result_of_a_task_does_not_replace_what_was_chosen_since(
+def test_result_of_a_task_does_not_replace_a_newer_request(
     visitor: Visitor, nats: RunningNats, run_worker: Callable[..., AbstractContextManager[Any]]
 ) -> None:
-    visitor.sample()
+    visitor.load_sample()
     page = visitor.page
     page.click("#task-start")
     expect(page.locator("#task-status")).to_have_text("Waiting for a worker")
-    visitor.answer_of(lambda: page.locator("#crop").check())
+    visitor.response_of(lambda: page.locator("#crop").check())
     before = outlines(visitor)
     with run_worker(NATS_URL=nats.url, TASK_WORKERS=1):
-        expect(page.locator("#task-status")).to_contain_text("Done, for what was chosen before")
+        expect(page.locator("#task-status")).to_contain_text("Completed: its result is not displayed")
     assert outlines(visitor) == before
 
 
-# What goes wrong
+# Errors
 
 
-def test_file_that_is_no_picture(visitor: Visitor) -> None:
+def test_file_that_is_not_an_image(visitor: Visitor) -> None:
     visitor.expect_error(REFUSED.format(422))
-    visitor.choose(photo=("notes.png", "image/png", b"these are notes and no picture, and long enough"))
-    text = visitor.trouble()
-    assert "no picture that the service reads" in text
-    assert "Save it as PNG, JPEG or WebP" in text
+    visitor.choose(image=("notes.png", "image/png", b"these are notes, not an image, and long enough"))
+    text = visitor.error_text()
+    assert "The image format is not supported" in text
+    assert "as PNG, JPEG or WebP" in text
     assert "image_unsupported_format" in text
     expect(visitor.page.locator("#welcome")).to_be_visible()
     expect(visitor.page.locator(".region")).to_have_count(0)
     visitor.page.click("#sample")
-    visitor.see_regions(15)
-    expect(visitor.page.locator("#notice")).to_be_empty()
+    visitor.expect_regions(15)
+    expect(visitor.page.locator("#error-notice")).to_be_empty()
 
 
 @pytest.mark.usefixtures("face_models")
-def test_photo_without_a_face(visitor: Visitor) -> None:
+def test_image_without_a_face(visitor: Visitor) -> None:
     grey = cv2.imencode(".png", np.full((200, 200, 3), 127, np.uint8))[1].tobytes()
     visitor.expect_error(REFUSED.format(422))
-    visitor.choose(photo=("grey.png", "image/png", grey))
-    text = visitor.trouble()
+    visitor.choose(image=("grey.png", "image/png", grey))
+    text = visitor.error_text()
     assert "No face was found" in text
     assert "add its landmarks" in text
     expect(visitor.page.locator("#regions-card")).to_be_hidden()
-    expect(visitor.page.locator("img.photo")).to_be_visible()
+    expect(visitor.page.locator("img.image")).to_be_visible()
 
 
-def test_landmarks_that_are_none(visitor: Visitor, sample: Sample) -> None:
+def test_wrong_number_of_landmarks(visitor: Visitor, sample: Sample) -> None:
     visitor.expect_error(REFUSED.format(422))
-    visitor.choose(landmarks=("x.json", "application/json", b'[{"x": 1, "y": 2}]'), photo=photo_of(sample))
-    assert "not those of a face mesh" in visitor.trouble()
+    visitor.choose(landmarks=("x.json", "application/json", b'[{"x": 1, "y": 2}]'), image=image_of(sample))
+    assert "number of landmarks is wrong" in visitor.error_text()
     visitor.choose(landmarks=landmarks_of(sample))
-    visitor.see_regions(15)
+    visitor.expect_regions(15)
 
 
-def test_files_that_are_too_large_are_not_even_sent(visitor: Visitor, tmp_path: Path) -> None:
+def test_files_above_the_limit_are_not_sent(visitor: Visitor, tmp_path: Path) -> None:
     file = tmp_path / "large.png"
     with file.open("wb") as large:
         large.truncate(17 * 1024 * 1024)
-    visitor.choose(photo=str(file))
-    text = visitor.trouble()
-    assert "17 MB; this service takes 16 MB" in text
+    visitor.choose(image=str(file))
+    text = visitor.error_text()
+    assert "Expected at most 16 MB in total, got 17 MB" in text
     assert "Nothing was sent" in text
     assert visitor.calls == []
 
 
-def test_network_that_is_away_and_back(visitor: Visitor) -> None:
-    visitor.sample()
+def test_network_outage(visitor: Visitor) -> None:
+    visitor.load_sample()
     visitor.expect_error("net::ERR_INTERNET_DISCONNECTED")
     with offline(visitor.page):
         visitor.page.locator("#upright").check()
-        text = visitor.trouble()
-        assert "cannot be reached" in text
-    visitor.page.click("#notice button")
-    visitor.see_regions(15)
-    expect(visitor.page.locator("#facts")).to_contain_text("eyes 0.0°")
+        text = visitor.error_text()
+        assert "is unreachable" in text
+    visitor.page.click("#error-notice button")
+    visitor.expect_regions(15)
+    expect(visitor.page.locator("#summary")).to_contain_text("roll 0.0°")
 
 
-def test_queue_that_is_away_says_when_to_come_back(visitor: Visitor, nats: RunningNats, wait_until: Any) -> None:
-    visitor.sample()
+def test_unreachable_queue_reports_when_to_retry(visitor: Visitor, nats: RunningNats, wait_until: Any) -> None:
+    visitor.load_sample()
     visitor.expect_error(REFUSED.format(503))
     nats.kill()
     try:
         visitor.page.click("#task-start")
-        text = visitor.trouble()
-        assert "queue cannot be reached" in text
-        assert "It asks to wait a second." in text
-        assert "processed at once" in text
-        visitor.see_regions(15)  # what there was is still there
+        text = visitor.error_text()
+        assert "queue is unreachable" in text
+        assert "Retry after 1 second." in text
+        assert "process the photo without a task" in text
+        visitor.expect_regions(15)  # the result is still displayed
     finally:
         nats.start()
         wait_until(nats.is_up, limit_s=30, what="nats-server")
 
-    def is_taken() -> bool:
-        visitor.page.click("#notice button:visible")
-        expect(visitor.page.locator("#notice h2, #task-cancel").filter(visible=True)).to_have_count(1)
+    def is_accepted() -> bool:
+        visitor.page.click("#error-notice button:visible")
+        expect(visitor.page.locator("#error-notice h2, #task-cancel").filter(visible=True)).to_have_count(1)
         return visitor.page.locator("#task-cancel").is_visible()
 
-    wait_until(is_taken, limit_s=30, what="a task that is taken")
+    wait_until(is_accepted, limit_s=30, what="an accepted task")
     visitor.page.click("#task-cancel")
     expect(visitor.page.locator("#task-status")).to_have_text("Cancelled")
 
 
-# Keys and prefixes
+# API keys and path prefixes
 
 
 class _Stripper(BaseHTTPRequestHandler):
-    """A proxy that takes a prefix off the path, as an Ingress with a rewrite does."""
+    """A proxy that removes a path prefix, like an Ingress with a rewrite rule."""
 
     protocol_version = "HTTP/1.1"
     target = ""
@@ -200,10 +200,10 @@ class _Stripper(BaseHTTPRequestHandler):
             return
         connection = http.client.HTTPConnection(self.target, timeout=60)
         connection.request(self.command, self.path.removeprefix(PREFIX), body, dict(self.headers))
-        answer = connection.getresponse()
-        content = answer.read()
-        self.send_response(answer.status)
-        for name, value in answer.getheaders():
+        response = connection.getresponse()
+        content = response.read()
+        self.send_response(response.status)
+        for name, value in response.getheaders():
             if name.lower() not in {"content-length", "connection", "date", "server"}:
                 self.send_header(name, value)
         self.send_header("Content-Length", str(len(content)))
@@ -233,70 +233,70 @@ def stripping_proxy(api: str) -> Iterator[str]:
 
 @pytest.fixture(scope="module")
 def guarded(run_service: Callable[..., AbstractContextManager[RunningService]]) -> Iterator[str]:
-    """A service with a key, behind a proxy that strips a prefix, and without tasks; gives the proxy's address."""
+    """Run a service with an API key and without tasks behind a proxy that removes a prefix; yield the proxy's URL."""
     with run_service(WORKERS=1, API_KEYS=KEY, ROOT_PATH=PREFIX) as running, stripping_proxy(running.api) as address:
         yield address
 
 
-def test_key_is_asked_for_and_kept_in_the_tab_alone(visit: Visit, guarded: str, tmp_path: Path) -> None:
+def test_api_key_is_requested_and_kept_in_the_tab(visit: Visit, guarded: str, tmp_path: Path) -> None:
     visitor = visit(guarded, f"{PREFIX}/")
     page = visitor.page
     page.click("#sample")
     expect(page.locator("#key")).to_be_focused()
-    assert visitor.calls == []  # nothing is sent that would be refused
-    for none in ("  ", "ключ…", "two\u200bparts"):  # nothing that a header can hold
+    assert visitor.calls == []  # no request without a key
+    for none in ("  ", "ключ…", "two\u200bparts"):  # not valid in a header
         page.keyboard.type(none)
         page.keyboard.press("Enter")
-        expect(page.locator("#key-wrong")).to_contain_text("This one was not kept")
+        expect(page.locator("#key-error")).to_contain_text("The key was not saved")
         expect(page.locator("#key")).to_be_focused()
         assert page.evaluate("sessionStorage.length") == 0
         expect(page.locator("#key-forget")).to_be_hidden()
     visitor.expect_error(REFUSED.format(401))
     page.keyboard.type("wrong")
     page.keyboard.press("Enter")
-    assert "key was not accepted" in visitor.trouble()
+    assert "key was not accepted" in visitor.error_text()
     expect(page.locator("#key")).to_be_focused()
     expect(page.locator("#key")).to_have_value("")
     page.keyboard.type(KEY)
     page.keyboard.press("Enter")
-    visitor.see_regions(15)
+    visitor.expect_regions(15)
     assert set(visitor.calls) == {f"POST {PREFIX}/api/v1/frontal/crop"}
     expect(page.locator("#key-form")).to_be_hidden()
 
     command = page.locator("#curl").inner_text()
     assert KEY not in command
     assert KEY not in page.content()
-    answer = visitor.answer_of(lambda: page.locator("#upright").check())
-    visitor.see_regions(15)
+    response = visitor.response_of(lambda: page.locator("#upright").check())
+    visitor.expect_regions(15)
     expect(page.locator("#curl")).to_contain_text("upright=true")
     run_shell(page.locator("#curl").inner_text(), tmp_path, API_KEY=KEY)
-    require_same(tmp_path, answer)
+    check_saved_response(tmp_path, response)
 
     assert page.evaluate("[localStorage.length, document.cookie, location.href]") == [0, "", f"{guarded}{PREFIX}/"]
     visitor.open(page.url)
-    visitor.sample()  # the tab knows it still
+    visitor.load_sample()  # the key is still in the session storage
     page.click("#key-forget")
     assert page.evaluate("sessionStorage.length") == 0
     page.locator("#crop").check()
     expect(page.locator("#key")).to_be_focused()
 
 
-def test_everything_is_under_the_prefix_and_tasks_that_are_off_are_explained(visit: Visit, guarded: str) -> None:
+def test_urls_have_the_prefix_and_disabled_tasks_are_explained(visit: Visit, guarded: str) -> None:
     visitor = visit(guarded, f"{PREFIX}/")
     page = visitor.page
     page.click("#sample")
-    expect(page.locator("#task-off")).to_contain_text("switched off on this service")
+    expect(page.locator("#task-off")).to_contain_text("disabled on this service")
     expect(page.locator("#task-start")).to_be_hidden()
     link = page.evaluate("document.querySelector('nav a').href")
     assert link == f"{guarded}{PREFIX}/docs"
     assert httpx.get(link).status_code == 200
 
 
-# Who uses it, and how
+# Accessibility
 
 
 def tab_to(visitor: Visitor, selector: str, *, back: bool = False) -> None:
-    """Press Tab until an element has the focus; each that has it on the way has to show it."""
+    """Press Tab until an element has the focus; check that each focused element has an outline."""
     page = visitor.page
     for _ in range(60):
         page.keyboard.press("Shift+Tab" if back else "Tab")
@@ -310,10 +310,10 @@ def tab_to(visitor: Visitor, selector: str, *, back: bool = False) -> None:
         assert outlined, page.evaluate("document.activeElement.outerHTML")
         if page.locator(selector).evaluate("element => element === document.activeElement"):
             return
-    raise AssertionError(f"{selector} is not reached by the keyboard")
+    raise AssertionError(f"{selector}: not reachable with Tab")
 
 
-def test_keyboard_alone_is_enough(visitor: Visitor, sample: Sample, tmp_path: Path) -> None:
+def test_page_works_with_the_keyboard_alone(visitor: Visitor, sample: Sample, tmp_path: Path) -> None:
     page = visitor.page
     (tmp_path / "face.jpg").write_bytes(sample.jpeg)
     (tmp_path / "points.json").write_bytes(sample.landmarks)
@@ -327,7 +327,7 @@ def test_keyboard_alone_is_enough(visitor: Visitor, sample: Sample, tmp_path: Pa
     with page.expect_file_chooser() as caught:
         page.keyboard.press("Enter")
     caught.value.set_files(tmp_path / "face.jpg")
-    visitor.see_regions(15)
+    visitor.expect_regions(15)
 
     tab_to(visitor, "#show-labels")
     page.keyboard.press("Space")
@@ -340,21 +340,21 @@ def test_keyboard_alone_is_enough(visitor: Visitor, sample: Sample, tmp_path: Pa
         page.keyboard.press("Enter")
     tab_to(visitor, "#upright")
     page.keyboard.press("Space")
-    expect(page.locator("#facts")).to_contain_text("eyes 0.0°")
-    visitor.see_regions(15)
+    expect(page.locator("#summary")).to_contain_text("roll 0.0°")
+    visitor.expect_regions(15)
 
     listed = names(visitor)
     tab_to(visitor, "#regions li:first-child input")
-    expect(page.locator(".region.lit")).to_have_attribute("data-name", listed[0])
+    expect(page.locator(".region.highlighted")).to_have_attribute("data-name", listed[0])
     for key, at in (("ArrowDown", 1), ("ArrowDown", 2), ("ArrowUp", 1), ("End", 14), ("ArrowDown", 14), ("Home", 0)):
         page.keyboard.press(key)
-        expect(page.locator(".region.lit")).to_have_attribute("data-name", listed[at])
+        expect(page.locator(".region.highlighted")).to_have_attribute("data-name", listed[at])
     page.keyboard.press("Space")
     expect(page.locator(f".region[data-name={listed[0]}]")).to_be_hidden()
     page.keyboard.press("Tab")
-    page.keyboard.press("Enter")  # the label's button, in the same row
+    page.keyboard.press("Enter")  # the label button in the same row
     expect(page.locator(".labels text")).to_have_count(14)
-    page.keyboard.press("Tab")  # and out of the list
+    page.keyboard.press("Tab")  # leave the list
     assert page.evaluate("document.activeElement.closest('#regions')") is None
 
     tab_to(visitor, "#task-start")
@@ -367,7 +367,7 @@ def test_keyboard_alone_is_enough(visitor: Visitor, sample: Sample, tmp_path: Pa
     tab_to(visitor, "#curl-copy")
 
 
-def require_accessible(visitor: Visitor) -> None:
+def check_accessibility(visitor: Visitor) -> None:
     found = Axe().run(visitor.page).response["violations"]
     bad = [(v["id"], [node["target"] for node in v["nodes"]]) for v in found if v["impact"] in {"serious", "critical"}]
     assert bad == []
@@ -380,55 +380,55 @@ def test_page_is_accessible_and_fits(visit: Visit, served: RunningService, schem
     visitor = visit(served, viewport=size, color_scheme=scheme, **options)
     page = visitor.page
 
-    def require_fit() -> None:
+    def check_width() -> None:
         width = page.evaluate("[document.documentElement.scrollWidth, document.body.scrollWidth]")
         assert max(width) <= size["width"]
 
-    require_accessible(visitor)
-    require_fit()
+    check_accessibility(visitor)
+    check_width()
     light = sum(
         int(part)
         for part in page.evaluate("getComputedStyle(document.documentElement).backgroundColor")[4:-1].split(",")
     )
     assert (light > 600) if scheme == "light" else (light < 150)
-    visitor.sample()
+    visitor.load_sample()
     page.locator("#show-labels").check(force=True)
     page.locator("#crop").check()
-    expect(page.locator("#facts")).to_contain_text("cut to")
-    visitor.see_regions(15)
+    expect(page.locator("#summary")).to_contain_text("output ")
+    visitor.expect_regions(15)
     page.click("#task-start")
     expect(page.locator("#task-cancel")).to_be_visible()
-    require_accessible(visitor)
-    require_fit()
+    check_accessibility(visitor)
+    check_width()
     page.click("#task-cancel")
     expect(page.locator("#task-cancel")).to_be_hidden()
     visitor.expect_error(REFUSED.format(422))
     long_name = "a-name-without-any-space-" * 8 + ".png"
-    visitor.choose(photo=(long_name, "image/png", b"no picture at all, but bytes"))
-    assert visitor.trouble()
-    require_accessible(visitor)
-    require_fit()
+    visitor.choose(image=(long_name, "image/png", b"bytes, but not an image"))
+    assert visitor.error_text()
+    check_accessibility(visitor)
+    check_width()
 
 
-def test_those_who_do_not_see_are_told(visitor: Visitor, sample: Sample) -> None:
+def test_screen_reader_roles_and_names(visitor: Visitor, sample: Sample) -> None:
     page = visitor.page
-    assert page.locator("#facts").get_attribute("role") == "status"
-    assert page.locator("#notice").get_attribute("role") == "alert"
-    visitor.sample()
+    assert page.locator("#summary").get_attribute("role") == "status"
+    assert page.locator("#error-notice").get_attribute("role") == "alert"
+    visitor.load_sample()
     expect(page.get_by_role("status").first).to_contain_text("15 regions")
-    expect(page.get_by_role("img", name="15 regions over the photo; the list of regions names them")).to_have_count(1)
+    expect(page.get_by_role("img", name="15 regions drawn over the photo; see the list of regions")).to_have_count(1)
     expect(page.get_by_role("list", name="Regions 15").get_by_role("checkbox")).to_have_count(15)
     expect(page.get_by_role("button", name="Label of nose")).to_have_count(1)
     expect(page.get_by_role("switch", name="Upright")).to_have_count(1)
     expect(page.get_by_role("slider", name="Opacity")).to_have_count(1)
     visitor.expect_error(REFUSED.format(422))
-    visitor.choose(photo=("x.png", "image/png", sample.png[:100]))
-    expect(page.get_by_role("alert")).to_contain_text("The picture")
+    visitor.choose(image=("x.png", "image/png", sample.png[:100]))
+    expect(page.get_by_role("alert")).to_contain_text("The image")
 
 
-def test_nothing_moves_for_those_who_ask_for_it(visit: Visit, served: RunningService) -> None:
+def test_reduced_motion(visit: Visit, served: RunningService) -> None:
     moving, still = (visit(served, reduced_motion=motion) for motion in ("no-preference", "reduce"))
     durations = [
-        v.page.locator(".photo").evaluate("p => getComputedStyle(p).transitionDuration") for v in (moving, still)
+        v.page.locator(".image").evaluate("p => getComputedStyle(p).transitionDuration") for v in (moving, still)
     ]
     assert durations == ["0.2s", "0s"]

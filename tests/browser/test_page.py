@@ -1,4 +1,4 @@
-"""What a user does with the page: photos in, regions looked at, the picture taken along."""
+"""Uploads, the view of a result, downloads and the curl command."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import base64
 import re
 import struct
 from typing import TYPE_CHECKING
+from xml.etree import ElementTree as ET
 
 import cv2
 import httpx
@@ -16,15 +17,15 @@ from playwright.sync_api import expect
 
 from tests.browser.visitor import (
     JSON_FILE,
+    check_saved_response,
     decode,
     drop,
-    expected_outlines,
+    image_of,
     landmarks_of,
     names,
     outlines,
+    outlines_of,
     parse_svg,
-    photo_of,
-    require_same,
     run_shell,
     save,
 )
@@ -42,49 +43,49 @@ pytestmark = pytest.mark.live
 SVG = "{http://www.w3.org/2000/svg}"
 
 
-def test_sample_is_one_click_and_nothing_is_sent_before(visitor: Visitor) -> None:
+def test_sample_needs_one_click_and_nothing_is_sent_before(visitor: Visitor) -> None:
     assert visitor.calls == []
-    answer = visitor.answer_of(lambda: visitor.page.click("#sample"))
-    visitor.see_regions(15)
+    response = visitor.response_of(lambda: visitor.page.click("#sample"))
+    visitor.expect_regions(15)
     assert visitor.calls == ["POST /api/v1/frontal/crop"]
-    assert names(visitor) == [region["name"] for region in answer["regions"]]
-    assert outlines(visitor) == expected_outlines(answer)
-    svg = base64.b64decode(answer["svg"]).decode()
+    assert names(visitor) == [region["name"] for region in response["regions"]]
+    assert outlines(visitor) == outlines_of(response)
+    svg = base64.b64decode(response["svg"]).decode()
     drawn = dict(re.findall(r'data-name="(\w+)" data-label-id="\d+" fill="(#\w+)"', svg))
     shown = {r.get_attribute("data-name"): r.get_attribute("fill") for r in visitor.page.locator(".region").all()}
     assert shown == drawn
     areas = visitor.page.locator("#regions .area").all_inner_texts()
-    assert areas == [f"{round(region['area_px']):,} px²" for region in answer["regions"]]
-    expect(visitor.page.locator("#facts")).to_contain_text("15 regions · 320 × 320 JPEG")
-    assert visitor.page.locator("img.photo").get_attribute("alt")
+    assert areas == [f"{round(region['area_px']):,} px²" for region in response["regions"]]
+    expect(visitor.page.locator("#summary")).to_contain_text("15 regions · 320 × 320 JPEG")
+    assert visitor.page.locator("img.image").get_attribute("alt")
 
 
-def test_photo_with_landmarks_and_a_map_of_regions_is_uploaded(visitor: Visitor, sample: Sample) -> None:
+def test_upload_with_landmarks_and_custom_regions(visitor: Visitor, sample: Sample) -> None:
     own = ["Öl 目 : mine", "b" * 60]
     regions = orjson.dumps({own[0]: [33, 133, 159, 145], own[1]: [263, 362, 386]})
     hostile = '<img src=x onerror="document.title=1">.json'
     visitor.choose(landmarks=landmarks_of(sample), label_map=(hostile, JSON_FILE, regions))
     expect(visitor.page.locator("#map-name")).to_contain_text("<img src=x")
-    assert visitor.calls == []  # there is no photo yet
-    answer = visitor.answer_of(lambda: visitor.choose(photo=photo_of(sample)))
-    visitor.see_regions(2)
-    assert answer["detection"] is None
+    assert visitor.calls == []  # no image yet
+    response = visitor.response_of(lambda: visitor.choose(image=image_of(sample)))
+    visitor.expect_regions(2)
+    assert response["detection"] is None
     assert names(visitor) == own
     visitor.page.check("#show-labels", force=True)
     assert visitor.page.locator(".labels text").all_text_contents() == own
     assert visitor.page.locator("main img").count() == 1  # the photo
     assert visitor.page.title() == "facial-service"
     parse_svg(save(visitor, "svg")[1])
-    # Regions by name suit any photo; landmarks belong to one.
+    # Custom regions apply to any image; landmarks belong to one.
     visitor.page.click("#map-clear")
-    visitor.see_regions(15)
+    visitor.expect_regions(15)
     assert visitor.page.evaluate("document.activeElement.id") == "map-choose"
 
 
 def test_normalized_landmarks_are_recognised(visitor: Visitor, sample: Sample) -> None:
     pairs = [[x / 512, y / 512] for x, y in sample.pairs]
-    visitor.choose(landmarks=("n.json", JSON_FILE, orjson.dumps(pairs)), photo=photo_of(sample))
-    visitor.see_regions(15)
+    visitor.choose(landmarks=("n.json", JSON_FILE, orjson.dumps(pairs)), image=image_of(sample))
+    visitor.expect_regions(15)
     expect(visitor.page.locator("#units")).to_have_value("normalized")
     expect(visitor.page.locator("#units")).to_be_visible()
     visitor.page.check("#show-landmarks", force=True)
@@ -94,38 +95,38 @@ def test_normalized_landmarks_are_recognised(visitor: Visitor, sample: Sample) -
     assert dots.count("M") == 478
 
 
-def test_files_are_dropped_together_and_told_apart(visitor: Visitor, sample: Sample) -> None:
-    drop(visitor, "#stage", landmarks_of(sample), photo_of(sample))
-    visitor.see_regions(15)
+def test_dropped_files_are_assigned_to_their_slots(visitor: Visitor, sample: Sample) -> None:
+    drop(visitor, "#stage", landmarks_of(sample), image_of(sample))
+    visitor.expect_regions(15)
     expect(visitor.page.locator("#landmarks-name")).to_contain_text("points.json")
     drop(visitor, "[data-slot=map]", ("labels.png", "image/png", sample.labels))
-    visitor.see_regions(10)
+    visitor.expect_regions(10)
     assert set(names(visitor)) >= {"skin", "hair", "nose"}
-    # Neither label image nor landmarks belong to another photo.
+    # A new image removes the label image and the landmarks.
     drop(visitor, "#stage", landmarks_of(sample), ("other.png", "image/png", sample.png))
-    visitor.see_regions(15)
+    visitor.expect_regions(15)
     expect(visitor.page.locator("#map-name")).to_contain_text("none")
     assert visitor.open_urls() == 1
 
 
-def test_photo_is_pasted(visit: Callable[..., Visitor], served: RunningService, sample: Sample) -> None:
+def test_paste(visit: Callable[..., Visitor], served: RunningService, sample: Sample) -> None:
     visitor = visit(served, permissions=["clipboard-read", "clipboard-write"])
     visitor.choose(landmarks=landmarks_of(sample))
     visitor.page.evaluate(
         """async (content) => {
           const bytes = Uint8Array.from(atob(content), (c) => c.charCodeAt(0));
-          const picture = new Blob([bytes], { type: "image/png" });
-          await navigator.clipboard.write([new ClipboardItem({ "image/png": picture })]);
+          const image = new Blob([bytes], { type: "image/png" });
+          await navigator.clipboard.write([new ClipboardItem({ "image/png": image })]);
         }""",
         base64.b64encode(sample.png).decode(),
     )
     visitor.page.keyboard.press("Control+V")
-    visitor.see_regions(15)
-    expect(visitor.page.locator("#curl-note")).to_contain_text("Save what you pasted as image.png")
+    visitor.expect_regions(15)
+    expect(visitor.page.locator("#curl-note")).to_contain_text("Save the pasted files as image.png")
 
 
-def test_regions_and_names_are_switched(visitor: Visitor) -> None:
-    visitor.sample()
+def test_regions_and_labels_are_shown_and_hidden(visitor: Visitor) -> None:
+    visitor.load_sample()
     page = visitor.page
     nose, chin = page.locator(".region[data-name=nose]"), page.locator(".region[data-name=chin]")
     row = page.locator("#regions li", has_text="nose")
@@ -152,55 +153,55 @@ def test_regions_and_names_are_switched(visitor: Visitor) -> None:
 
     page.locator("#opacity").fill("80")
     expect(page.locator(".overlay .regions")).to_have_attribute("fill-opacity", "0.8")
-    page.locator("#show-photo").uncheck(force=True)
-    expect(page.locator("img.photo")).to_have_css("opacity", "0")
-    assert visitor.calls == ["POST /api/v1/frontal/crop"]  # how it looks is the page's own affair
+    page.locator("#show-image").uncheck(force=True)
+    expect(page.locator("img.image")).to_have_css("opacity", "0")
+    assert visitor.calls == ["POST /api/v1/frontal/crop"]  # the view is not part of the request
 
 
-def test_picture_and_list_light_each_other_up(visitor: Visitor) -> None:
-    visitor.sample()
+def test_overlay_and_list_highlight_the_same_region(visitor: Visitor) -> None:
+    visitor.load_sample()
     page = visitor.page
-    lit, lit_row = page.locator(".region.lit"), page.locator("#regions li.lit")
+    highlighted, highlighted_row = page.locator(".region.highlighted"), page.locator("#regions li.highlighted")
     page.locator("#regions li", has_text="chin").hover()
-    expect(lit).to_have_attribute("data-name", "chin")
+    expect(highlighted).to_have_attribute("data-name", "chin")
     expect(page.locator("#caption")).to_contain_text("chin")
     page.locator(".region[data-name=nose] path").hover()
-    expect(lit).to_have_attribute("data-name", "nose")
-    expect(lit_row.locator(".name")).to_have_text("nose")
+    expect(highlighted).to_have_attribute("data-name", "nose")
+    expect(highlighted_row.locator(".name")).to_have_text("nose")
     page.locator("h1").hover()
-    expect(lit).to_have_count(0)
+    expect(highlighted).to_have_count(0)
     page.locator("#regions input").nth(2).focus()
-    expect(lit).to_have_attribute("data-name", names(visitor)[2])
-    # A pointer that rests on the picture does not take the light from where the keyboard is.
+    expect(highlighted).to_have_attribute("data-name", names(visitor)[2])
+    # A resting pointer does not move the highlight away from the keyboard focus.
     page.locator(".region[data-name=nose] path").hover()
-    expect(lit).to_have_attribute("data-name", "nose")
+    expect(highlighted).to_have_attribute("data-name", "nose")
     page.locator("#regions input").nth(2).focus()
     page.keyboard.press("ArrowDown")
     page.set_viewport_size({"width": 1240, "height": 860})
-    expect(lit).to_have_attribute("data-name", names(visitor)[3])
+    expect(highlighted).to_have_attribute("data-name", names(visitor)[3])
     page.locator("#opacity").focus()
-    expect(lit).to_have_count(0)
+    expect(highlighted).to_have_count(0)
     expect(page.locator("#caption")).to_be_hidden()
 
 
-def test_upright_and_cut_result_lies_on_the_photo(visitor: Visitor) -> None:
-    visitor.sample()
+def test_upright_and_cropped_result_is_aligned_with_the_image(visitor: Visitor) -> None:
+    visitor.load_sample()
     page = visitor.page
-    visitor.answer_of(lambda: page.locator("#upright").check())
-    answer = visitor.answer_of(lambda: page.locator("#crop").check())
-    visitor.see_regions(15)
+    visitor.response_of(lambda: page.locator("#upright").check())
+    response = visitor.response_of(lambda: page.locator("#crop").check())
+    visitor.expect_regions(15)
     page.locator("#margin").fill("60")
-    answer = visitor.answer_of(lambda: page.locator("#margin").dispatch_event("change"))
-    visitor.see_regions(15)
-    assert answer["transform"] != [[1, 0, 0], [0, 1, 0]]
-    width, height = answer["output"]["width"], answer["output"]["height"]
+    response = visitor.response_of(lambda: page.locator("#margin").dispatch_event("change"))
+    visitor.expect_regions(15)
+    assert response["transform"] != [[1, 0, 0], [0, 1, 0]]
+    width, height = response["output"]["width"], response["output"]["height"]
     assert page.locator(".overlay").get_attribute("viewBox") == f"0 0 {width} {height}"
-    assert outlines(visitor) == expected_outlines(answer)
-    # Where points of the photo are on the screen, and where the transform of the answer puts them in the overlay.
+    assert outlines(visitor) == outlines_of(response)
+    # On the screen, image points must be where the transform of the response puts them in the overlay.
     points = [[0, 0], [320, 0], [100, 200], [160, 90]]
     shown = page.evaluate(
         """(points) => {
-          const photo = document.querySelector("img.photo");
+          const photo = document.querySelector("img.image");
           const overlay = document.querySelector(".overlay");
           const size = overlay.getBoundingClientRect().width / overlay.viewBox.baseVal.width;
           const style = getComputedStyle(photo);
@@ -214,9 +215,9 @@ def test_upright_and_cut_result_lies_on_the_photo(visitor: Visitor) -> None:
         }""",
         points,
     )
-    linear, shift = np.array(answer["transform"])[:, :2], np.array(answer["transform"])[:, 2]
+    linear, shift = np.array(response["transform"])[:, :2], np.array(response["transform"])[:, 2]
     np.testing.assert_allclose(shown, np.array(points) @ linear.T + shift, atol=0.5)
-    expect(page.locator("#facts")).to_contain_text(f"cut to {width} × {height}")
+    expect(page.locator("#summary")).to_contain_text(f"output {width} × {height}")
 
 
 def with_orientation(jpeg: bytes, orientation: int) -> bytes:
@@ -225,40 +226,40 @@ def with_orientation(jpeg: bytes, orientation: int) -> bytes:
     return jpeg[:2] + b"\xff\xe1" + struct.pack(">H", len(exif) + 2) + exif + jpeg[2:]
 
 
-def test_photo_that_asks_to_be_turned_is_shown_as_it_is_stored(visitor: Visitor, sample: Sample) -> None:
+def test_image_with_exif_orientation_is_displayed_as_stored(visitor: Visitor, sample: Sample) -> None:
     seen = []
     for orientation in (1, 4, 6, 7):
         file = ("turned.jpg", "image/jpeg", with_orientation(sample.jpeg, orientation))
         visitor.open(visitor.page.url)
-        visitor.choose(landmarks=landmarks_of(sample), photo=file)
-        visitor.see_regions(15)
+        visitor.choose(landmarks=landmarks_of(sample), image=file)
+        visitor.expect_regions(15)
         expect(visitor.page.locator("#frame")).to_have_attribute("data-ready", "true")
         shown = decode(visitor.page.locator("#frame").screenshot())
         seen.append((shown.astype(int), decode(save(visitor, "png")[1]).astype(int)))
-    expect(visitor.page.locator("#notes")).to_contain_text("EXIF orientation 7")
+    expect(visitor.page.locator("#warnings")).to_contain_text("EXIF orientation 7")
     for plain, *others in zip(*seen, strict=True):
-        assert np.abs(np.rot90(plain, -1) - plain).mean() > 20  # turned, it looks otherwise
+        assert np.abs(np.rot90(plain, -1) - plain).mean() > 20  # a rotation makes a difference
         for turned in others:
             assert plain.shape == turned.shape
             assert np.abs(plain - turned).mean() < 0.5
 
 
-def test_large_photo_is_shown(visitor: Visitor, sample: Sample) -> None:
+def test_large_image(visitor: Visitor, sample: Sample) -> None:
     pairs = (np.array(sample.pairs) * (7, 7) + (1000, 200)).tolist()
     grey = np.full((4000, 6000, 3), 128, np.uint8)
     photo = ("large.jpg", "image/jpeg", sample.encode(".jpg", grey))
-    visitor.choose(landmarks=("l.json", JSON_FILE, orjson.dumps(pairs)), photo=photo)
-    visitor.see_regions(15)
-    expect(visitor.page.locator("#facts")).to_contain_text("6000 × 4000")
+    visitor.choose(landmarks=("l.json", JSON_FILE, orjson.dumps(pairs)), image=photo)
+    visitor.expect_regions(15)
+    expect(visitor.page.locator("#summary")).to_contain_text("6000 × 4000")
     assert visitor.page.evaluate("document.documentElement.scrollWidth") <= 1280
 
 
-def test_what_is_shown_is_saved(visitor: Visitor) -> None:
+def test_downloads_match_the_view(visitor: Visitor) -> None:
     page = visitor.page
-    answer = visitor.answer_of(lambda: page.click("#sample"))
-    visitor.see_regions(15)
+    response = visitor.response_of(lambda: page.click("#sample"))
+    visitor.expect_regions(15)
     name, content = save(visitor, "json")
-    assert (name, orjson.loads(content)) == ("astronaut.regions.json", answer)
+    assert (name, orjson.loads(content)) == ("astronaut.regions.json", response)
 
     page.locator("#regions li", has_text="chin").locator("input").uncheck()
     page.locator("#show-labels").check(force=True)
@@ -266,7 +267,7 @@ def test_what_is_shown_is_saved(visitor: Visitor) -> None:
     root = parse_svg(content)
     assert (name, root.get("viewBox")) == ("astronaut.regions.svg", "0 0 320 320")
     regions = [group.get("data-name") for group in root.iter(f"{SVG}g") if group.get("class") == "region"]
-    assert regions == [region["name"] for region in answer["regions"] if region["name"] != "chin"]
+    assert regions == [region["name"] for region in response["regions"] if region["name"] != "chin"]
     assert {text.text for text in root.iter(f"{SVG}text")} == set(regions)
 
     name, content = save(visitor, "png")
@@ -275,52 +276,121 @@ def test_what_is_shown_is_saved(visitor: Visitor) -> None:
     with_photo = whole[:, :, :3].astype(float)
     assert with_photo.std() > 20
     photo = decode(httpx.get(page.evaluate("document.baseURI") + "page/sample/astronaut.jpg").content).astype(float)
-    # The photo where there are no regions, and more than the photo where there are.
+    # Only the image outside the regions, and more than the image inside.
     assert np.abs(with_photo[200:] - photo[200:]).mean() < 3
-    nose = answer["regions"][[region["name"] for region in answer["regions"]].index("nose")]
+    nose = response["regions"][[region["name"] for region in response["regions"]].index("nose")]
     x, y, width, height = (round(side) for side in nose["bbox"])
     assert np.abs(with_photo - photo)[y : y + height, x : x + width].mean() > 10
 
-    page.locator("#show-photo").uncheck(force=True)
+    page.locator("#show-image").uncheck(force=True)
     alone = decode(save(visitor, "png")[1])
     assert alone.shape == (320, 320, 4)
     assert alone[300, 10, 3] == 0
     assert alone[y + height // 2, x + width // 2, 3] > 0
 
 
-def test_command_gives_the_same_regions(visitor: Visitor, sample: Sample, tmp_path: Path) -> None:
+def fetch_overlay(served: RunningService, sample: Sample, options: dict[str, str]) -> bytes:
+    response = httpx.post(
+        f"{served.api}/api/v1/frontal/crop",
+        files={"image": image_of(sample)[::2], "landmarks": landmarks_of(sample)[::2]},
+        data=options,
+        headers={"Accept": "image/svg+xml"},
+    )
+    return response.raise_for_status().content
+
+
+def test_svg_download_equals_the_svg_of_the_api(visitor: Visitor, served: RunningService, sample: Sample) -> None:
     page = visitor.page
-    visitor.sample()
-    visitor.answer_of(lambda: page.locator("#upright").check())
-    answer = visitor.answer_of(lambda: page.locator("#crop").check())
-    visitor.see_regions(15)
-    expect(page.locator("#curl")).to_contain_text("crop=face")
-    run_shell(page.locator("#curl").inner_text(), tmp_path)
-    require_same(tmp_path, answer)
+    visitor.choose(landmarks=landmarks_of(sample), image=image_of(sample))
+    visitor.expect_regions(15)
+    assert save(visitor, "svg")[1] == fetch_overlay(served, sample, {})
 
     page.locator("#show-labels").check(force=True)
-    page.locator("#curl-form").select_option("svg")
+    page.locator("#show-landmarks").check(force=True)
+    page.locator("#opacity").fill("80")
+    visitor.response_of(lambda: page.locator("#upright").check())
+    visitor.response_of(lambda: page.locator("#crop").check())
+    visitor.expect_regions(15)
+    style = {
+        "show_labels": "true",
+        "show_landmarks": "true",
+        "region_opacity": "0.8",
+        "upright": "true",
+        "crop": "face",
+    }
+    overlay = fetch_overlay(served, sample, style)
+    assert b'class="labels"' in overlay
+    assert save(visitor, "svg")[1] == overlay
+
+    # The API has no options for single regions and labels; the page removes them from the same SVG.
+    page.locator("#regions li", has_text="chin").locator("input").uncheck()
+    page.locator("#regions li", has_text="nose").locator("button").click()
+    root, whole = parse_svg(save(visitor, "svg")[1]), parse_svg(overlay)
+    regions = [group.get("data-name") for group in root.iter(f"{SVG}g") if group.get("class") == "region"]
+    assert regions == [name for name in names(visitor) if name != "chin"]
+    labels, all_labels = ([ET.tostring(text) for text in tree.iter(f"{SVG}text")] for tree in (root, whole))
+    assert labels == [text for text in all_labels if not re.search(rb">(chin|nose)<", text)]
+
+
+def test_overlay_has_the_style_of_the_svg_of_the_api(visitor: Visitor) -> None:
+    page = visitor.page
+    visitor.load_sample()
+    page.locator("#show-labels").check(force=True)
+    page.locator("#show-landmarks").check(force=True)
+    expect(page.locator(".labels text")).to_have_count(15)
+    saved = parse_svg(save(visitor, "svg")[1])
+    for path, attributes in {
+        "g[@class='regions']": ("fill-opacity", "fill-rule", "stroke-width", "stroke-dasharray", "stroke-linejoin"),
+        "path[@class='landmarks']": ("stroke", "stroke-width", "stroke-linecap"),
+        "g[@class='labels']": ("font-family", "fill", "stroke", "stroke-linejoin", "paint-order"),
+    }.items():
+        element = saved.find(f"{SVG}{path}")
+        assert element is not None
+        displayed = page.locator(f".overlay > .{element.get('class')}")
+        for name in attributes:
+            expected = element.get(name)
+            assert expected
+            assert shorten(displayed.get_attribute(name) or "") == shorten(expected), name
+
+
+def shorten(value: str) -> list[str]:
+    """Round numbers to the four significant digits that the SVG of the API has."""
+    return [f"{float(part):.4g}" if part[0].isdigit() else part for part in value.split()]
+
+
+def test_curl_command_returns_the_same_regions(visitor: Visitor, sample: Sample, tmp_path: Path) -> None:
+    page = visitor.page
+    visitor.load_sample()
+    visitor.response_of(lambda: page.locator("#upright").check())
+    response = visitor.response_of(lambda: page.locator("#crop").check())
+    visitor.expect_regions(15)
+    expect(page.locator("#curl")).to_contain_text("crop=face")
+    run_shell(page.locator("#curl").inner_text(), tmp_path)
+    check_saved_response(tmp_path, response)
+
+    page.locator("#show-labels").check(force=True)
+    page.locator("#curl-format").select_option("svg")
     run_shell(page.locator("#curl").inner_text(), tmp_path)
     overlay = (tmp_path / "face.svg").read_text()
     assert 'class="labels"' in overlay
     assert 'class="photo"' in overlay
     parse_svg(overlay)
 
-    page.locator("#curl-form").select_option("json")
-    visitor.answer_of(lambda: page.locator("#crop").uncheck())
+    page.locator("#curl-format").select_option("json")
+    visitor.response_of(lambda: page.locator("#crop").uncheck())
     name = """a photo; it's "odd", $HOME\\x.jpg"""
     (tmp_path / name).write_bytes(sample.jpeg)
     (tmp_path / "points.json").write_bytes(sample.landmarks)
-    answer = visitor.answer_of(lambda: drop(visitor, "#stage", landmarks_of(sample), (name, "", sample.jpeg)))
-    visitor.see_regions(15)
+    response = visitor.response_of(lambda: drop(visitor, "#stage", landmarks_of(sample), (name, "", sample.jpeg)))
+    visitor.expect_regions(15)
     expect(page.locator("#curl")).to_contain_text("points.json")
     run_shell(page.locator("#curl").inner_text(), tmp_path)
-    require_same(tmp_path, answer)
+    check_saved_response(tmp_path, response)
 
 
-def test_command_is_copied(visit: Callable[..., Visitor], served: RunningService) -> None:
+def test_curl_command_is_copied(visit: Callable[..., Visitor], served: RunningService) -> None:
     visitor = visit(served, permissions=["clipboard-read", "clipboard-write"])
-    visitor.sample()
+    visitor.load_sample()
     visitor.page.click("#curl-copy")
     expect(visitor.page.locator("#curl-copy")).to_contain_text("Copied")
     copied = visitor.page.evaluate("navigator.clipboard.readText()")
@@ -328,34 +398,34 @@ def test_command_is_copied(visit: Callable[..., Visitor], served: RunningService
 
 
 @pytest.mark.usefixtures("face_models")
-def test_one_of_several_faces_is_chosen(visitor: Visitor, sample: Sample) -> None:
+def test_select_one_of_several_faces(visitor: Visitor, sample: Sample) -> None:
     head = cv2.imdecode(np.frombuffer(sample.photo, np.uint8), cv2.IMREAD_COLOR)[:320, 66:386]
     two = np.hstack([head, cv2.flip(head, 1)])
-    answer = visitor.answer_of(lambda: visitor.choose(photo=("two.png", "image/png", sample.encode(".png", two))))
-    visitor.see_regions(15)
-    assert len(answer["detection"]["faces"]) == 2
+    response = visitor.response_of(lambda: visitor.choose(image=("two.png", "image/png", sample.encode(".png", two))))
+    visitor.expect_regions(15)
+    assert len(response["detection"]["faces"]) == 2
     page = visitor.page
     expect(page.locator("#faces label")).to_have_count(2)
-    other = visitor.answer_of(lambda: page.locator("#faces input").nth(1).check(force=True))
-    visitor.see_regions(15)
+    other = visitor.response_of(lambda: page.locator("#faces input").nth(1).check(force=True))
+    visitor.expect_regions(15)
     assert other["detection"]["face"] == 1
-    assert abs(other["face"]["bbox"][0] - answer["face"]["bbox"][0]) > 100
+    assert abs(other["face"]["bbox"][0] - response["face"]["bbox"][0]) > 100
     expect(page.locator("#faces input").nth(1)).to_be_checked()
-    # Back again, by the box on the picture.
-    back = visitor.answer_of(lambda: page.locator(".overlay .face").click())
-    assert back["face"] == answer["face"]
+    # Select the first face again by its box in the overlay.
+    back = visitor.response_of(lambda: page.locator(".overlay .face").click())
+    assert back["face"] == response["face"]
 
 
-def test_object_urls_are_let_go(visitor: Visitor, sample: Sample) -> None:
+def test_object_urls_are_revoked(visitor: Visitor, sample: Sample) -> None:
     for number in range(3):
         drop(visitor, "#stage", landmarks_of(sample), (f"{number}.jpg", "image/jpeg", sample.jpeg))
-        expect(visitor.page.locator("#photo-name")).to_contain_text(f"{number}.jpg")
-        visitor.see_regions(15)
+        expect(visitor.page.locator("#image-name")).to_contain_text(f"{number}.jpg")
+        visitor.expect_regions(15)
     assert visitor.open_urls() == 1
 
 
-def test_page_and_assets_are_counted_apart_from_the_api(visitor: Visitor, served: RunningService) -> None:
-    visitor.sample()
+def test_page_and_assets_have_their_own_endpoints_in_metrics(visitor: Visitor, served: RunningService) -> None:
+    visitor.load_sample()
     endpoints = {dict(labels)["endpoint"] for name, labels in served.scrape() if name == "api_requests_total"}
     assert {"/", "/page/{version}/{name}", "/api/v1/frontal/crop"} <= endpoints
     assert "unmatched" not in endpoints

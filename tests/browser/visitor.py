@@ -1,4 +1,4 @@
-"""Somebody who visits the page, and what they look at and take along."""
+"""A user of the page, and helpers to inspect what it displays and downloads."""
 
 from __future__ import annotations
 
@@ -23,17 +23,18 @@ if TYPE_CHECKING:
 JSON_FILE = "application/json"
 LIMIT_MS = 30_000
 ATTEMPTS = 5
-# Containers that come and go beside the tests are new network interfaces, for which Chromium drops every request that
-# waits for a connection. The page asks again; what Chromium writes of it is not of its doing.
+# Containers that start next to the tests create network interfaces, and Chromium then aborts pending requests. The page
+# retries them, so these console messages are not errors of the page.
 NETWORK_CHANGED = "net::ERR_NETWORK_CHANGED"
 
 
 class Visitor:
-    """A page as somebody has opened it, and what it does behind the scenes.
+    """A user with an open page.
 
     Attributes:
         page: the page.
         calls: requests to the API, as method and path.
+        errors: console errors, uncaught exceptions and requests to other origins.
     """
 
     def __init__(self, page: Page, api: str) -> None:
@@ -43,18 +44,18 @@ class Visitor:
         self._origin = api
         self._expected: list[str] = []
         self._changes = 0
-        page.on("console", self._hear)
+        page.on("console", self._on_console)
         page.on("pageerror", lambda error: self.errors.append(f"uncaught: {error}"))
-        page.on("request", self._see)
-        # Playwright tells the browser late that choosers are its own; a key may be pressed before.
+        page.on("request", self._on_request)
+        # Playwright intercepts file choosers only after a delay, and a test may press a key earlier.
         page.on("filechooser", lambda _: None)
 
     def expect_error(self, text: str) -> None:
-        """Say that the browser will write an error that has this text, such as the status of a refused request."""
+        """Expect a console error that contains a text, such as the status of an error response."""
         self._expected.append(text)
 
     def open(self, url: str) -> None:
-        """Open an address, again where the machine's network changed meanwhile."""
+        """Open a URL; retry if the network of the machine changes."""
         for _ in range(ATTEMPTS):
             changes = self._changes
             with suppress(Error):
@@ -62,73 +63,73 @@ class Visitor:
                 if self.page.locator("html[data-ready=true]").count():
                     return
             assert self._changes > changes, self.errors
-        raise TimeoutError(f"the machine's network changed {self._changes} times")
+        raise TimeoutError(f"page not loaded: the network changed {self._changes} times")
 
-    def sample(self) -> None:
-        """Try the sample, and wait for its regions."""
+    def load_sample(self) -> None:
+        """Load the sample and wait for its regions."""
         self.page.click("#sample")
-        self.see_regions(15)
+        self.expect_regions(15)
 
-    def choose(self, *, photo: Any = None, landmarks: Any = None, label_map: Any = None) -> None:
-        """Choose files, each as a path or as (name, type, bytes); the photo last, so that there is one request."""
-        for slot, file in (("landmarks", landmarks), ("map", label_map), ("photo", photo)):
+    def choose(self, *, image: Any = None, landmarks: Any = None, label_map: Any = None) -> None:
+        """Choose files, each a path or (name, type, bytes). The image is last, so that the page sends one request."""
+        for slot, file in (("landmarks", landmarks), ("map", label_map), ("image", image)):
             if file is not None:
-                self.page.set_input_files(f"#{slot}-file", file if isinstance(file, str) else [as_file(*file)])
+                self.page.set_input_files(f"#{slot}-file", file if isinstance(file, str) else [to_file(*file)])
 
-    def see_regions(self, count: int) -> None:
-        """Wait until the picture and the list show that many regions, and nothing is under way."""
+    def expect_regions(self, count: int) -> None:
+        """Wait until the overlay and the list contain this number of regions, and no request is running."""
         expect(self.page.locator("#stage[data-busy=false] .region")).to_have_count(count)
         expect(self.page.locator("#regions li")).to_have_count(count)
 
-    def answer_of(self, action: Callable[[], Any], path: str = "/crop") -> dict[str, Any]:
-        """Do something, and return the document that the API answers with."""
+    def response_of(self, action: Callable[[], Any], path: str = "/crop") -> dict[str, Any]:
+        """Run an action and return the JSON response of the API."""
         with self.page.expect_response(lambda response: urlsplit(response.url).path.endswith(path)) as caught:
             action()
         document: dict[str, Any] = caught.value.json()
         return document
 
-    def trouble(self) -> str:
-        """Wait for the notice of something that went wrong, and return its text."""
-        notice = self.page.locator("#notice")
+    def error_text(self) -> str:
+        """Wait for the error notice and return its text."""
+        notice = self.page.locator("#error-notice")
         expect(notice.locator("h2")).to_be_visible()
         return notice.inner_text()
 
     def open_urls(self) -> int:
-        """Count the object URLs that are held."""
+        """Count the object URLs that are not revoked."""
         count: int = self.page.evaluate("openUrls.size")
         return count
 
-    def _hear(self, message: ConsoleMessage) -> None:
+    def _on_console(self, message: ConsoleMessage) -> None:
         if NETWORK_CHANGED in message.text:
             self._changes += 1
         elif message.type in {"error", "warning"}:
             self.errors.append(f"{message.type}: {message.text}")
 
-    def _see(self, request: Request) -> None:
+    def _on_request(self, request: Request) -> None:
         parts = urlsplit(request.url)
         if parts.scheme in {"blob", "data"}:
             return
         if f"{parts.scheme}://{parts.netloc}" != self._origin:
-            self.errors.append(f"a request to another host: {parts.netloc}")
+            self.errors.append(f"request to another origin: {parts.netloc}")
         if "/api/" in parts.path:
             self.calls.append(f"{request.method} {parts.path}")
 
-    def require_clean(self) -> None:
-        """Show that nothing was written to the console, nothing broke the policy and nobody else was asked."""
+    def check_errors(self) -> None:
+        """Check that all errors were expected, and all expected errors occurred."""
         unexpected = [error for error in self.errors if not any(text in error for text in self._expected)]
         assert unexpected == []
         unseen = [text for text in self._expected if not any(text in error for error in self.errors)]
-        assert unseen == [], "errors that were expected and did not come"
+        assert unseen == [], "expected errors did not occur"
 
 
-def as_file(name: str, media_type: str, content: bytes) -> dict[str, Any]:
-    """Build a file as Playwright takes it."""
+def to_file(name: str, media_type: str, content: bytes) -> dict[str, Any]:
+    """Convert a file to the form that Playwright expects."""
     return {"name": name, "mimeType": media_type, "buffer": content}
 
 
 @contextmanager
 def offline(page: Page) -> Iterator[None]:
-    """Take the network away for a while."""
+    """Disconnect the network for a while."""
     page.context.set_offline(True)
     try:
         yield
@@ -136,7 +137,7 @@ def offline(page: Page) -> Iterator[None]:
         page.context.set_offline(False)
 
 
-def photo_of(sample: Sample) -> tuple[str, str, bytes]:
+def image_of(sample: Sample) -> tuple[str, str, bytes]:
     return ("face.jpg", "image/jpeg", sample.jpeg)
 
 
@@ -149,7 +150,7 @@ def names(visitor: Visitor) -> list[str]:
 
 
 def outlines(visitor: Visitor) -> dict[str, list[list[list[float]]]]:
-    """Read what is drawn: name to rings of points."""
+    """Return the rings of each region in the overlay, by name."""
     found = {}
     for region in visitor.page.locator(".overlay .region").all():
         data = region.locator("path").get_attribute("d") or ""
@@ -158,32 +159,32 @@ def outlines(visitor: Visitor) -> dict[str, list[list[list[float]]]]:
     return found
 
 
-def expected_outlines(answer: dict[str, Any]) -> dict[str, list[Any]]:
+def outlines_of(response: dict[str, Any]) -> dict[str, list[Any]]:
     return {
         region["name"]: [*region["contours"], *(hole["contour"] for hole in region["holes"])]
-        for region in answer["regions"]
+        for region in response["regions"]
     }
 
 
 def save(visitor: Visitor, kind: str) -> tuple[str, bytes]:
-    """Download something, and return its name and bytes."""
+    """Download a file and return its name and content."""
     with visitor.page.expect_download() as caught:
         visitor.page.click(f"#save-{kind}")
     return caught.value.suggested_filename, caught.value.path().read_bytes()
 
 
 def parse_svg(content: bytes | str) -> ET.Element:
-    return ET.fromstring(content)  # noqa: S314 - our own document
+    return ET.fromstring(content)  # noqa: S314 - generated by the service
 
 
 def decode(content: bytes) -> np.ndarray:
-    picture = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_UNCHANGED)
-    assert picture is not None
-    return picture
+    image = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_UNCHANGED)
+    assert image is not None
+    return image
 
 
 def drop(visitor: Visitor, target: str, *files: tuple[str, str, bytes]) -> None:
-    given = [[name, kind, base64.b64encode(content).decode()] for name, kind, content in files]
+    encoded = [[name, kind, base64.b64encode(content).decode()] for name, kind, content in files]
     transfer = visitor.page.evaluate_handle(
         """(files) => {
           const transfer = new DataTransfer();
@@ -192,13 +193,13 @@ def drop(visitor: Visitor, target: str, *files: tuple[str, str, bytes]) -> None:
           }
           return transfer;
         }""",
-        given,
+        encoded,
     )
-    place = visitor.page.locator(target)
-    place.dispatch_event("dragenter", {"dataTransfer": transfer})
+    locator = visitor.page.locator(target)
+    locator.dispatch_event("dragenter", {"dataTransfer": transfer})
     expect(visitor.page.locator(".drop-hint")).to_be_visible()
-    place.dispatch_event("dragover", {"dataTransfer": transfer})
-    place.dispatch_event("drop", {"dataTransfer": transfer})
+    locator.dispatch_event("dragover", {"dataTransfer": transfer})
+    locator.dispatch_event("drop", {"dataTransfer": transfer})
     expect(visitor.page.locator(".drop-hint")).to_be_hidden()
 
 
@@ -209,8 +210,8 @@ def run_shell(command: str, folder: Path, **env: str) -> None:
     assert done.returncode == 0, done.stderr
 
 
-def require_same(folder: Path, answer: dict[str, Any]) -> None:
-    made = orjson.loads((folder / "face.json").read_bytes())
-    made = made.get("result", made)
-    assert made["regions"] == answer["regions"]
-    assert made["transform"] == answer["transform"]
+def check_saved_response(folder: Path, response: dict[str, Any]) -> None:
+    saved = orjson.loads((folder / "face.json").read_bytes())
+    saved = saved.get("result", saved)
+    assert saved["regions"] == response["regions"]
+    assert saved["transform"] == response["transform"]

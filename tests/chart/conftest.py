@@ -1,4 +1,4 @@
-"""Every scenario of `ci/`, rendered once."""
+"""Scenarios of `ci/`, each rendered once."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ if TYPE_CHECKING:
 
 @pytest.fixture(params=SCENARIOS, ids=lambda file: file.name.removesuffix("-values.yaml"))
 def scenario(request: pytest.FixtureRequest) -> Path:
-    """The file of values of one scenario."""
+    """Values file of one scenario."""
     file: Path = request.param
     return file
 
 
 @pytest.fixture
 def release(scenario: Path) -> Release:
-    """What Helm makes of one scenario."""
+    """Rendered objects of one scenario."""
     return render(scenario)

@@ -1,4 +1,4 @@
-"""The environment that a rendered container starts with, as the kubelet makes it."""
+"""Environment of a rendered container, as the kubelet creates it."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ Secrets = dict[str, dict[str, str]]
 
 
 def environment(release: Release, pod: Pod, secrets: Mapping[str, Mapping[str, str]] | None = None) -> dict[str, str]:
-    """What the main container of a pod has in its environment.
+    """Return the environment of a pod's main container.
 
     Args:
-        release: where the ConfigMaps are.
-        pod: whose container it is.
-        secrets: Secrets that the values name, by name and key; others are empty.
+        release: release with the ConfigMaps.
+        pod: pod of the container.
+        secrets: values of Secrets, by name and key; others are empty.
     """
     found: dict[str, str] = {}
     for source in pod.main.get("envFrom", ()):
@@ -42,7 +42,7 @@ def environment(release: Release, pod: Pod, secrets: Mapping[str, Mapping[str, s
 def _value(variable: Mapping[str, Any], found: Mapping[str, str], secrets: Mapping[str, Mapping[str, str]]) -> str:
     if "value" in variable:
         assert isinstance(variable["value"], str), f"{variable['name']} is no text"
-        # A reference to a variable that does not come before stays as it is.
+        # References to variables that are not defined above are kept unchanged.
         return _REFERENCE.sub(lambda match: found.get(match[1], match[0]), variable["value"])
     source = variable["valueFrom"]
     if "secretKeyRef" in source:

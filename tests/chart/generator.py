@@ -1,4 +1,4 @@
-"""What makes the chart's generated files, as `python charts/generate.py` has it."""
+"""Modules that generate the chart's files, imported as `python charts/generate.py` imports them."""
 
 from __future__ import annotations
 
@@ -28,6 +28,6 @@ def keys() -> tuple[values_file.Key, ...]:
 
 @lru_cache
 def schema() -> dict[str, Any]:
-    """The schema that is committed."""
+    """The committed schema."""
     read: dict[str, Any] = json.loads((CHART / "values.schema.json").read_text(encoding="utf-8"))
     return read

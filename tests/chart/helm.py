@@ -1,4 +1,4 @@
-"""The real Helm: renders the chart to objects, and says why it does not."""
+"""Helm, which renders the chart to objects or reports why it cannot."""
 
 from __future__ import annotations
 
@@ -27,15 +27,15 @@ Object = dict[str, Any]
 
 
 class HelmError(Exception):
-    """Helm refused; the message is all it said."""
+    """Raised if Helm fails; the message is its output."""
 
 
-# Rendered dashboards are large, and libyaml reads them ten times faster; not every build of PyYAML has it.
+# libyaml parses the large dashboards ten times faster, but not every build of PyYAML has it.
 _SafeLoader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 
 class _StrictLoader(_SafeLoader):  # type: ignore[misc]
-    """Refuses what Kubernetes' own reader would take the last of: a key that is written twice."""
+    """Loader that rejects duplicate keys, of which Kubernetes uses the last."""
 
 
 def _construct_mapping(loader: _StrictLoader, node: yaml.MappingNode) -> dict[Any, Any]:
@@ -53,14 +53,14 @@ def read_objects(text: str) -> list[Object]:
     """Read a stream of objects.
 
     Raises:
-        yaml.YAMLError: it is none, or a key is written twice.
+        yaml.YAMLError: the text is not valid YAML, or has a duplicate key.
     """
     return [item for item in yaml.load_all(text, Loader=_StrictLoader) if item is not None]
 
 
 @dataclass(frozen=True)
 class Release:
-    """What Helm makes of the chart for some values."""
+    """Objects that Helm renders for some values."""
 
     text: str
 
@@ -79,14 +79,14 @@ class Release:
         return found[0]
 
     def named(self, kind: str, ending: str) -> Object:
-        """The only object of a kind whose name ends so."""
+        """Return the only object of a kind whose name has this ending."""
         found = [item for item in self.all(kind) if item["metadata"]["name"].endswith(ending)]
         assert len(found) == 1, [item["metadata"]["name"] for item in self.all(kind)]
         return found[0]
 
 
 def find_helm() -> str:
-    """Return the path of Helm, or skip with the way to get it."""
+    """Return the path of Helm, or skip the test."""
     path = os.pathsep.join((str(ROOT / ".tools" / "bin"), os.environ.get("PATH", os.defpath)))
     found = shutil.which("helm", path=path)
     if found is None:
@@ -95,7 +95,7 @@ def find_helm() -> str:
 
 
 def run_helm(*arguments: str | Path, values: Mapping[str, Any] | None = None) -> str:
-    """Run Helm and return what it printed.
+    """Run Helm and return its output.
 
     Raises:
         HelmError: it failed.
@@ -105,7 +105,7 @@ def run_helm(*arguments: str | Path, values: Mapping[str, Any] | None = None) ->
     if values is not None:
         command += ["--values", "-"]
         given = yaml.safe_dump(dict(values))
-    # No cluster and no user's configuration has a say in what is rendered.
+    # Neither a cluster nor the user's configuration may change what is rendered.
     environment = {name: value for name, value in os.environ.items() if not name.startswith(("KUBE", "HELM"))}
     done = subprocess.run(
         command, input=given, capture_output=True, text=True, check=False, env=environment, timeout=60
@@ -126,7 +126,7 @@ def template(
     """Render the chart.
 
     Raises:
-        HelmError: the chart or the values are refused.
+        HelmError: the chart or the values are invalid.
     """
     arguments: list[str | Path] = ["template", release, chart, "--namespace", NAMESPACE]
     arguments += ["--kube-version", KUBERNETES, *options]

@@ -1,4 +1,4 @@
-"""The `restricted` Pod Security Standard, field by field, and what we ask of pods beyond it."""
+"""The `restricted` Pod Security Standard, field by field, and additional rules of this project."""
 
 from __future__ import annotations
 
@@ -38,12 +38,12 @@ SECCOMP_TYPES = {"RuntimeDefault", "Localhost"}
 
 
 def all_containers(spec: Spec) -> list[dict[str, Any]]:
-    """Containers of every kind; the standard makes no difference between them."""
+    """Return containers of every kind, which the standard treats alike."""
     return [item for kind in ("initContainers", "containers", "ephemeralContainers") for item in spec.get(kind) or ()]
 
 
 def restricted_violations(spec: Spec) -> list[str]:
-    """Say what of a pod's spec the standard does not admit."""
+    """Return the fields of a pod's spec that violate the standard."""
     return [
         *_pod_violations(spec),
         *(text for item in all_containers(spec) for text in _container_violations(spec, item)),
@@ -91,7 +91,7 @@ def _container_violations(spec: Spec, container: dict[str, Any]) -> Iterator[str
 
 
 def _hook_violations(container: dict[str, Any]) -> Iterator[str]:
-    """Probes and hooks that call another host are refused since Kubernetes 1.34."""
+    """Since Kubernetes 1.34, probes and hooks must not call another host."""
     hooks = [container.get(kind) or {} for kind in ("livenessProbe", "readinessProbe", "startupProbe")]
     hooks += (container.get("lifecycle") or {}).values()
     for hook in hooks:
@@ -100,7 +100,7 @@ def _hook_violations(container: dict[str, Any]) -> Iterator[str]:
 
 
 def _shared_violations(context: dict[str, Any], name: str) -> Iterator[str]:
-    """What pods and containers have alike."""
+    """Check the fields that pods and containers share."""
     if context.get("runAsUser") == 0:
         yield f"{name}: runAsUser 0"
     if (context.get("windowsOptions") or {}).get("hostProcess"):
@@ -115,7 +115,7 @@ def _shared_violations(context: dict[str, Any], name: str) -> Iterator[str]:
 
 
 def policy_violations(spec: Spec, claims: frozenset[str] = frozenset()) -> list[str]:
-    """Say what of a pod's spec falls short of our own rules.
+    """Return the fields of a pod's spec that violate the rules of this project.
 
     Args:
         spec: the pod's.

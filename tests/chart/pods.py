@@ -1,4 +1,4 @@
-"""Pods of rendered objects: where they are, what they hold, and which of them a selector means."""
+"""Pods of rendered objects, and the pods that a selector matches."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ COMPONENT = "app.kubernetes.io/component"
 
 @dataclass(frozen=True)
 class Pod:
-    """A pod, or the template of some.
+    """Pod or pod template.
 
     Attributes:
-        owner: the object that makes it, or itself.
+        owner: the object that creates it, or the pod itself.
         metadata: its labels and annotations.
         spec: the rest.
     """
@@ -47,7 +47,7 @@ class Pod:
 
     @property
     def main(self) -> dict[str, Any]:
-        """The container that the component is about."""
+        """Main container of the component."""
         return next(item for item in self.spec["containers"] if item["name"] == self.component)
 
     @property
@@ -72,7 +72,7 @@ def pod_of(release: Release, component: str) -> Pod:
 
 
 def is_selected(selector: Mapping[str, Any] | None, labels: Mapping[str, str]) -> bool:
-    """Tell whether a label selector means what has these labels; an empty one means everything, none nothing."""
+    """Return whether a label selector matches labels; an empty one matches everything, None nothing."""
     if selector is None:
         return False
     assert selector.keys() <= {"matchLabels", "matchExpressions"}, selector
@@ -96,10 +96,10 @@ def _holds(expression: Mapping[str, Any], labels: Mapping[str, str]) -> bool:
 
 
 def selected(release: Release, selector: Mapping[str, Any] | None) -> set[str]:
-    """Names of the pods that a selector means."""
+    """Return the names of the pods that a selector matches."""
     return {pod.name for pod in find_pods(release.objects) if is_selected(selector, pod.labels)}
 
 
 def owners(release: Release, *components: str) -> set[str]:
-    """Names of the pods of components."""
+    """Return the names of the pods of components."""
     return {pod.name for pod in find_pods(release.objects) if pod.component in components}

@@ -1,4 +1,4 @@
-"""Judges objects as an API server would, offline: by Kubernetes' own schemas, and by those of custom resources."""
+"""Offline validation of objects with the schemas of Kubernetes and of custom resources."""
 
 from __future__ import annotations
 
@@ -19,26 +19,26 @@ if TYPE_CHECKING:
     from tests.chart.helm import Object
 
 with pytest.MonkeyPatch.context() as patch:
-    patch.syspath_prepend(str(Path(__file__).resolve().parents[2] / "tools"))  # as `python3 tools/setup.py` has it
-    import custom_resources
+    patch.syspath_prepend(str(Path(__file__).resolve().parents[2] / "tools"))  # tools is not a package
+    import setup
 
-# The oldest that the chart installs on, and the newest there are schemas of.
+# The oldest version that the chart supports, and the newest one with schemas.
 VERSIONS = ("1.30.0", kubernetes_validate.latest_version())
 
-# Objects are not closed by these: what they name, the schema around them does.
+# Combined schemas are not closed, because the schema around them names their fields.
 _LOGIC = ("allOf", "anyOf", "oneOf", "not")
 
 
 def is_custom(item: Object) -> bool:
-    """Tell whether an object is of a kind that Kubernetes itself does not have."""
+    """Return whether an object is a custom resource."""
     group = item["apiVersion"].partition("/")[0]
-    return any(file.startswith(f"{group}_") for source in custom_resources.SOURCES for file in source.files)
+    return any(file.startswith(f"{group}_") for source in setup.DEFINITIONS for file in source.files)
 
 
 def violations(item: Object, version: str) -> list[str]:
-    """Say what the API server of a version would not take, field by field.
+    """Return the fields that the API server of a version would reject.
 
-    Custom resources are skipped, with the reason, where their definitions are not at hand.
+    Skips the test for custom resources whose definitions are not installed.
     """
     validator: Draft7Validator | Draft202012Validator
     if is_custom(item):
@@ -69,13 +69,13 @@ def _read_core(version: str, name: str) -> dict[str, Any]:
 
 @lru_cache
 def _custom_validator(group: str, kind: str) -> Draft7Validator:
-    for source in custom_resources.SOURCES:
+    for source in setup.DEFINITIONS:
         for file in source.files:
             if not file.startswith(f"{group}_"):
                 continue
-            path = source.folder_in(custom_resources.DEFAULT_HOME) / file
+            path = source.folder_in(setup.HOME) / file
             if not path.is_file():
-                pytest.skip(f"{path.name} is not there; `make tools` fetches it, with Go")
+                pytest.skip(f"{path.name} is missing; run `make tools`, which needs Go")
             definition = yaml.safe_load(path.read_text(encoding="utf-8"))
             if definition["spec"]["names"]["kind"] == kind:
                 version = next(item for item in definition["spec"]["versions"] if item["storage"])
@@ -84,7 +84,7 @@ def _custom_validator(group: str, kind: str) -> Draft7Validator:
 
 
 def close(schema: Any) -> Any:
-    """Turn a structural schema into one that refuses unknown fields, as the API server does when it is strict."""
+    """Convert a structural schema into one that rejects unknown fields, like strict validation of the API server."""
     if not isinstance(schema, dict):
         return schema
     closed = dict(schema)
@@ -109,7 +109,7 @@ _LONGEST_NAME = 63
 
 
 def _metadata_violations(item: Object) -> list[str]:
-    """Say what schemas do not: names and labels have a form."""
+    """Check the form of names and labels, which schemas do not contain."""
     name, labels = item["metadata"]["name"], item["metadata"].get("labels", {})
     template = item.get("spec", {}).get("template", {}).get("metadata", {})
     pairs = [*labels.items(), *template.get("labels", {}).items()]

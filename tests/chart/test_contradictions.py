@@ -1,4 +1,4 @@
-"""Values that contradict each other are refused, in a sentence that says what to change."""
+"""Contradictory values are rejected with a message that names the value to change."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ ELSEWHERE: Values = {"nats": {"enabled": False}, "externalNats": {"url": "nats:/
 
 
 def refusal(values: Values) -> str:
-    """What Helm says, in one line."""
+    """Return the error message of Helm in one line."""
     with pytest.raises(HelmError) as caught:
         template(values=values)
     return " ".join(str(caught.value).split())
@@ -73,11 +73,11 @@ CASES: dict[str, tuple[Values, str]] = {
         {"externalNats": {"url": "nats://nats.example.com"}},
         "externalNats.url: it has no effect while nats.enabled is true",
     ),
-    "credentials-for-nobody": (
+    "unused-credentials": (
         {"externalNats": {"credsSecret": "a"}},
         "externalNats.credsSecret: it has no effect while nats.enabled is true",
     ),
-    "a-token-for-nobody": (
+    "an-unused-token": (
         {"nats": {"enabled": False, "auth": {"existingSecret": "a"}}, "externalNats": {"url": "nats://a"}},
         "nats.auth.existingSecret: it has no effect while nats.enabled is false; set externalNats.existingSecret",
     ),
@@ -206,7 +206,7 @@ def test_a_password_is_not_repeated() -> None:
 
 
 def test_the_size_that_is_asked_for_is_taken() -> None:
-    """Who does as the sentence says is done."""
+    """Following the message is enough."""
     said = refusal(CASES["large-queue"][0])
     size = said.partition("; set ")[2].split()[0]
     assert template(values=CASES["large-queue"][0] | {"nats": {"persistence": {"size": size}}}).objects

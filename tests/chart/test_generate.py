@@ -1,4 +1,4 @@
-"""What is generated from values.yaml, and what is wrong with one is said with its line."""
+"""Files generated from values.yaml, and errors in it, which are reported with their line."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ HEAD = "# A file.\n\n## Section\n\n"
 
 @pytest.fixture
 def tree(tmp_path: Path) -> Path:
-    """A copy of what is read and written."""
+    """A copy of the files that the generator reads and writes."""
     for folder in SOURCES:
         shutil.copytree(ROOT / folder, tmp_path / folder)
     return tmp_path
@@ -64,7 +64,7 @@ def test_check_finds_what_differs_and_writing_mends_it(tree: Path, path: str, *,
     file = tree / generate.CHART / path
     good = file.read_bytes()
     generate.main(["--check"], tree)
-    if is_gone and path != "README.md":  # half of which is written by hand
+    if is_gone and path != "README.md":  # half of the file is written by hand
         file.unlink()
     else:
         edit(file, "\n| `api.replicas` |" if path == "README.md" else "e", "\nE")

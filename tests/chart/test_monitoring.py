@@ -1,4 +1,4 @@
-"""Monitors, rules and dashboards: the repository's files as they are, and changed by name."""
+"""Monitors, rules and dashboards: the repository's files, unchanged or with overrides by name."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 RULE_FILES = sorted((ROOT / "prometheus" / "rules").glob("*.yaml"))
 DASHBOARDS = sorted((ROOT / "grafana" / "dashboards").glob("*.json"))
 OFF = "facial-service-kubernetes"
-"""The group of alerts that kube-prometheus-stack has of its own."""
+"""Group of alerts that kube-prometheus-stack defines itself."""
 
 Group = dict[str, Any]
 
@@ -55,7 +55,7 @@ def alerts(groups: Iterable[Group]) -> list[dict[str, Any]]:
 
 
 def once() -> str:
-    """An alert that one rule alone has, and that is on."""
+    """An enabled alert with a single rule."""
     names = Counter(rule["alert"] for rule in alerts(file_groups()))
     return next(
         rule["alert"]
@@ -67,7 +67,7 @@ def once() -> str:
 
 
 def several() -> str:
-    """An alert that several rules have."""
+    """An alert with several rules."""
     return Counter(rule["alert"] for rule in alerts(file_groups())).most_common(1)[0][0]
 
 
@@ -130,7 +130,7 @@ def test_alert_that_is_turned_off_is_gone_alone() -> None:
     for group in expected.values():
         group["rules"] = [rule for rule in group["rules"] if rule.get("alert") != several()]
     groups = rendered_groups(with_rules(kubernetes={"enabled": True}, overrides={several(): {"enabled": False}}))
-    # A group whose every rule is off is no group.
+    # A group without enabled rules is omitted.
     assert by_name(groups) == {name: group for name, group in expected.items() if group["rules"]}
 
 
@@ -165,7 +165,7 @@ def test_groups_of_ones_own_come_along() -> None:
 
 
 def test_rules_keep_their_words_and_templates() -> None:
-    """Prometheus' templates are written in the braces of Helm's."""
+    """Templates of Prometheus and of Helm use the same braces."""
     texts = [rule["annotations"]["description"] for rule in alerts(rendered_groups(with_rules()))]
     assert any("{{ $labels." in text for text in texts)
 
@@ -194,7 +194,7 @@ def test_dashboards_are_the_files_byte_by_byte() -> None:
     for item in maps:
         assert item["metadata"]["labels"]["grafana_dashboard"] == "1"
         assert item["metadata"]["annotations"] == {"grafana_folder": "facial-service"}
-        # Keys of one object each, all apart, since the sidecar writes them into one folder.
+        # All keys must differ, because the sidecar writes them into one folder.
         assert len(item["data"]) == 1
         assert not carried.keys() & item["data"].keys()
         carried |= item["data"]
@@ -285,7 +285,7 @@ def test_annotations_for_prometheus_stand_in_where_no_monitor_is(monitor: str | 
 
 
 def test_chart_carries_its_copies() -> None:
-    """A package is made of the chart's folder alone."""
+    """A package contains only the chart's folder."""
     for folder, files in (("rules", RULE_FILES), ("dashboards", DASHBOARDS)):
         copies = {file.name: file.read_bytes() for file in (CHART / "files" / folder).iterdir()}
         assert copies == {file.name: file.read_bytes() for file in files}

@@ -13,7 +13,7 @@ import httpx
 import orjson
 import pytest
 
-from app.tasks import embedded
+from app.tasks import embedded_server
 from tests.chart.environment import read_settings
 from tests.chart.helm import CHART, RELEASE, Release, Values, template
 from tests.chart.pods import pod_of
@@ -57,7 +57,7 @@ def place(release: Release, folder: Path, *, token: str | None = None, index: in
 
 def judge(file: Path, variables: dict[str, str]) -> str:
     """Have nats-server look at a configuration; empty where it is good."""
-    command = [embedded.find_program(), "-t", "-c", str(file)]
+    command = [embedded_server.find_program(), "-t", "-c", str(file)]
     done = subprocess.run(command, env=variables, capture_output=True, text=True, check=False)
     return done.stderr + done.stdout if done.returncode else ""
 
@@ -97,11 +97,11 @@ class Server:
         text = text.replace("0.0.0.0:8222", f"127.0.0.1:{self.monitor}")
         assert "0.0.0.0" not in text  # noqa: S104
         file.write_text(text, encoding="utf-8")
-        command = [embedded.find_program(), "-c", str(file)]
+        command = [embedded_server.find_program(), "-c", str(file)]
         self.process = subprocess.Popen(command, env=variables, stderr=subprocess.DEVNULL)
 
     def figures(self) -> dict[str, Any]:
-        """What it says of itself, once it is ready by the probe that the kubelet asks."""
+        """Return its `/varz` after its readiness probe succeeds."""
         end = time.monotonic() + LIMIT_S
         while True:
             try:
@@ -119,7 +119,7 @@ class Server:
 
 @pytest.fixture
 def served(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[dict[str, Any]]:
-    """What a server of the chart says of itself."""
+    """`/varz` of a server with the chart's configuration."""
     server = Server(template(values=request.param), tmp_path, token=None)
     try:
         yield server.figures()
@@ -145,7 +145,7 @@ def test_agrees_with_the_server_that_the_service_starts(
     served: dict[str, Any], variables: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     settings: Settings = read_settings(monkeypatch, variables)
-    own = orjson.loads(embedded.configuration(settings, tmp_path, password="", system_password="", port=1))
+    own = orjson.loads(embedded_server.configuration(settings, tmp_path, password="", system_password="", port=1))
     assert served["server_name"] == f"{NAME}-0"
     assert served["max_payload"] == own["max_payload"]
     assert served["max_pending"] == own["max_pending"]
@@ -153,7 +153,7 @@ def test_agrees_with_the_server_that_the_service_starts(
     assert store["max_memory"] == own["jetstream"]["max_mem"]
     # The server reserves the bounds of its streams.
     bounds = settings.task_queue_max_bytes + settings.result_max_bytes + settings.task_dead_max_bytes
-    assert store["max_storage"] >= embedded.STORE_HEADROOM * bounds
+    assert store["max_storage"] >= embedded_server.STORE_HEADROOM * bounds
     assert store["max_storage"] <= 0.95 * 8 * 2**30
     interval = own["jetstream"]["sync_interval"]
     assert store.get("sync_always", False) is (interval == "always")
@@ -176,7 +176,7 @@ def test_token_lets_in_and_nothing_else_does(token: str, tmp_path: Path) -> None
 
 
 def greet(port: int, credentials: dict[str, str]) -> str:
-    """Connect as a client does, and return what the server says to it."""
+    """Connect as a client does, and return the response of the server."""
     with socket.create_connection(("127.0.0.1", port), timeout=LIMIT_S) as connection:
         connection.sendall(b"CONNECT " + orjson.dumps({"verbose": False} | credentials) + b"\r\nPING\r\n")
         lines = connection.makefile("rb")

@@ -1,4 +1,4 @@
-"""What is reached from where: routes from outside, and policies within the cluster."""
+"""Network access: routes from outside, and policies within the cluster."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ ROUTES: Values = {
 
 
 def routed_paths(item: Object) -> Iterator[tuple[str, bool]]:
-    """Paths that an Ingress or an HTTPRoute takes, and whether what is under them too."""
+    """Return the paths of an Ingress or an HTTPRoute, and whether each is a prefix."""
     if item["kind"] == "Ingress":
         for rule in item["spec"]["rules"]:
             for path in rule["http"]["paths"]:
@@ -39,14 +39,14 @@ def routed_paths(item: Object) -> Iterator[tuple[str, bool]]:
         assert "defaultBackend" not in item["spec"]
     else:
         for rule in item["spec"]["rules"]:
-            # A rule without matches takes everything.
+            # A rule without matches applies to every path.
             for match in rule["matches"]:
                 assert match["path"]["type"] in {"PathPrefix", "Exact"}
                 yield match["path"]["value"], match["path"]["type"] == "PathPrefix"
 
 
 def is_routed(item: Object, path: str) -> bool:
-    """Tell whether a path is taken; a prefix is of whole elements, as both kinds have it."""
+    """Return whether a path is routed; a prefix matches whole elements, as for both kinds."""
     return any(
         path == taken or (is_prefix and (path + "/").startswith(taken.rstrip("/") + "/"))
         for taken, is_prefix in routed_paths(item)
@@ -106,13 +106,13 @@ def test_ingress_has_every_host_and_its_tls() -> None:
 
 @dataclass(frozen=True)
 class Peer:
-    """Who calls, or is called.
+    """Source or destination of a connection.
 
     Attributes:
-        labels: those of the pod.
-        namespace: where it is.
-        namespace_labels: those of that.
-        address: where a policy may know it by, outside of the cluster.
+        labels: labels of the pod.
+        namespace: its namespace.
+        namespace_labels: labels of the namespace.
+        address: IP address, outside of the cluster.
     """
 
     labels: dict[str, str] = field(default_factory=dict)
@@ -137,7 +137,7 @@ def means(peer: dict[str, Any], who: Peer) -> bool:
 
 
 def may(release: Release, direction: str, whose: Peer, other: Peer, port: int) -> bool:
-    """Tell whether the policies let a pod be called (Ingress) or call (Egress) another on a TCP port."""
+    """Return whether the policies allow Ingress to or Egress from a pod on a TCP port."""
     policies = [
         item["spec"]
         for item in release.all("NetworkPolicy")
@@ -242,7 +242,7 @@ def test_policies(policies: Release, caller: str, called: str, port: int, expect
 def test_lists_that_are_empty_let_everyone(caller: str, called: str, port: int) -> None:
     release = template(values={"networkPolicy": {"enabled": True}})
     assert reaches(release, peer(release, caller), peer(release, called), port)
-    # Metrics are for the cluster alone.
+    # Metrics are not reachable from outside the cluster.
     assert not reaches(release, WORLD, peer(release, "api"), 9000)
     assert not reaches(release, STRANGER, peer(release, "nats"), 4222)
 

@@ -1,4 +1,4 @@
-"""What judges pods finds each violation by itself."""
+"""The check of pods finds each single violation."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ CONTEXT = (*MAIN, "securityContext")
 
 
 def changed(path: tuple[str | int, ...], value: Any) -> dict[str, Any]:
-    """The good pod with one field set, or taken out."""
+    """Return the valid pod with one field set or removed."""
     spec = copy.deepcopy(GOOD)
     item: Any = spec
     for step in path[:-1]:

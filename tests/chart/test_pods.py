@@ -1,4 +1,4 @@
-"""Pods of every scenario: what admits them, what probes them, how they end, what they are spread over."""
+"""Pods of every scenario: admission, probes, termination and spreading."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 PROBES = {
     "api": {"startupProbe": "/health/ready", "readinessProbe": "/health/ready", "livenessProbe": "/health/live"},
-    # It is ready when it has the queue, and started over for want of it it would find it no sooner.
+    # Readiness depends on the queue; liveness does not, because a restart would not bring the queue back.
     "worker": {"startupProbe": "/health/live", "readinessProbe": "/health/ready", "livenessProbe": "/health/live"},
     "nats": {
         "startupProbe": "/healthz?js-server-only=true",
@@ -47,7 +47,7 @@ def test_every_pod_keeps_our_rules(release: Release) -> None:
 def test_service_account_has_no_token(release: Release) -> None:
     for account in release.all("ServiceAccount"):
         assert account["automountServiceAccountToken"] is False
-    # Nothing asks for rights either.
+    # No object grants permissions either.
     assert release.all("Role", "ClusterRole", "RoleBinding", "ClusterRoleBinding") == []
 
 
@@ -58,7 +58,7 @@ def test_probes_ask_the_port_that_answers_while_workers_are_busy(release: Releas
         port = "monitor" if pod.component == "nats" else "metrics"
         expected = dict(PROBES[pod.component])
         if pod.component == "nats" and pod.owner["spec"]["replicas"] > 1:
-            # The next server is stopped when this one has caught up with the others.
+            # The next server stops after this one has caught up with the others.
             expected["startupProbe"] = "/healthz"
         for name, path in expected.items():
             assert pod.main[name]["httpGet"] == {"path": path, "port": port}, name
@@ -69,7 +69,7 @@ def test_start_gets_longer_than_a_life_may_hang(release: Release) -> None:
         main = pod_of(release, component).main
         startup, liveness = main["startupProbe"], main["livenessProbe"]
         assert startup["periodSeconds"] * startup["failureThreshold"] >= 30
-        # A worker without a sign of life for TIMEOUT_S (30) is replaced by its master; the pod must not go before.
+        # The master replaces a worker without heartbeats for TIMEOUT_S (30); the pod must not be restarted earlier.
         assert liveness["periodSeconds"] * liveness["failureThreshold"] >= 30
 
 
@@ -131,7 +131,7 @@ def test_metric_files_find_room_in_memory(processes: int) -> None:
         volumes = {volume["name"]: volume for volume in pod_of(release, component).spec["volumes"]}
         metrics = volumes["metrics"]["emptyDir"]
         assert metrics["medium"] == "Memory"
-        # A process that has answered everything takes 0.7 MiB, and the master a little.
+        # A process that has served every route takes 0.7 MiB, and the master little.
         assert to_bytes(metrics["sizeLimit"]) >= (processes + 1) * 2 * 2**20
         assert {"name": "metrics", "mountPath": "/run/metrics"} in pod_of(release, component).main["volumeMounts"]
         assert volumes["tmp"]["emptyDir"].get("medium") is None
@@ -164,7 +164,7 @@ def test_extra_parts_reach_api_and_workers_alone() -> None:
     extra: dict[str, Any] = {
         "extraVolumes": [{"name": "extra", "emptyDir": {}}],
         "extraVolumeMounts": [{"name": "extra", "mountPath": "/extra"}],
-        "extraContainers": [{"name": "beside", "image": "a:1"}],
+        "extraContainers": [{"name": "additional", "image": "a:1"}],
         "extraInitContainers": [{"name": "before", "image": "a:1"}],
     }
     release = template(values=extra)
@@ -173,7 +173,7 @@ def test_extra_parts_reach_api_and_workers_alone() -> None:
             *(item["name"] for item in pod.containers),
             *(item["name"] for item in pod.spec.get("volumes", ())),
         }
-        assert ({"extra", "beside", "before"} <= names) is (pod.component in {"api", "worker"})
+        assert ({"extra", "additional", "before"} <= names) is (pod.component in {"api", "worker"})
         assert pod.component == "test" or pod.main["name"] == pod.component
 
 
@@ -187,7 +187,7 @@ def test_cluster_of_servers_hands_over_before_it_ends() -> None:
 def test_names_stay_short_and_apart(release: Release) -> None:
     names = [(item["kind"], item["metadata"].get("namespace"), item["metadata"]["name"]) for item in release.objects]
     assert len(set(names)) == len(names)
-    # A pod of a Deployment has 17 more characters, and its name is that of a host.
+    # A Deployment adds 17 characters to the names of its pods, which are host names.
     assert max(len(item["metadata"]["name"]) for item in release.objects) <= 63
 
 

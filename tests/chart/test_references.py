@@ -1,4 +1,4 @@
-"""What objects say of each other holds: selectors, ports, and names of what is mounted or read."""
+"""References between objects: selectors, ports, and names of mounted or read objects."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 METRICS_LABEL = "facial-service/metrics"
-# What each object's selector means, by the end of its name; the same for every scenario that has the object.
+# Components that each object's selector matches, by the end of its name, in every scenario with the object.
 SERVICES = {"-api": "api", "-api-metrics": "api", "-worker": "worker", "-nats": "nats"}
 
 
@@ -59,7 +59,7 @@ def test_workloads_select_their_own_pods_alone(release: Release) -> None:
 
 
 def test_helm_test_calls_the_api(release: Release) -> None:
-    """What `helm test` runs calls a Service of the release, at its port, and makes a task where there are workers."""
+    """`helm test` calls a Service of the release at its port, and submits a task if there are workers."""
     (pod,) = (pod for pod in find_pods(release.objects) if pod.owner["kind"] == "Pod")
     assert pod.owner["metadata"]["annotations"]["helm.sh/hook"] == "test"
     (container,) = pod.containers
@@ -80,7 +80,7 @@ def test_selectors_tell_releases_apart() -> None:
 
 
 def test_selectors_stay_when_labels_and_versions_change() -> None:
-    """They cannot be changed in a release that runs."""
+    """They are immutable in an installed release."""
     changes: Values = {"commonLabels": {"a": "b"}, "podLabels": {"c": "d"}, "image": {"tag": "9"}}
     before, after = template(), template(values=changes)
     for item in before.all("Deployment", "StatefulSet"):
@@ -126,7 +126,7 @@ def test_monitors_mean_api_and_workers(release: Release) -> None:
             assert all(service["metadata"]["labels"][METRICS_LABEL] == "true" for service in services)
             pods = [selected(release, {"matchLabels": service["spec"]["selector"]}) for service in services]
             meant, endpoints = set().union(*pods), spec["endpoints"]
-            # Each pod by one Service alone: a target by two would count twice.
+            # One Service per pod, because a target of two would count twice.
             assert sum(map(len, pods)) == len(meant)
             for endpoint in endpoints:
                 assert all(endpoint["port"] in {port["name"] for port in item["spec"]["ports"]} for item in services)
@@ -155,7 +155,7 @@ def test_probes_and_hooks_ask_ports_of_their_container(release: Release) -> None
 
 
 def references(pod: Pod) -> Iterator[tuple[str, str, str]]:
-    """Every ConfigMap and Secret that a pod reads: kind, name and key (empty: all of it); what may lack is left out."""
+    """Return every required ConfigMap and Secret of a pod: kind, name and key (empty for all keys)."""
     volumes = pod.spec.get("volumes", ())
     sources = [*volumes, *(source for volume in volumes for source in volume.get("projected", {}).get("sources", ()))]
     for source in sources:
@@ -219,7 +219,7 @@ def test_everything_is_in_the_releases_namespace_unless_told(release: Release) -
 def test_labels_of_everything(release: Release) -> None:
     for item in release.objects:
         if item["metadata"]["name"].endswith(("-company", "-company-2")):
-            continue  # objects of the user's own
+            continue  # objects of the user
         labels = item["metadata"]["labels"]
         assert labels["app.kubernetes.io/instance"] == RELEASE
         assert labels["app.kubernetes.io/managed-by"] == "Helm"

@@ -1,4 +1,4 @@
-"""The chart as a whole: it renders, it lints, it renders the same again, and every value of it does something."""
+"""The chart as a whole: it renders reproducibly, passes lint, and every value has an effect."""
 
 from __future__ import annotations
 
@@ -86,7 +86,7 @@ EVERYTHING: list[Values] = [
     },
     {},
 ]
-"""Values under which, in one or another, every value matters."""
+"""Sets of values such that each value has an effect in one of them."""
 
 SPECIAL: dict[str, Any] = {
     "image.digest": "sha256:" + "a" * 64,
@@ -116,7 +116,7 @@ SPECIAL: dict[str, Any] = {
 
 
 def another(key: values_file.Key) -> Any:
-    """Some other value of a key."""
+    """Return another value for a key."""
     choices = [SPECIAL[key.name]] if key.name in SPECIAL else key.tags.get("enum", ())
     for choice in choices:
         if choice != key.default:
@@ -145,7 +145,7 @@ def merged(base: Values, path: tuple[str, ...], value: Any) -> Values:
 
 
 def outcome(values: Values) -> str:
-    """What is rendered, or why it is not; the schema is no reason, for the values here are meant to be good."""
+    """Return the rendered text or the error; schema errors fail the test, because the values are valid."""
     try:
         return template(values=values).text
     except HelmError as error:
@@ -159,7 +159,7 @@ def test_every_value_does_something() -> None:
     assert not any(text.startswith("Error") for text in before)
 
     def is_heard(key: values_file.Key) -> bool:
-        # Where its neighbours are set, it most likely matters.
+        # It probably has an effect if its neighbours are set.
         bases = sorted(zip(EVERYTHING, before, strict=True), key=lambda base: key.path[0] not in base[0])
         return any(outcome(merged(base, key.path, another(key))) != text for base, text in bases)
 
@@ -181,7 +181,7 @@ def test_every_value_that_templates_read_is_one() -> None:
 
 @pytest.fixture(scope="module")
 def notes_chart(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The chart with its notes as an object, which `helm template` prints."""
+    """The chart with its notes as an object, so that `helm template` prints them."""
     copy = tmp_path_factory.mktemp("notes") / "facial-service"
     shutil.copytree(CHART, copy)
     file = copy / "templates" / "NOTES.txt"

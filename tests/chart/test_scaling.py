@@ -1,4 +1,4 @@
-"""Who says how many pods there are, and how many of them may be away."""
+"""Number of pods, and number of pods that may be unavailable."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def test_budget_says_how_many_may_be_away(away: int | str) -> None:
     spec = budgets(template(values={"api": {"podDisruptionBudget": {"maxUnavailable": away}}}))["api"]
     assert spec["maxUnavailable"] == away
     assert "minAvailable" not in spec
-    # Pods that never get ready would otherwise hold up the drain of a node for ever.
+    # Otherwise, pods that never become ready would block the drain of a node.
     assert spec["unhealthyPodEvictionPolicy"] == "AlwaysAllow"
 
 

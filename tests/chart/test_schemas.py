@@ -1,4 +1,4 @@
-"""Every object of every scenario is one that the API server takes."""
+"""The API server accepts every object of every scenario."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def test_scenarios_have_every_kind() -> None:
 
 
 def find(kind: str) -> Object:
-    """Some object of the kind, to be broken."""
+    """Return an object of the kind, which the test then breaks."""
     return copy.deepcopy(next(item for file in SCENARIOS for item in render(file).all(kind)))
 
 

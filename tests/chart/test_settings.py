@@ -1,4 +1,4 @@
-"""What the chart puts into the environment is what the service reads from it."""
+"""The environment that the chart sets, as the service reads it."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ SECRETS = {
     "facial-api-keys": {"api-keys": "first,second"},
     "callers": {"keys": "third"},
 }
-# Names in the environment that are no settings: of the values' own, and of the scenarios'.
+# Environment variables that are not settings: of the chart, and of the scenarios.
 BESIDE = {"HTTP_PROXY", "NODE_NAME", "SECRET_NUMBER", "PART"}
 KNOWN = {name.upper() for name in Settings.model_fields}
 
 
 def settings_of(release: Release, component: str, monkeypatch: pytest.MonkeyPatch) -> Settings:
-    # The file is in a volume of the pod.
+    # The file is in a volume.
     monkeypatch.setattr("app.settings.read_api_keys", lambda _: [])
     return read_settings(monkeypatch, environment(release, pod_of(release, component), SECRETS))
 
@@ -47,7 +47,7 @@ def test_every_name_is_a_setting(release: Release) -> None:
 
 def test_scenarios_start_and_agree(release: Release, monkeypatch: pytest.MonkeyPatch) -> None:
     api = settings_of(release, "api", monkeypatch)
-    assert (api.host, api.port, api.metrics_port) == ("0.0.0.0", 8000, 9000)  # noqa: S104  of a pod
+    assert (api.host, api.port, api.metrics_port) == ("0.0.0.0", 8000, 9000)  # noqa: S104 - in a pod
     assert api.prometheus_multiproc_dir == Path("/run/metrics")
     assert api.is_queue_embedded is False
     assert api.log_file is None
@@ -65,7 +65,7 @@ def test_scenarios_start_and_agree(release: Release, monkeypatch: pytest.MonkeyP
 
 
 def test_defaults_are_the_services_own(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What nobody set is what the service would do by itself."""
+    """Settings without a value have the defaults of the service."""
     api, worker = read_both({}, monkeypatch)
     alone = read_settings(monkeypatch, {})
     for settings in (api, worker):
@@ -101,7 +101,7 @@ def test_api_keys_are_a_file_that_follows_its_secret() -> None:
         "defaultMode": 0o440,
         "items": [{"key": "callers", "path": "keys"}],
     }
-    # Without subPath, with which the kubelet does not update a file.
+    # Without subPath, because the kubelet does not update such files.
     assert {"name": "api-keys", "mountPath": "/etc/api-keys", "readOnly": True} in pod.main["volumeMounts"]
     assert "api-keys" not in {volume["name"] for volume in pod_of(release, "worker").spec["volumes"]}
     assert "api-keys" not in {volume["name"] for volume in pod_of(template(), "api").spec["volumes"]}
@@ -166,7 +166,7 @@ def test_credentials_come_under_the_names_of_settings(
 
 
 def sample(name: str, *, is_large: bool) -> Any:
-    """A value of a setting, as a user would write it."""
+    """Return a value of a setting, as a user would write it."""
     special: dict[str, Any] = {
         "LOG_LEVEL": "DEBUG",
         "LOG_LEVELS": "api=DEBUG,images=WARNING",
@@ -200,7 +200,7 @@ def test_every_setting_arrives_as_it_was_meant(*, is_large: bool, monkeypatch: p
     release = template(values=values)
     for component in ("api", "worker"):
         variables = environment(release, pod_of(release, component))
-        # 1073741824 is 1.073741824e+09 to who forgets that Helm reads numbers as floats.
+        # Helm reads numbers as floats: a careless template renders 1073741824 as 1.073741824e+09.
         assert [name for name, value in variables.items() if re.fullmatch(r"[\d.]+e[+-]?\d+", value)] == []
         settings = read_settings(monkeypatch, variables)
         plain = {
@@ -252,7 +252,7 @@ def test_chart_and_generator_know_the_same_names() -> None:
 
 
 def test_defaults_in_templates_are_those_of_the_service() -> None:
-    """Where a template computes with a setting that nobody set, it has to know the default."""
+    """A template that computes with an unset setting needs the right default."""
     found = 0
     for file in sorted((ROOT / "charts/facial-service/templates").glob("*.tpl")):
         text = re.sub(r"\{\{-? ?/\*.*?\*/", "", file.read_text(encoding="utf-8"), flags=re.DOTALL)

@@ -1,4 +1,4 @@
-"""A value that is misspelt or of another kind is refused, with its name."""
+"""Values with a misspelt name or another type are rejected by name."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def is_taken(values: Any) -> bool:
 
 
 def mappings() -> dict[tuple[str, ...], set[str]]:
-    """Every level of the values that is closed, and the names it takes."""
+    """Return every closed level of the values, and its names."""
     levels = {(): {key.path[-1] for key in keys()} | {"global", "enabled"}}
 
     def walk(members: tuple[values_file.Key, ...]) -> Iterator[tuple[tuple[str, ...], set[str]]]:
@@ -108,7 +108,7 @@ def test_any_misspelt_key_is_refused(level: tuple[str, ...], data: st.DataObject
 
 @st.composite
 def misspellings(draw: st.DrawFn, known: set[str]) -> str:
-    """A known name with a letter more, less, changed or moved, or in other letters."""
+    """Return a known name with a letter added, removed, changed or moved, or in another case."""
     name = draw(st.sampled_from(sorted(known)))
     place = draw(st.integers(0, len(name) - 1))
     letter = draw(st.sampled_from("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ_-"))

@@ -1,4 +1,4 @@
-"""The command as a user types it."""
+"""The command line, as a user types it."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ if TYPE_CHECKING:
 
     from click.testing import Result
 
-SECRET = "QXsecretQX"  # noqa: S105 - stands for one
+SECRET = "QXsecretQX"  # noqa: S105 - not a real one
 
 
 @pytest.fixture(autouse=True)
-def _no_settings_from_outside(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def _unset_settings(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     for name in Settings.model_fields:
         monkeypatch.delenv(name.upper(), raising=False)
     load_settings.cache_clear()
@@ -43,22 +43,22 @@ def run(*arguments: str, **env: str) -> Result:
         (["--help"], ["facial-service", "serve", "worker", "tasks", "version", "--help"]),
         (["-h"], ["facial-service", "serve", "version"]),
         (["serve", "--help"], ["Serve the API", "Example: WORKERS=4 PORT=8080 facial-service serve"]),
-        (["worker", "--help"], ["Work on the tasks", "Example: NATS_URL=nats://queue:4222", "facial-service worker"]),
+        (["worker", "--help"], ["Process the tasks", "Example: NATS_URL=nats://queue:4222", "facial-service worker"]),
         (["version", "-h"], ["Print the version", "Example: facial-service version"]),
     ],
 )
-def test_help_names_what_there_is(arguments: list[str], texts: list[str]) -> None:
+def test_help_lists_the_commands(arguments: list[str], texts: list[str]) -> None:
     result = run(*arguments)
     assert result.exit_code == 0
     assert all(text in result.output for text in texts), result.output
 
 
-def test_without_a_verb_help_is_shown() -> None:
+def test_without_a_command_help_is_shown() -> None:
     assert "serve" in run().output
 
 
 @pytest.mark.parametrize("arguments", [["sevre"], ["--nonsense"], ["serve", "now"]])
-def test_wrong_arguments_are_refused(arguments: list[str]) -> None:
+def test_invalid_arguments_are_rejected(arguments: list[str]) -> None:
     result = run(*arguments)
     assert result.exit_code == 2
     assert "Usage" in result.output
@@ -72,26 +72,26 @@ def test_version() -> None:
 @pytest.mark.parametrize(
     ("env", "lines"),
     [
-        ({"PORT": SECRET}, ["facial-service: PORT: Input should be a valid integer"]),
-        ({"WORKERS": "0"}, ["facial-service: WORKERS: Input should be greater than or equal to 1"]),
-        ({"LOG_LEVEL": "loud"}, ["facial-service: LOG_LEVEL: Value error, expected one of DEBUG, INFO"]),
-        ({"PORT": "9000"}, ["PORT and METRICS_PORT are both 9000; they need to differ"]),
+        ({"PORT": SECRET}, ["facial-service: PORT: expected an integer, got other text"]),
+        ({"WORKERS": "0"}, ["facial-service: WORKERS: expected at least 1, got 0"]),
+        ({"LOG_LEVEL": "loud"}, ["facial-service: LOG_LEVEL: expected one of DEBUG, INFO"]),
+        ({"PORT": "9000"}, ["facial-service: PORT, METRICS_PORT: expected different ports, got 9000 for both"]),
         (
             {"PORT": "x", "MAX_BODY_BYTES": "1"},
-            ["facial-service: PORT: ", "facial-service: MAX_BODY_BYTES: Input should be greater"],
+            ["facial-service: PORT: ", "facial-service: MAX_BODY_BYTES: expected at least 1024, got 1"],
         ),
     ],
 )
-def test_wrong_settings_stop_the_start_by_name(env: dict[str, str], lines: list[str]) -> None:
+def test_invalid_settings_stop_the_start_with_their_names(env: dict[str, str], lines: list[str]) -> None:
     result = run("serve", **env, API_KEYS=SECRET)
     assert result.exit_code == 2
-    told = result.stderr.splitlines()
-    assert len(told) == len(lines)
-    assert all(line in text for line, text in zip(lines, told, strict=True))
+    messages = result.stderr.splitlines()
+    assert len(messages) == len(lines)
+    assert all(line in text for line, text in zip(lines, messages, strict=True))
     assert SECRET not in result.output
 
 
-def test_a_taken_port_stops_the_start_with_a_sentence() -> None:
+def test_a_port_in_use_stops_the_start_with_a_message() -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         env = {**os.environ, "METRICS_PORT": str(port), "PORT": "0", "LOG_FORMAT": "json"}
@@ -102,13 +102,13 @@ def test_a_taken_port_stops_the_start_with_a_sentence() -> None:
     assert "Traceback" not in done.stderr
 
 
-def test_worker_without_a_queue_is_refused() -> None:
+def test_worker_requires_a_nats_server() -> None:
     result = run("worker")
     assert result.exit_code == 2
-    assert result.stderr.startswith("facial-service: NATS_URL: expected the server that the tasks are on, got nothing")
+    assert result.stderr.startswith("facial-service: NATS_URL: expected the URL of a NATS server, got nothing")
 
 
-def test_serve_without_the_queue_s_program_is_refused(tmp_path: Path) -> None:
+def test_serve_requires_the_nats_server_program(tmp_path: Path) -> None:
     script = "import sys; from app.cli.main import main; sys.executable = '/nowhere/python'; main()"
     env = {"PATH": str(tmp_path), "DATA_DIR": str(tmp_path), "PORT": "0", "METRICS_PORT": "0", "LOG_FORMAT": "json"}
     command = [sys.executable, "-c", script, "serve"]
@@ -119,12 +119,12 @@ def test_serve_without_the_queue_s_program_is_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("arguments", [["--help"], ["version"]])
-def test_quick_verbs_do_not_load_the_picture_libraries(arguments: list[str]) -> None:
+def test_help_and_version_do_not_load_the_image_libraries(arguments: list[str]) -> None:
     script = "import sys; from app.cli.main import cli; cli(sys.argv[1:], standalone_mode=False); print(*sys.modules)"
     done = subprocess.run([sys.executable, "-c", script, *arguments], capture_output=True, text=True, check=True)
     assert not {"cv2", "numpy", "fastapi", "gunicorn"} & set(done.stdout.split())
 
 
-def test_the_module_is_the_command() -> None:
+def test_the_package_runs_as_a_module() -> None:
     done = subprocess.run([sys.executable, "-m", "app", "version"], capture_output=True, text=True, check=True)
     assert done.stdout == f"{__version__}\n"

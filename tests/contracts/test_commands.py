@@ -1,4 +1,4 @@
-"""Every command says how it is used: with help, with an example, and with options that are explained."""
+"""Every command has help, an example, and a description of each option."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 def leaves(command: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Any]]:
-    """Walk the tree of commands, and yield those that do something."""
+    """Yield the path of each command without subcommands, and the command."""
     below = getattr(command, "commands", None)
     if not below:
         yield path, command

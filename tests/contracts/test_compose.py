@@ -1,4 +1,4 @@
-"""compose.yaml and what it mounts against the service, its rules and dashboards; and the service's part of it, run."""
+"""compose.yaml and the files it mounts, compared with the service, its rules and dashboards; and its service, run."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ import httpx
 import pytest
 import yaml
 
-from app.runtime.application import ANSWER_MARGIN_S, EXPORTER_STOP_S
-from app.runtime.server import QUEUE_STOP_S, TASK_MARGIN_S
 from app.settings import Settings
+from app.supervisor.api_server import QUEUE_STOP_S, TASK_MARGIN_S
+from app.supervisor.application import EXPORTER_STOP_S, RESPONSE_MARGIN_S
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from tests.conftest import Sample
 
-pytestmark = pytest.mark.timeout(1200)  # the first build fetches 100 MB of wheels
+pytestmark = pytest.mark.timeout(1200)  # the first build downloads 100 MB of wheels
 
 ROOT = Path(__file__).parents[2]
 COMPOSE: dict[str, Any] = yaml.safe_load((ROOT / "compose.yaml").read_text(encoding="utf-8"))
@@ -45,12 +45,12 @@ def field(name: str) -> Any:
 
 
 def substitute(text: str) -> str:
-    """Put the defaults in the place of variables."""
+    """Replace variables with their defaults."""
     return re.sub(r"\$\{\w+:-([^}]*)\}", r"\1", text)
 
 
 def mounts(name: str) -> dict[str, str]:
-    """Return what a service mounts: place in the container to source."""
+    """Return the mounts of a service: path in the container to source."""
     found = {}
     for mount in SERVICES[name].get("volumes", []):
         source, target = mount.split(":")[:2]
@@ -80,7 +80,7 @@ def test_only_this_machine_reaches_it(name: str) -> None:
 
 def test_variables_are_settings_that_the_service_takes(monkeypatch: pytest.MonkeyPatch) -> None:
     others = {name for name in SERVICE["environment"] if name.lower() not in Settings.model_fields}
-    assert {name: SERVICE["environment"][name] for name in others} == {"GRAFANA_PASSWORD": ""}  # kept from it
+    assert {name: SERVICE["environment"][name] for name in others} == {"GRAFANA_PASSWORD": ""}  # not passed on
     for name, value in SERVICE["environment"].items():
         monkeypatch.setenv(name, value)
     assert Settings().log_file == Path(SERVICE["environment"]["LOG_FILE"])
@@ -105,7 +105,7 @@ def test_no_privileges(name: str) -> None:
     service = SERVICES[name]
     assert service["cap_drop"] == ["ALL"]
     assert service["security_opt"] == ["no-new-privileges:true"]
-    assert service.get("read_only", False) is (name != "grafana")  # which unpacks plugins beside its program
+    assert service.get("read_only", False) is (name != "grafana")  # Grafana unpacks plugins next to its program
 
 
 def test_what_the_service_writes_is_mounted() -> None:
@@ -124,14 +124,14 @@ def test_logs_stay_in_the_folder_that_git_ignores() -> None:
 
 
 def test_the_grace_holds_every_part_of_an_orderly_end() -> None:
-    margins = ANSWER_MARGIN_S + TASK_MARGIN_S + QUEUE_STOP_S + EXPORTER_STOP_S
+    margins = RESPONSE_MARGIN_S + TASK_MARGIN_S + QUEUE_STOP_S + EXPORTER_STOP_S
     parts = 2 * field("graceful_timeout_s") + margins  # requests first, then tasks
     assert int(SERVICE["stop_grace_period"].removesuffix("s")) >= parts
 
 
 @pytest.mark.parametrize("name", ENDURING)
 def test_health_is_checked(name: str) -> None:
-    if name == "facial-service":  # by the image
+    if name == "facial-service":  # set by the image
         assert "healthcheck" not in SERVICE
         assert "\nHEALTHCHECK " in (ROOT / "Dockerfile").read_text(encoding="utf-8")
     else:
@@ -207,12 +207,12 @@ def test_alerts_of_every_severity_reach_someone() -> None:
 
 
 def require(program: str) -> str:
-    """Return the path of a program, or skip."""
+    """Return the path of a program, or skip the test."""
     return shutil.which(program) or pytest.skip(f"{program} is not on PATH; `make tools` sets up what it can")
 
 
 def run(*command: str, limit_s: float = LIMIT_S, env: dict[str, str] | None = None) -> str:
-    """Run a program in the repository; what it writes is in the report of a test that fails."""
+    """Run a program in the repository; its output is in the report of a failed test."""
     done = subprocess.run(
         command,
         cwd=ROOT,
@@ -243,7 +243,7 @@ def test_amtool_takes_the_configuration() -> None:
 
 @pytest.fixture(scope="module")
 def compose() -> str:
-    """Give docker, where it has compose."""
+    """Return docker, if it has compose."""
     docker = require("docker")
     if subprocess.run([docker, "compose", "version"], capture_output=True, check=False).returncode:
         pytest.skip("docker has no compose")
@@ -256,10 +256,10 @@ def test_compose_takes_the_file(compose: str) -> None:
 
 
 class Project:
-    """The service's part of compose.yaml under another name, at other ports, with a log folder of its own.
+    """The service of compose.yaml with another name, other ports and its own log folder.
 
     Attributes:
-        logs: that folder.
+        logs: log folder.
         api: base URL of the API.
     """
 
@@ -278,7 +278,7 @@ class Project:
             self._env["FACIAL_SERVICE_IMAGE"] = "facial-service:compose-test"
 
     def run(self, *arguments: str, limit_s: float = LIMIT_S) -> str:
-        """Run a command of compose."""
+        """Run a compose command."""
         return run(*self._command, f"--file={self._override}", *arguments, limit_s=limit_s, env=self._env)
 
     def up(self) -> None:
@@ -287,7 +287,7 @@ class Project:
         self.run("up", "--detach", "--wait", "--wait-timeout=60", *build, "facial-service", limit_s=1100)
 
     def down(self) -> None:
-        """Remove what it made."""
+        """Remove its containers and volumes."""
         images = [] if "FACIAL_SERVICE_IMAGE" in os.environ else ["--rmi=all"]
         self.run("down", "--volumes", "--remove-orphans", *images, limit_s=120)
 
@@ -315,7 +315,7 @@ def project(docker: str, folder: Path) -> Iterator[Project]:
 
 
 def require_engine_and_base(docker: str) -> None:
-    """Skip where nothing can be built or run."""
+    """Skip the test if images cannot be built or run."""
 
     def succeeds(*command: str) -> bool:
         return subprocess.run([docker, *command], capture_output=True, timeout=600, check=False).returncode == 0

@@ -1,4 +1,4 @@
-"""The dashboards are what the builder makes, whole, laid out sensibly, and keep the rules that Grafana's linter has."""
+"""The dashboards match their builder, are complete and well laid out, and follow the rules of Grafana's linter."""
 
 from __future__ import annotations
 
@@ -83,9 +83,9 @@ def test_fits_a_config_map(document: dict[str, Any]) -> None:
 
 @EACH
 def test_nothing_is_lost_on_schema_classes(document: dict[str, Any]) -> None:
-    """Grafana's own types read all of it: nothing is misspelt, and nothing stands where it is not looked for."""
+    """Grafana's types accept every field, so that none is misspelt or misplaced."""
     made = models.Dashboard.from_json(document)
-    made.links[0].placement = None  # which they add of themselves
+    made.links[0].placement = None  # added by the types
     assert json.loads(json.dumps(made, cls=JSONEncoder)) == document
 
 
@@ -98,7 +98,7 @@ def test_head(document: dict[str, Any]) -> None:
     assert document["refresh"] == "30s"
     assert document["tags"] == ["facial-service"]
     assert document["schemaVersion"] >= 39  # Grafana 11
-    assert "id" not in document  # given by each Grafana for itself
+    assert "id" not in document  # assigned by each Grafana
     (link,) = document["links"]
     assert (link["type"], link["tags"]) == ("dashboards", document["tags"])
     assert link["asDropdown"]
@@ -131,7 +131,7 @@ def test_a_label_that_is_absent_is_selected_by_default(document: dict[str, Any])
         assert (there[name]["includeAll"], there[name]["allValue"]) == (True, ".*")
         assert there[name]["current"]["value"] == "$__all"
     assert (there["instance"]["includeAll"], there["instance"]["allValue"]) == (True, ".+")
-    # Grafana's linter wants an All of `.+` here too; it would let in whatever else has an `errors_total` or is `up`.
+    # Grafana's linter expects `.+` for All here too, but it would match `errors_total` and `up` of other services.
     assert there["job"]["includeAll"] is False
     assert there["job"]["current"]["value"] == ["facial-service"]
 
@@ -158,7 +158,7 @@ def test_nothing_overlaps_and_nothing_sticks_out(document: dict[str, Any]) -> No
 
 
 def shown_together(document: dict[str, Any]) -> list[list[dict[str, Any]]]:
-    """What shares the room: all that is open at first, and what is folded away under one title."""
+    """Return the panels that share space: all open ones, and those under one collapsed title."""
     return [document["panels"], *(entry["panels"] for entry in document["panels"] if entry.get("panels"))]
 
 
@@ -185,7 +185,7 @@ def test_lines_are_full(document: dict[str, Any]) -> None:
 
 @EACH
 def test_the_first_screen_holds_the_answer(document: dict[str, Any]) -> None:
-    """Numbers at the top, and the first title of a section below what a screen shows."""
+    """Single values are at the top; the first section title is below the first screen."""
     top = list(itertools.takewhile(lambda entry: entry["type"] != "row", document["panels"]))
     assert {entry["type"] for entry in top if entry["gridPos"]["y"] == 0} == {"stat"}
     assert max(entry["gridPos"]["y"] + entry["gridPos"]["h"] for entry in top) <= SCREEN
@@ -221,7 +221,7 @@ def test_panel_says_what_it_shows(panel: dict[str, Any]) -> None:
 
 @EACH_PANEL
 def test_series_have_names(panel: dict[str, Any]) -> None:
-    """Several numbers or series in a panel can be told apart."""
+    """Values and series of a panel have distinct names."""
     legends = [target["legendFormat"] for target in panel["targets"]]
     if panel["type"] == "timeseries" or len(legends) > 1:
         assert all(legends)

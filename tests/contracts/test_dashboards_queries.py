@@ -1,4 +1,4 @@
-"""Every query of a dashboard is PromQL that names only what exists, in the way that its kind asks for."""
+"""Dashboard queries are valid PromQL, name only existing metrics and labels, and fit the metric type."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from app.face.errors import public_codes
 from app.main import create_app
 from app.observability.metrics import METRICS
 from app.settings import Settings
-from app.web.problems import PROBLEMS, TASK_FAULTS
+from app.web.problems import PROBLEMS, TASK_ERRORS
 from tests.dashboards import ROOT, RULES, Target, alerts, fill, load, needs, panels, targets
 from tests.promql import COUNTER_FUNCTIONS, GAUGE_FUNCTIONS, TARGET_LABELS, Expression, Metric
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from tests.promql import Use
 
-# Values that appear nowhere else, so that what a query does with a variable can be seen.
+# Unique values, so that the use of a variable in a query is visible.
 RATE_WINDOW_S = 73.0
 VALUES = {
     "namespace": "a-namespace",
@@ -68,7 +68,7 @@ def of_kubernetes() -> Iterator[tuple[str, Metric]]:
 
 @cache
 def metrics() -> dict[str, Metric]:
-    """Everything that a query may name: of the service, of scrapes, of Kubernetes, and what the rules make of these."""
+    """Return all metrics that a query may name: of the service, of scrapes, of Kubernetes, and recorded by rules."""
     alert = frozenset({"alertname", "alertstate", "severity", "namespace"})
     known = {name: Metric("gauge", TARGET_LABELS) for name in OF_SCRAPES} | {"ALERTS": Metric("gauge", alert)}
     known |= dict(of_service()) | dict(of_kubernetes())
@@ -105,7 +105,7 @@ def test_counters_are_rated_and_gauges_are_not(target: Target) -> None:
 
 @EACH
 def test_query_selects_by_the_variables(target: Target) -> None:
-    """Each selector has each variable that its metric has a label for; what is recorded is about all instances."""
+    """Each selector uses every variable for which its metric has a label; recorded metrics cover all instances."""
     for use in parse(target.expr).uses:
         matched = {name: (operator, value) for name, operator, value in use.matchers if value in SELECTED.values()}
         wanted = selected_by(use)
@@ -145,7 +145,7 @@ def values_of(metric: str, label: str) -> set[str]:
     if label == "method":
         return {"GET", "POST", "DELETE"}
     if (metric, label) == ("errors_total", "type"):
-        return {*PROBLEMS, *public_codes(), *TASK_FAULTS}
+        return {*PROBLEMS, *public_codes(), *TASK_ERRORS}
     return set(re.findall("`([^`]+)`", known))
 
 
@@ -178,7 +178,7 @@ def test_every_metric_of_the_service_is_on_a_dashboard() -> None:
 
 
 def test_thresholds_are_those_of_the_alerts() -> None:
-    """Compared with the committed rules, number by number, and the colour with the severity."""
+    """Thresholds equal those of the committed rules, and colours match severities."""
     fired: dict[str, list[tuple[dict[str, Any], float]]] = {}
     for rule in rules():
         if "alert" in rule:

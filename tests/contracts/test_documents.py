@@ -1,4 +1,4 @@
-"""The documentation says what the code does."""
+"""The documentation matches the code."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ import pytest
 from app.face.errors import public_codes
 from app.main import create_app
 from app.observability.metrics import METRICS
-from app.runtime.banner import sample_command
 from app.settings import Settings
-from app.web.problems import PROBLEMS, TASK_FAULTS
-from app.web.schemas import CropAnswer, TaskAnswer
+from app.supervisor.banner import sample_command
+from app.web.problems import PROBLEMS, TASK_ERRORS
+from app.web.schemas import CropResponse, TaskResponse
 
 if TYPE_CHECKING:
     from fastapi import FastAPI
@@ -48,7 +48,7 @@ def test_worked_examples_are_fresh(tmp_path: Path) -> None:
     made, kept = (json.loads(path.read_text()) for path in (target, ROOT / "app/web/static/examples.json"))
     assert made.keys() == kept.keys()
     for name in made:
-        # Encoders of other versions may write other bytes for the same picture; all else is the same.
+        # Other encoder versions may write other bytes for the same image; everything else is equal.
         for example in (made[name]["value"], kept[name]["value"]):
             example.pop("image")
         assert made[name] == kept[name]
@@ -63,9 +63,9 @@ def test_readme_answer_is_the_samples(app: FastAPI, sample: Any) -> None:
     block = next(text for text in re.findall(r"```json\n(.*?)```", README, re.DOTALL) if "mask_contours" in text)
     answer: dict[str, Any] = json.loads(block)
     documented = msgspec.convert(
-        {**answer, "regions": [], "mask_contours": {}}, CropAnswer
-    )  # rings are cut short in print, so they are left aside
-    assert list(answer) == list(CropAnswer.__struct_fields__)
+        {**answer, "regions": [], "mask_contours": {}}, CropResponse
+    )  # without the contours, which are abbreviated in the text
+    assert list(answer) == list(CropResponse.__struct_fields__)
     body = json.dumps({"image": base64.b64encode(sample.photo).decode(), "landmarks": sample.points})
     real = asyncio.run(post(app, body))
     assert (documented.face, documented.image) == (real.face, real.image)
@@ -74,20 +74,20 @@ def test_readme_answer_is_the_samples(app: FastAPI, sample: Any) -> None:
     assert shown["contours"][0] == nose.contours[0][: len(shown["contours"][0])]
 
 
-async def post(app: FastAPI, body: str) -> CropAnswer:
+async def post(app: FastAPI, body: str) -> CropResponse:
     transport = httpx.ASGITransport(app=app)
     async with httpx.AsyncClient(transport=transport, base_url="http://service") as client:
         headers = {"Content-Type": "application/json"}
         answer = await client.post("/api/v1/frontal/crop", content=body, headers=headers)
-    return msgspec.json.decode(answer.raise_for_status().content, type=CropAnswer)
+    return msgspec.json.decode(answer.raise_for_status().content, type=CropResponse)
 
 
 def test_readme_task_has_every_member() -> None:
     block = next(text for text in re.findall(r"```json\n(.*?)```", README, re.DOTALL) if "task_id" in text)
     task: dict[str, Any] = json.loads(block)
-    assert list(task) == list(TaskAnswer.__struct_fields__)
-    assert task["result"].keys() < set(CropAnswer.__struct_fields__)
-    msgspec.convert({**task, "result": None}, TaskAnswer)
+    assert list(task) == list(TaskResponse.__struct_fields__)
+    assert task["result"].keys() < set(CropResponse.__struct_fields__)
+    msgspec.convert({**task, "result": None}, TaskResponse)
 
 
 def test_readme_names_every_path(app: FastAPI) -> None:
@@ -102,7 +102,7 @@ def test_every_metric_and_setting_is_in_the_readme() -> None:
 
 def test_every_code_is_documented_once() -> None:
     text = (ROOT / "docs" / "errors.md").read_text(encoding="utf-8")
-    codes = [*PROBLEMS, *public_codes(), *TASK_FAULTS]
+    codes = [*PROBLEMS, *public_codes(), *TASK_ERRORS]
     assert len(codes) == len(set(codes))
     assert [code for code in codes if text.count(f"| `{code}` |") != 1] == []
 

@@ -1,7 +1,6 @@
-"""The container image: what the Dockerfile says, and, where a Docker engine runs, what the image made from it does.
+"""The container image: its Dockerfile and, if a Docker engine runs, its behaviour.
 
-FACIAL_SERVICE_IMAGE names an image that is built already; BASE_IMAGE names the base to build on where it is not the
-Dockerfile's own.
+FACIAL_SERVICE_IMAGE names an existing image; BASE_IMAGE names another base image than that of the Dockerfile.
 """
 
 from __future__ import annotations
@@ -30,11 +29,11 @@ if TYPE_CHECKING:
 
     from tests.conftest import Sample
 
-pytestmark = pytest.mark.timeout(1200)  # the first build fetches 100 MB of wheels
+pytestmark = pytest.mark.timeout(1200)  # the first build downloads 100 MB of wheels
 live = pytest.mark.live
 
 ROOT = Path(__file__).parents[2]
-# Lines that end in a backslash go on; comments may stand between them.
+# Lines that end in a backslash continue, even over comments.
 DOCKERFILE = re.sub(r"\\\n", " ", re.sub(r"(?m)^\s*#.*\n", "", (ROOT / "Dockerfile").read_text(encoding="utf-8")))
 UID = "10001"
 MAX_BYTES_OVER_BASE = 300_000_000
@@ -44,7 +43,7 @@ CONFINED = ("--read-only", "--tmpfs=/tmp", "--cap-drop=ALL", "--security-opt=no-
 
 
 def last(instruction: str) -> str:
-    """Return the arguments of the last such instruction: that of the final stage."""
+    """Return the arguments of the last instruction of a kind, which is in the final stage."""
     return re.findall(rf"^{instruction} +(.*)$", DOCKERFILE, re.MULTILINE)[-1].strip()
 
 
@@ -121,7 +120,7 @@ def test_every_package_comes_with_a_hash() -> None:
 
 
 def docker(*arguments: str, limit_s: float = LIMIT_S, check: bool = True) -> subprocess.CompletedProcess[str]:
-    """Run docker; what it writes is in the report of a test that fails."""
+    """Run docker; its output is in the report of a failed test."""
     program = shutil.which("docker") or pytest.skip("docker is not on PATH")
     done = subprocess.run([program, *arguments], capture_output=True, text=True, timeout=limit_s, check=False)
     if check and done.returncode:
@@ -130,7 +129,7 @@ def docker(*arguments: str, limit_s: float = LIMIT_S, check: bool = True) -> sub
 
 
 def require_image(name: str) -> None:
-    """Skip where an image is neither here nor to be had."""
+    """Skip the test if an image is missing and cannot be pulled."""
     if docker("image", "inspect", name, check=False).returncode:
         pulled = docker("pull", "--quiet", name, limit_s=600, check=False)
         if pulled.returncode:
@@ -166,10 +165,10 @@ def eventually(condition: Callable[[], bool], what: str) -> None:
 
 
 class Container:
-    """The service in a container, confined as a cluster confines it.
+    """The service in a container with the restrictions of a cluster.
 
     Attributes:
-        name: for docker.
+        name: name of the container.
         api: base URL of the API.
         metrics: base URL of the metrics port.
     """
@@ -182,15 +181,15 @@ class Container:
         return f"http://{docker('port', self.name, port).stdout.splitlines()[0]}"
 
     def execute(self, *command: str, check: bool = True) -> subprocess.CompletedProcess[str]:
-        """Run a command in it, with its environment and as its user."""
+        """Run a command in the container, with its environment and as its user."""
         return docker("exec", self.name, *command, check=check)
 
     def state(self) -> Any:
-        """Return what docker knows of its main process."""
+        """Return the state of its main process."""
         return inspect("container", self.name)["State"]
 
     def wait_ready(self) -> None:
-        """Wait for the probe that a cluster asks."""
+        """Wait until the readiness probe succeeds."""
         eventually(self._is_ready, "/health/ready")
 
     def _is_ready(self) -> bool:
@@ -258,7 +257,7 @@ def test_what_only_builds_is_gone(container: Container) -> None:
         "print(json.dumps([[n for n in names if shutil.which(n, path=path)], [m for m in modules if u.find_spec(m)]]))"
     )
     base = container.execute("python", "-c", "import sys; print(sys._base_executable)").stdout.strip()
-    for python in ("python", base):  # of the virtual environment, and the one it was made from
+    for python in ("python", base):  # of the virtual environment, and its base
         assert json.loads(container.execute(python, "-c", code).stdout) == [[], []]
 
 
@@ -312,7 +311,7 @@ def test_bytecode_holds_whatever_the_files_times(container: Container) -> None:
         "flags = (open(f, 'rb').read(8)[4:] for f in glob.glob('/opt/venv/lib/**/*.pyc', recursive=True)); "
         "print(sorted(collections.Counter(int.from_bytes(f, 'little') for f in flags)))"
     )
-    assert container.execute("python", "-c", code).stdout.strip() == "[1]"  # hashed, and never checked
+    assert container.execute("python", "-c", code).stdout.strip() == "[1]"  # hash-based and unchecked
 
 
 @live
@@ -351,7 +350,7 @@ def test_docker_stop_ends_it_in_order(image: str) -> None:
         state = container.state()
         lines = [json.loads(line) for line in docker("logs", container.name).stderr.splitlines()]
     assert (state["ExitCode"], state["OOMKilled"]) == (0, False)
-    assert took < 50  # else docker would have killed it
+    assert took < 50  # otherwise docker would have killed it
     ended = [line["message"] for line in lines if "ended" in line["message"]]
     assert ended
     assert all("ended: stopped" in message for message in ended)
@@ -360,7 +359,7 @@ def test_docker_stop_ends_it_in_order(image: str) -> None:
 @live
 @pytest.mark.parametrize("signal", ["INT", "QUIT"])
 def test_other_signals_end_it(image: str, signal: str) -> None:
-    with running(image, "--env=ENABLE_TASKS=false") as container:  # nothing but /tmp is written then
+    with running(image, "--env=ENABLE_TASKS=false") as container:  # so that only /tmp is writable
         docker("kill", f"--signal={signal}", container.name)
         eventually(lambda: not container.state()["Running"], f"the end after SIG{signal}")
         assert container.state()["ExitCode"] == 0

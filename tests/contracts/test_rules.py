@@ -1,4 +1,4 @@
-"""Every rule names only what exists, in the way that its kind asks for, and every alert says what there is to say."""
+"""Rules name only existing metrics and labels and fit the metric type; alerts have complete annotations."""
 
 from __future__ import annotations
 
@@ -14,11 +14,10 @@ from prometheus_client.utils import floatToGoString
 
 from app.face.errors import public_codes
 from app.main import create_app
-from app.observability.board import Board
 from app.observability.metrics import METRICS
-from app.runtime.slots import make_task_board
 from app.settings import Settings
-from app.web.problems import PROBLEMS, TASK_FAULTS
+from app.supervisor.scoreboard import Scoreboard, make_task_scoreboard
+from app.web.problems import PROBLEMS, TASK_ERRORS
 from tests.promql import COUNTER_FUNCTIONS, GAUGE_FUNCTIONS, TARGET_LABELS, Expression, Metric
 
 if TYPE_CHECKING:
@@ -31,7 +30,7 @@ RULES = ROOT / "prometheus" / "rules"
 SEVERITIES = {"critical", "warning", "info"}
 OF_SCRAPES = ("up", "scrape_duration_seconds")
 OVER_TIME = {"avg_over_time", "max_over_time", "last_over_time", "sum_over_time"}
-# What a table of ours cannot give: names of pods as Kubernetes makes them, and reasons of its own.
+# Values from Kubernetes: names of pods, and reasons.
 FOREIGN = {
     "reason": {"OOMKilled", "CrashLoopBackOff"},
     "resource": {"memory"},
@@ -45,7 +44,7 @@ NAMED = {
     "horizontalpodautoscaler": {"faces-api", "keda-hpa-faces-worker"},
     "persistentvolumeclaim": {"store-faces-nats-0", "cluster-store-faces-nats-0"},
 }
-# Templates of Prometheus: what may be asked for, and what an alert of some kind does not have.
+# Labels in templates of Prometheus, and labels that alerts of some kinds do not have.
 TEMPLATE = re.compile(r"\$labels\.(\w+)")
 HUMAN = re.compile(r"{{ \$value \| (humanize|humanizePercentage|humanizeDuration|printf \"%\.0f\") }}")
 
@@ -90,7 +89,7 @@ def of_kubernetes() -> dict[str, Metric]:
 
 @cache
 def metrics() -> dict[str, Metric]:
-    """Everything that a rule may name: of the service, of scrapes, of Kubernetes, and what rules before it record."""
+    """Return all metrics that a rule may name: of the service, scrapes, Kubernetes and earlier rules."""
     known = {name: Metric("gauge", TARGET_LABELS) for name in OF_SCRAPES} | dict(of_service()) | of_kubernetes()
     for _, rule in RULE_LIST:
         if "record" in rule:
@@ -128,7 +127,7 @@ def test_counters_are_rated_and_gauges_are_not(file: str, rule: dict[str, Any]) 
 
 @EACH_RULE
 def test_rule_is_about_our_job_alone(file: str, rule: dict[str, Any]) -> None:
-    """Names such as `queue_up` are anybody's; what is Kubernetes' is joined with the names of our objects."""
+    """Generic names such as `queue_up` need a job; metrics of Kubernetes are joined with the names of our objects."""
     uses = parse(rule).uses
     for use in uses:
         if use.name not in of_kubernetes() and ":" not in use.name:
@@ -150,7 +149,7 @@ def test_values_of_labels_exist(file: str, rule: dict[str, Any]) -> None:
 
 
 def alternatives(pattern: str) -> list[str]:
-    """Take a pattern apart where it offers a choice, so that each one has to exist."""
+    """Split a pattern into its alternatives, so that each one must exist."""
     choice = re.search(r"\((?:\?:)?([^()|]+(?:\|[^()|]+)+)\)", pattern)
     if choice:
         parts = choice[1].split("|")
@@ -158,7 +157,7 @@ def alternatives(pattern: str) -> list[str]:
     return pattern.split("|") if "(" not in pattern else [pattern]
 
 
-def values_of(use: Use, label: str) -> set[str] | None:  # noqa: PLR0911 - one way a label
+def values_of(use: Use, label: str) -> set[str] | None:  # noqa: PLR0911 - one case per label
     if label == "job":
         return {"facial-service"}
     spec = spec_of(use)
@@ -174,10 +173,10 @@ def values_of(use: Use, label: str) -> set[str] | None:  # noqa: PLR0911 - one w
     if label == "method":
         return {method.upper() for path in paths().values() for method in path}
     if label == "process":
-        boards = (Board(expected_workers=1, timeout_s=1), make_task_board(Settings()))
-        return {board.worker_name(slot) for board in boards for slot in (0, 11)}
+        scoreboards = (Scoreboard(expected_workers=1, timeout_s=1), make_task_scoreboard(Settings()))
+        return {scoreboard.worker_name(slot) for scoreboard in scoreboards for slot in (0, 11)}
     if (spec.name, label) == ("errors_total", "type"):
-        return {*PROBLEMS, *public_codes(), *TASK_FAULTS}
+        return {*PROBLEMS, *public_codes(), *TASK_ERRORS}
     return set(re.findall("`([^`]+)`", known))
 
 
@@ -201,7 +200,7 @@ def test_a_value_that_does_not_exist_is_found() -> None:
 
 @EACH_RULE
 def test_windows_see_several_scrapes(file: str, rule: dict[str, Any]) -> None:
-    """A rate needs two samples, and a scrape can be lost: with the usual interval of up to a minute, two minutes."""
+    """A rate needs two samples, and a scrape can fail: with the usual interval of up to a minute, two minutes."""
     del file
     assert all(use.window_s is None or use.window_s >= 120 for use in parse(rule).uses)
 
@@ -239,7 +238,7 @@ def test_alerts_of_kubernetes_are_a_group_that_can_be_left_out() -> None:
 
 
 def test_only_alerts_on_objectives_share_a_name() -> None:
-    """One rule's threshold can be changed by its name, then."""
+    """Unique names allow overrides of a single rule."""
     names = [alert["alert"] for alert in ALERTS if "slo" not in alert["labels"]]
     assert len(names) == len(set(names))
     assert len({name_of(alert) for alert in ALERTS}) == len(ALERTS)
@@ -284,7 +283,7 @@ def test_alert_leads_to_its_runbook_and_to_a_dashboard(alert: dict[str, Any]) ->
 
 @EACH_ALERT
 def test_ratio_has_a_floor_of_traffic(alert: dict[str, Any]) -> None:
-    """One bad request of two is half of them."""
+    """Ratios need a minimum rate: one failed request of two is already half."""
     uses = parse(alert).uses
     if (
         sum(use.function == "rate" for use in uses) > 1

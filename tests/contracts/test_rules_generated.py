@@ -1,4 +1,4 @@
-"""The committed rules are what the tables say, the tables what the SRE workbook says, and tests can shorten them."""
+"""The committed rules match their tables, the tables match the SRE workbook, and tests can shorten the rules."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def test_committed_rules_say_where_they_come_from() -> None:
 
 
 def test_yaml_says_what_the_tables_say() -> None:
-    """The emitter is our own, so that the files are laid out for people."""
+    """The files are written by our own emitter, which formats them for readers."""
     for name, text in rule_files().items():
         written = yaml.safe_load(text)["groups"]
         groups = FILES[name.removesuffix(".yaml")]
@@ -80,7 +80,7 @@ def test_check_finds_what_was_changed_by_hand(tmp_path: Path) -> None:
 
 
 def test_burn_rates_are_those_of_the_workbook() -> None:
-    """A factor is the share of the budget that the long window may use, times how often it fits into the period."""
+    """A factor is the share of the budget that the long window may use, times the number of windows in the period."""
     shares = {"1h": "0.02", "6h": "0.05", "1d": "0.10", "3d": "0.10"}
     period_ms = PERIOD_DAYS * parse_duration_ms("1d")
     for burn in BURN_RATES:

@@ -1,4 +1,4 @@
-"""promtool finds nothing wrong with the rules, and their tests show when each alert fires and when it does not."""
+"""promtool accepts the rules, and their tests show when each alert fires and when it does not."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def labels_of(case: dict[str, Any]) -> list[dict[str, str]]:
 
 @EACH_ALERT
 def test_each_alert_is_shown_to_fire_just_in_time(alert: dict[str, Any]) -> None:
-    """Some test expects it, in full, and expects nothing of its name at the evaluation before."""
+    """A test expects the complete alert, and no alert of that name at the evaluation before."""
     wanted = {name: str(value) for name, value in alert["labels"].items()}
     shown = []
     for file, cases in CASES.items():
@@ -78,7 +78,7 @@ def test_each_alert_is_shown_to_fire_just_in_time(alert: dict[str, Any]) -> None
 
 @EACH_ALERT
 def test_each_alert_is_shown_to_be_silent_in_normal_traffic(alert: dict[str, Any]) -> None:
-    """In a test that has what it is about: without, anything is silent."""
+    """The test has the metrics of the alert; without them, every alert is silent."""
     for test, case in CASES[NORMAL]:
         if case["alertname"] == alert["alert"]:
             assert not case.get("exp_alerts")
@@ -89,7 +89,7 @@ def test_each_alert_is_shown_to_be_silent_in_normal_traffic(alert: dict[str, Any
 
 
 def read_by(rule: dict[str, Any]) -> set[str]:
-    """Name the metrics that a rule reads, those behind what it reads of other rules included."""
+    """Return the metrics that a rule reads, directly or through recording rules."""
     names = {use.name for use in parse(rule).uses}
     return {found for name in names for found in (read_by(RECORDED[name]) if name in RECORDED else {name})}
 
@@ -104,7 +104,7 @@ def test_expectations_are_whole() -> None:
 
 
 def test_tests_name_series_that_exist() -> None:
-    """Of a metric that nobody exports, a test would show nothing."""
+    """A test with a metric that no process exports would prove nothing."""
     for file in FILES.values():
         for test in file["tests"]:
             for series in test["input_series"]:

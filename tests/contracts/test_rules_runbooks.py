@@ -1,4 +1,4 @@
-"""There is a page for every alert, and what it tells to look at and to change is there."""
+"""Every alert has a runbook, whose metrics, settings and commands exist."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ CONSOLE = re.compile(r"```console\n(.*?)```", re.DOTALL)
 EACH_PAGE = pytest.mark.parametrize("page", PAGES, ids=lambda path: path.stem)
 
 KNOWN = metrics() | {"scrape_samples_scraped": metrics()["up"]}
-# Written as settings are, and something else: streams of the queue, what a reader puts in, variables of the pages.
+# Names in the form of settings: streams of the queue, placeholders, and variables of the pages.
 NOT_SETTINGS = {"KV_TASK_RECORDS", "TASKS_DEAD", "TASK_ID", "TASK_ID_OR_ITS_FIRST_8_LETTERS"}
 COMMANDS = {"kubectl", "helm", "curl", "facial-service", "export"}
 
@@ -59,12 +59,12 @@ def test_links_lead_somewhere(page: Path) -> None:
 def test_promql_names_metrics_and_labels_that_exist(page: Path) -> None:
     for query in PROMQL.findall(text_of(page)):
         expression = Expression(query, KNOWN)
-        if all(use.name for use in expression.uses):  # a selector without a name is of all of them
+        if all(use.name for use in expression.uses):  # a selector without a name matches all metrics
             assert expression.labels is not None
 
 
 def test_promtool_reads_every_query(tmp_path: Path) -> None:
-    """Each as the expression of a rule, all in one file."""
+    """All expressions are checked as rules of one file."""
     queries = [query for page in PAGES for query in PROMQL.findall(text_of(page))]
     rules = [{"record": f"page:query:{number}", "expr": query} for number, query in enumerate(queries)]
     file = tmp_path / "queries.yaml"
@@ -88,7 +88,7 @@ def test_values_of_the_chart_exist(page: Path) -> None:
             continue
         found: Any = values[first]
         for key in rest:
-            if found == {}:  # a map that takes anything
+            if found == {}:  # a map with free keys
                 break
             assert key in found, f"the chart has no {path}"
             found = found[key]

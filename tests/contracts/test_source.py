@@ -1,32 +1,33 @@
-"""Rules about the source that no linter checks: sizes, who reads the environment, who makes metrics and consoles."""
+"""Rules about the source that no linter checks: module length, use of the environment, creation of metrics."""
 
 from __future__ import annotations
 
 import ast
 import doctest
 import importlib
+import itertools
 from pathlib import Path
 
 import pytest
 
 ROOT = Path(__file__).parents[2]
 MODULES = sorted((ROOT / "app").rglob("*.py"))
-MAX_MODULE_LINES = 600  # one subject per module; a longer one holds two
-MAX_FUNCTION_LINES = 40
+PACKAGES = ("app", "benchmarks", "charts", "docs", "examples", "grafana", "prometheus", "tools")
+MAX_MODULE_LINES = 600
 
 CALLS = {
-    # The first two only write, for libraries that read; what the service itself is told comes through the settings.
+    # The first two only set variables for libraries. The service itself reads its settings.
     "environ": ("app/__init__.py", "app/observability/multiprocess.py", "app/settings.py"),
-    # Those of the service and task layers are collections.Counter.
+    # In the service and task layers, this is collections.Counter.
     "Counter": (
         "app/observability/metrics.py",
         "app/service/body_budget.py",
         "app/service/crop.py",
-        "app/tasks/queue_shares.py",
+        "app/tasks/admission.py",
     ),
     "Gauge": ("app/observability/metrics.py",),
     "Histogram": ("app/observability/metrics.py",),
-    # Those of commands write what they are asked for to standard output, and how far they are to standard error.
+    # Commands write results to standard output and progress to standard error.
     "Console": (
         "app/observability/rich_logging.py",
         "app/cli/tasks.py",
@@ -42,26 +43,18 @@ def name_of(path: Path) -> str:
     return path.relative_to(ROOT).as_posix()
 
 
-@pytest.mark.parametrize("path", MODULES, ids=name_of)
-def test_module_and_functions_are_short(path: Path) -> None:
-    text = path.read_text(encoding="utf-8")
-    assert len(text.splitlines()) <= MAX_MODULE_LINES
-    functions = [n for n in ast.walk(ast.parse(text)) if isinstance(n, ast.FunctionDef | ast.AsyncFunctionDef)]
-    # Decorators and the docstring are what a reader wants long; the code is what should be short.
-    long = {function.name: count_code_lines(function) for function in functions}
-    assert {name: lines for name, lines in long.items() if lines > MAX_FUNCTION_LINES} == {}
-
-
-def count_code_lines(function: ast.FunctionDef | ast.AsyncFunctionDef) -> int:
-    lines = (function.end_lineno or 0) - function.lineno + 1
-    first = function.body[0]
-    if isinstance(first, ast.Expr) and isinstance(first.value, ast.Constant):
-        lines -= (first.end_lineno or 0) - first.lineno + 1
-    return lines
+def test_long_modules_give_a_reason() -> None:
+    for path in (path for name in PACKAGES for path in sorted((ROOT / name).rglob("*.py"))):
+        lines = path.read_text(encoding="utf-8").splitlines()
+        top = itertools.takewhile(lambda line: not line.startswith(("import ", "from ")), lines)
+        assert len(lines) <= MAX_MODULE_LINES or any(f"{MAX_MODULE_LINES} lines" in line for line in top), (
+            f"{name_of(path)} has {len(lines)} lines; split it by subject, or add a comment above its imports that "
+            f"gives the reason: # Longer than {MAX_MODULE_LINES} lines, because …"
+        )
 
 
 @pytest.mark.parametrize("name", CALLS)
-def test_only_one_module_does(name: str) -> None:
+def test_only_these_modules_use_it(name: str) -> None:
     def uses(path: Path) -> bool:
         tree = ast.parse(path.read_text(encoding="utf-8"))
         if name == "environ":
@@ -73,14 +66,14 @@ def test_only_one_module_does(name: str) -> None:
 
 
 @pytest.mark.parametrize("path", MODULES, ids=name_of)
-def test_examples_in_docstrings_hold(path: Path) -> None:
+def test_examples_in_docstrings_are_correct(path: Path) -> None:
     if path.name == "__main__.py":
         return  # importing it runs the command
     module = importlib.import_module(name_of(path).removesuffix(".py").removesuffix("/__init__").replace("/", "."))
     assert doctest.testmod(module, optionflags=doctest.ELLIPSIS).failed == 0
 
 
-def test_locks_name_no_registry_and_hash_everything() -> None:
+def test_lock_files_have_hashes_and_no_registry() -> None:
     for lock in ROOT.glob("requirements*.lock"):
         text = lock.read_text(encoding="utf-8")
         assert "://" not in text

@@ -1,4 +1,4 @@
-"""A real Kubernetes cluster, by its command line tools: what the end-to-end tests do to it and read from it."""
+"""Access to a Kubernetes cluster for the end-to-end tests, by its command-line tools."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ LOAD_LABEL = "facial-service-e2e"
 
 
 class CommandError(AssertionError):
-    """A command ended with an error; says which, and what it printed."""
+    """Raised if a command fails; the message has the command and its output."""
 
 
 def run(*command: str, stdin: str | None = None, limit_s: float = COMMAND_LIMIT_S) -> str:
-    """Run a command and return what it printed.
+    """Run a command and return its output.
 
     Raises:
         CommandError: it failed.
@@ -40,10 +40,10 @@ def run(*command: str, stdin: str | None = None, limit_s: float = COMMAND_LIMIT_
 
 
 def wait_for(condition: Callable[[], T], what: str, *, limit_s: float = 120) -> T:
-    """Call a condition until it gives something true, and return that; what fails meanwhile counts as not yet.
+    """Call a condition until its result is true, and return the result; failures count as false.
 
     Raises:
-        TimeoutError: it never did within the limit.
+        TimeoutError: it is not true within the limit.
     """
     deadline = time.monotonic() + limit_s
     trouble: Exception | None = None
@@ -59,10 +59,10 @@ def wait_for(condition: Callable[[], T], what: str, *, limit_s: float = 120) -> 
 
 @dataclass(frozen=True)
 class Namespace:
-    """One namespace, and what is asked of the cluster there.
+    """A namespace of the cluster.
 
     Attributes:
-        name: of the namespace.
+        name: name of the namespace.
     """
 
     name: str
@@ -87,17 +87,17 @@ class Namespace:
         self.kubectl("apply", "--filename=-", stdin=yaml.safe_dump_all(documents))
 
     def raw(self, kind: str, name: str, port: str | int, path: str) -> str:
-        """Read a page of a pod or Service through the API server, which reaches it wherever the tests run."""
+        """Send a GET request to a pod or Service through the API server, which works from everywhere."""
         return run("kubectl", "get", "--raw", f"/api/v1/namespaces/{self.name}/{kind}/{name}:{port}/proxy/{path}")
 
     def describe(self) -> str:
-        """Tell what is there and what happened lately, for whoever reads of a failure."""
+        """Return objects and recent events, for the report of a failure."""
         pods = self.kubectl("get", "pods,persistentvolumeclaims,horizontalpodautoscalers", "--output=wide")
         events = self.kubectl("get", "events", "--sort-by=.lastTimestamp")
         return f"{pods}\n{events[-6000:]}"
 
     def evict(self, pod: str) -> None:
-        """Ask for a pod's eviction, as draining a node does."""
+        """Request the eviction of a pod, as draining a node does."""
         body = {"apiVersion": "policy/v1", "kind": "Eviction", "metadata": {"name": pod, "namespace": self.name}}
         path = f"/api/v1/namespaces/{self.name}/pods/{pod}/eviction"
         run("kubectl", "create", "--raw", path, "--filename=-", stdin=json.dumps(body))
@@ -105,14 +105,14 @@ class Namespace:
 
 @dataclass
 class Release:
-    """The chart, installed under a name.
+    """A release of the chart.
 
     Attributes:
-        namespace: where.
-        name: of the release.
-        chart: its folder.
-        image: `name:tag` that the nodes have.
-        values: what was given with the last install or upgrade.
+        namespace: its namespace.
+        name: name of the release.
+        chart: folder of the chart.
+        image: `name:tag` of an image on the nodes.
+        values: values of the last installation or upgrade.
     """
 
     namespace: Namespace
@@ -123,7 +123,7 @@ class Release:
 
     @property
     def fullname(self) -> str:
-        """What the names of its objects begin with."""
+        """Prefix of the names of its objects."""
         return f"{self.name}-facial-service"
 
     def helm(self, *arguments: str, stdin: str | None = None, limit_s: float = COMMAND_LIMIT_S) -> str:
@@ -131,7 +131,7 @@ class Release:
         return run("helm", "--namespace", self.namespace.name, *arguments, stdin=stdin, limit_s=limit_s)
 
     def deploy(self, values: Json | None = None, *, is_waited_for: bool = True, limit_s: int = 180) -> float:
-        """Install or upgrade; return the seconds until everything was ready."""
+        """Install or upgrade the release; return the seconds until it is ready."""
         self.values = values or {}
         repository, _, tag = self.image.rpartition(":")
         given = {**self.values, "image": {"repository": repository, "tag": tag}}
@@ -145,13 +145,13 @@ class Release:
         return time.monotonic() - start
 
     def pods(self, component: str) -> list[Json]:
-        """Return the pods of a component that are not about to go."""
+        """Return the pods of a component that are not terminating."""
         labels = f"app.kubernetes.io/instance={self.name},app.kubernetes.io/component={component}"
         found = self.namespace.items("pods", labels=labels)
         return [pod for pod in found if "deletionTimestamp" not in pod["metadata"]]
 
     def ready(self, component: str) -> list[Json]:
-        """Return those that are ready."""
+        """Return the ready pods of a component."""
         return [pod for pod in self.pods(component) if is_ready(pod)]
 
     def metrics(self, pod: Json) -> str:
@@ -160,23 +160,23 @@ class Release:
 
 
 def is_ready(pod: Json) -> bool:
-    """Tell whether a pod is ready."""
+    """Return whether a pod is ready."""
     return any(c["type"] == "Ready" and c["status"] == "True" for c in pod["status"].get("conditions", []))
 
 
 def restarts(pod: Json) -> int:
-    """Return how often a pod's containers were started anew."""
+    """Return the number of container restarts of a pod."""
     return sum(status["restartCount"] for status in pod["status"].get("containerStatuses", []))
 
 
 class Load:
-    """Callers in a pod of the cluster, from whose side it is told what failed.
+    """Callers in a pod of the cluster, which report failures as clients see them.
 
     Args:
-        release: what they call.
-        name: of the pod.
-        script: what runs in it, with Python.
-        arguments: of the script.
+        release: release that they call.
+        name: name of the pod.
+        script: Python script that runs in the pod.
+        arguments: arguments of the script.
     """
 
     def __init__(self, release: Release, name: str, script: str, *arguments: str) -> None:
@@ -205,11 +205,11 @@ class Load:
         wait_for(self.lines, "the first callers")
 
     def lines(self) -> list[Json]:
-        """Return what it has printed so far, one object a line."""
+        """Return its output so far, one object per line."""
         return list(_objects(self._space.kubectl("logs", self._name)))
 
     def wait_answers(self, count: int) -> None:
-        """Wait until so many more were answered."""
+        """Wait for a number of further responses."""
         before = self._answered()
         wait_for(lambda: self._answered() >= before + count, f"{count} answers")
 
@@ -217,8 +217,8 @@ class Load:
         return max((line.get("answered", 0) for line in self.lines()), default=0)
 
     def stop(self, *, limit_s: float = 180) -> Json:
-        """Tell it to end what it has begun, and return its account."""
-        with suppress(CommandError):  # one that had so much to do and no more may have ended by itself
+        """Let it finish its open requests, and return its account."""
+        with suppress(CommandError):  # a pod with a fixed number of requests may have ended by itself
             self._space.kubectl("exec", self._name, "--", "touch", "/tmp/stop")
         wait_for(lambda: self._phase() in {"Succeeded", "Failed"}, "the load's end", limit_s=limit_s)
         account = self.lines()[-1]

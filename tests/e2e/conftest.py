@@ -37,8 +37,8 @@ POD_SECURITY = "pod-security.kubernetes.io/enforce"
 
 
 def why_not() -> str:
-    """Tell why there is no cluster to test on; empty where there is one."""
-    if not IMAGE:  # whatever else has a KUBECONFIG shall not find its cluster used
+    """Return the reason why no cluster can be used; empty if one can."""
+    if not IMAGE:  # KUBECONFIG alone must not be enough to use a cluster
         return "E2E_IMAGE names no image; `make e2e` runs these tests on the cluster of KUBECONFIG"
     for program in ("kubectl", "helm"):
         if shutil.which(program) is None:
@@ -48,18 +48,18 @@ def why_not() -> str:
     done = subprocess.run(
         ["kubectl", "get", "--raw", "/readyz", "--request-timeout=5s"], capture_output=True, text=True, check=False
     )
-    return "" if done.returncode == 0 else f"the cluster of KUBECONFIG does not answer: {done.stderr.strip()[:200]}"
+    return "" if done.returncode == 0 else f"the cluster of KUBECONFIG does not respond: {done.stderr.strip()[:200]}"
 
 
 @pytest.fixture(scope="session")
 def cluster() -> None:
-    """Skip where there is no cluster, or nobody asked to use it."""
+    """Skip the test if no cluster is available or enabled."""
     if reason := why_not():
         leave_out(reason)
 
 
 def leave_out(reason: str) -> NoReturn:
-    """Skip; where somebody asked for these tests by name, to run none of them is a failure."""
+    """Skip the test, or fail if E2E_REQUIRED is set."""
     if os.environ.get("E2E_REQUIRED"):
         pytest.fail(reason)
     pytest.skip(reason)
@@ -67,7 +67,7 @@ def leave_out(reason: str) -> NoReturn:
 
 @pytest.fixture(scope="session")
 def make_namespace(cluster: None) -> Iterator[Callable[..., Namespace]]:
-    """Give ``make_namespace()``: a namespace that admits pods of the restricted standard only; it goes at the end."""
+    """Return ``make_namespace()``, which creates a namespace with the restricted standard, deleted at the end."""
     made: list[str] = []
 
     def make(prefix: str = "e2e") -> Namespace:
@@ -85,7 +85,7 @@ def make_namespace(cluster: None) -> Iterator[Callable[..., Namespace]]:
 
 @pytest.fixture(scope="session")
 def make_volumes(cluster: None) -> Iterator[Callable[..., None]]:
-    """Give ``make_volumes(release, count=1)``: volumes for its queue, where the cluster makes none by itself."""
+    """Return ``make_volumes(release, count=1)``, which creates volumes for its queue if the cluster cannot."""
     made: list[str] = []
     folders: list[Path] = []
 
@@ -94,7 +94,7 @@ def make_volumes(cluster: None) -> Iterator[Callable[..., None]]:
         default = "storageclass.kubernetes.io/is-default-class"
         if any(found["metadata"].get("annotations", {}).get(default) == "true" for found in classes):
             return
-        for number in range(count):  # then the node is this machine
+        for number in range(count):  # the node is this machine
             folder = Path(tempfile.mkdtemp(prefix="facial-e2e-"))
             folder.chmod(0o777)
             folders.append(folder)
@@ -122,7 +122,7 @@ def make_volumes(cluster: None) -> Iterator[Callable[..., None]]:
 def releases(
     make_namespace: Callable[..., Namespace], make_volumes: Callable[..., None]
 ) -> Iterator[Callable[..., Release]]:
-    """Give what makes releases, and uninstall them at the end."""
+    """Return the factory of releases, and uninstall them at the end."""
     made: list[Release] = []
 
     def make(*, servers: int = 1) -> Release:
@@ -135,7 +135,7 @@ def releases(
     for release in made:
         try:
             release.helm("uninstall", release.name, "--ignore-not-found", "--wait")
-        except CommandError as error:  # its namespace goes anyhow
+        except CommandError as error:  # its namespace is deleted in any case
             print(error)
 
 
@@ -143,9 +143,9 @@ def releases(
 def make_release(
     make_namespace: Callable[..., Namespace], make_volumes: Callable[..., None]
 ) -> Iterator[Callable[..., Release]]:
-    """Give ``make_release(servers=1)``: a release, not installed yet, in a namespace of its own, until the module ends.
+    """Return ``make_release(servers=1)``, which prepares a release in its own namespace until the module ends.
 
-    A node has room for few of them.
+    A node has capacity for few of them.
     """
     with releases(make_namespace, make_volumes) as make:
         yield make
@@ -155,19 +155,19 @@ def make_release(
 def make_lasting_release(
     make_namespace: Callable[..., Namespace], make_volumes: Callable[..., None]
 ) -> Iterator[Callable[..., Release]]:
-    """Give the same, of releases that stay until the end of all tests."""
+    """Return the same for releases that exist until the end of all tests."""
     with releases(make_namespace, make_volumes) as make:
         yield make
 
 
 def monitoring(kind: str) -> Json:
-    """Return the values of a release that is watched by a kind of monitor."""
+    """Return the values of a release with a kind of monitor."""
     return {kind: {"enabled": True}, "labels": PROMETHEUS_LABELS, "interval": "5s", "scrapeTimeout": "4s"}
 
 
 @pytest.fixture(scope="session")
 def watched(make_lasting_release: Callable[..., Release]) -> Release:
-    """Give a release with a ServiceMonitor, rules and dashboards."""
+    """Return a release with a ServiceMonitor, rules and dashboards."""
     if not has_prometheus():
         leave_out("no Prometheus of the Operator runs in the namespace monitoring")
     release = make_lasting_release()
@@ -180,14 +180,14 @@ def watched(make_lasting_release: Callable[..., Release]) -> Release:
 
 @pytest.fixture(scope="session")
 def watched_by_pods(watched: Release, make_lasting_release: Callable[..., Release]) -> Release:
-    """Give another beside it, with the other kind of monitor and no rules of its own."""
+    """Return another release, with the other kind of monitor and without rules."""
     release = make_lasting_release()
     release.deploy({"metrics": monitoring("podMonitor"), **SMALL})
     return release
 
 
 def has_prometheus() -> bool:
-    """Tell whether a Prometheus of the Operator is where kube-prometheus-stack would put it."""
+    """Return whether the Prometheus of kube-prometheus-stack is installed."""
     found = json.loads(run("kubectl", "get", "services", "--all-namespaces", "--output=json"))["items"]
     places = {(item["metadata"]["namespace"], item["metadata"]["name"]) for item in found}
     return ("monitoring", "prometheus-operated") in places
@@ -195,14 +195,14 @@ def has_prometheus() -> bool:
 
 @pytest.fixture(scope="session", autouse=True)
 def watch_early(request: pytest.FixtureRequest) -> None:
-    """Begin with what is watched: minutes pass until the node hands Prometheus its new configuration."""
+    """Start with the monitored releases, because Prometheus gets its new configuration only after minutes."""
     if any("test_monitoring" in item.nodeid for item in request.session.items) and not why_not() and has_prometheus():
         request.getfixturevalue("watched_by_pods")
 
 
 @pytest.fixture
 def start_load() -> Iterator[Callable[..., Load]]:
-    """Give ``start_load(release, mode, callers=2, query="")``: callers in the cluster; they go at the end."""
+    """Return ``start_load(release, mode, callers=2, query="")``, which starts callers in the cluster."""
     made: list[Load] = []
 
     def start(release: Release, mode: str, *, callers: int = 2, query: str = "") -> Load:

@@ -1,7 +1,7 @@
-"""Runs in a pod: calls the service without a pause, and gives an account as JSON, a line a second.
+"""Script for a pod: call the service without a pause, and print totals as a JSON line each second.
 
-Arguments: the service's address; `sync`, `tasks`, or `big` for one task a caller that takes 300 MB to do; the number of
-callers; options of the query. Ends when /tmp/stop is there and every task that was taken has ended.
+Arguments: the service's address; `sync`, `tasks`, or `big` for one task of 300 MB per caller; the number of callers;
+the query string. It ends when /tmp/stop exists and every accepted task has ended.
 """
 
 import base64
@@ -36,13 +36,13 @@ account: dict[str, Any] = {
 
 
 def sample() -> bytes:
-    """Return the request that the package has as an example: a photo and its landmarks."""
+    """Return the example request of the package: an image and its landmarks."""
     text = importlib.resources.files("app.web").joinpath("static/examples.json").read_text("utf-8")
     return json.dumps(json.loads(text)["catalogue"]["value"]).encode()
 
 
 def large() -> bytes:
-    """Return the same landmarks on an empty photo of 24 million pixels, which is to be decoded."""
+    """Return the same landmarks with an empty image of 24 million pixels, which the service decodes."""
     request = json.loads(sample())
     side = 4800
     rows = zlib.compress(bytes(side * (1 + 3 * side)), 1)
@@ -54,10 +54,9 @@ def large() -> bytes:
 
 
 class Caller:
-    """One client; it keeps its connection, or makes a new one for each request.
+    """A client that keeps its connection, or opens a new one for each request.
 
-    A connection that was kept may have been closed by the server meanwhile; as HTTP clients do, it then sends the
-    request once more on a new one.
+    If the server has closed the kept connection, the client sends the request again on a new one, as HTTP clients do.
     """
 
     def __init__(self, is_kept: bool) -> None:
@@ -98,20 +97,20 @@ class Caller:
 
 
 def note(key: str) -> None:
-    """Count."""
+    """Increase a counter."""
     with lock:
         account[key] += 1
 
 
 def fail(why: str) -> None:
-    """Count a failure, and keep the first few."""
+    """Count a failure, and keep the first ones."""
     with lock:
         account["failed"] += 1
         account["failures"] = [*account["failures"], why][:10]
 
 
 def send_sync(body: bytes, caller: Caller) -> None:
-    """Call the synchronous route until told to stop; only what was turned away for want of room is tried again."""
+    """Call the synchronous route until /tmp/stop exists; repeat only requests rejected at capacity."""
     while not STOP.exists():
         try:
             status, text = caller.call("POST", f"{CROP}?{query}", body, {"Content-Type": "application/json"})
@@ -128,7 +127,7 @@ def send_sync(body: bytes, caller: Caller) -> None:
 
 
 def send_tasks(body: bytes, caller: Caller) -> None:
-    """Submit tasks until told to stop, then see each to its end; what may be tried again is."""
+    """Submit tasks until /tmp/stop exists, then wait for each to end; repeat requests where that is safe."""
     places = []
     while not STOP.exists():
         key = uuid.uuid4().hex
@@ -147,7 +146,7 @@ def send_tasks(body: bytes, caller: Caller) -> None:
 
 
 def send_one(body: bytes, caller: Caller) -> None:
-    """Submit one task, and see it to its end."""
+    """Submit one task, and wait for it to end."""
     place = submit(caller, body, uuid.uuid4().hex)
     if place is None:
         fail("never accepted")
@@ -158,7 +157,7 @@ def send_one(body: bytes, caller: Caller) -> None:
 
 
 def submit(caller: Caller, body: bytes, key: str) -> str | None:
-    """Submit one task, again and again under one key, until it is accepted."""
+    """Submit one task repeatedly under one key until it is accepted."""
     end = time.monotonic() + END_S
     headers = {"Content-Type": "application/json", "Idempotency-Key": key}
     while time.monotonic() < end:
@@ -176,7 +175,7 @@ def submit(caller: Caller, body: bytes, key: str) -> str | None:
 
 
 def finish(caller: Caller, place: str) -> None:
-    """Wait for the end of a task."""
+    """Wait for a task to end."""
     end = time.monotonic() + END_S
     while time.monotonic() < end:
         try:
@@ -202,7 +201,7 @@ def finish(caller: Caller, place: str) -> None:
 
 
 def main() -> None:
-    """Run the callers, and print the account."""
+    """Run the callers, and print the totals."""
     body = large() if mode == "big" else sample()
     work = {"sync": send_sync, "tasks": send_tasks, "big": send_one}[mode]
     threads = [threading.Thread(target=work, args=(body, Caller(number % 2 == 1))) for number in range(callers)]

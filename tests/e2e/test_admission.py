@@ -22,13 +22,13 @@ VALUES = sorted(path.name for path in (CHART / "ci").glob("*-values.yaml"))
 
 @pytest.fixture(scope="module")
 def space(make_namespace: Callable[..., Namespace]) -> Namespace:
-    """Give a namespace that admits the restricted standard only."""
+    """Return a namespace with the restricted standard."""
     return make_namespace()
 
 
 @pytest.fixture(scope="module")
 def known_kinds(cluster: None) -> set[tuple[str, str]]:
-    """Give every group version and kind that the cluster knows."""
+    """Return every group version and kind of the cluster."""
     lines = run("kubectl", "api-resources", "--no-headers").splitlines()
     return {(words[-3], words[-1]) for words in (line.split() for line in lines)}
 
@@ -42,14 +42,16 @@ def render(values: str, namespace: str) -> list[Json]:
 
 
 def pods_of(documents: list[Json]) -> Iterator[Json]:
-    """Make of every pod and template a pod to be judged: a Deployment is let in whatever its pods are."""
+    """Return every pod and template as a pod, because a Deployment is admitted regardless of its pods."""
     for document in documents:
         found: dict[str, Any] = {"Pod": document}.get(document["kind"]) or document.get("spec", {}).get("template", {})
         if found.get("spec", {}).get("containers"):
             claims = document["spec"].get("volumeClaimTemplates", [])
-            volumes = [{"name": claim["metadata"]["name"], "emptyDir": {}} for claim in claims]  # as if they were bound
+            volumes = [
+                {"name": claim["metadata"]["name"], "emptyDir": {}} for claim in claims
+            ]  # as if they were bound already
             spec = {**found["spec"], "volumes": [*found["spec"].get("volumes", []), *volumes]}
-            # The release's is not there; the standard does not look at it.
+            # The release's service account does not exist; the standard does not check it.
             spec = {**spec, "serviceAccountName": "default", "priorityClassName": ""}
             metadata = {"name": document["metadata"]["name"], "labels": found["metadata"].get("labels", {})}
             yield {"apiVersion": "v1", "kind": "Pod", "metadata": metadata, "spec": spec}
@@ -61,7 +63,7 @@ def test_every_object_is_accepted(space: Namespace, known_kinds: set[tuple[str, 
     missing = {(item["apiVersion"], item["kind"]) for item in documents} - known_kinds
     if missing:
         leave_out(f"the cluster does not know {sorted(missing)}; install the definitions of these kinds")
-    # A pod by itself is judged below: its service account has to be there before it.
+    # Pods are checked below, because their service account must exist first.
     there = [item for item in documents if item["kind"] != "Pod"]
     here = [item for item in there if item["metadata"].get("namespace", space.name) == space.name]
     space.kubectl("apply", "--dry-run=server", "--filename=-", stdin=yaml.safe_dump_all(here))

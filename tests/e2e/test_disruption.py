@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(900)]
-BETWEEN = 30  # answers
+BETWEEN = 30  # responses
 RESOURCES = {"requests": {"cpu": "50m", "memory": "200Mi"}, "limits": {"memory": "1Gi"}}
 VALUES = {
     "api": {"replicas": 3, "workers": 1, "resources": RESOURCES},
@@ -31,7 +31,7 @@ def release(make_release: Callable[..., Release]) -> Release:
 
 
 def settled(release: Release, count: int) -> bool:
-    """Tell whether there are so many API pods, all of them ready."""
+    """Return whether the API has this number of pods, all ready."""
     return len(release.pods("api")) == len(release.ready("api")) == count
 
 
@@ -56,7 +56,7 @@ def test_a_rolling_update_a_scale_down_and_an_eviction_fail_no_request(
         "another pod",
     )
     load.wait_answers(BETWEEN)
-    # Until the last of those that were told to go has gone.
+    # Wait until the last terminating pod is gone.
     wait_for(lambda: len(release.namespace.items("pods", labels="app.kubernetes.io/component=api")) == 3, "three pods")
     load.wait_answers(BETWEEN)
     account = load.stop()

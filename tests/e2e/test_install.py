@@ -1,4 +1,4 @@
-"""Installing, using, changing, going back and removing, as the README says."""
+"""Installation, use, upgrade, rollback and removal, as documented in the README."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ REPORT = "seconds from helm install to ready"
 
 @pytest.fixture(scope="module")
 def installed(make_release: Callable[..., Release]) -> Release:
-    """Install the chart with no values but the image."""
+    """Install the chart with no values except the image."""
     release = make_release()
     seconds = release.deploy(limit_s=READY_S)
     print(f"{seconds:.1f} {REPORT}")
@@ -35,14 +35,14 @@ def installed(make_release: Callable[..., Release]) -> Release:
 
 @pytest.fixture(scope="module")
 def photo() -> dict[str, Any]:
-    """Give the request that the package has as an example."""
+    """Return the example request of the package."""
     found: dict[str, Any] = json.loads(EXAMPLES.read_text(encoding="utf-8"))["catalogue"]["value"]
     return found
 
 
 @contextmanager
 def forwarded(release: Release, target: str, port: int) -> Iterator[str]:
-    """Forward a free local port, as an operator would; give its address."""
+    """Forward a free local port, as an operator would; yield its address."""
     command = ["kubectl", "--namespace", release.namespace.name, "port-forward", target, f":{port}"]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
     assert process.stdout is not None
@@ -123,7 +123,7 @@ def test_an_upgrade_changes_what_was_changed_and_a_rollback_takes_it_back(instal
 def test_what_is_removed_leaves_the_volume_claim_alone(installed: Release) -> None:
     installed.helm("uninstall", installed.name, "--wait", "--timeout=120s")
     kinds = run("kubectl", "api-resources", "--verbs=list", "--namespaced", "--output=name").split()
-    # What the cluster itself puts into every namespace, or keeps of what has been there.
+    # Objects that the cluster creates in every namespace, or keeps after a deletion.
     kinds = [kind for kind in kinds if not kind.startswith(("events", "endpoints", "endpointslices", "pods.metrics"))]
 
     def left() -> list[str]:

@@ -1,4 +1,4 @@
-"""A pod whose limit is too small for its load: the kernel kills, and nothing is lost."""
+"""A pod with a memory limit below its load: the kernel kills processes, and no task is lost."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ SAMPLE = re.compile(r"^(\w+)(?:\{([^}]*)\})? (\S+)$", re.MULTILINE)
 
 
 def values(resources: Json) -> Json:
-    """Return the values of a release whose workers have these resources."""
+    """Return the values of a release with these resources for workers."""
     worker = {"replicas": 1, "processes": 1, "resources": resources}
-    # A task is tried again until there is room for it.
+    # A task is retried until memory is available.
     return {"api": {"replicas": 1}, "worker": worker, "settings": {"TASK_ACK_WAIT_S": 5, "TASK_MAX_DELIVERIES": 100}}
 
 
@@ -36,7 +36,7 @@ def read(release: Release) -> dict[str, float]:
 
 
 def kills(release: Release) -> float:
-    """Count what the kernel ended: processes of the pod, or where it ends a container as a whole, containers."""
+    """Return the number of kills by the kernel: of processes, or of containers if it kills whole containers."""
     pod = release.pods("worker")[0]
     return restarts(pod) + read(release).get('app_worker_exits_total{reason="killed"}', 0)
 

@@ -1,4 +1,4 @@
-"""What the Prometheus of the Operator makes of the monitor and the rules, and Alertmanager of the alerts."""
+"""Monitors and rules in the Operator's Prometheus, and alerts in Alertmanager."""
 
 from __future__ import annotations
 
@@ -25,19 +25,19 @@ ALERT_LIMIT_S = 180
 
 
 def ask(path: str, **query: str) -> Any:
-    """Ask Prometheus."""
+    """Query Prometheus."""
     encoded = f"?{urllib.parse.urlencode(query)}" if query else ""
     return json.loads(MONITORING.raw("services", "prometheus-operated", 9090, f"api/v1/{path}{encoded}"))["data"]
 
 
 def targets(release: Release) -> list[dict[str, Any]]:
-    """Return the targets that are this release's."""
+    """Return the targets of this release."""
     found = ask("targets", state="active")["activeTargets"]
     return [target for target in found if target["labels"].get("namespace") == release.namespace.name]
 
 
 def require_targets(release: Release, kind: str) -> None:
-    """Wait until every pod is a target that is up, by a kind of monitor, and look at the labels."""
+    """Wait until every pod is a target that is up, by a kind of monitor, and check the labels."""
 
     def all_up() -> list[dict[str, Any]]:
         found = [target for target in targets(release) if target["scrapePool"].startswith(f"{kind}/")]
@@ -98,7 +98,7 @@ def test_each_dashboard_is_a_config_map_that_the_sidecar_looks_for(watched: Rele
 
 @pytest.fixture(scope="module")
 def webhook(cluster: None) -> Iterator[Webhook]:
-    """Listen where the cluster's Alertmanager posts to: on the node, which is this machine."""
+    """Listen at the webhook address of the cluster's Alertmanager, on the node, which is this machine."""
     (node, *_) = json.loads(run("kubectl", "get", "nodes", "--output=json"))["items"]
     (address,) = (item["address"] for item in node["status"]["addresses"] if item["type"] == "InternalIP")
     try:
@@ -110,7 +110,7 @@ def webhook(cluster: None) -> Iterator[Webhook]:
 
 
 def wait_firing(webhook: Webhook, release: Release, alert: str) -> None:
-    """Wait until an alert on a release has come to the webhook, as whoever is called would read it."""
+    """Wait for the notification of an alert on a release, and return it."""
     place, start = release.namespace.name, time.monotonic()
     assert webhook.wait_for(lambda: bool(webhook.firing(alert, place)), limit_s=ALERT_LIMIT_S), f"no {alert} came"
     (notice,) = webhook.firing(alert, place)
@@ -121,14 +121,14 @@ def wait_firing(webhook: Webhook, release: Release, alert: str) -> None:
 
 
 def wait_resolved(webhook: Webhook, release: Release, alert: str) -> None:
-    """Wait until the webhook was told that an alert on a release is over."""
+    """Wait for the notification that an alert on a release is resolved."""
     place, start = release.namespace.name, time.monotonic()
     assert webhook.wait_for(lambda: not webhook.firing(alert, place), limit_s=ALERT_LIMIT_S), f"{alert} stayed"
     print(f"{alert}: resolved {time.monotonic() - start:.0f} s after the fault's end")
 
 
 def scale(release: Release, component: str, replicas: int) -> None:
-    """Have so many pods of a component, as an operator would."""
+    """Scale a component, as an operator would."""
     release.namespace.kubectl("scale", f"deployment/{release.fullname}-{component}", f"--replicas={replicas}")
     wait_for(lambda: len(release.pods(component)) == replicas, f"{replicas} pods of {component}")
 

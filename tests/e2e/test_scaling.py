@@ -21,7 +21,7 @@ AUTOSCALING = {
     "minReplicas": 1,
     "maxReplicas": 2,
     "targetCPUUtilizationPercentage": 50,
-    # As the chart has it, but for the minutes that it takes to believe in quiet.
+    # The chart's values, except for the minutes before a scale-down.
     "behavior": {"scaleDown": {"stabilizationWindowSeconds": 5}},
 }
 RESOURCES = {"requests": {"cpu": "100m", "memory": "200Mi"}, "limits": {"memory": "1Gi"}}

@@ -1,4 +1,4 @@
-"""The real service, started as a user starts it: processes of its own, addresses from its log, stopped by SIGTERM."""
+"""The service, started as a user starts it: separate processes, addresses from its log, stopped by SIGTERM."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ T = TypeVar("T")
 R = TypeVar("R", bound="Running")
 
 REPOSITORY = Path(__file__).parents[2]
-# What a program needs of its surroundings; settings of the person who runs the tests are none of the tests' business.
+# Variables that programs need. Settings in the developer's environment must not affect the tests.
 INHERITED = ("PATH", "HOME", "LANG", "TMPDIR", "VIRTUAL_ENV")
 START_LIMIT_S = 60.0
 STOP_LIMIT_S = 40.0
@@ -41,10 +41,10 @@ TASK_TITLE = re.compile(r"facial-service: task-\d+")
 
 
 def wait_until(condition: Callable[[], T], *, limit_s: float, what: str) -> T:
-    """Call a condition until it gives something true, and return that; a process that is not there counts as not yet.
+    """Call a condition until its result is true, and return the result; a missing process counts as false.
 
     Raises:
-        TimeoutError: it never did within the limit.
+        TimeoutError: it is not true within the limit.
     """
     deadline = time.monotonic() + limit_s
     while True:
@@ -57,14 +57,14 @@ def wait_until(condition: Callable[[], T], *, limit_s: float, what: str) -> T:
 
 
 class Running:
-    """One instance of the service in processes of its own.
+    """An instance of the service in separate processes.
 
     Attributes:
         metrics: base URL of the metrics port.
         pid: process id of the master.
     """
 
-    announced = ("metrics",)  # what the line that tells the addresses has
+    announced = ("metrics",)  # fields of the log line with the addresses
 
     def __init__(self, process: subprocess.Popen[bytes], log: Path) -> None:
         self.pid = process.pid
@@ -73,15 +73,15 @@ class Running:
         self._log = log
 
     def log_text(self) -> str:
-        """Return everything that the service has written so far."""
+        """Return the output of the service so far."""
         return self._log.read_text(encoding="utf-8")
 
     def log_lines(self) -> list[dict[str, Any]]:
-        """Return the whole lines of the log so far; a line that is no JSON object becomes ``{"raw": line}``."""
+        """Return the complete log lines so far; a line that is not a JSON object becomes ``{"raw": line}``."""
         return [_parse_line(line) for line in self.log_text().splitlines(keepends=True) if line.endswith("\n")]
 
     def wait_for_lines(self, is_wanted: Callable[[dict[str, Any]], bool]) -> list[dict[str, Any]]:
-        """Wait for lines of a kind: an access line is written after its answer has gone out."""
+        """Wait for lines of a kind, because an access line is written after its response."""
         return wait_until(lambda: list(filter(is_wanted, self.log_lines())), limit_s=10, what="the wanted lines")
 
     def scrape(self) -> dict[tuple[str, frozenset[tuple[str, str]]], float]:
@@ -99,19 +99,19 @@ class Running:
         return report
 
     def task_workers(self) -> list[psutil.Process]:
-        """Return the processes that work on tasks.
+        """Return the task processes.
 
         Raises:
-            psutil.NoSuchProcess: their master does not run just now.
+            psutil.NoSuchProcess: their master is not running.
         """
         children = self.worker_master().children()
         return [child for child in children if TASK_TITLE.fullmatch(_title(child))]
 
     def worker_master(self) -> psutil.Process:
-        """Return the master of the processes that work on tasks.
+        """Return the master of the task processes.
 
         Raises:
-            psutil.NoSuchProcess: it does not run just now.
+            psutil.NoSuchProcess: it is not running.
         """
         return psutil.Process(self.pid)
 
@@ -119,7 +119,7 @@ class Running:
         """Wait for the addresses in the log, then for readiness.
 
         Raises:
-            RuntimeError: the service ended instead.
+            RuntimeError: the service ended.
         """
         line = wait_until(self._find_start_line, limit_s=START_LIMIT_S, what="the line with the addresses")
         for name in self.announced:
@@ -127,7 +127,7 @@ class Running:
         wait_until(self._is_ready, limit_s=START_LIMIT_S, what="/health/ready")
 
     def stop(self, number: signal.Signals = signal.SIGTERM) -> int:
-        """Send a signal, wait for the end, and return the exit status; harmless where it has ended."""
+        """Send a signal, wait for the end, and return the exit status; does nothing if it has ended."""
         if self._process.poll() is None:
             self._process.send_signal(number)
         try:
@@ -151,7 +151,7 @@ class Running:
 
 
 class RunningService(Running):
-    """One instance of the API.
+    """An instance of the API.
 
     Attributes:
         api: base URL of the API.
@@ -161,7 +161,7 @@ class RunningService(Running):
     api: str
 
     def workers(self) -> list[psutil.Process]:
-        """Return the processes that hold the API's port, but for the master: the workers."""
+        """Return the workers: the processes with the API's port, except the master."""
         port = httpx.URL(self.api).port
         children = psutil.Process(self.pid).children()
         return [child for child in children if any(peer.laddr.port == port for peer in child.net_connections("tcp"))]
@@ -173,20 +173,20 @@ class RunningService(Running):
         """Return the process that serves metrics and probes.
 
         Raises:
-            psutil.NoSuchProcess: it does not run just now.
+            psutil.NoSuchProcess: it is not running.
         """
         return self._child(lambda child: _title(child) == "facial-service: exporter")
 
     def nats_server(self) -> psutil.Process:
-        """Return the queue's server.
+        """Return the NATS server.
 
         Raises:
-            psutil.NoSuchProcess: it does not run just now.
+            psutil.NoSuchProcess: it is not running.
         """
         return self._child(lambda child: child.name() == "nats-server")
 
     def wait_tasks(self) -> None:
-        """Wait until tasks are worked on: the API's readiness does not depend on it."""
+        """Wait until the task workers are ready, on which the API's readiness does not depend."""
         wait_until(self._are_tasks_worked_on, limit_s=START_LIMIT_S, what="task workers that are ready")
 
     def _are_tasks_worked_on(self) -> bool:
@@ -202,10 +202,10 @@ class RunningService(Running):
 
 
 class RunningWorker(Running):
-    """One instance of ``facial-service worker``.
+    """An instance of ``facial-service worker``.
 
     Attributes:
-        tasks: how many processes it has.
+        tasks: number of its task processes.
     """
 
     announced = ("metrics", "tasks")
@@ -213,11 +213,11 @@ class RunningWorker(Running):
 
 
 class RunningNats:
-    """NATS servers on loopback, each with a store of its own.
+    """NATS servers on loopback, each with its own store.
 
     Attributes:
-        url: what NATS_URL takes.
-        monitor_url: where the first one's monitoring is.
+        url: value for NATS_URL.
+        monitor_url: monitoring URL of the first server.
     """
 
     def __init__(self, folder: Path, cluster: int, config: dict[str, Any]) -> None:
@@ -250,11 +250,11 @@ class RunningNats:
         (self._folder / f"{number}.conf").write_bytes(orjson.dumps(values))
 
     def pids(self) -> list[int]:
-        """Return the process ids of those that were started."""
+        """Return the process ids of the running servers."""
         return [process.pid for process in self._processes.values()]
 
     def start(self) -> None:
-        """Start those that do not run."""
+        """Start the servers that are not running."""
         for number in range(len(self._clients)):
             if number not in self._processes:
                 with (self._folder / f"{number}.log").open("ab") as log:
@@ -262,13 +262,13 @@ class RunningNats:
                     self._processes[number] = subprocess.Popen(command, stdout=log, stderr=log)
 
     def kill(self, number: int = 0) -> None:
-        """End one at once, as a node that goes does."""
+        """Kill one server, like a failed node."""
         process = self._processes.pop(number)
         process.kill()
         process.wait()
 
     def is_up(self) -> bool:
-        """Tell whether all of them run, know one another, and take streams."""
+        """Return whether all servers run, form a cluster, and accept streams."""
         with suppress(httpx.TransportError):
             return all(
                 httpx.get(f"http://127.0.0.1:{port}/healthz", timeout=5).status_code == 200 for port in self._monitors
@@ -281,7 +281,7 @@ def _title(process: psutil.Process) -> str:
 
 
 def _free_ports(count: int) -> list[int]:
-    """Find ports below those of outgoing connections: clients that try again would else be connected to themselves."""
+    """Return free ports below the ephemeral range: otherwise, reconnecting clients could connect to themselves."""
     ports: list[int] = []
     for port in random.sample(range(10_000, 20_000), 1000):
         with suppress(OSError), socket.create_server(("127.0.0.1", port)):
@@ -301,7 +301,7 @@ def _parse_line(line: str) -> dict[str, Any]:
 
 @pytest.fixture(scope="session", name="wait_until")
 def give_wait_until() -> Callable[..., Any]:
-    """Give `wait_until`."""
+    """Return `wait_until`."""
     return wait_until
 
 
@@ -328,10 +328,10 @@ def _running(kind: type[R], verb: str, log: Path, env: dict[str, object]) -> Ite
 
 @pytest.fixture(scope="session")
 def run_service(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., AbstractContextManager[RunningService]]:
-    """Give ``run_service(**env)``: a context in which the service runs with these settings.
+    """Return ``run_service(**env)``, a context in which the service runs with these settings.
 
-    Free ports and JSON logs unless said otherwise, and no tasks unless ENABLE_TASKS, DATA_DIR or NATS_URL is named. The
-    queue's folder is a new one unless named. The service is stopped at the end, however the block is left.
+    By default, ports are free ones, logs are JSON, and tasks are disabled unless ENABLE_TASKS, DATA_DIR or NATS_URL is
+    set; DATA_DIR is a new folder. The service is always stopped at the end.
     """
 
     def run(**env: object) -> AbstractContextManager[RunningService]:
@@ -345,7 +345,7 @@ def run_service(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Abstr
 
 @pytest.fixture(scope="session")
 def run_worker(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., AbstractContextManager[RunningWorker]]:
-    """Give ``run_worker(NATS_URL=…, **env)``: a context in which ``facial-service worker`` runs with these settings."""
+    """Return ``run_worker(NATS_URL=…, **env)``, a context in which ``facial-service worker`` runs."""
 
     def run(**env: object) -> AbstractContextManager[RunningWorker]:
         return _running(RunningWorker, "worker", tmp_path_factory.mktemp("worker") / "stderr.log", env)
@@ -355,9 +355,9 @@ def run_worker(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Abstra
 
 @pytest.fixture(scope="session")
 def run_nats(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., AbstractContextManager[RunningNats]]:
-    """Give ``run_nats(cluster=1, **config)``: a context in which NATS servers run.
+    """Return ``run_nats(cluster=1, **config)``, a context in which NATS servers run.
 
-    ``config`` goes into the servers' configuration: ``authorization={"token": "…"}``, ``tls={"cert_file": "…", …}``.
+    ``config`` is added to the servers' configuration: ``authorization={"token": "…"}``, ``tls={"cert_file": "…", …}``.
     """
 
     @contextmanager
@@ -377,7 +377,7 @@ def run_nats(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Abstract
 
 @pytest.fixture(scope="session")
 def service(run_service: Callable[..., AbstractContextManager[RunningService]]) -> Iterator[RunningService]:
-    """One instance with two workers, for all tests that need no other settings and do it no harm."""
+    """An instance with two workers, for tests that need no other settings and do not damage it."""
     with run_service(WORKERS=2, ENABLE_TASKS="true") as running:
         running.wait_tasks()
         yield running
@@ -387,11 +387,11 @@ CROP_PATH = "/api/v1/frontal/crop"
 
 
 class Attacker:
-    """Sends hostile requests to a service of its own and looks at what they leave behind.
+    """Sends hostile requests to a service, and checks their effects.
 
     Attributes:
         target: the service.
-        path: where requests go unless said otherwise.
+        path: default path of requests.
     """
 
     path = CROP_PATH
@@ -402,7 +402,7 @@ class Attacker:
         self._sent: Counter[int] = Counter()
         self._rss = {worker.pid: worker.memory_info().rss for worker in target.workers()}
         for pid in self._rss:
-            Path(f"/proc/{pid}/clear_refs").write_text("5", encoding="ascii")  # the peak counts from here
+            Path(f"/proc/{pid}/clear_refs").write_text("5", encoding="ascii")  # resets the peak memory
 
     def send(
         self,
@@ -412,19 +412,19 @@ class Attacker:
         method: str = "POST",
         path: str = CROP_PATH,
     ) -> httpx.Response:
-        """Send a request on a connection of its own, whichever worker takes it; a list goes out chunk by chunk."""
+        """Send a request on a new connection, so that any worker may accept it; a list is sent in chunks."""
         body = iter(content) if isinstance(content, list) else content
         answer = httpx.request(method, f"{self.target.api}{path}", content=body, headers=headers, timeout=30)
         self._sent[answer.status_code] += 1
         return answer
 
     def require_service(self) -> None:
-        """Show that a good request is still answered."""
+        """Check that the service still responds to a valid request."""
         assert self.send(self._good, headers={"content-type": "application/json"}).status_code == 200
 
     @staticmethod
     def require_problem(answer: httpx.Response, status: int, code: str, canary: str) -> None:
-        """Show that an answer is a problem document of this status and code, and that it holds nothing of the body."""
+        """Check that a response is a problem document of this status and code without content of the body."""
         assert (answer.status_code, answer.json().get("code")) == (status, code), answer.text[:500]
         assert answer.headers["content-type"] == "application/problem+json"
         problem = answer.json()
@@ -436,7 +436,7 @@ class Attacker:
         assert canary not in str(answer.headers)
 
     def require_quiet_log(self, canary: str) -> None:
-        """Show that each request left one access line and that no line holds what a body did."""
+        """Check that each request has one access line and that no line contains content of a body."""
         expected = self._sent
         counts = Counter[int]()
 
@@ -452,7 +452,7 @@ class Attacker:
         assert "Traceback" not in log
 
     def require_bounded_memory(self, limit: int) -> None:
-        """Show that the same workers live, and that none ever held more than so many bytes over what it began with."""
+        """Check that the same workers still run, and that the memory growth of each stayed within a limit."""
         now = {worker.pid: worker for worker in self.target.workers()}
         assert now.keys() == self._rss.keys(), "a worker was replaced"
         status = {pid: Path(f"/proc/{pid}/status").read_text(encoding="ascii") for pid in now}
@@ -463,6 +463,6 @@ class Attacker:
 
 @pytest.fixture(scope="module")
 def attacker(run_service: Callable[..., AbstractContextManager[RunningService]], sample: Sample) -> Iterator[Attacker]:
-    """Give an attacker of a service with two workers that nobody else uses."""
+    """Return an attacker of a dedicated service with two workers."""
     with run_service(WORKERS=2, LOG_LEVELS="images=WARNING") as target:
         yield Attacker(target, sample.json())

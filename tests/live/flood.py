@@ -1,7 +1,6 @@
 """A caller who saturates the service: many connections, each sending one request again and again.
 
-It pauses after a refusal, though for less than it is asked to: without a pause, it would take the machine's CPU for
-itself.
+After a refusal, it pauses for less than `Retry-After`: without a pause, it would use all CPU time of the machine.
 
 Usage: python flood.py HOST PORT SOURCE CONNECTIONS KEY BODY_FILE CONTENT_TYPE. It ends when standard input ends, and
 prints the number of responses by status as JSON.
@@ -20,7 +19,7 @@ PAUSE_S = 0.5
 
 
 async def flood(request: bytes, host: str, port: int, source: str, counts: Counter[str]) -> None:
-    """Send one request after the other on one connection, and on a new one if it is closed."""
+    """Send requests one after the other on one connection, or on a new one if it is closed."""
     while True:
         try:
             reader, writer = await asyncio.open_connection(host, port, local_addr=(source, 0))

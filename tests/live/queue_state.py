@@ -1,4 +1,4 @@
-"""What is left in the queue of a running service."""
+"""Leftovers in the queue of a running service."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ GAUGES = ("task_queue_size", "active_tasks_count", "task_oldest_age_seconds", "a
 
 
 def describe_rest(settings: Settings, service: RunningService) -> str:
-    """Describe what is left in the stream, in its consumers and in the gauges; empty if nothing is."""
+    """Describe leftovers in the stream, its consumers and the gauges; empty if there are none."""
     state = asyncio.run(_read(settings))
     tracked = {lane: consumer for lane, consumer in state.after.items() if consumer.tracked}
     gauges = {key: value for key, value in service.scrape().items() if key[0] in GAUGES and value}
@@ -24,7 +24,7 @@ def describe_rest(settings: Settings, service: RunningService) -> str:
 
 
 async def _read(settings: Settings) -> QueueState:
-    connection = Connection(settings, "test", is_keeper=False)
+    connection = Connection(settings, "test", manages_streams=False)
     await connection.start()
     try:
         assert await connection.wait_up(lambda: False)

@@ -1,7 +1,7 @@
-"""Every alert that the service itself can cause is seen to fire and to resolve, in the real thing.
+"""Every alert that the service itself can cause fires and resolves in a real deployment.
 
-Four releases of the service run, one Prometheus scrapes them and evaluates the project's rules, made quick in their
-windows and `for` alone, and one Alertmanager tells a webhook. Things are broken and mended while callers go on.
+Four releases run. One Prometheus scrapes them and evaluates the project's rules, with shorter windows and `for`, and
+one Alertmanager notifies a webhook. Faults are caused and removed while callers continue.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ WINDOWS = ("1h", "6h", "1d", "3d")
 
 FAULTS = {
     "a task process hangs, and there is a task": ("FacialServiceOldestTaskTooOld",),
-    "callers send damaged pictures": ("FacialServiceErrorSurge", "FacialServiceDecodeFailures"),
+    "callers send damaged images": ("FacialServiceErrorSurge", "FacialServiceDecodeFailures"),
     "API processes are killed one after the other": ("FacialServiceWorkerExits",),
     "files of processes that are gone stay": ("FacialServiceMetricFilesGrowing",),
     "the exporter hangs": ("FacialServiceScrapeSlow",),
@@ -51,9 +51,9 @@ FAULTS = {
         *(f"FacialServiceErrorBudgetBurn-{window}" for window in WINDOWS),
     ),
     "the workers' user is unknown to the queue": ("FacialServiceQueueUnreachableFromInstance",),
-    "callers submit pictures that do not decode": ("FacialServiceTaskFailureRatioHigh",),
+    "callers submit images that do not decode": ("FacialServiceTaskFailureRatioHigh",),
     "results are larger than there is room for": ("FacialServiceQueueStorageNearlyFull",),
-    "tasks kill whoever works on them": ("FacialServiceRedeliveries", "FacialServiceDeadTasks"),
+    "tasks kill their worker": ("FacialServiceRedeliveries", "FacialServiceDeadTasks"),
     "the workers are stopped": ("FacialServiceNoTaskWorkers",),
     "tasks go on to come in": ("FacialServiceQueueBacklogGrowing",),
     "tasks with large photos go on to come in": ("FacialServiceQueueFull",),
@@ -61,17 +61,17 @@ FAULTS = {
 CAUSED = [rule for rules in FAULTS.values() for rule in rules]
 
 NOT_HERE = {
-    "FacialServiceMemoryNearLimit": "of a container and its limit: cAdvisor and kube-state-metrics tell",
-    "FacialServiceOomKilled": "of a container: cAdvisor or kube-state-metrics tells",
-    "FacialServiceCpuThrottled": "of a container's CPU limit: cAdvisor tells",
-    "FacialServiceCrashLooping": "of what the kubelet does with a container: kube-state-metrics tells",
-    "FacialServiceReplicasMismatch": "of a Deployment or a StatefulSet: kube-state-metrics tells",
-    "FacialServiceHpaAtMaximum": "of an autoscaler: kube-state-metrics tells",
-    "FacialServiceVolumeFilling": "of a volume of the cluster: the kubelet tells",
+    "FacialServiceMemoryNearLimit": "a container and its limit, from cAdvisor and kube-state-metrics",
+    "FacialServiceOomKilled": "a container, from cAdvisor or kube-state-metrics",
+    "FacialServiceCpuThrottled": "a container's CPU limit, from cAdvisor",
+    "FacialServiceCrashLooping": "the restarts of a container, from kube-state-metrics",
+    "FacialServiceReplicasMismatch": "a Deployment or a StatefulSet, from kube-state-metrics",
+    "FacialServiceHpaAtMaximum": "an autoscaler, from kube-state-metrics",
+    "FacialServiceVolumeFilling": "a volume of the cluster, from the kubelet",
 }
 
 TASKS = {"type": "facial_processing"}
-# Beside the name, the severity, the job, the namespace and, where the alert is of one instance, that instance.
+# In addition to the name, severity, job, namespace and, for alerts on one instance, the instance.
 MORE_LABELS = {
     "FacialServiceErrorSurge": {"component": "images"},
     "FacialServiceWorkerExits": {"reason": "killed"},
@@ -85,17 +85,17 @@ MORE_LABELS = {
 
 @dataclass
 class Report:
-    """What was seen.
+    """Results of the rehearsal.
 
     Attributes:
-        rows: one an alert.
+        rows: one row per alert.
         quiet: notifications before the first fault.
         notices: all notifications.
-        statuses: how the normal traffic of the release without faults was answered.
-        instances: labels of the instance that an alert is to be of.
-        failures: what went wrong with the rehearsal itself.
-        cores: CPU time a second of the process that was to take as much as there is.
-        seconds: how long it took.
+        statuses: responses to normal traffic of the release without faults.
+        instances: labels of the instance of each alert.
+        failures: errors of the rehearsal itself.
+        cores: CPU time per second of the process that saturates the CPU.
+        seconds: duration.
     """
 
     rows: dict[str, Row] = field(default_factory=dict)
@@ -153,7 +153,7 @@ def report(
 
 
 def targets_of(fleet: Fleet) -> list[dict[str, Any]]:
-    """Name what is scraped, under the labels that it would have in Kubernetes or without."""
+    """Return the scraped addresses, with labels as in Kubernetes or without it."""
     targets: list[dict[str, Any]] = [{"targets": [fleet.alone.address]}]
     for release in (fleet.calm, fleet.apart, fleet.busy):
         for role, instance in (("api", release.api), ("worker", release.workers)):
@@ -163,13 +163,13 @@ def targets_of(fleet: Fleet) -> list[dict[str, Any]]:
 
 
 def have_been_quiet(monitoring: Monitoring) -> bool:
-    """Tell whether every release has had traffic, as the rules see it, in so many evaluations."""
+    """Return whether the rules have seen traffic of every release in a number of evaluations."""
     rates = f'namespace_job:api_requests:rate5m{{namespace!="{PATIENT}"}}'
     return len(monitoring.ask(f"count_over_time({rates}[10m]) >= {QUIET_EVALUATIONS}")) == 4
 
 
 def instances_of(fleet: Fleet) -> dict[str, dict[str, str]]:
-    """Name the instance that is broken, for the alerts that are of one."""
+    """Return the instance with the fault, for alerts on a single instance."""
     assert fleet.apart.workers is not None
     return {
         "FacialServiceMetricFilesGrowing": {"instance": fleet.alone.address},
@@ -194,7 +194,7 @@ def test_normal_traffic_raises_no_alert(report: Report) -> None:
 
 
 def test_release_without_faults_has_no_alert(report: Report) -> None:
-    """However busy its neighbours make the machine."""
+    """The releases without faults respond, even on a busy machine."""
     assert [notice for notice in report.notices if notice.place == "calm"] == []
     assert report.statuses == {200, 202, 422}
 
@@ -235,7 +235,7 @@ def require_annotations(row: Row) -> None:
 
 
 def test_table(report: Report, capsys: pytest.CaptureFixture[str]) -> None:
-    """Show the figures to whoever reads the run."""
+    """Print the measurements."""
     rows = report.rows.values()
     lines = ["| alert | fault | seconds to fire | seconds to resolve |", "| --- | --- | --- | --- |"]
     for row in rows:

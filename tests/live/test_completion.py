@@ -31,14 +31,14 @@ class Terminal:
         self._descriptor = descriptor
 
     def type(self, text: str) -> None:
-        """Press keys."""
+        """Send keys."""
         os.write(self._descriptor, text.encode())
 
     def wait_for(self, *wanted: str) -> None:
-        """Read until all of some texts are there.
+        """Read until all texts have appeared.
 
         Raises:
-            TimeoutError: one never was.
+            TimeoutError: a text does not appear.
         """
         seen, limit = "", time.monotonic() + LIMIT_S
         while not all(text in seen for text in wanted):
@@ -50,7 +50,7 @@ class Terminal:
 
 @contextmanager
 def open_terminal(command: list[str], home: Path) -> Iterator[Terminal]:
-    """Run a shell in the repository's folder, with nobody's settings."""
+    """Run a shell in the repository's folder, without the user's settings."""
     programs = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     env = {"PATH": programs, "HOME": str(home), "TERM": "dumb", "LC_ALL": "C", "PS1": "> "}
     descriptor, its_own = pty.openpty()
@@ -73,7 +73,7 @@ def bash(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Terminal]:
     home = tmp_path_factory.mktemp("home")
     with open_terminal([program, "--norc", "--noprofile", "-i"], home) as terminal:
         terminal.type("source <(facial-service completion bash)\n")
-        terminal.type("echo ready-'to'-type\n")  # quoted, so that the echo of the keys is not taken for the answer
+        terminal.type("echo ready-'to'-type\n")  # quoted, so that the echo of the keys differs from the output
         terminal.wait_for("ready-to-type")
         yield terminal
 
@@ -95,7 +95,7 @@ def test_tab_completes(bash: Terminal, typed: str, completed: str) -> None:
     try:
         bash.wait_for(completed)
     finally:
-        bash.type("\x15")  # the line is dropped
+        bash.type("\x15")  # discards the line
 
 
 def test_two_tabs_list_what_there_is(bash: Terminal) -> None:

@@ -1,4 +1,4 @@
-"""The counters are right: what callers saw, worker processes counted, however often these were killed."""
+"""Counters match the responses that callers received, even if worker processes are killed."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ STEPS = ("parse", "sniff", "contours", "svg", "document")
 
 @dataclass
 class Tally:
-    """What callers saw."""
+    """Responses that callers received."""
 
     answered: Counter[int] = field(default_factory=Counter)
     lost: int = 0
@@ -55,7 +55,7 @@ class Tally:
 
 
 def send(api: httpx.URL, body: bytes) -> int | None:
-    """Send one request on a connection of its own; None where the connection broke before the answer was whole."""
+    """Send one request on a new connection; return None if the connection breaks before the response is complete."""
     connection = http.client.HTTPConnection(api.host, api.port, timeout=30)
     try:
         connection.request("POST", CROP, body, {"Content-Type": "application/json"})
@@ -70,7 +70,7 @@ def send(api: httpx.URL, body: bytes) -> int | None:
 
 
 def bodies(sample: Any) -> Iterator[bytes]:
-    """Give the requests in a random but repeatable order."""
+    """Yield the requests in a random but repeatable order."""
     kinds = {
         "good": sample.json(),
         "bad": sample.json(landmarks=sample.pairs[:100]),
@@ -114,19 +114,19 @@ def test_counters_agree_with_callers_over_kills_and_reload(
     }
     assert counted.keys() == tally.answered.keys()
     for status, answered in tally.answered.items():
-        # A kill can fall between an answer's last byte and its count; nothing is ever counted that was not answered.
+        # A kill can occur between a response's last byte and its count; only complete responses are ever counted.
         assert answered - KILLS <= counted[status] <= answered, f"status {status}"
     assert_work_agrees(scraped, tally)
-    # Each slot, the master and the exporter have a few files; a reload takes no slots of its own.
+    # Each slot, the master and the exporter have a few files; a reload needs no further slots.
     kinds = {(spec.kind, spec.mode) for spec in METRICS if not spec.is_collected}
     assert files <= len(kinds) * (WORKERS + 2)
 
 
 def scrape_cpu_s(service: Any) -> float:
-    """Return the CPU time of the exporter for a scrape: the least of several, which other processes disturb least."""
+    """Return the CPU time of the exporter for a scrape: the minimum of several, to reduce noise."""
     workers = {worker["pid"] for worker in httpx.get(f"{service.metrics}/health", timeout=30).json()["workers"]}
     (exporter,) = {child.pid for child in psutil.Process(service.pid).children()} - workers
-    clock = (~exporter << 3) | 2  # how Linux numbers the CPU clock of another process: clock_getcpuclockid(3)
+    clock = (~exporter << 3) | 2  # id of another process's CPU clock on Linux: clock_getcpuclockid(3)
     costs = []
     for _ in range(20):
         before = time.clock_gettime(clock)
@@ -155,7 +155,7 @@ def assert_work_agrees(scraped: dict[Any, float], tally: Tally) -> None:
 
 
 def serving(service: Any) -> set[int]:
-    """Return the process ids of the workers that serve."""
+    """Return the process ids of the ready workers."""
     workers = httpx.get(f"{service.metrics}/health", timeout=30).json()["workers"]
     return {worker["pid"] for worker in workers if worker["state"] == "ready"}
 
@@ -170,20 +170,20 @@ def disturb(service: Any, tally: Tally, wait_until: Callable[..., Any]) -> None:
         before = wait_until(lambda: full(service), limit_s=60, what="all workers")
         if number == KILLS // 2:
             os.kill(service.pid, signal.SIGHUP)
-            before = wait_until(lambda old=before: renewed(service, old), limit_s=60, what="all workers anew")
+            before = wait_until(lambda old=before: renewed(service, old), limit_s=60, what="all workers again")
         victim = chooser.choice(sorted(before))
         os.kill(victim, signal.SIGKILL)
-        # Until the master has looked, the dead one still stands among those that serve.
+        # Until the master notices, the dead worker is still listed as ready.
         wait_until(lambda gone=victim: renewed(service, {gone}), limit_s=60, what="all workers back")
 
 
 def full(service: Any) -> set[int]:
-    """Return the workers once there are as many as there should be."""
+    """Return the workers when all have started."""
     workers = serving(service)
     return workers if len(workers) == WORKERS else set()
 
 
 def renewed(service: Any, old: set[int]) -> set[int]:
-    """Return the workers once none of the old ones is left."""
+    """Return the workers when none of the old ones is left."""
     workers = full(service)
     return set() if workers & old else workers

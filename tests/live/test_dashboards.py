@@ -1,8 +1,7 @@
-"""Every query of every dashboard has data while the real service works: without Kubernetes, and as if within it.
+"""Every query of every dashboard has data while the service runs, with and without labels of Kubernetes.
 
-Two Prometheus scrape the same API, the same worker and the same queue. One knows them by their addresses alone, as
-under compose; the other by namespace and pod as well, beside a recorded exposition of kube-state-metrics, cAdvisor and
-the kubelet.
+Two Prometheus servers scrape the same API, worker and NATS server. One has only their addresses, as under compose. The
+other adds namespaces and pods, and a recorded exposition of kube-state-metrics, cAdvisor and the kubelet.
 """
 
 from __future__ import annotations
@@ -38,7 +37,7 @@ OWN = [target for target in TARGETS if target not in APART]
 
 
 def send_traffic(service: RunningService, sample: Sample) -> None:
-    """Ask for everything that leaves a metric of its own, some of it wrong, for half a minute."""
+    """Send every kind of request that has its own metric, some of them invalid, for half a minute."""
     crop = [
         sample.json(),
         sample.json(image=sample.png, verify="pixels"),
@@ -56,7 +55,7 @@ def send_traffic(service: RunningService, sample: Sample) -> None:
                 client.post(CROP, content=content)
             for content in submit:
                 client.get(client.post(f"{CROP}/submit", content=content).raise_for_status().headers["location"])
-            client.post(CROP, content=submit[0])  # answered from the task's record, once it has ended
+            client.post(CROP, content=submit[0])  # served from the record of the task after it has ended
             time.sleep(0.2)
 
 
@@ -69,7 +68,7 @@ def servers(
     wait_until: Callable[..., Any],
     tmp_path_factory: pytest.TempPathFactory,
 ) -> Iterator[dict[str, Server]]:
-    """Give both Prometheus, once the service has worked for a while."""
+    """Return both Prometheus servers after the service has run for a while."""
     folder = tmp_path_factory.mktemp("prometheus")
     with ExitStack() as stack:
         nats = stack.enter_context(run_nats(cluster=3))
@@ -102,7 +101,7 @@ def documents() -> dict[str, dict[str, Any]]:
 
 @pytest.fixture(scope="module")
 def opened(servers: dict[str, Server], documents: dict[str, Any]) -> dict[tuple[str, str], dict[str, str]]:
-    """The values of the variables of each dashboard as it opens, by server and dashboard."""
+    """Return the initial values of the variables, by server and dashboard."""
     return {
         (name, uid): server.values(document) for name, server in servers.items() for uid, document in documents.items()
     }
@@ -127,7 +126,7 @@ def test_query_of_kubernetes_has_data_of_this_service(
     for series in found:
         names = {value for label, value in series["metric"].items() if label not in {"namespace", "container"}}
         assert all(RELEASE in name for name in names), "another release's"
-    # Elsewhere there is nothing to see, and nothing that is wrong.
+    # On the other server, these panels are empty without an error.
     assert draw(servers["plain"], target, opened["plain", target.dashboard]) == []
 
 
@@ -172,7 +171,7 @@ def test_numbers_are_right(servers: dict[str, Server], opened: dict[Any, Any], n
     assert (last("tasks/Queue/A"), last("tasks/Workers/A")) == (1, TASK_WORKERS)
     assert 0 < last("tasks/Failure ratio/A") < 1
     assert (last("tasks/Dead letters/A"), last("resources/Slowest scrape/A") < 2) == (0, True)
-    # Two of the ten pictures that are asked about cannot be read, and one of seven results is a region of the caller's.
+    # Two of ten images are unreadable, and one of seven results has a custom region.
     assert 0.05 < last("images/Decode failures/A") < 0.4
     assert 5 < last("images/Regions per result/A") < 13
     assert 0 < last("images/Cache hit ratio/A") < 1

@@ -1,4 +1,4 @@
-"""The queue and the workers of tasks: beside the API that starts them, and for themselves."""
+"""The embedded queue and task workers, and separate workers."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ ENDED = {"SUCCESS", "FAILURE", "CANCELLED"}
 
 
 def submit(service: Any, body: bytes) -> str:
-    """Submit a task, which has to be taken."""
+    """Submit a task, which must be accepted."""
     answer = httpx.post(f"{service.api}{CROP}/submit", content=body, headers=JSON, timeout=30)
     assert answer.status_code == 202, answer.text
     return str(answer.json()["task_id"])
 
 
 def end_of(service: Any, task_id: str) -> str:
-    """Wait for a task's end, and return its status."""
+    """Wait for a task to end, and return its status."""
     answer = httpx.get(f"{service.api}{CROP}/status/{task_id}?wait=30", timeout=60).raise_for_status()
     return str(answer.json()["status"])
 
@@ -45,12 +45,12 @@ def is_gone(process: psutil.Process) -> bool:
 
 
 def family(service: Any) -> list[psutil.Process]:
-    """Return every process of an instance, but for the master."""
+    """Return every process of an instance, except the master."""
     return psutil.Process(service.pid).children(recursive=True)
 
 
 def refuse(verb: str, **env: object) -> subprocess.CompletedProcess[str]:
-    """Start the command, which is to end by itself."""
+    """Start the command, which must end by itself."""
     settings = {"PORT": "0", "METRICS_PORT": "0", "LOG_FORMAT": "json", "PATH": os.environ["PATH"]}
     given = {name: str(value) for name, value in env.items()}
     command = [sys.executable, "-m", "app", verb]
@@ -59,7 +59,7 @@ def refuse(verb: str, **env: object) -> subprocess.CompletedProcess[str]:
 
 @pytest.fixture(scope="module")
 def own(run_service: Any) -> Iterator[Any]:
-    """Give an instance that these tests may harm."""
+    """Return an instance that these tests may damage."""
     with run_service(WORKERS=1, TASK_WORKERS=2, ENABLE_TASKS="true") as service:
         service.wait_tasks()
         yield service
@@ -99,7 +99,7 @@ def test_second_instance_on_the_folder_is_refused_at_once(own: Any, sample: Any)
     assert done.returncode == 1
     assert done.stderr == (
         f"facial-service: DATA_DIR {folder} is in use by process {own.pid}; "
-        "stop that, or set another DATA_DIR for this instance\n"
+        "stop it, or set another DATA_DIR for this instance\n"
     )
     assert end_of(own, submit(own, sample.json())) == "SUCCESS"
 
@@ -113,7 +113,11 @@ def test_queue_comes_back_with_its_tasks(own: Any, sample: Any, wait_until: Call
     assert end_of(own, before) == "SUCCESS"
     assert end_of(own, submit(own, sample.json())) == "SUCCESS"
     (line,) = [line for line in own.log_lines() if line.get("companion") == "nats-server"]
-    assert (line["level"], line["how"], line["pid"]) == ("ERROR", "SIGKILL", server.pid)
+    assert (line["level"], line["how"], line["pid"]) == (
+        "ERROR",
+        "killed by SIGKILL (possibly out of memory)",
+        server.pid,
+    )
 
 
 def test_task_workers_come_back_after_those_of_a_killed_master(
@@ -159,7 +163,7 @@ def test_ctrl_c_in_the_terminal_reaches_the_queue_in_its_turn(run_service: Any) 
     with run_service(WORKERS=1, TASK_WORKERS=1, ENABLE_TASKS="true") as service:
         service.wait_tasks()
         processes = [process for process in family(service) if os.getpgid(process.pid) == os.getpgid(service.pid)]
-        # What a terminal does: to every process of the foreground group at once.
+        # A terminal sends the signal to every process of the foreground group.
         for process in processes:
             process.send_signal(signal.SIGINT)
         assert service.stop(signal.SIGINT) == 0
@@ -217,7 +221,7 @@ def test_worker_for_itself(
 ) -> None:
     with (
         run_nats(authorization={"token": "a-token"}) as nats,
-        run_worker(NATS_URL=nats.url, NATS_TOKEN="a-token", TASK_WORKERS=2) as worker,  # noqa: S106 - a test's own
+        run_worker(NATS_URL=nats.url, NATS_TOKEN="a-token", TASK_WORKERS=2) as worker,  # noqa: S106 - not a real one
         run_service(WORKERS=1, NATS_URL=nats.url, NATS_TOKEN="a-token") as service,  # noqa: S106
     ):
         assert worker.tasks == 2
@@ -244,7 +248,7 @@ def reaches_queue(service: Any) -> bool:
 def test_worker_waits_for_a_queue_that_is_not_there_yet(run_nats: Any, run_worker: Any) -> None:
     with run_nats() as nats:
         nats.kill()
-        nats.start()  # while the worker boots
+        nats.start()  # while the worker starts
         with run_worker(NATS_URL=nats.url, TASK_WORKERS=1) as worker:
             assert worker.health()["ready"]
 
@@ -252,7 +256,7 @@ def test_worker_waits_for_a_queue_that_is_not_there_yet(run_nats: Any, run_worke
 def test_worker_without_a_queue_says_so() -> None:
     done = refuse("worker")
     assert done.returncode == 2
-    assert done.stderr.startswith("facial-service: NATS_URL: expected the server that the tasks are on, got nothing")
+    assert done.stderr.startswith("facial-service: NATS_URL: expected the URL of a NATS server, got nothing")
 
 
 def test_task_workers_are_looked_after_as_the_api_s_are(
@@ -270,7 +274,7 @@ def test_task_workers_are_looked_after_as_the_api_s_are(
         wait_until(
             lambda: not before & {row["pid"] for row in worker.health()["workers"]} and len(states(worker)) == 2,
             limit_s=60,
-            what="both anew",
+            what="two new processes",
         )
         assert set(states(worker)) == {"task-0", "task-1"}
 
@@ -288,7 +292,7 @@ def test_workers_of_a_killed_master_end(run_nats: Any, run_worker: Any, wait_unt
 
 
 def test_bounds_can_be_lowered_on_an_existing_store(run_service: Any, sample: Any, tmp_path: Path) -> None:
-    """A server with less room than its streams reserve would refuse every message."""
+    """A server with less storage than its streams reserve would reject every message."""
     mib = 1024 * 1024
     lower = {
         "TASK_QUEUE_MAX_BYTES": 128 * mib,

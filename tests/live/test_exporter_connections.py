@@ -14,7 +14,7 @@ import httpx
 import psutil
 import pytest
 
-from app.observability.exporter import MAX_CONNECTIONS
+from app.supervisor.exporter import MAX_CONNECTIONS
 from tests.live.conftest import wait_until
 
 if TYPE_CHECKING:
@@ -66,7 +66,7 @@ def test_scrapes_and_probes_are_served_while_connections_drip(
             wait_until(
                 lambda: process.num_threads() <= MAX_CONNECTIONS + 8, limit_s=20, what="a bounded number of threads"
             )
-            # Those that drip are closed although nothing needs their place, because a request has a time limit.
+            # Slow ones are closed even below the connection limit, because a request has a time limit.
             wait_until(lambda: process.num_threads() <= 8, limit_s=30, what="the end of the dripping connections")
         finally:
             is_over.set()

@@ -36,12 +36,12 @@ KEYS = "busy:first-key,other:second-key"
 
 @dataclass
 class Measured:
-    """What one caller got.
+    """Results of one caller.
 
     Attributes:
-        statuses: of the responses, in their order.
-        durations_s: how long each took.
-        elapsed_s: time of the measurement.
+        statuses: statuses of the responses, in order.
+        durations_s: duration of each.
+        elapsed_s: duration of the measurement.
     """
 
     statuses: list[int] = field(default_factory=list)
@@ -58,7 +58,7 @@ class Measured:
 
 
 def measure(api: str, body: bytes, headers: dict[str, str], source: str, *, connections: int) -> Measured:
-    """Send one request after the other on each connection for a while."""
+    """Send requests one after the other on each connection for a while."""
     measured = Measured()
     start = time.monotonic()
 
@@ -84,7 +84,7 @@ def measure(api: str, body: bytes, headers: dict[str, str], source: str, *, conn
 def flooded(
     service: RunningService, source: str, key: str, body: Path, content_type: str
 ) -> Iterator[Callable[[], dict[str, int]]]:
-    """Saturate the service; the function ends that, and returns the responses by status."""
+    """Saturate the service; the yielded function stops that, and returns the responses by status."""
     url = httpx.URL(service.api)
     command = [
         sys.executable,
@@ -112,7 +112,7 @@ def flooded(
 
 @pytest.fixture(scope="module")
 def heavy(sample: Sample, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Write the heaviest ordinary request: a photo of nearly 24 megapixels that has to be decoded."""
+    """Return the heaviest ordinary request: an image of nearly 24 megapixels that must be decoded."""
     pixels = cv2.imdecode(np.frombuffer(sample.photo, np.uint8), cv2.IMREAD_COLOR)
     photo = sample.encode(".jpg", cv2.resize(pixels, (4896, 4896)), cv2.IMWRITE_JPEG_QUALITY, 40)
     points = [{name: value * 4896 / 512 for name, value in point.items()} for point in sample.points]
@@ -139,16 +139,16 @@ def test_a_caller_that_saturates_the_service_leaves_others_their_share(
         with flooded(service, "127.0.0.1", busy, heavy, sample.multipart) as stop:
             saturated = ("api_rejections_total", frozenset({("reason", "saturated")}))
             wait_until(lambda: service.scrape().get(saturated, 0) > 0, limit_s=30, what="a saturated service")
-            beside = measure(service.api, sample.form(), headers, other_source, connections=2)
+            loaded = measure(service.api, sample.form(), headers, other_source, connections=2)
             counts = stop()
     figures = (
-        f"{alone.per_second:.1f}/s and {alone.median_s:.3f} s alone; {beside.per_second:.1f}/s and "
-        f"{beside.median_s:.3f} s, at most {max(beside.durations_s):.2f} s, beside {counts} of {heavy_s:.2f} s"
+        f"{alone.per_second:.1f}/s and {alone.median_s:.3f} s alone; {loaded.per_second:.1f}/s and "
+        f"{loaded.median_s:.3f} s, at most {max(loaded.durations_s):.2f} s, during {counts} of {heavy_s:.2f} s"
     )
     print(figures)  # noqa: T201 - shown by -rP
     assert set(alone.statuses) == {200}
-    assert beside.statuses.count(200) >= 0.99 * len(beside.statuses), figures
+    assert loaded.statuses.count(200) >= 0.99 * len(loaded.statuses), figures
     assert counts["200"] > 0
-    # An equal share is half of what it gets alone.
-    assert beside.per_second >= 0.25 * alone.per_second, figures
-    assert beside.median_s <= 4 * alone.median_s + heavy_s, figures
+    # An equal share is half of its rate without the other caller.
+    assert loaded.per_second >= 0.25 * alone.per_second, figures
+    assert loaded.median_s <= 4 * alone.median_s + heavy_s, figures

@@ -1,4 +1,4 @@
-"""Bytes on a connection that are no proper request, or one with an offer to speak something else."""
+"""Connections with malformed requests, or with requests for another protocol."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def receive(connection: socket.socket) -> bytes:
 
 
 def read_answer(connection: socket.socket) -> tuple[int, bytes]:
-    """Read one answer: its status and body."""
+    """Read one response: its status and body."""
     received = b""
     while b"\r\n\r\n" not in received:
         received += receive(connection)
@@ -121,12 +121,12 @@ BARE = b"GET /version HTTP/1.1\r\n"
 def test_an_ambiguous_or_unknown_head_is_refused(
     attacker: Attacker, data: bytes, status: int, code: str, is_split: bool
 ) -> None:
-    """Each refusal is a problem with an id, has one access line and one count, however its bytes arrive."""
+    """Each rejection is a problem document with an id, has one access line and is counted once."""
     before = count_refusals(attacker, status)
     with connect(attacker) as connection:
         connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         step = 1 if is_split and len(data) < 1000 else 5000 if is_split else len(data)
-        with suppress(OSError):  # the service closes the connection when it has seen enough
+        with suppress(OSError):  # the service closes the connection early
             for start in range(0, len(data), step):
                 connection.sendall(data[start : start + step])
         got, body = read_answer(connection)
@@ -217,7 +217,7 @@ def test_an_offer_of_another_protocol_is_passed_over(
         for start in range(0, len(data), max(size, 1000)):
             connection.sendall(data[start : start + max(size, 1000)])
         assert read_answer(connection)[0] == 200
-        connection.sendall(GET + b"\r\n")  # and the connection goes on
+        connection.sendall(GET + b"\r\n")  # and the connection stays open
         assert read_answer(connection)[0] == 200
 
 
@@ -240,7 +240,7 @@ def test_many_offers_in_a_row_are_all_passed_over(attacker: Attacker) -> None:
     offers = 1500
     with connect(attacker) as connection:
         data = (GET + b"Connection: Upgrade\r\nUpgrade: h2c\r\n\r\n") * offers
-        for start in range(0, len(data), 1000):  # so that some come while others are read again
+        for start in range(0, len(data), 1000):  # so that some arrive while others are read again
             connection.sendall(data[start : start + 1000])
         answers = b""
         while answers.count(b"HTTP/1.1 200") < offers:

@@ -1,4 +1,4 @@
-"""Files that are broken, too large or of the wrong kind, as photo and as label map, against two real workers."""
+"""Broken, oversized and mistyped files as image and as label map, sent to two workers."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def black(rows: int, row_bytes: int) -> bytes:
 
 @cache
 def bomb(sample: Sample) -> bytes:
-    """A PNG of 164 Mpx in some 200 kB: half a gigabyte once decoded to colour."""
+    """A PNG of 164 Mpx in about 200 kB, which would decode to half a gigabyte."""
     return sample.png_file(12_800, 12_800, black(12_800, 12_800))
 
 

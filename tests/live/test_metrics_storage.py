@@ -38,7 +38,7 @@ def small_folder(folder: Path, size: str) -> Iterator[Path]:
 
 
 def fill(folder: Path) -> Path:
-    """Leave no byte of a file system free."""
+    """Fill a file system completely."""
     filler = folder / "filler"
     with suppress(OSError), filler.open("wb", buffering=0) as file:
         while True:
@@ -189,7 +189,7 @@ def test_no_file_descriptor_left(run_service: Any, sample: Any, tmp_path: Path, 
         for _ in range(8):
             stack.enter_context(socket.create_connection((url.host, url.port)))
         wait_until(lambda: worker.num_fds() >= limit, limit_s=30, what="all descriptors in use")
-        # The connection that there is goes on, and its metrics are written into the files that are open.
+        # The open connection continues, and its metrics are written to the open files.
         assert client.post(service.api + CROP, content=sample.json(), headers=JSON).status_code == 200
         assert served(service) == 3
         resource.prlimit(worker.pid, resource.RLIMIT_NOFILE, before)

@@ -1,4 +1,4 @@
-"""Every metric of the table is there, with its labels, when the real service is scraped."""
+"""A scrape of the service contains every metric of the table, with its labels."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from app.observability.metrics import METRICS, MetricSpec
 
 SUFFIXES = {"counter": ("_total",), "gauge": ("",), "histogram": ("_bucket", "_sum", "_count")}
 JSON = {"Content-Type": "application/json"}
-OF_CLUSTERS = "queue_cluster_has_leader"  # not of a server alone; test_queue_cluster has three
+OF_CLUSTERS = "queue_cluster_has_leader"  # only in a cluster; see test_queue_cluster
 
 
 @pytest.fixture(scope="module")
 def families(service: Any, sample: Any) -> dict[str, Any]:
-    """Scrape after one request of each kind that leaves a metric of its own."""
+    """Scrape after one request of each kind that has its own metric."""
     crop = f"{service.api}/api/v1/frontal/crop"
     httpx.post(crop, content=sample.json(), headers=JSON, timeout=30).raise_for_status()
     assert httpx.post(crop, content=b"{", headers=JSON, timeout=30).status_code == 400

@@ -1,4 +1,4 @@
-"""The OpenAPI document against the running service: it keeps its word for whatever the document lets a caller send."""
+"""The running service conforms to its OpenAPI document for every request that the document allows."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from schemathesis.specs.openapi.checks import (
     status_code_conformance,
 )
 
-from app.web.schemas import CropAnswer, HealthAnswer, ProblemAnswer, TaskAnswer, VersionAnswer
+from app.web.schemas import CropResponse, HealthResponse, ProblemDocument, TaskResponse, VersionResponse
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -46,7 +46,7 @@ CHECKS = [
     response_headers_conformance,
     response_schema_conformance,
 ]
-TASK_CHECKS = CHECKS[1:]  # a queue that is full is an answer too
+TASK_CHECKS = CHECKS[1:]  # a full queue is a valid response, too
 TASK_OPERATIONS = [
     ("POST", SUBMIT),
     ("GET", STATUS),
@@ -145,8 +145,8 @@ def test_every_example_becomes_a_task(service: RunningService, examples: dict[st
     for name, example in examples.items():
         result = httpx.post(service.api + CROP, json=example["value"]).json()
         taken = httpx.post(service.api + SUBMIT, json=example["value"])
-        task = decode(httpx.get(f"{service.api}{taken.headers['location']}?wait=60", timeout=90), TaskAnswer)
-        assert decode(taken, TaskAnswer).task_id == task.task_id
+        task = decode(httpx.get(f"{service.api}{taken.headers['location']}?wait=60", timeout=90), TaskResponse)
+        assert decode(taken, TaskResponse).task_id == task.task_id
         assert msgspec.to_builtins(task.result) | {"processing_time_ms": 0} == result | {"processing_time_ms": 0}, name
 
 
@@ -155,7 +155,7 @@ def test_every_example_is_answered(service: RunningService, examples: dict[str, 
     for name, example in examples.items():
         answer = httpx.post(service.api + CROP, json=example["value"])
         assert answer.status_code == 200, f"{name}: {answer.text[:500]}"
-        result = decode(answer, CropAnswer)
+        result = decode(answer, CropResponse)
         assert result.regions_detected == len(result.regions) > 0, name
         assert not result.omitted, name
         overlay = httpx.post(service.api + CROP, json=example["value"], headers={"accept": "image/svg+xml"})
@@ -164,15 +164,15 @@ def test_every_example_is_answered(service: RunningService, examples: dict[str, 
 
 
 def test_other_answers_are_what_the_document_says(service: RunningService) -> None:
-    assert decode(httpx.get(f"{service.api}/version"), VersionAnswer).version
-    assert decode(httpx.get(f"{service.api}/health"), HealthAnswer).live
-    assert decode(httpx.post(service.api + CROP, json={}), ProblemAnswer).code == "field_missing"
-    assert decode(httpx.get(f"{service.api}/none"), ProblemAnswer).code == "not_found"
-    assert decode(httpx.get(f"{service.api}{CROP}/status/{NO_TASK}"), ProblemAnswer).code == "task_unknown"
+    assert decode(httpx.get(f"{service.api}/version"), VersionResponse).version
+    assert decode(httpx.get(f"{service.api}/health"), HealthResponse).live
+    assert decode(httpx.post(service.api + CROP, json={}), ProblemDocument).code == "field_missing"
+    assert decode(httpx.get(f"{service.api}/none"), ProblemDocument).code == "not_found"
+    assert decode(httpx.get(f"{service.api}{CROP}/status/{NO_TASK}"), ProblemDocument).code == "task_unknown"
 
 
 def decode(answer: httpx.Response, structure: type[T]) -> T:
-    """Read an answer strictly: every member has its type, none is missing, and none is there that is not documented."""
+    """Decode a response strictly: every member is documented and has its type, and none is missing."""
     decoded = msgspec.json.decode(answer.content, type=structure)
     assert msgspec.to_builtins(decoded) == answer.json()
     return decoded

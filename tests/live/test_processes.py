@@ -1,4 +1,4 @@
-"""The processes: probes while every worker is busy, draining, slots over restarts, and metrics left out."""
+"""Processes: probes while every worker is busy, draining, slots over restarts, and disabled metrics."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ pytestmark = pytest.mark.live
 
 CROP = "/api/v1/frontal/crop"
 JSON = {"Content-Type": "application/json"}
-PROBE_LIMIT_S = 1.0  # what the probes promise, however busy the workers are; kept by the client's time-out
+PROBE_LIMIT_S = 1.0  # limit of the probes even if all workers are busy; the client's timeout
 PROBES = ("/health/live", "/health/ready", "/metrics")
 
 
@@ -91,7 +91,7 @@ def test_slots_are_taken_over(run_service: Any, sample: Any, wait_until: Callabl
             before = {worker["pid"] for worker in health(service)["workers"]}
             for pid in before:
                 os.kill(pid, signal.SIGKILL)
-            wait_until(lambda old=before: is_renewed(health(service), old), limit_s=60, what="two workers anew")
+            wait_until(lambda old=before: is_renewed(health(service), old), limit_s=60, what="two new workers")
         names = {worker["name"] for worker in health(service)["workers"]}
         scraped = service.scrape()
         killed = [line for line in service.log_lines() if line.get("reason") == "killed"]
@@ -212,7 +212,7 @@ def test_requests_are_answered_where_metrics_cannot_be_written(
     with run_service(WORKERS=1, PROMETHEUS_MULTIPROC_DIR=folder) as service:
         (worker,) = [worker["pid"] for worker in health(service)["workers"]]
         folder.rename(tmp_path / "gone")
-        folder.touch()  # a file where the folder should be, so that nobody can make it again
+        folder.touch()  # a file in place of the folder, so that no process can create it again
         post(service, sample.json()).raise_for_status()
         folder.unlink()
         os.kill(worker, signal.SIGKILL)
@@ -238,7 +238,7 @@ def test_peers_that_never_speak_leave_no_line(run_service: Any) -> None:
         linger = struct.pack("ii", 1, 0)
         with socket.create_connection((url.host, url.port)) as connection:
             connection.sendall(b"GET /metrics HTTP/1.1\r\n")
-            connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)  # close by reset
+            connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)  # close with a reset
         assert health(service)["live"]
         service.stop()
         assert [line for line in service.log_lines() if "raw" in line] == []

@@ -1,4 +1,4 @@
-"""A real Prometheus scrapes the service and counts what callers saw."""
+"""Counters in Prometheus match the responses that callers received."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ scrape_configs:
 
 
 def require(program: str) -> str:
-    """Return the path of a program, or skip with the way to get it."""
+    """Return the path of a program, or skip the test."""
     found = shutil.which(program)
     if found is None:
         pytest.skip(f"{program} is not on PATH; `make tools` sets it up")
@@ -38,7 +38,7 @@ def require(program: str) -> str:
 
 @contextmanager
 def prometheus(folder: Path, target: str, wait_until: Callable[..., Any]) -> Iterator[str]:
-    """Run a Prometheus that scrapes one target each second, and give its address."""
+    """Run a Prometheus that scrapes one target each second, and yield its address."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
         address = f"127.0.0.1:{listener.getsockname()[1]}"
     configuration = folder / "prometheus.yml"
@@ -63,7 +63,7 @@ def is_ready(address: str) -> bool:
 
 
 def query(address: str, expression: str) -> dict[str, float]:
-    """Ask for an instant vector: the value of the label `by` to the value."""
+    """Return an instant vector: values by the label `by`."""
     answer = httpx.get(f"{address}/api/v1/query", params={"query": expression}, timeout=10).raise_for_status().json()
     return {next(iter(sample["metric"].values()), ""): float(sample["value"][1]) for sample in answer["data"]["result"]}
 
@@ -89,7 +89,7 @@ def test_prometheus_counts_what_callers_saw(
     assert list(up.values()) == [1]
 
 
-# Of a name that is given: callers' dashboards know it.
+# A name of the specification, which dashboards of users contain.
 GIVEN = 'active_tasks_count non-histogram and non-summary metrics should not have "_count" suffix\n'
 
 

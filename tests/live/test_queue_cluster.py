@@ -1,10 +1,10 @@
-"""A cluster of queue servers, as the metrics tell of it."""
+"""Metrics of a NATS cluster."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from app.tasks.monitor import read_monitor
+from app.tasks.nats_monitoring import read_server_stats
 
 LIMIT_S = 60
 
@@ -35,4 +35,4 @@ def test_the_leader_is_missed_although_the_queue_does_not_answer(
             wait_until(
                 lambda: tells("queue_cluster_has_leader", 0) and tells("queue_up", 0), limit_s=LIMIT_S, what="no leader"
             )
-            assert read_monitor(servers.monitor_url).memory
+            assert read_server_stats(servers.monitor_url).memory

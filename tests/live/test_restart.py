@@ -1,4 +1,4 @@
-"""The top process is killed: its processes end, the next start works at once, and nothing is left behind."""
+"""After a kill of the master, its child processes end, and the next start succeeds without leftovers."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def test_killed_master_is_followed_at_once(
     orphans: list[psutil.Process] = []
     with ExitStack() as stack:
         for _ in range(KILLS):
-            # Entered one within the other, so that no killed master is collected before the next start.
+            # Nested contexts, so that no killed master is reaped before the next start.
             service = stack.enter_context(run_service(**settings))
             send_head(service, stack, sample.json())
             orphans += descendants(service)

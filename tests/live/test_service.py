@@ -1,4 +1,4 @@
-"""The service as a whole: one good request in each form, and the line that it leaves."""
+"""The service as a whole: one valid request in each format, and its access line."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Clients that request large results and do not read them, beside clients that do."""
+"""Clients that request large results and do not read them, together with clients that do."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def test_unread_results_take_bounded_memory_and_fail_no_other_request(
                     httpx.post(f"{service.api}{CROP}", content=sample.json(), headers=JSON, timeout=60).status_code
                 )
                 most = max(most, worker.memory_info().rss)
-                time.sleep(0.1)  # the clients keep coming for some seconds, not at once
+                time.sleep(0.1)  # new clients arrive over some seconds
         finally:
             for reader in readers:
                 reader.close()
@@ -72,7 +72,7 @@ def test_requests_for_metrics_share_the_work(run_service: Any, sample: Any) -> N
         first = client.get("/metrics")
         assert "landmarks_processed_total 478.0" in first.text
         client.post(CROP, content=sample.json(), headers=JSON).raise_for_status()
-        # Not older than the request before it.
+        # Not older than the previous request.
         assert "landmarks_processed_total 956.0" in client.get("/metrics").text
         other = client.get("/metrics", headers={"accept": "application/openmetrics-text; version=1.0.0"})
         assert other.headers["content-type"].startswith("application/openmetrics-text")

@@ -1,4 +1,4 @@
-"""Clients that send a body slowly or never finish it, beside clients that send ordinary requests."""
+"""Clients that send a body slowly or never finish it, together with clients that send ordinary requests."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ HEAD = b"POST /api/v1/frontal/crop HTTP/1.1\r\nHost: a\r\nContent-Type: applicat
 
 @pytest.fixture(scope="module")
 def impatient(run_service: RunService) -> Iterator[RunningService]:
-    """A service with a short timeout, so that a body that is never silent outlasts it many times."""
+    """A service with a short timeout, so that a body without pauses lasts many times longer."""
     with run_service(WORKERS=1, BODY_TIMEOUT_S=1, BODY_MIN_RATE=8192) as running:
         yield running
 
@@ -41,7 +41,7 @@ def connect(service: RunningService, source: str = "127.0.0.1") -> socket.socket
 
 
 def stall(service: RunningService, stop: threading.Event, source: str, patience_s: float) -> None:
-    """Send all of a body but its last byte, then nothing; again with a new connection if it is closed or not read."""
+    """Send a body except for its last byte, then pause; reconnect if the connection is closed or not read."""
     while not stop.is_set():
         with suppress(OSError), connect(service, source) as connection:
             connection.settimeout(patience_s)
@@ -84,7 +84,7 @@ def test_stalled_bodies_fail_no_other_request(
             most = max(most, worker.memory_info().rss)
         assert set(statuses) == {200}
         print(f"{len(statuses)} requests, worker {before / MIB:.0f} to {most / MIB:.0f} MiB")  # noqa: T201
-        # What the bodies may occupy, what is received before reading is paused, the copy of a body, and the work.
+        # The budget of bodies, data received before reading is paused, the copy of a body, and the processing.
         assert most - before < 300 * MIB
 
 

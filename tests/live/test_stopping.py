@@ -1,4 +1,4 @@
-"""Stopping: every request gets a response, is logged and is counted, whatever it waits for."""
+"""Stopping: every request gets a response, is logged and counted, in every state."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def access_statuses(service: Any) -> Counter[int]:
 
 
 def require_refusal(response: httpx.Response, service: Any, codes: set[str]) -> None:
-    """Show that a response is a whole problem document of a stopping service, and has its access line."""
+    """Check that a response is a complete problem document of a stopping service, and has an access line."""
     assert response.status_code == 503, response.text
     problem = response.json()
     assert response.headers["content-type"] == "application/problem+json"
@@ -69,7 +69,7 @@ def test_request_that_outlives_its_time_gets_503(
         run_service(WORKERS=1, FAULT_WORK_S=60, GRACEFUL_TIMEOUT_S=1, PROMETHEUS_MULTIPROC_DIR=tmp_path) as service,
         ThreadPoolExecutor(3) as pool,
     ):
-        # One is at work, the others wait for its thread.
+        # One is being processed, the others wait for its thread.
         sent = [pool.submit(post, service, CROP, sample.json()) for _ in range(3)]
         wait_until(lambda: in_progress(service) == 3, limit_s=30, what="all requests")
         assert service.stop(number) == 0
@@ -90,7 +90,7 @@ def test_second_signal_shortens_the_time(
         sent = pool.submit(post, service, CROP, sample.json())
         wait_until(lambda: in_progress(service) == 1, limit_s=30, what="the request")
         os.kill(service.pid, signal.SIGTERM)
-        wait_until(lambda: "what is in flight" in service.log_text(), limit_s=30, what="the first signal")
+        wait_until(lambda: "requests in flight" in service.log_text(), limit_s=30, what="the first signal")
         assert service.stop(signal.SIGINT) == 0
         require_refusal(sent.result(), service, {"shutting_down"})
     assert counted(tmp_path)[CROP, 503] == 1
@@ -104,7 +104,7 @@ def post(service: Any, path: str, body: bytes, **headers: str) -> httpx.Response
 def test_requests_that_wait_for_a_hung_queue_get_503(
     run_service: Any, sample: Any, wait_until: Callable[..., Any], tmp_path: Path, number: signal.Signals
 ) -> None:
-    # The queue's server hangs for longer than the requests may take, so that the stop comes first.
+    # The NATS server is suspended for longer than the request timeout, so that the stop comes first.
     settings = {
         "WORKERS": 1,
         "ENABLE_TASKS": "true",
@@ -155,7 +155,7 @@ def test_upload_under_way_gets_503(run_service: Any, wait_until: Callable[..., A
             partial.sendall(b"GET /version HTTP/1.1\r\nHost:")
             wait_until(lambda: in_progress(service) == 1, limit_s=30, what="the upload")
             os.kill(service.pid, signal.SIGTERM)
-            # What is sent after the response has been written must not take the response away.
+            # Data sent after the response has been written must not discard the response.
             received = [read_slowly(whole, b"x" * 100_000), read_slowly(partial, b"")]
         assert service.stop() == 0
     for response in received:
@@ -183,10 +183,10 @@ def read_slowly(connection: socket.socket, more: bytes) -> bytes:
 
 
 class Callers:
-    """Clients that send one request after the other and know what became of each.
+    """Clients that send requests one after the other and record the outcome of each.
 
     Attributes:
-        answered: statuses of whole responses.
+        answered: statuses of complete responses.
         refused: connections that the service did not accept.
         closed: kept connections that the service closed before a request was sent on them.
         broken: requests that got no response.
@@ -202,7 +202,7 @@ class Callers:
         self._lock = threading.Lock()
 
     def run(self) -> None:
-        """Send until the service accepts no connection."""
+        """Send requests until the service accepts no connection."""
         while True:
             connection = HTTPConnection(self._url.host, self._url.port, timeout=60)
             try:
@@ -264,7 +264,7 @@ def test_backlog_is_served(run_service: Any, sample: Any, wait_until: Callable[.
         for connection in waiting:
             connection.sendall(request.encode() + sample.json())
         os.kill(service.pid, signal.SIGTERM)
-        wait_until(lambda: "what is in flight" in service.log_text(), limit_s=30, what="the signal")
+        wait_until(lambda: "requests in flight" in service.log_text(), limit_s=30, what="the signal")
         worker.resume()
         responses = [read_slowly(connection, b"") for connection in waiting]
         assert service.stop() == 0

@@ -1,4 +1,4 @@
-"""The embedded queue's storage: bounds that are lowered, a disk that was full, and who can look at it."""
+"""Storage of the embedded queue: lowered limits, a full disk, and file permissions."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def metric(service: Any, name: str) -> float | None:
 
 @pytest.fixture
 def disk(tmp_path: Path) -> Iterator[Path]:
-    """Give a folder on a disk of 40 MB."""
+    """Return a folder on a disk of 40 MB."""
     folder = tmp_path / "disk"
     folder.mkdir()
     if os.geteuid():
@@ -103,7 +103,7 @@ def test_queue_recovers_by_itself_once_a_full_disk_has_room(
         assert [end_of(service, task) for task in ids] == ["SUCCESS"] * 3
         server = service.nats_server()
         ids += fill(service, disk, sample.json())
-        wait_until(lambda: "cannot be written: " in service.log_text(), limit_s=60, what="the write error in the log")
+        wait_until(lambda: "is not writable: " in service.log_text(), limit_s=60, what="the write error in the log")
         assert metric(service, "queue_writable") == 0
         assert service.nats_server().pid == server.pid, "without room it is not restarted"
         refused = submit(service, sample.json())
@@ -118,20 +118,20 @@ def test_queue_recovers_by_itself_once_a_full_disk_has_room(
         assert end_of(service, task_id) == "SUCCESS"
         wait_until(lambda: metric(service, "queue_writable") == 1, limit_s=30, what="queue_writable")
         log = service.log_text()
-        assert log.count("cannot be written: ") == 1, "the state is logged once"
+        assert log.count("is not writable: ") == 1, "the state is logged once"
         # Each of three processes reports the full disk and the restart, and no request does.
-        assert log.count("The queue is back") <= 6
+        assert log.count("The queue is available again") <= 6
         assert "ended unexpectedly" not in log
 
 
 def used(disk: Path) -> int:
-    """Return the bytes that are taken."""
+    """Return the used bytes."""
     found = os.statvfs(disk)
     return (found.f_blocks - found.f_bavail) * found.f_frsize
 
 
 def fill(service: Any, disk: Path, body: bytes) -> list[str]:
-    """Fill the disk to the last byte while tasks are worked on, as another program would, and return their ids."""
+    """Fill the disk completely while tasks run, as another program would, and return their ids."""
     (worker,) = service.task_workers()
     worker.suspend()
     try:

@@ -1,4 +1,4 @@
-"""No task is lost, worked out wrongly or brought back, whatever is killed, stopped, suspended or restarted.
+"""No task is lost, wrong or resurrected if processes are killed, stopped, suspended or restarted.
 
 A campaign is random and repeatable: ``CAMPAIGN_SEED`` picks another one, ``CAMPAIGN_TASKS`` its size.
 """
@@ -26,7 +26,7 @@ import pytest
 
 from app.observability.multiprocess import ValueCollector
 from app.settings import Settings
-from app.tasks.embedded import reach_running
+from app.tasks.embedded_server import find_running_server
 from tests.live.queue_state import describe_rest
 
 if TYPE_CHECKING:
@@ -61,13 +61,13 @@ REUSED_KEYS = 10  # of expired tasks, for new ones at the end
 LIMIT_S = 600
 EXPIRY_SLACK_S = 2.0  # between the clocks' readings, and for a response to arrive
 STORE_SLACK_S = 15.0  # a result that is ready while the queue is down expires as long after it is stored
-RETRY = threading.Event()  # never set: a pause between tries, as callers make it
+RETRY = threading.Event()  # never set: a pause between attempts
 FINAL = {"SUCCESS", "FAILURE", "CANCELLED"}
 
 
 @dataclass(frozen=True)
 class Kind:
-    """A request, and how it is to end."""
+    """A request and its expected final state."""
 
     body: bytes
     status: str
@@ -77,16 +77,16 @@ class Kind:
 
 @dataclass
 class Task:
-    """A task that was accepted, and everything that callers have seen of it.
+    """An accepted task and all responses about it.
 
     Attributes:
         key: its idempotency key.
         kind: name of the request.
-        seen: time and status of each response that was different from the one before.
-        end: the document of its final state.
+        seen: time and status of each response that differs from the previous one.
+        end: document of its final state.
         expires_at: when its record expires, by the service's clock.
         is_missed: whether its record may have expired before a caller read it.
-        is_cancelled: whether a DELETE was answered with 200.
+        is_cancelled: whether a DELETE returned 200.
         may_be_cancelled: whether a DELETE was sent.
     """
 
@@ -103,14 +103,14 @@ class Task:
     may_be_cancelled: bool = False
 
     def note(self, status: str) -> None:
-        """Add what was seen now."""
+        """Add a response."""
         if not self.seen or self.seen[-1][1] != status:
             self.seen.append((round(time.monotonic() - self.accepted_at, 2), status))
 
 
 @dataclass
 class Books:
-    """What callers know."""
+    """Results of the callers."""
 
     tasks: dict[str, Task] = field(default_factory=dict)  # by task id
     refused: Counter[str] = field(default_factory=Counter)
@@ -118,16 +118,16 @@ class Books:
 
     @property
     def ended(self) -> int:
-        """Tasks whose end was seen, or missed."""
+        """Tasks whose end was observed or missed."""
         return sum(task.end is not None or task.is_missed for task in list(self.tasks.values()))
 
     def fault(self, task: Task, text: str) -> None:
-        """Note something that must not happen."""
+        """Record a violation."""
         self.faults.append(f"{task.task_id} ({task.kind}, cancelled {task.is_cancelled}): {text}; seen {task.seen}")
 
 
 class Deployment:
-    """The service with a queue of its own, restarted on the same folder."""
+    """The service with an embedded queue, restarted with the same folder."""
 
     def __init__(self, stack: ExitStack, run_service: Any, folder: Path) -> None:
         self._stack = stack
@@ -150,7 +150,7 @@ class Deployment:
         }
 
     def start(self) -> None:
-        """Start, or start again."""
+        """Start or restart."""
         self._starts += 1
         self.service = self._stack.enter_context(
             self._run_service(
@@ -172,35 +172,35 @@ class Deployment:
         self.start()
 
     def kill_master(self) -> None:
-        """Kill the process that was started, and start again at once."""
+        """Kill the started process, and restart immediately."""
         os.kill(self.service.pid, signal.SIGKILL)
         self.service.stop()
         self.start()
 
     def queue_settings(self) -> Settings:
         """Settings to reach the queue by."""
-        return reach_running(Settings(data_dir=self._folder / "data"))
+        return find_running_server(Settings(data_dir=self._folder / "data"))
 
     def nats_process(self) -> psutil.Process:
-        """A server of the queue."""
+        """Return a process of the NATS server."""
         return self.service.nats_server()
 
     def task_workers(self) -> list[psutil.Process]:
-        """Processes that work on tasks."""
+        """Return the task processes."""
         return list(self.service.task_workers())
 
     def worker_master(self) -> psutil.Process:
-        """The master of the processes that work on tasks."""
+        """Return the master of the task processes."""
         return self.service.worker_master()
 
     def kill_queue(self, wait_until: Callable[..., Any]) -> None:
-        """Kill the queue's server; it comes back by itself."""
+        """Kill the NATS server, which is restarted automatically."""
         server = self.service.nats_server()
         server.kill()
         wait_until(lambda: is_another(self.service.nats_server, server), limit_s=60, what="another nats-server")
 
     def counted(self, name: str, label: str = "status") -> Counter[str]:
-        """Sum a counter over all runs, by a label, from the files that the processes left."""
+        """Return the sum of a counter over all runs, by a label, from the metric files."""
         total = Counter[str]()
         for folder in self.value_folders:
             for family in ValueCollector(folder).collect():
@@ -273,7 +273,7 @@ class Separated(Deployment):
 
 
 class Clustered(Separated):
-    """The same with a cluster of three, of which one is killed and comes back."""
+    """The same with a cluster of three, of which one server is killed and restarted."""
 
     def settings(self) -> dict[str, Any]:
         return {**super().settings(), "NATS_REPLICAS": 3}
@@ -309,7 +309,7 @@ def kinds(run_service: Any, sample: Any) -> dict[str, Kind]:
 
 
 class Caller:
-    """Sends requests, each to wherever the service is now."""
+    """Sends each request to the current address of the service."""
 
     def __init__(self, deployment: Deployment, books: Books) -> None:
         self._deployment = deployment
@@ -323,7 +323,7 @@ class Caller:
         self._client.close()
 
     def ask(self, method: str, path: str, **request: Any) -> httpx.Response | None:
-        """Send one request; None where it is to be sent again."""
+        """Send one request; return None if it must be repeated."""
         try:
             answer = self._client.request(method, f"{self._deployment.service.api}{path}", **request)
         except (httpx.TransportError, httpx.InvalidURL) as error:
@@ -336,14 +336,14 @@ class Caller:
         return answer
 
     def require(self, method: str, path: str, **request: Any) -> httpx.Response:
-        """Send a request until it is responded to."""
+        """Send a request until there is a response."""
         while (answer := self.ask(method, path, **request)) is None:
             RETRY.wait(0.1)
         return answer
 
 
 def produce(deployment: Deployment, books: Books, kinds: dict[str, Kind], name: str, ids: queue.Queue[Any]) -> None:
-    """Submit a share of the tasks, each until it is accepted; some twice, and some to be cancelled a moment later."""
+    """Submit a share of the tasks, each until it is accepted; submit some twice, and cancel some soon after."""
     chooser = random.Random(f"{SEED} {name}")
     deadline = time.monotonic() + LIMIT_S
     cancels: list[tuple[float, Task]] = []
@@ -394,7 +394,7 @@ def cancel(caller: Caller, books: Books, task: Task) -> None:
 
 
 def watch(deployment: Deployment, books: Books, ids: queue.Queue[Any]) -> None:
-    """Look at one open task after the other, again and again; at each that has ended, once more a little later."""
+    """Poll the open tasks repeatedly, and each ended task once more a little later."""
     chooser = random.Random(f"{SEED} watch")
     deadline = time.monotonic() + LIMIT_S
     with Caller(deployment, books) as caller:
@@ -410,7 +410,7 @@ def watch(deployment: Deployment, books: Books, ids: queue.Queue[Any]) -> None:
 
 
 def look(books: Books, task: Task, answer: httpx.Response) -> bool:
-    """Compare a response with what was seen before; return whether enough was seen."""
+    """Compare a response with the previous ones; return whether the task needs no further polls."""
     if answer.status_code == 404:
         task.note("404")
         if task.end is not None:
@@ -437,7 +437,7 @@ def look(books: Books, task: Task, answer: httpx.Response) -> bool:
 def disturb(
     deployment: Deployment, books: Books, wait_until: Callable[..., Any], done: threading.Event
 ) -> Counter[str]:
-    """Let every event happen, spread over the run in a random order."""
+    """Cause every event, spread over the run in random order."""
     events = [name for name, count in EVENTS.items() for _ in range(count)]
     chooser = random.Random(f"{SEED} events")
     chooser.shuffle(events)
@@ -484,7 +484,7 @@ def let_happen(event: str, deployment: Deployment, wait_until: Callable[..., Any
 
 
 def full(find: Callable[[], list[psutil.Process]], count: int) -> list[psutil.Process]:
-    """Return the processes once there are as many as there should be."""
+    """Return the processes when all have started."""
     try:
         found = [process for process in find() if process.status() != psutil.STATUS_ZOMBIE]
     except (psutil.Error, OSError):
@@ -540,7 +540,7 @@ def test_every_accepted_task_ends_once_and_stays_so(
 
     ends = Counter(task.end["status"] for task in books.tasks.values() if task.end)
     slowest = max(task.ended_at - task.accepted_at for task in books.tasks.values())
-    print(  # noqa: T201 - for a person who runs it with -s
+    print(  # noqa: T201 - shown with -s
         f"\n{kind}, seed {SEED}: {len(books.tasks)} tasks in {seconds:.1f} s, {dict(ends)}; {dict(happened)}; "
         f"refused {dict(books.refused)}; redelivered {redelivered.total()}; repairs {dict(repairs)}; "
         f"slowest {slowest:.1f} s"
@@ -551,11 +551,11 @@ def test_every_accepted_task_ends_once_and_stays_so(
     assert not reappeared, "\n".join(reappeared[:20])
     assert len(books.tasks) == TASKS
     seen = [task for task in books.tasks.values() if task.end is not None]
-    # A result may expire unseen while the API restarts, which takes long on a busy machine.
+    # A result may expire unread while the API restarts, which takes long on a busy machine.
     assert len(seen) > 0.7 * TASKS
     for task in seen:
         require_right(task, kinds[task.kind])
-    # A process that wrote an end may be killed before it counts it.
+    # A process may be killed between storing a final state and counting it.
     kills = sum(EVENTS.values()) * TASK_WORKERS
     for status, count in ends.items():
         assert (
@@ -570,7 +570,7 @@ def _has_failed(watcher: Any) -> bool:
 
 
 def _wait_for_empty_queue(deployment: Deployment, wait_until: Callable[..., Any]) -> str:
-    """Wait until stream and consumers are empty and the gauges are 0; return what is left otherwise."""
+    """Wait until stream and consumers are empty and the gauges are 0; otherwise, return the leftovers."""
 
     def find_rest() -> str:
         return describe_rest(deployment.queue_settings(), deployment.service)
@@ -583,7 +583,7 @@ def _wait_for_empty_queue(deployment: Deployment, wait_until: Callable[..., Any]
 
 
 def _watch_expiry(deployment: Deployment, books: Books) -> list[str]:
-    """Look at all tasks until three times their lifetime has passed; return those that came back or did not expire."""
+    """Poll all tasks for three times their retention; return those that reappeared or did not expire."""
     faults: list[str] = []
     gone: set[str] = set()
     end = max(task.expires_at for task in books.tasks.values()) + 2 * RESULT_TTL_S
@@ -605,7 +605,7 @@ def _watch_expiry(deployment: Deployment, books: Books) -> list[str]:
 
 
 def _require_keys_free(deployment: Deployment, books: Books, kinds: dict[str, Kind]) -> None:
-    """Show that keys of expired tasks begin new ones, which end."""
+    """Check that keys of expired tasks create new tasks, which end."""
     with Caller(deployment, books) as caller:
         for old in list(books.tasks.values())[:REUSED_KEYS]:
             task_id = submit(caller, old.key, kinds[old.kind].body, time.monotonic() + 60)

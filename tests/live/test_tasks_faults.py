@@ -1,4 +1,4 @@
-"""What becomes of tasks when something breaks: a worker, the queue, the task itself; and when there are too many."""
+"""Tasks during faults of a worker, the queue or the task itself, and during overload."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def submit(service: Any, body: bytes) -> httpx.Response:
 
 
 def take(service: Any, body: bytes, wait_until: Callable[..., Any]) -> str:
-    """Submit a task as soon as the queue is there."""
+    """Submit a task as soon as the queue is reachable."""
 
     def taken() -> str | None:
         answer = submit(service, body)
@@ -51,7 +51,7 @@ def status(service: Any, task_id: str, wait_s: float = 0) -> dict[str, Any]:
 
 
 def started(service: Any, task_id: str, attempt: int) -> dict[str, Any] | None:
-    """Find the line that tells that work on a task began."""
+    """Return the log line of the start of an attempt."""
     for line in service.log_lines():
         if line.get("task_id") == task_id and line.get("event") == "started" and line.get("attempt") == attempt:
             found: dict[str, Any] = line
@@ -176,7 +176,7 @@ def test_queue_away_leaves_the_synchronous_route_alone(
 def test_stop_ends_what_was_begun_and_gives_back_the_rest(
     run_service: Any, run_nats: Any, run_worker: Any, sample: Any, wait_until: Callable[..., Any]
 ) -> None:
-    # The ack wait is ten minutes: a task that was held and not given back would not be done in this test's time.
+    # The ack wait is ten minutes: a task that is held and not requeued would not end during this test.
     with run_nats() as nats, run_service(NATS_URL=nats.url, TASK_ACK_WAIT_S=600) as service:
         settings = {"NATS_URL": nats.url, "TASK_WORKERS": 2, "TASK_ACK_WAIT_S": 600}
         with run_worker(FAULT_WORK_S=0.5, **settings) as worker:
@@ -187,7 +187,7 @@ def test_stop_ends_what_was_begun_and_gives_back_the_rest(
             succeeded = {line["task_id"] for line in worker.log_lines() if line.get("event") == "succeeded"}
         assert begun == succeeded, "what was begun was ended"
         assert len(begun) < len(ids)
-        # As though work took time: of what is done in a blink, a delivery that came to nothing counts as an attempt.
+        # With some CPU time per task, because a failed delivery of a very short task may count as an attempt.
         with run_worker(FAULT_WORK_S=0.001, **settings):
             documents = [status(service, task_id, 30) for task_id in ids]
     assert {document["status"] for document in documents} == {"SUCCESS"}

@@ -1,4 +1,4 @@
-"""Tasks over HTTP against the real service: with the queue and the workers that it brings along, and with others."""
+"""Tasks over HTTP, with the embedded queue and workers, and with external ones."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import httpx
 import msgspec
 import pytest
 
-from app.web.schemas import ProblemAnswer, TaskAnswer
+from app.web.schemas import ProblemDocument, TaskResponse
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -31,7 +31,7 @@ KEYS = ("first-key", "second-key")
 
 
 class Caller:
-    """Sends requests with a key, each on a connection of its own, whichever worker takes it."""
+    """Sends requests with a key, each on a new connection, so that any worker may accept it."""
 
     def __init__(self, service: RunningService, key: str = KEYS[0]) -> None:
         self._api = service.api
@@ -53,9 +53,9 @@ class Caller:
     def cancel(self, task_id: str) -> httpx.Response:
         return self.send("DELETE", f"{CROP}/status/{task_id}")
 
-    def run(self, content: bytes) -> TaskAnswer:
-        """Submit, and wait for the end."""
-        return decode(self.status(decode(self.submit(content), TaskAnswer).task_id, 60), TaskAnswer)
+    def run(self, content: bytes) -> TaskResponse:
+        """Submit a task, and wait for it to end."""
+        return decode(self.status(decode(self.submit(content), TaskResponse).task_id, 60), TaskResponse)
 
     def _post(self, path: str, content: bytes, headers: dict[str, str]) -> httpx.Response:
         named = {name.replace("_", "-"): value for name, value in headers.items()}
@@ -63,14 +63,14 @@ class Caller:
 
 
 def decode(answer: httpx.Response, structure: type[T]) -> T:
-    """Read an answer strictly: nothing missing, nothing undocumented."""
+    """Decode a response strictly: nothing missing, nothing undocumented."""
     decoded = msgspec.json.decode(answer.content, type=structure)
     assert msgspec.to_builtins(decoded) == answer.json()
     return decoded
 
 
 def code(answer: httpx.Response) -> tuple[int, str]:
-    problem = decode(answer, ProblemAnswer)
+    problem = decode(answer, ProblemDocument)
     assert problem.status == answer.status_code
     return problem.status, problem.code
 
@@ -87,7 +87,7 @@ def tasks(
     run_worker: Callable[..., Any],
     wait_until: Callable[..., Any],
 ) -> Iterator[RunningService]:
-    """A service that takes tasks, has keys, and keeps results to answer from."""
+    """A service with tasks, API keys and the result cache."""
     environment = {"API_KEYS": ",".join(KEYS), "RESULT_CACHE": "true", "ENABLE_TASKS": "true"}
     with ExitStack() as stack:
         if request.param == "apart":
@@ -129,7 +129,7 @@ def test_a_form_becomes_a_task_as_well(caller: Caller, sample: Sample) -> None:
 
 def test_pixels_that_do_not_decode_make_a_task_fail(caller: Caller, sample: Sample) -> None:
     content = sample.json(image=sample.png_file(512, 512, b"no zlib stream"), verify="pixels")
-    refusal = decode(caller.crop(content), ProblemAnswer)
+    refusal = decode(caller.crop(content), ProblemDocument)
     task = caller.run(content)
     assert (task.status, task.result) == ("FAILURE", None)
     assert task.error is not None
@@ -156,16 +156,16 @@ def test_a_result_that_is_there_answers(caller: Caller, sample: Sample, wait_unt
 
 def test_a_key_gives_the_same_task(caller: Caller, tasks: RunningService, sample: Sample) -> None:
     content = sample.json(region_opacity=0.2)
-    first = decode(caller.submit(content, idempotency_key="order-17"), TaskAnswer)
-    done = decode(caller.status(first.task_id, 60), TaskAnswer)
+    first = decode(caller.submit(content, idempotency_key="order-17"), TaskResponse)
+    done = decode(caller.status(first.task_id, 60), TaskResponse)
     again = caller.submit(content, idempotency_key='"order-17"')
-    assert (again.status_code, decode(again, TaskAnswer)) == (202, done)
+    assert (again.status_code, decode(again, TaskResponse)) == (202, done)
     assert code(caller.submit(sample.json(region_opacity=0.3), idempotency_key="order-17")) == (
         409,
         "idempotency_conflict",
     )
     other = Caller(tasks, KEYS[1]).submit(sample.json(region_opacity=0.3), idempotency_key="order-17")
-    assert decode(other, TaskAnswer).task_id != first.task_id
+    assert decode(other, TaskResponse).task_id != first.task_id
 
 
 def test_many_with_one_key_at_once_give_one_task(tasks: RunningService, sample: Sample) -> None:
@@ -184,7 +184,7 @@ def test_many_with_one_key_at_once_give_one_task(tasks: RunningService, sample: 
 
 
 def test_nobody_without_a_key_gets_at_a_task(caller: Caller, tasks: RunningService, sample: Sample) -> None:
-    task_id = decode(caller.submit(sample.json()), TaskAnswer).task_id
+    task_id = decode(caller.submit(sample.json()), TaskResponse).task_id
     for method, path in (("POST", "submit"), ("GET", f"status/{task_id}"), ("DELETE", f"status/{task_id}")):
         answer = httpx.request(method, f"{tasks.api}{CROP}/{path}", headers={"x-api-key": "third-key"})
         assert code(answer) == (401, "unauthorized")
@@ -212,7 +212,7 @@ def test_a_key_with_a_line_break_is_no_http(tasks: RunningService, key: bytes) -
 def test_what_has_ended_cannot_be_cancelled(caller: Caller, sample: Sample) -> None:
     task = caller.run(sample.json(region_opacity=0.5))
     assert code(caller.cancel(task.task_id)) == (409, "task_ended")
-    assert decode(caller.status(task.task_id), TaskAnswer) == task
+    assert decode(caller.status(task.task_id), TaskResponse) == task
 
 
 def test_tasks_wait_are_cancelled_and_end(
@@ -221,22 +221,22 @@ def test_tasks_wait_are_cancelled_and_end(
     with run_service(WORKERS=1, TASK_WORKERS=1, FAULT_WORK_S=2, ENABLE_TASKS="true") as service:
         caller = Caller(service)
         wait_until(lambda: caller.status(NO_TASK).status_code == 404, limit_s=30, what="the queue")
-        # One is worked on, and one more taken ahead.
-        working, _, behind, last = (decode(caller.submit(sample.json()), TaskAnswer).task_id for _ in range(4))
-        cancelled = decode(caller.cancel(behind), TaskAnswer)
+        # One task runs, and one more is prefetched.
+        working, _, behind, last = (decode(caller.submit(sample.json()), TaskResponse).task_id for _ in range(4))
+        cancelled = decode(caller.cancel(behind), TaskResponse)
         assert (cancelled.status, cancelled.attempts, cancelled.result) == ("CANCELLED", 0, None)
-        assert decode(caller.cancel(behind), TaskAnswer) == cancelled
+        assert decode(caller.cancel(behind), TaskResponse) == cancelled
         with ThreadPoolExecutor(2) as pool:
             patient = pool.submit(Caller(service).status, working, 60)
             hasty = pool.submit(Caller(service).status, last, 0.1)
-            assert decode(hasty.result(), TaskAnswer).status == "PENDING"
+            assert decode(hasty.result(), TaskResponse).status == "PENDING"
             assert not patient.done(), "a wait that is over before the task is"
-            assert decode(patient.result(), TaskAnswer).status == "SUCCESS"
-            # The last has not ended: whoever waited was told as soon as there was something to tell.
-            assert decode(caller.status(last), TaskAnswer).status in {"PENDING", "STARTED"}
-        assert decode(caller.cancel(last), TaskAnswer).status == "CANCELLED"
+            assert decode(patient.result(), TaskResponse).status == "SUCCESS"
+            # The last task has not ended, so the long poll returned as soon as its own task ended.
+            assert decode(caller.status(last), TaskResponse).status in {"PENDING", "STARTED"}
+        assert decode(caller.cancel(last), TaskResponse).status == "CANCELLED"
         scraped = service.scrape()
-        assert decode(caller.status(behind), TaskAnswer) == cancelled
+        assert decode(caller.status(behind), TaskResponse) == cancelled
     submitted = scraped["task_submissions_total", frozenset({("type", "facial_processing")})]
     ended = {
         dict(labels)["status"]: value
@@ -254,12 +254,12 @@ def test_a_wait_does_not_hold_up_the_end_of_the_service(
     with run_service(WORKERS=1, TASK_WORKERS=1, **environment) as service, ThreadPoolExecutor(1) as pool:
         caller = Caller(service)
         wait_until(lambda: caller.status(NO_TASK).status_code == 404, limit_s=30, what="the queue")
-        *_, last = (decode(caller.submit(sample.json()), TaskAnswer) for _ in range(4))
+        *_, last = (decode(caller.submit(sample.json()), TaskResponse) for _ in range(4))
         waiting = pool.submit(Caller(service).status, last.task_id, 60)
-        caller.status(last.task_id, 0.1)  # by then, the other waits too
+        caller.status(last.task_id, 0.1)  # by then, the other poll waits, too
         assert not waiting.done()
         assert service.stop() == 0
-        assert decode(waiting.result(), TaskAnswer) == last
+        assert decode(waiting.result(), TaskResponse) == last
 
 
 def test_the_document_has_no_paths_of_tasks_where_none_are_taken(run_service: Callable[..., Any]) -> None:

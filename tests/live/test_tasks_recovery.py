@@ -1,4 +1,4 @@
-"""Every task ends after cancels beside unacknowledged messages, kills of the queue's server, and a damaged store."""
+"""Every task ends after cancels next to unacknowledged messages, kills of the NATS server, and a damaged store."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import httpx
 import pytest
 
 from app.settings import Settings
-from app.tasks.embedded import reach_running
+from app.tasks.embedded_server import find_running_server
 from tests.live.queue_state import describe_rest
 
 if TYPE_CHECKING:
@@ -30,7 +30,7 @@ def ask(service: Any, method: str, path: str, **request: Any) -> httpx.Response:
 
 
 def submit(service: Any, body: bytes, key: str = "") -> str | None:
-    """Submit a task; None if it is to be submitted again."""
+    """Submit a task; return None if it must be submitted again."""
     headers = JSON | ({"Idempotency-Key": key} if key else {})
     answer = ask(service, "POST", "submit", content=body, headers=headers)
     if answer.status_code == 503:
@@ -40,7 +40,7 @@ def submit(service: Any, body: bytes, key: str = "") -> str | None:
 
 
 def end_of(service: Any, task_id: str, wait_until: Callable[..., Any]) -> str:
-    """Wait for a task's end; return its status and the code of its error."""
+    """Wait for a task to end; return its status and the code of its error."""
 
     def ended() -> str:
         answer = ask(service, "GET", f"status/{task_id}?wait=10")
@@ -55,7 +55,7 @@ def end_of(service: Any, task_id: str, wait_until: Callable[..., Any]) -> str:
 
 
 def is_held(service: Any, count: int) -> bool:
-    """Return whether so many tasks are with workers."""
+    """Return whether this number of tasks is with workers."""
     return any(name == "active_tasks_count" and value == count for (name, _), value in service.scrape().items())
 
 
@@ -120,7 +120,7 @@ def test_no_message_of_an_ended_task_stays_when_the_server_is_killed_amid_cancel
                 os.kill(service.nats_server().pid, signal.SIGKILL)
         for task_id in ids:
             ends[end_of(service, task_id, wait_until)] += 1
-        queue = reach_running(Settings(data_dir=tmp_path / "data"))
+        queue = find_running_server(Settings(data_dir=tmp_path / "data"))
         wait_until(lambda: not describe_rest(queue, service), limit_s=60, what="an empty queue")
     assert ends["CANCELLED"]
     assert ends.keys() == {"SUCCESS", "CANCELLED"}
@@ -140,7 +140,7 @@ def test_waiting_tasks_whose_messages_were_cut_off_the_store_end_as_lost(
     with run_service(**settings) as service:
         service.wait_tasks()
         ends = Counter(end_of(service, task_id, wait_until) for task_id in ids if task_id)
-        queue = reach_running(Settings(data_dir=data))
+        queue = find_running_server(Settings(data_dir=data))
         wait_until(lambda: not describe_rest(queue, service), limit_s=60, what="an empty queue")
         repairs = {
             dict(labels).get("reason"): value

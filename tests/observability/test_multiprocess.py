@@ -1,4 +1,4 @@
-"""Slots, files, and reading them while they come and go."""
+"""Slots, and scrapes of files that are created and removed meanwhile."""
 
 from __future__ import annotations
 
@@ -6,29 +6,12 @@ from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from app.observability import metrics, multiprocess, recording
-from app.observability.multiprocess import SlotPool
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
-
-
-@given(st.lists(st.booleans(), max_size=60), st.randoms())
-def test_pool_gives_the_lowest_free_number(steps: list[bool], random: Any) -> None:
-    pool, held = SlotPool(), set()
-    for is_taking in steps:
-        if is_taking or not held:
-            number = pool.take()
-            assert number == min(set(range(len(held) + 1)) - held)
-            held.add(number)
-        else:
-            number = random.choice(sorted(held))
-            held.remove(number)
-            pool.free(number)
 
 
 @pytest.mark.parametrize(
@@ -47,7 +30,7 @@ def test_identity(monkeypatch: pytest.MonkeyPatch, name: str, expectation: Any) 
         assert multiprocess.get_identity() == name
 
 
-def test_successor_counts_on_and_live_gauges_are_dropped(
+def test_successor_continues_counters_and_live_gauges_are_removed(
     scrape: Callable[[], dict[Any, float]], tmp_path: Path
 ) -> None:
     gauge, read = ("api_requests_in_progress", "POST", "/x"), ("api_requests_in_progress", "/x", "POST")
@@ -65,7 +48,7 @@ def test_successor_counts_on_and_live_gauges_are_dropped(
     assert scrape()["landmarks_processed_total",] == 1434
 
 
-def test_scrape_passes_over_a_file_that_is_not_begun(scrape: Callable[[], dict[Any, float]], tmp_path: Path) -> None:
+def test_scrape_skips_an_empty_file(scrape: Callable[[], dict[Any, float]], tmp_path: Path) -> None:
     (tmp_path / "values" / "counter_worker-9.db").touch()
     recording.record_landmarks_processed(478)
     counted = scrape()
@@ -74,7 +57,7 @@ def test_scrape_passes_over_a_file_that_is_not_begun(scrape: Callable[[], dict[A
     assert counted["multiprocess_bytes",] == sum(file.stat().st_size for file in (tmp_path / "values").iterdir())
 
 
-def test_directory_is_wiped_of_values_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_only_metric_files_are_removed_from_the_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(multiprocess.DIRECTORY_VARIABLE, "")
     monkeypatch.setattr("prometheus_client.values.ValueClass", None)
     (tmp_path / "counter_worker-0.db").write_bytes(b"old")

@@ -1,4 +1,4 @@
-"""What helpers and decorators leave in the metrics, and when."""
+"""Functions and decorators that record metrics."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ async def do_task_async(value: int) -> int:
     return work.__wrapped__(value)  # type: ignore[attr-defined,no-any-return]
 
 
-def test_decorator_times_functions_of_both_kinds(scrape: Callable[[], dict[Any, float]]) -> None:
+def test_decorator_times_sync_and_async_functions(scrape: Callable[[], dict[Any, float]]) -> None:
     assert work(1) == 2
     assert asyncio.run(work_async(1)) == 2
     with pytest.raises(ValueError, match="negative"):
@@ -55,8 +55,8 @@ def test_decorator_times_functions_of_both_kinds(scrape: Callable[[], dict[Any, 
     assert (work.__name__, work_async.__name__) == ("work", "work_async")
 
 
-def test_helpers_record_nothing_while_metrics_are_off() -> None:
-    metrics.uninstall()
+def test_nothing_is_recorded_while_metrics_are_disabled(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(metrics, "_metrics", None)
     recording.record_landmarks_processed(478)
     recording.record_region_generated("nose")
     recording.record_error("image_corrupt", "images")
@@ -66,15 +66,15 @@ def test_helpers_record_nothing_while_metrics_are_off() -> None:
     recording.record_task_wait(TASK, 1)
     recording.record_task_completed(TASK, "SUCCESS")
     recording.record_task_redelivered(TASK)
-    recording.record_task_dead(TASK)
+    recording.record_task_dead_lettered(TASK)
     recording.record_cache_lookup("hit")
     assert work(1) == 2
     assert do_task(1) == 2
-    with pytest.raises(RuntimeError, match="off"):
+    with pytest.raises(RuntimeError, match="disabled"):
         metrics.child("landmarks_processed_total")
 
 
-def test_helpers_count(scrape: Callable[[], dict[Any, float]]) -> None:
+def test_functions_count(scrape: Callable[[], dict[Any, float]]) -> None:
     recording.record_landmarks_processed(478)
     recording.record_region_generated("nose")
     recording.record_region_generated("nose", 2)
@@ -89,8 +89,8 @@ def test_helpers_count(scrape: Callable[[], dict[Any, float]]) -> None:
     assert counted["app_worker_exits_total", "killed"] == 1
 
 
-def test_held_back_is_written_at_the_end_from_every_thread(scrape: Callable[[], dict[Any, float]]) -> None:
-    with recording.held_back():
+def test_deferred_metrics_of_all_threads_are_written_at_the_end(scrape: Callable[[], dict[Any, float]]) -> None:
+    with recording.deferred():
         recording.record_landmarks_processed(1)
         context = copy_context()
         thread = threading.Thread(target=context.run, args=(recording.record_landmarks_processed, 10))
@@ -113,11 +113,11 @@ def test_closed_labels_start_at_zero(scrape: Callable[[], dict[Any, float]]) -> 
 @pytest.mark.parametrize(
     ("spec", "reason"),
     [
-        (MetricSpec("a_gauge", "gauge", "x", {}), "needs a mode"),
+        (MetricSpec("a_gauge", "gauge", "x", {}), "expected a mode"),
         (MetricSpec("a_histogram", "histogram", "x", {}), "bounds"),
     ],
 )
-def test_incomplete_row_is_refused(monkeypatch: pytest.MonkeyPatch, spec: MetricSpec, reason: str) -> None:
+def test_incomplete_row_is_rejected(monkeypatch: pytest.MonkeyPatch, spec: MetricSpec, reason: str) -> None:
     monkeypatch.setattr(metrics, "METRICS", (*METRICS[:0], spec))
     with pytest.raises(ValueError, match=reason):
         metrics.Metrics({})
@@ -128,7 +128,7 @@ def test_method_label_is_bounded(method: str, label: str) -> None:
     assert metrics.method_label(method) == label
 
 
-def test_work_on_tasks_is_timed_in_functions_of_both_kinds(scrape: Callable[[], dict[Any, float]]) -> None:
+def test_attempts_are_timed_in_sync_and_async_functions(scrape: Callable[[], dict[Any, float]]) -> None:
     assert (do_task(1), asyncio.run(do_task_async(1))) == (2, 2)
     with pytest.raises(ValueError, match="negative"):
         do_task(-1)
@@ -136,21 +136,21 @@ def test_work_on_tasks_is_timed_in_functions_of_both_kinds(scrape: Callable[[], 
         asyncio.run(do_task_async(-1))
     counted = scrape()
     assert counted["task_processing_duration_seconds_count", TASK] == 4
-    assert counted[STEPS, "decode"] == 0, "it is no step of the work on an image"
+    assert counted[STEPS, "decode"] == 0, "an attempt is not a step of image processing"
     assert (do_task.__name__, do_task.__doc__, do_task_async.__name__) == ("do_task", "Do it.", "do_task_async")
-    # How tasks ended is counted by whoever stores it.
+    # The process that stores the outcome counts it.
     assert all(counted["task_completions_total", status, TASK] == 0 for status in ("SUCCESS", "FAILURE", "CANCELLED"))
 
 
-def test_what_becomes_of_tasks_is_counted(scrape: Callable[[], dict[Any, float]]) -> None:
+def test_outcomes_of_tasks_are_counted(scrape: Callable[[], dict[Any, float]]) -> None:
     for _ in range(3):
         recording.record_task_submitted(TASK)
     recording.record_task_wait(TASK, 0.5)
-    recording.record_task_wait(TASK, -0.5)  # the clock was set back, or two machines' differ
+    recording.record_task_wait(TASK, -0.5)  # clocks of two machines may differ
     for status in ("SUCCESS", "FAILURE", "FAILURE", "CANCELLED"):
         recording.record_task_completed(TASK, status)
     recording.record_task_redelivered(TASK)
-    recording.record_task_dead(TASK)
+    recording.record_task_dead_lettered(TASK)
     for result in ("hit", "miss", "miss", "unavailable"):
         recording.record_cache_lookup(result)
     counted = scrape()
@@ -162,8 +162,8 @@ def test_what_becomes_of_tasks_is_counted(scrape: Callable[[], dict[Any, float]]
     assert [counted["cache_lookups_total", result] for result in ("hit", "miss", "unavailable")] == [1, 2, 1]
 
 
-def test_work_on_a_task_is_held_back_like_all_else(scrape: Callable[[], dict[Any, float]]) -> None:
-    with recording.held_back():
+def test_metrics_of_an_attempt_are_deferred(scrape: Callable[[], dict[Any, float]]) -> None:
+    with recording.deferred():
         do_task(1)
         recording.record_task_wait(TASK, 1)
         during = scrape()

@@ -1,4 +1,4 @@
-"""Lines for a person and lines for a machine."""
+"""Log lines, as Rich text and as JSON."""
 
 from __future__ import annotations
 
@@ -10,8 +10,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from app.observability import context, rich_logging
-from app.observability.events import log_image_processing
-from app.observability.rich_logging import LogOptions, configure_logging, get_logger
+from app.observability.rich_logging import LogOptions, configure_logging, get_logger, log_image_processing
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -20,7 +19,7 @@ if TYPE_CHECKING:
 
 @pytest.fixture
 def logged(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., io.StringIO]]:
-    """Give a function that sets logging up and returns what is written; afterwards nothing of it is left."""
+    """Return a function that configures logging and returns the output; the setup is removed afterwards."""
     stream = io.StringIO()
     monkeypatch.setenv("COLUMNS", "200")
 
@@ -39,7 +38,7 @@ def logged(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., io.StringI
     logging.getLogger(rich_logging.ROOT).setLevel(logging.NOTSET)
 
 
-def test_json_is_one_object_a_line_with_the_request_s_ids(logged: Callable[..., io.StringIO]) -> None:
+def test_json_is_one_object_per_line_with_the_ids_of_the_request(logged: Callable[..., io.StringIO]) -> None:
     stream = logged(format="json")
     request = context.request_id.set("order-17")
     trace = context.trace_id.set("0af7651916cd43dd8448eb211c80319c")
@@ -60,7 +59,7 @@ def test_json_is_one_object_a_line_with_the_request_s_ids(logged: Callable[..., 
     assert "request_id" not in third
 
 
-def test_rich_lines_name_the_component_and_read_no_markup(logged: Callable[..., io.StringIO]) -> None:
+def test_rich_lines_contain_the_component_and_parse_no_markup(logged: Callable[..., io.StringIO]) -> None:
     stream = logged(format="rich", time_format="at %H")
     get_logger("api").info("GET /[bold]x[/] 200")
     request = context.request_id.set("order-17")
@@ -80,11 +79,13 @@ def test_rich_lines_are_coloured_by_component_and_status(
     stream = logged(format="rich", theme={"status.client": "magenta"})
     get_logger("api").info("GET /200 404 15.2ms 127.0.0.1")
     assert "\x1b[1;36mAPI" in stream.getvalue(), "bold cyan, the default of the theme"
-    assert "\x1b[35m404\x1b[0m" in stream.getvalue(), "magenta, as asked for"
+    assert "\x1b[35m404\x1b[0m" in stream.getvalue(), "magenta, as configured"
 
 
 @pytest.mark.parametrize(("format_", "is_quiet"), [("json", True), ("rich", False)])
-def test_image_lines_are_for_a_person(logged: Callable[..., io.StringIO], format_: str, is_quiet: bool) -> None:
+def test_image_lines_are_only_written_on_a_terminal(
+    logged: Callable[..., io.StringIO], format_: str, is_quiet: bool
+) -> None:
     stream = logged(format=format_)
     log_image_processing("verified", 512, 512, "PNG")
     log_image_processing("segmentation", 256, 256, 10)
@@ -97,13 +98,13 @@ def test_image_lines_are_for_a_person(logged: Callable[..., io.StringIO], format
         assert "Extracted 10 regions" in text
 
 
-def test_image_lines_can_be_asked_for(logged: Callable[..., io.StringIO]) -> None:
+def test_image_lines_can_be_enabled(logged: Callable[..., io.StringIO]) -> None:
     stream = logged(format="json", levels={"images": "INFO"})
     log_image_processing("extracted", 10)
     assert json.loads(stream.getvalue())["event"] == "extracted"
 
 
-def test_levels_a_component(logged: Callable[..., io.StringIO]) -> None:
+def test_levels_of_components(logged: Callable[..., io.StringIO]) -> None:
     stream = logged(format="json", level="ERROR", levels={"api": "DEBUG"})
     get_logger("api").debug("seen")
     get_logger("server").warning("not seen")
@@ -119,7 +120,7 @@ def test_file_gets_json_and_is_rotated(logged: Callable[..., io.StringIO], tmp_p
     assert len(list(file.parent.glob("service.log*"))) == 3
 
 
-def test_configured_again_a_line_is_written_once(logged: Callable[..., io.StringIO]) -> None:
+def test_line_is_written_once_after_two_setups(logged: Callable[..., io.StringIO]) -> None:
     logged(format="json")
     stream = logged(format="json")
     get_logger("api").info("once")
@@ -138,7 +139,7 @@ def test_configured_again_a_line_is_written_once(logged: Callable[..., io.String
         (None, False),
     ],
 )
-def test_request_id_is_taken_where_harmless(header: str | None, is_taken: bool) -> None:
+def test_request_id_is_accepted_if_safe(header: str | None, is_taken: bool) -> None:
     made = context.accept_request_id(header)
     assert (made == header) is is_taken
     assert made.isprintable()

@@ -1,4 +1,4 @@
-"""How much a process takes on at once."""
+"""Admission control: slots, eviction and work threads."""
 
 from __future__ import annotations
 
@@ -22,26 +22,26 @@ def make(max_concurrency: int = 1, threads: int = 1) -> Admission:
     return Admission(max_concurrency=max_concurrency, threads=threads, max_buffered_bytes=100, max_body_bytes=100)
 
 
-@pytest.mark.parametrize("places", [1, 3])
-def test_one_more_than_there_are_places_is_refused(places: int) -> None:
-    admission = make(places)
+@pytest.mark.parametrize("slots", [1, 3])
+def test_request_above_the_number_of_slots_is_rejected(slots: int) -> None:
+    admission = make(slots)
     with ExitStack() as held:
-        for _ in range(places):
+        for _ in range(slots):
             held.enter_context(admission.enter())
         with pytest.raises(SaturatedError), admission.enter():
-            pytest.fail("a place too many")
+            pytest.fail("a slot too many")
     with admission.enter():
         pass
 
 
-def test_a_place_is_given_back_after_an_error() -> None:
+def test_slot_is_released_after_an_error() -> None:
     admission = make()
     for _ in range(3):
         with pytest.raises(ZeroDivisionError), admission.enter():
             raise ZeroDivisionError
 
 
-def test_refusal_takes_no_place() -> None:
+def test_rejected_request_takes_no_slot() -> None:
     admission = make()
     with admission.enter():
         for _ in range(3):
@@ -51,7 +51,7 @@ def test_refusal_takes_no_place() -> None:
         pass
 
 
-def test_work_is_done_on_a_thread_of_its_own_within_the_callers_context() -> None:
+def test_work_runs_on_a_thread_with_the_context_of_the_caller() -> None:
     admission = make()
 
     def work(number: int, *, factor: int) -> tuple[int, str, str]:
@@ -85,7 +85,7 @@ def test_errors_of_the_work_reach_the_caller() -> None:
 
 
 @pytest.mark.parametrize("threads", [1, 3])
-def test_as_much_work_runs_at_once_as_there_are_threads(threads: int) -> None:
+def test_concurrent_work_is_limited_by_threads(threads: int) -> None:
     admission = make(4 * threads, threads)
     together = threading.Barrier(threads)
     running, most = 0, 0
@@ -96,7 +96,7 @@ def test_as_much_work_runs_at_once_as_there_are_threads(threads: int) -> None:
         with lock:
             running += 1
             most = max(most, running)
-        together.wait(10)  # ends only if as many come as there are threads
+        together.wait(10)  # returns only if all threads arrive
         with lock:
             running -= 1
 
@@ -112,7 +112,7 @@ def test_as_much_work_runs_at_once_as_there_are_threads(threads: int) -> None:
     assert most == threads
 
 
-def test_the_loop_goes_on_while_work_is_done() -> None:
+def test_the_event_loop_is_not_blocked_by_work() -> None:
     admission = make()
     is_awaited = threading.Event()
 
@@ -120,22 +120,22 @@ def test_the_loop_goes_on_while_work_is_done() -> None:
         with admission.enter() as slot:
             task = slot.run(is_awaited.wait, 10)
             await asyncio.sleep(0)
-            is_awaited.set()  # only a loop that is not blocked gets here before the wait is over
+            is_awaited.set()  # in time only if the loop is not blocked
             return await task
 
     assert asyncio.run(run())
     admission.close()
 
 
-def test_a_full_process_is_known_before_a_body_is_read() -> None:
+def test_saturation_is_detected_before_a_body_is_read() -> None:
     admission = make()
-    admission.require_place()
+    admission.require_slot()
     with admission.enter(), pytest.raises(SaturatedError):
-        admission.require_place()
+        admission.require_slot()
 
 
 class Gate:
-    """Occupies the only work thread until it is opened, and notes the order of the work behind it."""
+    """A job that blocks the only work thread until the gate opens, and the order of the jobs behind it."""
 
     def __init__(self, slots: int) -> None:
         self.admission = make(slots)
@@ -145,7 +145,7 @@ class Gate:
         self._tasks: list[asyncio.Task[None]] = []
 
     async def send(self, caller: str, work: Callable[[], object] | None = None) -> None:
-        """Start a request, and return when it waits or has been refused."""
+        """Start a request, and return when it waits or was rejected."""
         self._tasks.append(asyncio.create_task(self._request(caller, work)))
         await asyncio.sleep(0)
 
@@ -169,7 +169,7 @@ class Gate:
 
     async def _request(self, caller: str, work: Callable[[], object] | None) -> None:
         try:
-            self.admission.require_place(caller)
+            self.admission.require_slot(caller)
             with self.admission.enter(caller) as slot:
                 await slot.run(work or (lambda: self.order.append(caller)))
         except SaturatedError:
@@ -178,7 +178,7 @@ class Gate:
 
 @pytest.fixture
 def _one_thread(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let no job be cheap enough for the express thread."""
+    """Make no job cheap enough for the express thread."""
     monkeypatch.setattr("app.service.fair_queue.EXPRESS_COST_S", -1.0)
 
 
@@ -201,7 +201,7 @@ def test_callers_take_turns() -> None:
 
 
 @pytest.mark.usefixtures("_one_thread")
-def test_a_caller_below_its_share_takes_over_the_newest_slot_of_the_largest() -> None:
+def test_caller_below_its_share_evicts_the_latest_request_of_the_largest() -> None:
     async def run() -> Gate:
         gate = Gate(4)
         await gate.block("busy")
@@ -211,14 +211,14 @@ def test_a_caller_below_its_share_takes_over_the_newest_slot_of_the_largest() ->
         return gate
 
     gate = asyncio.run(run())
-    # Two of the first five are over the limit; two more make room; the other's third is above its share.
+    # Two of the first five exceed the limit, two more are evicted, and the third of the other is above its share.
     assert gate.refused.count("busy") == 4
     assert gate.refused.count("other") == 1
     assert sorted(gate.order) == ["busy", "other", "other"]
 
 
 @pytest.mark.usefixtures("_one_thread")
-def test_equal_callers_do_not_take_over_each_others_slots() -> None:
+def test_equal_callers_do_not_evict_each_other() -> None:
     async def run() -> Gate:
         gate = Gate(4)
         await gate.block("0")
@@ -233,7 +233,7 @@ def test_equal_callers_do_not_take_over_each_others_slots() -> None:
 
 
 @pytest.mark.usefixtures("_one_thread")
-def test_work_that_has_begun_keeps_its_slot() -> None:
+def test_running_work_is_not_evicted() -> None:
     async def run() -> Gate:
         gate = Gate(1)
         await gate.block("busy")
@@ -245,7 +245,7 @@ def test_work_that_has_begun_keeps_its_slot() -> None:
 
 
 @pytest.mark.usefixtures("_one_thread")
-def test_work_of_a_request_that_was_given_up_is_never_begun() -> None:
+def test_work_of_an_abandoned_request_never_starts() -> None:
     async def run() -> Gate:
         gate = Gate(4)
         await gate.block("busy")

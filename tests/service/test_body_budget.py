@@ -1,4 +1,4 @@
-"""Memory for request bodies: shares, the leader, waiting, and who is dropped."""
+"""Memory for request bodies: shares, the leader, waiting, and dropping slow senders."""
 
 from __future__ import annotations
 
@@ -31,13 +31,13 @@ def make_budget(bodies: int = 8) -> BodyBudget:
 async def send(buffer: BodyBuffer, size: int) -> None:
     for start in range(0, size, PIECE):
         piece = min(PIECE, size - start)
-        if not buffer.keep(piece):
+        if not buffer.reserve(piece):
             await buffer.wait(piece)
         await asyncio.sleep(0)
 
 
 class Sender:
-    """A client that sends a body, and perhaps never its last byte."""
+    """A client that sends a body, optionally without its last byte."""
 
     def __init__(self, budget: BodyBudget, size: int, *, stalls: bool = False, client: str = "") -> None:
         self.budget, self.size, self.stalls, self.client = budget, size, stalls, client
@@ -75,7 +75,7 @@ def run(scenario: Callable[[BodyBudget], Awaitable[None]], bodies: int = 8) -> N
 
 
 @pytest.mark.parametrize("bodies", [1, 2, 8])
-def test_many_quick_bodies_wait_for_each_other_and_all_arrive(bodies: int) -> None:
+def test_all_of_many_quick_bodies_arrive(bodies: int) -> None:
     async def scenario(budget: BodyBudget) -> None:
         assert all(await asyncio.gather(*(Sender(budget, BODY).run() for _ in range(30))))
         assert budget._used == 0
@@ -83,7 +83,7 @@ def test_many_quick_bodies_wait_for_each_other_and_all_arrive(bodies: int) -> No
     run(scenario, bodies)
 
 
-def test_the_limit_is_never_passed() -> None:
+def test_the_limit_is_never_exceeded() -> None:
     async def scenario(budget: BodyBudget) -> None:
         senders = [Sender(budget, BODY).run() for _ in range(40)]
         work = asyncio.gather(*senders)
@@ -98,7 +98,7 @@ def test_the_limit_is_never_passed() -> None:
 
 
 @pytest.mark.parametrize(("client", "largest"), [("one", 3 * MIB), ("another", BODY)])
-def test_stalled_bodies_are_dropped_and_no_others(client: str, largest: int) -> None:
+def test_only_stalled_bodies_are_dropped(client: str, largest: int) -> None:
     async def scenario(budget: BodyBudget) -> None:
         stalled = [Sender(budget, BODY, stalls=True, client="one") for _ in range(60)]
         tasks = [asyncio.ensure_future(one.run()) for one in stalled]
@@ -114,7 +114,7 @@ def test_stalled_bodies_are_dropped_and_no_others(client: str, largest: int) -> 
     run(scenario)
 
 
-def test_nobody_is_dropped_while_there_is_room() -> None:
+def test_no_body_is_dropped_while_there_is_room() -> None:
     async def scenario(budget: BodyBudget) -> None:
         with budget.open(BODY) as slow:
             slow.on_drop = lambda: pytest.fail("dropped")
@@ -138,7 +138,7 @@ def test_of_two_slow_bodies_the_slower_is_dropped() -> None:
             slow.on_drop, slower.on_drop = lambda: note("slow"), lambda: note("slower")
             await send(slow, BODY // 2)
             await send(slower, BODY // 2)
-            while third.keep(PIECE):
+            while third.reserve(PIECE):
                 pass
             waiting = asyncio.ensure_future(third.wait(PIECE))
             while not is_over.is_set():
@@ -150,25 +150,25 @@ def test_of_two_slow_bodies_the_slower_is_dropped() -> None:
     run(scenario, bodies=4)
 
 
-def test_a_body_without_room_is_refused_in_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_body_without_room_is_finally_rejected(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(body_budget, "WAIT_LIMIT_S", 0.05)
 
     async def scenario(budget: BodyBudget) -> None:
         with ExitStack() as stack:
             held = stack.enter_context(budget.open(BODY))
             await send(held, BODY)
-            held.finish()  # arrived, and in use: not to be dropped
+            held.finish()  # complete, so it must not be dropped
             with budget.open(BODY) as buffer:
-                assert not buffer.keep(PIECE)
+                assert not buffer.reserve(PIECE)
                 with pytest.raises(SaturatedError):
                     await buffer.wait(PIECE)
         with budget.open(BODY) as buffer:
-            assert buffer.keep(PIECE)
+            assert buffer.reserve(PIECE)
 
     run(scenario, bodies=1)
 
 
-def test_only_so_many_bodies_wait_and_those_of_the_client_with_most_are_refused(
+def test_waiting_bodies_are_limited_by_rank(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(body_budget, "MAX_WAITING", 10)
@@ -176,7 +176,7 @@ def test_only_so_many_bodies_wait_and_those_of_the_client_with_most_are_refused(
     async def scenario(budget: BodyBudget) -> None:
         with ExitStack() as stack:
             full = stack.enter_context(budget.open(BODY))
-            assert full.keep(BODY)
+            assert full.reserve(BODY)
             modest = [budget.open(BODY, f"client {number}") for number in range(3)]
             greedy = [budget.open(PIECE, "greedy") for _ in range(20)]
             longest = budget.open(2 * PIECE, "greedy")
@@ -195,14 +195,14 @@ def test_only_so_many_bodies_wait_and_those_of_the_client_with_most_are_refused(
     run(scenario, bodies=1)
 
 
-def test_small_bodies_find_room_beside_large_ones() -> None:
+def test_small_bodies_find_room_next_to_large_ones() -> None:
     async def scenario(budget: BodyBudget) -> None:
         with ExitStack() as stack:
             large = [stack.enter_context(budget.open(BODY)) for _ in range(60)]
-            for buffer in large:  # each takes what it gets
-                while buffer.size < BODY and buffer.keep(PIECE):
+            for buffer in large:  # as much as possible
+                while buffer.size < BODY and buffer.reserve(PIECE):
                     pass
             with budget.open(MIB) as small:
-                assert small.keep(MIB)
+                assert small.reserve(MIB)
 
     run(scenario)

@@ -1,4 +1,4 @@
-"""Calls that several requests share."""
+"""Sharing of concurrent calls between requests."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def test_requests_during_a_call_share_the_next_one() -> None:
     asyncio.run(main())
 
 
-def test_an_error_reaches_all_who_share_the_call_and_no_later_one() -> None:
+def test_error_reaches_all_requests_of_the_call_and_no_later_one() -> None:
     async def main() -> None:
         coalescer = Coalescer[int]()
 
@@ -50,7 +50,7 @@ def test_an_error_reaches_all_who_share_the_call_and_no_later_one() -> None:
     asyncio.run(main())
 
 
-def test_a_request_that_is_cancelled_does_not_end_the_call_of_others() -> None:
+def test_cancelled_request_does_not_cancel_the_call_of_others() -> None:
     async def main() -> None:
         coalescer, release = Coalescer[int](), asyncio.Event()
 

@@ -1,4 +1,4 @@
-"""The use case: which steps a request takes, which limits hold, what is counted."""
+"""Crop requests: steps, limits and metrics."""
 
 from __future__ import annotations
 
@@ -32,8 +32,8 @@ from app.face.errors import (
 from app.face.frame import Size
 from app.face.regions import CATALOGUE
 from app.service import crop
-from app.service.crop import CropInput, CropService, Limits
-from app.service.document import result_to_json
+from app.service.crop import CropInput, CropService, ImageLimits
+from app.service.serialization import result_to_json
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -47,19 +47,19 @@ if TYPE_CHECKING:
 
 @pytest.fixture
 def service() -> CropService:
-    return CropService(Limits())
+    return CropService(ImageLimits())
 
 
 @pytest.fixture
 def counts(monkeypatch: pytest.MonkeyPatch) -> dict[str, int]:
-    """Give what is counted: landmarks, and regions by their type."""
+    """Return the counted landmarks and regions, by type."""
     counted: dict[str, int] = {}
     monkeypatch.setattr(crop, "record_landmarks_processed", lambda count: counted.update(landmarks=count))
     monkeypatch.setattr(crop, "record_region_generated", lambda kind, count: counted.update({kind: count}))
     return counted
 
 
-def test_results_are_counted_by_the_format_of_their_photo(
+def test_results_are_counted_by_image_format(
     service: CropService, make_input: MakeInput, sample: Sample, scrape: Scrape
 ) -> None:
     for image in (sample.photo, sample.jpeg, sample.jpeg, sample.webp):
@@ -81,7 +81,7 @@ def test_results_are_counted_by_the_format_of_their_photo(
         ({"segmentation_map": "labels", "verify": "pixels"}, {"sniff": 2, "decode": 2, "segmentation": 1}),
     ],
 )
-def test_pixels_are_decoded_only_where_they_are_needed(
+def test_pixels_are_decoded_only_if_necessary(
     service: CropService, make_input: MakeInput, sample: Sample, scrape: Scrape, given: Any, steps: dict[str, int]
 ) -> None:
     if given.get("segmentation_map") == "labels":
@@ -123,16 +123,16 @@ def test_options_reach_contours_and_overlay(service: CropService, make_input: Ma
 @pytest.mark.parametrize(
     ("limits", "change", "expected"),
     [
-        (Limits(), {}, nullcontext()),
-        (Limits(max_image_pixels=512 * 512), {}, nullcontext()),
-        (Limits(max_image_pixels=512 * 512 - 1), {}, pytest.raises(ImageTooLargeError)),
-        (Limits(max_image_pixels=512 * 512), {"segmentation_map": (513, 512)}, pytest.raises(ImageTooLargeError)),
-        (Limits(landmark_margin=0.5), {"shift": 400}, nullcontext()),
-        (Limits(landmark_margin=0), {"shift": 400}, pytest.raises(LandmarkRangeError)),
+        (ImageLimits(), {}, nullcontext()),
+        (ImageLimits(max_image_pixels=512 * 512), {}, nullcontext()),
+        (ImageLimits(max_image_pixels=512 * 512 - 1), {}, pytest.raises(ImageTooLargeError)),
+        (ImageLimits(max_image_pixels=512 * 512), {"segmentation_map": (513, 512)}, pytest.raises(ImageTooLargeError)),
+        (ImageLimits(landmark_margin=0.5), {"shift": 400}, nullcontext()),
+        (ImageLimits(landmark_margin=0), {"shift": 400}, pytest.raises(LandmarkRangeError)),
     ],
 )
 def test_limits_hold(
-    make_input: MakeInput, sample: Sample, limits: Limits, change: Any, expected: AbstractContextManager[Any]
+    make_input: MakeInput, sample: Sample, limits: ImageLimits, change: Any, expected: AbstractContextManager[Any]
 ) -> None:
     points = np.array(sample.pairs) + change.get("shift", 0)
     size = change.get("segmentation_map")
@@ -152,7 +152,7 @@ def test_limits_hold(
         (lambda s: {"segmentation_map": s.jpeg}, LabelMapFormatError),
     ],
 )
-def test_what_is_wrong_is_raised(
+def test_invalid_input_raises(
     service: CropService, make_input: MakeInput, sample: Sample, counts: dict[str, int], build: Any, error: Any
 ) -> None:
     with pytest.raises(error) as caught:
@@ -160,17 +160,15 @@ def test_what_is_wrong_is_raised(
     assert counts == {}
     if issubclass(error, ImageError | LabelMapError):
         file = "segmentation_map" if "segmentation_map" in build(sample) else "image"
-        assert str(caught.value).startswith(f"{file}: "), "which of the two files it is"
+        assert str(caught.value).startswith(f"{file}: "), "the error names the file"
 
 
-def test_damaged_pixels_are_found_only_if_asked_for(
-    service: CropService, make_input: MakeInput, sample: Sample
-) -> None:
+def test_damaged_pixels_are_found_only_on_request(service: CropService, make_input: MakeInput, sample: Sample) -> None:
     damaged = sample.png_file(512, 512, b"no zlib stream")
     assert service.process(make_input(image=damaged)).image.size == (512, 512)
 
 
-def test_what_went_into_a_result_is_counted(
+def test_landmarks_and_regions_are_counted(
     service: CropService, make_input: MakeInput, sample: Sample, counts: dict[str, int]
 ) -> None:
     service.process(make_input(points=sample.pairs[:468]))
@@ -181,7 +179,7 @@ def test_what_went_into_a_result_is_counted(
 
 
 def test_fault_injection_burns_cpu(make_input: MakeInput) -> None:
-    burning, before = CropService(Limits(), fault_work_s=0.2), time.thread_time()
+    burning, before = CropService(ImageLimits(), fault_work_s=0.2), time.thread_time()
     burning.process(make_input())
     assert time.thread_time() - before >= 0.2
 
@@ -208,7 +206,7 @@ def test_check_then_run_is_process(
     counted_at_once = dict(counts)
     counts.clear()
     checked = service.check(request)
-    assert counts == {}, "nothing was worked on yet"
+    assert counts == {}, "nothing is counted before the work"
     result = service.run(checked)
     in_steps = orjson.loads(result_to_json(result))
     assert result.processing_time_ms > 0
@@ -217,7 +215,7 @@ def test_check_then_run_is_process(
 
 
 @pytest.mark.parametrize("fields", FIELDS.values(), ids=FIELDS)
-def test_check_looks_at_no_pixel_and_run_at_no_structure(
+def test_check_reads_no_pixels_and_run_verifies_no_structure(
     service: CropService, make_input: MakeInput, sample: Sample, scrape: Scrape, fields: dict[str, Any]
 ) -> None:
     checked = service.check(make_input(**with_labels(fields, sample)))
@@ -228,7 +226,7 @@ def test_check_looks_at_no_pixel_and_run_at_no_structure(
     assert scrape()["image_processing_duration_seconds_count", "sniff"] == files
 
 
-def test_run_tells_of_its_steps(service: CropService, make_input: MakeInput, sample: Sample) -> None:
+def test_run_reports_its_steps(service: CropService, make_input: MakeInput, sample: Sample) -> None:
     seen: list[str] = []
 
     @contextmanager
@@ -257,7 +255,7 @@ def test_run_tells_of_its_steps(service: CropService, make_input: MakeInput, sam
         (lambda s: {"points": s.pairs[:468], "segmentation_map": {"a": [1, 2, 470]}}, RegionIndexError),
     ],
 )
-def test_check_finds_everything_that_needs_no_pixels(
+def test_check_finds_all_problems_that_need_no_pixels(
     service: CropService, make_input: MakeInput, sample: Sample, build: Any, error: type[InputError]
 ) -> None:
     with pytest.raises(error) as by_check:
@@ -275,7 +273,7 @@ def test_check_finds_everything_that_needs_no_pixels(
         (lambda s: {"segmentation_map": s.encode(".png", np.zeros((4, 4), np.uint8))}, LabelMapError),
     ],
 )
-def test_run_finds_what_is_wrong_with_pixels(
+def test_run_finds_problems_of_pixels(
     service: CropService, make_input: MakeInput, sample: Sample, build: Any, error: type[InputError]
 ) -> None:
     checked = service.check(make_input(**build(sample)))
@@ -283,7 +281,7 @@ def test_run_finds_what_is_wrong_with_pixels(
         service.run(checked)
 
 
-def test_run_takes_views(service: CropService, make_input: MakeInput, sample: Sample) -> None:
+def test_run_accepts_memory_views(service: CropService, make_input: MakeInput, sample: Sample) -> None:
     checked = service.check(make_input(segmentation_map=sample.labels, verify="pixels"))
     assert checked.label_image is not None
     viewed = replace(checked, image=memoryview(checked.image), label_image=memoryview(checked.label_image))
@@ -292,9 +290,11 @@ def test_run_takes_views(service: CropService, make_input: MakeInput, sample: Sa
 
 
 class TestDigest:
-    """Of all that the result depends on, and of nothing else."""
+    """The digest depends on everything that the result depends on, and on nothing else."""
 
-    def test_it_is_that_of_the_content(self, service: CropService, make_input: MakeInput, sample: Sample) -> None:
+    def test_equal_content_has_an_equal_digest(
+        self, service: CropService, make_input: MakeInput, sample: Sample
+    ) -> None:
         def digest(**fields: Any) -> str:
             return service.check(make_input(**fields)).digest()
 
@@ -304,7 +304,7 @@ class TestDigest:
         assert digest(points=np.array(sample.pairs)) == digest(simplify=0.5, show_labels=False)
         assert digest(points=fractions, landmark_units="normalized")
 
-    def test_each_part_counts(self, service: CropService, make_input: MakeInput, sample: Sample) -> None:
+    def test_each_part_changes_the_digest(self, service: CropService, make_input: MakeInput, sample: Sample) -> None:
         moved = np.array(sample.pairs)
         moved[17, 0] += 0.5
         rings = {"a": [61, 0, 291], "b": [50, 101, 36]}
@@ -331,7 +331,9 @@ class TestDigest:
         digests = [service.check(make_input(**fields)).digest() for fields in others]
         assert len(set(digests)) == len(others)
 
-    def test_where_one_file_ends_counts(self, service: CropService, make_input: MakeInput, sample: Sample) -> None:
+    def test_boundary_between_files_changes_the_digest(
+        self, service: CropService, make_input: MakeInput, sample: Sample
+    ) -> None:
         checked = service.check(make_input(segmentation_map=sample.labels))
         whole = bytes(checked.image) + bytes(checked.label_image or b"")
         cut = len(checked.image) + 1

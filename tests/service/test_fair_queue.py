@@ -1,4 +1,4 @@
-"""Jobs of several callers, and the CPU time that each gets."""
+"""Fair queueing: the CPU time that each caller gets."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from app.service.fair_queue import MAX_IDLE, FairQueue, Job
 
 
 class Machine:
-    """One thread whose time passes by the cost of the jobs that it runs."""
+    """A thread with a simulated clock, which advances by the cost of the jobs."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.now = 0.0
@@ -43,7 +43,7 @@ def machine(monkeypatch: pytest.MonkeyPatch) -> Machine:
 
 
 @pytest.mark.parametrize("cost_s", [0.001, 0.01, 0.1, 1.0])
-def test_callers_get_equal_time_whatever_their_jobs_cost(machine: Machine, cost_s: float) -> None:
+def test_callers_get_equal_time_for_any_job_cost(machine: Machine, cost_s: float) -> None:
     for _ in range(10):
         machine.put("busy", cost_s)
     machine.put("other", 0.01)
@@ -54,7 +54,7 @@ def test_callers_get_equal_time_whatever_their_jobs_cost(machine: Machine, cost_
     assert machine.used["other"] == pytest.approx(machine.used["busy"], rel=0.1)
 
 
-def test_a_caller_that_was_idle_has_saved_up_nothing(machine: Machine) -> None:
+def test_idle_caller_saves_up_no_time(machine: Machine) -> None:
     machine.put("idle", 0.1)
     for _ in range(200):
         machine.put("busy", 0.1)
@@ -102,7 +102,7 @@ def test_discarded_and_cancelled_jobs_do_not_run(machine: Machine) -> None:
     assert len(machine.order) == 1
 
 
-def test_errors_are_those_of_the_future(machine: Machine) -> None:
+def test_errors_are_set_on_the_future(machine: Machine) -> None:
     def fail() -> None:
         raise ZeroDivisionError
 
@@ -112,7 +112,7 @@ def test_errors_are_those_of_the_future(machine: Machine) -> None:
     assert isinstance(job.future.exception(), ZeroDivisionError)
 
 
-def test_callers_without_jobs_are_forgotten(machine: Machine) -> None:
+def test_idle_callers_are_removed(machine: Machine) -> None:
     for number in range(5 * MAX_IDLE):
         machine.put(str(number), 0.001)
         machine.queue.run_next()
@@ -139,7 +139,7 @@ def test_the_express_thread_runs_cheap_jobs_of_callers_that_are_behind(machine: 
     machine.order.clear()
     machine.queue.run_express()
     assert machine.order == ["other"] * len(machine.order)
-    assert 80 <= len(machine.order) <= 210, "as much time as the other's job takes, and what it was behind"
+    assert 80 <= len(machine.order) <= 210, "the time of the other job, and the difference of the virtual times"
     machine.queue._settle(taken[1], taken[2], 1.0, is_express=False)
     machine.put("other", 0.01)
     assert machine.express_calls == before + 1, "a thread is free"

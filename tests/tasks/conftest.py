@@ -1,4 +1,4 @@
-"""Queues on a real nats-server on loopback: one for all tests, and others that a test may stop, restart and lock."""
+"""Queues on a real nats-server on loopback: a shared server, and servers that a test may restart and configure."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ import orjson
 import pytest
 from nats.js.errors import NotFoundError
 
-from app.service.crop import CropInput, CropService, Limits
+from app.service.crop import CropInput, CropService, ImageLimits
 from app.settings import Settings
 from app.tasks import worker
 from app.tasks.queue import TaskQueue
@@ -45,21 +45,21 @@ T = TypeVar("T")
 LIMIT_S = 30.0
 POLL_S = 0.02
 STREAMS = (STREAM, RECORDS_STREAM, DEAD_STREAM)
-# Below the ports that kernels take for outgoing connections: a client that tries again and again to reach a server that
-# is away would at last be connected to itself, and keep the server from its port.
+# Below the ephemeral ports. In that range, a client that retries while the server is down would eventually connect to
+# itself and occupy the server's port.
 PORTS = range(20_000, 32_000)
 
 
 def find_program() -> str:
-    """Return where nats-server is, the one beside the interpreter first."""
+    """Return the path of nats-server; the one in the folder of the interpreter has priority."""
     found = shutil.which("nats-server", path=str(Path(sys.executable).parent)) or shutil.which("nats-server")
     if found is None:
-        pytest.skip("no nats-server beside the interpreter or on PATH")
+        pytest.skip("nats-server is neither in the folder of the interpreter nor on PATH")
     return found
 
 
 def free_ports(count: int) -> list[int]:
-    """Return ports that nobody listens on, each another."""
+    """Return different ports that are free."""
     found: list[int] = []
     start = os.getpid() * 7 % len(PORTS)
     for offset in range(len(PORTS)):
@@ -77,7 +77,7 @@ def free_ports(count: int) -> list[int]:
 
 
 class NatsServer:
-    """A server that can be stopped and come back at the same address, with its store or without.
+    """A server that can be stopped and restarted at the same address, with or without its store.
 
     Attributes:
         url: for clients, without credentials.
@@ -92,7 +92,7 @@ class NatsServer:
         self.monitor_url = f"http://127.0.0.1:{monitor_port}"
         self._process: subprocess.Popen[bytes] | None = None
         folder.mkdir(parents=True, exist_ok=True)
-        # The server reads JSON as well as its own notation.
+        # The server's configuration format is a superset of JSON.
         self._file = folder / "server.conf"
         self._file.write_bytes(
             orjson.dumps(
@@ -107,10 +107,10 @@ class NatsServer:
         )
 
     def start(self) -> None:
-        """Start, and wait until streams can be made.
+        """Start the server, and wait until streams can be created.
 
         Raises:
-            TimeoutError: it is not ready in time.
+            TimeoutError: the server is not ready in time.
         """
         self._process = subprocess.Popen([find_program(), "-c", str(self._file)], stderr=subprocess.DEVNULL)
         end = time.monotonic() + LIMIT_S
@@ -120,7 +120,7 @@ class NatsServer:
             time.sleep(POLL_S)
 
     def stop(self, *, is_killed: bool = False) -> None:
-        """Stop, by SIGTERM or by SIGKILL; harmless where it does not run."""
+        """Stop the server with SIGTERM or SIGKILL, if it runs."""
         if self._process is not None:
             (self._process.kill if is_killed else self._process.terminate)()
             self._process.wait(LIMIT_S)
@@ -128,10 +128,10 @@ class NatsServer:
 
     @contextmanager
     def frozen(self) -> Iterator[None]:
-        """Let it keep its connections and answer nothing for the duration of the block."""
+        """Suspend the server for the duration of the block; its connections stay open."""
         assert self._process is not None
         self._process.send_signal(signal.SIGSTOP)
-        # The signal takes effect at each thread's next turn, and one may answer until then.
+        # The signal takes effect when each thread is scheduled next; until then, one may still respond.
         os.waitid(os.P_PID, self._process.pid, os.WSTOPPED | os.WNOWAIT)
         try:
             yield
@@ -139,7 +139,7 @@ class NatsServer:
             self._process.send_signal(signal.SIGCONT)
 
     def lose_store(self) -> None:
-        """Remove everything that it keeps, while it is stopped."""
+        """Delete the store of the stopped server."""
         shutil.rmtree(self.store)
 
     def _is_ready(self) -> bool:
@@ -153,7 +153,7 @@ async def until(condition: Callable[[], bool | Awaitable[bool]], what: str, limi
     """Call a condition until it is true.
 
     Raises:
-        TimeoutError: it never was within the limit.
+        TimeoutError: the condition was not true within the limit.
     """
     end = time.monotonic() + limit_s
     while True:
@@ -166,13 +166,13 @@ async def until(condition: Callable[[], bool | Awaitable[bool]], what: str, limi
 
 
 class Desk:
-    """A queue with what is behind it, connected.
+    """A connected queue with its internals.
 
     Attributes:
-        queue: as the web layer has it.
-        records: those that the queue writes.
-        connection: that of the queue.
-        settings: what all of it was made with.
+        queue: the queue as the web layer uses it.
+        records: the records of the queue.
+        connection: the connection of the queue.
+        settings: the settings of all of them.
     """
 
     until = staticmethod(until)
@@ -184,11 +184,11 @@ class Desk:
         self.records: Records = self.queue._records
 
     async def count(self, stream: str = STREAM) -> int:
-        """Return how many messages a stream holds."""
+        """Return the number of messages of a stream."""
         return (await self.connection.client.jetstream().stream_info(stream)).state.messages
 
     async def fetch(self, count: int = 1, *, lane: int = 0) -> list[Msg]:
-        """Take messages of a lane as a worker does."""
+        """Fetch messages of a lane as a worker does."""
         source = await self.connection.client.jetstream().pull_subscribe_bind(consumer_name(lane), STREAM)
         try:
             return [(await source.fetch(1, timeout=LIMIT_S))[0] for _ in range(count)]
@@ -205,7 +205,7 @@ class Desk:
         return await self.end_of(task_id)
 
     async def consumer(self) -> ConsumerInfo:
-        """Return what the server knows of what it has given out."""
+        """Return the state of the consumer of lane 0."""
         found: ConsumerInfo = await self.connection.client.jetstream().consumer_info(STREAM, CONSUMER)
         return found
 
@@ -223,7 +223,7 @@ class Desk:
         return found
 
     async def drained(self) -> None:
-        """Wait until no task waits and none is unconfirmed."""
+        """Wait until all messages are acknowledged."""
 
         async def is_empty() -> bool:
             return await self.count() == 0
@@ -254,7 +254,7 @@ async def open_desk(settings: Settings) -> AsyncIterator[Desk]:
 
 @asynccontextmanager
 async def _open_worker(settings: Settings, name: str = "task-0") -> AsyncIterator[asyncio.Event]:
-    """Let a worker work in this loop for the duration of the block; give what stops it."""
+    """Run a worker in this loop for the duration of the block; yield the event that stops it."""
     stop, ready = asyncio.Event(), asyncio.Event()
     working = asyncio.create_task(worker.work(settings, stop=stop, on_ready=ready.set, name=name))
     waiting = asyncio.create_task(ready.wait())
@@ -273,7 +273,7 @@ async def _wipe(url: str) -> None:
     manager = client.jetstream()
     for stream in STREAMS:
         try:
-            # Made again at once, a stream may find files of the one that was deleted; emptied, there are none.
+            # Purged first, because a stream that is created again at once may find files of the deleted one.
             await manager.purge_stream(stream)
             await manager.delete_stream(stream)
         except NotFoundError:
@@ -283,7 +283,7 @@ async def _wipe(url: str) -> None:
 
 @pytest.fixture(scope="session")
 def nats_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[NatsServer]:
-    """Give the server that tests share, one after the other."""
+    """Return the server that all tests share."""
     server = NatsServer(tmp_path_factory.mktemp("nats"))
     server.start()
     yield server
@@ -292,7 +292,7 @@ def nats_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[NatsServer
 
 @pytest.fixture
 def run_server(tmp_path: Path) -> Iterator[Callable[..., NatsServer]]:
-    """Give ``run_server(settings=…, scheme=…)``: starts a server of the test's own, which may stop and restart it."""
+    """Return ``run_server(settings=…, scheme=…)``, which starts a server that only this test uses."""
     servers: list[NatsServer] = []
 
     def run(**options: Any) -> NatsServer:
@@ -314,10 +314,10 @@ def _no_settings_from_outside(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def make_settings(nats_server: NatsServer) -> Iterator[Callable[..., Settings]]:
-    """Give ``make_settings(**changes)``, for the shared server unless said otherwise; its streams go at the end."""
+    """Return ``make_settings(**changes)``, by default for the shared server, whose streams are deleted at the end."""
 
     def make(**changes: Any) -> Settings:
-        # As though each task took time: what is done in a blink leaves no trace of its beginning.
+        # As if each task took time, because the start of a light task is not stored.
         usual = {"nats_url": nats_server.url, "nats_timeout_s": 5, "fault_work_s": 1e-6}
         return Settings(**{**usual, **changes})
 
@@ -327,13 +327,13 @@ def make_settings(nats_server: NatsServer) -> Iterator[Callable[..., Settings]]:
 
 @pytest.fixture
 def desk(make_settings: Callable[..., Settings]) -> Callable[..., AbstractAsyncContextManager[Desk]]:
-    """Give ``desk(**changes)``: a desk on the shared server, or on the one that ``nats_url`` names."""
+    """Return ``desk(**changes)``, which opens a desk on the shared server or on ``nats_url``."""
     return lambda **changes: open_desk(make_settings(**changes))
 
 
 @pytest.fixture
 def at_work(make_settings: Callable[..., Settings]) -> Callable[..., AbstractAsyncContextManager[Desk]]:
-    """Give ``at_work(workers=1, **changes)``: a desk with workers in the same loop."""
+    """Return ``at_work(workers=1, **changes)``, which opens a desk with workers in the same loop."""
 
     @asynccontextmanager
     async def open_both(workers: int = 1, **changes: Any) -> AsyncIterator[Desk]:
@@ -349,31 +349,31 @@ def at_work(make_settings: Callable[..., Settings]) -> Callable[..., AbstractAsy
 
 @pytest.fixture(scope="session")
 def open_worker() -> Callable[[Settings], AbstractAsyncContextManager[asyncio.Event]]:
-    """Give ``open_worker(settings)``: a worker in the same loop for the duration of the block, and what stops it."""
+    """Return ``open_worker(settings)``, which runs a worker in the same loop and yields the event that stops it."""
     return _open_worker
 
 
 @pytest.fixture(scope="session")
 def crop_service() -> CropService:
-    """Give the use case with its default limits."""
-    return CropService(Limits())
+    """Return the use case with its default limits."""
+    return CropService(ImageLimits())
 
 
 @pytest.fixture(scope="session")
 def check(make_input: Callable[..., CropInput], crop_service: CropService) -> Callable[..., CheckedInput]:
-    """Give ``check(…)``: what ``make_input`` takes, checked."""
+    """Return ``check(…)``, which validates an input with the fields of ``make_input``."""
     return lambda **fields: crop_service.check(make_input(**fields))
 
 
 @pytest.fixture(scope="session")
 def bad_pixels(sample: Sample, check: Callable[..., CheckedInput]) -> CheckedInput:
-    """Give a request that everything is right about but the pixels, which it asks to look at."""
+    """Return a request that is valid except for its pixels, which it asks to verify."""
     return check(image=sample.png_file(512, 512, b"no zlib stream"), verify="pixels")
 
 
 @pytest.fixture(scope="session")
 def pad(sample: Sample) -> Callable[[int], bytes]:
-    """Give ``pad(size)``: a photo of so many bytes, most of them in a chunk that no decoder looks at."""
+    """Return ``pad(size)``, which returns an image of this size, most of it in a chunk that decoders ignore."""
 
     def make(size: int) -> bytes:
         png, overhead = sample.png, 12
@@ -385,10 +385,10 @@ def pad(sample: Sample) -> Callable[[int], bytes]:
 
 
 class Gate:
-    """Holds up the work on some tasks, by their `simplify` option, on the threads that do it.
+    """A gate that blocks work on tasks, or makes it fail, by the `simplify` option of the task.
 
     Attributes:
-        begun: the options of the tasks that work was begun on, in order.
+        begun: the options of the tasks that were started, in order.
     """
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -411,27 +411,27 @@ class Gate:
         monkeypatch.setattr(CropService, "run", wait_and_run)
 
     def close(self, name: float, step: str = "decode") -> None:
-        """Hold up tasks of this name from now on, in a step."""
+        """Block tasks of this name in a step."""
         self._opened[name] = threading.Event()
         self._step[name] = step
 
     def open(self, name: float) -> None:
-        """Let tasks of this name go on."""
+        """Unblock tasks of this name."""
         self._opened[name].set()
 
     def fail(self, name: float, times: int) -> None:
-        """Let the work on tasks of this name fail so many times, by what nobody has foreseen."""
+        """Make tasks of this name fail with an unexpected error, this many times."""
         self._faults[name] = [RuntimeError("unforeseen") for _ in range(times)]
 
     def end(self) -> None:
-        """Let everything go on."""
+        """Unblock all tasks."""
         for event in self._opened.values():
             event.set()
 
 
 @pytest.fixture
 def gate(monkeypatch: pytest.MonkeyPatch) -> Iterator[Gate]:
-    """Give what holds up work, or lets it fail: neither can be had of the real one on demand."""
+    """Return a gate that blocks work or makes it fail."""
     made = Gate(monkeypatch)
     yield made
     made.end()

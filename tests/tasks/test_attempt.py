@@ -1,4 +1,4 @@
-"""Two attempts at one task: whichever ends first has done it, and it is counted once."""
+"""Attempts at a task, and concurrent attempts: the first to finish ends the task, and it is counted once."""
 
 from __future__ import annotations
 
@@ -11,14 +11,13 @@ import msgspec
 import orjson
 import pytest
 
-from app.observability.recording import held_back
-from app.tasks.attempt import Attempt, GivenUpError
+from app.observability.recording import deferred
+from app.tasks.attempt import Attempt, MaxAttemptsError, WorkerContext
 from app.tasks.connection import RevisionConflictError
 from app.tasks.errors import QueueUnavailableError
 from app.tasks.message import decode_task
 from app.tasks.records import Record, Records, TaskStatus
 from app.tasks.stream import TASK_TYPE
-from app.tasks.workshop import Workshop
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -33,7 +32,7 @@ if TYPE_CHECKING:
     Check = Callable[..., CheckedInput]
     Scrape = Callable[[], dict[tuple[str, ...], float]]
 
-# Work on threads, which can be held up; what needs no pixels is done at once.
+# Work on a thread, which can be blocked; light tasks run on the event loop.
 HEAVY: dict[str, Any] = {"verify": "pixels"}
 SUCCEEDED = ("task_completions_total", "SUCCESS", TASK_TYPE)
 CANCELLED = ("task_completions_total", "CANCELLED", TASK_TYPE)
@@ -41,20 +40,20 @@ FAILED = ("task_completions_total", "FAILURE", TASK_TYPE)
 
 
 class LossyRecords(Records):
-    """Records whose answers get lost, or that cannot be reached, at the end of a task.
+    """Records whose responses get lost, or that are unavailable, at the end of a task.
 
     Attributes:
-        lost: how many answers get lost though the end is stored.
-        away: how many ends are not stored.
+        lost: number of responses that get lost although the end is stored.
+        unavailable: number of ends that are not stored.
     """
 
     lost = 0
-    away = 0
+    unavailable = 0
 
     async def update(self, record: Record, revision: int) -> int:
-        if record.status.is_final and self.away:
-            self.away -= 1
-            raise QueueUnavailableError("away")
+        if record.status.is_final and self.unavailable:
+            self.unavailable -= 1
+            raise QueueUnavailableError("unavailable")
         stored = await super().update(record, revision)
         if record.status.is_final and self.lost:
             self.lost -= 1
@@ -63,33 +62,33 @@ class LossyRecords(Records):
 
 
 @pytest.fixture
-def open_shop(crop_service: CropService) -> Callable[..., Any]:
-    """Give ``open_shop(desk)``: what one worker process works with."""
+def open_context(crop_service: CropService) -> Callable[..., Any]:
+    """Return ``open_context(desk)``, which yields the resources of a worker process."""
 
     @contextmanager
-    def make(desk: Desk) -> Iterator[Workshop]:
+    def make(desk: Desk) -> Iterator[WorkerContext]:
         with ThreadPoolExecutor(1) as pool:
-            yield Workshop(
+            yield WorkerContext(
                 settings=desk.settings,
                 records=LossyRecords(desk.connection, desk.settings),
                 service=crop_service,
                 pool=pool,
-                benches=asyncio.Semaphore(1),
-                closing=asyncio.Event(),
+                work_slots=asyncio.Semaphore(1),
+                stopping=asyncio.Event(),
             )
 
     return make
 
 
-async def attempt(shop: Workshop, message: Msg) -> None:
-    with held_back():
+async def attempt(context: WorkerContext, message: Msg) -> None:
+    with deferred():
         deliveries = message.metadata.num_delivered
-        await Attempt(shop, message, decode_task(message.data)).make(is_first=deliveries == 1)
+        await Attempt(context, message, decode_task(message.data)).run(is_first=deliveries == 1)
     await message.ack_sync()
 
 
 async def begun(desk: Desk, task_id: str, attempts: int) -> None:
-    """Wait until work was begun on a task so many times."""
+    """Wait until this many attempts at a task have started."""
 
     async def is_begun() -> bool:
         return (await desk.queue.status(task_id)).attempts == attempts
@@ -98,19 +97,19 @@ async def begun(desk: Desk, task_id: str, attempts: int) -> None:
 
 
 @pytest.mark.parametrize("is_first_first", [True, False])
-def test_a_late_delivery_changes_nothing(  # the worker that had it first was thought dead, and was not
-    desk: OpenDesk, check: Check, gate: Gate, open_shop: Any, scrape: Scrape, *, is_first_first: bool
+def test_a_late_delivery_changes_nothing(  # the first worker was considered dead, but was not
+    desk: OpenDesk, check: Check, gate: Gate, open_context: Any, scrape: Scrape, *, is_first_first: bool
 ) -> None:
     gate.close(3)
 
     async def main() -> None:
         async with desk(task_ack_wait_s=1) as opened:
-            with open_shop(opened) as early, open_shop(opened) as late:
+            with open_context(opened) as early, open_context(opened) as late:
                 record = await opened.queue.submit(check(simplify=3, **HEAVY))
                 (message,) = await opened.fetch()
                 (again,) = await opened.fetch()
                 assert (message.metadata.num_delivered, again.metadata.num_delivered) == (1, 2)
-                # Both have begun before either ends: each is held up in its own thread.
+                # Both start before either ends: each is blocked in its own thread.
                 first = asyncio.create_task(attempt(early, message))
                 await begun(opened, record.task_id, 1)
                 second = asyncio.create_task(attempt(late, again))
@@ -128,32 +127,32 @@ def test_a_late_delivery_changes_nothing(  # the worker that had it first was th
 
 
 async def _end_in_order(
-    desk: Desk, gate: Gate, task_id: str, order: list[tuple[Workshop, asyncio.Task[None]]]
+    desk: Desk, gate: Gate, task_id: str, order: list[tuple[WorkerContext, asyncio.Task[None]]]
 ) -> Record:
-    """Let the work end in both, and have the end of the second one written after that of the first."""
+    """Finish both attempts, so that the end of the second is written after that of the first."""
     (winner, first), (loser, second) = order
     assert isinstance(winner.records, LossyRecords)
     assert isinstance(loser.records, LossyRecords)
-    loser.records.away = 10_000
+    loser.records.unavailable = 10_000
     gate.open(3)
     await first
     ended = await desk.queue.status(task_id)
     assert ended.status is TaskStatus.SUCCESS
-    loser.records.away = 0
+    loser.records.unavailable = 0
     await second
     return ended
 
 
-def test_an_end_whose_answer_got_lost_is_counted_once(
-    desk: OpenDesk, check: Check, open_shop: Any, scrape: Scrape
+def test_an_end_whose_response_is_lost_is_counted_once(
+    desk: OpenDesk, check: Check, open_context: Any, scrape: Scrape
 ) -> None:
     async def main() -> None:
         async with desk() as opened:
-            with open_shop(opened) as shop:
-                shop.records.lost = 1
+            with open_context(opened) as context:
+                context.records.lost = 1
                 record = await opened.queue.submit(check())
                 (message,) = await opened.fetch()
-                await attempt(shop, message)
+                await attempt(context, message)
                 ended = await opened.queue.status(record.task_id)
                 assert (ended.status, ended.attempts) == (TaskStatus.SUCCESS, 1)
 
@@ -161,16 +160,14 @@ def test_an_end_whose_answer_got_lost_is_counted_once(
     assert scrape()[SUCCEEDED] == 1
 
 
-def test_a_store_that_is_away_for_a_moment_costs_no_work(
-    desk: OpenDesk, check: Check, open_shop: Any, scrape: Scrape
-) -> None:
+def test_a_short_outage_costs_no_work(desk: OpenDesk, check: Check, open_context: Any, scrape: Scrape) -> None:
     async def main() -> None:
         async with desk() as opened:
-            with open_shop(opened) as shop:
-                shop.records.away = 3
+            with open_context(opened) as context:
+                context.records.unavailable = 3
                 record = await opened.queue.submit(check())
                 (message,) = await opened.fetch()
-                await attempt(shop, message)
+                await attempt(context, message)
                 assert (await opened.queue.status(record.task_id)).status is TaskStatus.SUCCESS
 
     asyncio.run(main())
@@ -178,21 +175,21 @@ def test_a_store_that_is_away_for_a_moment_costs_no_work(
     assert scrape()["task_processing_duration_seconds_count", TASK_TYPE] == 1
 
 
-def test_a_store_that_stays_away_leaves_the_task_to_others(
-    desk: OpenDesk, check: Check, open_shop: Any, scrape: Scrape
+def test_a_long_outage_leaves_the_task_to_other_workers(
+    desk: OpenDesk, check: Check, open_context: Any, scrape: Scrape
 ) -> None:
     async def main() -> None:
         async with desk(task_ack_wait_s=1) as opened:
-            with open_shop(opened) as shop:
-                shop.records.away = 10_000
+            with open_context(opened) as context:
+                context.records.unavailable = 10_000
                 record = await opened.queue.submit(check())
                 (message,) = await opened.fetch()
                 with pytest.raises(QueueUnavailableError):
-                    await attempt(shop, message)
+                    await attempt(context, message)
                 assert (await opened.queue.status(record.task_id)).status is TaskStatus.STARTED
-                shop.records.away = 0
+                context.records.unavailable = 0
                 (again,) = await opened.fetch()
-                await attempt(shop, again)
+                await attempt(context, again)
                 ended = await opened.queue.status(record.task_id)
                 assert (ended.status, ended.attempts) == (TaskStatus.SUCCESS, 2)
 
@@ -201,16 +198,16 @@ def test_a_store_that_stays_away_leaves_the_task_to_others(
 
 
 def test_an_end_that_comes_after_the_task_was_cancelled_is_not_counted(
-    desk: OpenDesk, check: Check, gate: Gate, open_shop: Any, scrape: Scrape
+    desk: OpenDesk, check: Check, gate: Gate, open_context: Any, scrape: Scrape
 ) -> None:
     gate.close(3)
 
     async def main() -> None:
         async with desk() as opened:
-            with open_shop(opened) as shop:
+            with open_context(opened) as context:
                 record = await opened.queue.submit(check(simplify=3, **HEAVY))
                 (message,) = await opened.fetch()
-                working = asyncio.create_task(attempt(shop, message))
+                working = asyncio.create_task(attempt(context, message))
                 await begun(opened, record.task_id, 1)
                 cancelled = await opened.queue.cancel(record.task_id)
                 gate.open(3)
@@ -221,29 +218,31 @@ def test_an_end_that_comes_after_the_task_was_cancelled_is_not_counted(
     assert (scrape()[SUCCEEDED], scrape()[CANCELLED]) == (0, 1)
 
 
-def test_a_task_that_was_begun_too_often_is_given_up(desk: OpenDesk, check: Check, open_shop: Any) -> None:
+def test_a_task_that_was_started_too_often_is_not_started_again(
+    desk: OpenDesk, check: Check, open_context: Any
+) -> None:
     async def main() -> None:
         async with desk(task_max_deliveries=2) as opened:
-            with open_shop(opened) as shop:
+            with open_context(opened) as context:
                 record = await opened.queue.submit(check())
                 stored, revision = await opened.records.get(record.task_id)
                 await opened.records.update(stored.replace(status=TaskStatus.STARTED, attempts=2), revision)
                 (message,) = await opened.fetch()
-                with pytest.raises(GivenUpError, match="begun 2 times"):
-                    await attempt(shop, message)
+                with pytest.raises(MaxAttemptsError, match="in 2 attempts"):
+                    await attempt(context, message)
                 assert (await opened.queue.status(record.task_id)).attempts == 2
 
     asyncio.run(main())
 
 
-def test_a_task_whose_record_is_gone_is_done_all_the_same(desk: OpenDesk, check: Check, open_shop: Any) -> None:
+def test_a_task_whose_record_has_expired_is_processed(desk: OpenDesk, check: Check, open_context: Any) -> None:
     async def main() -> None:
         async with desk() as opened:
-            with open_shop(opened) as shop:
+            with open_context(opened) as context:
                 record = await opened.queue.submit(check())
                 await opened.connection.client.jetstream().purge_stream("KV_TASK_RECORDS")
                 (message,) = await opened.fetch()
-                await attempt(shop, message)
+                await attempt(context, message)
                 ended = await opened.queue.status(record.task_id)
                 assert (ended.status, ended.submitted_at) == (TaskStatus.SUCCESS, record.submitted_at)
                 assert orjson.loads(bytes(ended.result))["regions_detected"]
@@ -251,33 +250,33 @@ def test_a_task_whose_record_is_gone_is_done_all_the_same(desk: OpenDesk, check:
     asyncio.run(main())
 
 
-def test_a_record_that_never_stands_still_is_left_to_others(
-    desk: OpenDesk, check: Check, open_shop: Any, monkeypatch: pytest.MonkeyPatch
+def test_a_record_that_changes_continually_is_left_to_others(
+    desk: OpenDesk, check: Check, open_context: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async def main() -> None:
         async with desk() as opened:
-            with open_shop(opened) as shop:
+            with open_context(opened) as context:
                 await opened.queue.submit(check())
                 (message,) = await opened.fetch()
 
                 async def conflict(*_: object) -> int:
                     raise RevisionConflictError
 
-                monkeypatch.setattr(shop.records, "update", conflict)
+                monkeypatch.setattr(context.records, "update", conflict)
                 with pytest.raises(RevisionConflictError):
-                    await attempt(shop, message)
+                    await attempt(context, message)
 
     asyncio.run(main())
 
 
-def test_a_failure_keeps_no_result(desk: OpenDesk, bad_pixels: CheckedInput, open_shop: Any, scrape: Scrape) -> None:
+def test_a_failure_keeps_no_result(desk: OpenDesk, bad_pixels: CheckedInput, open_context: Any, scrape: Scrape) -> None:
     async def main() -> None:
         async with desk(result_cache=True) as opened:
-            with open_shop(opened) as shop:
+            with open_context(opened) as context:
                 digest = bad_pixels.digest()
                 record = await opened.queue.submit(bad_pixels, digest=digest)
                 (message,) = await opened.fetch()
-                await attempt(shop, message)
+                await attempt(context, message)
                 ended = await opened.queue.status(record.task_id)
                 assert (ended.status, msgspec.json.decode(bytes(ended.result))) == (TaskStatus.FAILURE, None)
                 assert await opened.queue.find_result(digest) is None

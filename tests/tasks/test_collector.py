@@ -1,4 +1,4 @@
-"""What a scrape tells of the queue: right where it answers, little and soon where it does not."""
+"""Metrics of the queue: correct while it responds, and few but without delay while it does not."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from app.tasks.collector import QueueCollector
-from app.tasks.dead import Graveyard
+from app.tasks.dead_letters import DeadLetterQueue
 from app.tasks.stream import TASK_TYPE
 
 if TYPE_CHECKING:
@@ -41,7 +41,7 @@ def up():
         found = {family.name: family.samples[0].value for family in collector.collect()}
         if found["queue_up"]:
             return sorted(found)
-    raise SystemExit("the queue never answered")
+    raise SystemExit("the queue never responded")
 
 if "--scraped-before" in sys.argv:
     up()
@@ -55,13 +55,13 @@ for _ in range(2):
     children.append(pid)
 assert all(os.waitpid(pid, 0)[1] == 0 for pid in children)
 assert "task_queue_size" in up()
-print("all told")
+print("done")
 """
 
 
 @pytest.fixture
 def make_collector() -> Iterator[Callable[[Settings], QueueCollector]]:
-    """Give ``make_collector(settings)``; its connection and its thread are ended with the test."""
+    """Return ``make_collector(settings)``; its connection and its thread end with the test."""
     made: list[QueueCollector] = []
 
     def make(settings: Settings) -> QueueCollector:
@@ -101,7 +101,7 @@ def is_up(found: dict[tuple[str, ...], float]) -> bool:
     return found["queue_up",] == 1
 
 
-def test_the_figures_are_right(
+def test_the_values_are_correct(
     desk: OpenDesk,
     check: Check,
     nats_server: NatsServer,
@@ -124,21 +124,23 @@ def test_the_figures_are_right(
             assert empty["queue_writable",] == 1
             assert empty["queue_storage_limit_bytes",] > 0
             assert empty["queue_memory_bytes",] > 1e6
-            assert empty["queue_connections",] >= 1  # the desk's; the collector's own may come after the look
+            assert empty["queue_connections",] >= 1  # that of the desk; the collector may connect later
             assert ("queue_cluster_has_leader",) not in empty
             first = await opened.queue.submit(check())
             for _ in range(4):
                 await opened.queue.submit(check())
             messages = await opened.fetch(2)
             for number in range(3):
-                await Graveyard(opened.connection, opened.records).bury(f"{number}", b"x", attempts=1, reason="why")
+                await DeadLetterQueue(opened.connection, opened.records).dead_letter(
+                    f"{number}", b"x", attempts=1, reason="why"
+                )
             submitted = time.time() - first.submitted_at
             found = await asyncio.to_thread(read, collector)
             assert found["task_queue_size", TASK_TYPE] == 3
             assert found["active_tasks_count", TASK_TYPE] == 2
             assert found["task_dead_kept",] == 3
             assert found["queue_storage_bytes",] > 5 * len(messages[0].data)
-            # From the server's clock, which is ours.
+            # The clock of the server is the same.
             age_s = found["task_oldest_age_seconds", TASK_TYPE]
             assert 0 < age_s < submitted + LIMIT_S
             await messages[0].ack_sync()
@@ -148,7 +150,7 @@ def test_the_figures_are_right(
     asyncio.run(main())
 
 
-def test_the_age_is_that_of_the_oldest_that_is_not_done(
+def test_the_age_is_that_of_the_oldest_unfinished_task(
     desk: OpenDesk,
     check: Check,
     make_settings: Callable[..., Settings],
@@ -173,7 +175,7 @@ def test_the_age_is_that_of_the_oldest_that_is_not_done(
     asyncio.run(main())
 
 
-def test_a_limit_that_the_server_does_not_tell_is_left_out(
+def test_a_limit_that_the_server_does_not_report_is_left_out(
     make_settings: Callable[..., Settings], make_collector: Callable[[Settings], QueueCollector]
 ) -> None:
     collector = make_collector(make_settings(nats_monitor_url="http://127.0.0.1:9"))
@@ -183,7 +185,7 @@ def test_a_limit_that_the_server_does_not_tell_is_left_out(
     assert ("queue_storage_bytes",) in found
 
 
-def test_an_accounts_own_limit_goes_before_the_servers(
+def test_the_limit_of_an_account_has_priority_over_that_of_the_server(
     run_server: Callable[..., NatsServer],
     make_settings: Callable[..., Settings],
     make_collector: Callable[[Settings], QueueCollector],
@@ -195,7 +197,7 @@ def test_an_accounts_own_limit_goes_before_the_servers(
     assert read_until(make_collector(settings), is_up)["queue_storage_limit_bytes",] == 3 * 2**30
 
 
-def test_a_queue_that_is_away_is_all_that_is_told(
+def test_an_unreachable_queue_has_only_up_and_writable(
     make_settings: Callable[..., Settings], make_collector: Callable[[Settings], QueueCollector]
 ) -> None:
     collector = make_collector(make_settings(nats_url="nats://127.0.0.1:9"))
@@ -203,7 +205,7 @@ def test_a_queue_that_is_away_is_all_that_is_told(
         assert read(collector) == {("queue_up",): 0, ("queue_writable",): 0}
 
 
-def test_a_queue_that_goes_and_comes_back(
+def test_a_queue_that_is_restarted(
     run_server: Callable[..., NatsServer],
     make_settings: Callable[..., Settings],
     make_collector: Callable[[Settings], QueueCollector],
@@ -217,13 +219,13 @@ def test_a_queue_that_goes_and_comes_back(
     assert read_until(collector, is_up)["task_queue_size", TASK_TYPE] == 0
 
 
-def test_a_queue_that_falls_silent_holds_nobody_up(
+def test_a_queue_that_hangs_does_not_delay_a_scrape(
     run_server: Callable[..., NatsServer],
     make_settings: Callable[..., Settings],
     make_collector: Callable[[Settings], QueueCollector],
 ) -> None:
     server = run_server()
-    # Far longer to wait than a scrape may take, so that what bounds it is the collector's own.
+    # Much longer than a scrape may take, so that the limit of the collector is the one that applies.
     collector = make_collector(make_settings(nats_url=server.url, nats_timeout_s=60))
     read_until(collector, is_up)
     with server.frozen():
@@ -233,10 +235,10 @@ def test_a_queue_that_falls_silent_holds_nobody_up(
 
 
 @pytest.mark.parametrize("arguments", [[], ["--scraped-before"]])
-def test_it_works_in_processes_that_were_forked(
+def test_it_works_in_forked_processes(
     nats_server: NatsServer, make_settings: Callable[..., Settings], arguments: list[str]
 ) -> None:
-    del make_settings  # for what it removes at the end
+    del make_settings  # for its cleanup
     done = subprocess.run(
         [sys.executable, "-W", "error", "-c", FORKING, *arguments],
         cwd=REPOSITORY,
@@ -246,4 +248,4 @@ def test_it_works_in_processes_that_were_forked(
         timeout=60,
         check=False,
     )
-    assert (done.returncode, done.stdout.strip(), done.stderr) == (0, "all told", "")
+    assert (done.returncode, done.stdout.strip(), done.stderr) == (0, "done", "")

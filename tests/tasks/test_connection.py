@@ -1,4 +1,4 @@
-"""The way to the server: how it is let in, what it tells of its troubles, and what it sets up on the other side."""
+"""The connection to the server: credentials, reported problems, stored messages and streams."""
 
 from __future__ import annotations
 
@@ -18,11 +18,15 @@ from app.tasks import connection as module
 from app.tasks.connection import Connection, RevisionConflictError
 from app.tasks.errors import QueueFullError, QueueUnavailableError, TaskTooLargeError
 from app.tasks.stream import CONSUMER, RECORDS_STREAM, STREAM, task_subject
+from tests.tasks.conftest import until
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from contextlib import AbstractAsyncContextManager
     from pathlib import Path
+
+    from nats.aio.client import Client
+    from nats.aio.msg import Msg
 
     from app.service.crop import CheckedInput
     from app.settings import Settings
@@ -43,7 +47,7 @@ def make_nkey() -> tuple[str, str]:
 
 @pytest.fixture(scope="module")
 def certificates(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Give a folder with an authority, and with keys and certificates of a server and of a client."""
+    """Return a folder with an authority, and with keys and certificates of a server and of a client."""
     program = shutil.which("openssl")
     if program is None:
         pytest.skip("no openssl on PATH to make certificates with")
@@ -53,12 +57,12 @@ def certificates(tmp_path_factory: pytest.TempPathFactory) -> Path:
         subprocess.run([program, *arguments], cwd=folder, check=True, capture_output=True)
 
     key = ("-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes")
-    # With what RFC 5280 asks for, which Python checks from 3.13 on.
+    # Python 3.13 and later require the extensions of RFC 5280.
     usage = ("-addext", "keyUsage=critical,keyCertSign,cRLSign")
     openssl("req", "-x509", *key, *usage, "-keyout", "ca.key", "-out", "ca.pem", "-subj", "/CN=authority")
     for name, purpose in (("server", "serverAuth"), ("client", "clientAuth")):
-        told = ("subjectAltName=IP:127.0.0.1", f"extendedKeyUsage={purpose}", "authorityKeyIdentifier=keyid")
-        (folder / f"{name}.ext").write_text("\n".join(told))
+        extensions = ("subjectAltName=IP:127.0.0.1", f"extendedKeyUsage={purpose}", "authorityKeyIdentifier=keyid")
+        (folder / f"{name}.ext").write_text("\n".join(extensions))
         openssl("req", "-new", *key, "-keyout", f"{name}.key", "-out", f"{name}.csr", "-subj", f"/CN={name}")
         authority = ("-CA", "ca.pem", "-CAkey", "ca.key", "-CAcreateserial", "-extfile", f"{name}.ext")
         openssl("x509", "-req", "-in", f"{name}.csr", *authority, "-out", f"{name}.pem")
@@ -85,7 +89,7 @@ class TestCredentials:
         ],
         ids=["token", "user and password", "nkey"],
     )
-    def test_who_is_let_in(
+    def test_credentials_are_accepted(
         self,
         desk: OpenDesk,
         check: Callable[..., CheckedInput],
@@ -136,7 +140,7 @@ class TestCredentials:
 
         asyncio.run(main())
 
-    def test_a_server_of_another_authority_is_refused(
+    def test_a_server_of_another_authority_is_rejected(
         self,
         make_settings: Callable[..., Settings],
         run_server: RunServer,
@@ -149,7 +153,7 @@ class TestCredentials:
         settings = make_settings(nats_url=server.url, nats_timeout_s=0.2)
         assert "certificate verify failed" in asyncio.run(wait_for_trouble(settings, caplog))
 
-    def test_a_client_without_its_certificate_is_refused(
+    def test_a_client_without_its_certificate_is_rejected(
         self,
         make_settings: Callable[..., Settings],
         run_server: RunServer,
@@ -160,14 +164,14 @@ class TestCredentials:
         settings = make_settings(nats_url=server.url, nats_tls_ca_file=certificates / "ca.pem")
         assert asyncio.run(wait_for_trouble(settings, caplog))
 
-    def test_a_server_without_encryption_is_told_nothing_where_it_was_asked_for(
+    def test_a_server_without_tls_receives_nothing_if_tls_is_configured(
         self, make_settings: Callable[..., Settings], certificates: Path, caplog: pytest.LogCaptureFixture
     ) -> None:
-        told = bytearray()
+        received = bytearray()
 
         async def stand_in(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
             writer.write(b'INFO {"server_id":"x","version":"2.11.0","max_payload":1048576,"headers":true}\r\n')
-            told.extend(await reader.read())
+            received.extend(await reader.read())
             writer.close()
 
         async def main() -> str:
@@ -178,11 +182,11 @@ class TestCredentials:
                 return await wait_for_trouble(make_settings(nats_url=f"nats://127.0.0.1:{port}", **secret), caplog)
 
         assert "secure connection not available" in asyncio.run(main())
-        assert told == b""
+        assert received == b""
 
 
 async def wait_for_trouble(settings: Settings, caplog: pytest.LogCaptureFixture, tries: int = 3) -> str:
-    """Connect, wait for a few attempts that come to nothing, and return what was logged of them."""
+    """Connect, wait for a few failed attempts, and return the log."""
     connection = Connection(settings, "test")
     attempts = 0
     note = connection._report
@@ -216,7 +220,7 @@ class TestTroubles:
         ],
         ids=["token", "user", "user in address", "token in address", "nkey", "no nkey at all"],
     )
-    def test_who_is_not_let_in_says_so_once_and_keeps_the_secret(
+    def test_rejected_credentials_are_logged_once_without_the_secret(
         self,
         make_settings: Callable[..., Settings],
         run_server: RunServer,
@@ -228,14 +232,14 @@ class TestTroubles:
         caplog.set_level(logging.DEBUG)
         settings = make_settings(nats_url=address.format(server.url.partition("//")[2]), **changes)
         text = asyncio.run(wait_for_trouble(settings, caplog, tries=5))
-        told = [line.getMessage() for line in caplog.records if line.name == "facial.tasks"]
-        # The refusal, and that the server has hung up where this is noticed first.
-        assert 1 <= len(told) <= 2, text
-        assert len(set(told)) == len(told), text
+        logged = [line.getMessage() for line in caplog.records if line.name == "facial.tasks"]
+        # The rejection, and the disconnect if the client notices it first.
+        assert 1 <= len(logged) <= 2, text
+        assert len(set(logged)) == len(logged), text
         assert SECRET not in text
         assert make_nkey()[0] not in text
 
-    def test_no_socket_stays_open_where_hanging_up_is_interrupted(
+    def test_no_socket_stays_open_if_the_disconnect_is_interrupted(
         self, make_settings: Callable[..., Settings], monkeypatch: pytest.MonkeyPatch
     ) -> None:
         seen = asyncio.Queue[str]()
@@ -246,7 +250,7 @@ class TestTroubles:
             await reader.readuntil(b"PING\r\n")
             writer.write(b"-ERR 'Authorization Violation'\r\n")
             seen.put_nowait("refused")
-            await reader.read()  # which ends when the client hangs up
+            await reader.read()  # until the client disconnects
             seen.put_nowait("hung up")
             writer.close()
 
@@ -262,7 +266,7 @@ class TestTroubles:
 
                 monkeypatch.setattr(connection, "_report", interrupt)
                 await connection.start()
-                keeper = connection._keeper
+                keeper = connection._connecting
                 assert [await seen.get(), await seen.get()] == ["refused", "hung up"]
                 await connection.close()
 
@@ -271,15 +275,15 @@ class TestTroubles:
     @pytest.mark.parametrize(
         "address", [f"nats://u:{SECRET}@127.0.0.1:9", f"nats://u:{SECRET}@127.0.0.1:9,nats://v:{SECRET}@127.0.0.1:7"]
     )
-    def test_a_server_that_is_away_is_told_once_and_without_the_secret(
+    def test_an_unreachable_server_is_logged_once_without_the_secret(
         self, make_settings: Callable[..., Settings], caplog: pytest.LogCaptureFixture, address: str
     ) -> None:
         caplog.set_level(logging.DEBUG)
         text = asyncio.run(wait_for_trouble(make_settings(nats_url=address), caplog, tries=6))
-        assert text.count("The queue cannot be reached") == address.count("nats://")
+        assert text.count("The queue is unavailable") == address.count("nats://")
         assert SECRET not in text
 
-    def test_troubles_are_over_when_the_server_is_back(
+    def test_problems_end_when_the_server_is_available_again(
         self, desk: OpenDesk, run_server: RunServer, caplog: pytest.LogCaptureFixture
     ) -> None:
         server = run_server()
@@ -290,14 +294,47 @@ class TestTroubles:
                 for _ in range(2):
                     await asyncio.to_thread(server.stop)
                     await opened.until(lambda: not opened.connection.is_up, "the loss")
-                    await opened.until(lambda: bool(opened.connection._troubles), "the trouble")
+                    await opened.until(lambda: bool(opened.connection._reported), "the report")
                     await asyncio.to_thread(server.start)
                     await opened.until(lambda: opened.connection.is_up, "the connection")
 
         asyncio.run(main())
-        assert caplog.text.count("The queue is back") == 2
+        assert caplog.text.count("The queue is available again") == 2
 
-    def test_a_server_that_is_too_old_is_told(
+    def test_an_internal_error_is_logged_with_its_traceback_and_not_as_an_outage(
+        self,
+        make_settings: Callable[..., Settings],
+        caplog: pytest.LogCaptureFixture,
+    ) -> None:
+        async def main() -> None:
+            connection = Connection(make_settings(), "test")
+            prepare, errors = connection._prepare_streams, iter([KeyError("bug"), KeyError("bug")])
+
+            async def fail_first(client: Client, settings: Settings) -> None:
+                if (error := next(errors, None)) is not None:
+                    raise error
+                await prepare(client, settings)
+
+            connection._prepare_streams = fail_first
+            await connection.start()
+            async with asyncio.timeout(30):
+                assert await connection.wait_up(bool)
+
+                async def receive(_message: Msg) -> None:
+                    raise TypeError("another bug")
+
+                await connection.subscribe("test", receive)
+                await connection.client.publish("test")
+                await until(lambda: "another bug" in caplog.text, "the log line")
+            assert connection.is_up
+            await connection.close()
+
+        asyncio.run(main())
+        errors = [line for line in caplog.records if line.levelno == logging.ERROR]
+        assert [(line.exc_info or (None,))[0] for line in errors] == [KeyError, TypeError], "each once"
+        assert "unavailable" not in caplog.text
+
+    def test_a_server_that_is_too_old_is_logged(
         self,
         make_settings: Callable[..., Settings],
         caplog: pytest.LogCaptureFixture,
@@ -307,14 +344,14 @@ class TestTroubles:
         text = asyncio.run(wait_for_trouble(make_settings(), caplog))
         assert "expected nats-server 99.0 or later, got" in text
 
-    def test_a_server_without_streams_is_told(
+    def test_a_server_without_jetstream_is_logged(
         self, make_settings: Callable[..., Settings], run_server: RunServer, caplog: pytest.LogCaptureFixture
     ) -> None:
         server = run_server(settings={"jetstream": False})
         settings = make_settings(nats_url=server.url, nats_timeout_s=1)
-        assert "The queue cannot be reached" in asyncio.run(wait_for_trouble(settings, caplog))
+        assert "The queue is unavailable" in asyncio.run(wait_for_trouble(settings, caplog))
 
-    def test_a_connection_that_hangs_up_while_it_connects_leaves_nothing(
+    def test_a_connection_that_is_closed_while_it_connects_leaves_nothing(
         self, make_settings: Callable[..., Settings]
     ) -> None:
         async def main() -> None:
@@ -330,12 +367,12 @@ class TestTroubles:
 
 
 class TestStore:
-    def test_what_is_wrong_is_told(self, desk: OpenDesk) -> None:
+    def test_each_problem_has_its_error(self, desk: OpenDesk) -> None:
         async def main() -> None:
             async with desk(task_queue_max_messages=1) as opened:
                 store, limit = opened.connection.store, opened.connection.client.max_payload
                 assert await store(SUBJECT, b"x", {"Nats-Msg-Id": "a"}) == 1
-                assert await store(SUBJECT, b"x", {"Nats-Msg-Id": "a"}) == 1, "the one that is there"
+                assert await store(SUBJECT, b"x", {"Nats-Msg-Id": "a"}) == 1, "the existing message"
                 with pytest.raises(QueueFullError):
                     await store(SUBJECT, b"x")
                 with pytest.raises(RevisionConflictError):
@@ -348,7 +385,7 @@ class TestStore:
 
         asyncio.run(main())
 
-    def test_a_silent_server_is_unavailable_in_time(self, desk: OpenDesk, run_server: RunServer) -> None:
+    def test_a_server_that_hangs_is_unavailable_in_time(self, desk: OpenDesk, run_server: RunServer) -> None:
         server = run_server()
 
         async def main() -> None:
@@ -380,7 +417,7 @@ USER = {"user": "u", "password": "p"}
 
 
 class TestStreams:
-    def test_they_are_made_as_the_settings_say(self, desk: OpenDesk) -> None:
+    def test_streams_are_created_from_the_settings(self, desk: OpenDesk) -> None:
         async def main() -> None:
             bounds = {"task_queue_max_messages": 7, "task_queue_max_bytes": 2 << 20, "task_dead_max_bytes": 3 << 20}
             async with desk(**bounds, task_ack_wait_s=3) as opened:
@@ -398,7 +435,7 @@ class TestStreams:
 
         asyncio.run(main())
 
-    def test_those_that_are_there_are_brought_in_line_and_keep_what_they_hold(
+    def test_existing_streams_are_updated_and_keep_their_messages(
         self, desk: OpenDesk, check: Callable[..., CheckedInput]
     ) -> None:
         async def main() -> None:
@@ -412,9 +449,7 @@ class TestStreams:
 
         asyncio.run(main())
 
-    def test_a_smaller_bound_drops_nothing_that_was_taken(
-        self, desk: OpenDesk, check: Callable[..., CheckedInput]
-    ) -> None:
+    def test_a_lower_limit_drops_no_accepted_task(self, desk: OpenDesk, check: Callable[..., CheckedInput]) -> None:
         async def main() -> None:
             async with desk() as opened:
                 taken = [await opened.queue.submit(check()) for _ in range(6)]
@@ -426,7 +461,7 @@ class TestStreams:
 
         asyncio.run(main())
 
-    def test_what_cannot_be_changed_stays_and_is_told(
+    def test_a_stream_that_cannot_be_updated_is_logged(
         self, desk: OpenDesk, nats_server: NatsServer, caplog: pytest.LogCaptureFixture
     ) -> None:
         async def main() -> None:
@@ -440,7 +475,7 @@ class TestStreams:
         asyncio.run(main())
         assert "Stream TASKS_DEAD keeps its old settings: " in caplog.text
 
-    def test_many_processes_can_set_them_up_at_once(
+    def test_many_processes_can_create_the_streams_at_once(
         self, make_settings: Callable[..., Settings], caplog: pytest.LogCaptureFixture
     ) -> None:
         async def main() -> None:
@@ -467,3 +502,62 @@ class TestStreams:
                 assert (notice.headers or {})["Task-Status"] == "SUCCESS"
 
         asyncio.run(main())
+
+
+def test_a_server_that_hangs_is_not_one_that_stores_nothing(
+    desk: Callable[..., AbstractAsyncContextManager[Desk]],
+    check: Callable[..., CheckedInput],
+    run_server: Callable[..., NatsServer],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(module, "STUCK_TIMEOUT_S", 0.1)
+    server = run_server()
+
+    async def main() -> None:
+        async with desk(nats_url=server.url, nats_timeout_s=0.2) as opened:
+            with server.frozen():
+                with pytest.raises(QueueUnavailableError) as caught:
+                    await opened.connection.store("tasks.x.1", b"x")
+                assert type(caught.value) is QueueUnavailableError, "the web layer maps this type"
+                opened.connection.require_storing()
+            await opened.until(lambda: opened.connection.is_up, "the connection")
+            await opened.queue.submit(check())
+
+    asyncio.run(main())
+
+
+def test_a_server_that_stores_nothing_gets_one_request_at_a_time(
+    desk: Callable[..., AbstractAsyncContextManager[Desk]],
+    check: Callable[..., CheckedInput],
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    async def main() -> None:
+        async with desk(nats_timeout_s=0.3) as opened:
+            request = opened.connection.client.request
+            is_stuck = True
+            asked: list[str] = []
+
+            async def respond(subject: str, *arguments: Any, **options: Any) -> Any:
+                if subject.startswith("tasks.") and is_stuck:
+                    asked.append(subject)
+                    raise TimeoutError
+                return await request(subject, *arguments, **options)
+
+            monkeypatch.setattr(opened.connection.client, "request", respond)
+            for _ in range(5):
+                with pytest.raises(QueueUnavailableError):
+                    await opened.queue.submit(check())
+            assert len(asked) == 1
+            is_stuck = False
+            monkeypatch.setattr(module, "STUCK_PAUSE_S", 0.0)
+            opened.connection._stuck = dict.fromkeys(opened.connection._stuck, 0.0)
+            for _ in range(2):
+                await opened.queue.submit(check())
+
+    with caplog.at_level(logging.INFO):
+        asyncio.run(main())
+    messages = [record.getMessage() for record in caplog.records]
+    assert sum("does not store messages of tasks" in message for message in messages) == 1
+    assert sum("stores messages of tasks again" in message for message in messages) == 1
+    assert "The queue is available again" not in messages

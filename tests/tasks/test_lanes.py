@@ -1,4 +1,4 @@
-"""Tasks of several callers: each waits in its caller's lane, and workers take from the lanes in turn."""
+"""Lanes: each caller has one, and workers take tasks from the lanes in turn."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ KEYS = [f"key-{number}" for number in range(LANES)]
 
 
 @pytest.mark.parametrize("lane", range(LANES))
-def test_a_subject_is_of_one_lane_and_of_its_consumer_alone(lane: int, make_settings: Callable[..., Settings]) -> None:
+def test_a_subject_belongs_to_one_lane_and_its_consumer(lane: int, make_settings: Callable[..., Settings]) -> None:
     subject = task_subject("a" * 32, lane)
     assert parse_task_subject(subject) == ("a" * 32, lane)
     filters = [str(consumer_config(make_settings(), number).filter_subject).split(".") for number in range(LANES)]
@@ -48,7 +48,7 @@ def test_a_subject_is_of_one_lane_and_of_its_consumer_alone(lane: int, make_sett
     ],
     ids=["keys", "IPv4", "IPv6"],
 )
-def test_as_many_callers_as_lanes_have_lanes_of_their_own(found: list[Caller | None]) -> None:
+def test_as_many_callers_as_lanes_have_different_lanes(found: list[Caller | None]) -> None:
     assert {lane_of(caller.number) for caller in found if caller} == set(range(LANES))
 
 
@@ -67,13 +67,13 @@ def test_a_caller_with_a_backlog_does_not_delay_another(
                 for record in backlog:
                     await working.end_of(record.task_id)
                 done = [(await working.queue.status(record.task_id)).completed_at or 0 for record in backlog]
-            # In turn: 20 of each. Some more, because the other lane is only probed now and then.
+            # 20 of each lane in turn, and some more, because the other lane is only probed occasionally.
             assert sum(at < last for at in done) < 100
 
     asyncio.run(main())
 
 
-def test_what_each_of_many_callers_submits_is_worked_on(at_work: OpenDesk, check: Check) -> None:
+def test_tasks_of_all_callers_are_processed(at_work: OpenDesk, check: Check) -> None:
     async def main() -> None:
         async with at_work(workers=2) as opened:
             taken = [await opened.queue.submit(check(), caller_number=lane) for lane in range(LANES) for _ in range(5)]

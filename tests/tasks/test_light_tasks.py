@@ -1,4 +1,4 @@
-"""Which tasks run on the event loop of a worker: none that costs much more than the regions of the catalogue."""
+"""Tasks that run on the event loop of a worker: none costs much more than the default regions."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ import pytest
 
 from app.codec.sniff import ImageInfo
 from app.face.frame import Size
-from app.observability.recording import held_back
+from app.observability.recording import deferred
 from app.service.crop import CheckedInput
-from app.service.document import result_to_json
 from app.service.options import CropOptions
+from app.service.serialization import result_to_json
 from app.tasks.attempt import _is_quick
 
 if TYPE_CHECKING:
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 SIDE = 512
 POINTS = 478
 EYES = (33, 263)
-# The most expensive light task that was found takes 6 times as long as the catalogue; with labels it would be 25 times.
+# The most expensive known light task takes 6 times as long as the default regions; with labels, 25 times.
 MAX_RATIO = 10
 CANDIDATES = 300
 ROUNDS = 4
@@ -68,7 +68,7 @@ def make_checked(landmarks: Landmarks, regions: dict[str, list[int]] | None, sid
 
 
 def draw_candidate(rng: random.Random) -> CheckedInput:
-    """Draw a task that has as many indices as one on the event loop may have, or nearly."""
+    """Generate a task with about as many indices as a light task may have."""
     side = rng.choice((SIDE, 65_535))
     points = SHAPES[rng.choice(list(SHAPES))](np.random.default_rng(rng.randrange(99)))
     landmarks = (side * points).astype(np.float32)
@@ -82,14 +82,14 @@ def draw_candidate(rng: random.Random) -> CheckedInput:
     return make_checked(landmarks, rng.choice((regions, regions, regions, None)), side, **options)
 
 
-def test_no_task_on_the_event_loop_costs_much_more_than_the_catalogue(
+def test_no_task_on_the_event_loop_costs_much_more_than_the_default_regions(
     crop_service: CropService, check: Callable[..., CheckedInput]
 ) -> None:
     def measure(checked: CheckedInput) -> float:
         times = []
         for _ in range(ROUNDS):
             start = time.thread_time()
-            with held_back():
+            with deferred():
                 result_to_json(crop_service.run(checked))
             times.append(time.thread_time() - start)
         return min(times)

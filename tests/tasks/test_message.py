@@ -1,4 +1,4 @@
-"""A task as it travels: what goes in comes out, and whatever else comes in is told from a task."""
+"""Wire format of tasks: round trips, and rejection of everything that is not a task."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def checked_inputs(draw: st.DrawFn) -> CheckedInput:
 
 
 def plain(checked: CheckedInput) -> dict[str, Any]:
-    """Bring an input into a form that can be compared; of regions, the order counts."""
+    """Convert an input to a form that can be compared, including the order of regions."""
     return {
         "image": bytes(checked.image),
         "image_info": checked.image_info,
@@ -82,13 +82,13 @@ def plain(checked: CheckedInput) -> dict[str, Any]:
 
 
 @given(checked=checked_inputs(), revision=st.integers(0, 2**63))
-def test_what_goes_in_comes_out(checked: CheckedInput, revision: int) -> None:
+def test_a_round_trip_changes_nothing(checked: CheckedInput, revision: int) -> None:
     task = decode_task(encode_task(RECORD, revision, checked))
     assert plain(task.checked) == plain(checked)
     assert (task.record, task.revision, task.request_id, task.trace_id) == (RECORD, revision, None, None)
 
 
-def test_the_ids_of_the_request_travel_along(check: Callable[..., CheckedInput]) -> None:
+def test_the_ids_of_the_request_are_included(check: Callable[..., CheckedInput]) -> None:
     tokens = context.request_id.set("order-17"), context.trace_id.set("ab" * 16)
     try:
         task = decode_task(encode_task(RECORD, 1, check()))
@@ -98,15 +98,15 @@ def test_the_ids_of_the_request_travel_along(check: Callable[..., CheckedInput])
     assert (task.request_id, task.trace_id) == ("order-17", "ab" * 16)
 
 
-def test_pictures_are_views(sample: Sample, check: Callable[..., CheckedInput]) -> None:
+def test_images_are_views(sample: Sample, check: Callable[..., CheckedInput]) -> None:
     data = encode_task(RECORD, 1, check(segmentation_map=sample.labels))
     task = decode_task(data)
-    for picture in (task.checked.image, task.checked.label_image):
-        assert isinstance(picture, memoryview)
-        assert picture.obj is data
+    for image in (task.checked.image, task.checked.label_image):
+        assert isinstance(image, memoryview)
+        assert image.obj is data
 
 
-def test_a_message_is_little_longer_than_what_it_carries(sample: Sample, check: Callable[..., CheckedInput]) -> None:
+def test_a_message_is_little_longer_than_its_content(sample: Sample, check: Callable[..., CheckedInput]) -> None:
     data = encode_task(RECORD, 1, check(segmentation_map=sample.labels))
     assert len(data) < len(sample.jpeg) + len(sample.labels) + 478 * 8 + 1024
 
@@ -117,7 +117,7 @@ def whole(sample: Sample, check: Callable[..., CheckedInput]) -> bytes:
 
 
 @given(data=st.data())
-def test_what_is_cut_is_no_task(whole: bytes, data: st.DataObject) -> None:
+def test_a_truncated_message_is_no_task(whole: bytes, data: st.DataObject) -> None:
     length = data.draw(st.integers(0, len(whole) - 1) | st.integers(0, 5000))
     with pytest.raises(MessageError):
         decode_task(whole[:length])
@@ -130,16 +130,16 @@ def test_garbage_is_no_task(garbage: bytes) -> None:
 
 
 @given(garbage=st.binary(max_size=300))
-def test_garbage_behind_a_length_is_no_task(garbage: bytes) -> None:
+def test_garbage_after_a_length_is_no_task(garbage: bytes) -> None:
     with pytest.raises((MessageError, NewerTaskError)):
         decode_task(struct.pack(">I", len(garbage)) + garbage)
 
 
 @given(data=st.data())
-def test_changed_bytes_give_a_task_or_the_one_error(whole: bytes, data: st.DataObject) -> None:
+def test_changed_bytes_result_in_a_task_or_one_error(whole: bytes, data: st.DataObject) -> None:
     changed = bytearray(whole)
     for _ in range(data.draw(st.integers(1, 4))):
-        # Most of the damage where it is read: in the header, less the landmarks in its middle.
+        # Mostly in the header, except for the landmarks in its middle.
         changed[data.draw(st.integers(0, 700) | st.integers(4000, 4400))] = data.draw(st.integers(0, 255))
     try:
         task = decode_task(bytes(changed))
@@ -151,7 +151,7 @@ def test_changed_bytes_give_a_task_or_the_one_error(whole: bytes, data: st.DataO
 
 
 def rewrite(whole: bytes, **changes: Any) -> bytes:
-    """Write a message again with fields of its header changed."""
+    """Return a message with changed fields of its header."""
     (length,) = struct.unpack_from(">I", whole)
     header = msgspec.msgpack.encode({**msgspec.msgpack.decode(whole[4 : 4 + length]), **changes})
     return struct.pack(">I", len(header)) + header + whole[4 + length :]
@@ -165,7 +165,7 @@ def rewrite(whole: bytes, **changes: Any) -> bytes:
         {"version": VERSION + 1, "photo": {"size": 1}, "landmarks": None},
     ],
 )
-def test_a_later_version_is_told_whatever_it_changed(whole: bytes, changes: dict[str, Any]) -> None:
+def test_a_later_version_is_recognized_whatever_it_changed(whole: bytes, changes: dict[str, Any]) -> None:
     with pytest.raises(NewerTaskError, match=f"version {VERSION}"):
         decode_task(rewrite(whole, **changes))
 
@@ -192,8 +192,8 @@ def test_a_header_that_is_wrong_is_no_task(whole: bytes, changes: dict[str, Any]
         decode_task(rewrite(whole, **changes))
 
 
-def test_sizes_below_nothing_are_no_task(whole: bytes, sample: Sample) -> None:
+def test_negative_sizes_are_no_task(whole: bytes, sample: Sample) -> None:
     total = len(sample.jpeg) + len(sample.labels)
-    pictures = {"photo": [-9, 512, 512, "jpeg", 1], "label_map": [total + 9, 512, 512, "png", 1]}
+    images = {"photo": [-9, 512, 512, "jpeg", 1], "label_map": [total + 9, 512, 512, "png", 1]}
     with pytest.raises(MessageError):
-        decode_task(rewrite(whole, **pictures))
+        decode_task(rewrite(whole, **images))

@@ -1,4 +1,4 @@
-"""Tasks as the web layer sees them: taken once, never taken and then lost, told of, cancelled."""
+"""The queue as the web layer uses it: submit, status, cancel, outages and the result cache."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import nats.errors
 import pytest
 import uvloop
 
-from app.tasks import long_polls
+from app.tasks import admission, long_polls
 from app.tasks import queue as module
 from app.tasks.connection import RevisionConflictError
 from app.tasks.errors import (
@@ -24,7 +24,7 @@ from app.tasks.errors import (
 )
 from app.tasks.message import decode_task
 from app.tasks.queue import TaskQueue
-from app.tasks.records import Record, TaskFault, TaskStatus
+from app.tasks.records import Record, TaskError, TaskStatus
 from app.tasks.stream import RECORDS_STREAM, STREAM, TASK_TYPE
 from app.tasks.stream_state import is_queued
 
@@ -46,7 +46,7 @@ UNKNOWN = "f" * 32
 
 
 async def end(desk: Desk, task_id: str, **changes: Any) -> Record:
-    """Write a task's end as a worker does, unless it has ended."""
+    """Store the end of a task as a worker does, unless it has ended."""
     record, revision = await desk.records.get(task_id)
     if record.status.is_final:
         raise RevisionConflictError
@@ -60,7 +60,9 @@ def completed(status: str) -> tuple[str, ...]:
 
 
 class TestSubmit:
-    def test_a_task_is_there_for_workers_and_for_callers(self, desk: OpenDesk, check: Check, scrape: Scrape) -> None:
+    def test_a_submitted_task_is_visible_to_workers_and_callers(
+        self, desk: OpenDesk, check: Check, scrape: Scrape
+    ) -> None:
         async def main() -> None:
             async with desk() as opened:
                 before = time.time()
@@ -89,7 +91,7 @@ class TestSubmit:
 
         asyncio.run(main())
 
-    def test_many_at_once_are_all_taken(self, desk: OpenDesk, check: Check, scrape: Scrape) -> None:
+    def test_concurrent_submissions_are_all_accepted(self, desk: OpenDesk, check: Check, scrape: Scrape) -> None:
         async def main() -> None:
             async with desk() as opened:
                 records = await asyncio.gather(*(opened.queue.submit(check()) for _ in range(100)))
@@ -127,7 +129,7 @@ class TestIdempotency:
 
         asyncio.run(main())
 
-    def test_keys_of_different_callers_never_meet(self, desk: OpenDesk, check: Check) -> None:
+    def test_keys_of_different_callers_are_independent(self, desk: OpenDesk, check: Check) -> None:
         async def main() -> None:
             async with desk() as opened:
                 callers = [("", "ab"), ("a", "b"), ("ab", ""), ("b", "a"), ("a", "b ")]
@@ -140,7 +142,7 @@ class TestIdempotency:
 
         asyncio.run(main())
 
-    def test_many_at_once_with_one_key_give_one_task_and_one_message(
+    def test_concurrent_submissions_with_one_key_create_one_task_and_one_message(
         self, desk: OpenDesk, check: Check, scrape: Scrape
     ) -> None:
         async def main() -> None:
@@ -160,7 +162,7 @@ class TestIdempotency:
     def test_a_record_whose_message_was_never_sent_gets_it_once(self, desk: OpenDesk, check: Check) -> None:
         async def main() -> None:
             async with desk() as opened:
-                # As after a crash between the two.
+                # As after a crash between the two writes.
                 task_id = module._derive_id("me", "k")
                 record = Record(task_id=task_id, submitted_at=time.time(), digest="d")
                 await opened.records.create(record)
@@ -188,7 +190,7 @@ class TestIdempotency:
 
         asyncio.run(main())
 
-    def test_a_task_that_was_begun_is_not_sent_again(self, desk: OpenDesk, check: Check) -> None:
+    def test_a_started_task_is_not_sent_again(self, desk: OpenDesk, check: Check) -> None:
         async def main() -> None:
             async with desk() as opened:
                 first = await opened.queue.submit(check(), idempotency_key="k", digest="d")
@@ -200,7 +202,7 @@ class TestIdempotency:
 
         asyncio.run(main())
 
-    def test_a_task_that_changes_while_its_key_is_looked_at(
+    def test_a_task_that_ends_while_its_key_is_resolved(
         self, desk: OpenDesk, check: Check, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         async def main() -> None:
@@ -212,7 +214,7 @@ class TestIdempotency:
                     await end(opened, first.task_id)
                     return await renew(record, revision)
 
-                # The worker is quicker than whoever repeats: the record was read, the message is gone, the record ends.
+                # The worker is faster than the repeated request: the record was read, then the task ends.
                 await opened.connection.client.jetstream().purge_stream(STREAM)
                 monkeypatch.setattr(opened.queue, "_renew", end_before)
                 again = await opened.queue.submit(check(), idempotency_key="k", digest="d")
@@ -221,21 +223,21 @@ class TestIdempotency:
 
         asyncio.run(main())
 
-    def test_a_cancelled_task_stays_the_keys(self, desk: OpenDesk, check: Check) -> None:
+    def test_a_cancelled_task_keeps_its_key(self, desk: OpenDesk, check: Check) -> None:
         async def main() -> None:
             async with desk() as opened:
                 first = await opened.queue.submit(check(), idempotency_key="k", digest="d")
                 cancelled = await opened.queue.cancel(first.task_id)
                 assert await opened.queue.submit(check(), idempotency_key="k", digest="d") == cancelled
-                assert await opened.count() == 1, "the message of the cancelled task alone"
+                assert await opened.count() == 1, "only the message of the cancelled task"
 
         asyncio.run(main())
 
-    def test_a_task_that_was_not_taken_can_be_taken_then(
+    def test_a_rejected_task_can_be_submitted_again(
         self, desk: OpenDesk, check: Check, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         async def main() -> None:
-            monkeypatch.setattr(module, "FULL_PAUSE_S", 0.0)
+            monkeypatch.setattr(admission, "FULL_PAUSE_S", 0.0)
             async with desk(task_queue_max_messages=1) as opened:
                 other = await opened.queue.submit(check())
                 with pytest.raises(QueueFullError):
@@ -243,7 +245,7 @@ class TestIdempotency:
                 (message,) = await opened.fetch()
                 assert decode_task(message.data).record == other
                 await message.ack_sync()
-                # As it was not taken, the key is free for another request too.
+                # The task was not accepted, so another request may use the key.
                 record = await opened.queue.submit(check(simplify=3), idempotency_key="k", digest="other")
                 (message,) = await opened.fetch()
                 task = decode_task(message.data)
@@ -273,10 +275,10 @@ class TestStatus:
             async with desk() as opened:
                 record = await opened.queue.submit(check())
                 waits = [asyncio.create_task(opened.queue.status(record.task_id, wait_s=300)) for _ in range(3)]
-                await opened.until(lambda: len(opened.connection.client._subs) >= 3, "the waits")
+                await opened.until(lambda: len(opened.queue._long_polls._polls) == 3, "the waits")
                 for progress in (0.25, 0.5):
                     await end(opened, record.task_id, status=TaskStatus.STARTED, progress=progress)
-                # Each change is heard of, in order; an answer to a later request shows that they are behind us.
+                # Notices arrive in order; the response to a later request shows that they have arrived.
                 await opened.queue.status(record.task_id)
                 assert not any(wait.done() for wait in waits)
                 ended = await end(opened, record.task_id, result=msgspec.Raw(b'{"a":1}'))
@@ -285,7 +287,7 @@ class TestStatus:
 
         asyncio.run(main())
 
-    def test_a_wait_for_what_has_ended_is_none(self, desk: OpenDesk, check: Check) -> None:
+    def test_a_wait_for_a_finished_task_returns_at_once(self, desk: OpenDesk, check: Check) -> None:
         async def main() -> None:
             async with desk() as opened:
                 record = await opened.queue.submit(check())
@@ -327,20 +329,18 @@ class TestStatus:
                 await opened.queue.status(record.task_id, wait_s=0.05)
                 gone = asyncio.create_task(opened.queue.status(record.task_id, wait_s=300))
                 await opened.until(lambda: len(opened.connection.client._subs) > before, "the wait")
-                gone.cancel()  # as when the caller hangs up
+                gone.cancel()  # as if the client disconnects
                 await asyncio.gather(gone, return_exceptions=True)
                 assert len(opened.connection.client._subs) == before
 
         asyncio.run(main())
 
-    def test_what_was_missed_is_seen_after_a_while(
-        self, desk: OpenDesk, check: Check, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
+    def test_a_lost_notice_delays_a_wait(self, desk: OpenDesk, check: Check, monkeypatch: pytest.MonkeyPatch) -> None:
         async def main() -> None:
             async with desk() as opened:
                 record = await opened.queue.submit(check())
-                # Notices go elsewhere, as when the link to another server of the cluster was down for a moment.
-                monkeypatch.setattr(module, "notice_subject", lambda _: "nowhere")
+                # Notices are lost, as if the route to another server of the cluster was interrupted.
+                monkeypatch.setattr(long_polls, "NOTICES", "nowhere")
                 waiting = asyncio.create_task(opened.queue.status(record.task_id, wait_s=300))
                 await opened.until(lambda: bool(opened.connection.client._subs), "the wait")
                 ended = await end(opened, record.task_id)
@@ -350,14 +350,14 @@ class TestStatus:
         asyncio.run(main())
 
     @pytest.mark.parametrize("wait_s", [0, 300])
-    def test_a_connection_that_was_lost_at_this_moment_is_an_absent_queue(
+    def test_a_connection_that_is_lost_during_a_request_is_an_unavailable_queue(
         self, desk: OpenDesk, check: Check, wait_s: float
     ) -> None:
         async def main() -> None:
             async with desk() as opened:
                 record = await opened.queue.submit(check())
                 client = opened.connection.client
-                # Between two connections, the library writes to the socket itself, and finds it closed.
+                # Between two connections, nats-py writes to the socket directly, and finds it closed.
                 tasks = [client._flusher_task, client._reading_task]
                 for task in tasks:
                     task.cancel()
@@ -372,7 +372,7 @@ class TestStatus:
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
             runner.run(main())
 
-    def test_a_connection_that_is_lost_before_a_wait_is_an_absent_queue(
+    def test_a_connection_that_is_lost_before_a_wait_is_an_unavailable_queue(
         self, desk: OpenDesk, check: Check, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         async def main() -> None:
@@ -401,32 +401,32 @@ class TestCancel:
                 assert cancelled.status is TaskStatus.CANCELLED
                 assert cancelled.completed_at
                 assert await opened.queue.status(record.task_id) == cancelled
-                assert await opened.queue.cancel(record.task_id) == cancelled, "again changes nothing"
+                assert await opened.queue.cancel(record.task_id) == cancelled, "a repetition changes nothing"
                 assert await opened.count() == 2
                 assert (await opened.queue.status(kept.task_id)).status is TaskStatus.PENDING
 
         asyncio.run(main())
         assert scrape()[completed("CANCELLED")] == 1
 
-    def test_a_task_that_was_begun_can_be_cancelled(self, desk: OpenDesk, check: Check) -> None:
+    def test_a_started_task_can_be_cancelled(self, desk: OpenDesk, check: Check) -> None:
         async def main() -> None:
             async with desk() as opened:
                 record = await opened.queue.submit(check())
                 begun = await end(opened, record.task_id, status=TaskStatus.STARTED, attempts=1, run="r")
                 cancelled = await opened.queue.cancel(record.task_id)
                 assert (cancelled.status, cancelled.attempts) == (TaskStatus.CANCELLED, begun.attempts)
-                assert cancelled.run != begun.run, "an attempt would take it for an end of its own"
+                assert cancelled.run != begun.run, "an attempt would mistake it for its own end"
 
         asyncio.run(main())
 
     @pytest.mark.parametrize("status", [TaskStatus.SUCCESS, TaskStatus.FAILURE])
-    def test_a_task_that_has_ended_cannot(
+    def test_a_finished_task_cannot_be_cancelled(
         self, desk: OpenDesk, check: Check, scrape: Scrape, status: TaskStatus
     ) -> None:
         async def main() -> None:
             async with desk() as opened:
                 record = await opened.queue.submit(check())
-                ended = await end(opened, record.task_id, status=status, error=TaskFault("a", "b"))
+                ended = await end(opened, record.task_id, status=status, error=TaskError("a", "b"))
                 with pytest.raises(TaskEndedError, match=f"ended with {status}$"):
                     await opened.queue.cancel(record.task_id)
                 assert await opened.queue.status(record.task_id) == ended
@@ -434,7 +434,7 @@ class TestCancel:
         asyncio.run(main())
         assert scrape()[completed("CANCELLED")] == 0
 
-    def test_who_waits_hears_of_it(self, desk: OpenDesk, check: Check) -> None:
+    def test_a_waiting_request_is_notified_of_a_cancellation(self, desk: OpenDesk, check: Check) -> None:
         async def main() -> None:
             async with desk() as opened:
                 record = await opened.queue.submit(check())
@@ -446,7 +446,7 @@ class TestCancel:
 
         asyncio.run(main())
 
-    def test_of_cancel_and_end_one_comes_first(self, desk: OpenDesk, check: Check, scrape: Scrape) -> None:
+    def test_either_cancel_or_end_wins(self, desk: OpenDesk, check: Check, scrape: Scrape) -> None:
         async def main() -> list[str]:
             async with desk() as opened:
                 kinds = []
@@ -472,11 +472,11 @@ class TestCancel:
 
 
 class TestBounds:
-    def test_a_queue_full_by_messages_refuses_and_drops_nothing(
+    def test_a_queue_full_by_messages_rejects_tasks_and_drops_none(
         self, desk: OpenDesk, check: Check, scrape: Scrape, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         async def main() -> None:
-            monkeypatch.setattr(module, "FULL_PAUSE_S", 0.0)
+            monkeypatch.setattr(admission, "FULL_PAUSE_S", 0.0)
             async with desk(task_queue_max_messages=3) as opened:
                 results = await asyncio.gather(
                     *(opened.queue.submit(check()) for _ in range(20)), return_exceptions=True
@@ -488,7 +488,7 @@ class TestBounds:
                 assert {decode_task(message.data).record.task_id for message in messages} == {
                     record.task_id for record in taken
                 }
-                # Those that were refused are of no task that anybody knows.
+                # The ids of rejected tasks are unknown.
                 subjects = await self.read_ids(opened)
                 for task_id in subjects - {record.task_id for record in taken}:
                     with pytest.raises(TaskUnknownError):
@@ -504,40 +504,42 @@ class TestBounds:
         info = await desk.connection.client.jetstream().stream_info(RECORDS_STREAM, subjects_filter=">")
         return {subject.rpartition(".")[2] for subject in info.state.subjects or {}}
 
-    def test_a_queue_full_by_bytes_refuses(
+    def test_a_queue_full_by_bytes_rejects_tasks(
         self, desk: OpenDesk, check: Check, pad: Callable[[int], bytes], monkeypatch: pytest.MonkeyPatch
     ) -> None:
         async def main() -> None:
-            monkeypatch.setattr(module, "FULL_PAUSE_S", 0.0)
+            monkeypatch.setattr(admission, "FULL_PAUSE_S", 0.0)
             async with desk(task_queue_max_bytes=MIB) as opened:
                 large = check(image=pad(400_000))
                 taken = [await opened.queue.submit(large) for _ in range(2)]
                 with pytest.raises(QueueFullError, match="Retry-After"):
                     await opened.queue.submit(large)
-                taken.append(await opened.queue.submit(check()))  # a small one fits still
+                taken.append(await opened.queue.submit(check()))  # a small one still fits
                 messages = await opened.fetch(3)
                 assert [decode_task(message.data).record for message in messages] == taken
 
         asyncio.run(main())
 
-    def test_after_a_refusal_others_are_refused_without_being_asked_for(self, desk: OpenDesk, check: Check) -> None:
+    def test_after_a_rejection_others_are_rejected_without_a_request(self, desk: OpenDesk, check: Check) -> None:
         async def main() -> None:
             async with desk(task_queue_max_messages=1) as opened:
                 await opened.queue.submit(check())
                 with pytest.raises(QueueFullError):
                     await opened.queue.submit(check())
                 before = await opened.count(RECORDS_STREAM)
-                opened.queue._full_until[0] = time.monotonic() + 300
+                opened.queue._admission._full_until[0] = time.monotonic() + 300
                 with pytest.raises(QueueFullError):
                     await opened.queue.submit(check())
                 assert await opened.count(RECORDS_STREAM) == before
-                opened.queue._full_until.clear()
+                opened.queue._admission._full_until.clear()
                 with pytest.raises(QueueFullError):
                     await opened.queue.submit(check())
 
         asyncio.run(main())
 
-    def test_a_full_store_of_results_refuses_but_ends_what_was_taken(self, desk: OpenDesk, check: Check) -> None:
+    def test_a_full_store_of_results_rejects_tasks_but_finishes_accepted_ones(
+        self, desk: OpenDesk, check: Check
+    ) -> None:
         async def main() -> None:
             async with desk(result_max_bytes=MIB) as opened:
                 taken = [await opened.queue.submit(check()) for _ in range(3)]
@@ -551,24 +553,24 @@ class TestBounds:
                         return True
                     return False
 
-                await opened.until(is_refused, "a refusal")
+                await opened.until(is_refused, "a rejection")
                 for record in taken:
                     assert (await opened.queue.status(record.task_id)).status is TaskStatus.SUCCESS
 
         asyncio.run(main())
 
-    def test_a_task_larger_than_the_server_takes(
+    def test_a_task_larger_than_the_server_accepts(
         self, desk: OpenDesk, check: Check, pad: Callable[[int], bytes]
     ) -> None:
         async def main() -> None:
             async with desk() as opened:
-                with pytest.raises(TaskTooLargeError, match=f"at most {MIB - module.HEADERS_BYTES} bytes"):
+                with pytest.raises(TaskTooLargeError, match=f"at most {MIB - admission.HEADERS_BYTES} bytes"):
                     await opened.queue.submit(check(image=pad(MIB + 1)))
                 assert await opened.count(RECORDS_STREAM) == 0
 
         asyncio.run(main())
 
-    def test_tasks_about_as_large_as_the_server_takes_are_taken_or_too_large(
+    def test_tasks_near_the_size_limit_are_accepted_or_too_large(
         self, desk: OpenDesk, check: Check, pad: Callable[[int], bytes]
     ) -> None:
         async def main() -> None:
@@ -581,13 +583,13 @@ class TestBounds:
                     except TaskTooLargeError:
                         continue
                     await opened.queue.cancel(record.task_id)
-                assert opened.connection.client.stats["reconnects"] == reconnects, "the server hung up"
+                assert opened.connection.client.stats["reconnects"] == reconnects, "the server disconnected the client"
 
         asyncio.run(main())
 
 
 class TestOutage:
-    def test_nothing_is_there_before_the_first_connection(self, check: Check, make_settings: Any) -> None:
+    def test_everything_is_unavailable_before_the_first_connection(self, check: Check, make_settings: Any) -> None:
         async def main() -> None:
             queue = TaskQueue(make_settings(nats_url="nats://127.0.0.1:9", result_cache=True))
             await queue.start()
@@ -602,7 +604,7 @@ class TestOutage:
         asyncio.run(main())
 
     @pytest.mark.parametrize("is_killed", [False, True])
-    def test_a_server_that_comes_back_has_its_tasks(
+    def test_a_restarted_server_has_its_tasks(
         self,
         desk: OpenDesk,
         check: Check,
@@ -638,7 +640,7 @@ class TestOutage:
         asyncio.run(main())
         assert scrape()[SUBMITTED] == 6
 
-    def test_a_server_that_comes_back_with_nothing_is_set_up_again(
+    def test_a_server_that_restarts_without_its_store_gets_new_streams(
         self, desk: OpenDesk, check: Check, run_server: Callable[..., NatsServer]
     ) -> None:
         server = run_server()
@@ -658,7 +660,7 @@ class TestOutage:
         asyncio.run(main())
 
     @pytest.mark.parametrize("gone", ["TASKS", "KV_TASK_RECORDS"])
-    def test_a_stream_that_somebody_removed_is_made_again(self, desk: OpenDesk, check: Check, gone: str) -> None:
+    def test_a_deleted_stream_is_created_again(self, desk: OpenDesk, check: Check, gone: str) -> None:
         async def main() -> None:
             async with desk(nats_timeout_s=1) as opened:
                 await opened.connection.client.jetstream().delete_stream(gone)
@@ -676,7 +678,7 @@ class TestOutage:
 
         asyncio.run(main())
 
-    def test_a_task_whose_fate_is_unknown_is_nobodys(
+    def test_a_task_whose_submission_failed_is_unknown(
         self, desk: OpenDesk, check: Check, scrape: Scrape, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         async def main() -> None:
@@ -706,7 +708,7 @@ class TestOutage:
 
 
 class TestCache:
-    def test_what_was_asked_before_is_answered_at_once(self, desk: OpenDesk, check: Check, scrape: Scrape) -> None:
+    def test_an_identical_request_reuses_the_result(self, desk: OpenDesk, check: Check, scrape: Scrape) -> None:
         async def main() -> None:
             async with desk(result_cache=True) as opened:
                 digest = check().digest()
@@ -715,7 +717,7 @@ class TestCache:
                 ended = await end(
                     opened, first.task_id, result=msgspec.Raw(b'{"a":1}'), started_at=1.0, attempts=1, run="r"
                 )
-                await opened.records.note_result(digest, first.task_id)
+                await opened.records.index_result(digest, first.task_id)
                 assert await opened.queue.find_result(digest) == b'{"a":1}'
                 again = await opened.queue.submit(check(), digest=digest)
                 assert again.task_id != first.task_id
@@ -734,13 +736,13 @@ class TestCache:
         lookups = {key[1]: value for key, value in counted.items() if key[0] == "cache_lookups_total"}
         assert lookups == {"hit": 2, "miss": 3, "unavailable": 0}
 
-    def test_a_key_and_a_result_that_is_there(self, desk: OpenDesk, check: Check, scrape: Scrape) -> None:
+    def test_a_key_and_a_cached_result(self, desk: OpenDesk, check: Check, scrape: Scrape) -> None:
         async def main() -> None:
             async with desk(result_cache=True) as opened:
                 digest = check().digest()
                 first = await opened.queue.submit(check(), digest=digest)
                 await end(opened, first.task_id, result=msgspec.Raw(b'{"a":1}'))
-                await opened.records.note_result(digest, first.task_id)
+                await opened.records.index_result(digest, first.task_id)
                 keyed = [await opened.queue.submit(check(), idempotency_key="k", digest=digest) for _ in range(2)]
                 assert keyed[0] == keyed[1]
                 with pytest.raises(IdempotencyConflictError):
@@ -750,19 +752,19 @@ class TestCache:
         counted = scrape()
         assert (counted[SUBMITTED], counted[completed("SUCCESS")]) == (2, 1)
 
-    def test_off_it_is_not_looked_for(self, desk: OpenDesk, check: Check, scrape: Scrape) -> None:
+    def test_a_disabled_cache_is_not_read(self, desk: OpenDesk, check: Check, scrape: Scrape) -> None:
         async def main() -> None:
             async with desk() as opened:
                 digest = check().digest()
                 first = await opened.queue.submit(check(), digest=digest)
                 await end(opened, first.task_id)
-                await opened.records.note_result(digest, first.task_id)
+                await opened.records.index_result(digest, first.task_id)
                 assert (await opened.queue.submit(check(), digest=digest)).status is TaskStatus.PENDING
 
         asyncio.run(main())
         assert sum(value for key, value in scrape().items() if key[0] == "cache_lookups_total") == 0
 
-    def test_the_queues_absence_is_no_error(self, make_settings: Callable[..., Settings], scrape: Scrape) -> None:
+    def test_an_unavailable_queue_is_no_error(self, make_settings: Callable[..., Settings], scrape: Scrape) -> None:
         async def main() -> None:
             queue = TaskQueue(make_settings(nats_url="nats://127.0.0.1:9"))
             await queue.start()

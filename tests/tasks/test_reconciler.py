@@ -1,4 +1,4 @@
-"""The reconciler on a real server: what it repairs, and what it leaves alone."""
+"""The reconciler on a real server: repairs, and states that it must not change."""
 
 from __future__ import annotations
 
@@ -35,14 +35,14 @@ if TYPE_CHECKING:
 
 @pytest.fixture
 def repairs(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """Give the reasons of the repairs that are counted."""
+    """Return a list that receives the reasons of repairs."""
     found: list[str] = []
     monkeypatch.setattr(module, "record_task_repair", found.append)
     return found
 
 
 def make(desk: Desk, *, grace_s: float = 0.0) -> Reconciler:
-    """Make a reconciler that waits for a given time before it takes a task for lost."""
+    """Return a reconciler with a given grace time for lost tasks."""
     made = Reconciler(desk.connection, desk.records, desk.settings)
     made._pending_grace_s = made._started_grace_s = grace_s
     return made
@@ -60,7 +60,7 @@ def test_every_reason_is_a_label_value_of_the_metric() -> None:
 
 
 @pytest.mark.parametrize("status", [TaskStatus.PENDING, TaskStatus.STARTED])
-def test_a_task_whose_message_is_gone_ends_as_lost(desk: OpenDesk, repairs: list[str], status: TaskStatus) -> None:
+def test_a_task_without_its_message_ends_as_lost(desk: OpenDesk, repairs: list[str], status: TaskStatus) -> None:
     async def main() -> None:
         async with desk() as opened:
             lost = _record(status=status)
@@ -90,7 +90,7 @@ def test_a_task_is_not_lost_while_its_message_may_still_be_sent_or_its_result_st
     asyncio.run(main())
 
 
-def test_what_waits_is_worked_on_or_has_ended_is_left_alone(desk: OpenDesk, check: Check, repairs: list[str]) -> None:
+def test_waiting_started_and_finished_tasks_are_not_changed(desk: OpenDesk, check: Check, repairs: list[str]) -> None:
     async def main() -> None:
         async with desk() as opened:
             waiting = await opened.queue.submit(check())
@@ -132,7 +132,7 @@ def test_a_message_that_was_never_delivered_gets_its_record_back(
     async def main() -> None:
         async with desk() as opened:
             submitted = [await opened.queue.submit(check()) for _ in range(2)]
-            await opened.fetch()  # the first may have ended, and its final record have expired
+            await opened.fetch()  # the first task may have ended and its final record have expired
             await opened.connection.client.jetstream().purge_stream(RECORDS_STREAM)
             await make(opened).reconcile()
             first, second = [await opened.records.find(record.task_id) for record in submitted]
@@ -172,7 +172,7 @@ def test_a_cancelled_task_whose_message_waits_for_longer_than_its_record_lives_s
     *,
     is_reconciled: bool,
 ) -> None:
-    # Without a reconciler, the record has to outlive the wait by itself.
+    # Without a reconciler, the TTL of the record must exceed the wait.
     ttl_s = 3 if is_reconciled else 60
     monkeypatch.setattr(records_module, "CANCELLED_TTL_S", ttl_s)
     monkeypatch.setattr(records_module, "OPEN_TTL_MIN_S", 2)
@@ -221,7 +221,7 @@ def test_a_consumer_that_lost_a_message_is_created_again(
     repairs: list[str],
     desk: OpenDesk,
 ) -> None:
-    """Break the consumer of nats-server 2.15 as a purge by subject does: it delivers the held message never again."""
+    """Break the consumer of nats-server 2.15 as a purge by subject does: it never delivers the held message again."""
     server = run_server()
 
     async def break_consumer() -> str:
@@ -242,7 +242,7 @@ def test_a_consumer_that_lost_a_message_is_created_again(
         async with desk(nats_url=server.url) as opened:
             state = await read_state(opened.connection)
             reconciler = make(opened, grace_s=600)
-            if state.untracked(0) == 0:  # a version of the server without this fault
+            if state.untracked(0) == 0:  # a server version without this defect
                 await opened.connection.client.jetstream().purge_stream(STREAM)
                 pytest.skip("this nats-server does not lose track of messages")
             for _ in range(module.STUCK_PASSES):
@@ -261,7 +261,7 @@ def test_a_consumer_that_lost_a_message_is_created_again(
 
 @pytest.mark.parametrize("is_expired", [False, True])
 @pytest.mark.parametrize("is_older_open", [False, True])
-def test_a_message_that_the_server_brings_back_after_its_task_has_ended_is_removed(
+def test_a_message_that_the_server_restores_after_its_task_has_ended_is_removed(
     run_server: Callable[..., NatsServer],
     check: Check,
     repairs: list[str],
@@ -304,7 +304,7 @@ def test_a_message_that_the_server_brings_back_after_its_task_has_ended_is_remov
             state = await read_state(opened.connection)
             assert state.lanes.keys() == set(left)
             assert state.untracked(0) == 0
-            # Those that are open are still delivered.
+            # Messages of open tasks are still delivered.
             delivered = set()
             while len(delivered) < len(left):
                 for message in await opened.fetch():
@@ -366,7 +366,7 @@ def test_a_consumer_that_tracks_messages_of_an_empty_stream_is_created_again(
     ("before", "messages", "after", "untracked"),
     [(3, 3, 3, 0), (2, 3, 4, 0), (4, 3, 2, 0), (2, 3, 2, 1), (4, 3, 4, -1), (1, 5, 3, 2), (5, 1, 3, -2), (0, 0, 0, 0)],
 )
-def test_what_comes_or_goes_while_the_state_is_read_makes_no_difference(
+def test_messages_that_move_while_the_state_is_read_make_no_difference(
     before: int, messages: int, after: int, untracked: int
 ) -> None:
     state = replace(_state(messages, before, 1), after=_state(0, after, 1).after)
@@ -382,9 +382,9 @@ def test_one_process_holds_the_lease_and_another_follows_when_it_is_released_or_
             assert await first.is_free()
             assert await second.is_free()
             assert await first.hold()
-            assert not await second.hold(), "both saw it free; one write succeeds"
+            assert not await second.hold(), "both saw that it was free; one write succeeds"
             assert not await second.is_free()
-            assert await first.is_free(), "it is its own"
+            assert await first.is_free(), "the owner may renew it"
             assert await first.hold(), "renewed"
             await first.release()
             assert await second.is_free()
@@ -398,7 +398,7 @@ def test_one_process_holds_the_lease_and_another_follows_when_it_is_released_or_
     asyncio.run(main())
 
 
-def test_a_worker_reconciles_by_itself(at_work: OpenDesk, repairs: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_worker_runs_the_reconciler(at_work: OpenDesk, repairs: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "PASS_S", 0.1)
 
     async def main() -> None:

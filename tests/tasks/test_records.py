@@ -1,4 +1,4 @@
-"""What is known of tasks: written by revision, gone when its time is over."""
+"""Task records: revisions, expiry, and the result cache."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from app.tasks.records import (
     OPEN_TTL_MAX_S,
     OPEN_TTL_MIN_S,
     Record,
-    TaskFault,
+    TaskError,
     TaskStatus,
     encode_record,
 )
@@ -46,12 +46,12 @@ DONE = PENDING.replace(
     run="r",
 )
 FAILED = PENDING.replace(
-    status=TaskStatus.FAILURE, error=TaskFault("image_corrupt", "why"), result=msgspec.Raw(b"null")
+    status=TaskStatus.FAILURE, error=TaskError("image_corrupt", "why"), result=msgspec.Raw(b"null")
 )
 
 
 @pytest.mark.parametrize("record", [PENDING, DONE, FAILED], ids=lambda record: record.status)
-def test_a_record_comes_back_as_it_was_written(desk: OpenDesk, record: Record) -> None:
+def test_a_record_is_read_as_it_was_written(desk: OpenDesk, record: Record) -> None:
     async def main() -> None:
         async with desk() as opened:
             revision = await opened.records.create(record)
@@ -62,7 +62,7 @@ def test_a_record_comes_back_as_it_was_written(desk: OpenDesk, record: Record) -
     asyncio.run(main())
 
 
-def test_a_record_is_written_by_whoever_knows_the_latest(desk: OpenDesk) -> None:
+def test_a_write_must_name_the_latest_revision(desk: OpenDesk) -> None:
     async def main() -> None:
         async with desk() as opened:
             first = await opened.records.create(PENDING)
@@ -80,7 +80,7 @@ def test_a_record_is_written_by_whoever_knows_the_latest(desk: OpenDesk) -> None
     asyncio.run(main())
 
 
-def test_of_many_who_write_at_once_one_succeeds(desk: OpenDesk) -> None:
+def test_one_of_many_concurrent_writers_succeeds(desk: OpenDesk) -> None:
     async def main() -> None:
         async with desk() as opened:
             first = await opened.records.create(PENDING)
@@ -94,10 +94,10 @@ def test_of_many_who_write_at_once_one_succeeds(desk: OpenDesk) -> None:
 
 
 @pytest.mark.parametrize("has_copies", [False, True])
-def test_what_is_not_there_or_was_not_taken_is_unknown(desk: OpenDesk, *, has_copies: bool) -> None:
+def test_missing_and_withdrawn_tasks_are_unknown(desk: OpenDesk, *, has_copies: bool) -> None:
     async def main() -> None:
         async with desk() as opened:
-            opened.records._has_copies = has_copies
+            opened.records._is_replicated = has_copies
             with pytest.raises(TaskUnknownError, match="not found"):
                 await opened.records.get(PENDING.task_id)
             assert await opened.records.find(PENDING.task_id) is None
@@ -109,7 +109,7 @@ def test_what_is_not_there_or_was_not_taken_is_unknown(desk: OpenDesk, *, has_co
     asyncio.run(main())
 
 
-def test_the_leader_knows_what_a_copy_knows(desk: OpenDesk) -> None:
+def test_the_leader_returns_the_same_as_a_replica(desk: OpenDesk) -> None:
     async def main() -> None:
         async with desk() as opened:
             revision = await opened.records.create(DONE)
@@ -120,19 +120,19 @@ def test_the_leader_knows_what_a_copy_knows(desk: OpenDesk) -> None:
     asyncio.run(main())
 
 
-def test_a_record_that_ended_expires_and_its_key_can_be_used_again(desk: OpenDesk) -> None:
+def test_a_final_record_expires_and_its_key_can_be_reused(desk: OpenDesk) -> None:
     async def main() -> None:
         async with desk(result_ttl=1) as opened:
             first = await opened.records.create(DONE)
             kept = PENDING.replace(task_id="b" * 32)
             await opened.records.create(kept)
-            await opened.records.note_result("d1", DONE.task_id)
+            await opened.records.index_result("d1", DONE.task_id)
             assert await opened.records.find_result("d1") == DONE
 
             async def is_gone() -> bool:
                 return await opened.records.find(DONE.task_id) is None
 
-            await opened.until(is_gone, "the end of the record's time")
+            await opened.until(is_gone, "the expiry of the record")
             assert await opened.records.find_result("d1") is None
             assert (await opened.records.get(kept.task_id))[0] == kept
             assert await opened.records.create(PENDING) > first
@@ -168,7 +168,7 @@ def test_no_revision_expires_later_than_the_one_that_replaces_it(desk: OpenDesk,
     asyncio.run(main())
 
 
-def test_requests_at_the_same_time_share_a_response_that_is_not_older_than_any_of_them(
+def test_concurrent_requests_share_a_response_that_is_not_older_than_any_of_them(
     desk: OpenDesk, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async def main() -> None:
@@ -233,7 +233,7 @@ def test_a_record_that_is_not_final_is_read_from_the_leader(desk: OpenDesk, monk
                 return await read(subject)
 
             monkeypatch.setattr(opened.records, "_read_from_leader", note)
-            opened.records._has_copies = True
+            opened.records._is_replicated = True
             begun = PENDING.replace(task_id="b" * 32, status=TaskStatus.STARTED)
             for record in (begun, DONE):
                 await opened.records.create(record)
@@ -249,7 +249,7 @@ def test_a_record_is_kept_for_longer_and_expires_for_callers_when_it_did_before(
             await opened.records.create(DONE)
             before = await opened.records.load(DONE.task_id)
             assert before is not None
-            # As if most of its time had passed.
+            # As if most of its TTL had passed.
             past = replace(before, lifetime=before.lifetime._replace(expires_at=time.time() + 1))
             kept = await opened.records.keep(past)
             found = await opened.records.load(DONE.task_id)
@@ -274,7 +274,7 @@ def test_an_expired_revision_that_the_server_kept_is_missing_and_can_be_replaced
 ) -> None:
     async def main() -> None:
         async with desk() as opened:
-            opened.records._has_copies = has_copies
+            opened.records._is_replicated = has_copies
             headers = {"Task-TTL": "0", "Task-Status": "PENDING"}
             await opened.connection.store(record_subject(PENDING.task_id), msgspec.json.encode(PENDING), headers)
             assert await opened.records.find(PENDING.task_id) is None
@@ -289,18 +289,18 @@ def test_an_expired_revision_that_the_server_kept_is_missing_and_can_be_replaced
     asyncio.run(main())
 
 
-def test_a_result_is_found_by_its_digest_for_as_long_as_it_is_one(desk: OpenDesk) -> None:
+def test_a_result_is_found_by_its_digest_until_it_expires(desk: OpenDesk) -> None:
     async def main() -> None:
         async with desk() as opened:
             records = opened.records
             assert await records.find_result("d1") is None
-            await records.note_result("d1", PENDING.task_id)
+            await records.index_result("d1", PENDING.task_id)
             assert await records.find_result("d1") is None, "no record"
             revision = await records.create(PENDING)
             assert await records.find_result("d1") is None, "no end"
             revision = await records.update(DONE, revision)
             assert await records.find_result("d1") == DONE
-            await records.note_result("d2", PENDING.task_id)
+            await records.index_result("d2", PENDING.task_id)
             assert await records.find_result("d2") is None, "the result of another request"
             await records.update(FAILED, revision)
             assert await records.find_result("d1") is None, "no result"
@@ -308,7 +308,9 @@ def test_a_result_is_found_by_its_digest_for_as_long_as_it_is_one(desk: OpenDesk
     asyncio.run(main())
 
 
-def test_usage_is_what_the_records_take_asked_for_now_and_then(desk: OpenDesk, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_usage_is_the_size_of_the_records_and_is_read_periodically(
+    desk: OpenDesk, monkeypatch: pytest.MonkeyPatch
+) -> None:
     async def main() -> None:
         async with desk() as opened:
             await opened.records.create(DONE.replace(result=msgspec.Raw(b'"' + bytes(100_000).hex().encode() + b'"')))
@@ -322,17 +324,17 @@ def test_usage_is_what_the_records_take_asked_for_now_and_then(desk: OpenDesk, m
     asyncio.run(main())
 
 
-def test_superseded_revisions_that_a_killed_server_brings_back_are_missing(
+def test_superseded_revisions_that_a_killed_server_restores_are_missing(
     desk: OpenDesk, run_server: Callable[..., NatsServer], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A killed server rebuilds its state: it remembers expiry, but not replacement."""
+    """A killed server rebuilds its state: it keeps tombstones of expired revisions, but not of replaced ones."""
     monkeypatch.setattr("app.tasks.records.OPEN_TTL_MIN_S", 1)
     server = run_server()
     records = [PENDING.replace(task_id=f"{number:032x}") for number in range(50)]
 
     async def write() -> None:
         async with desk(nats_url=server.url, result_ttl=3600) as opened:
-            await opened.records.create(PENDING)  # keeps the block of messages from being removed whole
+            await opened.records.create(PENDING)  # so that the server does not remove the whole block of messages
         async with desk(nats_url=server.url, result_ttl=1) as opened:
             for record in records:
                 revision = await opened.records.create(record)

@@ -1,4 +1,4 @@
-"""Bounds of streams that exist: raised and lowered, with and without room in the server's storage limit."""
+"""Limits of existing streams: raised and lowered, with and without room in the storage limit of the server."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def limit(server: NatsServer, size: int) -> None:
 
 
 @pytest.mark.parametrize("swapped", [False, True])
-def test_one_bound_is_lowered_before_another_is_raised(
+def test_one_limit_is_lowered_before_another_is_raised(
     desk: OpenDesk, run_server: Callable[..., NatsServer], swapped: bool
 ) -> None:
     server = run_server()
@@ -64,7 +64,7 @@ def test_one_bound_is_lowered_before_another_is_raised(
     asyncio.run(main())
 
 
-def test_lowered_bound_drops_no_task(desk: OpenDesk, check: Check, run_server: Callable[..., NatsServer]) -> None:
+def test_lowered_limit_drops_no_task(desk: OpenDesk, check: Check, run_server: Callable[..., NatsServer]) -> None:
     server = run_server()
 
     async def main() -> None:

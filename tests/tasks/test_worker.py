@@ -1,4 +1,4 @@
-"""Workers at work: what is done once, what is tried again, what is given up on, and what a stop leaves behind."""
+"""Workers: results, retries, cancellation, shutdown, crashes and outages."""
 
 from __future__ import annotations
 
@@ -12,10 +12,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import msgspec
+import nats.errors
 import orjson
 import pytest
+from nats.aio.msg import Msg
 
-from app.service.document import result_to_json
+from app.service.serialization import result_to_json
 from app.tasks import worker
 from app.tasks.message import VERSION, encode_task
 from app.tasks.records import Record, TaskStatus
@@ -37,12 +39,12 @@ if TYPE_CHECKING:
 
 REPOSITORY = Path(__file__).parents[2]
 MIB = 1024 * 1024
-# Work on threads, which can be held up; what needs no pixels is done at once.
+# Work on a thread, which can be blocked; light tasks run on the event loop.
 HEAVY: dict[str, Any] = {"verify": "pixels"}
 
 
 def tasks_counted(scrape: Scrape) -> dict[str, float]:
-    """Return what was counted of tasks, where it is not 0."""
+    """Return the counters of tasks that are not 0."""
     names = {
         ("task_submissions_total", TASK_TYPE): "submitted",
         ("task_completions_total", "SUCCESS", TASK_TYPE): "succeeded",
@@ -122,7 +124,7 @@ class TestEnds:
         assert tasks_counted(scrape) == {"submitted": 1, "failed": 1, "waits": 1, "works": 1}
         assert scrape()["errors_total", "tasks", "image_corrupt"] == 1
 
-    def test_many_tasks_and_workers_do_each_once(self, at_work: OpenDesk, check: Check, scrape: Scrape) -> None:
+    def test_many_workers_process_each_task_once(self, at_work: OpenDesk, check: Check, scrape: Scrape) -> None:
         async def main() -> None:
             async with at_work(workers=3) as desk:
                 taken = await asyncio.gather(*(desk.queue.submit(check()) for _ in range(60)))
@@ -134,7 +136,7 @@ class TestEnds:
         asyncio.run(main())
         assert tasks_counted(scrape) == {"submitted": 60, "succeeded": 60, "waits": 60, "works": 60}
 
-    def test_what_was_worked_out_is_found_again(self, at_work: OpenDesk, check: Check) -> None:
+    def test_a_result_is_cached(self, at_work: OpenDesk, check: Check) -> None:
         async def main() -> None:
             async with at_work(result_cache=True) as desk:
                 digest = check().digest()
@@ -153,7 +155,7 @@ class TestEnds:
 
 class TestRetries:
     @pytest.mark.parametrize("options", [HEAVY, {}], ids=["heavy", "light"])
-    def test_what_nobody_foresaw_is_tried_again_and_then_put_aside(
+    def test_an_unexpected_error_is_retried_and_then_dead_lettered(
         self,
         at_work: OpenDesk,
         check: Check,
@@ -196,7 +198,7 @@ class TestRetries:
         assert counted["errors_total", "tasks", "task_gave_up"] == 1
 
     @pytest.mark.parametrize("options", [HEAVY, {}], ids=["heavy", "light"])
-    def test_what_passes_is_no_failure(
+    def test_a_temporary_error_is_no_failure(
         self,
         at_work: OpenDesk,
         check: Check,
@@ -219,7 +221,9 @@ class TestRetries:
         assert tasks_counted(scrape) == {"submitted": 1, "succeeded": 1, "waits": 1, "works": 3, "redeliveries": 2}
 
     @pytest.mark.parametrize("data", [b"", b"garbage", struct.pack(">I", 3) + b"\x80\x80\x80"])
-    def test_what_is_no_task_is_put_aside(self, at_work: OpenDesk, check: Check, data: bytes, scrape: Scrape) -> None:
+    def test_a_message_that_is_no_task_is_dead_lettered(
+        self, at_work: OpenDesk, check: Check, data: bytes, scrape: Scrape
+    ) -> None:
         async def main() -> None:
             async with at_work() as desk:
                 await desk.connection.store(task_subject("b" * 32), data)
@@ -235,7 +239,7 @@ class TestRetries:
         counted = tasks_counted(scrape)
         assert (counted["dead"], counted["works"]) == (1, 1)
 
-    def test_a_task_of_a_later_version_is_left_for_its_workers(
+    def test_a_task_of_a_later_version_is_left_to_its_workers(
         self, at_work: OpenDesk, check: Check, scrape: Scrape, quick_retries: None
     ) -> None:
         del quick_retries
@@ -266,10 +270,10 @@ class TestRetries:
 
 
 class TestCancelled:
-    def test_a_task_that_was_cancelled_before_is_dropped(self, at_work: OpenDesk, check: Check, scrape: Scrape) -> None:
+    def test_a_cancelled_task_is_dropped(self, at_work: OpenDesk, check: Check, scrape: Scrape) -> None:
         async def main() -> None:
             async with at_work() as desk:
-                # As where the message could not be removed, or was on its way.
+                # As if the message was in flight.
                 record = Record(task_id="b" * 32, submitted_at=1.0)
                 revision = await desk.records.create(record)
                 cancelled = record.replace(status=TaskStatus.CANCELLED, completed_at=2.0)
@@ -281,7 +285,7 @@ class TestCancelled:
         asyncio.run(main())
         assert tasks_counted(scrape) == {}
 
-    def test_a_task_that_is_cancelled_in_work_stays_so(
+    def test_a_task_that_is_cancelled_during_an_attempt_stays_cancelled(
         self, at_work: OpenDesk, check: Check, gate: Gate, scrape: Scrape
     ) -> None:
         gate.close(3)
@@ -292,7 +296,7 @@ class TestCancelled:
                 record = await desk.queue.submit(check(simplify=3, **HEAVY), digest=digest)
                 await desk.until(lambda: gate.begun == [3], "the work")
                 cancelled = await desk.queue.cancel(record.task_id)
-                # Signs of life and progress come on until the work ends; none of them wakes the task up.
+                # Heartbeats and progress continue until the work ends; none of them revives the task.
                 other = await desk.queue.submit(check())
                 gate.open(3)
                 await desk.end_of(other.task_id)
@@ -305,11 +309,11 @@ class TestCancelled:
 
 
 class TestLongWork:
-    def test_neither_work_nor_what_waits_for_it_goes_to_another(
+    def test_neither_started_nor_waiting_tasks_go_to_another_worker(
         self, at_work: OpenDesk, check: Check, scrape: Scrape
     ) -> None:
         async def main() -> None:
-            # One worker holds both, another is there to take what falls silent.
+            # One worker holds both; the other would receive a task without heartbeats.
             async with at_work(workers=2, task_ack_wait_s=2, fault_work_s=2.4) as desk:
                 taken = [await desk.queue.submit(check()) for _ in range(4)]
                 for record in taken:
@@ -320,7 +324,7 @@ class TestLongWork:
         asyncio.run(main())
         assert tasks_counted(scrape) == {"submitted": 4, "succeeded": 4, "waits": 4, "works": 4}
 
-    def test_progress_is_shown(self, at_work: OpenDesk, check: Check, gate: Gate) -> None:
+    def test_progress_is_stored(self, at_work: OpenDesk, check: Check, gate: Gate) -> None:
         gate.close(3, "decode")
         gate.close(4, "svg")
 
@@ -339,7 +343,7 @@ class TestLongWork:
 
         asyncio.run(main())
 
-    def test_what_waits_for_its_turn_was_not_begun(
+    def test_a_task_that_waits_for_a_slot_is_not_started(
         self, desk: OpenDesk, open_worker: OpenWorker, check: Check, gate: Gate, scrape: Scrape
     ) -> None:
         gate.close(3)
@@ -365,7 +369,7 @@ class TestLongWork:
 
 
 class TestStop:
-    def test_what_was_begun_is_ended_and_the_rest_goes_to_others_at_once(
+    def test_started_tasks_finish_and_the_others_are_requeued_at_once(
         self, desk: OpenDesk, open_worker: OpenWorker, check: Check, gate: Gate, scrape: Scrape
     ) -> None:
         gate.close(3)
@@ -396,7 +400,7 @@ class TestStop:
         counted = tasks_counted(scrape)
         assert (counted["works"], counted["succeeded"]) == (2, 2)
 
-    def test_what_does_not_end_in_time_is_given_back(
+    def test_a_task_that_does_not_finish_in_time_is_requeued(
         self, desk: OpenDesk, open_worker: OpenWorker, check: Check, gate: Gate
     ) -> None:
         gate.close(3)
@@ -414,7 +418,7 @@ class TestStop:
 
         asyncio.run(main())
 
-    def test_tasks_that_come_while_workers_stop_wait_for_nobody(
+    def test_tasks_that_arrive_while_workers_stop_do_not_wait(
         self, desk: OpenDesk, open_worker: OpenWorker, check: Check, scrape: Scrape
     ) -> None:
         async def main() -> None:
@@ -440,7 +444,7 @@ class TestStop:
         assert (counted["succeeded"], counted["works"]) == (150, 150)
 
     @pytest.mark.parametrize("options", [HEAVY, {}], ids=["heavy", "light"])
-    def test_what_was_given_back_unbegun_is_not_given_up(
+    def test_a_task_that_was_requeued_without_a_start_loses_no_attempt(
         self, desk: OpenDesk, open_worker: OpenWorker, check: Check, options: dict[str, Any]
     ) -> None:
         async def main() -> None:
@@ -477,7 +481,7 @@ run, deadly = CropService.run, float(sys.argv[1])
 
 def die_of_some(self, checked, on_step):
     if checked.options.simplify == deadly:
-        time.sleep(0.3)  # as the crash of a decoder comes in the middle of its work
+        time.sleep(0.3)  # a decoder crashes in the middle of its work
         os.kill(os.getpid(), signal.SIGKILL)
     return run(self, checked, on_step)
 
@@ -488,7 +492,7 @@ asyncio.run(work(Settings(), stop=asyncio.Event(), on_ready=lambda: print("ready
 
 @pytest.fixture
 def start_process() -> Iterator[Callable[..., subprocess.Popen[str]]]:
-    """Give ``start_process(settings, deadly=0)``: a worker in a process of its own; ``deadly`` tasks kill it."""
+    """Return ``start_process(settings, deadly=0)``, which starts a worker process; ``deadly`` tasks kill it."""
     started: list[subprocess.Popen[str]] = []
 
     def start(settings: Settings, deadly: float = -1) -> subprocess.Popen[str]:
@@ -513,7 +517,7 @@ def start_process() -> Iterator[Callable[..., subprocess.Popen[str]]]:
 
 class TestDeath:
     @pytest.mark.parametrize("options", [HEAVY, {}], ids=["heavy", "light"])
-    def test_a_task_that_kills_its_process_takes_no_other_along(
+    def test_a_task_that_kills_its_process_costs_no_other_task_an_attempt(
         self,
         desk: OpenDesk,
         check: Check,
@@ -523,7 +527,7 @@ class TestDeath:
         async def main() -> None:
             async with desk(task_ack_wait_s=1, task_max_deliveries=3) as opened:
                 poison = await opened.queue.submit(check(simplify=3, **options))
-                # It is held by the same process whenever the poison is worked on.
+                # The same process holds it whenever the poisonous task is processed.
                 beside = await opened.queue.submit(check(**options))
                 deaths = 0
                 for _ in range(3):
@@ -539,7 +543,7 @@ class TestDeath:
 
         asyncio.run(main())
 
-    def test_work_that_takes_too_long_ends_its_process_and_the_rest_goes_to_others_at_once(
+    def test_a_timeout_ends_the_process_and_the_other_tasks_are_requeued_at_once(
         self,
         desk: OpenDesk,
         open_worker: OpenWorker,
@@ -551,7 +555,7 @@ class TestDeath:
                 slow = await opened.queue.submit(check(**HEAVY))
                 behind = await opened.queue.submit(check(**HEAVY))
                 process = await asyncio.to_thread(start_process, opened.settings)
-                assert await asyncio.to_thread(process.wait, 60) == worker.EXIT_OVERDUE
+                assert await asyncio.to_thread(process.wait, 60) == worker.EXIT_TIMEOUT
                 quick = opened.settings.model_copy(update={"fault_work_s": 0.0})
                 async with open_worker(quick):
                     ended = await opened.end_of(behind.task_id)
@@ -564,7 +568,7 @@ class TestDeath:
 
 class TestOutage:
     @pytest.mark.parametrize("is_killed", [False, True])
-    def test_work_outlasts_a_restart_of_the_server(
+    def test_an_attempt_survives_a_restart_of_the_server(
         self, at_work: OpenDesk, check: Check, gate: Gate, run_server: Callable[..., NatsServer], *, is_killed: bool
     ) -> None:
         server = run_server()
@@ -586,7 +590,7 @@ class TestOutage:
 
         asyncio.run(main())
 
-    def test_workers_go_on_with_a_server_that_has_lost_everything(
+    def test_workers_continue_with_a_server_that_has_lost_its_store(
         self, at_work: OpenDesk, check: Check, run_server: Callable[..., NatsServer]
     ) -> None:
         server = run_server()
@@ -604,20 +608,50 @@ class TestOutage:
 
         asyncio.run(main())
 
-    def test_workers_go_on_after_somebody_removed_the_stream(self, at_work: OpenDesk, check: Check) -> None:
+    def test_workers_continue_after_a_stream_was_deleted(self, at_work: OpenDesk, check: Check) -> None:
         async def main() -> None:
             async with at_work(nats_timeout_s=1) as desk:
                 await desk.connection.client.jetstream().delete_stream("TASKS")
-                desk.connection.prepare_again()
+                desk.connection.recheck_streams()
                 await desk.until(lambda: desk.connection.is_up, "the streams")
                 record = await desk.queue.submit(check())
                 assert (await desk.end_of(record.task_id)).status is TaskStatus.SUCCESS
 
         asyncio.run(main())
 
+    def test_a_failed_acknowledgement_is_no_internal_error(
+        self,
+        at_work: OpenDesk,
+        check: Check,
+        scrape: Scrape,
+        caplog: pytest.LogCaptureFixture,
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> None:
+        acknowledge, failures = Msg.ack, iter([nats.errors.ConnectionClosedError(), OSError()])
+
+        async def fail_first(message: Msg) -> None:
+            if (error := next(failures, None)) is not None:
+                raise error
+            await acknowledge(message)
+
+        monkeypatch.setattr(Msg, "ack", fail_first)
+
+        async def main() -> None:
+            async with at_work(task_ack_wait_s=1) as desk:
+                record = await desk.queue.submit(check())
+                ended = await desk.end_of(record.task_id)
+                assert (ended.status, ended.attempts) == (TaskStatus.SUCCESS, 1)
+                await desk.drained()  # delivered again, and acknowledged because the record is final
+
+        asyncio.run(main())
+        assert not [line for line in caplog.records if line.exc_info or vars(line).get("event") == "retried"]
+        assert ("errors_total", "tasks", "internal_error") not in scrape()
+        counted = tasks_counted(scrape)
+        assert (counted["works"], counted["redeliveries"]) == (1, 2)
+
 
 class TestTooLarge:
-    def test_a_result_that_the_server_does_not_take_fails_at_once(
+    def test_a_result_that_is_too_large_fails_at_once(
         self, at_work: OpenDesk, check: Check, sample: Sample, run_server: Callable[..., NatsServer], scrape: Scrape
     ) -> None:
         server = run_server(settings={"max_payload": 36 * 1024})
@@ -635,7 +669,7 @@ class TestTooLarge:
         asyncio.run(main())
         assert tasks_counted(scrape)["works"] == 1
 
-    def test_a_task_too_large_to_be_put_aside_ends_all_the_same(
+    def test_a_task_too_large_for_the_dead_letter_stream_ends(
         self,
         at_work: OpenDesk,
         check: Check,

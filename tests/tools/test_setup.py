@@ -1,62 +1,70 @@
-import dataclasses
+"""Installation of programs and definitions: the order of the sources, versions, and reasons for missing ones."""
+
+import json
+import os
+import re
 import subprocess
 import sys
-from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
 import pytest
 
+from tests.tools.conftest import WriteProgram
+
 with pytest.MonkeyPatch.context() as patch:
-    patch.syspath_prepend(str(Path(__file__).resolve().parents[2] / "tools"))  # as `python3 tools/setup.py` has it
-    import programs
+    patch.syspath_prepend(str(Path(__file__).resolve().parents[2] / "tools"))  # tools is not a package
     import setup
-    import sources
 
-WriteProgram = Callable[[Path, str, str], Path]
-
-SCRIPT = programs.FOLDER / "setup.py"
-TOOLS = {tool.name: tool for tool in programs.TOOLS}
+TOOLS = {tool.name: tool for tool in setup.TOOLS}
 OLD, GOOD, NEWER = "echo 'version 0.20.0'", "echo 'version 2.45.1 (branch: x)'", "echo 'version 3.0.0'"
 BUILD = """for a; do case $a in -o=*)
     echo '#!/bin/sh' > "${a#-o=}"; echo 'echo version 3.16.0' >> "${a#-o=}"; /bin/chmod 755 "${a#-o=}";;
 esac; done"""
+UNPACK = """
+/bin/mkdir -p "$3/usr/bin"
+for name in prometheus promtool; do
+    echo "#!/bin/sh" > "$3/usr/bin/$name"; echo "echo version 2.45.1" >> "$3/usr/bin/$name"
+    /bin/chmod 755 "$3/usr/bin/$name"
+done
+"""
 
 
 class Case(NamedTuple):
-    """A program's script in the own folder, those on PATH, and what is found or why not."""
+    """The program in the home folder, those on PATH, and the expected path or reason."""
 
     name: str
     own: str | None
-    on_path: Mapping[str, str]
-    version: programs.Version | None
-    words: str
-    is_pinned: bool = False
+    on_path: dict[str, str]
+    expected: str
+
+
+@pytest.fixture
+def apt(search_path: Path, write_program: WriteProgram) -> Path:
+    """Install fake Debian tools with the package prometheus; return the file with their calls."""
+    calls = search_path / "calls"
+    write_program(search_path, "apt-get", f'echo "$@" >> {calls}; echo content > package.deb')
+    write_program(search_path, "dpkg-deb", UNPACK)
+    return calls
 
 
 @pytest.mark.parametrize(
     "case",
     [
-        pytest.param(Case("promtool", GOOD, {"promtool": NEWER}, (2, 45, 1), "built by Go"), id="own-first"),
-        pytest.param(Case("promtool", None, {"promtool": NEWER}, (3, 0, 0), "PATH: "), id="then-path"),
-        pytest.param(Case("promtool", OLD, {"promtool": GOOD}, (2, 45, 1), "PATH: "), id="own-too-old"),
-        pytest.param(Case("promtool", "exit 1", {"promtool": GOOD}, (2, 45, 1), "PATH: "), id="own-broken"),
-        pytest.param(Case("promtool", None, {"promtool": OLD}, None, "is older than 2.42.0"), id="path-too-old"),
+        pytest.param(Case("promtool", GOOD, {"promtool": NEWER}, "home/bin/promtool"), id="own-first"),
+        pytest.param(Case("promtool", None, {"promtool": NEWER}, "path/promtool"), id="then-path"),
+        pytest.param(Case("promtool", OLD, {"promtool": GOOD}, "path/promtool"), id="own-too-old"),
+        pytest.param(Case("promtool", "exit 1", {"promtool": GOOD}, "path/promtool"), id="own-broken"),
         pytest.param(
-            Case("promtool", None, {"promtool": "exit 1"}, None, "does not tell its version"), id="path-broken"
+            Case("promtool", None, {"promtool": OLD}, "expected 2.42.0 or later, got 0.20.0"), id="path-too-old"
         ),
-        pytest.param(Case("promtool", None, {"promtool": "echo hello"}, None, "does not tell"), id="no-version"),
-        pytest.param(Case("promtool", None, {}, None, "not on PATH"), id="nowhere"),
+        pytest.param(Case("promtool", None, {"promtool": "exit 1"}, "does not print its version"), id="path-broken"),
+        pytest.param(Case("promtool", None, {"promtool": "echo hello"}, "does not print its version"), id="no-version"),
+        pytest.param(Case("promtool", None, {}, "not on PATH"), id="nowhere"),
+        pytest.param(Case("amtool", None, {"prometheus-amtool": GOOD}, "not on PATH"), id="another-name"),
         pytest.param(
-            Case("promtool", None, {"promtool": GOOD}, None, "is 2.45.1, not 3.16.0", is_pinned=True), id="not-the-pin"
-        ),
-        pytest.param(Case("amtool", None, {"prometheus-amtool": GOOD}, None, "not on PATH"), id="another-name"),
-        pytest.param(
-            Case("alertmanager", None, {"prometheus-alertmanager": GOOD}, (2, 45, 1), "PATH: "), id="debian-name"
-        ),
-        pytest.param(
-            Case("alertmanager", None, {"prometheus-alertmanager": NEWER, "alertmanager": GOOD}, (2, 45, 1), "PATH: "),
-            id="its-name-before-debian-name",
+            Case("alertmanager", None, {"prometheus-alertmanager": GOOD}, "path/prometheus-alertmanager"),
+            id="debian-name",
         ),
     ],
 )
@@ -65,133 +73,189 @@ def test_find(home: Path, search_path: Path, write_program: WriteProgram, case: 
         write_program(home / "bin", case.name, case.own)
     for name, script in case.on_path.items():
         write_program(search_path, name, script)
-    outcome = setup.Finder(home, str(search_path), is_pinned=case.is_pinned).find(TOOLS[case.name])
-    assert outcome.version == case.version
-    assert case.words in (outcome.reason if case.version is None else outcome.origin)
+    try:
+        found = str(setup.find(TOOLS[case.name], home)[0])
+    except setup.SetupError as error:
+        found = str(error)
+    assert found.endswith(case.expected)
 
 
-def test_find_passes_over_a_link_to_nothing(home: Path, search_path: Path, write_program: WriteProgram) -> None:
-    (home / "bin").mkdir(parents=True)
-    (home / "bin" / "promtool").symlink_to(home / "gone")
-    write_program(search_path, "promtool", GOOD)
-    outcome = setup.Finder(home, str(search_path)).find(TOOLS["promtool"])
-    assert outcome.path == search_path / "promtool"
-
-
-def test_find_names_the_debian_package_of_a_link(home: Path, write_program: WriteProgram) -> None:
-    program = write_program(home / "debian" / "prometheus_2.45.1" / "usr" / "bin", "promtool", GOOD)
-    sources.place(TOOLS["promtool"], home, program, is_link=True)
-    assert setup.Finder(home, "").find(TOOLS["promtool"]).origin == "Debian package prometheus"
-
-
-@pytest.mark.parametrize("is_in_place", [True, False])
-def test_find_objects_to_an_unpacked_program_without_its_data(
-    home: Path, tmp_path: Path, write_program: WriteProgram, is_in_place: bool
+@pytest.mark.parametrize("is_installed", [True, False])
+@pytest.mark.usefixtures("search_path")
+def test_an_unpacked_program_needs_its_data(
+    home: Path, tmp_path: Path, write_program: WriteProgram, is_installed: bool
 ) -> None:
-    tool = dataclasses.replace(TOOLS["alertmanager"], debian_data=str(tmp_path / "data"))
-    program = write_program(home / "debian" / "prometheus-alertmanager_2.45.1", "prometheus-alertmanager", GOOD)
-    sources.place(tool, home, program, is_link=True)
-    if is_in_place:
+    tool = TOOLS["alertmanager"]._replace(debian_data=str(tmp_path / "data"))
+    setup.link(tool, home, write_program(home / "debian" / "prometheus-alertmanager", tool.debian_name, GOOD))
+    if is_installed:
         (tmp_path / "data").mkdir()
-    outcome = setup.Finder(home, "").find(tool)
-    assert outcome.reason == ("" if is_in_place else f"{home}/bin/alertmanager lacks {tmp_path}/data")
+        assert setup.find(tool, home)[1] == (2, 45, 1)
+    else:
+        with pytest.raises(setup.SetupError, match="data is missing"):
+            setup.find(tool, home)
 
 
-def test_set_up_links_a_program_that_has_another_name(
-    home: Path, search_path: Path, write_program: WriteProgram
-) -> None:
+def test_a_program_with_another_name_is_linked(home: Path, search_path: Path, write_program: WriteProgram) -> None:
     write_program(search_path, "prometheus-alertmanager", GOOD)
-    assert setup.main(["--into", str(home), "alertmanager"]) == 0
+    assert setup.main(["alertmanager"], home) == 0
     assert (home / "bin" / "alertmanager").resolve() == search_path / "prometheus-alertmanager"
 
 
-def test_set_up_leaves_alone_what_path_has(home: Path, search_path: Path, write_program: WriteProgram) -> None:
-    write_program(search_path, "promtool", GOOD)
-    assert setup.main(["--into", str(home), "--strict", "promtool"]) == 0
-    assert not home.exists()
+def test_a_debian_package_is_unpacked_once_and_not_installed(apt: Path, home: Path, tmp_path: Path) -> None:
+    assert setup.main(["prometheus", "promtool"], home) == 0
+    assert [line.split()[0] for line in apt.read_text(encoding="utf-8").splitlines()] == ["download"]
+    home.rename(tmp_path / "moved")
+    for name in ("prometheus", "promtool"):
+        program = tmp_path / "moved" / "bin" / name
+        assert program.resolve() == tmp_path / "moved" / "debian" / "prometheus" / "usr" / "bin" / name
 
 
-def test_set_up_falls_back_to_go(
+def test_root_updates_the_package_lists_if_the_download_fails(
+    apt: Path, search_path: Path, home: Path, write_program: WriteProgram, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "geteuid", lambda: 0)
+    script = f'echo "$@" >> {apt}; case $1 in update) : > {apt}.new;; *) [ -e {apt}.new ] && echo > a.deb;; esac'
+    write_program(search_path, "apt-get", script)
+    setup.unpack_debian(TOOLS["promtool"], home)
+    assert [line.split()[0] for line in apt.read_text(encoding="utf-8").splitlines()] == [
+        "download",
+        "update",
+        "download",
+    ]
+
+
+@pytest.mark.parametrize("is_root", [True, False])
+def test_only_root_installs_data(
+    apt: Path,
+    home: Path,
+    tmp_path: Path,
+    write_program: WriteProgram,
+    monkeypatch: pytest.MonkeyPatch,
+    is_root: bool,
+) -> None:
+    data = tmp_path / "usr" / "share" / "data"
+    write_program(apt.parent, "dpkg-deb", f'{UNPACK}\n/bin/mkdir -p "$3{data}"; echo template > "$3{data}/a.tmpl"')
+    tool = TOOLS["promtool"]._replace(debian_data=str(data))
+    monkeypatch.setattr(os, "geteuid", lambda: 0 if is_root else 1000)
+    if is_root:
+        setup.unpack_debian(tool, home)
+        assert (data / "a.tmpl").read_text(encoding="utf-8") == "template\n"
+    else:
+        with pytest.raises(setup.SetupError, match="which only root can create"):
+            setup.unpack_debian(tool, home)
+
+
+def test_go_builds_what_other_sources_lack_once(
     home: Path, search_path: Path, write_program: WriteProgram, capsys: pytest.CaptureFixture[str]
 ) -> None:
     write_program(search_path, "promtool", OLD)
-    write_program(search_path, "go", BUILD)
-    assert setup.main(["--into", str(home), "--strict", "promtool"]) == 0
-    printed = capsys.readouterr()
-    assert printed.out.splitlines()[1].split() == ["promtool", "3.16.0", "built", "by", "Go"]
-    assert "building promtool with Go" in printed.err
-
-
-def test_set_up_again_does_nothing(home: Path, search_path: Path, write_program: WriteProgram) -> None:
-    go = write_program(search_path, "go", BUILD)
-    arguments = ["--into", str(home), "--strict", "promtool"]
-    assert setup.main(arguments) == 0
+    go = write_program(search_path, "go", f'echo "$@" > {search_path}/calls; {BUILD}')
+    assert setup.main(["promtool"], home) == 0
     go.unlink()
-    assert setup.main(arguments) == 0
-
-
-def test_pinned_passes_debian_over(home: Path, search_path: Path, write_program: WriteProgram) -> None:
-    write_program(search_path, "go", BUILD)
-    for name in ("apt-cache", "apt-get", "dpkg-deb"):
-        write_program(search_path, name, f"echo {name} >> {search_path / 'calls'}; exit 1")
-    assert setup.main(["--into", str(home), "--strict", "--pinned", "promtool"]) == 0
-    assert not (search_path / "calls").exists()
-
-
-@pytest.mark.parametrize(("flags", "code"), [([], 0), (["--strict"], 1)])
-@pytest.mark.usefixtures("search_path")
-def test_missing_is_said_and_counts_only_when_strict(
-    home: Path, capsys: pytest.CaptureFixture[str], flags: list[str], code: int
-) -> None:
-    assert setup.main(["--into", str(home), *flags, "helm"]) == code
+    assert setup.main(["promtool"], home) == 0
     printed = capsys.readouterr()
+    assert [line.split()[:2] for line in printed.out.splitlines()] == [["promtool", "3.16.0"]] * 2
+    assert "building promtool with Go" in printed.err
+    call = (search_path / "calls").read_text(encoding="utf-8")
+    assert "-X github.com/prometheus/common/version.Version=3.16.0" in call
+    assert call.endswith("github.com/prometheus/prometheus/cmd/promtool\n")
+    assert [entry.name for entry in (home / "bin").iterdir()] == ["promtool"]
+
+
+def test_helm_gets_its_versions(home: Path, search_path: Path, write_program: WriteProgram) -> None:
+    write_program(search_path, "go", f'echo "$@" > {search_path}/calls; {BUILD}')
+    setup.build_with_go(TOOLS["helm"], home)
+    minor = setup.read_pins("helm")["k8s.io/client-go"].split(".")[1]
+    call = (search_path / "calls").read_text(encoding="utf-8")
+    assert f"version.version=v{setup.read_pins('helm')['helm.sh/helm/v3']}" in call
+    for package in ("pkg/chartutil", "pkg/lint/rules"):
+        assert f"-X helm.sh/helm/v3/{package}.k8sVersionMajor=1" in call
+        assert f"-X helm.sh/helm/v3/{package}.k8sVersionMinor={minor}" in call
+
+
+@pytest.mark.usefixtures("search_path")
+def test_a_missing_program_is_reported_with_all_reasons(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert setup.main(["helm"], home) == 0
+    printed = capsys.readouterr()
+    assert printed.out.split() == ["helm", "missing"]
     assert printed.err.splitlines()[-1] == (
-        "missing: helm (not on PATH; no Debian package; no Go on PATH): "
-        "skipped without it: tests that render and lint the chart"
+        "helm is missing: not on PATH; no Debian package; go is not on PATH; skipped without it: tests of the chart"
     )
-    assert printed.out.splitlines()[1].startswith("helm  missing  not on PATH;")
 
 
-def test_check_changes_nothing(
+def test_a_failed_build_shows_its_errors(
     home: Path, search_path: Path, write_program: WriteProgram, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    write_program(search_path, "go", f"echo called > {search_path / 'calls'}")
-    write_program(search_path, "prometheus-alertmanager", GOOD)
-    assert setup.main(["--into", str(home), "--check", "--strict"]) == 1
-    assert not home.exists()
-    assert not (search_path / "calls").exists()
-    rows = {row.split()[0]: row.split()[1] for row in capsys.readouterr().out.splitlines()[1:]}
-    found = dict.fromkeys(("prometheus", "promtool", "amtool", "helm"), "missing") | {"alertmanager": "2.45.1"}
-    assert rows == found
+    write_program(search_path, "go", "echo 'first line' >&2; echo 'checksum mismatch' >&2; exit 1")
+    assert setup.main(["helm"], home) == 0
+    errors = capsys.readouterr().err
+    assert "  | first line\n  | checksum mismatch\n" in errors
+    assert "building helm failed: checksum mismatch" in errors
+    assert not list((home / "bin").iterdir())
 
 
-@pytest.mark.usefixtures("search_path")
-def test_folder_that_cannot_be_made_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    (tmp_path / "file").touch()
-    assert setup.main(["--into", str(tmp_path / "file" / "home"), "promtool"]) == 0
-    assert "nothing can be set up in" in capsys.readouterr().err
+def test_progress_is_printed(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr(setup, "PROGRESS_INTERVAL_S", 0.05)
+    assert setup.run("sh", "-c", "sleep 0.5; echo done", label="waiting") == "done\n"
+    assert "  waiting: 0 s\n" in capsys.readouterr().err
 
 
-def test_unknown_name_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_unknown_name_is_rejected(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit, match="2"):
-        setup.main(["kubectl"])
-    assert "'kubectl' is none of prometheus, promtool, alertmanager, amtool, helm" in capsys.readouterr().err
+        setup.main(["kubectl"], home)
+    expected = "NAME: expected prometheus, promtool, alertmanager, amtool, helm, got kubectl"
+    assert expected in capsys.readouterr().err
 
 
-def test_second_set_up_waits_for_the_first(home: Path, search_path: Path, write_program: WriteProgram) -> None:
-    write_program(search_path, "go", BUILD)
-    command = [sys.executable, str(SCRIPT), "--into", str(home), "--strict", "promtool"]
-    with setup.hold_lock(home):
-        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-        assert process.stderr is not None
-        assert process.stderr.readline() == "another set-up is running; waiting for it\n"
-        write_program(home / "bin", "promtool", GOOD)
-    output, errors = process.communicate(timeout=30)
-    assert (process.returncode, errors) == (0, "")
-    assert "2.45.1" in output
+@pytest.fixture
+def modules(tmp_path: Path, search_path: Path, write_program: WriteProgram) -> Path:
+    """Install a fake Go with all modules; return their folder."""
+    for definitions in setup.DEFINITIONS:
+        version = setup.read_pins("crds")[definitions.module]
+        folder = tmp_path / "modules" / f"{definitions.module}@v{version}" / definitions.folder
+        folder.mkdir(parents=True)
+        for file in definitions.files:
+            (folder / file).write_text(f"of {definitions.name}", encoding="utf-8")
+    response = json.dumps({"Dir": f"{tmp_path}/modules/MODULE"}).replace("MODULE", "'$4'")
+    write_program(search_path, "go", f"echo \"$@\" >> {tmp_path}/calls; echo '{response}'")
+    return tmp_path / "modules"
 
 
-def test_help_shows_programs_and_an_example() -> None:
-    answer = subprocess.run([sys.executable, str(SCRIPT), "--help"], capture_output=True, text=True, check=True)
-    assert "python3 tools/setup.py helm promtool" in answer.stdout
-    assert all(tool.needed_by in answer.stdout for tool in programs.TOOLS)
+@pytest.mark.usefixtures("modules")
+def test_definitions_are_copied_once(tmp_path: Path, home: Path) -> None:
+    for _ in range(2):
+        for definitions in setup.DEFINITIONS:
+            setup.set_up_definitions(definitions, home)
+            for file in definitions.files:
+                text = (definitions.folder_in(home) / file).read_text(encoding="utf-8")
+                assert text == f"of {definitions.name}"
+    assert len((tmp_path / "calls").read_text(encoding="utf-8").splitlines()) == len(setup.DEFINITIONS)
+
+
+def test_a_module_without_a_file_leaves_no_folder(modules: Path, home: Path) -> None:
+    definitions = setup.DEFINITIONS[0]
+    (next(modules.rglob(definitions.files[-1]))).unlink()
+    with pytest.raises(FileNotFoundError):
+        setup.set_up_definitions(definitions, home)
+    assert not definitions.folder_in(home).exists()
+
+
+def test_every_pin_has_a_hash() -> None:
+    for folder in ("alertmanager", "crds", "helm", "prometheus"):
+        go_sum = (setup.FOLDER / folder / "go.sum").read_text(encoding="utf-8")
+        modules = [tool.go_package for tool in setup.TOOLS if tool.go_folder == folder]
+        modules += [definitions.module for definitions in setup.DEFINITIONS if folder == "crds"]
+        pins = {
+            name: version
+            for name, version in setup.read_pins(folder).items()
+            if any(one.startswith(name) for one in modules)
+        }
+        assert pins
+        for module, version in pins.items():
+            assert re.search(rf"^{re.escape(module)} v{re.escape(version)} h1:\S{{44}}$", go_sum, re.MULTILINE)
+
+
+def test_help_lists_the_programs() -> None:
+    command = [sys.executable, str(setup.FOLDER / "setup.py"), "--help"]
+    printed = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    assert all(name in printed for name in TOOLS)

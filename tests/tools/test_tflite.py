@@ -1,4 +1,4 @@
-"""Models rewritten for cv2, on one small enough to be written here by hand."""
+"""Conversion of models for cv2, with a small model that is written here."""
 
 import struct
 from collections.abc import Sequence
@@ -20,13 +20,13 @@ DENSE = [[0, 1.5, 0, 0], [0, 0, 0, 0], [-2.0, 0, 0, 0.25]]
 
 
 class Writer:
-    """Writes a FlatBuffer front to back: tables whose fields are known by number, and after each what it refers to."""
+    """Writer of a FlatBuffer: each table is followed by the objects that it refers to."""
 
     def __init__(self) -> None:
         self.data = bytearray(8)
 
     def table(self, **fields: Any) -> int:
-        """Write a table whose fields are called ``f0``, ``f1`` …; numbers are kept in it, all else behind it."""
+        """Write a table with the fields ``f0``, ``f1`` …; numbers are stored in it, other values after it."""
         numbers = {int(name[1:]): value for name, value in fields.items()}
         count = max(numbers, default=-1) + 1
         names = len(self.data)
@@ -72,9 +72,9 @@ def make_model(*, last_format: int = SPARSE_CSR, first_format: int = 0, output: 
     """Write a model: sparse weights 0 made dense 1, into a convolution 2, and the operators ``output`` to its output.
 
     Args:
-        last_format: Of the weights' last dimension.
-        first_format: Of their first.
-        output: By position in the list of codes.
+        last_format: format of the weights' last dimension.
+        first_format: format of their first dimension.
+        output: operators of the output, by position in the list of codes.
     """
     last = {"f0": last_format, "f1": 4, "f2": UINT8_INDICES, "f3": indices(0, 1, 1, 3)}
     last |= {"f4": UINT8_INDICES, "f5": indices(1, 0, 3)}

@@ -1,4 +1,4 @@
-"""The application in this process, without a server, and ways to call it; for tasks, a queue and a worker beside it."""
+"""Fixtures: the application in this process without a server, and for tasks a NATS server and a worker."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ import pytest
 
 from app.main import create_app
 from app.settings import Settings
+from app.supervisor.scoreboard import Scoreboard
 from app.tasks.worker import work
 
 if TYPE_CHECKING:
@@ -41,11 +42,12 @@ def _no_settings_from_outside(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def make_app() -> Iterator[Callable[..., FastAPI]]:
-    """Give ``make_app(**settings)``; work threads are ended after the test."""
+    """Return ``make_app(**settings)``, and stop its work threads after the test."""
     with ExitStack() as stack:
 
         def make(**settings: Any) -> FastAPI:
-            app = create_app(Settings(**settings))
+            scoreboard = Scoreboard(expected_workers=1, timeout_s=60)
+            app = create_app(Settings(**settings), scoreboard=scoreboard)
             stack.callback(app.state.web.admission.close)
             return app
 
@@ -59,7 +61,7 @@ def client_of(app: FastAPI) -> httpx.AsyncClient:
 
 @pytest.fixture
 def call() -> Callable[..., httpx.Response]:
-    """Give ``call(app, method="POST", path=..., **request)``, which is answered as a server would hear it."""
+    """Return ``call(app, method="POST", path=..., **request)``, which returns the response."""
 
     def send(app: FastAPI, method: str = "POST", path: str = CROP, **request: Any) -> httpx.Response:
         async def run() -> httpx.Response:
@@ -77,12 +79,12 @@ class _Ports(msgspec.Struct):
 
 @pytest.fixture
 def nats_url(tmp_path: Path) -> Iterator[str]:
-    """Start a NATS server with an empty store on a free loopback port, and give its address."""
+    """Start a NATS server with an empty store on a free loopback port, and return its address."""
     program = shutil.which("nats-server", path=os.pathsep.join((sysconfig.get_path("scripts"), os.environ["PATH"])))
-    assert program, "nats-server comes with the development requirements"
-    where = ["-a", "127.0.0.1", "-p", "-1", "--ports_file_dir", str(tmp_path)]
+    assert program, "nats-server is missing; install the development requirements"
+    address = ["-a", "127.0.0.1", "-p", "-1", "--ports_file_dir", str(tmp_path)]
     store = ["-js", "-sd", str(tmp_path / "store"), "-l", str(tmp_path / "log")]
-    process = subprocess.Popen([program, *where, *store])
+    process = subprocess.Popen([program, *address, *store])
     try:
         yield _read_address(tmp_path, process)
     finally:
@@ -103,7 +105,7 @@ def _read_address(folder: Path, process: subprocess.Popen[bytes]) -> str:
 
 
 class Tasks:
-    """An application with its queue, as its callers see it.
+    """An application and its queue, as seen by a caller.
 
     Attributes:
         app: the application.
@@ -118,26 +120,26 @@ class Tasks:
         self._workers: list[asyncio.Task[None]] = []
 
     async def start_worker(self) -> None:
-        """Begin to work on tasks, in this process."""
+        """Start a worker in this process."""
         ready = asyncio.Event()
         worker = work(self._settings, stop=self._stop, on_ready=ready.set, name="test")
         self._workers.append(asyncio.create_task(worker))
         await ready.wait()
 
     async def stop(self) -> None:
-        """End the workers."""
+        """Stop the workers."""
         self._stop.set()
         await asyncio.gather(*self._workers)
 
     async def submit(self, content: bytes, *, path: str = CROP, **headers: str) -> httpx.Response:
-        """Submit JSON; underscores in the names of headers stand for hyphens."""
+        """Submit JSON; underscores in header names become hyphens."""
         named = {name.replace("_", "-"): value for name, value in headers.items()}
         return await self.client.post(
             f"{path}/submit", content=content, headers={"content-type": "application/json", **named}
         )
 
     async def status(self, task_id: str, query: str = "", **headers: str) -> httpx.Response:
-        """Ask after a task."""
+        """Query the status of a task."""
         return await self.client.get(f"{CROP}/status/{task_id}{query}", headers=headers)
 
     async def succeed(self, content: bytes) -> dict[str, Any]:
@@ -148,26 +150,28 @@ class Tasks:
         return task
 
     async def wait_up(self) -> None:
-        """Wait until the queue answers."""
+        """Wait until the queue is available."""
         key = next((key.get_secret_value().rpartition(":")[2] for key in self._settings.api_keys), "")
-        await self.until(lambda: self.status(NO_TASK, **{"x-api-key": key}), lambda answer: answer.status_code == 404)
+        await self.until(
+            lambda: self.status(NO_TASK, **{"x-api-key": key}), lambda response: response.status_code == 404
+        )
 
     @staticmethod
     async def until(
         ask: Callable[[], Awaitable[httpx.Response]], is_met: Callable[[httpx.Response], bool]
     ) -> httpx.Response:
-        """Ask again and again until the answer is as wanted, and return that."""
+        """Repeat a request until its response meets a condition, and return that response."""
         async with asyncio.timeout(LIMIT_S):
             while True:
-                answer = await ask()
-                if is_met(answer):
-                    return answer
+                response = await ask()
+                if is_met(response):
+                    return response
                 await asyncio.sleep(POLL_S)
 
 
 @pytest.fixture
 def with_tasks(make_app: Callable[..., FastAPI], nats_url: str) -> Callable[..., Any]:
-    """Give ``with_tasks(scenario, **settings)``, which runs ``await scenario(tasks)`` beside a real NATS server."""
+    """Return ``with_tasks(scenario, **settings)``, which runs ``await scenario(tasks)`` with a real NATS server."""
 
     @asynccontextmanager
     async def run_tasks(settings: Settings) -> AsyncIterator[Tasks]:

@@ -1,4 +1,4 @@
-"""API keys: who is let in, and where keys are asked for."""
+"""Authentication: accepted keys, protected routes and the key file."""
 
 from __future__ import annotations
 
@@ -37,49 +37,53 @@ KEYS = "first-key, second:key:two,third-key"
         {"authorization": "Bearer key:two"},
     ],
 )
-def test_a_key_lets_in(make_app: MakeApp, call: Call, headers: dict[str, Any]) -> None:
-    answer = call(make_app(api_keys=KEYS), content=b"{}", headers={"content-type": "application/json", **headers})
-    assert answer.json()["code"] == "field_missing"
+def test_a_valid_key_is_accepted(make_app: MakeApp, call: Call, headers: dict[str, Any]) -> None:
+    response = call(make_app(api_keys=KEYS), content=b"{}", headers={"content-type": "application/json", **headers})
+    assert response.json()["code"] == "field_missing"
 
 
 @pytest.mark.parametrize(
-    ("headers", "came"),
+    ("headers", "received"),
     [
         ({}, "none"),
         ({"x-api-key": ""}, "none"),
         ({"authorization": "Basic first-key"}, "none"),
         ({"authorization": "first-key"}, "none"),
         ({"authorization": "Bearer "}, "none"),
-        ({"x-api-key": "first-ke"}, "not known"),
-        ({"x-api-key": "first-key2"}, "not known"),
-        ({"x-api-key": "FIRST-KEY"}, "not known"),
-        ({"x-api-key": "first-key,third-key"}, "not known"),
-        ({"x-api-key": "schlüssel".encode()}, "not known"),
-        ({"x-api-key": "k" * 60_000}, "not known"),
-        ({"x-api-key": b"\xff\xfe"}, "not known"),
-        ({"x-api-key": "wrong", "authorization": "Bearer first-key"}, "not known"),
-        ({"authorization": "Bearer wrong"}, "not known"),
+        ({"x-api-key": "first-ke"}, "unknown"),
+        ({"x-api-key": "first-key2"}, "unknown"),
+        ({"x-api-key": "FIRST-KEY"}, "unknown"),
+        ({"x-api-key": "first-key,third-key"}, "unknown"),
+        ({"x-api-key": "schlüssel".encode()}, "unknown"),
+        ({"x-api-key": "k" * 60_000}, "unknown"),
+        ({"x-api-key": b"\xff\xfe"}, "unknown"),
+        ({"x-api-key": "wrong", "authorization": "Bearer first-key"}, "unknown"),
+        ({"authorization": "Bearer wrong"}, "unknown"),
     ],
 )
-def test_without_a_key_nobody_gets_in(make_app: MakeApp, call: Call, headers: dict[str, Any], came: str) -> None:
-    answer = call(make_app(api_keys=KEYS), content=b"{}", headers={"content-type": "application/json", **headers})
-    assert (answer.status_code, answer.json()["code"]) == (401, "unauthorized")
-    assert came in answer.json()["detail"]
-    assert answer.headers["www-authenticate"] == 'Bearer realm="facial-service"'
-    assert "first-key" not in answer.text
+def test_a_missing_or_unknown_key_is_rejected(
+    make_app: MakeApp, call: Call, headers: dict[str, Any], received: str
+) -> None:
+    response = call(make_app(api_keys=KEYS), content=b"{}", headers={"content-type": "application/json", **headers})
+    assert (response.status_code, response.json()["code"]) == (401, "unauthorized")
+    assert received in response.json()["detail"]
+    assert response.headers["www-authenticate"] == 'Bearer realm="facial-service"'
+    assert "first-key" not in response.text
 
 
-def test_a_key_is_asked_for_before_anything_else_is_looked_at(make_app: MakeApp, call: Call) -> None:
-    answer = call(make_app(api_keys=KEYS), content=b"x", headers={"content-type": "text/plain", "accept": "image/png"})
-    assert answer.status_code == 401
+def test_the_key_is_checked_first(make_app: MakeApp, call: Call) -> None:
+    response = call(
+        make_app(api_keys=KEYS), content=b"x", headers={"content-type": "text/plain", "accept": "image/png"}
+    )
+    assert response.status_code == 401
 
 
 @pytest.mark.parametrize("path", ["/health", "/health/live", "/version", "/openapi.json", "/docs"])
-def test_no_key_is_asked_for_outside_the_api(make_app: MakeApp, call: Call, path: str) -> None:
+def test_no_key_is_required_outside_the_api(make_app: MakeApp, call: Call, path: str) -> None:
     assert call(make_app(api_keys=KEYS), "GET", path).status_code in {200, 503}
 
 
-def test_without_keys_everybody_gets_in(make_app: MakeApp, call: Call) -> None:
+def test_without_keys_every_request_is_accepted(make_app: MakeApp, call: Call) -> None:
     headers = {"content-type": "application/json", "x-api-key": "any"}
     assert call(make_app(), content=b"{}", headers=headers).json()["code"] == "field_missing"
 
@@ -92,15 +96,15 @@ def test_the_name_of_a_key_is_not_part_of_it(make_app: MakeApp, call: Call) -> N
 
 
 def test_a_key_in_the_query_is_not_accepted(make_app: MakeApp, call: Call) -> None:
-    answer = call(make_app(api_keys=KEYS), "POST", "/api/v1/frontal/crop?api_key=first-key&key=first-key")
-    assert answer.status_code == 401
+    response = call(make_app(api_keys=KEYS), "POST", "/api/v1/frontal/crop?api_key=first-key&key=first-key")
+    assert response.status_code == 401
 
 
 @pytest.mark.parametrize("name", ["x-api-key", "authorization"])
-def test_a_header_that_is_sent_twice_identifies_no_caller(make_app: MakeApp, call: Call, name: str) -> None:
+def test_a_repeated_header_is_rejected(make_app: MakeApp, call: Call, name: str) -> None:
     value = "first-key" if name == "x-api-key" else "Bearer first-key"
-    answer = call(make_app(api_keys=KEYS), content=b"{}", headers=[(name, value), (name, value)])
-    assert (answer.status_code, answer.json()["code"]) == (401, "unauthorized")
+    response = call(make_app(api_keys=KEYS), content=b"{}", headers=[(name, value), (name, value)])
+    assert (response.status_code, response.json()["code"]) == (401, "unauthorized")
 
 
 class TestKeyFile:
@@ -111,10 +115,10 @@ class TestKeyFile:
         file.write_text("batch:old\n", encoding="utf-8")
         return file
 
-    def test_a_replaced_file_is_read_again_and_the_name_keeps_its_identity(self, file: Path) -> None:
+    def test_a_replaced_file_is_reloaded_and_names_keep_their_identity(self, file: Path) -> None:
         ring = KeyRing(["fixed"], file)
         before = ring.find(b"old")
-        # Kubernetes replaces a directory by a link; what the path names is another file at once.
+        # Kubernetes replaces a symbolic link, so the path refers to another file at once.
         new = file.with_name("new")
         new.write_text("batch:new\nbatch:newer\n", encoding="utf-8")
         new.replace(file)
@@ -122,7 +126,7 @@ class TestKeyFile:
         assert ring.find(b"new") == ring.find(b"newer") == before
         assert ring.find(b"fixed") not in {None, before}
 
-    def test_an_edit_that_leaves_size_time_and_inode_is_seen(self, file: Path) -> None:
+    def test_an_edit_that_keeps_size_time_and_inode_is_detected(self, file: Path) -> None:
         ring = KeyRing([], file)
         before = file.stat()
         file.write_text("batch:new\n", encoding="utf-8")
@@ -132,9 +136,7 @@ class TestKeyFile:
         assert ring.find(b"old") is None
         assert ring.find(b"new") is not None
 
-    def test_a_file_that_is_as_before_is_not_read_into_keys_again(
-        self, file: Path, caplog: pytest.LogCaptureFixture
-    ) -> None:
+    def test_an_unchanged_file_is_not_parsed_again(self, file: Path, caplog: pytest.LogCaptureFixture) -> None:
         ring = KeyRing([], file)
         with caplog.at_level("INFO"):
             assert ring.find(b"old") is ring.find(b"old")
@@ -164,13 +166,13 @@ class TestKeyFile:
         assert ring.find(b"old") is None
         assert ring.find(b"late") is not None
 
-    def test_a_file_that_was_never_read_lets_no_one_in(self, tmp_path: Path) -> None:
+    def test_a_file_that_was_never_readable_accepts_no_key(self, tmp_path: Path) -> None:
         ring = KeyRing([], tmp_path / "missing")
         assert bool(ring)
         assert ring.find(b"any") is None
 
 
-def test_callers_are_told_apart_by_key_or_by_network() -> None:
+def test_callers_are_distinguished_by_key_or_network() -> None:
     ring = KeyRing(["a:one", "a:two", "b:three", "four", "name"])
     found = {key: ring.find(key.encode()) for key in ("one", "two", "three", "four", "name")}
     assert found["one"] == found["two"]

@@ -1,4 +1,4 @@
-"""Taking in a body: how much, how long, and what happens when the caller goes away."""
+"""Reading bodies: limits of size and time, and disconnects."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from starlette.requests import ClientDisconnect
 
 from app.service.body_budget import BodyBudget
-from app.web.body import BodyLimits, _Chunks, read_body, require_declared_size
+from app.web.body import BodyLimits, _Chunks, cancel_on_disconnect, read_body, require_declared_size
 from app.web.problems import ProblemError
 
 if TYPE_CHECKING:
@@ -24,7 +24,7 @@ LIMIT = 100
 
 
 def make_request(messages: list[dict[str, Any]], headers: dict[str, str] | None = None) -> Request:
-    """A request whose messages come one by one; after the last, nothing comes any more."""
+    """Return a request with these messages, after which none arrives."""
     left = iter(messages)
 
     async def receive() -> dict[str, Any]:
@@ -54,7 +54,7 @@ async def take(request: Request, timeout_s: float = 30, min_rate: float = 0) -> 
 
 
 def make_slow_request(parts: int, pause_s: float) -> Request:
-    """A request of one byte per part, with a pause before each."""
+    """Return a request that sends one byte at a time, with a pause before each."""
     sent = 0
 
     async def receive() -> dict[str, Any]:
@@ -67,7 +67,7 @@ def make_slow_request(parts: int, pause_s: float) -> Request:
 
 
 @given(st.lists(st.binary(max_size=40)))
-def test_the_body_is_that_of_all_chunks_or_refused(parts: list[bytes]) -> None:
+def test_the_body_is_complete_or_rejected(parts: list[bytes]) -> None:
     request = make_request(chunks(*parts))
     whole = b"".join(parts)
     with too_large if len(whole) > LIMIT else nullcontext():
@@ -98,21 +98,21 @@ def test_nothing_is_read_beyond_the_limit() -> None:
         ({"content-length": "9" * 30}, too_large),
     ],
 )
-def test_the_declared_length_is_enough_to_refuse(
+def test_a_declared_length_above_the_limit_is_rejected(
     headers: dict[str, str], expected: AbstractContextManager[Any]
 ) -> None:
     with expected:
         require_declared_size(make_request([], headers), LIMIT)
 
 
-def test_a_body_that_does_not_come_is_given_up() -> None:
+def test_a_body_that_does_not_arrive_times_out() -> None:
     with pytest.raises(ProblemError, match="got 3 bytes") as caught:
         read(make_request(chunks(b"abc", is_whole=False)), timeout_s=0.05)
     assert (caught.value.code, caught.value.status) == ("body_timeout", 408)
     assert caught.value.headers == {"Connection": "close"}
 
 
-def test_a_caller_who_goes_away_is_no_problem_of_ours() -> None:
+def test_a_disconnect_while_reading_is_not_a_problem() -> None:
     with pytest.raises(ClientDisconnect):
         read(make_request([*chunks(b"abc", is_whole=False), {"type": "http.disconnect"}]))
 
@@ -121,7 +121,7 @@ def test_progress_above_the_minimum_rate_has_no_time_limit() -> None:
     assert read(make_slow_request(60, 0.01), timeout_s=0.3, min_rate=1) == b"x" * 60  # twice the timeout in all
 
 
-def test_progress_below_the_minimum_rate_uses_up_the_timeout() -> None:
+def test_progress_below_the_minimum_rate_times_out() -> None:
     with pytest.raises(ProblemError, match="at least 1000 bytes/s") as caught:
         read(make_slow_request(LIMIT, 0.05), timeout_s=0.2, min_rate=1000)
     assert caught.value.code == "body_timeout"
@@ -134,3 +134,42 @@ def test_small_pieces_are_merged(parts: list[bytes]) -> None:
         chunks.append(part)
     assert chunks.join() == b"".join(parts)
     assert len(chunks._pieces) <= 1
+
+
+@pytest.mark.parametrize("steps", range(6))
+@pytest.mark.parametrize("is_cancelled_first", [True, False])
+def test_a_cancellation_that_coincides_with_a_disconnect_stays_a_cancellation(
+    steps: int, *, is_cancelled_first: bool
+) -> None:
+    async def run() -> None:
+        gone = asyncio.Event()
+
+        async def receive() -> dict[str, Any]:
+            await gone.wait()
+            return {"type": "http.disconnect"}
+
+        work = asyncio.get_running_loop().create_future()
+        request = Request({"type": "http", "headers": [], "state": {}}, receive)
+        task = asyncio.ensure_future(cancel_on_disconnect(request, work))
+        await asyncio.sleep(0.01)
+        gone.set()
+        if is_cancelled_first:
+            task.cancel()
+        for _ in range(steps):
+            await asyncio.sleep(0)
+        is_cancelled = is_cancelled_first or task.cancel()
+        with pytest.raises(asyncio.CancelledError if is_cancelled else ClientDisconnect):
+            await task
+        assert work.cancelled()
+
+    asyncio.run(run())
+
+
+def test_work_is_cancelled_on_a_disconnect() -> None:
+    async def run() -> None:
+        work = asyncio.get_running_loop().create_future()
+        with pytest.raises(ClientDisconnect):
+            await cancel_on_disconnect(make_request([{"type": "http.disconnect"}]), work)
+        assert work.cancelled()
+
+    asyncio.run(run())

@@ -1,4 +1,4 @@
-"""What surrounds every request: ids, the access line, metrics, the last catch."""
+"""Middleware: request ids, access log, metrics, unhandled exceptions and shutdown."""
 
 from __future__ import annotations
 
@@ -13,10 +13,11 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from app.observability.rich_logging import LogOptions, configure_logging
-from app.web.middleware import MAX_LOGGED_PATH, RequestContext
+from app.web.middleware import MAX_LOGGED_PATH, RequestContext, ShutdownGuard
+from app.web.state import Shutdown
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Awaitable, Callable, Iterator
 
     import httpx
     from fastapi import FastAPI
@@ -34,7 +35,7 @@ CANARY = "QXcanaryQX"
 
 @pytest.fixture
 def log_lines(monkeypatch: pytest.MonkeyPatch) -> Iterator[Lines]:
-    """Log as a service in a cluster does, and give a function that reads the lines."""
+    """Log as JSON, and return a function that reads the lines."""
     written = io.StringIO()
     monkeypatch.setattr(sys, "stderr", written)
     configure_logging(LogOptions(format="json"))
@@ -46,21 +47,21 @@ def log_lines(monkeypatch: pytest.MonkeyPatch) -> Iterator[Lines]:
 
 
 @pytest.mark.parametrize("given", ["order-17", "a" * 128, "A.b_c:d/e+f=g-h"])
-def test_request_id_is_taken(make_app: MakeApp, call: Call, given: str) -> None:
-    answer = call(make_app(), "GET", "/none", headers={"x-request-id": given})
-    assert answer.headers.get_list("x-request-id") == [given]
-    assert answer.json()["request_id"] == given
+def test_valid_request_id_is_used(make_app: MakeApp, call: Call, given: str) -> None:
+    response = call(make_app(), "GET", "/none", headers={"x-request-id": given})
+    assert response.headers.get_list("x-request-id") == [given]
+    assert response.json()["request_id"] == given
 
 
 @pytest.mark.parametrize("given", [None, "", "two words", 'quote"', "a" * 129, "é".encode(), "line\tbreak"])
-def test_request_id_is_made(make_app: MakeApp, call: Call, given: Any) -> None:
+def test_request_id_is_generated(make_app: MakeApp, call: Call, given: Any) -> None:
     app = make_app()
     headers = {} if given is None else {"x-request-id": given}
-    answers = [call(app, "GET", "/none", headers=headers) for _ in range(2)]
-    made = [answer.headers["x-request-id"] for answer in answers]
+    responses = [call(app, "GET", "/none", headers=headers) for _ in range(2)]
+    made = [response.headers["x-request-id"] for response in responses]
     assert all(re.fullmatch(r"[0-9a-f]{16}", one) for one in made)
     assert made[0] != made[1]
-    assert [answer.json()["request_id"] for answer in answers] == made
+    assert [response.json()["request_id"] for response in responses] == made
 
 
 @pytest.mark.parametrize(
@@ -73,7 +74,7 @@ def test_request_id_is_made(make_app: MakeApp, call: Call, given: Any) -> None:
         (None, None),
     ],
 )
-def test_trace_id_is_in_the_access_line(
+def test_trace_id_is_in_the_access_log(
     make_app: MakeApp, call: Call, log_lines: Lines, traceparent: str | None, trace: str | None
 ) -> None:
     call(make_app(), "GET", "/version", headers={} if traceparent is None else {"traceparent": traceparent})
@@ -81,7 +82,7 @@ def test_trace_id_is_in_the_access_line(
     assert line.get("trace_id") == trace
 
 
-def test_access_line_says_what_was_asked_and_answered(make_app: MakeApp, call: Call, log_lines: Lines) -> None:
+def test_access_log_describes_request_and_response(make_app: MakeApp, call: Call, log_lines: Lines) -> None:
     call(make_app(), "GET", f"/version?{CANARY}=1", headers={"x-request-id": "id-1", "user-agent": CANARY})
     (line,) = log_lines()
     assert line.pop("duration_ms") >= 0
@@ -106,7 +107,7 @@ def test_access_line_says_what_was_asked_and_answered(make_app: MakeApp, call: C
         ("/" + "x" * 5000, "/" + "x" * (MAX_LOGGED_PATH - 1)),
     ],
 )
-def test_path_is_logged_as_it_came_and_not_at_any_length(
+def test_path_is_logged_undecoded_and_truncated(
     make_app: MakeApp, call: Call, log_lines: Lines, path: str, logged: str
 ) -> None:
     call(make_app(), "GET", path)
@@ -115,7 +116,7 @@ def test_path_is_logged_as_it_came_and_not_at_any_length(
     assert line["message"].startswith(f"GET {logged} 404 ")
 
 
-def test_access_lines_can_be_turned_off(make_app: MakeApp, call: Call, log_lines: Lines) -> None:
+def test_access_log_can_be_disabled(make_app: MakeApp, call: Call, log_lines: Lines) -> None:
     assert call(make_app(log_access=False), "GET", "/version").status_code == 200
     assert log_lines() == []
 
@@ -127,22 +128,22 @@ def break_service(app: FastAPI, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(type(app.state.web.crop), "process", fail)
 
 
-def test_what_nobody_caught_is_a_500_without_its_cause(
+def test_unhandled_exception_is_a_500_without_its_cause(
     make_app: MakeApp, call: Call, sample: Sample, log_lines: Lines, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     app = make_app()
     break_service(app, monkeypatch)
     headers = {"content-type": "application/json", "x-request-id": "id-1"}
-    answer = call(app, content=sample.json(), headers=headers)
-    assert answer.status_code == 500
-    assert answer.headers["content-type"] == "application/problem+json"
-    assert answer.headers["x-request-id"] == "id-1"
-    assert answer.json() == {
+    response = call(app, content=sample.json(), headers=headers)
+    assert response.status_code == 500
+    assert response.headers["content-type"] == "application/problem+json"
+    assert response.headers["x-request-id"] == "id-1"
+    assert response.json() == {
         "type": "urn:facial-service:problem:internal_error",
-        "title": "The service failed",
+        "title": "The service failed to process the request",
         "status": 500,
         "code": "internal_error",
-        "detail": "the cause is in the service's log, under the request id",
+        "detail": "see the service log for this request id",
         "request_id": "id-1",
     }
     error, access = log_lines()
@@ -152,7 +153,7 @@ def test_what_nobody_caught_is_a_500_without_its_cause(
     assert (access["status"], access["request_id"]) == (500, "id-1")
 
 
-def test_what_nobody_caught_is_counted_once(
+def test_unhandled_exception_is_counted_once(
     scrape: Scrape, make_app: MakeApp, call: Call, sample: Sample, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     app = make_app()
@@ -166,7 +167,7 @@ def test_what_nobody_caught_is_counted_once(
     assert counted["api_requests_in_progress", "/api/v1/frontal/crop", "POST"] == 0
 
 
-def test_an_error_after_the_response_has_begun_is_counted_and_logged_once(scrape: Scrape, log_lines: Lines) -> None:
+def test_error_after_the_response_has_started_is_counted_and_logged_once(scrape: Scrape, log_lines: Lines) -> None:
     async def app(_scope: Any, _receive: Any, send: Any) -> None:
         await send({"type": "http.response.start", "status": 200, "headers": []})
         raise ZeroDivisionError
@@ -202,7 +203,7 @@ def test_requests_are_counted_under_bounded_labels(scrape: Scrape, make_app: Mak
     assert CANARY not in str(counted)
 
 
-def test_sizes_of_bodies_are_counted_however_they_came(
+def test_sizes_of_bodies_are_recorded_with_and_without_content_length(
     scrape: Scrape, make_app: MakeApp, call: Call, sample: Sample
 ) -> None:
     async def stream() -> Any:
@@ -217,3 +218,71 @@ def test_sizes_of_bodies_are_counted_however_they_came(
     assert counted["api_response_size_bytes_sum", *labels] == sum(sizes)
     assert counted["api_request_duration_seconds_count", *labels] == 2
     assert counted["landmarks_processed_total",] == 2 * 478
+
+
+SCOPE = {"type": "http", "method": "POST", "path": "/", "headers": []}
+START = {"type": "http.response.start", "status": 200, "headers": []}
+
+
+async def receive_body() -> Any:
+    return {"type": "http.request"}
+
+
+def cancel_request(app: Callable[..., Awaitable[None]], *, is_ending: bool) -> list[dict[str, Any]]:
+    """Start a request, stop the process if `is_ending`, cancel the request, and return the sent messages."""
+    sent: list[dict[str, Any]] = []
+    shutdown = Shutdown()
+    guard = ShutdownGuard(app, shutdown=shutdown, retry_after_s=7)
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+
+    async def main() -> None:
+        request = asyncio.ensure_future(guard(SCOPE, receive_body, send))
+        await asyncio.sleep(0)
+        if is_ending:
+            shutdown.end()
+        request.cancel()
+        await request
+
+    asyncio.run(main())
+    return sent
+
+
+async def wait_forever(_scope: Any, _receive: Any, _send: Any) -> None:
+    await asyncio.Event().wait()
+
+
+async def wait_after_start(_scope: Any, _receive: Any, send: Any) -> None:
+    await send(START)
+    await asyncio.Event().wait()
+
+
+def test_cancelled_request_gets_a_problem() -> None:
+    start, body = cancel_request(wait_forever, is_ending=True)
+    headers = dict(start["headers"])
+    assert start["status"] == 503
+    assert headers[b"retry-after"] == b"7"
+    assert headers[b"connection"] == b"close"
+    assert json.loads(body["body"])["code"] == "shutting_down"
+
+
+def test_started_response_is_not_followed_by_another() -> None:
+    with pytest.raises(asyncio.CancelledError):
+        cancel_request(wait_after_start, is_ending=True)
+
+
+def test_other_cancellations_are_errors() -> None:
+    with pytest.raises(RuntimeError, match="not stopping"):
+        cancel_request(wait_forever, is_ending=False)
+
+
+def test_late_request_is_not_started() -> None:
+    shutdown, sent = Shutdown(), []
+    shutdown.end()
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+
+    asyncio.run(ShutdownGuard(wait_forever, shutdown=shutdown, retry_after_s=1)(SCOPE, receive_body, send))
+    assert [message.get("status") for message in sent] == [503, None]

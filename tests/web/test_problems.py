@@ -1,4 +1,4 @@
-"""The table of problems: one code for each thing that can go wrong, one status for each code."""
+"""Problems: codes, statuses, documents and metrics."""
 
 from __future__ import annotations
 
@@ -16,17 +16,13 @@ from starlette.requests import ClientDisconnect
 from app.face.errors import InputError, NoFaceError, public_codes
 from app.observability import context
 from app.service.admission import SaturatedError
-from app.tasks.dead import GAVE_UP
+from app.tasks.dead_letters import TASK_GAVE_UP
 from app.tasks.errors import QueueError
-from app.web.problems import (
+from app.web.error_handlers import (
     CLIENT_CLOSED_REQUEST,
     HANDLERS,
-    INPUT_STATUS,
-    PROBLEMS,
     QUEUE_PROBLEMS,
     REJECTIONS,
-    TASK_FAULTS,
-    ProblemError,
     handle_disconnect,
     handle_http_exception,
     handle_input_error,
@@ -35,6 +31,7 @@ from app.web.problems import (
     handle_saturated,
     internal_error_response,
 )
+from app.web.problems import INPUT_STATUS, PROBLEMS, TASK_ERRORS, ProblemError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -91,18 +88,18 @@ def test_codes_are_stable() -> None:
     assert {code: status for code, (status, _) in PROBLEMS.items()} == STATUSES
 
 
-def test_no_code_stands_for_two_things() -> None:
+def test_codes_and_titles_are_unique() -> None:
     assert not PROBLEMS.keys() & public_codes().keys()
-    assert not TASK_FAULTS.keys() & (PROBLEMS.keys() | public_codes().keys())
-    assert GAVE_UP in TASK_FAULTS
+    assert not TASK_ERRORS.keys() & (PROBLEMS.keys() | public_codes().keys())
+    assert TASK_GAVE_UP in TASK_ERRORS
     assert public_codes()[NoFaceError.code] is NoFaceError
     assert all(re.fullmatch(r"[a-z]+(_[a-z]+)+|saturated|unauthorized", code) for code in (*PROBLEMS, *public_codes()))
-    titles = [title for _, title in PROBLEMS.values()] + list(TASK_FAULTS.values())
+    titles = [title for _, title in PROBLEMS.values()] + list(TASK_ERRORS.values())
     assert len(set(titles)) == len(titles)
 
 
 @pytest.mark.parametrize("code", PROBLEMS)
-def test_problem_is_answered_with_its_status(code: str) -> None:
+def test_problem_has_its_status(code: str) -> None:
     error = ProblemError(code, "what was wrong", headers={"Retry-After": "7"}, extra={"limit": 3})
     response = asyncio.run(handle_problem(REQUEST, error))
     assert response.headers["retry-after"] == "7"
@@ -117,20 +114,20 @@ def test_problem_is_answered_with_its_status(code: str) -> None:
 
 
 @pytest.mark.parametrize("error", public_codes().values(), ids=public_codes())
-def test_input_error_is_answered_with_its_code(error: type[InputError], scrape: Scrape) -> None:
+def test_input_error_has_its_code(error: type[InputError], scrape: Scrape) -> None:
     response = asyncio.run(handle_input_error(REQUEST, error("what was wrong")))
-    answer = document(response)
-    assert (response.status_code, answer["code"], answer["detail"]) == (INPUT_STATUS, error.code, "what was wrong")
+    problem = document(response)
+    assert (response.status_code, problem["code"], problem["detail"]) == (INPUT_STATUS, error.code, "what was wrong")
     assert scrape()["errors_total", "images", error.code] == 1
 
 
-def test_every_error_of_the_queue_has_a_code_of_its_own() -> None:
+def test_every_queue_error_has_its_own_code() -> None:
     assert QUEUE_PROBLEMS.keys() == set(QueueError.__subclasses__())
     assert len(set(QUEUE_PROBLEMS.values())) == len(QUEUE_PROBLEMS)
 
 
 @pytest.mark.parametrize("error", QUEUE_PROBLEMS)
-def test_error_of_the_queue_is_answered_with_its_code(error: type[QueueError], scrape: Scrape) -> None:
+def test_queue_error_has_its_code(error: type[QueueError], scrape: Scrape) -> None:
     code = QUEUE_PROBLEMS[error]
     for request in (REQUEST, SUBMISSION):
         response = asyncio.run(handle_queue_error(request, error("what was wrong")))
@@ -144,14 +141,14 @@ def test_error_of_the_queue_is_answered_with_its_code(error: type[QueueError], s
     assert counted.get(("api_rejections_total", code), 0) == is_rejected
 
 
-def test_a_saturated_process_asks_to_come_back_to_another(scrape: Scrape) -> None:
+def test_a_worker_at_capacity_closes_the_connection(scrape: Scrape) -> None:
     response = asyncio.run(handle_saturated(REQUEST, SaturatedError()))
     assert (response.status_code, document(response)["code"]) == (503, "saturated")
     assert (response.headers["retry-after"], response.headers["connection"]) == ("7", "close")
     assert scrape()["api_rejections_total", "saturated"] == 1
 
 
-def test_a_caller_who_went_away_is_answered_for_the_log_alone() -> None:
+def test_a_disconnect_has_an_empty_response() -> None:
     response = asyncio.run(handle_disconnect(REQUEST, ClientDisconnect()))
     assert (response.status_code, response.body) == (CLIENT_CLOSED_REQUEST, b"")
 
@@ -159,27 +156,27 @@ def test_a_caller_who_went_away_is_answered_for_the_log_alone() -> None:
 @pytest.mark.parametrize(
     ("status", "code"), [(404, "not_found"), (405, "method_not_allowed"), (418, "http_error"), (431, "http_error")]
 )
-def test_what_the_router_refuses_is_a_problem_too(status: int, code: str) -> None:
+def test_router_errors_are_problems(status: int, code: str) -> None:
     error = HTTPException(status, "from inside", headers={"Allow": "any"} if status == 405 else None)
     response = asyncio.run(handle_http_exception(REQUEST, error))
-    answer = document(response)
-    assert (response.status_code, answer["code"]) == (status, code)
-    assert "from inside" not in str(answer)
+    problem = document(response)
+    assert (response.status_code, problem["code"]) == (status, code)
+    assert "from inside" not in str(problem)
     if status == 405:
         assert response.headers["allow"] == "POST"
-        assert answer["detail"] == "expected POST, got OTHER"
+        assert problem["detail"] == "method: expected POST, got OTHER"
 
 
-def test_a_fault_of_ours_says_nothing_of_its_cause() -> None:
+def test_internal_error_does_not_reveal_its_cause() -> None:
     token = context.request_id.set("id-1")
     try:
-        answer = document(internal_error_response())
+        problem = document(internal_error_response())
     finally:
         context.request_id.reset(token)
-    assert (answer["status"], answer["code"], answer["request_id"]) == (500, "internal_error", "id-1")
+    assert (problem["status"], problem["code"], problem["request_id"]) == (500, "internal_error", "id-1")
 
 
-def test_rejections_are_counted_apart_from_errors(scrape: Scrape) -> None:
+def test_rejections_are_counted_separately_from_errors(scrape: Scrape) -> None:
     assert REJECTIONS.keys() <= PROBLEMS.keys()
     for code in PROBLEMS:
         asyncio.run(handle_problem(REQUEST, ProblemError(code, "detail")))
@@ -189,7 +186,7 @@ def test_rejections_are_counted_apart_from_errors(scrape: Scrape) -> None:
 
 
 @pytest.mark.parametrize("status", [400, 404, 405, 418, 503])
-def test_each_refusal_of_the_router_is_counted_as_an_error(scrape: Scrape, status: int) -> None:
+def test_router_errors_are_counted(scrape: Scrape, status: int) -> None:
     response = asyncio.run(handle_http_exception(REQUEST, HTTPException(status)))
     counted = {key: count for key, count in scrape().items() if key[0] in {"errors_total", "api_rejections_total"}}
     assert {key: count for key, count in counted.items() if count} == {
@@ -198,6 +195,6 @@ def test_each_refusal_of_the_router_is_counted_as_an_error(scrape: Scrape, statu
 
 
 @pytest.mark.parametrize("handle", HANDLERS.values())
-def test_handlers_leave_what_is_not_theirs(handle: Callable[..., object]) -> None:
+def test_handlers_raise_other_exceptions_again(handle: Callable[..., object]) -> None:
     with pytest.raises(ZeroDivisionError):
         asyncio.run(handle(REQUEST, ZeroDivisionError()))  # type: ignore[arg-type]

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from app.web import rate_limit
-from app.web.problem_codes import ProblemError
+from app.web.problems import ProblemError
 from app.web.rate_limit import RateLimiter
 
 if TYPE_CHECKING:
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 
 class Clock:
-    """Stands in for the clock of the machine, which no test can turn."""
+    """A fake clock."""
 
     def __init__(self) -> None:
         self.now = 1000.0
@@ -50,7 +50,7 @@ def is_accepted(limiter: RateLimiter, caller: str) -> bool:
 
 
 @pytest.mark.parametrize(("quota", "period_s"), [(1, 1), (3, 1), (7, 60), (100, 1), (1000, 3600)])
-def test_a_quota_can_be_used_at_once_and_comes_back_evenly(clock: Clock, quota: int, period_s: int) -> None:
+def test_a_quota_can_be_used_in_a_burst_and_refills_evenly(clock: Clock, quota: int, period_s: int) -> None:
     limiter = RateLimiter(quota, period_s)
     assert [is_accepted(limiter, "a") for _ in range(quota + 3)] == [True] * quota + [False] * 3
     assert is_accepted(limiter, "b"), "another caller has a quota of its own"
@@ -77,7 +77,7 @@ def test_no_period_has_more_than_two_quotas(quota: int, period_s: int, gaps: lis
         assert sum(start <= at < start + period_s for at in accepted) <= 2 * quota
 
 
-def test_the_response_says_what_is_left_and_when_to_come_back(clock: Clock) -> None:
+def test_the_response_reports_the_remaining_quota(clock: Clock) -> None:
     limiter = RateLimiter(4, 2)
     states = [limiter.require("a") for _ in range(4)]
     assert [state.remaining for state in states] == [3, 2, 1, 0]
@@ -91,7 +91,7 @@ def test_the_response_says_what_is_left_and_when_to_come_back(clock: Clock) -> N
     assert is_accepted(limiter, "a"), "Retry-After is long enough"
 
 
-def test_more_callers_than_rows_are_all_limited_and_none_is_locked_out(
+def test_more_callers_than_rows_are_limited_and_none_is_locked_out(
     clock: Clock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(rate_limit, "ROWS", 16)
@@ -99,7 +99,7 @@ def test_more_callers_than_rows_are_all_limited_and_none_is_locked_out(
     accepted = sum(is_accepted(limiter, f"caller-{number}") for number in range(1000))
     assert 16 <= accepted <= 2 * 16
     clock.now += 2
-    assert is_accepted(limiter, "late"), "rows of the past are used again"
+    assert is_accepted(limiter, "late"), "expired rows are reused"
 
 
 def test_processes_share_the_limit() -> None:
@@ -135,6 +135,6 @@ def test_a_limited_route_responds_before_it_reads_the_body(make_app: MakeApp, ca
     assert call(app, content=b"{}", headers=unknown).status_code == 401
 
 
-def test_without_a_limit_no_header_speaks_of_one(make_app: MakeApp, call: Call) -> None:
-    answer = call(make_app(), content=b"{}", headers={"content-type": "application/json"})
-    assert not {name for name in answer.headers if name.startswith("ratelimit")}
+def test_without_a_limit_there_are_no_rate_limit_headers(make_app: MakeApp, call: Call) -> None:
+    response = call(make_app(), content=b"{}", headers={"content-type": "application/json"})
+    assert not {name for name in response.headers if name.startswith("ratelimit")}

@@ -1,4 +1,4 @@
-"""Results that are there already: kept ones as answers, and the documents of tasks."""
+"""The result cache, and the documents of tasks."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ import msgspec
 import orjson
 import pytest
 
-from app.service.crop import CropService, Limits
-from app.service.document import result_to_json
-from app.tasks.records import Record, TaskFault, decode_record, encode_record
+from app.service.crop import CropService, ImageLimits
+from app.service.serialization import result_to_json
+from app.tasks.records import Record, TaskError, decode_record, encode_record
 from app.web.results import read_result, task_to_json
 
 if TYPE_CHECKING:
@@ -34,7 +34,7 @@ JSON = {"content-type": "application/json"}
 
 
 def turned(sample: Sample) -> bytes:
-    """A photo that asks viewers to turn it."""
+    """Return an image with an EXIF orientation."""
     tag = b"\x12\x01\x03\0\x01\0\0\0\x06\0\0\0"
     exif = b"Exif\0\0II*\0\x08\0\0\0\x01\0" + tag + bytes(4)
     return sample.jpeg[:2] + b"\xff\xe1" + (len(exif) + 2).to_bytes(2, "big") + exif + sample.jpeg[2:]
@@ -44,7 +44,7 @@ def without_time(result: dict[str, Any]) -> dict[str, Any]:
     return {**result, "processing_time_ms": 0}
 
 
-def test_a_result_that_is_there_answers_the_synchronous_route(
+def test_a_cached_result_is_returned_by_the_synchronous_route(
     scrape: Scrape, with_tasks: Callable[..., Any], sample: Sample
 ) -> None:
     body, form = sample.json(image=turned(sample)), sample.form(image=turned(sample))
@@ -54,10 +54,10 @@ def test_a_result_that_is_there_answers_the_synchronous_route(
         missed = await tasks.client.post(CROP, content=body, headers=JSON)
         task = await tasks.succeed(body)
         hits = [
-            # The task has ended a moment before it is noted for others to find.
+            # A task ends shortly before its result is in the cache.
             await tasks.until(
                 lambda: tasks.client.post(CROP, content=body, headers=JSON),
-                lambda answer: answer.headers["x-cache"] == "hit",
+                lambda response: response.headers["x-cache"] == "hit",
             ),
             await tasks.client.post(CROP, content=form, headers={"content-type": sample.multipart}),
         ]
@@ -66,7 +66,7 @@ def test_a_result_that_is_there_answers_the_synchronous_route(
         again = await tasks.submit(body)
         assert (missed.headers["x-cache"], other.headers["x-cache"]) == ("miss", "miss")
         assert {hit.headers["x-cache"] for hit in (*hits, overlay)} == {"hit"}
-        assert {answer.headers["x-warnings"] for answer in (missed, *hits, overlay)} == {"exif_orientation"}
+        assert {response.headers["x-warnings"] for response in (missed, *hits, overlay)} == {"exif_orientation"}
         assert [hit.json() for hit in hits] == [task["result"]] * 2
         assert without_time(task["result"]) == without_time(missed.json())
         assert overlay.content == base64.b64decode(missed.json()["svg"])
@@ -80,15 +80,15 @@ def test_a_result_that_is_there_answers_the_synchronous_route(
 
 
 def test_without_a_queue_the_cache_misses(make_app: MakeApp, call: Call, sample: Sample) -> None:
-    answer = call(make_app(result_cache=True), content=sample.json(), headers=JSON)
-    assert (answer.status_code, answer.headers["x-cache"]) == (200, "miss")
+    response = call(make_app(result_cache=True), content=sample.json(), headers=JSON)
+    assert (response.status_code, response.headers["x-cache"]) == (200, "miss")
 
 
-def test_the_cache_changes_no_refusal(make_app: MakeApp, call: Call, sample: Sample) -> None:
+def test_the_cache_changes_no_error(make_app: MakeApp, call: Call, sample: Sample) -> None:
     undecodable = sample.png_file(512, 512, b"no zlib stream")
     for content in (b"{", sample.json(landmarks=[]), sample.json(image=undecodable, verify="pixels")):
-        answers = [call(make_app(result_cache=is_on), content=content, headers=JSON) for is_on in (True, False)]
-        documents = [{**answer.json(), "request_id": ""} for answer in answers]
+        responses = [call(make_app(result_cache=is_on), content=content, headers=JSON) for is_on in (True, False)]
+        documents = [{**response.json(), "request_id": ""} for response in responses]
         assert documents[0] == documents[1]
 
 
@@ -96,30 +96,30 @@ def test_the_cache_changes_no_refusal(make_app: MakeApp, call: Call, sample: Sam
     ("code", "title"),
     [
         ("image_corrupt", "The input cannot be processed"),
-        ("internal_error", "The service failed"),
-        ("task_gave_up", "Work on the task was given up"),
+        ("internal_error", "The service failed to process the request"),
+        ("task_gave_up", "The task failed at every attempt"),
         ("of_a_newer_worker", "The task failed"),
     ],
 )
-def test_what_a_task_failed_by_has_a_title(code: str, title: str) -> None:
-    record = Record(task_id="0" * 32, submitted_at=0.5, error=TaskFault(code, "what was wrong"))
+def test_task_errors_have_titles(code: str, title: str) -> None:
+    record = Record(task_id="0" * 32, submitted_at=0.5, error=TaskError(code, "what was wrong"))
     task = orjson.loads(task_to_json(record))
     assert task["error"] == {"code": code, "title": title, "detail": "what was wrong"}
     assert task["submitted_at"] == "1970-01-01T00:00:00.500Z"
 
 
-def test_a_result_is_written_as_it_was_kept() -> None:
+def test_a_result_is_returned_as_stored() -> None:
     kept = b'{"b": [1.50, 2],"a":null}'
     assert kept in task_to_json(Record(task_id="0" * 32, submitted_at=0, result=msgspec.Raw(kept)))
 
 
 @pytest.mark.parametrize("is_turned", [False, True])
 @pytest.mark.parametrize("regions", [None, {"a": [1, 2, 3], "line": [1, 2, 1]}])
-def test_overlay_and_warnings_are_read_without_the_rest(
+def test_overlay_and_warnings_are_read_from_a_document(
     make_input: Callable[..., CropInput], sample: Sample, regions: dict[str, list[int]] | None, *, is_turned: bool
 ) -> None:
-    photo = turned(sample) if is_turned else sample.jpeg
-    result = CropService(Limits()).process(make_input(image=photo, segmentation_map=regions))
+    image = turned(sample) if is_turned else sample.jpeg
+    result = CropService(ImageLimits()).process(make_input(image=image, segmentation_map=regions))
     document = result_to_json(result)
     overlay, warnings = read_result(document)
     assert overlay == result.face.svg == base64.b64decode(orjson.loads(document)["svg"])
@@ -129,7 +129,7 @@ def test_overlay_and_warnings_are_read_without_the_rest(
 
 
 @pytest.mark.parametrize("svg_share", [0.0, 1.0])
-def test_large_results_are_read_and_written_in_the_time_of_a_few_copies(svg_share: float) -> None:
+def test_large_results_take_the_time_of_a_few_copies(svg_share: float) -> None:
     size = 16_000_000
     svg = base64.b64encode(bytes(int(svg_share * size * 3 / 4))).decode()
     numbers = [[0.25, 1.5]] * int((1 - svg_share) * size / 11)

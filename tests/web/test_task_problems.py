@@ -1,4 +1,4 @@
-"""What the routes of tasks answer where the queue is away or full, and where a task is not for the caller."""
+"""Task routes while the queue is unreachable or full, and for requests that are rejected."""
 
 from __future__ import annotations
 
@@ -27,36 +27,36 @@ NO_TASK = "0" * 32
 JSON = {"content-type": "application/json"}
 
 
-def problem(answer: httpx.Response) -> tuple[int, str]:
-    assert answer.headers["content-type"] == "application/problem+json"
-    return answer.status_code, answer.json()["code"]
+def problem(response: httpx.Response) -> tuple[int, str]:
+    assert response.headers["content-type"] == "application/problem+json"
+    return response.status_code, response.json()["code"]
 
 
-def test_a_queue_that_is_away_is_told_of(scrape: Scrape, make_app: MakeApp, call: Call, sample: Sample) -> None:
+def test_an_unreachable_queue_is_reported(scrape: Scrape, make_app: MakeApp, call: Call, sample: Sample) -> None:
     app = make_app(retry_after_s=7)
-    answers = [
+    responses = [
         call(app, path=f"{CROP}/submit", content=sample.json(), headers=JSON),
         call(app, "GET", f"{CROP}/status/{NO_TASK}"),
         call(app, "GET", f"{CROP}/status/{NO_TASK}?wait=60"),
         call(app, "DELETE", f"{CROP}/status/{NO_TASK}"),
         call(app, "DELETE", f"{CROP}/{NO_TASK}"),
     ]
-    assert {problem(answer) for answer in answers} == {(503, "queue_unavailable")}
-    assert {answer.headers["retry-after"] for answer in answers} == {"7"}
-    assert not any("connection" in answer.headers for answer in answers)
+    assert {problem(response) for response in responses} == {(503, "queue_unavailable")}
+    assert {response.headers["retry-after"] for response in responses} == {"7"}
+    assert not any("connection" in response.headers for response in responses)
     counted = scrape()
     assert counted["api_rejections_total", "queue_unavailable"] == 1
     assert counted["errors_total", "tasks", "queue_unavailable"] == 4
     assert call(app, content=sample.json(), headers=JSON).status_code == 200, "the synchronous route needs no queue"
 
 
-def test_a_full_queue_is_told_of(scrape: Scrape, with_tasks: Run, sample: Sample) -> None:
+def test_a_full_queue_is_reported(scrape: Scrape, with_tasks: Run, sample: Sample) -> None:
     async def scenario(tasks: Tasks) -> None:
         taken = await tasks.submit(sample.json())
-        answers = [await tasks.submit(sample.json()) for _ in range(2)]
+        responses = [await tasks.submit(sample.json()) for _ in range(2)]
         assert taken.status_code == 202
-        assert {problem(answer) for answer in answers} == {(503, "queue_full")}
-        assert {answer.headers["retry-after"] for answer in answers} == {"1"}
+        assert {problem(response) for response in responses} == {(503, "queue_full")}
+        assert {response.headers["retry-after"] for response in responses} == {"1"}
         assert (tasks.app.state.web.admission._held.total(), tasks.app.state.web.admission._bodies._used) == (0, 0)
 
     with_tasks(scenario, task_queue_max_messages=1)
@@ -66,8 +66,8 @@ def test_a_full_queue_is_told_of(scrape: Scrape, with_tasks: Run, sample: Sample
     assert ("errors_total", "tasks", "queue_full") not in counted
 
 
-def test_a_task_that_the_server_does_not_take_is_told_of(with_tasks: Run, sample: Sample) -> None:
-    noise = np.random.default_rng(1).integers(0, 256, (700, 700, 3), np.uint8)  # the server takes 1 MiB
+def test_a_task_above_the_size_limit_of_the_server_is_reported(with_tasks: Run, sample: Sample) -> None:
+    noise = np.random.default_rng(1).integers(0, 256, (700, 700, 3), np.uint8)  # the server's limit is 1 MiB
 
     async def scenario(tasks: Tasks) -> httpx.Response:
         return await tasks.submit(sample.json(image=sample.encode(".png", noise)))
@@ -75,36 +75,36 @@ def test_a_task_that_the_server_does_not_take_is_told_of(with_tasks: Run, sample
     assert problem(with_tasks(scenario)) == (413, "task_too_large")
 
 
-def test_a_submission_is_turned_away_where_every_place_is_taken(make_app: MakeApp, call: Call, sample: Sample) -> None:
+def test_a_submission_at_capacity_is_rejected(make_app: MakeApp, call: Call, sample: Sample) -> None:
     app = make_app(max_concurrency=1)
     with app.state.web.admission.enter():
-        answer = call(app, path=f"{CROP}/submit", content=sample.json(), headers=JSON)
-    assert problem(answer) == (503, "saturated")
-    assert answer.headers["connection"] == "close"
+        response = call(app, path=f"{CROP}/submit", content=sample.json(), headers=JSON)
+    assert problem(response) == (503, "saturated")
+    assert response.headers["connection"] == "close"
 
 
 @pytest.mark.parametrize(
     ("method", "path"), [("POST", "submit"), ("GET", "status/x"), ("DELETE", "status/x"), ("DELETE", "x")]
 )
-def test_a_key_is_asked_for(make_app: MakeApp, call: Call, method: str, path: str) -> None:
+def test_an_api_key_is_required(make_app: MakeApp, call: Call, method: str, path: str) -> None:
     app = make_app(api_keys="first-key")
     assert call(app, method, f"{CROP}/{path}", headers={"accept": "image/png"}).status_code == 401
     assert call(app, method, f"{CROP}/{path}", headers={"x-api-key": "first-key"}).status_code in {404, 415}
 
 
-def test_without_tasks_there_are_no_paths_for_them(make_app: MakeApp, call: Call, sample: Sample) -> None:
+def test_without_tasks_their_routes_do_not_exist(make_app: MakeApp, call: Call, sample: Sample) -> None:
     app = make_app(enable_tasks=False, result_cache=True)
     assert [path for path in app.openapi()["paths"] if path.startswith("/api/")] == [CROP, LANDMARKS]
     assert problem(call(app, path=f"{CROP}/submit", content=sample.json(), headers=JSON)) == (404, "not_found")
     assert problem(call(app, "GET", f"{CROP}/status/{NO_TASK}")) == (404, "not_found")
     assert problem(call(app, "DELETE", f"{CROP}/{NO_TASK}")) == (404, "not_found")
-    answer = call(app, content=sample.json(), headers=JSON)
-    assert answer.status_code == 200
-    assert "x-cache" not in answer.headers
+    response = call(app, content=sample.json(), headers=JSON)
+    assert response.status_code == 200
+    assert "x-cache" not in response.headers
 
 
-def test_a_path_names_all_of_its_methods(make_app: MakeApp, call: Call) -> None:
+def test_allow_lists_all_methods_of_a_path(make_app: MakeApp, call: Call) -> None:
     app = make_app()
-    answers = [call(app, "PUT", f"{CROP}/{path}") for path in (f"status/{NO_TASK}", "submit", NO_TASK)]
-    assert {problem(answer) for answer in answers} == {(405, "method_not_allowed")}
-    assert [answer.headers["allow"] for answer in answers] == ["DELETE, GET", "DELETE, POST", "DELETE"]
+    responses = [call(app, "PUT", f"{CROP}/{path}") for path in (f"status/{NO_TASK}", "submit", NO_TASK)]
+    assert {problem(response) for response in responses} == {(405, "method_not_allowed")}
+    assert [response.headers["allow"] for response in responses] == ["DELETE, GET", "DELETE, POST", "DELETE"]

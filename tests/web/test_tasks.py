@@ -1,4 +1,4 @@
-"""The routes of tasks, beside a real NATS server and, where a test wants one, a worker in this process."""
+"""The task routes with a real NATS server, and in some tests a worker in this process."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from app.observability.board import State
-from app.service.crop import CropService, Limits
-from app.web.problems import CLIENT_CLOSED_REQUEST
+from app.observability.health import WorkerState
+from app.service.crop import CropService, ImageLimits
+from app.web.error_handlers import CLIENT_CLOSED_REQUEST
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -39,9 +39,9 @@ MEMBERS = [
 TIME = r"20\d\d-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z"
 
 
-def problem(answer: httpx.Response) -> tuple[int, str]:
-    assert answer.headers["content-type"] == "application/problem+json"
-    return answer.status_code, answer.json()["code"]
+def problem(response: httpx.Response) -> tuple[int, str]:
+    assert response.headers["content-type"] == "application/problem+json"
+    return response.status_code, response.json()["code"]
 
 
 def without_time(result: dict[str, Any]) -> dict[str, Any]:
@@ -49,29 +49,29 @@ def without_time(result: dict[str, Any]) -> dict[str, Any]:
 
 
 def undecodable(sample: Sample) -> bytes:
-    """A request whose photo is whole and has pixels that do not decode."""
+    """Return a request with an intact image file whose pixels cannot be decoded."""
     return sample.json(image=sample.png_file(512, 512, b"no zlib stream"), verify="pixels")
 
 
 def turned(sample: Sample) -> bytes:
-    """A photo that asks viewers to turn it."""
+    """Return an image with an EXIF orientation."""
     tag = b"\x12\x01\x03\0\x01\0\0\0\x06\0\0\0"
     exif = b"Exif\0\0II*\0\x08\0\0\0\x01\0" + tag + bytes(4)
     return sample.jpeg[:2] + b"\xff\xe1" + (len(exif) + 2).to_bytes(2, "big") + exif + sample.jpeg[2:]
 
 
-def test_a_task_is_taken(with_tasks: Run, sample: Sample) -> None:
+def test_a_task_is_accepted(with_tasks: Run, sample: Sample) -> None:
     async def scenario(tasks: Tasks) -> None:
-        answer = await tasks.submit(sample.json())
-        task = answer.json()
-        assert answer.status_code == 202
+        response = await tasks.submit(sample.json())
+        task = response.json()
+        assert response.status_code == 202
         assert list(task) == MEMBERS
         assert task | OPEN == task
         assert re.fullmatch(TIME, task["submitted_at"])
         assert re.fullmatch("[0-9a-f]{32}", task["task_id"])
-        assert answer.headers["location"] == f"{CROP}/status/{task['task_id']}"
-        assert answer.headers["cache-control"] == "no-store"
-        status = await tasks.client.get(answer.headers["location"])
+        assert response.headers["location"] == f"{CROP}/status/{task['task_id']}"
+        assert response.headers["cache-control"] == "no-store"
+        status = await tasks.client.get(response.headers["location"])
         assert (status.status_code, status.json()) == (200, task)
         assert status.headers["cache-control"] == "no-store"
         assert (tasks.app.state.web.admission._held.total(), tasks.app.state.web.admission._bodies._used) == (0, 0)
@@ -80,14 +80,14 @@ def test_a_task_is_taken(with_tasks: Run, sample: Sample) -> None:
 
 
 @pytest.mark.parametrize("root_path", ["/faces", "/faces/"])
-def test_the_location_is_where_the_proxy_has_it(with_tasks: Run, sample: Sample, root_path: str) -> None:
+def test_the_location_includes_the_prefix_of_the_proxy(with_tasks: Run, sample: Sample, root_path: str) -> None:
     async def scenario(tasks: Tasks) -> str:
         return (await tasks.submit(sample.json())).headers["location"]
 
     assert with_tasks(scenario, root_path=root_path).startswith(f"/faces{CROP}/status/")
 
 
-def test_the_result_is_that_of_the_synchronous_route(with_tasks: Run, sample: Sample) -> None:
+def test_the_result_equals_that_of_the_synchronous_route(with_tasks: Run, sample: Sample) -> None:
     requests = [
         ({"content": sample.json(), "headers": JSON}, ""),
         ({"content": sample.json(segmentation_map=sample.labels), "headers": JSON}, "?show_labels=true&simplify=2"),
@@ -111,14 +111,14 @@ def test_the_result_is_that_of_the_synchronous_route(with_tasks: Run, sample: Sa
     with_tasks(scenario)
 
 
-def test_a_task_that_fails_is_answered_with_200(with_tasks: Run, sample: Sample) -> None:
+def test_the_status_of_a_failed_task_is_200(with_tasks: Run, sample: Sample) -> None:
     async def scenario(tasks: Tasks) -> None:
         await tasks.start_worker()
         refusal = (await tasks.client.post(CROP, content=undecodable(sample), headers=JSON)).json()
         taken = await tasks.submit(undecodable(sample))
-        answer = await tasks.status(taken.json()["task_id"], "?wait=60", accept="image/svg+xml")
-        task = answer.json()
-        assert (answer.status_code, answer.headers["content-type"]) == (200, "application/json")
+        response = await tasks.status(taken.json()["task_id"], "?wait=60", accept="image/svg+xml")
+        task = response.json()
+        assert (response.status_code, response.headers["content-type"]) == (200, "application/json")
         assert (task["status"], task["result"]) == ("FAILURE", None)
         assert task["error"] == {name: refusal[name] for name in ("code", "title", "detail")}
         assert task["error"]["code"] == "image_corrupt"
@@ -126,7 +126,7 @@ def test_a_task_that_fails_is_answered_with_200(with_tasks: Run, sample: Sample)
     with_tasks(scenario)
 
 
-def test_what_is_refused_at_once_is_refused_as_ever(with_tasks: Run, sample: Sample) -> None:
+def test_invalid_submissions_have_the_errors_of_the_synchronous_route(with_tasks: Run, sample: Sample) -> None:
     requests: list[dict[str, Any]] = [
         {"content": b"{", "headers": JSON},
         {"content": sample.json(landmarks=sample.pairs[:9]), "headers": JSON},
@@ -153,16 +153,14 @@ def test_what_is_refused_at_once_is_refused_as_ever(with_tasks: Run, sample: Sam
     ("headers", "status"),
     [({"accept": "image/svg+xml"}, 406), ({"accept": "image/svg+xml, */*;q=0.1"}, 202), ({"accept": "*/*"}, 202)],
 )
-def test_a_submission_is_answered_in_json_alone(
-    with_tasks: Run, sample: Sample, headers: dict[str, str], status: int
-) -> None:
+def test_a_submission_requires_json(with_tasks: Run, sample: Sample, headers: dict[str, str], status: int) -> None:
     async def scenario(tasks: Tasks) -> int:
         return (await tasks.submit(sample.json(), **headers)).status_code
 
     assert with_tasks(scenario) == status
 
 
-def test_the_overlay_alone_is_had_where_it_is_preferred(with_tasks: Run, sample: Sample) -> None:
+def test_the_overlay_is_returned_if_preferred(with_tasks: Run, sample: Sample) -> None:
     async def scenario(tasks: Tasks) -> None:
         taken = (await tasks.submit(sample.json(image=turned(sample)))).json()["task_id"]
         pending = await tasks.status(taken, accept="image/svg+xml")
@@ -188,7 +186,7 @@ def test_a_key_makes_a_submission_safe_to_repeat(with_tasks: Run, sample: Sample
             headers={"content-type": sample.multipart, "idempotency-key": "order-17"},
         )
         assert [first.json(), first.headers["location"]] == [again.json(), again.headers["location"]]
-        assert form.json() == first.json(), "what is asked counts, not how"
+        assert form.json() == first.json(), "the content of the request counts, not its encoding"
         for other in (sample.json(simplify=3), sample.json(image=sample.png)):
             conflict = await tasks.submit(other, idempotency_key="order-17")
             assert problem(conflict) == (409, "idempotency_conflict")
@@ -201,14 +199,14 @@ def test_a_key_makes_a_submission_safe_to_repeat(with_tasks: Run, sample: Sample
     with_tasks(scenario)
 
 
-def test_keys_of_different_callers_never_meet(with_tasks: Run, sample: Sample) -> None:
+def test_idempotency_keys_of_different_callers_are_separate(with_tasks: Run, sample: Sample) -> None:
     async def scenario(tasks: Tasks) -> list[str]:
-        answers = [
+        responses = [
             await tasks.submit(sample.json(), idempotency_key="order-17", x_api_key="first"),
             await tasks.submit(sample.json(), idempotency_key="order-17", authorization="Bearer first"),
             await tasks.submit(sample.json(simplify=3), idempotency_key="order-17", x_api_key="second"),
         ]
-        return [answer.json()["task_id"] for answer in answers]
+        return [response.json()["task_id"] for response in responses]
 
     ids = with_tasks(scenario, api_keys="first,second")
     assert ids[0] == ids[1] != ids[2]
@@ -219,10 +217,10 @@ def test_a_task_is_cancelled_before_it_has_ended(with_tasks: Run, sample: Sample
     async def scenario(tasks: Tasks) -> None:
         taken = (await tasks.submit(sample.json())).json()
         url = f"{CROP}/{path.format(taken['task_id'])}"
-        answers = [await tasks.client.delete(url) for _ in range(2)]
+        responses = [await tasks.client.delete(url) for _ in range(2)]
         status = await tasks.status(taken["task_id"], "?wait=60")
-        tasks_seen = [answer.json() for answer in (*answers, status)]
-        assert [answer.status_code for answer in (*answers, status)] == [200] * 3
+        tasks_seen = [response.json() for response in (*responses, status)]
+        assert [response.status_code for response in (*responses, status)] == [200] * 3
         assert tasks_seen[0] == tasks_seen[1] == tasks_seen[2]
         assert tasks_seen[0] | OPEN | {"status": "CANCELLED"} == tasks_seen[0]
         assert re.fullmatch(TIME, tasks_seen[0]["completed_at"])
@@ -238,7 +236,7 @@ def test_a_task_is_cancelled_before_it_has_ended(with_tasks: Run, sample: Sample
 
 
 @pytest.mark.parametrize("query", ["", "wait=0", "wait=-0.0", "wait=0.001", "wait=1e-3", "wait=1E0"])
-def test_a_wait_ends_with_its_time(with_tasks: Run, sample: Sample, query: str) -> None:
+def test_a_wait_ends_after_its_time(with_tasks: Run, sample: Sample, query: str) -> None:
     async def scenario(tasks: Tasks) -> None:
         taken = (await tasks.submit(sample.json())).json()
         assert (await tasks.status(taken["task_id"], f"?{query}")).json() == taken
@@ -248,7 +246,7 @@ def test_a_wait_ends_with_its_time(with_tasks: Run, sample: Sample, query: str) 
 
 
 async def ask(app: FastAPI, path: str, query: str, gone: asyncio.Event) -> int:
-    """Ask on a connection that the caller ends when told to, and return the status of the answer."""
+    """Send a request on a connection that ends when `gone` is set, and return the status of the response."""
     sent: list[Any] = []
     messages = [{"type": "http.request", "body": b"", "more_body": False}]
 
@@ -275,14 +273,14 @@ async def ask(app: FastAPI, path: str, query: str, gone: asyncio.Event) -> int:
     return status
 
 
-def test_a_caller_who_hangs_up_waits_no_longer(with_tasks: Run, sample: Sample) -> None:
+def test_a_disconnect_ends_the_wait(with_tasks: Run, sample: Sample) -> None:
     async def scenario(tasks: Tasks) -> int:
         taken = (await tasks.submit(sample.json())).json()
         gone = asyncio.Event()
         waiting = asyncio.create_task(ask(tasks.app, f"{CROP}/status/{taken['task_id']}", "wait=60", gone))
         await tasks.status(taken["task_id"], "?wait=0.1")  # by then, the other waits too
         assert not waiting.done()
-        assert tasks.app.state.web.admission._held.total() == 0, "waiting takes no place"
+        assert tasks.app.state.web.admission._held.total() == 0, "waiting occupies no slot"
         gone.set()
         async with asyncio.timeout(30):
             return await waiting
@@ -291,21 +289,21 @@ def test_a_caller_who_hangs_up_waits_no_longer(with_tasks: Run, sample: Sample) 
 
 
 @pytest.mark.parametrize("is_whole", [True, False])
-def test_a_wait_ends_where_the_process_is_to_stop(with_tasks: Run, sample: Sample, is_whole: bool) -> None:
+def test_a_wait_ends_when_the_process_stops(with_tasks: Run, sample: Sample, is_whole: bool) -> None:
     async def scenario(tasks: Tasks) -> None:
-        board = tasks.app.state.web.board
-        board.beat(3, State.READY)
+        scoreboard = tasks.app.state.web.scoreboard
+        scoreboard.heartbeat(3, WorkerState.READY)
         taken = (await tasks.submit(sample.json())).json()
         waiting = asyncio.create_task(tasks.status(taken["task_id"], "?wait=60"))
         await tasks.status(taken["task_id"], "?wait=0.1")
         assert not waiting.done()
         if is_whole:
-            board.drain()
+            scoreboard.drain()
         else:
-            board.beat(3, State.DRAINING)
+            scoreboard.heartbeat(3, WorkerState.DRAINING)
         async with asyncio.timeout(30):
-            answer = await waiting
-        assert (answer.status_code, answer.json()) == (200, taken)
+            response = await waiting
+        assert (response.status_code, response.json()) == (200, taken)
 
     with_tasks(scenario)
 
@@ -318,8 +316,8 @@ def test_a_task_belongs_to_the_key_that_submitted_it(with_tasks: Run, sample: Sa
         for stranger in (other, {"authorization": "Bearer three"}):
             for query in ("", "?wait=0.1"):
                 assert problem(await tasks.client.get(path + query, headers=stranger)) == (404, "task_unknown")
-            for place in (path, f"{CROP}/{taken['task_id']}"):
-                assert problem(await tasks.client.delete(place, headers=stranger)) == (404, "task_unknown")
+            for url in (path, f"{CROP}/{taken['task_id']}"):
+                assert problem(await tasks.client.delete(url, headers=stranger)) == (404, "task_unknown")
         unknown = await tasks.client.get(f"{CROP}/status/{NO_TASK}", headers=other)
         found = await tasks.client.get(path, headers=other)
         assert without_ids(found) == without_ids(unknown), "the same as for a task that does not exist"
@@ -333,8 +331,8 @@ def test_a_task_belongs_to_the_key_that_submitted_it(with_tasks: Run, sample: Sa
     with_tasks(scenario, api_keys="team:one,team:two,three")
 
 
-def without_ids(answer: httpx.Response) -> dict[str, Any]:
-    return {name: value for name, value in answer.json().items() if name != "request_id"}
+def without_ids(response: httpx.Response) -> dict[str, Any]:
+    return {name: value for name, value in response.json().items() if name != "request_id"}
 
 
 def test_a_cached_result_is_found_by_the_key_that_asked_for_it(with_tasks: Run, sample: Sample) -> None:
@@ -344,8 +342,8 @@ def test_a_cached_result_is_found_by_the_key_that_asked_for_it(with_tasks: Run, 
         await tasks.status(taken["task_id"], "?wait=60", **{"x-api-key": "one"})
         headers = {"content-type": "application/json"}
         for key, lookup in (("one", "hit"), ("two", "miss")):
-            answer = await tasks.client.post(CROP, content=sample.json(), headers={**headers, "x-api-key": key})
-            assert answer.headers["x-cache"] == lookup, key
+            response = await tasks.client.post(CROP, content=sample.json(), headers={**headers, "x-api-key": key})
+            assert response.headers["x-cache"] == lookup, key
 
     with_tasks(scenario, api_keys="one,two", result_cache=True)
 
@@ -354,8 +352,8 @@ def test_a_task_that_was_submitted_before_keys_were_set_is_open_to_every_key(
     with_tasks: Run, make_input: Callable[..., CropInput]
 ) -> None:
     async def scenario(tasks: Tasks) -> None:
-        record = await tasks.app.state.web.queue.submit(CropService(Limits()).check(make_input()))
-        answer = await tasks.status(record.task_id, **{"x-api-key": "one"})
-        assert answer.json()["status"] == "PENDING"
+        record = await tasks.app.state.web.queue.submit(CropService(ImageLimits()).check(make_input()))
+        response = await tasks.status(record.task_id, **{"x-api-key": "one"})
+        assert response.json()["status"] == "PENDING"
 
     with_tasks(scenario, api_keys="one,two")

@@ -1,5 +1,5 @@
-// Alertmanager and amtool, as ../setup.py builds them. Prometheus has a module of its own, because the two
-// do not compile with one another's versions of what they share.
+// Alertmanager and amtool, built by ../setup.py. Prometheus has its own go.mod, because the two need different
+// versions of shared modules.
 // To change the version, edit the first "require" line and run: go list -e -mod=mod -deps tool
 module facial-service/tools/alertmanager
 

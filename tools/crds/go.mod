@@ -1,4 +1,4 @@
-// The modules whose custom resource definitions ../custom_resources.py fetches; nothing is built of them.
+// Modules with the definitions of custom resources that ../setup.py copies; nothing is built from them.
 // To change a version, edit it, and put the sums that `go mod download -json MODULE@VERSION` prints into go.sum.
 module facial-service/tools/crds
 

@@ -1,4 +1,4 @@
-// Helm, as ../setup.py builds it.
+// Helm, built by ../setup.py.
 // To change the version, edit the first "require" line and run: go list -mod=mod -deps tool
 module facial-service/tools/helm
 

@@ -1,6 +1,6 @@
-// Prometheus and promtool, as ../setup.py builds them.
+// Prometheus and promtool, built by ../setup.py.
 // To change the version, edit the first "require" line and run: go list -mod=mod -tags remove_all_sd -deps tool
-// The tag leaves service discovery out, and with it hundreds of cloud modules that are not listed here.
+// The tag excludes service discovery, and with it hundreds of cloud modules.
 module facial-service/tools/prometheus
 
 go 1.26.7

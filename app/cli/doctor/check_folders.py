@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import psutil
 
 from app.cli.doctor.findings import Finding, error, format_bytes, note, ok, skipped, warning
-from app.task_settings import MIB
+from app.settings import MIB
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -193,7 +193,7 @@ def check_disk(context: Context) -> Iterator[Finding]:
 
 
 def _check_data_folder(settings: Settings) -> Finding:
-    from app.tasks.embedded import STORE_HEADROOM  # noqa: PLC0415 - imports nats-py, which other checks do not need
+    from app.tasks.embedded_server import STORE_HEADROOM  # noqa: PLC0415 - imports nats-py, which other checks do not need
 
     part, subject = "disk.data-dir", f"DATA_DIR {settings.data_dir.absolute()}"
     folder = inspect_folder(settings.data_dir)

@@ -7,7 +7,6 @@ import importlib.metadata
 import os
 import platform
 import re
-import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -15,13 +14,14 @@ from typing import TYPE_CHECKING
 
 from app.cli.doctor.findings import Finding, error, format_bytes, ok, warning
 from app.face.detection.model_files import KNOWN_FILES
+from app.supervisor.processes import describe_exit
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from app.cli.doctor.context import Context
 
-# A copy of the constant in `app.service.faces`, because importing that module loads OpenCV.
+# A copy of the constant in `app.service.detector_pool`, because importing that module loads OpenCV.
 PACKAGE_MODELS = Path(__file__).parents[2] / "models"
 PACKAGE = "facial-service"
 MIN_PYTHON, MAX_PYTHON = (3, 11), (3, 13)
@@ -87,7 +87,7 @@ def _check_versions() -> Finding:
 
 def _find_outdated_packages() -> Iterator[str]:
     for requirement in importlib.metadata.requires(PACKAGE) or ():
-        match = re.match(r"([\w.-]+)(?:\[[^\]]*\])?\s*>=\s*([\d.]+)", requirement)
+        match = re.match(r"([\w.-]+)(?:\[[^\]]*\])?[^;]*>=\s*([\d.]+)", requirement)
         if match is None:
             continue
         name, minimum = match.groups()
@@ -124,8 +124,7 @@ def run_python(code: str, timeout_s: float) -> str:
     except subprocess.TimeoutExpired:
         raise ChildProcessError(f"timed out after {timeout_s:g} s") from None
     if child.returncode < 0:
-        names = {number.value: number.name for number in signal.Signals}
-        raise ChildProcessError(f"crashed ({names.get(-child.returncode, -child.returncode)})")
+        raise ChildProcessError(describe_exit(child.returncode))
     if child.returncode:
         raise ChildProcessError((child.stderr.strip().splitlines() or ["no output"])[-1][:300])
     return child.stdout

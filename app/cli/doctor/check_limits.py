@@ -12,7 +12,7 @@ import psutil
 from app.cli.doctor.catalogue import CATALOGUE
 from app.cli.doctor.check_folders import inspect_folder
 from app.cli.doctor.findings import Finding, error, format_bytes, note, ok, skipped, warning
-from app.task_settings import MIB
+from app.settings import MIB
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -14,7 +14,7 @@ from app.cli.doctor.findings import Finding, error, note, ok, skipped
 from app.cli.doctor.queue_server import check_files, probe_servers, query_jetstream
 from app.cli.doctor.queue_streams import check_jetstream
 from app.tasks.connection import MIN_SERVER
-from app.tasks.embedded import LOCK, EmbeddedServerError, find_program, reach_running
+from app.tasks.embedded_server import LOCK, EmbeddedServerError, find_program, find_running_server
 from app.tasks.errors import QueueUnavailableError
 
 if TYPE_CHECKING:
@@ -42,7 +42,7 @@ def check_queue(context: Context) -> Iterator[Finding]:
         if not is_started:
             return
         try:
-            settings = reach_running(settings)
+            settings = find_running_server(settings)
         except QueueUnavailableError:
             yield error(
                 "queue.access",

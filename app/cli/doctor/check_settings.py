@@ -49,7 +49,9 @@ def check_settings(context: Context) -> Iterator[Finding]:
 
 def _check_values(context: Context) -> Iterator[Finding]:
     for setting in context.invalid:
-        yield error("settings.values", setting.name, "invalid value", expected=setting.message)
+        yield error(
+            "settings.values", setting.name, "invalid value", expected=setting.message.removeprefix("expected ")
+        )
     if not context.invalid:
         count = sum(name.upper() in NAMES for name, value in context.environment.items() if value)
         yield ok("settings.values", "environment variables", f"{count} set, all valid")

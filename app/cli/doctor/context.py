@@ -17,8 +17,8 @@ import orjson
 import psutil
 from pydantic import ValidationError
 
-from app.runtime.slots import count_task_workers
-from app.settings import Settings, load_settings, read_environment
+from app.settings import InvalidSetting, Settings, find_invalid_settings, load_settings, read_environment
+from app.supervisor.scoreboard import count_task_workers
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -113,14 +113,6 @@ class LocalInstance:
         return None
 
 
-@dataclass(frozen=True, slots=True)
-class InvalidSetting:
-    """An environment variable with an invalid value; ``name`` is ``settings`` if several contradict each other."""
-
-    name: str
-    message: str
-
-
 @dataclass(frozen=True)
 class Context:
     """Input of the checks.
@@ -189,21 +181,17 @@ def load_context(cgroup_root: Path) -> Context | tuple[InvalidSetting, ...]:
     try:
         return Context(load_settings(), environment, (), cgroup_root, temporary)
     except ValidationError as failure:
-        problems = failure.errors(include_input=False, include_url=False)
-    invalid = tuple(
-        InvalidSetting(".".join(map(str, problem["loc"])).upper() or "settings", problem["msg"]) for problem in problems
-    )
-    fields = {str(problem["loc"][0]) for problem in problems if problem["loc"]}
-    defaults: dict[str, Any] = {
-        name: Settings.model_fields[name].get_default(call_default_factory=True) for name in fields
+        invalid = find_invalid_settings(failure)
+    fields = {
+        name: field for name, field in Settings.model_fields.items() if name.upper() in {one.name for one in invalid}
     }
+    if not fields:
+        return invalid
+    defaults: dict[str, Any] = {name: field.get_default(call_default_factory=True) for name, field in fields.items()}
     try:
         return Context(Settings(**defaults), environment, invalid, cgroup_root, temporary)
     except ValidationError as failure:
-        if any(setting.name == "settings" for setting in invalid):
-            return invalid
-        problems = failure.errors(include_input=False, include_url=False)
-        return invalid + tuple(InvalidSetting("settings", item["msg"]) for item in problems if not item["loc"])
+        return invalid + find_invalid_settings(failure)
 
 
 def _find_temporary_folder() -> Path | None:

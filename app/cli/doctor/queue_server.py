@@ -22,7 +22,7 @@ import nats.errors
 import orjson
 
 from app.cli.doctor.findings import Finding, error, ok, warning
-from app.tasks.access import CarefulClient, access_options
+from app.tasks.nats_client import StrictTlsClient, connect_options
 from app.tasks.stream import CONSUMER, DEAD_STREAM, RECORDS_STREAM, STREAM
 
 if TYPE_CHECKING:
@@ -170,7 +170,7 @@ def query_jetstream(settings: Settings) -> tuple[Finding, JetStreamResponses | N
 
 
 async def _query(settings: Settings) -> tuple[Finding, JetStreamResponses | None]:
-    client, failures = CarefulClient(), list[Exception]()
+    client, failures = StrictTlsClient(), list[Exception]()
 
     async def on_error(failure: Exception) -> None:
         failures.append(failure)
@@ -194,7 +194,7 @@ def _client_options(settings: Settings) -> dict[str, Any]:
         "max_reconnect_attempts": 1,
         "reconnect_time_wait": 0.1,
         "connect_timeout": CONNECT_TIMEOUT_S,
-        **access_options(settings),
+        **connect_options(settings),
     }
 
 

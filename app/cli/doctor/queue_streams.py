@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 from app.cli.doctor.findings import Finding, error, format_bytes, note, ok, skipped, warning
 from app.cli.doctor.queue_server import ACCOUNT_INFO, CONSUMER_INFO, STREAMS, JetStreamResponses, stream_info
 from app.tasks.connection import MIN_SERVER
-from app.tasks.embedded import PAYLOAD_MARGIN
-from app.tasks.monitor import MonitorFigures, read_monitor
+from app.tasks.embedded_server import PAYLOAD_MARGIN
+from app.tasks.nats_monitoring import NatsServerStats, read_server_stats
 from app.tasks.stream import CONSUMER, DEAD_STREAM, RECORDS_STREAM, STREAM, consumer_config, stream_configs
 
 if TYPE_CHECKING:
@@ -116,7 +116,7 @@ def _report_missing(names: str, problems: str, *, is_running: bool) -> Finding:
         names,
         found,
         expected="streams and consumer, created by the running service",
-        advice="search its log for `The queue cannot be reached`; the account needs the permission to create streams, "
+        advice="search its log for `The queue is unavailable`; the account needs the permission to create streams, "
         "and storage for their limits",
     )
 
@@ -173,7 +173,7 @@ def _check_replicas(settings: Settings, servers: Sequence[ServerInfo], responses
 
 def check_storage(settings: Settings, responses: JetStreamResponses) -> Iterator[Finding]:
     """Check how full the server's storage and the streams are."""
-    part, stats = "queue.storage", read_monitor(settings.nats_monitor_url)
+    part, stats = "queue.storage", read_server_stats(settings.nats_monitor_url)
     yield from _check_writes(stats)
     yield _check_server_storage(settings, responses, stats)
     tasks, results, dead_letters = (
@@ -202,7 +202,7 @@ def _usage(state: dict[str, int], limit: int) -> tuple[float, str]:
     return used / limit, f"{format_bytes(used)} of {format_bytes(limit)}"
 
 
-def _check_writes(stats: MonitorFigures) -> Iterator[Finding]:
+def _check_writes(stats: NatsServerStats) -> Iterator[Finding]:
     part = "queue.storage"
     if stats.storage_fault:
         advice = "free space on the server's disk, then restart the server; the embedded server restarts automatically"
@@ -220,7 +220,7 @@ def _check_writes(stats: MonitorFigures) -> Iterator[Finding]:
         )
 
 
-def _check_server_storage(settings: Settings, responses: JetStreamResponses, stats: MonitorFigures) -> Finding:
+def _check_server_storage(settings: Settings, responses: JetStreamResponses, stats: NatsServerStats) -> Finding:
     part, subject, account = "queue.storage", "server storage", responses.get(ACCOUNT_INFO)
     used, limit = account.get("storage", 0), account.get("limits", {}).get("max_storage", -1)
     if limit <= 0:

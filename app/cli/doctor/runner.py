@@ -12,11 +12,13 @@ from typing import TYPE_CHECKING
 from urllib.parse import unquote
 
 from app.cli.doctor.catalogue import Check
-from app.cli.doctor.context import Context, InvalidSetting, load_context
+from app.cli.doctor.context import Context, load_context
 from app.cli.doctor.findings import Finding, error, skipped
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping
+
+    from app.settings import InvalidSetting
 
 TIMEOUT_S = 12.0
 MODULES = {
@@ -105,7 +107,9 @@ def _without_settings(check: Check, invalid: tuple[InvalidSetting, ...]) -> Iter
         yield skipped(f"{check}.check", "settings", "not run, because the settings are invalid")
         return
     for setting in invalid:
-        yield error("settings.values", setting.name, "invalid value", expected=setting.message)
+        yield error(
+            "settings.values", setting.name, "invalid value", expected=setting.message.removeprefix("expected ")
+        )
 
 
 def find_secrets(environment: Mapping[str, str]) -> tuple[str, ...]:

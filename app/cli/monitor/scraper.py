@@ -153,7 +153,7 @@ class Scraper:
                 body += part
                 if len(body) > MAX_RESPONSE_BYTES:
                     raise ResponseError(f"{path}: expected at most {MAX_RESPONSE_BYTES >> 20} MiB, got more")
-        # /health responds with 503 if the service is not ready; its body says why.
+        # /health responds with 503 if the service is not ready; its body contains the reason.
         if response.is_success or path == "/health" or response.status_code == httpx.codes.NOT_FOUND:
             return response.status_code, bytes(body)
         raise ResponseError(f"{path}: expected status 200, got {response.status_code}")

@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn, get_type_hints
 
 import msgspec
 import typer
-from typer.core import TyperCommand
 
 from app.cli.process.inputs import escape_path, os_error_text
 from app.cli.process.jobs import LANDMARKS_PATTERN, Format, Selection, check_pattern
 from app.cli.process.outputs import FolderInUseError, OutputError
 from app.cli.process.report import print_line
 from app.cli.process.run import EXIT_FAILED, EXIT_USAGE, RunOptions, run
+from app.cli.typer_adapter import EagerCommand, replace_parameters
 from app.service.options import CropOptions
 
 if TYPE_CHECKING:
@@ -87,18 +87,16 @@ Report = Annotated[
 ]
 
 
-class ProcessCommand(TyperCommand):
+class ProcessCommand(EagerCommand):
     """Starts the fork server before typer parses the command line: both take as long as hundreds of images."""
 
-    def make_context(self, info_name: str | None, args: list[str], *rest: Any, **extra: Any) -> Any:
-        """Parse the command line."""
-        is_completion = bool(extra.get("resilient_parsing"))
-        if not is_completion and not any(arg in WITHOUT_WORKERS or arg.startswith(URL) for arg in args):
+    def prepare(self, arguments: list[str]) -> None:
+        """Start the fork server, if local workers will run."""
+        if not any(argument in WITHOUT_WORKERS or argument.startswith(URL) for argument in arguments):
             from app.cli.process.local_pool import start_fork_server  # noqa: PLC0415 - only if it is used
 
             with suppress(OSError):  # The pool tries again, and reports the error.
                 start_fork_server()
-        return super().make_context(info_name, args, *rest, **extra)
 
 
 def with_crop_options(command: Callable[..., None]) -> Callable[..., None]:
@@ -107,8 +105,7 @@ def with_crop_options(command: Callable[..., None]) -> Callable[..., None]:
     own = [one for one in signature.parameters.values() if one.kind is not inspect.Parameter.VAR_KEYWORD]
     schemas = msgspec.json.schema(CropOptions)["$defs"][CropOptions.__name__]["properties"]
     added = [_to_parameter(name, hint, schemas[name]) for name, hint in get_type_hints(CropOptions).items()]
-    command.__signature__ = signature.replace(parameters=own + added)  # type: ignore[attr-defined]  # typer reads it
-    return command
+    return replace_parameters(command, own + added)
 
 
 def _to_parameter(name: str, annotation: Any, schema: dict[str, Any]) -> inspect.Parameter:

@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Final
 
 from app.cli.process.jobs import Outcome, RunError
 from app.cli.process.outputs import remove_temporary_files
-from app.runtime.allocator import keep_freed_memory
+from app.supervisor.processes import describe_exit, keep_freed_memory
 
 if TYPE_CHECKING:
     import threading
@@ -231,16 +231,3 @@ class LocalPool:
             worker.remove_temporary_files()
         self._workers.clear()
         self._selector.close()
-
-
-def describe_exit(code: int | None) -> str:
-    """Describe how a process ended.
-
-    Example:
-        >>> describe_exit(-9)
-        'killed by SIGKILL (possibly out of memory)'
-    """
-    if code is None or code >= 0:
-        return f"exit status {code}"
-    name = signal.Signals(-code).name if -code in set(signal.Signals) else f"signal {-code}"
-    return f"killed by {name}{' (possibly out of memory)' if -code == signal.SIGKILL else ''}"

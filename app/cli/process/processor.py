@@ -16,12 +16,12 @@ from app.cli.process.inputs import os_error_text
 from app.cli.process.jobs import Format, JobError, Outcome
 from app.cli.process.outputs import write_files
 from app.face.errors import InputError
-from app.service.crop import CropInput, CropService, Limits
-from app.service.document import result_to_json
-from app.service.faces import FaceFinders
-from app.service.picture import document_to_png, result_to_png
-from app.web.json_text import parse_points, read_map
-from app.web.problem_codes import ProblemError
+from app.service.crop import CropInput, CropService, ImageLimits
+from app.service.detector_pool import DetectorPool
+from app.service.png_export import json_to_png, result_to_png
+from app.service.serialization import result_to_json
+from app.web.json_body import parse_points, parse_segmentation_map
+from app.web.problems import ProblemError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -47,7 +47,7 @@ class LocalProcessor:
     def __init__(self, config: JobConfig) -> None:
         self._config = config
         self._limits = _limits(config)
-        self._service = CropService(self._limits, FaceFinders(config.models), fault_work_s=config.fault_work_s)
+        self._service = CropService(self._limits, DetectorPool(config.models), fault_work_s=config.fault_work_s)
         # Parallelism comes from processes; see `app.main`.
         cv2.setNumThreads(0)
 
@@ -62,7 +62,7 @@ class LocalProcessor:
         config = self._config
         files = read_files(job, config.max_bytes)
         points = None if files.landmarks is None else parse_points(files.landmarks, "landmarks")
-        label_map = read_map(files.label_map)
+        label_map = parse_segmentation_map(files.label_map)
         if config.fault_poison_region and isinstance(label_map, dict) and config.fault_poison_region in label_map:
             os.kill(os.getpid(), signal.SIGKILL)
         result = self._service.process(
@@ -76,8 +76,8 @@ class LocalProcessor:
         write_results(job, [encoders[name]() for name in config.formats])
 
 
-def _limits(config: JobConfig) -> Limits:
-    return Limits(max_image_pixels=config.max_image_pixels, landmark_margin=config.landmark_margin)
+def _limits(config: JobConfig) -> ImageLimits:
+    return ImageLimits(max_image_pixels=config.max_image_pixels, landmark_margin=config.landmark_margin)
 
 
 class _Document(msgspec.Struct):
@@ -100,7 +100,7 @@ def document_to_results(document: bytes, files: JobFiles, config: JobConfig) -> 
             results.append(svg)
         else:
             points = None if files.landmarks is None else parse_points(files.landmarks, "landmarks")
-            results.append(document_to_png(document, points, config.options, _limits(config)))
+            results.append(json_to_png(document, points, config.options, _limits(config)))
     return results
 
 

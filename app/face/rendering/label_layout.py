@@ -1,7 +1,7 @@
 """Layout of region labels, which are the names of regions.
 
-A label is inside its region if it fits. Otherwise it is in a column beside the regions, with a leader line to a visible
-point of the region. On a face of ninety pixels, that applies to all but one or two labels.
+A label is inside its region if it fits. Otherwise it is in a column next to the regions, with a leader line to a
+visible point of the region. On a face of ninety pixels, that applies to all but one or two labels.
 """
 
 from collections.abc import Sequence
@@ -19,17 +19,17 @@ FONT_SIZE_RATIO: Final = 0.022
 """Font size as a fraction of the longer side of the frame."""
 
 # Measured with the widest common sans-serif font, so that the width of a label is not underestimated.
-_LETTER_WIDTH_EM: Final = 0.6
-_LINE_HEIGHT_EM: Final = 1.35
-_COLUMN_GAP_EM: Final = 1.5
-_MARGIN_EM: Final = 0.5
+LETTER_WIDTH_EM: Final = 0.6
+LINE_HEIGHT_EM: Final = 1.35
+COLUMN_GAP_EM: Final = 1.5
+MARGIN_EM: Final = 0.5
 
 # Size of the grid on which free space is measured: an eye is then about forty cells wide.
-_GRID_SIDE: Final = 256
+GRID_SIDE: Final = 256
 _SUBPIXEL_BITS: Final = 4
 
 # A region this close to the centre line (as a fraction of the total width) may be labelled on either side.
-_CENTRE_RATIO: Final = 0.1
+CENTRE_RATIO: Final = 0.1
 
 
 class PlacedLabel(NamedTuple):
@@ -82,16 +82,16 @@ def layout_labels(size: Size, regions: Sequence[Region]) -> tuple[float, list[Pl
             inside.append(PlacedLabel(space.region, space.x, space.y, "middle", None))
             continue
         offset = (space.x - (box_left + box_right) / 2) / (box_right - box_left)
-        if abs(offset) < _CENTRE_RATIO:
+        if abs(offset) < CENTRE_RATIO:
             offset = len(left) - len(right)
         (left if offset <= 0 else right).append(space)
-    font_size = min(font_size, size.height / (_LINE_HEIGHT_EM * max(len(left), len(right), 1)))
-    gap = _COLUMN_GAP_EM * font_size
+    font_size = min(font_size, size.height / (LINE_HEIGHT_EM * max(len(left), len(right), 1)))
+    gap = COLUMN_GAP_EM * font_size
     widest_left = max((_estimate_width(space, font_size) for space in left), default=0.0)
     widest_right = max((_estimate_width(space, font_size) for space in right), default=0.0)
-    # A face that fills the image leaves no space beside it. Labels then overlap its edge instead of being cut off.
-    left_x = max(box_left - gap, widest_left + _MARGIN_EM * font_size)
-    right_x = min(box_right + gap, size.width - widest_right - _MARGIN_EM * font_size)
+    # A face that fills the image leaves no space next to it. Labels then overlap its edge instead of being cut off.
+    left_x = max(box_left - gap, widest_left + MARGIN_EM * font_size)
+    right_x = min(box_right + gap, size.width - widest_right - MARGIN_EM * font_size)
     return font_size, [
         *inside,
         *_stack(left, left_x, "end", font_size, size),
@@ -104,7 +104,7 @@ def _find_extent(regions: Sequence[Region]) -> tuple[float, float]:
 
 
 def _estimate_width(space: _FreeSpace, font_size: float) -> float:
-    return len(space.region.name) * _LETTER_WIDTH_EM * font_size
+    return len(space.region.name) * LETTER_WIDTH_EM * font_size
 
 
 def _fits(space: _FreeSpace, font_size: float) -> bool:
@@ -116,7 +116,7 @@ def _stack(spaces: Sequence[_FreeSpace], x: float, text_anchor: str, font_size: 
     if not spaces:
         return []
     spread = spaces[-1].y - spaces[0].y
-    line = min(max(_LINE_HEIGHT_EM * font_size, spread / max(len(spaces) - 1, 1)), size.height / len(spaces))
+    line = min(max(LINE_HEIGHT_EM * font_size, spread / max(len(spaces) - 1, 1)), size.height / len(spaces))
     centre = sum(space.y for space in spaces) / len(spaces)
     top = centre - line * (len(spaces) - 1) / 2
     top = max(line / 2, min(top, size.height - line * (len(spaces) - 0.5)))
@@ -132,7 +132,7 @@ def _find_free_spaces(regions: Sequence[Region]) -> list[_FreeSpace]:
     origin = np.array([lefts.min(), tops.min()])
     extent = np.array([(lefts + widths).max(), (tops + heights).max()]) - origin
     # Two empty cells on each side make the edge of the grid an edge for the distance transform too.
-    scale = (_GRID_SIDE - 4) / extent.max()
+    scale = (GRID_SIDE - 4) / extent.max()
     columns, rows = np.ceil(extent * scale).astype(int) + 4
     grid = np.zeros((rows, columns), np.uint8)
     for number, region in enumerate(regions, start=1):

@@ -21,10 +21,15 @@ from app.face.rendering.label_layout import PlacedLabel, layout_labels
 from app.face.rendering.svg import (
     BASELINE_EM,
     DASH,
+    DOT_COLOUR,
     GAP,
     HALO_COLOUR,
     HALO_EM,
+    LEADER_DOT,
     LEADER_EM,
+    LEADER_HALO,
+    LEADER_HALO_OPACITY,
+    TEXT_COLOUR,
     OverlayStyle,
     clean_text,
     compute_dot_px,
@@ -45,9 +50,6 @@ _MAX_DILATED_CELLS: Final = 6
 _CAP: Final = math.pi / 8
 """Fraction of the stroke width by which dashes are shortened: OpenCV rounds their ends, and this keeps their area."""
 
-_WHITE: Final = "#ffffff"
-_LEADER_HALO: Final = 2.5
-_LEADER_HALO_OPACITY: Final = 0.5
 _FONT: Final = "sans"
 
 Box = tuple[float, float, float, float]
@@ -262,7 +264,7 @@ def _draw_landmarks(canvas: _Canvas, landmarks_px: FloatArray, diameter: float) 
         for centre in _to_cells([landmarks_px], left, top)[0].tolist():
             _draw_disc(mask, centre, diameter / 2)
 
-    canvas.paint((left, top, right, bottom), _WHITE, 1.0, draw)
+    canvas.paint((left, top, right, bottom), DOT_COLOUR, 1.0, draw)
 
 
 def _draw_disc(mask: ByteArray, centre: Sequence[int], radius: float) -> None:
@@ -297,11 +299,11 @@ def _draw_leader(canvas: _Canvas, label: PlacedLabel, target: tuple[float, float
 
         return draw
 
-    canvas.paint(box, HALO_COLOUR, _LEADER_HALO_OPACITY, stroke(_LEADER_HALO * width))
+    canvas.paint(box, HALO_COLOUR, LEADER_HALO_OPACITY, stroke(LEADER_HALO * width))
     canvas.paint(box, label.region.colour, 1.0, stroke(width))
-    # As in the SVG: a circle of radius 2 with an outline of width 1, half of which is inside.
-    canvas.paint(box, HALO_COLOUR, 1.0, disc(2.5 * width))
-    canvas.paint(box, label.region.colour, 1.0, disc(2 * width))
+    # As in the SVG: the circle has an outline of width 1, half of which is inside.
+    canvas.paint(box, HALO_COLOUR, 1.0, disc((LEADER_DOT + 0.5) * width))
+    canvas.paint(box, label.region.colour, 1.0, disc(LEADER_DOT * width))
 
 
 def _draw_text(canvas: _Canvas, label: PlacedLabel, font_size: float) -> None:
@@ -325,4 +327,4 @@ def _draw_text(canvas: _Canvas, label: PlacedLabel, font_size: float) -> None:
         cv2.dilate(mask, kernel, dst=mask)
 
     canvas.paint(box, HALO_COLOUR, 1.0, halo)
-    canvas.paint(box, _WHITE, 1.0, write)
+    canvas.paint(box, TEXT_COLOUR, 1.0, write)

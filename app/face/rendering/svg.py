@@ -17,6 +17,8 @@ from app.face.landmarks import FloatArray
 from app.face.regions import Region
 from app.face.rendering.label_layout import PlacedLabel, layout_labels
 
+# The page draws with the same constants. After a change, run `make generate`.
+
 REFERENCE_SIDE_PX: Final = 1000
 """Longer side of a frame at which the default widths below apply; other frames scale them in proportion."""
 
@@ -27,13 +29,24 @@ DASH: Final = 3.0
 GAP: Final = 2.0
 
 DOT_PX: Final = 1.6
+DOT_COLOUR: Final = "#ffffff"
+
+DEFAULT_OPACITY: Final = 0.35
+"""Opacity of fills."""
 
 # In font sizes. White text with a dark halo is readable on any background.
+TEXT_COLOUR: Final = "#ffffff"
 HALO_EM: Final = 0.22
 HALO_COLOUR: Final = "#1a1a1a"
 LEADER_EM: Final = 0.07
 LEADER_GAP_EM: Final = 0.35
 BASELINE_EM: Final = 0.35  # the `dy` of the text
+
+# In widths of the leader line.
+LEADER_HALO: Final = 2.5
+LEADER_DOT: Final = 2.0  # radius
+
+LEADER_HALO_OPACITY: Final = 0.5
 
 # Characters outside the production Char of XML 1.0: most control characters, surrogates, and two non-characters.
 _FORBIDDEN: Final = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
@@ -42,11 +55,10 @@ _FORBIDDEN: Final = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U001
 _ESCAPES: Final = str.maketrans(
     {"&": "&amp;", "<": "&lt;", ">": "&gt;", '"': "&quot;", "'": "&#39;", "\t": "&#9;", "\n": "&#10;", "\r": "&#13;"}
 )
-# Names are escaped, so they cannot match these patterns.
+# Names are escaped, so they cannot match this pattern.
 _BACKGROUND: Final = re.compile(
     rb'<image class="photo" [^<>]*href="data:(image/(?:jpeg|png));base64,([A-Za-z0-9+/=]*)"'
 )
-_COLOUR: Final = re.compile(rb' data-label-id="\d+" fill="(#[0-9a-f]{6})"')
 _PLAIN_NAME: Final = re.compile(r"[A-Za-z0-9 _.:#-]*")
 
 
@@ -55,7 +67,7 @@ class OverlayStyle:
     """Style of an overlay.
 
     Attributes:
-        show_labels: write the name of each region inside it, or beside the face if it does not fit.
+        show_labels: write the name of each region inside it, or next to the face if it does not fit.
         show_landmarks: draw a dot for each landmark.
         region_opacity: opacity of the fill, 0 to 1.
         stroke_width: width of the outlines in pixels; None for a default in proportion to the frame.
@@ -63,7 +75,7 @@ class OverlayStyle:
 
     show_labels: bool = False
     show_landmarks: bool = False
-    region_opacity: float = 0.35
+    region_opacity: float = DEFAULT_OPACITY
     stroke_width: float | None = None
 
 
@@ -155,11 +167,6 @@ def read_background(svg: bytes) -> EmbeddedImage | None:
     return None if match is None else EmbeddedImage(match[2].decode("ascii"), match[1].decode("ascii"))
 
 
-def read_colours(svg: bytes) -> list[str]:
-    """Return the colours of the regions of an overlay, ``#rrggbb``, in drawing order."""
-    return [colour.decode("ascii") for colour in _COLOUR.findall(svg)]
-
-
 def _render_background(background: EmbeddedImage | None, size: Size) -> tuple[str, ...]:
     if background is None:
         return ()
@@ -193,7 +200,7 @@ def _render_landmarks(landmarks_px: FloatArray, size: Size) -> str:
     data = text[2:-2].replace("],[", "h0M")
     diameter = compute_dot_px(size)
     return (
-        f'<path class="landmarks" d="M{data}h0" fill="none" stroke="#ffffff" '
+        f'<path class="landmarks" d="M{data}h0" fill="none" stroke="{DOT_COLOUR}" '
         f'stroke-width="{diameter:.4g}" stroke-linecap="round"/>'
     )
 
@@ -201,17 +208,23 @@ def _render_landmarks(landmarks_px: FloatArray, size: Size) -> str:
 def _render_labels(font_size: float, labels: Sequence[PlacedLabel]) -> str:
     head = (
         f'<g class="labels" font-family="sans-serif" font-size="{font_size:.4g}" '
-        f'fill="#ffffff" stroke="{HALO_COLOUR}" stroke-linejoin="round" paint-order="stroke">'
+        f'fill="{TEXT_COLOUR}" stroke="{HALO_COLOUR}" stroke-linejoin="round" paint-order="stroke">'
     )
     parts = [head]
     for label in labels:
         if label.target is not None:
             parts.append(_render_leader(label, label.target, font_size))
         parts.append(
-            f'<text x="{label.x:.1f}" y="{label.y:.1f}" dy=".35em" text-anchor="{label.text_anchor}" '
-            f'stroke-width="{font_size * HALO_EM:.4g}">{escape_text(label.region.name)}</text>'
+            f'<text x="{label.x:.1f}" y="{label.y:.1f}" dy="{_format_fraction(BASELINE_EM)}em" '
+            f'text-anchor="{label.text_anchor}" stroke-width="{font_size * HALO_EM:.4g}">'
+            f"{escape_text(label.region.name)}</text>"
         )
     return "".join([*parts, "</g>"])
+
+
+def _format_fraction(value: float) -> str:
+    """Format a number between 0 and 1 without its leading zero."""
+    return f"{value:g}".removeprefix("0")
 
 
 def _render_leader(label: PlacedLabel, target: tuple[float, float], font_size: float) -> str:
@@ -221,8 +234,9 @@ def _render_leader(label: PlacedLabel, target: tuple[float, float], font_size: f
     line = f'd="M{start:.1f},{label.y:.1f}L{x:.1f},{y:.1f}"'
     # A wider dark line below makes the leader visible on any background.
     return (
-        f'<path class="leader" {line} fill="none" stroke-width="{2.5 * width:.4g}" stroke-opacity=".5"/>'
+        f'<path class="leader" {line} fill="none" stroke-width="{LEADER_HALO * width:.4g}" '
+        f'stroke-opacity="{_format_fraction(LEADER_HALO_OPACITY)}"/>'
         f'<path class="leader" {line} fill="none" stroke="{label.region.colour}" stroke-width="{width:.4g}"/>'
-        f'<circle cx="{x:.1f}" cy="{y:.1f}" r="{2 * width:.4g}" fill="{label.region.colour}" '
+        f'<circle cx="{x:.1f}" cy="{y:.1f}" r="{LEADER_DOT * width:.4g}" fill="{label.region.colour}" '
         f'stroke-width="{width:.4g}"/>'
     )

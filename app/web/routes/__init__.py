@@ -1,1 +1,1 @@
-"""One module a group of paths."""
+"""Routes, one module per group of paths."""

@@ -1,7 +1,7 @@
-"""The page at ``/``: a document, and the assets that it loads.
+"""The page at ``/``: a document and its assets.
 
-Every address in it is relative, so that it works under whatever prefix a proxy puts before it. The assets' addresses
-hold a digest of all of them: a browser keeps them for good, and never mixes those of two versions.
+All links are relative, so that the page works under any prefix that a proxy adds. The path of the assets contains a
+digest of all of them, so that a browser can cache them permanently and never mixes two versions.
 """
 
 from __future__ import annotations
@@ -33,26 +33,26 @@ MEDIA_TYPES: Final = {
     "json": "application/json",
     "svg": "image/svg+xml",
 }
-# Scripts, styles and calls are this origin's; pictures too, and those that the page holds in memory (`blob:`). Nothing
-# is ever parsed as HTML, so that the strictest form of Trusted Types costs nothing.
+# Everything comes from this origin, except images in memory (`blob:`). The page never parses HTML, so the strictest
+# form of Trusted Types is possible.
 CONTENT_SECURITY_POLICY: Final = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob:; connect-src 'self'; "
     "base-uri 'none'; form-action 'none'; frame-ancestors 'none'; "
     "require-trusted-types-for 'script'; trusted-types 'none'"
 )
 _COMMON: Final = {"X-Content-Type-Options": "nosniff", "Referrer-Policy": "no-referrer"}
-_FOR_GOOD: Final = "public, max-age=31536000, immutable"
-_ASK_FIRST: Final = "no-cache"
+_IMMUTABLE: Final = "public, max-age=31536000, immutable"
+_REVALIDATE: Final = "no-cache"
 
 
 @dataclass(frozen=True, slots=True)
 class Asset:
-    """A file as it is answered.
+    """A file of the page.
 
     Attributes:
-        content: its bytes.
-        media_type: with the charset, where it is text.
-        etag: of the bytes, in its quotes.
+        content: content of the file.
+        media_type: media type, with a charset for text.
+        etag: quoted digest of the content.
     """
 
     content: bytes
@@ -62,11 +62,11 @@ class Asset:
 
 @dataclass(frozen=True, slots=True)
 class Assets:
-    """What the document loads.
+    """Assets of the document.
 
     Attributes:
-        version: digest of all of them.
-        by_name: each by its name.
+        version: digest of all assets.
+        by_name: assets by file name.
     """
 
     version: str
@@ -75,7 +75,7 @@ class Assets:
 
 @cache
 def load_assets() -> Assets:
-    """Read every file of the page but its document; some 100 kB, which each worker process keeps."""
+    """Load every file of the page except its document: some 100 kB, which each worker process keeps in memory."""
     folder = files("app.web") / "static" / "page"
     names = sorted(path.name for path in folder.iterdir() if path.name != DOCUMENT)
     found = {name: _make_asset((folder / name).read_bytes(), name) for name in names}
@@ -92,13 +92,13 @@ def _digest(content: bytes) -> str:
 
 
 @lru_cache(maxsize=8)
-def make_document(*, has_tasks: bool, is_key_needed: bool, max_body_bytes: int) -> Asset:
-    """Write the document.
+def render_document(*, has_tasks: bool, is_key_needed: bool, max_body_bytes: int) -> Asset:
+    """Render the document.
 
     Args:
-        has_tasks: whether tasks are taken.
-        is_key_needed: whether the API asks for a key.
-        max_body_bytes: largest body that it takes.
+        has_tasks: whether tasks are enabled.
+        is_key_needed: whether the API requires a key.
+        max_body_bytes: maximum size of a request body.
     """
     assets = load_assets()
     preloads = "\n".join(
@@ -122,31 +122,31 @@ def make_document(*, has_tasks: bool, is_key_needed: bool, max_body_bytes: int) 
 
 @router.api_route("/", methods=["GET", "HEAD"])
 async def document(request: Request) -> Response:
-    """Answer with the page. It is open where the API is not: the page asks for the key, and sends it along."""
+    """Return the page. It requires no API key, because the page itself asks for the key that it sends."""
     state = web_state(request)
-    made = make_document(
+    page = render_document(
         has_tasks=state.queue is not None,
         is_key_needed=bool(state.keys),
         max_body_bytes=state.body_limits.max_bytes,
     )
-    return _answer(request, made, {"Content-Security-Policy": CONTENT_SECURITY_POLICY, "Cache-Control": _ASK_FIRST})
+    return _respond(request, page, {"Content-Security-Policy": CONTENT_SECURITY_POLICY, "Cache-Control": _REVALIDATE})
 
 
 @router.api_route("/page/{version}/{name}", methods=["GET", "HEAD"])
 async def asset(request: Request, version: str, name: str) -> Response:
-    """Answer with an asset.
+    """Return an asset.
 
-    That of another version is answered with what there is, and not kept: while pods are replaced, the document and its
-    assets may come from two of them.
+    For another version, return the current asset and forbid caching: during a rollout, the document and its assets may
+    come from different pods.
     """
     assets = load_assets()
     found = assets.by_name.get(name)
     if found is None:
         raise HTTPException(404)
-    return _answer(request, found, {"Cache-Control": _FOR_GOOD if version == assets.version else _ASK_FIRST})
+    return _respond(request, found, {"Cache-Control": _IMMUTABLE if version == assets.version else _REVALIDATE})
 
 
-def _answer(request: Request, found: Asset, headers: Mapping[str, str]) -> Response:
+def _respond(request: Request, found: Asset, headers: Mapping[str, str]) -> Response:
     sent = {**_COMMON, **headers, "ETag": found.etag}
     known = (tag.strip().removeprefix("W/") for tag in request.headers.get("if-none-match", "").split(","))
     if any(tag in {found.etag, "*"} for tag in known):

@@ -1,4 +1,4 @@
-"""The routes of tasks: work is taken now, done later, and asked after by its id."""
+"""Task routes: submit a task, query its status and cancel it."""
 
 from __future__ import annotations
 
@@ -12,11 +12,18 @@ from fastapi import APIRouter, Request, Response
 from app.tasks.records import TaskStatus
 from app.web import openapi
 from app.web.auth import require_caller, scope_digest
-from app.web.body import read_body, unless_gone
-from app.web.intake import check_input, read_head, work_on_body
-from app.web.negotiate import JSON, SVG, choose_form, require_json
-from app.web.parameters import read_idempotency_key, read_query, read_wait_s, require_task_id
-from app.web.problems import NO_STORE
+from app.web.body import cancel_on_disconnect, read_body
+from app.web.content_negotiation import JSON, SVG, negotiate_media_type, require_json
+from app.web.error_handlers import NO_STORE
+from app.web.request_parsing import (
+    check_input,
+    process_body,
+    read_head,
+    read_idempotency_key,
+    read_query,
+    read_wait_s,
+    require_task_id,
+)
 from app.web.results import overlay_headers, read_result, task_to_json
 from app.web.state import WebState, task_queue, web_state
 
@@ -25,16 +32,17 @@ if TYPE_CHECKING:
     from app.web.auth import Caller
 
 PREFIX = "/api/v1/frontal/crop"
-MAX_PASSED_OVER = 65_536  # bytes of a body that nobody asked for
+MAX_IGNORED_BYTES = 65_536  # of a body that the route does not use
 
 router = APIRouter(prefix=PREFIX)
 
 
 @router.post("/submit", **openapi.SUBMIT)
 async def submit(request: Request) -> Response:
-    """Take a request as a task, once everything about it is checked that needs no pixels.
+    """Submit a crop request as a task.
 
-    Where the same `Idempotency-Key` has come before with the same request, the answer is the task that it made then.
+    Everything that does not require decoding the image is checked before the task is accepted. The response to a
+    repeated request with the same `Idempotency-Key` is the task of the first one.
     """
     state = web_state(request)
     caller = require_caller(request, state.keys, state.limiter)
@@ -43,8 +51,8 @@ async def submit(request: Request) -> Response:
     key = read_idempotency_key(request)
     is_digested = key is not None or state.has_result_cache
     check = partial(check_input, state.crop, head, is_digested=is_digested)
-    async with work_on_body(request, state, check, is_place_kept=False) as (checked, digest):
-        # Whether or not the caller still waits: given up halfway, a task might be there that nobody has counted.
+    async with process_body(request, state, check, keeps_slot=False) as (checked, digest):
+        # Not cancelled if the client disconnects, because that could leave a task that was never counted.
         record = await task_queue(request).submit(
             checked,
             idempotency_key=key,
@@ -58,40 +66,40 @@ async def submit(request: Request) -> Response:
 
 @router.get("/status/{task_id}", **openapi.STATUS)
 async def status(request: Request, task_id: openapi.TaskId) -> Response:
-    """Tell how far a task is; with `wait`, not before it has ended or the time is over.
+    """Return the status of a task, and its result or error. With `wait`, respond when it has ended or the time is over.
 
-    A task that failed is an answer like any other: its `error` says why. Where `Accept` prefers `image/svg+xml` and
-    the task has succeeded, the answer is the overlay alone.
+    The status code is 200 for a failed task, too: its `error` contains the reason. The response is the SVG overlay
+    alone if `Accept` prefers `image/svg+xml` and the task has succeeded.
     """
     state = web_state(request)
     caller = require_caller(request, state.keys)
-    form = choose_form(request.headers.get("accept"))
+    media_type = negotiate_media_type(request.headers.get("accept"))
     wait_s = read_wait_s(request)
     require_task_id(task_id)
     if wait_s:
         record = await _wait(request, state, task_id, wait_s, caller)
     else:
         record = await task_queue(request).status(task_id, owner=caller.owner)
-    if form == SVG and record.status is TaskStatus.SUCCESS:
+    if media_type == SVG and record.status is TaskStatus.SUCCESS:
         overlay, warnings = read_result(record.result)
         return Response(overlay, headers={**overlay_headers(warnings), **NO_STORE}, media_type=SVG)
     return Response(task_to_json(record), headers={**overlay_headers(()), **NO_STORE}, media_type=JSON)
 
 
 async def _wait(request: Request, state: WebState, task_id: str, wait_s: float, caller: Caller) -> Record:
-    # To hear of the end of the connection is to have read the body, should there be one.
-    with state.admission.buffer(MAX_PASSED_OVER) as buffer:
-        await read_body(request, buffer, replace(state.body_limits, max_bytes=MAX_PASSED_OVER))
+    # The disconnect can only be received after the whole body, if there is one.
+    with state.admission.buffer(MAX_IGNORED_BYTES) as buffer:
+        await read_body(request, buffer, replace(state.body_limits, max_bytes=MAX_IGNORED_BYTES))
     waiting = task_queue(request).status(
         task_id, owner=caller.owner, caller=caller.identity, wait_s=wait_s, is_stopping=state.is_stopping
     )
-    return await unless_gone(request, asyncio.ensure_future(waiting))
+    return await cancel_on_disconnect(request, asyncio.ensure_future(waiting))
 
 
 @router.delete("/status/{task_id}", **openapi.CANCEL)
 @router.delete("/{task_id}", **openapi.CANCEL)
 async def cancel(request: Request, task_id: openapi.TaskId) -> Response:
-    """Cancel a task that has not ended. To cancel it again changes nothing."""
+    """Cancel a task that has not ended. Cancelling it again has no effect."""
     owner = require_caller(request, web_state(request).keys).owner
     require_json(request.headers.get("accept"))
     read_query(request, ())

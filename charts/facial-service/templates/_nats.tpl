@@ -6,7 +6,7 @@ no shorter lame duck mode.
 {{- add 30 15 }}
 {{- end }}
 
-{{/* Configuration of nats-server; app/tasks/embedded.py writes the same for an embedded server. */}}
+{{/* Configuration of nats-server; app/tasks/embedded_server.py writes the same for an embedded server. */}}
 {{- define "facial-service.natsConf" -}}
 {{- $isCluster := gt (int .Values.nats.replicas) 1 }}
 {{- $body := include "facial-service.setting" (dict "root" $ "component" "api" "name" "MAX_BODY_BYTES" "default" 16777216) | int64 }}

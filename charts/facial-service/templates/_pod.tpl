@@ -32,7 +32,7 @@ Format a value as the string of an environment variable. Integers have no expone
 {{- include "facial-service.text" (get $settings .name) | default (include "facial-service.text" .default) }}
 {{- end }}
 
-{{/* Total size limit of the queue's streams, in bytes, with the defaults of app/task_settings.py. */}}
+{{/* Total size limit of the queue's streams, in bytes, with the defaults of app/settings.py. */}}
 {{- define "facial-service.queueBounds" -}}
 {{- $sum := 0 }}
 {{- range $name, $default := dict "TASK_QUEUE_MAX_BYTES" 1073741824 "RESULT_MAX_BYTES" 1073741824 "TASK_DEAD_MAX_BYTES" 268435456 }}

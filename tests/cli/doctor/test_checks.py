@@ -218,7 +218,7 @@ def test_failures_of_child_processes_are_explained() -> None:
 
 def test_package_versions_are_compared_numerically(monkeypatch: pytest.MonkeyPatch) -> None:
     metadata = check_installation.importlib.metadata
-    requirements = ["typer>=0.29", "numpy>=99.1", "nats-py[nkeys]>=2.16", "not-there-at-all>=1", "unbounded"]
+    requirements = ["typer>=0.29", "numpy<100,>=99.1", "nats-py[nkeys]>=2.16", "not-there-at-all>=1", "unbounded"]
     monkeypatch.setattr(metadata, "requires", lambda _: requirements)
     found = list(check_installation._find_outdated_packages())
     assert [text.split()[0] for text in found] == ["numpy", "not-there-at-all"]

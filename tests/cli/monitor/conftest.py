@@ -30,8 +30,8 @@ class Service:
         now: the current time.
         samples: metrics that a scrape returns.
         workers: process IDs by worker name.
-        ready: whether the health report says that the service is ready.
-        draining: whether the health report says that the service is shutting down.
+        ready: whether the health report contains `ready`.
+        draining: whether the health report contains `draining`.
         beat_s: age of the workers' last heartbeat.
     """
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from app.cli.process.command import process
 from app.face.errors import public_codes
-from app.web.problem_codes import PROBLEMS
+from app.web.problems import PROBLEMS
 
 ROOT = Path(__file__).parents[3]
 TEXT = (ROOT / "docs" / "process.md").read_text(encoding="utf-8")

@@ -13,9 +13,9 @@ import pytest
 
 from app.cli.process.jobs import Format, Job, JobConfig, Outcome, RunError
 from app.cli.process.remote_pool import RemotePool
-from app.service.crop import CropService, Limits
-from app.service.document import result_to_json
+from app.service.crop import CropService, ImageLimits
 from app.service.options import CropOptions
+from app.service.serialization import result_to_json
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -75,7 +75,7 @@ def drop(handler: BaseHTTPRequestHandler) -> None:
 
 @pytest.fixture(scope="module")
 def document(make_input: Callable[..., CropInput]) -> bytes:
-    return result_to_json(CropService(Limits()).process(make_input()))
+    return result_to_json(CropService(ImageLimits()).process(make_input()))
 
 
 @pytest.fixture

@@ -15,7 +15,7 @@ from app.face.detection.landmark_detector import DetectedFace, FaceBox, Landmark
 from app.face.errors import FaceIndexError, NoFaceError
 from app.face.pipeline import no_step
 from benchmarks import variants
-from benchmarks.faces import ALLOWED
+from benchmarks.detection import MAX_ERROR
 
 if TYPE_CHECKING:
     from contextlib import AbstractContextManager
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from app.face.detection.model_files import FaceModels
     from benchmarks.variants import Variant
 
-PICTURES = sorted((Path(__file__).parents[3] / ".tools" / "pictures").glob("*.*"))
+IMAGES = sorted((Path(__file__).parents[3] / ".tools" / "images").glob("*.*"))
 VARIANTS = {variant.name: variant for variant in variants.make_variants()}
 BLACK, WHITE = 0, 255
 
@@ -43,19 +43,19 @@ def test_landmarks_are_close_to_the_reference(detector: LandmarkDetector, name: 
     variant = VARIANTS[name]
     face = detector.detect(variant.image, no_step)
     assert face.landmarks_px.shape == (478, 2)
-    assert variants.compute_error(face.landmarks_px, variant.landmarks_px) <= ALLOWED
+    assert variants.compute_error(face.landmarks_px, variant.landmarks_px) <= MAX_ERROR
     # Check the irises separately, because they are small and detected by another model.
     distances = np.hypot(*(face.landmarks_px - variant.landmarks_px)[468:].T)
-    assert distances.mean() <= ALLOWED * np.hypot(*(variant.landmarks_px[33] - variant.landmarks_px[263]))
+    assert distances.mean() <= MAX_ERROR * np.hypot(*(variant.landmarks_px[33] - variant.landmarks_px[263]))
     assert len(face.faces) == 1
     assert face.presence > 0.99
 
 
-@pytest.mark.parametrize("path", PICTURES or [None], ids=lambda path: path.name if path else "none")
+@pytest.mark.parametrize("path", IMAGES or [None], ids=lambda path: path.name if path else "none")
 @pytest.mark.parametrize("scale", [1, 2])
 def test_images_without_a_face_are_rejected(detector: LandmarkDetector, path: Path | None, scale: int) -> None:
     if path is None:
-        pytest.skip("no pictures; tools/models.py --pictures gets them")
+        pytest.skip("no test images; run `tools/models.py --images`")
     image = cv2.imread(str(path))
     assert image is not None
     with pytest.raises(NoFaceError):
@@ -106,7 +106,7 @@ def test_faces_are_indexed_by_size(
         shift = np.array([512, 0] if scale == 2 else [0, 200])
         landmarks_px = (large if scale == 2 else small).landmarks_px + shift
         assert face.index == index
-        assert variants.compute_error(face.landmarks_px, landmarks_px) <= ALLOWED
+        assert variants.compute_error(face.landmarks_px, landmarks_px) <= MAX_ERROR
 
 
 @pytest.mark.parametrize("turns", [1, 2, 3])
@@ -116,7 +116,7 @@ def test_rotated_image_is_processed_upright(detector: LandmarkDetector, portrait
     face = detector.detect(image, no_step, quarter_turns=turns)
     x, y = portrait.landmarks_px.T
     expected = {1: (y, 512 - x), 2: (512 - x, 400 - y), 3: (400 - y, x)}[turns]
-    assert variants.compute_error(face.landmarks_px, np.stack(expected, axis=1)) <= ALLOWED
+    assert variants.compute_error(face.landmarks_px, np.stack(expected, axis=1)) <= MAX_ERROR
     left, top, width, height = face.faces[0].box
     assert left < face.landmarks_px[1, 0] < left + width
     assert top < face.landmarks_px[1, 1] < top + height

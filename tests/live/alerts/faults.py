@@ -1,4 +1,4 @@
-"""What is broken, each for the duration of a block and from outside: by signals, by requests, in files."""
+"""Faults, each for the duration of a block, caused from outside: by signals, requests and files."""
 
 from __future__ import annotations
 
@@ -23,17 +23,17 @@ if TYPE_CHECKING:
 
     from tests.live.conftest import RunningNats
 
-# More than any release has processes, at three files each.
+# More than the processes of any release, with three files each.
 LEFT_BEHIND = range(100, 140)
-# Takes a tenth of a second to decode, which Python lets every thread do at the same time.
+# Decoding takes a tenth of a second, and threads decode in parallel.
 LARGE_SIDE = 4800
-# Of results that are kept, this much of the store is taken by: more than the alert asks for, and not all of it.
+# Share of the store that results fill: more than the threshold of the alert, but not everything.
 STORE_SHARE = 0.88
 
 
 @contextmanager
 def killed(queue: RunningNats, wait_until: Callable[..., Any]) -> Iterator[None]:
-    """The queue's server is away."""
+    """The NATS server is unreachable."""
     queue.kill()
     try:
         yield
@@ -44,7 +44,7 @@ def killed(queue: RunningNats, wait_until: Callable[..., Any]) -> Iterator[None]
 
 @contextmanager
 def shut_out(queue: RunningNats) -> Iterator[None]:
-    """The queue's server no longer knows the workers' user, as where somebody changed a secret."""
+    """The NATS server rejects the workers' user, as after a change of a secret."""
     path = queue._folder / "0.conf"
     before = path.read_bytes()
     known = orjson.loads(before)
@@ -65,7 +65,7 @@ def shut_out(queue: RunningNats) -> Iterator[None]:
 
 @contextmanager
 def halted(process: psutil.Process) -> Iterator[None]:
-    """A process does nothing, and is there."""
+    """A process is suspended."""
     process.suspend()
     try:
         yield
@@ -75,7 +75,7 @@ def halted(process: psutil.Process) -> Iterator[None]:
 
 @contextmanager
 def hanging_with_a_task(alone: Release, wait_until: Callable[..., Any]) -> Iterator[None]:
-    """The only task process hangs, and there is a task."""
+    """The only task process is suspended, and a task waits."""
     (process,) = alone.service.task_workers()
     with halted(process):
         wait_until(lambda: alone.submit(alone.sample.json()), limit_s=60, what="a task")
@@ -83,9 +83,9 @@ def hanging_with_a_task(alone: Release, wait_until: Callable[..., Any]) -> Itera
 
 
 def exporter_of(release: Release) -> psutil.Process:
-    """Find the process that answers scrapes."""
+    """Return the process that serves metrics."""
     for child in psutil.Process(release.service.pid).children():
-        with suppress(psutil.Error):  # one that was killed just now, say
+        with suppress(psutil.Error):  # such as one that has just been killed
             if "exporter" in " ".join(child.cmdline()):
                 return child
     raise LookupError("there is no exporter")
@@ -93,7 +93,7 @@ def exporter_of(release: Release) -> psutil.Process:
 
 @contextmanager
 def workers_killed(release: Release) -> Iterator[None]:
-    """One after the other, the API's worker processes are killed as the kernel does it for want of memory."""
+    """The API's worker processes are killed one after the other, as the kernel does without memory."""
 
     def kill_one() -> None:
         with suppress(psutil.Error):
@@ -105,7 +105,7 @@ def workers_killed(release: Release) -> Iterator[None]:
 
 @contextmanager
 def files_left_behind(release: Release, folder: Path) -> Iterator[None]:
-    """There are files of worker processes that are no more."""
+    """Metric files of dead worker processes accumulate."""
     assert any(folder.glob("counter_*.db")), f"{release.service.pid} writes elsewhere"
     files = [folder / f"counter_worker-{number}.db" for number in LEFT_BEHIND]
     for file in files:
@@ -118,8 +118,8 @@ def files_left_behind(release: Release, folder: Path) -> Iterator[None]:
 
 
 @contextmanager
-def damaged_pictures(release: Release) -> Iterator[None]:
-    """Callers send pictures that are cut short."""
+def damaged_images(release: Release) -> Iterator[None]:
+    """Callers send truncated images."""
     body = release.sample.json(image=release.sample.jpeg[:-200])
     with repeating(lambda: release.post(CROP, body), every_s=0.05):
         yield
@@ -127,7 +127,7 @@ def damaged_pictures(release: Release) -> Iterator[None]:
 
 @contextmanager
 def damaged_tasks(release: Release) -> Iterator[None]:
-    """Callers submit pictures that are whole by their structure, and cannot be decoded."""
+    """Callers submit images with a valid structure that cannot be decoded."""
     body = release.sample.json(image=release.sample.png_file(512, 512, b"none"), verify="pixels")
     with repeating(lambda: release.submit(body), every_s=0.1):
         yield
@@ -135,7 +135,7 @@ def damaged_tasks(release: Release) -> Iterator[None]:
 
 @contextmanager
 def large_results(release: Release) -> Iterator[None]:
-    """Tasks have results of a megabyte, and these are kept for longer than there is room for them."""
+    """Tasks have results of a megabyte each, which fill the store before they expire."""
     speckles = (np.random.default_rng(seed=1).random((180, 180)) < 0.5).astype(np.uint8)
     body = release.sample.json(segmentation_map=release.sample.encode(".png", speckles))
 
@@ -150,7 +150,7 @@ def large_results(release: Release) -> Iterator[None]:
 
 @contextmanager
 def poison(release: Release, queue: RunningNats) -> Iterator[None]:
-    """There are tasks that kill whoever works on them; at the end an operator drops those that were given up on."""
+    """Tasks kill their worker process; at the end, an operator drops the dead-lettered tasks."""
     bodies = [release.sample.json(segmentation_map={"poison": [1, 2, 98, 327]}), release.sample.json()]
 
     def submit_some() -> None:
@@ -167,20 +167,20 @@ def poison(release: Release, queue: RunningNats) -> Iterator[None]:
 
 @contextmanager
 def many_tasks(release: Release, image: bytes) -> Iterator[None]:
-    """Tasks come in, more than are worked on."""
+    """More tasks arrive than are processed."""
     body = release.sample.form(image=image)
     with repeating(lambda: release.submit(body, release.sample.multipart), every_s=0.2):
         yield
 
 
 class LargePhotos:
-    """Callers ask for the pixels of large photos to be checked, and come back at once.
+    """Callers request verification of large images without a pause.
 
     Args:
-        callers: how many there are at the same time.
+        callers: number of concurrent callers.
 
     Attributes:
-        cores: CPU time a second that the worker process got; known in the end.
+        cores: CPU time per second of the worker process, set at the end.
     """
 
     def __init__(self, callers: int) -> None:
@@ -189,7 +189,7 @@ class LargePhotos:
 
     @contextmanager
     def of(self, release: Release) -> Iterator[None]:
-        """Send them for the duration of the block, to the only worker process of a release."""
+        """Send the requests during the block, to the only worker process of a release."""
         pixels = cv2.resize(release.sample.pixels, (LARGE_SIDE, LARGE_SIDE), interpolation=cv2.INTER_NEAREST)
         photo = release.sample.encode(".jpg", pixels, cv2.IMWRITE_JPEG_QUALITY, 50)
         body = release.sample.form(image=photo, verify=b"pixels")

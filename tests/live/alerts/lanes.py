@@ -1,4 +1,4 @@
-"""The order of the faults: a lane for each release, side by side, and one for what takes minutes to grow old."""
+"""Order of the faults: a concurrent lane for each release, and one for a fault that takes minutes."""
 
 from __future__ import annotations
 
@@ -15,26 +15,26 @@ if TYPE_CHECKING:
     from tests.live.alerts.rehearsal import Rehearsal
     from tests.live.alerts.releases import Fleet, Release
 
-# The namespace under which an exporter is scraped once more, with more time: of a scrape that may take a second only,
-# as the others here, nobody can say that it took more than two.
+# Namespace of an additional scrape with a longer timeout: a scrape with a timeout of one second, like the others,
+# cannot take more than two.
 PATIENT = "patient"
 PATIENCE = "3s"
-# The threshold of the alert is an age and no window, so it stays what it is.
+# The threshold of the alert is an age, not a window, so that it is not shortened.
 AGE_LIMIT_S = 450.0
 
 
 def patient_job(address: str) -> dict[str, Any]:
-    """Have an address scraped with more time, under a namespace of its own."""
+    """Return a scrape job with a longer timeout and its own namespace."""
     labels = {"job": "facial-service", "namespace": PATIENT}
     targets = [{"targets": [address], "labels": labels}]
     return {"job_name": PATIENT, "scrape_interval": PATIENCE, "scrape_timeout": PATIENCE, "static_configs": targets}
 
 
 class Lanes:
-    """Each lane is to run in a thread of its own.
+    """Sequences of faults, each for its own thread.
 
     Attributes:
-        demand: a fault that depends on what the machine gives, and tells that when it is over.
+        demand: fault that depends on the machine; it reports the CPU time that it got.
     """
 
     def __init__(self, rehearsal: Rehearsal, wait_until: Callable[..., Any], folder: Path) -> None:
@@ -45,27 +45,27 @@ class Lanes:
         self.demand = faults.LargePhotos(callers=THREADS)
 
     def side_by_side(self, fleet: Fleet, monitoring: Monitoring) -> Iterator[Callable[[], None]]:
-        """Yield the lanes that begin after normal traffic was seen to raise no alert."""
+        """Yield the lanes that start after normal traffic has raised no alert."""
         yield lambda: self._break_alone(fleet.alone)
         yield lambda: self._break_busy(fleet.busy, monitoring)
         yield lambda: self._break_apart(fleet)
 
     def age(self, alone: Release) -> None:
-        """Begin at once, and let nobody notice for five minutes."""
+        """Suspend the task process for five minutes, from the start."""
         hanging = faults.hanging_with_a_task(alone, self._wait_until)
         with self._under("a task process hangs, and there is a task", alone.place, hanging, limit_s=AGE_LIMIT_S):
             pass
         self._settle(alone.place)
 
     def occupy(self, busy: Release) -> None:
-        """Take the CPU time there is; for when the other lanes are over, which would want some too."""
+        """Saturate the CPU; runs last, because the other lanes need CPU time too."""
         with self._under("as many come as there are threads", busy.place, self.demand.of(busy)):
             pass
         self._settle(busy.place)
 
     def _break_alone(self, alone: Release) -> None:
         under, place = self._under, alone.place
-        with under("callers send damaged pictures", place, faults.damaged_pictures(alone)):
+        with under("callers send damaged images", place, faults.damaged_images(alone)):
             pass
         left = faults.files_left_behind(alone, self._folder / "values")
         with (
@@ -94,11 +94,11 @@ class Lanes:
         with under("the workers' user is unknown to the queue", place, faults.shut_out(fleet.queue)):
             pass
         with (
-            under("callers submit pictures that do not decode", place, faults.damaged_tasks(apart)),
+            under("callers submit images that do not decode", place, faults.damaged_tasks(apart)),
             under("results are larger than there is room for", place, faults.large_results(apart)),
         ):
             pass
-        with under("tasks kill whoever works on them", place, faults.poison(apart, fleet.queue)):
+        with under("tasks kill their worker", place, faults.poison(apart, fleet.queue)):
             pass
         self._settle(place)
         with under("the workers are stopped", place, apart.workers.stopped()):

@@ -1,4 +1,4 @@
-"""Brings faults about, and notes when each alert that a fault is to raise came and went."""
+"""Rehearsal of faults, which records when each expected alert fires and resolves."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ class Row:
     """One alert under one fault.
 
     Attributes:
-        rule: the alert's, as `alerting.alert_rules` calls it.
-        fault: what was broken, in words.
-        place: the namespace of the alert.
-        began: when it was broken.
-        fired: the first notification; None where none came.
-        removed: when the fault began to be removed.
-        resolved_at: when the last alert of the rule was resolved; None where one was not.
+        rule: name of the alert in `alerting.alert_rules`.
+        fault: description of the fault.
+        place: namespace of the alert.
+        began: start of the fault.
+        fired: first notification; None if there was none.
+        removed: start of the fault's removal.
+        resolved_at: when the last alert of the rule was resolved; None if one was not.
     """
 
     rule: str
@@ -41,26 +41,26 @@ class Row:
 
     @property
     def seconds_to_fire(self) -> float | None:
-        """From the fault to the notification."""
+        """Seconds from the fault to the notification."""
         return None if self.fired is None else self.fired.at - self.began
 
     @property
     def seconds_to_resolve(self) -> float | None:
-        """From the beginning of the fault's removal to the notification."""
+        """Seconds from the start of the fault's removal to the notification."""
         if self.resolved_at is None or self.removed is None:
             return None
         return self.resolved_at - self.removed
 
 
 class Rehearsal:
-    """Faults, some of them side by side.
+    """Faults, some of them concurrent.
 
     Args:
-        webhook: what hears of alerts.
-        faults: what each one is to raise.
+        webhook: webhook that receives the notifications.
+        faults: alerts that each fault must raise.
 
     Attributes:
-        rows: what was seen so far.
+        rows: results so far.
     """
 
     def __init__(self, webhook: Webhook, faults: Mapping[str, Sequence[str]]) -> None:
@@ -72,13 +72,13 @@ class Rehearsal:
     def under(
         self, name: str, place: str, fault: AbstractContextManager[None], *, limit_s: float = FIRE_LIMIT_S
     ) -> Iterator[None]:
-        """Break something, run the block, and mend it once every alert has come that is to come.
+        """Cause a fault, run the block, and remove the fault when all expected alerts have fired.
 
         Args:
-            name: of the fault, in the table.
-            place: the namespace of the alerts.
-            fault: what breaks it and mends it.
-            limit_s: how long to wait for the alerts.
+            name: name of the fault in the table.
+            place: namespace of the alerts.
+            fault: context that causes and removes the fault.
+            limit_s: time limit for the alerts.
         """
         rules = self._faults[name]
         self._webhook.wait_for(lambda: not any(self._is_firing(rule, place) for rule in rules), limit_s=limit_s)
@@ -92,7 +92,7 @@ class Rehearsal:
                 row.removed = removed
 
     def settle(self, place: str) -> None:
-        """Wait until everything is well again in a place."""
+        """Wait until a namespace has no firing alert."""
         for row in self.rows:
             if row.place == place and row.removed is not None and row.fired is not None and row.resolved_at is None:
                 self._await_end(row)
@@ -101,7 +101,7 @@ class Rehearsal:
         return bool(self._webhook.firing(rule, place))
 
     def _await_notices(self, rows: list[Row], limit_s: float) -> None:
-        """Wait until all fire at once: one that came and went while another was waited for is to come again."""
+        """Wait until all alerts fire at the same time; one that has resolved meanwhile must fire again."""
         self._webhook.wait_for(lambda: all(self._is_firing(row.rule, row.place) for row in rows), limit_s=limit_s)
         for row in rows:
             notices = self._webhook.notices(row.rule, row.place)
@@ -112,7 +112,7 @@ class Rehearsal:
         row.resolved_at = self._end_of(row)
 
     def _end_of(self, row: Row) -> float | None:
-        """Return when the last alert of a rule was resolved, the first time after the removal: they may come again."""
+        """Return when the last alert of a rule was first resolved after the removal; it may fire again later."""
         firing: set[frozenset[tuple[str, str]]] = set()
         ended = None
         for notice in self._webhook.notices(row.rule, row.place):

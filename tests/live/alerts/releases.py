@@ -1,7 +1,7 @@
 """Four releases of the service that one Prometheus watches, each with its traffic.
 
-``calm`` is as it should be all the time. Faults are in the other three: ``apart`` has an API, workers and a queue,
-``alone`` is one instance with all it needs, without the labels of Kubernetes, and ``busy`` is an API without tasks.
+``calm`` has no faults. Of the other three, ``apart`` has an API, workers and a NATS server, ``alone`` is one instance
+with an embedded queue and without the labels of Kubernetes, and ``busy`` is an API without tasks.
 """
 
 from __future__ import annotations
@@ -29,21 +29,21 @@ if TYPE_CHECKING:
 CROP = "/api/v1/frontal/crop"
 JSON = {"Content-Type": "application/json"}
 API_USER, WORKER_USER = "api", "worker"
-LOST = 0  # in the place of a status, where there was no answer
+LOST = 0  # instead of a status, if there was no response
 
-# The queue is full of a few photos or some hundred small pictures. Its server may store little more than twice that,
-# the least that it takes the streams with. Results are bounded by their age alone here, so that large ones can fill it.
+# A few large or some hundred small images fill the queue. Its server may store little more than twice that, which is
+# the minimum for the streams. Results are limited only by their age, so that large ones can fill the store.
 QUEUE_BYTES, DEAD_BYTES, STORE_BYTES = 6 << 20, 1 << 20, 14 << 20
 RESULT_TTL_S = 40
-# Of the one process of ``busy``: requests that it works on at the same time, and those that it takes.
+# The only process of ``busy``: requests that it processes concurrently, and requests that it accepts.
 THREADS, PLACES = 8, 24
 
 
 class Instance:
-    """Something of the service that can be stopped, and started again where it was.
+    """A process of the service that can be stopped and restarted at the same address.
 
     Attributes:
-        running: the one that runs, or ran last.
+        running: current or last process.
     """
 
     def __init__(self, stack: ExitStack, run: Callable[..., AbstractContextManager[Any]], **settings: object) -> None:
@@ -57,12 +57,12 @@ class Instance:
 
     @property
     def address(self) -> str:
-        """Where its metrics are, as Prometheus wants it."""
+        """Address of its metrics, for Prometheus."""
         return str(self.running.metrics.removeprefix("http://"))
 
     @contextmanager
     def stopped(self) -> Iterator[None]:
-        """Stop it for the duration of the block."""
+        """Stop it during the block."""
         self.running.stop()
         try:
             yield
@@ -72,14 +72,14 @@ class Instance:
 
 @dataclass
 class Release:
-    """An API, and how callers get on with it.
+    """An API and its normal traffic.
 
     Attributes:
-        place: the namespace that Prometheus knows it by; empty where it knows of none.
-        api: the API's instance.
-        sample: what callers send.
-        workers: their instance, where they are apart from the API; normal traffic submits tasks then.
-        statuses: how normal traffic was answered.
+        place: its namespace in Prometheus; empty if there is none.
+        api: instance of the API.
+        sample: request of the callers.
+        workers: instance of separate workers; if set, normal traffic submits tasks.
+        statuses: responses to normal traffic.
     """
 
     place: str
@@ -89,30 +89,30 @@ class Release:
     statuses: Counter[int] = field(default_factory=Counter)
 
     def __post_init__(self) -> None:
-        # A connection for each request: whichever process takes it.
+        # A new connection for each request, so that any process may accept it.
         limits = httpx.Limits(max_connections=None, max_keepalive_connections=0)
         self.client = httpx.Client(base_url=self.service.api, timeout=60, limits=limits)
 
     @property
     def service(self) -> RunningService:
-        """The API that runs, or ran last."""
+        """Current or last API process."""
         service: RunningService = self.api.running
         return service
 
     @property
     def address(self) -> str:
-        """Where its metrics are, as Prometheus wants it."""
+        """Address of its metrics, for Prometheus."""
         return self.api.address
 
     def post(self, path: str, content: bytes, content_type: str = JSON["Content-Type"]) -> int:
-        """Send a request and return the status of the answer, or `LOST`."""
+        """Send a request and return the status of the response, or `LOST`."""
         try:
             return self.client.post(path, content=content, headers={"Content-Type": content_type}).status_code
         except httpx.TransportError:
             return LOST
 
     def submit(self, content: bytes, content_type: str = JSON["Content-Type"]) -> str | None:
-        """Submit a task and return its id; None where it was not taken."""
+        """Submit a task and return its id; None if it is rejected."""
         try:
             answer = self.client.post(f"{CROP}/submit", content=content, headers={"Content-Type": content_type})
         except httpx.TransportError:
@@ -120,20 +120,20 @@ class Release:
         return str(answer.json()["task_id"]) if answer.status_code == 202 else None
 
     def end_of(self, task_id: str) -> str:
-        """Wait for a task's end for a while, and return its status; ``EXPIRED`` if it ended long ago."""
+        """Wait for a task to end, with a time limit, and return its status; ``EXPIRED`` if its record has expired."""
         answer = self.client.get(f"{CROP}/status/{task_id}?wait=20")
         if answer.status_code == httpx.codes.NOT_FOUND:
             return "EXPIRED"
         return str(answer.raise_for_status().json()["status"])
 
     def is_working(self) -> bool:
-        """Tell whether a task is taken by whichever process is asked, and comes to its end."""
+        """Return whether a task is accepted and ends."""
         taken = [self.submit(self.sample.json()) for _ in range(5)]
         return all(task_id is not None and self.end_of(task_id) == "SUCCESS" for task_id in taken)
 
     @contextmanager
     def traffic(self) -> Iterator[None]:
-        """Send what callers usually send, for the duration of the block; now and then one of them errs."""
+        """Send normal traffic during the block, with an occasional invalid request."""
         usual = [
             self.sample.json(),
             self.sample.json(image=self.sample.png, verify="pixels"),
@@ -154,7 +154,7 @@ class Release:
 
 @dataclass(frozen=True)
 class Fleet:
-    """All of them; the queue is that of ``apart``."""
+    """All releases; the queue is that of ``apart``."""
 
     calm: Release
     apart: Release
@@ -164,13 +164,13 @@ class Fleet:
 
     @property
     def releases(self) -> tuple[Release, ...]:
-        """The four."""
+        """Return the four releases."""
         return self.calm, self.apart, self.alone, self.busy
 
 
 @contextmanager
 def repeating(action: Callable[[], object], *, every_s: float, threads: int = 1) -> Iterator[None]:
-    """Do something again and again for the duration of the block, in threads."""
+    """Call a function repeatedly during the block, in threads."""
     stop = threading.Event()
 
     def run() -> None:
@@ -190,11 +190,11 @@ def repeating(action: Callable[[], object], *, every_s: float, threads: int = 1)
 
 @dataclass(frozen=True)
 class Starter:
-    """Starts releases with the fixtures of the tests.
+    """Factory of releases, with the fixtures of the tests.
 
     Attributes:
-        stack: what is to be stopped at the end.
-        folder: for what has to be kept in a place that is known.
+        stack: contexts to exit at the end.
+        folder: folder for data at known paths.
     """
 
     stack: ExitStack
@@ -206,7 +206,7 @@ class Starter:
     wait_until: Callable[..., Any]
 
     def alone(self) -> Release:
-        """One instance with a queue and one task process of its own; nobody looks whether that is silent."""
+        """Start an instance with an embedded queue and one task process, whose heartbeat is not checked."""
         settings = {"ENABLE_TASKS": "true", "WORKERS": 2, "TASK_WORKERS": 1, "TIMEOUT_S": 3600}
         service = self._api(PROMETHEUS_MULTIPROC_DIR=self.folder / "values", **settings)
         self.wait_until(service.running.task_workers, limit_s=60, what="the task process")
@@ -216,7 +216,7 @@ class Starter:
         return release
 
     def fleet(self, alone: Release) -> Fleet:
-        """Start the others."""
+        """Start the other releases."""
         busy = self._api(WORKERS=1, WORK_THREADS=THREADS, MAX_CONCURRENCY=PLACES)
         calm = self._separated(self.stack.enter_context(self.run_nats()))
         names = API_USER, WORKER_USER

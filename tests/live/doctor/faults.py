@@ -287,7 +287,7 @@ def other_program() -> Iterator[int]:
 
 FAULTS = (
     Fault("a value out of range", with_environment(WORKERS=0), "settings.values", "error", "WORKERS", "unset it"),
-    Fault("two equal ports", with_environment(PORT=9000), "settings.values", "error", "PORT and METRICS_PORT", "unset"),
+    Fault("two equal ports", with_environment(PORT=9000), "settings.values", "error", "PORT, METRICS_PORT", "unset"),
     Fault(
         "a misspelt name",
         with_environment(MAX_BODY_BYTE=1),

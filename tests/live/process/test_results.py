@@ -14,9 +14,9 @@ import numpy as np
 import orjson
 import pytest
 
-from app.service.crop import CropInput, CropService, Limits
-from app.service.document import result_to_json
+from app.service.crop import CropInput, CropService, ImageLimits
 from app.service.options import CropOptions
+from app.service.serialization import result_to_json
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -48,7 +48,7 @@ def test_results_equal_those_of_the_use_case(
     options = ("--upright", "--crop", "face", "--background", "image", "--output-size", 96, "--show-labels")
     done = run_process(tmp_path / "in", "--out", out, *ALL_FORMATS, *options, "--json", "--report", tmp_path / "r")
     assert (done.status, done.summary["done"], done.summary["failed"]) == (0, 4, [])
-    service = CropService(Limits())
+    service = CropService(ImageLimits())
     chosen = CropOptions(upright=True, crop="face", background="image", output_size=96, show_labels=True)
     for image in images:
         points = np.array(json.loads(image.with_suffix(".landmarks.json").read_text()))
@@ -122,7 +122,6 @@ def make_bad_images(folder: Path, sample: Sample, good: Path) -> dict[str, str]:
         "heavy": (png + bytes(200_000), points, "body_too_large"),
         "few": (png, json.dumps(pairs[:100]).encode(), "landmarks_count"),
         "far": (png, json.dumps([[9000, 9000], *pairs[1:]]).encode(), "landmarks_out_of_range"),
-        "twice": (png, b'[{"x":1,"x":2,"y":1}]', "field_duplicate"),
         "letter": (png, b"[[1,2],", "invalid_json"),
         "words": (png, b'[["a","b"]]', "field_invalid"),
         "alone": (png, None, "landmarks_missing"),

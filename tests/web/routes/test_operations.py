@@ -1,4 +1,4 @@
-"""Health, metrics, version and the interactive document."""
+"""Health, metrics, version and the interactive documentation."""
 
 from __future__ import annotations
 
@@ -11,8 +11,9 @@ import pytest
 from app import __version__
 from app.main import create_app
 from app.observability import multiprocess
-from app.observability.board import Board, State
+from app.observability.health import WorkerState
 from app.settings import Settings
+from app.supervisor.scoreboard import Scoreboard
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -29,31 +30,35 @@ if TYPE_CHECKING:
     ("states", "is_draining", "live", "ready"),
     [
         ([], False, 200, 503),
-        ([State.STARTING, State.READY], False, 200, 503),
-        ([State.READY, State.READY], False, 200, 200),
-        ([State.READY, State.READY], True, 200, 503),
-        ([State.READY, State.READY, State.DRAINING], False, 200, 200),
+        ([WorkerState.STARTING, WorkerState.READY], False, 200, 503),
+        ([WorkerState.READY, WorkerState.READY], False, 200, 200),
+        ([WorkerState.READY, WorkerState.READY], True, 200, 503),
+        ([WorkerState.READY, WorkerState.READY, WorkerState.DRAINING], False, 200, 200),
     ],
 )
-def test_health_is_what_the_board_says(
-    call: Call, states: list[State], is_draining: bool, live: int, ready: int
+def test_health_reports_the_scoreboard(
+    call: Call, states: list[WorkerState], is_draining: bool, live: int, ready: int
 ) -> None:
-    board = Board(expected_workers=2, timeout_s=30)
+    scoreboard = Scoreboard(expected_workers=2, timeout_s=30)
     for slot, state in enumerate(states):
-        board.beat(slot, state)
+        scoreboard.heartbeat(slot, state)
     if is_draining:
-        board.drain()
-    app = create_app(Settings(), board=board)
-    answers = {path: call(app, "GET", f"/health{path}") for path in ("", "/live", "/ready")}
-    assert {path: answer.status_code for path, answer in answers.items()} == {"": live, "/live": live, "/ready": ready}
-    report = answers[""].json()
+        scoreboard.drain()
+    app = create_app(Settings(), scoreboard=scoreboard)
+    responses = {path: call(app, "GET", f"/health{path}") for path in ("", "/live", "/ready")}
+    assert {path: response.status_code for path, response in responses.items()} == {
+        "": live,
+        "/live": live,
+        "/ready": ready,
+    }
+    report = responses[""].json()
     assert (report["live"], report["ready"], report["draining"]) == (live == 200, ready == 200, is_draining)
     assert [worker["state"] for worker in report["workers"]] == [state.name.lower() for state in states]
     assert {worker["pid"] for worker in report["workers"]} <= {os.getpid()}
     app.state.web.admission.close()
 
 
-def test_metrics_are_answered_in_either_format(call: Call, scrape: object, tmp_path: Path) -> None:
+def test_metrics_are_available_in_both_formats(call: Call, scrape: object, tmp_path: Path) -> None:
     assert scrape
     app = create_app(Settings(), registry=multiprocess.scrape_registry(tmp_path / "values"))
     call(app, "GET", "/version")
@@ -68,19 +73,19 @@ def test_metrics_are_answered_in_either_format(call: Call, scrape: object, tmp_p
     app.state.web.admission.close()
 
 
-def test_metrics_that_are_off_are_not_found(make_app: MakeApp, call: Call) -> None:
-    answer = call(make_app(), "GET", "/metrics")
-    assert (answer.status_code, answer.json()["code"]) == (404, "not_found")
+def test_disabled_metrics_are_not_found(make_app: MakeApp, call: Call) -> None:
+    response = call(make_app(), "GET", "/metrics")
+    assert (response.status_code, response.json()["code"]) == (404, "not_found")
 
 
 def test_version(make_app: MakeApp, call: Call) -> None:
-    answer = call(make_app(), "GET", "/version").json()
-    assert answer["version"] == __version__
-    assert re.fullmatch(r"3\.\d+\.\d+", answer["python"])
+    response = call(make_app(), "GET", "/version").json()
+    assert response["version"] == __version__
+    assert re.fullmatch(r"3\.\d+\.\d+", response["python"])
 
 
 @pytest.mark.parametrize("root", ["", "/faces", "/faces/"])
-def test_docs_need_nothing_from_elsewhere(make_app: MakeApp, call: Call, root: str) -> None:
+def test_docs_load_only_their_own_assets(make_app: MakeApp, call: Call, root: str) -> None:
     app = make_app(root_path=root)
     page = call(app, "GET", "/docs")
     assert page.status_code == 200

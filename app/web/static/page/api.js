@@ -1,12 +1,12 @@
-/** The service's API, by addresses relative to the page. */
+/** Client of the API. URLs are relative to the page. */
 
-/** @typedef {import("./state.js").Field} Field @typedef {import("./state.js").Answer} Answer @typedef {import("./state.js").Task} Task */
+/** @typedef {import("./state.js").Field} Field @typedef {import("./state.js").CropResponse} CropResponse @typedef {import("./state.js").Task} Task */
 
-const CROP = "api/v1/frontal/crop";
+const CROP_PATH = "api/v1/frontal/crop";
 const KEY_NAME = "facial-service.key";
 const RETRY_MS = 400;
 
-/** An answer that is no success, or none at all (`status` 0). */
+/** An error response, or a failed request (`status` 0). */
 export class ApiError extends Error {
   /** @param {{status: number, code: string, title?: string, detail?: string, requestId?: string, retryAfter?: number}} problem */
   constructor(problem) {
@@ -20,8 +20,8 @@ export class ApiError extends Error {
   }
 }
 
-/** The API key: in this tab's session storage, where there is one, and never in an address. */
-export const key = {
+/** The API key, in the session storage of the tab; never in a URL. */
+export const apiKey = {
   get() {
     try {
       return sessionStorage.getItem(KEY_NAME) || "";
@@ -29,40 +29,49 @@ export const key = {
       return this.fallback;
     }
   },
-  /** @param {string} value empty forgets it */
+  /** @param {string} value empty to delete the key */
   set(value) {
     this.fallback = value;
     try {
       if (value) sessionStorage.setItem(KEY_NAME, value);
       else sessionStorage.removeItem(KEY_NAME);
     } catch {
-      // Storage is blocked: it is kept in memory.
+      // Storage is blocked: keep the key in memory.
     }
   },
   fallback: "",
 };
 
 /**
- * The address of a path of the API, in full.
- * @param {string} [rest] after `/crop`
+ * Return the absolute URL of an endpoint.
+ * @param {string} [path] path after `/crop`
  */
-export function cropUrl(rest = "") {
-  return new URL(CROP + rest, document.baseURI).href;
+export function cropUrl(path = "") {
+  return new URL(CROP_PATH + path, document.baseURI).href;
 }
 
 /**
  * @param {Field[]} fields
  * @param {AbortSignal} signal
- * @returns {Promise<{answer: Answer, text: string}>}
+ * @returns {Promise<{response: CropResponse, text: string}>}
  */
 export async function crop(fields, signal) {
   const response = await send(cropUrl(), { method: "POST", body: toForm(fields), signal });
   const text = await readText(response);
-  return { answer: parse(text, response), text };
+  return { response: parseJson(text, response), text };
 }
 
-/** Make a key under which a task that is sent again, from here or by a proxy, is still one task. */
-export function makeIdempotencyKey() {
+/**
+ * Return the SVG overlay of a crop request.
+ * @param {Field[]} fields
+ */
+export async function cropSvg(fields) {
+  const headers = { Accept: "image/svg+xml" };
+  return readText(await send(cropUrl(), { method: "POST", body: toForm(fields), headers }));
+}
+
+/** Create an idempotency key, so that the page or a proxy can repeat a request without creating a second task. */
+export function createIdempotencyKey() {
   const bytes = crypto.getRandomValues(new Uint8Array(16));
   return Array.from(bytes, (byte) => byte.toString(16).padStart(2, "0")).join("");
 }
@@ -72,30 +81,30 @@ export function makeIdempotencyKey() {
  * @param {string} idempotencyKey
  * @returns {Promise<Task>}
  */
-export async function submit(fields, idempotencyKey) {
+export async function submitTask(fields, idempotencyKey) {
   const headers = { "Idempotency-Key": idempotencyKey };
   return readTask(await send(cropUrl("/submit"), { method: "POST", body: toForm(fields), headers }));
 }
 
 /**
- * Ask after a task; answered when it has ended or the time is over.
+ * Return the status of a task, when it has ended or after a timeout.
  * @param {string} taskId
  * @param {number} waitS
  */
-export async function status(taskId, waitS) {
+export async function getTask(taskId, waitS) {
   return readTask(await send(cropUrl(`/status/${taskId}?wait=${waitS}`), {}));
 }
 
 /** @param {string} taskId */
-export async function cancel(taskId) {
+export async function cancelTask(taskId) {
   return readTask(await send(cropUrl(`/status/${taskId}`), { method: "DELETE" }));
 }
 
 /**
- * Fetch a file of the page's own.
+ * Fetch an asset of the page.
  * @param {string} name
  */
-export async function asset(name) {
+export async function fetchAsset(name) {
   const url = new URL(`${document.documentElement.dataset.assets}/${name}`, document.baseURI).href;
   const response = await send(url, {});
   return new File([await response.blob()], name, { type: response.headers.get("Content-Type") || "" });
@@ -116,33 +125,33 @@ function toForm(fields) {
  * @param {RequestInit} options
  */
 async function send(url, options) {
-  const given = key.get();
-  const headers = { Accept: "application/json", ...options.headers, ...(given ? { "X-API-Key": given } : {}) };
+  const value = apiKey.get();
+  const headers = { Accept: "application/json", ...options.headers, ...(value ? { "X-API-Key": value } : {}) };
   const request = () => fetch(url, { ...options, headers, credentials: "same-origin", redirect: "error" });
   let response;
   try {
-    response = await request().catch((error) => onceMore(request, asFailure(error)));
+    response = await request().catch((error) => retryOnce(request, toError(error)));
   } catch (error) {
-    throw asFailure(error);
+    throw toError(error);
   }
   if (!response.ok) throw await readProblem(response);
   return response;
 }
 
 /**
- * Ask again after a moment where the connection broke: a network that changes takes requests with it, and no request
- * of this page does harm when it comes twice.
+ * Repeat a request after a network error. A change of network aborts requests, and all requests of the page are
+ * repeatable.
  * @param {() => Promise<Response>} request
- * @param {Error} failure
+ * @param {Error} error
  */
-async function onceMore(request, failure) {
-  if (!(failure instanceof ApiError)) throw failure;
+async function retryOnce(request, error) {
+  if (!(error instanceof ApiError)) throw error;
   await new Promise((resolve) => setTimeout(resolve, RETRY_MS));
   return request();
 }
 
 /** @param {unknown} error */
-function asFailure(error) {
+function toError(error) {
   if (error instanceof ApiError) return error;
   if (error instanceof DOMException && error.name === "AbortError") return error;
   return new ApiError({ status: 0, code: "network" });
@@ -153,7 +162,7 @@ async function readText(response) {
   try {
     return await response.text();
   } catch (error) {
-    throw asFailure(error);
+    throw toError(error);
   }
 }
 
@@ -162,8 +171,8 @@ async function readText(response) {
  * @returns {Promise<Task>}
  */
 async function readTask(response) {
-  const task = parse(await readText(response), response);
-  // Asked after, what has no status would be asked after without a pause, for ever.
+  const task = parseJson(await readText(response), response);
+  // Without a status, the page would poll the task forever and without a pause.
   if (typeof task?.task_id !== "string" || typeof task.status !== "string") {
     throw new ApiError({ status: response.status, code: "unreadable" });
   }
@@ -174,7 +183,7 @@ async function readTask(response) {
  * @param {string} text
  * @param {Response} response
  */
-function parse(text, response) {
+function parseJson(text, response) {
   try {
     return JSON.parse(text);
   } catch {
@@ -183,17 +192,17 @@ function parse(text, response) {
 }
 
 /**
- * Read a problem document. A proxy in front may answer in its own way: then there is only the status.
+ * Read a problem document. If a proxy sent the response, only the status is known.
  * @param {Response} response
  */
 async function readProblem(response) {
   const seconds = Number.parseInt(response.headers.get("Retry-After") || "", 10);
-  const found = { status: response.status, code: `http_${response.status}`, retryAfter: seconds > 0 ? seconds : 0 };
-  if (!(response.headers.get("Content-Type") || "").startsWith("application/problem+json")) return new ApiError(found);
+  const problem = { status: response.status, code: `http_${response.status}`, retryAfter: seconds > 0 ? seconds : 0 };
+  if (!(response.headers.get("Content-Type") || "").startsWith("application/problem+json")) return new ApiError(problem);
   try {
     const { code, title, detail, request_id: requestId } = await response.json();
-    return new ApiError({ ...found, code, title, detail, requestId });
+    return new ApiError({ ...problem, code, title, detail, requestId });
   } catch {
-    return new ApiError(found);
+    return new ApiError(problem);
   }
 }

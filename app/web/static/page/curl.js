@@ -1,85 +1,77 @@
-/** The request of what is shown, as a line for a shell. */
+/** The request of the displayed result, as a curl command. */
 
 import { cropUrl } from "./api.js";
+import { overlayFields } from "./controller.js";
 import { byId } from "./dom.js";
-import { hasChanged } from "./state.js";
+import { areAllLabelled, hasChanged } from "./state.js";
 
 /** @typedef {import("./state.js").State} State @typedef {import("./state.js").Field} Field */
 
+/** Text that a shell reads as one word. */
 const PLAIN = /^[A-Za-z0-9_@%+=:,./-]+$/;
 const KEY_HEADER = '-H "X-API-Key: $API_KEY"';
+const COPIED_MS = 2500;
 
 /**
  * @param {import("./state.js").Store} store
  * @param {boolean} isKeyNeeded
  */
-export function showCurl(store, isKeyNeeded) {
-  const form = /** @type {HTMLSelectElement} */ (byId("curl-form"));
-  const draw = (/** @type {State} */ state) => {
+export function initCurl(store, isKeyNeeded) {
+  const format = /** @type {HTMLSelectElement} */ (byId("curl-format"));
+  const render = (/** @type {State} */ state) => {
     byId("curl-card").hidden = !state.result;
     if (!state.result) return;
-    const isSvg = form.value === "svg";
-    byId("curl").textContent = makeCommand(state, isSvg, isKeyNeeded);
-    byId("curl-note").textContent = makeNote(state, isKeyNeeded);
+    byId("curl").textContent = formatCommand(state, format.value === "svg", isKeyNeeded);
+    byId("curl-note").textContent = formatNote(state, isKeyNeeded);
   };
-  form.addEventListener("change", () => draw(store.state));
-  byId("curl-copy").addEventListener("click", () => copy(byId("curl")));
-  store.show((state, before) => hasChanged(state, before, "result", "view", "labelled") && draw(state));
+  format.addEventListener("change", () => render(store.state));
+  byId("curl-copy").addEventListener("click", () => copyCommand(byId("curl")));
+  store.subscribe((state, before) => {
+    if (hasChanged(state, before, "result", "view", "labelled")) render(state);
+  });
 }
 
 /**
- * Write the command; it works as it stands where the files are in the current folder.
+ * Return the command. It works without changes in a directory with the files.
  * @param {State} state
  * @param {boolean} isSvg
  * @param {boolean} isKeyNeeded
  */
-export function makeCommand(state, isSvg, isKeyNeeded) {
-  const { result } = state;
+function formatCommand(state, isSvg, isKeyNeeded) {
+  const { result, view } = state;
   if (!result) return "";
-  const common = ["curl -fsS", ...(isKeyNeeded ? [KEY_HEADER] : [])];
-  const fields = [...result.fields.map(toArgument), ...(isSvg ? lookOf(state) : [])];
+  const start = ["curl -fsS", ...(isKeyNeeded ? [KEY_HEADER] : [])];
+  const svgFields = [
+    ...overlayFields(view, areAllLabelled(state)),
+    ...(view.image ? [{ name: "background", value: "image" }] : []),
+  ];
+  const fields = [...result.fields, ...(isSvg ? svgFields : [])].map(formatField);
   const output = isSvg ? ["-H 'Accept: image/svg+xml' -o face.svg"] : ["-o face.json"];
   const samples = result.fields.filter(({ origin }) => origin === "sample").map(({ value }) => sampleUrl(/** @type {File} */ (value).name));
-  const first = samples.length ? `curl -fsS ${samples.map((url) => `-O ${quote(url)}`).join(" \\\n  ")}\n\n` : "";
-  if (!result.taskId) return first + joined(...common, ...fields, ...output, quote(cropUrl()));
-  const submit = joined(...common, ...fields, quote(cropUrl("/submit")));
-  const status = joined(...common, ...output, `"${cropUrl("/status/")}$task?wait=60"`);
-  return `${first}task=$(${submit} \\\n  | sed 's/.*"task_id":"\\([0-9a-f]*\\)".*/\\1/')\n\n${status}`;
+  const download = samples.length ? `curl -fsS ${samples.map((url) => `-O ${quote(url)}`).join(" \\\n  ")}\n\n` : "";
+  if (!result.taskId) return download + joinLines(...start, ...fields, ...output, quote(cropUrl()));
+  const submit = joinLines(...start, ...fields, quote(cropUrl("/submit")));
+  const status = joinLines(...start, ...output, `"${cropUrl("/status/")}$task?wait=60"`);
+  return `${download}task=$(${submit} \\\n  | sed 's/.*"task_id":"\\([0-9a-f]*\\)".*/\\1/')\n\n${status}`;
 }
 
 /** @param {...string} parts */
-function joined(...parts) {
+function joinLines(...parts) {
   return parts.join(" \\\n  ");
 }
 
-/**
- * @param {Field} field
- */
-function toArgument({ name, value }) {
+/** @param {Field} field */
+function formatField({ name, value }) {
   if (typeof value === "string") return `-F ${quote(`${name}=${value}`)}`;
-  // curl takes commas and semicolons in a file's name for its own, unless the name stands in quotes, drops blanks at its
-  // ends, and reads from the terminal for a dash.
-  const isOdd = /[",;\\]|^\s|\s$/.test(value.name);
-  const file = isOdd ? `"${value.name.replace(/["\\]/g, "\\$&")}"` : value.name.replace(/^-$/, "./-");
+  // In a file name, curl interprets commas and semicolons unless the name is quoted, removes spaces at the ends, and
+  // reads standard input for a dash.
+  const needsQuotes = /[",;\\]|^\s|\s$/.test(value.name);
+  const file = needsQuotes ? `"${value.name.replace(/["\\]/g, "\\$&")}"` : value.name.replace(/^-$/, "./-");
   return `-F ${quote(`${name}=@${file}`)}`;
 }
 
 /**
- * How the overlay looks, where that is not as the service draws it anyway.
- * @param {State} state
- */
-function lookOf({ view, labelled, result }) {
-  const isLabelled = Boolean(result?.answer.regions.length) && result?.answer.regions.every(({ id }) => labelled.has(id));
-  return [
-    ...(isLabelled ? ["-F show_labels=true"] : []),
-    ...(view.landmarks ? ["-F show_landmarks=true"] : []),
-    ...(view.opacity === 0.35 ? [] : [`-F region_opacity=${view.opacity}`]),
-    ...(view.photo ? ["-F background=image"] : []),
-  ];
-}
-
-/**
- * Where a sample file is, whatever the version of the page.
+ * Return the URL of a sample file, independent of the version of the page.
  * @param {string} name
  */
 function sampleUrl(name) {
@@ -87,10 +79,10 @@ function sampleUrl(name) {
 }
 
 /**
- * Write text so that a shell reads it as one word.
+ * Quote text for a shell.
  * @param {string} text
  */
-export function quote(text) {
+function quote(text) {
   return PLAIN.test(text) ? text : `'${text.replaceAll("'", "'\\''")}'`;
 }
 
@@ -98,32 +90,29 @@ export function quote(text) {
  * @param {State} state
  * @param {boolean} isKeyNeeded
  */
-function makeNote({ result }, isKeyNeeded) {
+function formatNote({ result }, isKeyNeeded) {
   const files = result?.fields.filter(({ value, origin }) => value instanceof File && origin !== "sample") || [];
   const names = files.map(({ value }) => /** @type {File} */ (value).name).join(", ");
   const isPasted = files.some(({ origin }) => origin === "pasted");
   return [
-    isKeyNeeded ? "Set API_KEY to your key first." : "",
-    isPasted ? `Save what you pasted as ${names}, and run it in that folder.` : names && `Run it in the folder that has ${names}.`,
+    isKeyNeeded ? "Set API_KEY to your API key." : "",
+    isPasted ? `Save the pasted files as ${names}, and run the command in their directory.` : "",
+    names && !isPasted ? `Run the command in the directory of ${names}.` : "",
   ].filter(Boolean).join(" ");
 }
 
 /** @param {HTMLElement} source */
-async function copy(source) {
+async function copyCommand(source) {
   const button = byId("curl-copy");
-  const text = source.textContent || "";
   const label = /** @type {ChildNode} */ (button.lastChild);
-  label.textContent = (await write(text, source)) ? " Copied" : " Selected: press Ctrl+C";
-  setTimeout(() => (label.textContent = " Copy"), 2500);
+  label.textContent = (await writeClipboard(source)) ? " Copied" : " Selected: press Ctrl+C";
+  setTimeout(() => (label.textContent = " Copy"), COPIED_MS);
 }
 
-/**
- * @param {string} text
- * @param {HTMLElement} source
- */
-async function write(text, source) {
+/** @param {HTMLElement} source */
+async function writeClipboard(source) {
   try {
-    await navigator.clipboard.writeText(text); // not there without https, but on this machine's own address
+    await navigator.clipboard.writeText(source.textContent || ""); // only available with HTTPS or on localhost
     return true;
   } catch {
     getSelection()?.selectAllChildren(source);

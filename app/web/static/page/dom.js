@@ -1,59 +1,59 @@
-/** Small helpers around the document. Text goes in as text nodes: nothing here, or anywhere else, reads HTML. */
+/** DOM helpers. All text is inserted as text nodes; no module of the page parses HTML. */
 
-const SVG = "http://www.w3.org/2000/svg";
+const SVG_NAMESPACE = "http://www.w3.org/2000/svg";
 
 /**
- * The element of an id; the document and the scripts are one thing, so that it has to be there.
+ * Return the element with an id; throw an error if it is missing, because document and scripts belong together.
  * @template {HTMLElement} T
  * @param {string} id
  * @returns {T}
  */
 export function byId(id) {
-  const found = document.getElementById(id);
-  if (!found) throw new Error(`no element #${id}`);
-  return /** @type {T} */ (found);
+  const element = document.getElementById(id);
+  if (!element) throw new Error(`#${id}: element not found`);
+  return /** @type {T} */ (element);
 }
 
 /**
- * Make an element of HTML.
+ * Create an HTML element.
  * @param {string} tag
- * @param {Record<string, string | boolean | number>} [attributes] false leaves one out, true makes it empty
- * @param {...(Node | string)} children strings become text
+ * @param {Record<string, string | boolean | number>} [attributes] false omits the attribute, true makes it empty
+ * @param {...(Node | string)} children strings become text nodes
  * @returns {HTMLElement}
  */
-export function make(tag, attributes = {}, ...children) {
-  const made = document.createElement(tag);
-  setAttributes(made, attributes);
-  made.append(...children);
-  return made;
+export function createElement(tag, attributes = {}, ...children) {
+  const element = document.createElement(tag);
+  setAttributes(element, attributes);
+  element.append(...children);
+  return element;
 }
 
 /**
- * Make an element of SVG.
+ * Create an SVG element.
  * @param {string} tag
  * @param {Record<string, string | boolean | number>} [attributes]
  * @param {...(Node | string)} children
  * @returns {SVGElement}
  */
-export function makeSvg(tag, attributes = {}, ...children) {
-  const made = document.createElementNS(SVG, tag);
-  setAttributes(made, attributes);
-  made.append(...children);
-  return /** @type {SVGElement} */ (made);
+export function createSvgElement(tag, attributes = {}, ...children) {
+  const element = document.createElementNS(SVG_NAMESPACE, tag);
+  setAttributes(element, attributes);
+  element.append(...children);
+  return /** @type {SVGElement} */ (element);
 }
 
 /**
- * @param {Element} target
+ * @param {Element} element
  * @param {Record<string, string | boolean | number>} attributes
  */
-function setAttributes(target, attributes) {
+function setAttributes(element, attributes) {
   for (const [name, value] of Object.entries(attributes)) {
-    if (value !== false) target.setAttribute(name, value === true ? "" : String(value));
+    if (value !== false) element.setAttribute(name, value === true ? "" : String(value));
   }
 }
 
 /**
- * A size of a file, for people.
+ * Format the size of a file.
  * @param {number} bytes
  */
 export function formatBytes(bytes) {
@@ -63,7 +63,7 @@ export function formatBytes(bytes) {
 }
 
 /**
- * An area for people: as many digits as they can use.
+ * Format an area with a useful number of digits.
  * @param {number} area in square pixels
  */
 export function formatArea(area) {
@@ -71,10 +71,10 @@ export function formatArea(area) {
 }
 
 /**
- * Tell whether a pointer has moved, or only the page beneath it: browsers report both, and a pointer that rests shall
- * not take the light from where the keyboard is.
+ * Return whether the pointer itself has moved. Browsers also send events when the page scrolls below the pointer, and
+ * those must not move the highlight away from the keyboard focus.
  * @param {PointerEvent} event
  */
-export function hasMoved(event) {
+export function hasPointerMoved(event) {
   return event.pointerType !== "mouse" || event.movementX !== 0 || event.movementY !== 0;
 }

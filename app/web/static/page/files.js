@@ -1,55 +1,158 @@
-/** Files as they come in: which is the photo, which are landmarks, which is a label map. */
+/** Files that the user chooses, drops or pastes: the image, its landmarks and its label map. */
 
-const MOST_JSON_BYTES = 4 * 1024 * 1024;
-/** Landmarks of a face in pixels are farther apart than this; those from 0 to 1 are not. */
-const NORMALIZED_MAX = 2;
-const LEAST_POINTS = 468;
+import { byId, formatBytes } from "./dom.js";
+import { hasChanged } from "./state.js";
 
-/** @typedef {Partial<Record<"photo" | "landmarks" | "map", File>>} Files */
+/** @typedef {import("./controller.js").Controller} Controller @typedef {import("./state.js").State} State */
+/** @typedef {"image" | "landmarks" | "map"} Slot @typedef {Partial<Record<Slot, File>>} Files */
 
-/**
- * Tell files apart: a picture is a photo, a JSON list is landmarks, and a JSON object of lists is a label map. There is
- * one of each; of files that are left out, a sentence tells.
- * @param {File[]} given
- * @param {string} slot where they were dropped; empty where they may be anything
- * @returns {Promise<{files: Files, leftOut: string}>}
- */
-export async function sortFiles(given, slot = "") {
-  const files = /** @type {Files} */ ({});
-  const spare = /** @type {string[]} */ ([]);
-  const foreign = /** @type {string[]} */ ([]);
-  for (const file of given) {
-    const kind = /** @type {keyof Files | ""} */ (slot) || (await kindOf(file));
-    if (!kind) foreign.push(file.name);
-    else if (files[kind]) spare.push(file.name);
-    else files[kind] = file;
+const MAX_JSON_BYTES = 4 * 1024 * 1024;
+/** Largest coordinate of normalized landmarks; a face in pixels has larger ones. */
+const MAX_NORMALIZED = 2;
+const MIN_POINTS = 468;
+
+/** @param {Controller} controller */
+export function initFileInputs(controller) {
+  byId("choose").addEventListener("click", () => byId("image-file").click());
+  byId("sample").addEventListener("click", () => controller.loadSample());
+  for (const slot of ["image", "landmarks", "map"]) {
+    const input = /** @type {HTMLInputElement} */ (byId(`${slot}-file`));
+    byId(`${slot}-choose`).addEventListener("click", () => input.click());
+    input.addEventListener("change", () => {
+      const [file] = Array.from(input.files || []);
+      input.value = ""; // so that the user can choose the same file again
+      if (file) controller.addFiles({ [slot]: file }, "file");
+    });
   }
-  return { files, leftOut: tellLeftOut(files, spare, foreign) };
+  byId("landmarks-clear").addEventListener("click", () => removeFile(controller, "landmarks"));
+  byId("map-clear").addEventListener("click", () => removeFile(controller, "map"));
+  initDragAndDrop(controller);
+  document.addEventListener("paste", async (event) => {
+    const pasted = Array.from(event.clipboardData?.files || []);
+    if (!pasted.length) return; // text is pasted into the focused field
+    event.preventDefault();
+    const { files, notice } = await assignFiles(pasted);
+    controller.addFiles(files, "pasted", notice);
+  });
+  controller.store.subscribe((state, before) => {
+    if (hasChanged(state, before, "image", "landmarks", "map", "options")) renderNames(state);
+  });
 }
 
 /**
- * Read files into memory: what is chosen on a disk may be changed, moved or deleted before it is sent, and what is
- * dropped may be a folder. Those that are too large to be sent are left where they are.
+ * @param {Controller} controller
+ * @param {"landmarks" | "map"} name
+ */
+function removeFile(controller, name) {
+  controller.removeFile(name);
+  byId(`${name}-choose`).focus(); // the focused button is hidden now
+}
+
+/** @param {Controller} controller */
+function initDragAndDrop(controller) {
+  let depth = 0; // number of nested elements that the dragged files have entered
+  const hasFiles = (/** @type {DragEvent} */ event) => Boolean(event.dataTransfer?.types.includes("Files"));
+  const setDepth = (/** @type {number} */ value) => {
+    depth = Math.max(value, 0);
+    document.body.classList.toggle("dragging", depth > 0);
+  };
+  document.addEventListener("dragenter", (event) => hasFiles(event) && setDepth(depth + 1));
+  document.addEventListener("dragleave", (event) => hasFiles(event) && setDepth(depth - 1));
+  document.addEventListener("dragover", (event) => hasFiles(event) && event.preventDefault());
+  document.addEventListener("drop", async (event) => {
+    if (!hasFiles(event)) return;
+    event.preventDefault();
+    setDepth(0);
+    const target = event.target instanceof Element ? event.target.closest("[data-slot]") : null;
+    const slot = target instanceof HTMLElement ? target.dataset.slot : "";
+    const { files, notice } = await assignFiles(Array.from(event.dataTransfer?.files || []), slot);
+    controller.addFiles(files, "file", notice);
+  });
+}
+
+/** @param {State} state */
+function renderNames({ image, landmarks, map, options }) {
+  byId("image-name").textContent = image ? describeFile(image.file) : "none";
+  byId("image-choose").textContent = image ? "Change" : "Choose";
+  byId("landmarks-name").textContent = landmarks ? describeFile(landmarks.file) : "detected in the photo";
+  byId("landmarks-choose").hidden = Boolean(landmarks);
+  byId("landmarks-clear").hidden = !landmarks;
+  byId("map-name").textContent = map ? describeFile(map.file) : "none";
+  byId("map-choose").hidden = Boolean(map);
+  byId("map-clear").hidden = !map;
+  byId("units-row").hidden = !landmarks;
+  /** @type {HTMLSelectElement} */ (byId("units")).value = options.units;
+}
+
+/** @param {File} file */
+function describeFile(file) {
+  return `${file.name}, ${formatBytes(file.size)}`;
+}
+
+/**
+ * Assign files to slots: a JSON list is landmarks, a JSON object of lists is a label map, any other file is the image.
+ * @param {File[]} candidates
+ * @param {string} [slot] slot onto which the files were dropped; empty to detect it
+ * @returns {Promise<{files: Files, notice: string}>} one file for each slot, and a notice about ignored files
+ */
+async function assignFiles(candidates, slot = "") {
+  const files = /** @type {Files} */ ({});
+  const surplus = /** @type {string[]} */ ([]);
+  const unknown = /** @type {string[]} */ ([]);
+  for (const file of candidates) {
+    const kind = /** @type {Slot | ""} */ (slot) || (await detectSlot(file));
+    if (!kind) unknown.push(file.name);
+    else if (files[kind]) surplus.push(file.name);
+    else files[kind] = file;
+  }
+  return { files, notice: describeIgnored(files, surplus, unknown) };
+}
+
+/** @param {File} file */
+async function detectSlot(file) {
+  if (file.type !== "application/json" && !file.name.toLowerCase().endsWith(".json")) return "image";
+  const value = await readJson(file);
+  if (typeof value !== "object" || value === null || Array.isArray(value)) return "landmarks"; // the API validates them
+  return Object.values(value).every(Array.isArray) ? "map" : "";
+}
+
+/**
+ * @param {Files} files
+ * @param {string[]} surplus names of files whose slot was occupied
+ * @param {string[]} unknown names of files with unknown content
+ */
+function describeIgnored(files, surplus, unknown) {
+  const used = Object.values(files).map(({ name }) => name);
+  const sentences = [];
+  if (surplus.length) sentences.push(`Only ${used.join(" and ")} ${used.length === 1 ? "is" : "are"} used; ignored ${surplus.join(", ")}.`);
+  if (surplus.length && files.image) sentences.push("To use a label image, drop it onto “Label map”.");
+  if (unknown.length) sentences.push(`Ignored ${unknown.join(", ")}: expected landmarks or a label map.`);
+  return sentences.join(" ");
+}
+
+/**
+ * Read files into memory, because files on disk may change before they are sent, and dropped items may be folders.
+ * Files above the limit are not read.
  * @param {Files} files
  * @param {number} limit in bytes
- * @returns {Promise<{files: Files, unreadable: string}>} with the name of one that cannot be read, or none
+ * @returns {Promise<{files: Files, unreadable: string}>} the files, or the name of one that cannot be read
  */
-export async function hold(files, limit) {
-  const held = /** @type {Files} */ ({});
+export async function readFiles(files, limit) {
+  const read = /** @type {Files} */ ({});
   for (const [slot, file] of Object.entries(files)) {
     try {
-      const isSent = file.size <= limit;
-      const content = isSent ? new File([await file.arrayBuffer()], file.name, { type: file.type }) : file;
-      held[/** @type {keyof Files} */ (slot)] = content;
+      const isRead = file.size <= limit;
+      const copy = isRead ? new File([await file.arrayBuffer()], file.name, { type: file.type }) : file;
+      read[/** @type {Slot} */ (slot)] = copy;
     } catch {
       return { files: {}, unreadable: file.name };
     }
   }
-  return { files: held, unreadable: "" };
+  return { files: read, unreadable: "" };
 }
 
 /**
- * The points of a landmarks file; null where it holds something else.
+ * Return the points of a landmarks file, or null if it contains something else.
  * @param {File} file
  * @returns {Promise<number[][] | null>}
  */
@@ -62,34 +165,7 @@ export async function readPoints(file) {
 
 /** @param {number[][]} points */
 export function looksNormalized(points) {
-  return points.length >= LEAST_POINTS && points.every(([x, y]) => Math.abs(x) <= NORMALIZED_MAX && Math.abs(y) <= NORMALIZED_MAX);
-}
-
-/** @param {File} file */
-function isJson(file) {
-  return file.type === "application/json" || file.name.toLowerCase().endsWith(".json");
-}
-
-/** @param {File} file */
-async function kindOf(file) {
-  if (!isJson(file)) return "photo";
-  const value = await readJson(file);
-  if (typeof value !== "object" || value === null || Array.isArray(value)) return "landmarks"; // the service says what is wrong, if anything is
-  return Object.values(value).every(Array.isArray) ? "map" : "";
-}
-
-/**
- * @param {Files} files
- * @param {string[]} spare names of those whose place was taken
- * @param {string[]} foreign names of those that are nothing the page knows
- */
-function tellLeftOut(files, spare, foreign) {
-  const taken = Object.values(files).map(({ name }) => name);
-  const parts = [];
-  if (spare.length) parts.push(`Only ${taken.join(" and ")} ${taken.length === 1 ? "was" : "were"} taken, and not ${spare.join(", ")}.`);
-  if (spare.length && files.photo) parts.push("Drop a label image onto “Label map”.");
-  if (foreign.length) parts.push(`Left out: ${foreign.join(", ")}, neither landmarks nor a label map.`);
-  return parts.join(" ");
+  return points.length >= MIN_POINTS && points.every(([x, y]) => Math.abs(x) <= MAX_NORMALIZED && Math.abs(y) <= MAX_NORMALIZED);
 }
 
 /**
@@ -97,7 +173,7 @@ function tellLeftOut(files, spare, foreign) {
  * @returns {Promise<unknown>}
  */
 async function readJson(file) {
-  if (file.size > MOST_JSON_BYTES) return null;
+  if (file.size > MAX_JSON_BYTES) return null;
   try {
     return JSON.parse(await file.text());
   } catch {

@@ -1,36 +1,58 @@
-/** Puts the parts of the page together. */
+/** Entry point: connects the modules of the page. */
 
-import { key } from "./api.js";
-import { showCurl } from "./curl.js";
+import { apiKey } from "./api.js";
+import { Controller } from "./controller.js";
+import { initCurl } from "./curl.js";
 import { byId, formatBytes } from "./dom.js";
-import { watchFocus } from "./focus.js";
-import { listenForFiles } from "./inputs.js";
-import { showMessages } from "./messages.js";
-import { showOptions } from "./options.js";
-import { showRegions } from "./regions.js";
-import { listenForSaving } from "./saving.js";
-import { showStage } from "./stage.js";
-import { Store, initialState } from "./state.js";
-import { showTasks } from "./task.js";
-import { Work } from "./work.js";
+import { initDownloads } from "./downloads.js";
+import { initFileInputs } from "./files.js";
+import { initNotices } from "./notices.js";
+import { initOptions } from "./options.js";
+import { initRegionList } from "./region_list.js";
+import { initStage } from "./stage.js";
+import { Store, createInitialState } from "./state.js";
+import { initTasks } from "./tasks.js";
+
+/**
+ * Remember the focused element before other views redraw.
+ * @param {Store} store without views
+ * @returns {() => void} a view to add last: if the focused element has disappeared and no view has moved the focus, it
+ *   focuses the summary, so that keyboard users do not restart at the top of the page
+ */
+function trackFocus(store) {
+  let focused = document.activeElement;
+  store.subscribe(() => {
+    focused = document.activeElement;
+  });
+  return () => {
+    const current = document.activeElement;
+    if (isFocusable(focused) || (current !== document.body && isFocusable(current))) return;
+    byId("summary").focus();
+  };
+}
+
+/** @param {Element | null} element */
+function isFocusable(element) {
+  return element === null || (element.isConnected && !element.closest("[hidden]"));
+}
 
 const { hasTasks, isKeyNeeded, maxBodyBytes } = document.documentElement.dataset;
 const config = { isKeyNeeded: isKeyNeeded === "true", maxBodyBytes: Number(maxBodyBytes) };
-const store = new Store(initialState(Boolean(key.get())));
-const work = new Work(store, config);
+const store = new Store(createInitialState(Boolean(apiKey.get())));
+const controller = new Controller(store, config);
 
 byId("limit").textContent = formatBytes(config.maxBodyBytes);
-const catchFocus = watchFocus(store);
-showStage(store, (face) => work.setOptions({ face }));
-showRegions(store);
-showOptions(work);
-showTasks(work, hasTasks === "true");
-showCurl(store, config.isKeyNeeded);
-showMessages(work);
-listenForFiles(work);
-listenForSaving(store);
-store.show(catchFocus);
-for (const id of ["choose", "sample", "photo-choose", "landmarks-choose", "map-choose"]) {
+const restoreFocus = trackFocus(store);
+initStage(store, (face) => controller.setOptions({ face }));
+initRegionList(store);
+initOptions(controller);
+initTasks(controller, hasTasks === "true");
+initCurl(store, config.isKeyNeeded);
+initNotices(controller);
+initFileInputs(controller);
+initDownloads(controller);
+store.subscribe(restoreFocus);
+for (const id of ["choose", "sample", "image-choose", "landmarks-choose", "map-choose"]) {
   /** @type {HTMLButtonElement} */ (byId(id)).disabled = false;
 }
 byId("stalled").hidden = true;

@@ -1,53 +1,52 @@
-/** How the result is cut and shown: the controls beside and under the picture. */
+/** Controls for the options of the request and for the layers of the view. */
 
-import { byId, make } from "./dom.js";
-import { landmarksOf } from "./drawing.js";
+import { byId, createElement } from "./dom.js";
+import { landmarksOf } from "./rendering.js";
 import { hasChanged } from "./state.js";
 
-/** @typedef {import("./work.js").Work} Work @typedef {import("./state.js").State} State */
+/** @typedef {import("./controller.js").Controller} Controller @typedef {import("./state.js").State} State */
 
-/** @param {Work} work */
-export function showOptions(work) {
-  const { store } = work;
-  const upright = input("upright");
-  const crop = input("crop");
-  const margin = input("margin");
-  upright.addEventListener("change", () => work.setOptions({ upright: upright.checked }));
-  crop.addEventListener("change", () => work.setOptions({ crop: crop.checked }));
-  margin.addEventListener("input", () => showPercent(margin));
-  margin.addEventListener("change", () => work.setOptions({ margin: Number(margin.value) / 100 }));
+/** @param {Controller} controller */
+export function initOptions(controller) {
+  const { store } = controller;
+  const upright = getInput("upright");
+  const crop = getInput("crop");
+  const margin = getInput("margin");
+  upright.addEventListener("change", () => controller.setOptions({ upright: upright.checked }));
+  crop.addEventListener("change", () => controller.setOptions({ crop: crop.checked }));
+  margin.addEventListener("input", () => updateSlider(margin));
+  margin.addEventListener("change", () => controller.setOptions({ margin: Number(margin.value) / 100 }));
   const units = /** @type {HTMLSelectElement} */ (byId("units"));
-  units.addEventListener("change", () => work.setOptions({ units: units.value === "normalized" ? "normalized" : "pixels" }));
+  units.addEventListener("change", () => controller.setOptions({ units: units.value === "normalized" ? "normalized" : "pixels" }));
   byId("faces").addEventListener("change", ({ target }) => {
-    work.setOptions({ face: Number(/** @type {HTMLInputElement} */ (target).value) });
+    controller.setOptions({ face: Number(/** @type {HTMLInputElement} */ (target).value) });
   });
 
-  const photo = input("show-photo");
-  const landmarks = input("show-landmarks");
-  const opacity = input("opacity");
-  photo.addEventListener("change", () => store.set({ view: { ...store.state.view, photo: photo.checked } }));
-  landmarks.addEventListener("change", () => store.set({ view: { ...store.state.view, landmarks: landmarks.checked } }));
-  opacity.addEventListener("input", () => {
-    store.set({ view: { ...store.state.view, opacity: Number(opacity.value) / 100 } });
-  });
+  const image = getInput("show-image");
+  const landmarks = getInput("show-landmarks");
+  const opacity = getInput("opacity");
+  const setView = (/** @type {Partial<State["view"]>} */ changes) => store.set({ view: { ...store.state.view, ...changes } });
+  image.addEventListener("change", () => setView({ image: image.checked }));
+  landmarks.addEventListener("change", () => setView({ landmarks: landmarks.checked }));
+  opacity.addEventListener("input", () => setView({ opacity: Number(opacity.value) / 100 }));
 
-  store.show((state, before) => {
+  store.subscribe((state, before) => {
     if (hasChanged(state, before, "options")) {
       upright.checked = state.options.upright;
       crop.checked = state.options.crop;
       byId("margin-row").hidden = !state.options.crop;
-      showPercent(margin, state.options.margin);
+      updateSlider(margin, state.options.margin);
     }
     if (hasChanged(state, before, "view")) {
-      photo.checked = state.view.photo;
+      image.checked = state.view.image;
       landmarks.checked = state.view.landmarks;
-      showPercent(opacity, state.view.opacity);
+      updateSlider(opacity, state.view.opacity);
     }
     if (hasChanged(state, before, "result", "landmarks")) {
       byId("tools").hidden = !state.result;
-      landmarks.disabled = !state.result || !landmarksOf(state.result.answer, state.landmarks, state.options.units);
+      landmarks.disabled = !state.result || !landmarksOf(state.result.response, state.landmarks, state.options.units);
     }
-    if (hasChanged(state, before, "result", "photo")) showFaces(state, before);
+    if (hasChanged(state, before, "result", "image")) renderFaceChoices(state, before);
   });
 }
 
@@ -55,34 +54,36 @@ export function showOptions(work) {
  * @param {string} id
  * @returns {HTMLInputElement}
  */
-function input(id) {
+function getInput(id) {
   return byId(id);
 }
 
 /**
- * @param {HTMLInputElement} slider in hundredths
- * @param {number} [share] 0 to 1
+ * Update the text of a slider in percent, and its value if one is given.
+ * @param {HTMLInputElement} slider
+ * @param {number} [value] 0 to 1
  */
-function showPercent(slider, share) {
-  if (share !== undefined) slider.value = String(Math.round(100 * share));
+function updateSlider(slider, value) {
+  if (value !== undefined) slider.value = String(Math.round(100 * value));
   if (slider.nextElementSibling) slider.nextElementSibling.textContent = `${slider.value} %`;
 }
 
 /**
- * Offer the faces that were found. While a choice is worked on, or has failed, the choice stays to be changed.
+ * Render a radio button for each detected face. While a request is running or has failed, the previous ones stay, so
+ * that the user can select another face.
  * @param {State} state
  * @param {State | null} before
  */
-function showFaces({ result, photo, options }, before) {
-  if (before && !result && photo === before.photo) return;
-  const box = byId("faces");
-  const faces = result?.answer.detection?.faces || [];
-  box.hidden = faces.length < 2;
-  const hadFocus = box.contains(document.activeElement);
+function renderFaceChoices({ result, image, options }, before) {
+  if (before && !result && image === before.image) return;
+  const fieldset = byId("faces");
+  const faces = result?.response.detection?.faces || [];
+  fieldset.hidden = faces.length < 2;
+  const hadFocus = fieldset.contains(document.activeElement);
   const choices = faces.map((_, face) => {
-    const radio = make("input", { type: "radio", name: "face", value: face, checked: face === options.face });
-    return make("label", { class: "chip" }, radio, make("span", {}, `Face ${face + 1}`));
+    const radio = createElement("input", { type: "radio", name: "face", value: face, checked: face === options.face });
+    return createElement("label", { class: "chip" }, radio, createElement("span", {}, `Face ${face + 1}`));
   });
-  box.querySelector("div")?.replaceChildren(...choices);
-  if (hadFocus) /** @type {HTMLElement | null} */ (box.querySelector("input:checked"))?.focus();
+  fieldset.querySelector("div")?.replaceChildren(...choices);
+  if (hadFocus) /** @type {HTMLElement | null} */ (fieldset.querySelector("input:checked"))?.focus();
 }

@@ -1,67 +1,68 @@
-/** The picture: the photo, and over it what was found; regions light up under the pointer. */
+/** The image with the overlay of its regions. The region below the pointer is highlighted. */
 
-import { byId, formatArea, hasMoved, make, makeSvg } from "./dom.js";
-import { colourOf, drawLabels, drawLandmarks, drawRegions, landmarksOf } from "./drawing.js";
-import { layPhoto } from "./geometry.js";
+import { byId, createElement, createSvgElement, formatArea, hasPointerMoved } from "./dom.js";
+import { layoutLabels } from "./label_layout.js";
+import { landmarksOf, positionImage, renderLabels, renderLandmarks, renderRegions } from "./rendering.js";
 import { hasChanged } from "./state.js";
 
-/** @typedef {import("./state.js").State} State @typedef {import("./state.js").Answer} Answer */
+/** @typedef {import("./state.js").State} State @typedef {import("./state.js").CropResponse} CropResponse */
 
+/** Font size of labels on the screen. */
 const LABEL_PX = 13;
 
 /**
  * @param {import("./state.js").Store} store
- * @param {(face: number) => void} chooseFace
+ * @param {(face: number) => void} selectFace
  */
-export function showStage(store, chooseFace) {
+export function initStage(store, selectFace) {
   const frame = byId("frame");
-  const photo = /** @type {HTMLImageElement} */ (make("img", { class: "photo", alt: "" }));
-  const overlay = makeSvg("svg", { class: "overlay", role: "img" });
-  frame.append(photo, overlay);
+  const image = /** @type {HTMLImageElement} */ (createElement("img", { class: "image", alt: "" }));
+  const overlay = createSvgElement("svg", { class: "overlay", role: "img" });
+  frame.append(image, overlay);
   frame.dataset.ready = "false";
-  photo.addEventListener("load", () => {
+  image.addEventListener("load", () => {
     frame.dataset.ready = "true";
-    if (!store.state.result) setRatio(frame, photo.naturalWidth, photo.naturalHeight);
+    if (!store.state.result) setAspectRatio(frame, image.naturalWidth, image.naturalHeight);
   });
-  photo.addEventListener("error", () => {
+  image.addEventListener("error", () => {
     if (store.state.result) return;
-    byId("welcome").hidden = false; // no picture that this browser knows: there is nothing to look at
+    byId("welcome").hidden = false; // the browser does not support this image
     frame.hidden = true;
   });
 
   overlay.addEventListener("pointermove", (event) => {
-    const region = regionAt(event);
-    if (hasMoved(event) && store.state.lit !== region) store.set({ lit: region });
+    const region = findRegion(event);
+    if (hasPointerMoved(event) && store.state.highlighted !== region) store.set({ highlighted: region });
   });
   overlay.addEventListener("pointerleave", (event) => {
-    if (event.pointerType === "mouse") store.set({ lit: null }); // a finger that is lifted leaves what it lit
+    if (event.pointerType === "mouse") store.set({ highlighted: null }); // on a touch screen, the highlight stays
   });
   overlay.addEventListener("click", (event) => {
     const face = /** @type {Element} */ (event.target).closest("[data-face]");
-    if (face) chooseFace(Number(face.getAttribute("data-face")));
-    else store.set({ lit: regionAt(event) });
+    if (face) selectFace(Number(face.getAttribute("data-face")));
+    else store.set({ highlighted: findRegion(event) });
   });
-  new ResizeObserver(() => drawNames(overlay, store.state)).observe(frame);
+  new ResizeObserver(() => updateLabels(overlay, store.state)).observe(frame);
 
-  store.show((state, before) => {
+  store.subscribe((state, before) => {
     byId("stage").dataset.busy = String(state.isBusy);
-    if (hasChanged(state, before, "photo")) showPhoto(frame, photo, state);
-    if (hasChanged(state, before, "result")) showResult(frame, photo, overlay, state);
-    if (hasChanged(state, before, "result", "view", "landmarks")) showView(photo, overlay, state);
+    if (hasChanged(state, before, "image")) showImage(frame, image, state);
+    if (hasChanged(state, before, "result")) showResult(frame, image, overlay, state);
+    if (hasChanged(state, before, "result", "view", "landmarks")) updateView(image, overlay, state);
     if (hasChanged(state, before, "result", "hidden", "labelled")) {
       for (const region of overlay.querySelectorAll("[data-region]")) {
         region.classList.toggle("off", state.hidden.has(Number(region.getAttribute("data-region"))));
       }
-      drawNames(overlay, state);
+      updateLabels(overlay, state);
     }
-    if (hasChanged(state, before, "result", "lit", "hidden")) showLit(overlay, state);
+    if (hasChanged(state, before, "result", "highlighted", "hidden")) updateHighlight(overlay, state);
   });
 }
 
 /** @param {Event} event */
-function regionAt(event) {
-  const found = /** @type {Element} */ (event.target).closest("[data-region]");
-  return found ? Number(found.getAttribute("data-region")) : null;
+function findRegion(event) {
+  const region = /** @type {Element} */ (event.target).closest("[data-region]");
+  return region ? Number(region.getAttribute("data-region")) : null;
 }
 
 /**
@@ -69,102 +70,105 @@ function regionAt(event) {
  * @param {number} width
  * @param {number} height
  */
-function setRatio(frame, width, height) {
+function setAspectRatio(frame, width, height) {
   frame.style.setProperty("--width", String(width));
   frame.style.setProperty("--height", String(height));
 }
 
 /**
  * @param {HTMLElement} frame
- * @param {HTMLImageElement} photo
+ * @param {HTMLImageElement} image
  * @param {State} state
  */
-function showPhoto(frame, photo, state) {
-  byId("welcome").hidden = Boolean(state.photo);
-  frame.hidden = !state.photo;
-  if (!state.photo) return;
+function showImage(frame, image, state) {
+  byId("welcome").hidden = Boolean(state.image);
+  frame.hidden = !state.image;
+  if (!state.image) return;
   frame.dataset.ready = "false";
-  photo.src = state.photo.url;
+  image.src = state.image.url;
 }
 
 /**
  * @param {HTMLElement} frame
- * @param {HTMLImageElement} photo
+ * @param {HTMLImageElement} image
  * @param {SVGElement} overlay
  * @param {State} state
  */
-function showResult(frame, photo, overlay, { result, photo: chosen }) {
+function showResult(frame, image, overlay, { result, image: source }) {
   overlay.replaceChildren();
-  photo.removeAttribute("style");
-  photo.alt = chosen ? `The photo ${chosen.file.name}` : "";
+  image.removeAttribute("style");
+  image.alt = source ? `Photo ${source.file.name}` : "";
   frame.dataset.result = String(Boolean(result));
   if (!result) {
-    if (photo.naturalWidth) setRatio(frame, photo.naturalWidth, photo.naturalHeight);
+    if (image.naturalWidth) setAspectRatio(frame, image.naturalWidth, image.naturalHeight);
     overlay.removeAttribute("aria-label");
     overlay.setAttribute("aria-hidden", "true");
     return;
   }
   byId("welcome").hidden = true;
   frame.hidden = false;
-  const { answer, colours } = result;
-  setRatio(frame, answer.output.width, answer.output.height);
-  layPhoto(photo, answer);
-  overlay.setAttribute("viewBox", `0 0 ${answer.output.width} ${answer.output.height}`);
-  overlay.setAttribute("aria-label", `${answer.regions.length} regions over the photo; the list of regions names them`);
+  const { response } = result;
+  setAspectRatio(frame, response.output.width, response.output.height);
+  positionImage(image, response);
+  overlay.setAttribute("viewBox", `0 0 ${response.output.width} ${response.output.height}`);
+  overlay.setAttribute("aria-label", `${response.regions.length} regions drawn over the photo; see the list of regions`);
   overlay.removeAttribute("aria-hidden");
-  overlay.append(drawRegions(answer, colours, 1), ...drawFaces(answer));
+  overlay.append(renderRegions(response), ...renderFaces(response));
 }
 
-/** @param {Answer} answer */
-function drawFaces({ detection }) {
+/** @param {CropResponse} response */
+function renderFaces({ detection }) {
   if (!detection || detection.faces.length < 2) return [];
-  return detection.faces.flatMap(({ bbox: [x, y, width, height] }, face) =>
-    face === detection.face
-      ? []
-      : [makeSvg("rect", { class: "face", "data-face": face, x, y, width, height }, makeSvg("title", {}, `Face ${face + 1}`))],
-  );
+  return detection.faces.flatMap(({ bbox: [x, y, width, height] }, face) => {
+    if (face === detection.face) return [];
+    const title = createSvgElement("title", {}, `Face ${face + 1}`);
+    return [createSvgElement("rect", { class: "face", "data-face": face, x, y, width, height }, title)];
+  });
 }
 
 /**
- * @param {HTMLImageElement} photo
+ * @param {HTMLImageElement} image
  * @param {SVGElement} overlay
  * @param {State} state
  */
-function showView(photo, overlay, { result, view, landmarks, options }) {
-  photo.classList.toggle("off", !view.photo);
+function updateView(image, overlay, { result, view, landmarks, options }) {
+  image.classList.toggle("off", !view.image);
   overlay.querySelector(".regions")?.setAttribute("fill-opacity", String(view.opacity));
   overlay.querySelector(".landmarks")?.remove();
-  const points = result && view.landmarks ? landmarksOf(result.answer, landmarks, options.units) : null;
-  if (result && points) overlay.append(drawLandmarks(points, result.answer.output));
+  const points = result && view.landmarks ? landmarksOf(result.response, landmarks, options.units) : null;
+  if (result && points) overlay.append(renderLandmarks(points, result.response.output));
 }
 
 /**
  * @param {SVGElement} overlay
  * @param {State} state
  */
-function drawNames(overlay, { result, hidden, labelled }) {
+function updateLabels(overlay, { result, hidden, labelled }) {
   overlay.querySelector(".labels")?.remove();
-  const shown = overlay.getBoundingClientRect().width;
-  if (!result || !shown) return;
-  const { answer, colours } = result;
-  const regions = answer.regions.filter((region) => !hidden.has(region.id));
-  overlay.append(drawLabels(regions, colours, labelled, answer.output, (LABEL_PX * answer.output.width) / shown));
+  const displayedWidth = overlay.getBoundingClientRect().width;
+  if (!result || !displayedWidth) return;
+  const { response } = result;
+  const regions = response.regions.filter((region) => !hidden.has(region.id));
+  const fontSize = (LABEL_PX * response.output.width) / displayedWidth;
+  const labels = layoutLabels(regions, labelled, response.output, fontSize);
+  overlay.append(renderLabels(labels, fontSize));
 }
 
 /**
  * @param {SVGElement} overlay
  * @param {State} state
  */
-function showLit(overlay, { result, lit, hidden }) {
-  const region = result?.answer.regions.find(({ id }) => id === lit && !hidden.has(id));
+function updateHighlight(overlay, { result, highlighted, hidden }) {
+  const region = result?.response.regions.find(({ id }) => id === highlighted && !hidden.has(id));
   for (const shape of overlay.querySelectorAll("[data-region]")) {
-    shape.classList.toggle("lit", Boolean(region) && Number(shape.getAttribute("data-region")) === lit);
+    const isHighlighted = Boolean(region) && Number(shape.getAttribute("data-region")) === highlighted;
+    shape.classList.toggle("highlighted", isHighlighted);
   }
-  overlay.classList.toggle("has-lit", Boolean(region));
+  overlay.classList.toggle("has-highlight", Boolean(region));
   const caption = byId("caption");
   caption.hidden = !region;
-  if (!region || !result) return;
-  const swatch = make("span", { class: "swatch" });
-  swatch.style.setProperty("--colour", colourOf(result.colours, region.id));
-  caption.replaceChildren(swatch, region.name, make("small", {}, formatArea(region.area_px)));
+  if (!region) return;
+  const swatch = createElement("span", { class: "swatch" });
+  swatch.style.setProperty("--colour", region.colour);
+  caption.replaceChildren(swatch, region.name, createElement("small", {}, formatArea(region.area_px)));
 }

@@ -1,66 +1,69 @@
 /**
- * What the page knows, in one object that is replaced and never changed; views redraw what differs from before.
+ * The state of the page: one object that is replaced, never modified. Views redraw the parts that have changed.
  *
  * @typedef {"file" | "pasted" | "sample"} Origin
- * @typedef {{file: File, url: string, origin: Origin}} Photo `url` is an object URL, revoked with the photo
- * @typedef {{file: File, origin: Origin, points: number[][] | null}} Landmarks `points` is null where it is no list of points
+ * @typedef {{file: File, url: string, origin: Origin}} Image `url` is an object URL, revoked when the image is replaced
+ * @typedef {{file: File, origin: Origin, points: number[][] | null}} Landmarks `points` is null if the file is not a list of points
  * @typedef {{file: File, origin: Origin}} LabelMap
  * @typedef {{upright: boolean, crop: boolean, margin: number, face: number, units: "pixels" | "normalized"}} Options
- * @typedef {{photo: boolean, landmarks: boolean, opacity: number}} View
+ * @typedef {{image: boolean, landmarks: boolean, opacity: number}} View
  *
- * @typedef {{id: number, name: string, area_px: number, bbox: number[], contours: number[][][],
+ * @typedef {{id: number, name: string, colour: string, area_px: number, bbox: number[], contours: number[][][],
  *   holes: {parent: number, contour: number[][]}[]}} Region
  * @typedef {{svg: string, regions: Region[], omitted: {id: number, name: string, reason: string}[],
  *   image: {width: number, height: number, format: string, exif_orientation: number},
  *   face: {roll_deg: number, interocular_px: number, bbox: number[]}, landmarks: number[][] | null,
  *   detection: {confidence: number, face: number, faces: {bbox: number[], confidence: number}[]} | null,
  *   output: {width: number, height: number}, transform: number[][], warnings: {code: string, message: string}[],
- *   processing_time_ms: number}} Answer the document of the API; see its documentation
- * @typedef {{name: string, value: string | File, origin?: Origin}} Field
- * @typedef {{answer: Answer, text: string, colours: Map<number, string>, fields: Field[], taskId: string | null}} Result
- * @typedef {{task_id: string, status: string, progress: number, result: Answer | null,
+ *   processing_time_ms: number}} CropResponse a response of the API; see its documentation
+ * @typedef {{name: string, value: string | File, origin?: Origin}} Field a field of a request
+ * @typedef {{response: CropResponse, text: string, fields: Field[], taskId: string | null}} Result
+ *   a response, its text, and the fields of its request
+ * @typedef {{task_id: string, status: string, progress: number, result: CropResponse | null,
  *   error: {code: string, title: string, detail: string} | null}} Task
- * @typedef {{heading: string, detail: string, hint: string, code: string, requestId: string, canRetry: boolean}} Trouble
+ * @typedef {{heading: string, detail: string, hint: string, code: string, requestId: string, canRetry: boolean}} ErrorNotice
  *
  * @typedef {object} State
- * @property {Photo | null} photo
+ * @property {Image | null} image
  * @property {Landmarks | null} landmarks
  * @property {LabelMap | null} map
  * @property {Options} options
  * @property {View} view
- * @property {ReadonlySet<number>} hidden ids of regions that are switched off
- * @property {ReadonlySet<number>} labelled ids of regions whose names are written
- * @property {number | null} lit id of the region that is lit up
+ * @property {ReadonlySet<number>} hidden ids of hidden regions
+ * @property {ReadonlySet<number>} labelled ids of regions with a label
+ * @property {number | null} highlighted id of the highlighted region
  * @property {boolean} isBusy
  * @property {Result | null} result
- * @property {Trouble | null} trouble
- * @property {string} aside said of the files that came last, where not all of them were taken
- * @property {boolean} isKeyAsked
+ * @property {ErrorNotice | null} errorNotice
+ * @property {string} uploadNotice notice about files of the last upload that were ignored or cannot be read
+ * @property {boolean} isKeyRequested
  * @property {boolean} hasKey
  * @property {Task | null} task
  * @property {boolean} isTaskRunning
- * @property {string} taskNote said instead of the task's status; empty where that says it all
+ * @property {string} taskNote replaces the status of the task, unless it is empty
  */
 
+import { DEFAULT_OPACITY } from "./drawing_constants.js";
+
 /**
- * @param {boolean} hasKey whether a key is kept from before
+ * @param {boolean} hasKey whether the session has an API key
  * @returns {State}
  */
-export function initialState(hasKey) {
+export function createInitialState(hasKey) {
   return {
-    photo: null,
+    image: null,
     landmarks: null,
     map: null,
     options: { upright: false, crop: false, margin: 0.25, face: 0, units: "pixels" },
-    view: { photo: true, landmarks: false, opacity: 0.35 },
+    view: { image: true, landmarks: false, opacity: DEFAULT_OPACITY },
     hidden: new Set(),
     labelled: new Set(),
-    lit: null,
+    highlighted: null,
     isBusy: false,
     result: null,
-    trouble: null,
-    aside: "",
-    isKeyAsked: false,
+    errorNotice: null,
+    uploadNotice: "",
+    isKeyRequested: false,
     hasKey,
     task: null,
     isTaskRunning: false,
@@ -77,10 +80,10 @@ export class Store {
   }
 
   /**
-   * Draw now, and again whenever something has changed.
+   * Run a view now and after each change.
    * @param {(state: State, before: State | null) => void} view
    */
-  show(view) {
+  subscribe(view) {
     this.views.push(view);
     view(this.state, null);
   }
@@ -94,7 +97,7 @@ export class Store {
 }
 
 /**
- * Tell whether any of these parts differs.
+ * Return whether any of the named properties has changed.
  * @param {State} state
  * @param {State | null} before
  * @param {...keyof State} names
@@ -104,7 +107,7 @@ export function hasChanged(state, before, ...names) {
 }
 
 /**
- * A set with one member more or fewer.
+ * Return a copy of a set, with or without a member.
  * @param {ReadonlySet<number>} set
  * @param {number} member
  * @param {boolean} isIn
@@ -117,14 +120,23 @@ export function withMember(set, member, isIn) {
 }
 
 /**
- * Take ids of regions over to a result that may number its regions otherwise: what was chosen was a name.
+ * Convert ids of regions to those of a new result. Users select regions by name, and another label map may assign
+ * other ids.
  * @param {ReadonlySet<number>} ids
- * @param {ReadonlyMap<number, string>} names by id, as they were until now
+ * @param {ReadonlyMap<number, string>} names last known name by id
  * @param {Region[]} regions of the new result
  */
-export function carryOver(ids, names, regions) {
-  const chosen = new Set(Array.from(ids, (id) => names.get(id)));
-  const taken = new Set(regions.map(({ id }) => id));
-  const absent = Array.from(ids).filter((id) => !taken.has(id)); // a region without an area now may have one later
-  return new Set([...absent, ...regions.filter(({ name }) => chosen.has(name)).map(({ id }) => id)]);
+export function mapRegionIds(ids, names, regions) {
+  const selected = new Set(Array.from(ids, (id) => names.get(id)));
+  const used = new Set(regions.map(({ id }) => id));
+  const absent = Array.from(ids).filter((id) => !used.has(id)); // the next result may contain these regions again
+  return new Set([...absent, ...regions.filter(({ name }) => selected.has(name)).map(({ id }) => id)]);
+}
+
+/**
+ * Return whether every region of the result has a label.
+ * @param {State} state
+ */
+export function areAllLabelled({ result, labelled }) {
+  return result !== null && result.response.regions.length > 0 && result.response.regions.every(({ id }) => labelled.has(id));
 }

@@ -1,0 +1,43 @@
+"""Uses of typer's internals, which tests/contracts/test_typer.py checks after an upgrade."""
+
+from __future__ import annotations
+
+import inspect
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from typer.core import TyperCommand
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
+F = TypeVar("F", bound="Callable[..., Any]")
+
+
+class EagerCommand(TyperCommand):
+    """Command that can start work before typer parses its arguments."""
+
+    def make_context(self, info_name: str | None, args: list[str], *rest: Any, **extra: Any) -> Any:
+        """Start the work, unless a shell completes the command line, and parse the arguments."""
+        if not extra.get("resilient_parsing"):
+            self.prepare(args)
+        return super().make_context(info_name, args, *rest, **extra)
+
+    def prepare(self, arguments: list[str]) -> None:
+        """Start the work for these arguments, which may be invalid."""
+        raise NotImplementedError
+
+
+def replace_parameters(command: F, parameters: Iterable[inspect.Parameter]) -> F:
+    """Set the parameters that typer turns into options, and return the command."""
+    signature = inspect.signature(command, eval_str=True)
+    command.__signature__ = signature.replace(parameters=list(parameters))  # type: ignore[attr-defined]
+    return command
+
+
+def completion_script(program: str, shell: str) -> str:
+    """Return the script that enables completion in a shell, as ``--show-completion`` prints it."""
+    # Imported here, because no other command needs it.
+    from typer._completion_shared import get_completion_script  # noqa: PLC0415
+
+    variable = f"_{program.replace('-', '_').upper()}_COMPLETE"
+    return get_completion_script(prog_name=program, complete_var=variable, shell=shell)

@@ -1,0 +1,153 @@
+"""PNG images of results, from a result of this process or from the JSON document of another."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated
+
+import cv2
+import msgspec
+import numpy as np
+import pybase64
+from msgspec import Meta
+
+from app.codec.encode import encode_flat_png, encode_image
+from app.face.contours import COORDINATE_DECIMALS, Polygon
+from app.face.frame import ByteArray, Size
+from app.face.landmarks import points_to_landmarks_px
+from app.face.regions import CUSTOM_REGION, Region
+from app.face.rendering.raster import render_image
+from app.face.rendering.svg import read_background
+from app.service.crop import check_output_size
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    import numpy.typing as npt
+
+    from app.face.landmarks import FloatArray
+    from app.service.crop import CropResult, ImageLimits
+    from app.service.options import CropOptions
+
+
+class _SizeDocument(msgspec.Struct):
+    width: int
+    height: int
+
+
+class _HoleDocument(msgspec.Struct):
+    parent: int
+    contour: list[tuple[float, float]]
+
+
+class _RegionDocument(msgspec.Struct):
+    id: int
+    name: str
+    colour: Annotated[str, Meta(pattern="^#[0-9a-f]{6}$")]
+    area_px: float
+    bbox: tuple[float, float, float, float]
+    contours: list[list[tuple[float, float]]]
+    holes: list[_HoleDocument]
+
+
+class _Document(msgspec.Struct):
+    """The part of a result document that the PNG is rendered from."""
+
+    svg: str
+    regions: list[_RegionDocument]
+    landmarks: list[tuple[float, float]] | None
+    image: _SizeDocument
+    output: _SizeDocument
+
+
+_DOCUMENT = msgspec.json.Decoder(_Document)
+
+
+def result_to_png(result: CropResult, options: CropOptions, limits: ImageLimits) -> bytes:
+    """Render a result.
+
+    Args:
+        result: the result.
+        options: options of the request.
+        limits: limits of images.
+
+    Returns:
+        a PNG of the size of the output frame, with a transparent background.
+
+    Raises:
+        ImageTooLargeError: the frame has more pixels than an image may have.
+    """
+    face = result.face
+    return _render(face.frame.size, face.regions, face.landmarks_px, face.svg, options, limits)
+
+
+def json_to_png(
+    document: bytes, points: npt.NDArray[np.float64] | None, options: CropOptions, limits: ImageLimits
+) -> bytes:
+    """Render the JSON document that a service returned, to the same image as `result_to_png`.
+
+    Args:
+        document: output of `app.service.serialization.result_to_json`.
+        points: the landmarks of the request; None if they were detected.
+        options: options of the request.
+        limits: limits of images.
+
+    Returns:
+        a PNG.
+
+    Raises:
+        ImageTooLargeError: the frame has more pixels than an image may have.
+        msgspec.DecodeError: the document is not a result.
+    """
+    result = _DOCUMENT.decode(document)
+    landmarks_px: FloatArray | None = None
+    if result.landmarks is not None:
+        landmarks_px = np.array(result.landmarks, np.float32)
+    elif points is not None:
+        frame = Size(result.image.width, result.image.height)
+        is_normalized = options.landmark_units == "normalized"
+        margin = limits.landmark_margin
+        exact_px = points_to_landmarks_px(points, image_size=frame, is_normalized=is_normalized, margin=margin)
+        landmarks_px = np.round(exact_px, COORDINATE_DECIMALS)
+    size = Size(result.output.width, result.output.height)
+    regions = [_to_region(region) for region in result.regions]
+    return _render(size, regions, landmarks_px, pybase64.b64decode(result.svg), options, limits)
+
+
+def _to_region(document: _RegionDocument) -> Region:
+    polygons = tuple(
+        Polygon(
+            np.array(contour, np.float32),
+            tuple(np.array(hole.contour, np.float32) for hole in document.holes if hole.parent == position),
+        )
+        for position, contour in enumerate(document.contours)
+    )
+    area_px, bbox = document.area_px, document.bbox
+    return Region(document.id, document.name, document.colour, polygons, area_px, bbox, CUSTOM_REGION)
+
+
+def _render(
+    size: Size,
+    regions: Sequence[Region],
+    landmarks_px: FloatArray | None,
+    svg: bytes,
+    options: CropOptions,
+    limits: ImageLimits,
+) -> bytes:
+    check_output_size("png", size, limits)
+    background = read_background(svg)
+    image = render_image(
+        size=size,
+        regions=regions,
+        landmarks_px=landmarks_px,
+        style=options.style(),
+        background=None if background is None else _decode(background.base64),
+    )
+    return encode_flat_png(image) if background is None else encode_image(image).data
+
+
+def _decode(base64: str) -> ByteArray:
+    """Decode a background that this service encoded, with its alpha channel."""
+    image = cv2.imdecode(np.frombuffer(pybase64.b64decode(base64), np.uint8), cv2.IMREAD_UNCHANGED)
+    if image is None:
+        raise ValueError("background: expected an image, got other data")
+    return image.astype(np.uint8, copy=False)

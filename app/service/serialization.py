@@ -1,0 +1,130 @@
+"""JSON documents of results, the same for synchronous requests and tasks."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import orjson
+import pybase64
+
+from app.face.contours import COORDINATE_DECIMALS, measure_rings
+from app.face.frame import transform_points
+from app.face.landmarks import compute_bbox
+
+if TYPE_CHECKING:
+    from app.codec.sniff import ImageInfo
+    from app.face.detection.landmark_detector import DetectedFace
+    from app.face.frame import Frame
+    from app.face.regions import Region
+    from app.service.crop import CropResult
+
+UPRIGHT_ORIENTATION = 1
+CONFIDENCE_DECIMALS = 4
+
+
+def result_to_json(result: CropResult) -> bytes:
+    """Serialize a result as JSON."""
+    face = result.face
+    frame = face.frame
+    document = {
+        "svg": pybase64.b64encode_as_string(face.svg),
+        "mask_contours": {str(region.label_id): _largest_contour(region) for region in face.regions},
+        "regions": [_region_to_dict(region) for region in face.regions],
+        "regions_detected": len(face.regions),
+        "omitted": [{"id": region.label_id, "name": region.name, "reason": region.reason} for region in face.omitted],
+        "image": image_to_dict(result.image),
+        "face": face_to_dict(face.roll_deg, face.interocular_px, face.bbox),
+        "landmarks": face.landmarks_px if result.detected is not None or not frame.is_identity else None,
+        "detection": None if result.detected is None else detection_to_dict(result.detected, frame),
+        "output": {"width": frame.size.width, "height": frame.size.height},
+        "transform": frame.transform,
+        "inverse_transform": frame.inverse,
+        "warnings": result_warnings(result),
+        "processing_time_ms": round(result.processing_time_ms, 3),
+    }
+    return orjson.dumps(document, option=orjson.OPT_SERIALIZE_NUMPY)
+
+
+def _largest_contour(region: Region) -> Any:
+    if len(region.polygons) == 1:
+        return region.polygons[0].outer
+    # Measure all at once, because a noisy label map has thousands of polygons, and one takes as long as a hundred.
+    areas, _ = measure_rings([polygon.outer for polygon in region.polygons])
+    return region.polygons[int(np.argmax(areas))].outer
+
+
+def _region_to_dict(region: Region) -> dict[str, Any]:
+    return {
+        "id": region.label_id,
+        "name": region.name,
+        "colour": region.colour,
+        "area_px": region.area_px,
+        "bbox": region.bbox,
+        "contours": [polygon.outer for polygon in region.polygons],
+        "holes": [
+            {"parent": index, "contour": hole}
+            for index, polygon in enumerate(region.polygons)
+            for hole in polygon.holes
+        ],
+    }
+
+
+def image_to_dict(image: ImageInfo) -> dict[str, Any]:
+    """Return the properties of an image."""
+    return {
+        "width": image.size.width,
+        "height": image.size.height,
+        "format": image.format,
+        "exif_orientation": image.exif_orientation,
+    }
+
+
+def face_to_dict(roll_deg: float, interocular_px: float, bbox: tuple[float, float, float, float]) -> dict[str, Any]:
+    """Return the measures of a face."""
+    return {
+        "roll_deg": round(roll_deg, 2),
+        "interocular_px": round(interocular_px, 2),
+        "bbox": [round(side, COORDINATE_DECIMALS) for side in bbox],
+    }
+
+
+def detection_to_dict(detected: DetectedFace, frame: Frame) -> dict[str, Any]:
+    """Return the confidence and index of a detected face, and the boxes of all faces in a frame."""
+    return {
+        "confidence": round(detected.faces[detected.index].confidence, CONFIDENCE_DECIMALS),
+        "presence": round(detected.presence, CONFIDENCE_DECIMALS),
+        "face": detected.index,
+        "faces": [
+            {"bbox": _box_to_frame(face.box, frame), "confidence": round(face.confidence, CONFIDENCE_DECIMALS)}
+            for face in detected.faces
+        ],
+    }
+
+
+def _box_to_frame(box: tuple[float, float, float, float], frame: Frame) -> list[float]:
+    """Return the axis-aligned box around a box that is transformed to a frame."""
+    x, y, width, height = box
+    corners = np.array([[x, y], [x + width, y], [x, y + height], [x + width, y + height]])
+    return [round(side, COORDINATE_DECIMALS) for side in compute_bbox(transform_points(corners, frame.transform))]
+
+
+def result_warnings(result: CropResult) -> list[dict[str, str]]:
+    """List the warnings about a result, each with a stable code."""
+    warnings = image_warnings(result.image)
+    if result.face.omitted:
+        message = f"{len(result.face.omitted)} regions have fewer than 3 points or no area; see omitted."
+        warnings.append({"code": "regions_omitted", "message": message})
+    return warnings
+
+
+def image_warnings(image: ImageInfo) -> list[dict[str, str]]:
+    """List the warnings about an image."""
+    orientation = image.exif_orientation
+    if orientation == UPRIGHT_ORIENTATION:
+        return []
+    message = (
+        f"The image has EXIF orientation {orientation}, so viewers rotate or mirror it. Landmarks, contours and the "
+        "overlay refer to the pixels as stored."
+    )
+    return [{"code": "exif_orientation", "message": message}]

@@ -1,0 +1,1 @@
+"""Process supervision: gunicorn master, workers, scoreboard, exporter, managed processes, and the HTTP protocol."""

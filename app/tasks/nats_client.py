@@ -1,0 +1,80 @@
+"""Adapter for nats-py: a stricter client, and connection options from the settings.
+
+This is the only module that relies on internals of nats-py. ``tests/contracts/test_nats_internals.py`` fails if an
+upgrade changes one of them.
+"""
+
+from __future__ import annotations
+
+import ssl
+from typing import TYPE_CHECKING, Any
+from urllib.parse import unquote, urlsplit
+
+import nats.errors
+from nats.aio.client import Client
+
+if TYPE_CHECKING:
+    from nats.aio.client import Srv
+
+    from app.settings import Settings
+
+
+class StrictTlsClient(Client):
+    """A client that sends no credentials without TLS if TLS is configured, and that leaks no socket.
+
+    nats-py lets the server decide whether to use TLS, so an impostor could ask for the credentials in plain text. It
+    also leaks the socket if a handshake fails during a reconnect or is interrupted.
+    """
+
+    def close_transport(self) -> None:
+        """Close the socket, whatever the state of the connection."""
+        if self._transport:
+            self._transport.close()  # type: ignore[no-untyped-call]
+
+    async def _connect_to_server(self, s: Srv) -> None:
+        self.close_transport()
+        await super()._connect_to_server(s)
+
+    async def _flush_pending(self, force_flush: bool = False) -> Any:
+        try:
+            return await super()._flush_pending(force_flush)
+        except RuntimeError as error:  # raised by uvloop if the socket was closed after the last check
+            raise nats.errors.ConnectionClosedError from error
+
+    def _connect_command(self) -> bytes:
+        # The client sends nothing before this command.
+        if self.options.get("tls") is not None and not self._server_info.get("tls_required"):
+            raise nats.errors.SecureConnWantedError
+        return super()._connect_command()
+
+
+def connect_options(settings: Settings) -> dict[str, Any]:
+    """Return the options of `Client.connect` for authentication and TLS."""
+    credentials: dict[str, Any] = {
+        "user": settings.nats_user,
+        "password": settings.nats_password.get_secret_value(),
+        "token": settings.nats_token.get_secret_value(),
+        "nkeys_seed_str": settings.nats_nkey_seed.get_secret_value(),
+        "user_credentials": str(settings.nats_creds_file or ""),
+    }
+    options = {name: value for name, value in credentials.items() if value}
+    options = options or _credentials_in_addresses(settings.nats_servers)
+    is_tls = settings.nats_tls_ca_file or settings.nats_tls_cert_file
+    if is_tls or any(server.startswith("tls://") for server in settings.nats_servers):
+        authorities = settings.nats_tls_ca_file
+        context = ssl.create_default_context(cafile=str(authorities) if authorities else None)
+        if settings.nats_tls_cert_file and settings.nats_tls_key_file:
+            context.load_cert_chain(settings.nats_tls_cert_file, settings.nats_tls_key_file)
+        options["tls"] = context
+    return options
+
+
+def _credentials_in_addresses(servers: list[str]) -> dict[str, Any]:
+    """Return the credentials that all addresses share, decoded; nats-py would send ``%40`` as it is."""
+    found = {(parts.username, parts.password) for parts in map(urlsplit, servers) if parts.username}
+    if len(found) != 1:
+        return {}
+    ((user, password),) = found
+    if password is None:
+        return {"token": unquote(user or "")}
+    return {"user": unquote(user or ""), "password": unquote(password)}

@@ -1,0 +1,180 @@
+"""Exceptions to RFC 9457 problem documents.
+
+    ProblemError              the request itself is invalid; the code determines the status
+    InputError (face)         the image, landmarks or segmentation map are invalid; always 422, each class has its code
+    QueueError (tasks)        the task or the queue; each class has a code of `PROBLEMS`
+    SaturatedError (service)  503 `saturated`
+    ClientDisconnect          499, for metrics and logs only, because the client is gone
+    any other exception       500 `internal_error`; the cause is logged under the request id
+
+A document never echoes the request body: it contains names of fields, positions, counts and limits.
+"""
+
+from __future__ import annotations
+
+from http import HTTPStatus
+from typing import TYPE_CHECKING, Any, Final
+
+import orjson
+from fastapi import Request, Response
+from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
+from starlette.routing import Match
+
+from app.face.errors import InputError
+from app.observability import context, metrics, recording
+from app.service.admission import SaturatedError
+from app.tasks.errors import (
+    IdempotencyConflictError,
+    QueueError,
+    QueueFullError,
+    QueueUnavailableError,
+    TaskEndedError,
+    TaskTooLargeError,
+    TaskUnknownError,
+)
+from app.web.problems import INPUT_STATUS, INPUT_TITLE, PROBLEMS, ProblemError
+from app.web.state import web_state
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Coroutine, Mapping
+
+MEDIA_TYPE: Final = "application/problem+json"
+TYPE_PREFIX: Final = "urn:facial-service:problem:"
+CLIENT_CLOSED_REQUEST: Final = 499  # nginx's status for a client that disconnected
+NO_STORE: Final = {"Cache-Control": "no-store"}
+
+QUEUE_PROBLEMS: Final[dict[type[QueueError], str]] = {
+    QueueUnavailableError: "queue_unavailable",
+    QueueFullError: "queue_full",
+    TaskTooLargeError: "task_too_large",
+    TaskUnknownError: "task_unknown",
+    TaskEndedError: "task_ended",
+    IdempotencyConflictError: "idempotency_conflict",
+}
+
+REJECTIONS: Final = {
+    "saturated": "saturated",
+    "body_too_large": "too_large",
+    "unauthorized": "unauthorized",
+    "body_timeout": "body_timeout",
+    "queue_full": "queue_full",
+    "queue_unavailable": "queue_unavailable",
+    "rate_limited": "rate_limited",
+}
+"""Codes of requests that are rejected before any work, to the reason in ``api_rejections_total``.
+
+``errors_total`` counts all other codes, so that each problem response is counted once.
+"""
+
+_ROUTER_CODES: Final = {404: "not_found", 405: "method_not_allowed"}
+_OTHER_ROUTER_CODE: Final = "http_error"
+
+
+def problem_response(
+    code: str, status: int, title: str, detail: str, *, headers: Mapping[str, str] | None = None, **extra: Any
+) -> Response:
+    """Return a problem document as a response."""
+    document = {"type": TYPE_PREFIX + code, "title": title, "status": status, "code": code, "detail": detail, **extra}
+    request_id = context.request_id.get()
+    if request_id is not None:
+        document["request_id"] = request_id
+    return Response(orjson.dumps(document), status, headers=dict(headers or {}), media_type=MEDIA_TYPE)
+
+
+async def handle_problem(_request: Request, error: Exception) -> Response:
+    """Respond to a `ProblemError`."""
+    if not isinstance(error, ProblemError):
+        raise error
+    if error.code in REJECTIONS:
+        recording.record_rejection(REJECTIONS[error.code])
+    else:
+        recording.record_error(error.code, "api")
+    return problem_response(error.code, error.status, error.title, error.detail, headers=error.headers, **error.extra)
+
+
+async def handle_input_error(_request: Request, error: Exception) -> Response:
+    """Respond to an `InputError`, whose class has the code."""
+    if not isinstance(error, InputError):
+        raise error
+    recording.record_error(error.code, "images")
+    return problem_response(error.code, INPUT_STATUS, INPUT_TITLE, str(error))
+
+
+async def handle_queue_error(request: Request, error: Exception) -> Response:
+    """Respond to a `QueueError`; a rejected submission counts as a rejection."""
+    if not isinstance(error, QueueError):
+        raise error
+    code = QUEUE_PROBLEMS[type(error)]
+    if code in REJECTIONS and request.method == "POST":
+        recording.record_rejection(REJECTIONS[code])
+    else:
+        recording.record_error(code, "tasks")
+    status, title = PROBLEMS[code]
+    headers = dict(NO_STORE)
+    if status == HTTPStatus.SERVICE_UNAVAILABLE:
+        headers["Retry-After"] = str(web_state(request).retry_after_s)
+    return problem_response(code, status, title, str(error), headers=headers)
+
+
+async def handle_saturated(request: Request, error: Exception) -> Response:
+    """Respond that this worker is at capacity."""
+    if not isinstance(error, SaturatedError):
+        raise error
+    # A kept connection would lead the retry to the same worker.
+    headers = {"Retry-After": str(web_state(request).retry_after_s), "Connection": "close"}
+    detail = "worker is at capacity; retry after the time in Retry-After"
+    return await handle_problem(request, ProblemError("saturated", detail, headers=headers))
+
+
+async def handle_disconnect(_request: Request, error: Exception) -> Response:
+    """End the request of a client that disconnected."""
+    if not isinstance(error, ClientDisconnect):
+        raise error
+    return Response(status_code=CLIENT_CLOSED_REQUEST)
+
+
+async def handle_http_exception(request: Request, error: Exception) -> Response:
+    """Respond to an error of the router: an unknown path or method."""
+    if not isinstance(error, HTTPException):
+        raise error
+    code = _ROUTER_CODES.get(error.status_code)
+    recording.record_error(code or _OTHER_ROUTER_CODE, "api")
+    if code is None:
+        phrase = HTTPStatus(error.status_code).phrase
+        return problem_response(_OTHER_ROUTER_CODE, error.status_code, phrase, phrase, headers=error.headers)
+    detail, headers = "path: expected one of those listed in /docs, got another", dict(error.headers or {})
+    if code == "method_not_allowed":
+        if "Allow" in headers:
+            headers["Allow"] = _allowed_methods(request)
+        allowed = headers.get("Allow", "another method")
+        detail = f"method: expected {allowed}, got {metrics.method_label(request.method)}"
+    return problem_response(code, error.status_code, PROBLEMS[code][1], detail, headers=headers)
+
+
+def _allowed_methods(request: Request) -> str:
+    """Return all methods of a path; the router's own error lists those of the first matching route only."""
+
+    def is_allowed(method: str) -> bool:
+        scope = {**request.scope, "method": method}
+        return any(route.matches(scope)[0] is Match.FULL for route in request.app.routes)
+
+    return ", ".join(sorted(filter(is_allowed, metrics.HTTP_METHODS)))
+
+
+HANDLERS: dict[int | type[Exception], Callable[[Request, Any], Coroutine[Any, Any, Response]]] = {
+    ProblemError: handle_problem,
+    InputError: handle_input_error,
+    QueueError: handle_queue_error,
+    SaturatedError: handle_saturated,
+    ClientDisconnect: handle_disconnect,
+    HTTPException: handle_http_exception,
+}
+"""Handlers by exception class. Starlette selects the nearest base class."""
+
+
+def internal_error_response() -> Response:
+    """Respond to an unexpected exception without revealing its cause."""
+    status, title = PROBLEMS["internal_error"]
+    recording.record_error("internal_error", "api")
+    return problem_response("internal_error", status, title, "see the service log for this request id")

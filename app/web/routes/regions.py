@@ -1,0 +1,116 @@
+"""Routes that process an image at once: the regions of a face, or its landmarks."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import TYPE_CHECKING
+
+from fastapi import APIRouter, Request, Response
+
+from app.observability.recording import image_step
+from app.service.landmarks import find_landmarks, landmarks_to_json
+from app.service.options import LANDMARK_OPTION_NAMES
+from app.service.serialization import result_to_json, result_warnings
+from app.web import openapi
+from app.web.auth import require_caller, scope_digest
+from app.web.body import cancel_on_disconnect
+from app.web.content_negotiation import JSON, SVG, negotiate_media_type, require_json
+from app.web.request_parsing import (
+    RequestHead,
+    check_input,
+    parse_crop_input,
+    parse_landmarks_input,
+    process_body,
+    read_head,
+)
+from app.web.results import overlay_headers, read_result
+from app.web.state import WebState, caller_of, task_queue, web_state
+
+if TYPE_CHECKING:
+    from app.service.crop import CheckedInput, CropResult, CropService
+
+router = APIRouter(prefix="/api/v1/frontal")
+
+
+@dataclass(frozen=True, slots=True)
+class CropContent:
+    """Content of a response to a crop request.
+
+    Attributes:
+        content: the JSON document or the overlay.
+        warnings: codes of the warnings.
+        cache: ``hit`` or ``miss``; empty without a result cache.
+    """
+
+    content: bytes
+    warnings: list[str]
+    cache: str = ""
+
+
+@router.post("/crop", **openapi.CROP)
+async def crop(request: Request) -> Response:
+    """Return the regions of a face.
+
+    The response is a JSON document, or the SVG overlay alone if `Accept` prefers `image/svg+xml`.
+    """
+    state = web_state(request)
+    require_caller(request, state.keys, state.limiter)
+    media_type = negotiate_media_type(request.headers.get("accept"))
+    head = read_head(request, state)
+    crop_image = _crop_cached if state.has_result_cache else _crop
+    result = await crop_image(request, state, head, media_type)
+    headers = overlay_headers(result.warnings)
+    if result.cache:
+        headers["X-Cache"] = result.cache
+    return Response(result.content, media_type=media_type, headers=headers)
+
+
+async def _crop(request: Request, state: WebState, head: RequestHead, media_type: str) -> CropContent:
+    async with process_body(request, state, partial(_process_crop, state.crop, head, media_type)) as result:
+        return result
+
+
+def _process_crop(service: CropService, head: RequestHead, media_type: str, body: bytes) -> CropContent:
+    """Parse and process a request, and serialize the result, on a work thread."""
+    return _serialize(service.process(parse_crop_input(head, body)), media_type)
+
+
+async def _crop_cached(request: Request, state: WebState, head: RequestHead, media_type: str) -> CropContent:
+    """Return the result of an earlier task for the same request, or process the request."""
+    async with process_body(request, state, partial(check_input, state.crop, head, is_digested=True)) as checked:
+        caller = caller_of(request)
+        found = await task_queue(request).find_result(scope_digest(caller, checked[1]) or "")
+        if found is None:
+            job = request.state.slot.run(_process_checked, state.crop, checked[0], media_type)
+            return await cancel_on_disconnect(request, job)
+    overlay, warnings = read_result(found)
+    return CropContent(overlay if media_type == SVG else found, warnings, "hit")
+
+
+def _process_checked(service: CropService, checked: CheckedInput, media_type: str) -> CropContent:
+    return replace(_serialize(service.run(checked), media_type), cache="miss")
+
+
+def _serialize(result: CropResult, media_type: str) -> CropContent:
+    with image_step("document"):
+        content = result.face.svg if media_type == SVG else result_to_json(result)
+    return CropContent(content, [warning["code"] for warning in result_warnings(result)])
+
+
+@router.post("/landmarks", **openapi.LANDMARKS)
+async def landmarks(request: Request) -> Response:
+    """Return the 478 landmarks of a face, in MediaPipe's order."""
+    state = web_state(request)
+    require_caller(request, state.keys, state.limiter)
+    require_json(request.headers.get("accept"))
+    head = read_head(request, state, LANDMARK_OPTION_NAMES)
+    async with process_body(request, state, partial(_process_landmarks, state, head)) as content:
+        return Response(content, media_type=JSON)
+
+
+def _process_landmarks(state: WebState, head: RequestHead, body: bytes) -> bytes:
+    """Parse and process a request, and serialize the result, on a work thread."""
+    result = find_landmarks(state.crop, state.detectors, parse_landmarks_input(head, body))
+    with image_step("document"):
+        return landmarks_to_json(result)

@@ -1,0 +1,208 @@
+/** Messages to the user: errors, ignored files, the API key form, the summary and the warnings of a result. */
+
+import { byId, createElement, formatBytes } from "./dom.js";
+import { hasChanged } from "./state.js";
+
+/** @typedef {import("./controller.js").Controller} Controller @typedef {import("./state.js").State} State */
+/** @typedef {import("./state.js").ErrorNotice} ErrorNotice @typedef {import("./api.js").ApiError} ApiError */
+
+/** Heading and hint by error code. For other codes, the page shows the title of the problem document. */
+const MESSAGES = /** @type {Record<string, [string, string]>} */ ({
+  no_face: [
+    "No face was found in this photo",
+    "Use a photo with a larger face seen from the front, or add its landmarks.",
+  ],
+  face_index: ["The photo has fewer faces", "Select the first face again."],
+  detection_unavailable: [
+    "This service cannot detect faces",
+    "Add the landmarks of the face as a JSON file, or ask the operator to install the face-detection models.",
+  ],
+  image_unsupported_format: ["The image format is not supported", "Save the image as PNG, JPEG or WebP, and choose it again."],
+  image_empty: ["The file is empty", "Choose another file."],
+  image_truncated: ["The image is truncated", "It may not have been saved or downloaded completely. Get the file again."],
+  image_corrupt: ["The image is corrupt", "Open it in an image editor, save it again, and choose the new file."],
+  image_too_large: ["The image has too many pixels", "Scale it down, and choose it again."],
+  body_too_large: ["The files are too large", "Choose a smaller photo, or save it as JPEG."],
+  task_too_large: ["The files are too large for a task", "Choose a smaller photo, or save it as JPEG."],
+  landmarks_count: ["The number of landmarks is wrong", "Choose a file with the 478 or 468 points of MediaPipe’s face mesh."],
+  landmarks_out_of_range: [
+    "The landmarks are outside the photo",
+    "Check that they belong to this photo, and whether their units are pixels or 0 to 1.",
+  ],
+  label_map_format: ["The label map is not a valid label image", "Use a PNG or lossless WebP with one label or colour for each region."],
+  unauthorized: ["The API key was not accepted", "Check the key, or request a new one from the operator."],
+  saturated: ["The service is at capacity", ""],
+  shutting_down: ["The service is restarting", ""],
+  queue_full: ["The task queue is full", "You can still process the photo without a task."],
+  queue_unavailable: ["The task queue is unreachable", "You can still process the photo without a task."],
+  task_unknown: ["The task was not found", "Its result may have expired. Submit it again."],
+  unreadable: [
+    "The response cannot be read",
+    "It has an unexpected format. A proxy between this page and the service may have changed it.",
+  ],
+  network: ["The service is unreachable", "Check your connection, and that the service is running. Your photo is still loaded."],
+});
+
+/** Headings and hints for a file that is not valid, by field. */
+const FIELD_MESSAGES = /** @type {Record<string, [string, string]>} */ ({
+  landmarks: [
+    "The landmarks are not valid",
+    "Check the landmarks file: a JSON list of points, each as {\"x\": 1.5, \"y\": 2} or [1.5, 2].",
+  ],
+  segmentation_map: [
+    "The label map is not valid",
+    "Check the label map: a PNG or lossless WebP of labels, or a JSON object of region name to landmark indices.",
+  ],
+});
+/** Start of an error detail that names a file. */
+const FIELD = /^(image|landmarks|segmentation_map)(?:\[[^:]*)?: (.*)$/s;
+/** Fields by the prefix of an error code, for details that do not name one. */
+const CODE_PREFIXES = [["landmarks_", "landmarks"], ["label_map_", "segmentation_map"], ["region_", "segmentation_map"]];
+const SERVER_HINT = "The error is in the service. Try again; if it persists, report it to the operator with the request ID below.";
+const CONTENT_TOO_LARGE = 413;
+
+/** @param {Controller} controller */
+export function initNotices(controller) {
+  const form = /** @type {HTMLFormElement} */ (byId("key-form"));
+  const input = /** @type {HTMLInputElement} */ (byId("key"));
+  form.addEventListener("submit", (event) => {
+    event.preventDefault();
+    const isValid = controller.useKey(input.value);
+    input.value = "";
+    byId("key-error").textContent = isValid ? "" : "API key: expected printable ASCII characters. The key was not saved.";
+  });
+  byId("key-forget").addEventListener("click", () => controller.forgetKey());
+
+  controller.store.subscribe((state, before) => {
+    if (hasChanged(state, before, "errorNotice")) renderErrorNotice(state, () => controller.retry());
+    if (hasChanged(state, before, "uploadNotice")) {
+      byId("upload-notice").textContent = state.uploadNotice;
+      if (state.uploadNotice) byId("upload-notice").scrollIntoView({ block: "nearest" });
+    }
+    if (hasChanged(state, before, "isKeyRequested")) {
+      form.hidden = !state.isKeyRequested;
+      if (state.isKeyRequested) input.focus();
+    }
+    byId("key-forget").hidden = !state.hasKey;
+    if (hasChanged(state, before, "result", "isBusy", "isKeyRequested")) byId("summary").textContent = summarize(state);
+    if (hasChanged(state, before, "result")) renderWarnings(state);
+  });
+}
+
+/**
+ * @param {State} state
+ * @param {() => void} retry
+ */
+function renderErrorNotice({ errorNotice }, retry) {
+  const notice = byId("error-notice");
+  notice.hidden = !errorNotice;
+  notice.replaceChildren();
+  if (!errorNotice) return;
+  notice.append(createElement("h2", {}, errorNotice.heading));
+  for (const text of [errorNotice.detail, errorNotice.hint]) if (text) notice.append(createElement("p", {}, text));
+  if (errorNotice.canRetry) {
+    const button = createElement("button", { type: "button" }, "Try again");
+    button.addEventListener("click", retry);
+    notice.append(button);
+  }
+  const code = errorNotice.requestId ? `${errorNotice.code}, request ${errorNotice.requestId}` : errorNotice.code;
+  notice.append(createElement("p", { class: "fine" }, createElement("code", {}, code)));
+  notice.scrollIntoView({ block: "nearest" });
+}
+
+/** @param {State} state */
+function summarize({ result, isBusy, image, isKeyRequested }) {
+  if (isBusy) return "Processing the photo…";
+  if (isKeyRequested && image) return "The photo has not been processed. Enter the API key to continue.";
+  if (!result) return "";
+  const { response, taskId } = result;
+  const { image: source, output, face, detection } = response;
+  const size = `${source.width} × ${source.height} ${source.format.toUpperCase()}`;
+  const isResized = output.width !== source.width || output.height !== source.height;
+  return [
+    response.regions.length === 1 ? "1 region" : `${response.regions.length} regions`,
+    isResized ? `${size}, output ${output.width} × ${output.height}` : size,
+    detection ? `face detected with ${Math.round(100 * detection.confidence)} % confidence` : "landmarks from file",
+    `roll ${Math.abs(face.roll_deg).toFixed(1)}°`,
+    `${response.processing_time_ms.toFixed(response.processing_time_ms < 10 ? 1 : 0)} ms${taskId ? " as a task" : ""}`,
+  ].join(" · ");
+}
+
+/** @param {State} state */
+function renderWarnings({ result }) {
+  const warnings = result ? result.response.warnings : [];
+  const list = byId("warnings");
+  list.hidden = !warnings.length;
+  list.replaceChildren(...warnings.map(({ message }) => createElement("li", {}, message)));
+}
+
+/**
+ * Describe an error of the API.
+ * @param {ApiError} error
+ * @returns {ErrorNotice}
+ */
+export function describeError(error) {
+  const code = error.status === CONTENT_TOO_LARGE && !(error.code in MESSAGES) ? "body_too_large" : error.code;
+  const { heading, detail, hint } = explain(code, error.title, error.detail, error.status);
+  const canRetry = error.status === 0 || error.status === 408 || error.status >= 500 || code === "unreadable";
+  const wait = error.retryAfter ? `Retry after ${error.retryAfter === 1 ? "1 second" : `${error.retryAfter} seconds`}.` : "";
+  return { heading, detail, hint: [wait, hint].filter(Boolean).join(" "), code, requestId: error.requestId, canRetry };
+}
+
+/**
+ * Describe the error of a failed task.
+ * @param {{code: string, title: string, detail: string}} error
+ * @returns {ErrorNotice}
+ */
+export function describeTaskError({ code, title, detail }) {
+  return { ...explain(code, title, detail, 0), code, requestId: "", canRetry: false };
+}
+
+/**
+ * @param {string} code
+ * @param {string} title
+ * @param {string} text detail of the error, which may start with the name of a field
+ * @param {number} status
+ */
+function explain(code, title, text, status) {
+  const [, field, message] = FIELD.exec(text) || ["", CODE_PREFIXES.find(([prefix]) => code.startsWith(prefix))?.[1] || "", text];
+  // Messages about images refer to the photo, but a label map may be an image too.
+  const isOtherFile = field in FIELD_MESSAGES && (code.startsWith("image_") || !(code in MESSAGES));
+  const fallback = /** @type {[string, string]} */ ([title || `The service returned status ${status}`, ""]);
+  const [heading, hint] = isOtherFile ? FIELD_MESSAGES[field] : MESSAGES[code] || fallback;
+  return { heading, detail: toSentence(message), hint: hint || (status >= 500 ? SERVER_HINT : "") };
+}
+
+/**
+ * Describe files that exceed the limit for a request.
+ * @param {number} bytes
+ * @param {number} limit
+ * @returns {ErrorNotice}
+ */
+export function describeBodyTooLarge(bytes, limit) {
+  const detail = `Expected at most ${formatBytes(limit)} in total, got ${formatBytes(bytes)}. Nothing was sent.`;
+  const [heading, hint] = MESSAGES.body_too_large;
+  return { heading, detail, hint, code: "body_too_large", requestId: "", canRetry: false };
+}
+
+/**
+ * Describe an image that the browser cannot render.
+ * @returns {ErrorNotice}
+ */
+export function describePngError() {
+  return {
+    heading: "The PNG cannot be saved",
+    detail: "This browser cannot render the image, probably because it is very large.",
+    hint: "Save the SVG or the JSON instead.",
+    code: "not_painted",
+    requestId: "",
+    canRetry: false,
+  };
+}
+
+/** @param {string} text */
+function toSentence(text) {
+  if (!text) return "";
+  const sentence = text.charAt(0).toUpperCase() + text.slice(1);
+  return /[.!?]$/.test(sentence) ? sentence : `${sentence}.`;
+}

@@ -1,0 +1,161 @@
+"""Requests without landmarks: the landmarks route, the crop route and tasks."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+import numpy as np
+import pytest
+
+from app.web.schemas import CropResponse, LandmarksResponse
+from benchmarks import variants
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    import httpx
+    from fastapi import FastAPI
+
+    from tests.conftest import Sample
+
+    Call = Callable[..., httpx.Response]
+    MakeApp = Callable[..., FastAPI]
+    Run = Callable[..., Any]
+
+CROP = "/api/v1/frontal/crop"
+LANDMARKS = "/api/v1/frontal/landmarks"
+JSON = {"content-type": "application/json"}
+ALLOWED = 0.04
+
+pytestmark = pytest.mark.usefixtures("face_models")
+
+
+def bodies(sample: Sample, image: bytes, **options: Any) -> dict[str, dict[str, Any]]:
+    """Build the same request in both wire formats, without landmarks."""
+    fields = sample.fields(image=image, **options)
+    del fields["landmarks"]
+    texts = {name: msgspec.json.encode(value).strip(b'"') for name, value in options.items()}
+    form = sample.form(image=image, landmarks=None, **texts)
+    return {
+        "json": {"content": msgspec.json.encode(fields), "headers": JSON},
+        "multipart": {"content": form, "headers": {"content-type": sample.multipart}},
+    }
+
+
+def error_of(landmarks: Any) -> float:
+    return variants.compute_error(np.array(landmarks), variants.read_sample().landmarks_px)
+
+
+@pytest.mark.parametrize("wire", ["json", "multipart"])
+def test_landmarks_are_returned(make_app: MakeApp, call: Call, sample: Sample, wire: str) -> None:
+    app = make_app()
+    response = call(app, path=LANDMARKS, **bodies(sample, sample.photo)[wire])
+    assert response.status_code == 200, response.text
+    found = msgspec.json.decode(response.content, type=LandmarksResponse)
+    assert msgspec.to_builtins(found) == response.json(), "every member is documented"
+    assert error_of(found.landmarks) <= ALLOWED
+    shares = bodies(sample, sample.photo, landmark_units="normalized")[wire]
+    normalized = call(app, path=LANDMARKS, **shares).json()["landmarks"]
+    assert error_of(np.array(normalized) * 512) <= ALLOWED
+    by_query = call(app, path=f"{LANDMARKS}?landmark_units=pixels", **shares).json()["landmarks"]
+    assert by_query == found.landmarks, "the query takes precedence over the body"
+
+
+@pytest.mark.parametrize("wire", ["json", "multipart"])
+def test_crop_detects_landmarks(make_app: MakeApp, call: Call, sample: Sample, wire: str) -> None:
+    options = {"upright": True, "crop": "face", "background": "image", "output_size": 300, "margin": 0.1}
+    response = call(make_app(), **bodies(sample, sample.photo, **options)[wire])
+    assert response.status_code == 200, response.text
+    found = msgspec.json.decode(response.content, type=CropResponse)
+    assert msgspec.to_builtins(found) == response.json()
+    assert found.landmarks is not None
+    inverse = np.array(found.inverse_transform)
+    image_px = np.array(found.landmarks) @ inverse[:, :2].T + inverse[:, 2]
+    assert error_of(image_px) <= ALLOWED
+    assert max(found.output.width, found.output.height) == 300
+    assert abs(found.face.roll_deg) <= 0.5
+
+
+def test_the_same_landmarks_give_the_same_regions(make_app: MakeApp, call: Call, sample: Sample) -> None:
+    app = make_app()
+    found = call(app, **bodies(sample, sample.photo)["json"]).json()
+    sent = call(app, content=sample.json(image=sample.photo, landmarks=found["landmarks"]), headers=JSON).json()
+    assert (found["regions"], found["svg"]) == (sent["regions"], sent["svg"])
+
+
+@pytest.mark.parametrize(
+    ("change", "status", "code"),
+    [
+        (lambda _: {"content": b"{}", "headers": JSON}, 422, "field_missing"),
+        (lambda s: bodies(s, s.jpeg)["json"], 422, "no_face"),
+        (lambda s: bodies(s, s.jpeg)["multipart"], 422, "no_face"),
+        (lambda s: bodies(s, s.photo, face=1)["json"], 422, "face_index"),
+        (lambda s: bodies(s, s.photo, face=1)["multipart"], 422, "face_index"),
+        (lambda s: bodies(s, s.photo, face=-1)["json"], 422, "field_invalid"),
+        (lambda s: bodies(s, s.photo[:-4])["json"], 422, "image_truncated"),
+        (lambda s: bodies(s, s.png_file(64, 64, b"no zlib"))["json"], 422, "image_corrupt"),
+        (lambda s: {"content": s.json(), "headers": JSON}, 422, "field_unknown"),
+        (lambda s: {"content": s.form(), "headers": {"content-type": s.multipart}}, 422, "field_unknown"),
+        (lambda s: bodies(s, s.photo, upright=True)["json"], 422, "field_unknown"),
+        (lambda s: {**bodies(s, s.photo)["json"], "params": {"crop": "face"}}, 422, "parameter_invalid"),
+        (lambda s: {**bodies(s, s.photo)["json"], "params": {"face": "first"}}, 422, "field_invalid"),
+        (
+            lambda s: {**bodies(s, s.photo)["json"], "headers": {**JSON, "accept": "image/svg+xml"}},
+            406,
+            "not_acceptable",
+        ),
+        (lambda s: {**bodies(s, s.photo)["json"], "headers": {}}, 415, "unsupported_media_type"),
+        (
+            lambda s: {**bodies(s, s.photo)["json"], "headers": {"content-type": "application/json" + ";" * 2000}},
+            415,
+            "unsupported_media_type",
+        ),
+    ],
+)
+def test_invalid_requests_have_their_codes(
+    make_app: MakeApp, call: Call, sample: Sample, change: Callable[[Sample], Any], status: int, code: str
+) -> None:
+    response = call(make_app(), path=LANDMARKS, **change(sample))
+    assert (response.status_code, response.json()["code"]) == (status, code), response.text
+
+
+def test_an_api_key_is_required(make_app: MakeApp, call: Call, sample: Sample) -> None:
+    app = make_app(api_keys="first-key")
+    assert call(app, path=LANDMARKS, **bodies(sample, sample.photo)["json"]).status_code == 401
+
+
+def test_without_models_every_route_reports_it(make_app: MakeApp, call: Call, sample: Sample, tmp_path: Path) -> None:
+    app = make_app(models_dir=tmp_path)
+    for path in (LANDMARKS, CROP):
+        response = call(app, path=path, **bodies(sample, sample.photo)["json"])
+        assert (response.status_code, response.json()["code"]) == (422, "detection_unavailable")
+        assert "MODELS_DIR" in response.json()["detail"]
+    assert call(app, content=sample.json(upright=True), headers=JSON).status_code == 200
+
+
+def test_tasks_detect_landmarks(with_tasks: Run, sample: Sample) -> None:
+    async def scenario(tasks: Any) -> None:
+        await tasks.start_worker()
+        body = bodies(sample, sample.photo, upright=True, crop="face", background="image")["json"]["content"]
+        task = await tasks.succeed(body)
+        assert error_of(_to_image_coordinates(task["result"])) <= ALLOWED
+        taken = (await tasks.submit(bodies(sample, sample.jpeg)["json"]["content"])).json()
+        failed = (await tasks.status(taken["task_id"], "?wait=30")).json()
+        assert (failed["status"], failed["error"]["code"]) == ("FAILURE", "no_face")
+
+    with_tasks(scenario)
+
+
+def test_a_task_that_no_worker_can_process_is_rejected_at_once(with_tasks: Run, sample: Sample, tmp_path: Path) -> None:
+    async def scenario(tasks: Any) -> None:
+        response = await tasks.submit(bodies(sample, sample.photo)["json"]["content"])
+        assert (response.status_code, response.json()["code"]) == (422, "detection_unavailable")
+
+    with_tasks(scenario, models_dir=tmp_path)
+
+
+def _to_image_coordinates(result: dict[str, Any]) -> np.ndarray:
+    inverse = np.array(result["inverse_transform"])
+    return np.array(result["landmarks"]) @ inverse[:, :2].T + inverse[:, 2]
