@@ -198,14 +198,14 @@ CATALOGUE: Final[dict[str, CatalogueEntry]] = {
     "service.workers": CatalogueEntry(
         "The worker processes: number, state, and a heartbeat within `TIMEOUT_S`.",
         "error: no worker is ready. warning: fewer than expected, or one without heartbeats.",
-        "search the log for `ended:` and `cannot work` (see FacialServiceWorkerExits); if the service has other "
+        "search the log for `exited:` and `failed` (see FacialServiceWorkerExits); if the service has other "
         "settings than this shell, use the same WORKERS and TASK_WORKERS",
     ),
     "service.metrics": CatalogueEntry(
         "`/metrics` on `METRICS_PORT`: response time and content.",
         "error: no response, or `queue_up` is 0. warning: metrics are missing, a scrape takes longer than 1 s, or "
         "worker processes have exited unexpectedly.",
-        "search the log for `ended:` and `A scrape failed`; see FacialServiceScrapeSlow and FacialServiceWorkerExits",
+        "search the log for `exited:` and `A scrape failed`; see FacialServiceScrapeSlow and FacialServiceWorkerExits",
     ),
     "service.version": CatalogueEntry(
         "The version of the running service, compared with this command.",
