@@ -50,7 +50,7 @@ INPUT_STATUS: Final = 422
 INPUT_TITLE: Final = "The input cannot be processed"
 
 TASK_ERRORS: Final = {
-    "task_gave_up": "The task failed at every attempt",
+    "task_gave_up": "The task failed on every attempt",
     "task_lost": "The queue lost the task",
     "result_too_large": "The result is too large for the queue",
 }
