@@ -177,7 +177,7 @@ class ServiceArbiter(Arbiter):
         """Replace the workers one by one; each new worker takes the slot of its predecessor.
 
         gunicorn's own reload starts all new workers first, which would permanently double the slots and the files that
-        each scrape reads. The listening socket stays open, so no connection is refused meanwhile.
+        each scrape reads. The listening socket stays open, so no connection is refused in the meantime.
         """
         log.info("Reloading %d workers one by one", len(self.WORKERS))
         self._to_replace = list(self.WORKERS)

@@ -64,7 +64,7 @@ class ProblemError(Exception):
 
     Args:
         code: a key of `PROBLEMS`.
-        detail: the field, what was expected and what was received. It must not contain text from the request.
+        detail: the field, the expected value and the received value. It must not contain text from the request.
         headers: response headers, such as ``Retry-After``.
         extra: further members of the problem document.
     """

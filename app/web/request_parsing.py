@@ -67,7 +67,7 @@ class RequestHead:
 
 
 def read_head(request: Request, state: WebState, options: Sequence[str] = OPTION_NAMES) -> RequestHead:
-    """Validate everything before the body, so that no body is read in vain.
+    """Validate everything except the body, so that invalid requests are rejected before their body is read.
 
     Args:
         request: the request.

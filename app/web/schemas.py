@@ -137,7 +137,7 @@ class ProblemDocument(msgspec.Struct):
     title: str
     status: Annotated[int, Meta(ge=400, le=599)]
     code: Annotated[str, Meta(description="Stable, machine-readable code.")]
-    detail: Annotated[str, Meta(description="The field, what was expected and what was received.")]
+    detail: Annotated[str, Meta(description="The field, the expected value and the received value.")]
     request_id: str
 
 
