@@ -111,11 +111,11 @@ class Settings(BaseSettings):
         ge=1,
         description="Idle timeout of connections, in seconds; should be longer than that of a reverse proxy.",
     )
-    backlog: int = Field(2048, ge=64, description="Maximum connections that wait to be accepted.")
+    backlog: int = Field(2048, ge=64, description="Maximum length of the listen backlog, in connections.")
     forwarded_allow_ips: str = Field(
         "127.0.0.1", description="Trusted proxies (X-Forwarded-For), separated by commas; `*` trusts every client."
     )
-    root_path: str = Field("", description="Path prefix that a reverse proxy strips, for the links in /docs.")
+    root_path: str = Field("", description="Path prefix that a reverse proxy strips; added to the links in /docs.")
     enable_page: bool = Field(default=True, description="Page at `/`; false disables it and its assets.")
 
     # Limits
@@ -126,7 +126,7 @@ class Settings(BaseSettings):
         24_000_000,
         ge=1,
         le=100_000_000,
-        description="Maximum size of an image or label map, in pixels, checked in its header.",
+        description="Maximum size of an image or label map, in pixels; checked in the header, before decoding.",
     )
     max_concurrency: int = Field(
         16,
@@ -163,7 +163,7 @@ class Settings(BaseSettings):
         "`name:key`; without keys, access is open.",
     )
     api_keys_file: Path | None = Field(
-        None, description="File with more keys, one per line or separated by commas; read again when it changes."
+        None, description="File with more keys, one per line or separated by commas; reloaded when it changes."
     )
     rate_limit: str = Field(
         "",
@@ -196,7 +196,8 @@ class Settings(BaseSettings):
     )
     log_level: str = Field(
         "INFO",
-        description="Log level of components without an entry in LOG_LEVELS; in JSON, `images` starts at WARNING.",
+        description="Log level of components without an entry in LOG_LEVELS; with JSON and INFO, `images` logs from "
+        "WARNING.",
     )
     log_levels: Annotated[dict[str, str], CommaList] = Field(
         default_factory=dict,
@@ -218,10 +219,11 @@ class Settings(BaseSettings):
         default=True, description="Task API and task processing; false disables both and the embedded queue."
     )
     data_dir: Path = Field(
-        Path("data"), description="Storage folder of the embedded NATS server, which `serve` starts without NATS_URL."
+        Path("data"),
+        description="Storage folder of the embedded NATS server, which `serve` starts if NATS_URL is empty.",
     )
     result_ttl: int = Field(
-        3600, ge=1, le=31_536_000, description="Retention of a task's record after the task has ended, in seconds."
+        3600, ge=1, le=31_536_000, description="Retention time of a task's record after the task has ended, in seconds."
     )
     result_max_bytes: int = Field(
         1024 * MIB, ge=MIB, description="Maximum size of all task records, in bytes; at the limit, new tasks get 503."
@@ -240,7 +242,10 @@ class Settings(BaseSettings):
         description="Maximum size of dead-lettered tasks, in bytes; at the limit, the oldest are deleted.",
     )
     task_ack_wait_s: float = Field(
-        10.0, ge=1, description="Heartbeat timeout of a running task, in seconds; then another worker receives it."
+        10.0,
+        ge=1,
+        description="Heartbeat timeout of a running task, in seconds; after it, the task is delivered to another "
+        "worker.",
     )
     task_max_deliveries: int = Field(5, ge=1, le=100, description="Maximum attempts per task.")
     task_timeout_s: float = Field(
@@ -260,7 +265,8 @@ class Settings(BaseSettings):
     nats_replicas: int = Field(1, ge=1, le=5, description="Replicas of tasks and records in a NATS cluster.")
     nats_timeout_s: float = Field(5.0, gt=0, le=60, description="Timeout of requests to the NATS server, in seconds.")
     nats_monitor_url: str = Field(
-        "", description="Monitoring URL of the NATS server, for its storage limit, such as `http://nats:8222`."
+        "",
+        description="Monitoring URL of an external NATS server, such as `http://nats:8222`; enables its metrics.",
     )
     nats_sync_interval: str = Field(
         "10s",
@@ -270,7 +276,7 @@ class Settings(BaseSettings):
         "acknowledgement.",
     )
     nats_user: str = Field("", description="NATS user name.")
-    nats_password: SecretStr = Field(SecretStr(""), description="NATS password of that user.")
+    nats_password: SecretStr = Field(SecretStr(""), description="Password of NATS_USER.")
     nats_token: SecretStr = Field(SecretStr(""), description="NATS token, instead of user and password.")
     nats_nkey_seed: SecretStr = Field(SecretStr(""), description="NKey seed, instead of user and password.")
     nats_creds_file: Path | None = Field(
@@ -285,11 +291,11 @@ class Settings(BaseSettings):
         0.0,
         ge=0,
         le=60,
-        description="Additional CPU time per request, in seconds, to rehearse overload; never set it in production.",
+        description="Additional CPU time per request, in seconds, to simulate overload; never set it in production.",
     )
     fault_poison_region: str = Field(
         "",
-        description="Name of a custom region that kills the task process, to rehearse faults; never set it in "
+        description="Name of a custom region that kills the task process, to simulate crashes; never set it in "
         "production.",
     )
 
@@ -337,10 +343,10 @@ class Settings(BaseSettings):
     )
     @classmethod
     def _check_buckets(cls, value: tuple[float, ...]) -> tuple[float, ...]:
-        is_rising = all(low < high for low, high in itertools.pairwise(value))
-        if not value or not is_rising or not all(math.isfinite(bound) and bound > 0 for bound in value):
+        is_increasing = all(low < high for low, high in itertools.pairwise(value))
+        if not value or not is_increasing or not all(math.isfinite(bound) and bound > 0 for bound in value):
             bounds = ",".join(f"{bound:g}" for bound in value)
-            raise ValueError(f"expected at least one bound, all above 0 and rising, got {bounds or 'none'}")
+            raise ValueError(f"expected at least one bound, all above 0 and increasing, got {bounds or 'none'}")
         return value
 
     @field_validator("log_levels", "log_theme", mode="before")
@@ -446,7 +452,7 @@ class CallerSettings(BaseSettings):
     @field_validator("facial_service_api_key")
     @classmethod
     def _check_key(cls, value: SecretStr) -> SecretStr:
-        # HTTP libraries repeat an invalid header in their error.
+        # HTTP libraries include an invalid header in their error message, which would reveal the key.
         text = value.get_secret_value()
         if not (text.isascii() and text.isprintable()) or " " in text:
             raise ValueError("expected visible ASCII characters, got others")

@@ -59,8 +59,8 @@ def completion(shell: Annotated[Shell, typer.Argument(show_default=False, help="
 def serve() -> None:
     """Serve the API, and metrics and probes on a separate port.
 
-    Settings are environment variables; the README lists them. If NATS_URL is empty, an embedded NATS server and task
-    workers run as well.
+    Settings are environment variables; the README lists them.
+    If NATS_URL is empty, the command also runs an embedded NATS server and task workers.
     """
     settings = settings_or_exit()
     # Imported here, because `--help` and `version` must not load the image libraries.

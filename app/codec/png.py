@@ -188,7 +188,7 @@ def strip_png(view: memoryview, *, as_grey: bool = False, is_alpha_kept: bool = 
 
     Raises:
         ImageTruncatedError: the file ends before IEND.
-        ImageCorruptError: the image data does not inflate, or inflates to less than the header announces.
+        ImageCorruptError: the image data does not inflate, or inflates to less than the header declares.
     """
     header = read_png_header(view)
     if as_grey:
@@ -255,7 +255,7 @@ def _iter_inflated(data: Sequence[memoryview], raw_bytes: int) -> Iterator[bytes
                 piece = inflater.unconsumed_tail
             if not missing:
                 return
-    raise ImageCorruptError("expected as much PNG image data as its header announces, got less")
+    raise ImageCorruptError("expected as much PNG image data as the header declares, got less")
 
 
 def _count_raw_bytes(header: PngHeader) -> int:

@@ -84,7 +84,7 @@ class LandmarkError(InputError):
 
 
 class LandmarkCountError(LandmarkError):
-    """The number of landmarks is not that of a known mesh."""
+    """The number of landmarks is neither 468 nor 478."""
 
     code: ClassVar[str] = "landmarks_count"
 

@@ -22,7 +22,7 @@ Transform = npt.NDArray[np.float64]
 
 _OPAQUE: Final = 255
 # A coordinate this close to the pixel grid counts as on the grid.
-_GRID_ERROR: Final = 1e-6
+_GRID_TOLERANCE_PX: Final = 1e-6
 # Margin around the part of an image that is cropped before warping, for the pixels that interpolation reads.
 _RIM_PX: Final = 2
 
@@ -123,10 +123,10 @@ def make_frame(image_size: Size, landmarks_px: npt.NDArray[np.floating], roll_de
         low, high = low - margin, high + margin
     if framing.longer_side is None:
         # Round outwards to whole pixels.
-        low, high = np.floor(low + _GRID_ERROR), np.ceil(high - _GRID_ERROR)
+        low, high = np.floor(low + _GRID_TOLERANCE_PX), np.ceil(high - _GRID_TOLERANCE_PX)
     extent = np.maximum(high - low, 1.0)
     scale = 1.0 if framing.longer_side is None else framing.longer_side / float(extent.max())
-    new_width, new_height = np.maximum(np.ceil(extent * scale - _GRID_ERROR), 1).astype(int).tolist()
+    new_width, new_height = np.maximum(np.ceil(extent * scale - _GRID_TOLERANCE_PX), 1).astype(int).tolist()
     transform = scale * np.column_stack((rotation, -low)) + 0.0
     return Frame(Size(new_width, new_height), transform, invert_transform(transform))
 

@@ -1,6 +1,6 @@
-"""Face-mesh landmarks as an array: validation, and measures of the face.
+"""Face-mesh landmarks as an array: validation, and measurements of the face.
 
-Landmarks are those of MediaPipe's Face Mesh: 468 points of the mesh, plus 10 if the irises were refined.
+Landmarks are those of MediaPipe's Face Mesh: 468 points of the mesh, plus 10 of the irises if they were detected.
 Sides are the subject's: the right eye, with outer corner 33, is on the left of the image.
 """
 
@@ -29,7 +29,7 @@ RIGHT_EYE_OUTER_CORNER: Final = 33
 LEFT_EYE_OUTER_CORNER: Final = 263
 
 MIN_INTEROCULAR_PX: Final = 1.0
-"""Minimum distance between the eyes: below it, their direction is noise."""
+"""Minimum distance between the eyes; below it, the angle of their axis is meaningless."""
 
 _FLOAT32_MAX: Final = float(np.finfo(np.float32).max)
 
@@ -98,8 +98,8 @@ def _raise_out_of_range(points_px: npt.NDArray[np.float64], in_range: npt.NDArra
     not_finite = np.flatnonzero(~(np.abs(points_px) <= _FLOAT32_MAX).all(axis=1))
     if len(not_finite):
         raise LandmarkNotFiniteError(
-            f"landmarks: expected finite numbers, got others at {len(not_finite)} points, first at index "
-            f"{not_finite[0]}"
+            f"landmarks: expected finite numbers, got NaN, infinite or huge values at {len(not_finite)} points, "
+            f"first at index {not_finite[0]}"
         )
     outside = np.flatnonzero(~in_range.all(axis=1))
     raise LandmarkRangeError(

@@ -57,7 +57,7 @@ METRICS: tuple[MetricSpec, ...] = (
     MetricSpec(
         "api_requests_total",
         "counter",
-        "HTTP requests with a response, by status code.",
+        "Completed HTTP requests, by status code.",
         {"method": _METHOD, "endpoint": _ENDPOINT, "status": "status code"},
     ),
     MetricSpec(
@@ -91,7 +91,7 @@ METRICS: tuple[MetricSpec, ...] = (
     MetricSpec(
         "api_rejections_total",
         "counter",
-        "Requests rejected before any work, by reason; not included in errors_total.",
+        "Requests rejected before processing, by reason; not included in errors_total.",
         {
             "reason": (
                 "saturated",
@@ -125,12 +125,12 @@ METRICS: tuple[MetricSpec, ...] = (
         _TYPE,
         buckets="task_wait_buckets",
     ),
-    MetricSpec("task_redeliveries_total", "counter", "Repeated deliveries of tasks.", _TYPE),
-    MetricSpec("task_dead_total", "counter", "Tasks that were dead-lettered.", _TYPE),
+    MetricSpec("task_redeliveries_total", "counter", "Task redeliveries.", _TYPE),
+    MetricSpec("task_dead_total", "counter", "Tasks moved to the dead-letter stream.", _TYPE),
     MetricSpec(
         "task_repairs_total",
         "counter",
-        "Differences between records, stream and consumer repaired by the reconciler, by reason.",
+        "Inconsistencies of records, stream and consumers that the reconciler repaired, by reason.",
         {"reason": ("task_lost", "record_restored", "record_expired", "message_removed", "consumer_recreated")},
     ),
     MetricSpec("task_queue_size", "gauge", "Tasks waiting for a worker.", _TYPE, is_collected=True),
@@ -145,7 +145,7 @@ METRICS: tuple[MetricSpec, ...] = (
         is_collected=True,
     ),
     MetricSpec("task_dead_kept", "gauge", "Tasks in the dead-letter stream.", {}, is_collected=True),
-    MetricSpec("queue_up", "gauge", "Whether the NATS server of the queue responds, 0 or 1.", {}, is_collected=True),
+    MetricSpec("queue_up", "gauge", "Whether the NATS server responds, 0 or 1.", {}, is_collected=True),
     MetricSpec(
         "queue_writable",
         "gauge",
@@ -165,15 +165,21 @@ METRICS: tuple[MetricSpec, ...] = (
     MetricSpec(
         "queue_memory_bytes",
         "gauge",
-        "Memory of the NATS server, in bytes; this and the next two are absent if NATS_MONITOR_URL is unknown.",
+        "Resident memory of the NATS server, in bytes; absent for an external server without NATS_MONITOR_URL.",
         {},
         is_collected=True,
     ),
-    MetricSpec("queue_connections", "gauge", "Clients connected to the NATS server.", {}, is_collected=True),
+    MetricSpec(
+        "queue_connections",
+        "gauge",
+        "Clients connected to the NATS server; absent for an external server without NATS_MONITOR_URL.",
+        {},
+        is_collected=True,
+    ),
     MetricSpec(
         "queue_cluster_has_leader",
         "gauge",
-        "Whether the NATS cluster has a leader, 0 or 1; absent without a cluster.",
+        "Whether the NATS cluster has a leader, 0 or 1; absent without a cluster or NATS_MONITOR_URL.",
         {},
         is_collected=True,
     ),
@@ -193,7 +199,7 @@ METRICS: tuple[MetricSpec, ...] = (
     MetricSpec(
         "images_processed_total",
         "counter",
-        "Images processed to a result, by format.",
+        "Images processed successfully, by format.",
         {"format": ("png", "jpeg", "webp")},
     ),
     MetricSpec("landmarks_processed_total", "counter", "Landmarks in results.", {}),
@@ -207,12 +213,12 @@ METRICS: tuple[MetricSpec, ...] = (
         "regions_generated_total",
         "counter",
         "Regions in results, by type.",
-        {"type": "region name of the catalogue or of the default labels; `custom` for names from the caller"},
+        {"type": "name of a default region; `custom` for a region that the caller named"},
     ),
     MetricSpec(
         "errors_total",
         "counter",
-        "Client and server errors, by code, without the rejections in api_rejections_total.",
+        "Client and server errors, by code; excludes the rejections in api_rejections_total.",
         {"type": "error code, as in the response, or `response_timeout`", "component": "`api`, `images`, `tasks`"},
     ),
     MetricSpec(
@@ -239,19 +245,19 @@ METRICS: tuple[MetricSpec, ...] = (
     MetricSpec(
         "app_worker_exits_total",
         "counter",
-        "Worker processes that ended: stopped, killed (usually out of memory), without a heartbeat, or crashed.",
+        "Worker process exits, by reason: stopped, killed (usually out of memory), heartbeat timeout or crash.",
         {"reason": ("stopped", "killed", "timeout", "crashed")},
     ),
     MetricSpec(
         "file_descriptors_exhausted",
         "gauge",
-        "Whether a process cannot open more files, and so accepts no connections, 0 or 1.",
+        "Whether a process has no free file descriptors and cannot accept connections, 0 or 1.",
         {"process": "`worker-0`, `worker-1`, …"},
         is_collected=True,
     ),
     MetricSpec("multiprocess_files", "gauge", "Metric files of all processes.", {}, is_collected=True),
     MetricSpec("multiprocess_bytes", "gauge", "Size of the metric files, in bytes.", {}, is_collected=True),
-    MetricSpec("multiprocess_unreadable_files", "gauge", "Metric files without valid content.", {}, is_collected=True),
+    MetricSpec("multiprocess_unreadable_files", "gauge", "Metric files with invalid content.", {}, is_collected=True),
     MetricSpec(
         "multiprocess_failing_processes", "gauge", "Processes that cannot write their metrics.", {}, is_collected=True
     ),

@@ -156,7 +156,7 @@ class ValueCollector(Collector):
     def _report(self, path: str, error: Exception) -> None:
         if path not in self._reported:
             self._reported.add(path)
-            log.error("%s cannot be read, and its metrics are omitted: %s", path, error)
+            log.error("Metrics file %s is unreadable: %s; its metrics are omitted", path, error)
 
 
 def _gauge(name: str, value: float) -> GaugeMetricFamily:

@@ -94,7 +94,7 @@ def record_response(method: str, endpoint: str, status: int) -> None:
 
 
 def record_rejection(reason: str) -> None:
-    """Count a request that was rejected before any work."""
+    """Count a request that was rejected before processing."""
     _record("api_rejections_total", (reason,))
 
 

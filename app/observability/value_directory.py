@@ -68,7 +68,9 @@ def claim(directory: Path) -> Path:
         if waited > NOTICE_S and not is_logged:
             is_logged = True
             log.warning(
-                "Metrics directory %s is in use; waiting up to %g s for its instance to end", directory, PREDECESSOR_S
+                "Metrics directory %s is in use; waiting up to %g s for the other instance to exit",
+                directory,
+                PREDECESSOR_S,
             )
         time.sleep(POLL_S)
     _hold(lock)
@@ -104,7 +106,7 @@ def _remove_if_stale(directory: Path) -> None:
         try:
             _remove_files(directory)
             directory.rmdir()
-            log.info("Removed %s, the metrics directory of an instance that has ended", directory)
+            log.info("Removed %s, the metrics directory of an instance that has exited", directory)
         finally:
             os.close(lock)
 

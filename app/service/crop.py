@@ -137,7 +137,7 @@ class CropService:
     Args:
         limits: limits of the input.
         detectors: detectors for requests without landmarks; None for the models inside the package.
-        fault_work_s: CPU time that each request wastes, to rehearse overload.
+        fault_work_s: additional CPU time per request, in seconds, to simulate overload.
     """
 
     def __init__(

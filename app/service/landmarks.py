@@ -1,4 +1,4 @@
-"""Landmark requests: an image to the landmarks of a face."""
+"""Landmark requests: detection of the landmarks of a face in an image."""
 
 from __future__ import annotations
 

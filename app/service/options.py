@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 class LandmarkOptions(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_fields=True):
     """Options of a landmarks request. Each is a query parameter, which takes precedence, and a field of the body."""
 
-    face: Annotated[int, Meta(ge=0, le=99, description="Index of the face; 0 is the largest.")] = 0
+    face: Annotated[int, Meta(ge=0, le=99, description="Index of the detected face; 0 is the largest.")] = 0
     landmark_units: Annotated[
         Literal["pixels", "normalized"],
         Meta(description="`pixels` of the image, or `normalized` to 0..1 of its width and height."),
@@ -29,12 +29,12 @@ class CropOptions(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_fiel
         Literal["pixels", "normalized"],
         Meta(description="`pixels` of the image, or `normalized` to 0..1 of its width and height."),
     ] = "pixels"
-    show_labels: Annotated[bool, Meta(description="Write each region's name into the overlay.")] = False
-    show_landmarks: Annotated[bool, Meta(description="Draw the landmarks into the overlay.")] = False
+    show_labels: Annotated[bool, Meta(description="Draw each region's name in the overlay.")] = False
+    show_landmarks: Annotated[bool, Meta(description="Draw the landmarks in the overlay.")] = False
     region_opacity: Annotated[float, Meta(ge=0, le=1, description="Opacity of a region's fill, 0 to 1.")] = 0.35
     stroke_width: Annotated[
         Annotated[float, Meta(ge=0, le=64)] | None,
-        Meta(description="Width of outlines, in pixels; default: in proportion to the size of the image."),
+        Meta(description="Width of outlines, in pixels; default: proportional to the size of the image."),
     ] = None
     simplify: Annotated[
         float,
@@ -45,7 +45,7 @@ class CropOptions(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_fiel
         Meta(description="`structure` verifies the image file without decoding it; `pixels` also decodes it."),
     ] = "structure"
     face: Annotated[
-        int, Meta(ge=0, le=99, description="Index of the face if no landmarks are sent; 0 is the largest.")
+        int, Meta(ge=0, le=99, description="Index of the detected face, if no landmarks are sent; 0 is the largest.")
     ] = 0
     upright: Annotated[bool, Meta(description="Rotate the result so that the eyes are level.")] = False
     crop: Annotated[Literal["none", "face"], Meta(description="`face` crops the result to the face.")] = "none"

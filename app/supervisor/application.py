@@ -173,10 +173,10 @@ def post_fork(arbiter: ServiceArbiter, worker: SlotWorker) -> None:
 
 
 def child_exit(arbiter: ServiceArbiter, worker: SlotWorker) -> None:
-    """Free the worker's slot and log why it ended."""
+    """Free the worker's slot and log why it exited."""
     reason = arbiter.free_slot(worker)
     level = logging.INFO if reason == "stopped" else logging.ERROR
-    log.log(level, "%s ended: %s (pid %d)", worker.slot_name, reason, worker.pid, extra={"reason": reason})
+    log.log(level, "%s exited: %s (pid %d)", worker.slot_name, reason, worker.pid, extra={"reason": reason})
 
 
 def bind(host: str, port: int, setting: str) -> socket.socket:

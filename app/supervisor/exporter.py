@@ -112,13 +112,13 @@ class _Server(ThreadingMixIn, WSGIServer):
             accepted = super().get_request()
         except OSError as error:
             if self._accept_errors.is_due():
-                log.error("exporter: cannot accept connections (%s); raise the limit of open files", error.strerror)  # noqa: TRY400
+                log.error("exporter: cannot accept connections (%s); raise the limit on open files", error.strerror)  # noqa: TRY400
                 self._is_failing = True
             time.sleep(ACCEPT_PAUSE_S)
             raise
         if self._is_failing:
             self._is_failing = False
-            log.info("exporter: connections are accepted again")
+            log.info("exporter: connections accepted again")
         return accepted
 
     def process_request(self, request: Any, client_address: Any) -> None:

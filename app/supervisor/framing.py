@@ -49,7 +49,7 @@ class RefusedError(Exception):
 
     Args:
         code: error code, a key of `PROBLEMS`.
-        detail: the field, what was expected and what was received.
+        detail: the field, the expected value and the received value.
     """
 
     def __init__(self, code: str, detail: str) -> None:

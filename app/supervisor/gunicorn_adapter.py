@@ -177,9 +177,9 @@ class ServiceArbiter(Arbiter):
         """Replace the workers one by one; each new worker takes the slot of its predecessor.
 
         gunicorn's own reload starts all new workers first, which would permanently double the slots and the files that
-        each scrape reads. The listening socket stays open, so no connection is refused meanwhile.
+        each scrape reads. The listening socket stays open, so no connection is refused in the meantime.
         """
-        log.info("Reloading: %d workers, one after the other", len(self.WORKERS))
+        log.info("Reloading %d workers one by one", len(self.WORKERS))
         self._to_replace = list(self.WORKERS)
 
     def _replace_next(self) -> None:
@@ -238,7 +238,7 @@ class ServiceArbiter(Arbiter):
         """Free the slot of a worker that has ended.
 
         Returns:
-            Why it ended: ``stopped``, ``timeout``, ``killed`` or ``crashed``.
+            Why it exited: ``stopped``, ``timeout``, ``killed`` or ``crashed``.
         """
         if self.metrics_directory is not None:
             multiprocess.forget_slot(worker.slot_name, self.metrics_directory)

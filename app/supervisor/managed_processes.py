@@ -100,7 +100,7 @@ class ManagedProcess:
         self._start(close_unneeded)
 
     def is_alive(self) -> bool:
-        """Return whether the process is running; log once if it ended unexpectedly."""
+        """Return whether the process is running; log once if it exited unexpectedly."""
         if not self.pid:
             return False
         try:
@@ -113,12 +113,12 @@ class ManagedProcess:
         pid, self.pid, self._ended_at = self.pid, 0, time.monotonic()
         if self._kill_at:
             self._kill_at = 0.0
-            log.info("%s stopped, to be restarted (pid %d)", self.name, pid)
+            log.info("%s stopped and will be restarted (pid %d)", self.name, pid)
         elif not self._is_stopping:
             how = describe_exit(code)
             hint = f"; see {self._hint}" if self._hint else ""
             fields = {"companion": self.name, "pid": pid, "how": how}
-            log.error("%s ended unexpectedly (pid %d): %s%s", self.name, pid, how, hint, extra=fields)
+            log.error("%s exited unexpectedly (pid %d): %s%s", self.name, pid, how, hint, extra=fields)
         return False
 
     def stop(self, is_hurried: Callable[[], bool]) -> None:

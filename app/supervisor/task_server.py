@@ -59,8 +59,8 @@ class TaskWorker(SlotWorker):
         error = None if self._working.cancelled() else self._working.exception()
         if error is None:
             return 0
-        log.error("%s cannot work", self.slot_name, exc_info=error)
-        # A worker that failed to start would fail again. So the master ends too, and its own supervisor backs off.
+        log.error("%s failed", self.slot_name, exc_info=error)
+        # A worker that failed to start would fail again. So the master exits too, and its own supervisor backs off.
         return BOOT_ERROR if self._state is WorkerState.STARTING else 1
 
     def _become_ready(self) -> None:

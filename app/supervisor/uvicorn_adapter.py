@@ -448,7 +448,7 @@ class GracefulServer(Server):
     async def _refuse_unfinished(self) -> None:
         in_flight = set(self.server_state.tasks)
         if in_flight:
-            server_log.warning("Stopping: %d requests did not finish in time and get 503", len(in_flight))
+            server_log.warning("Stopping: %d requests did not finish in time; responding with 503", len(in_flight))
         self._web.shutdown.end()
         # A task that has not started yet would be cancelled without a chance to respond.
         await asyncio.sleep(0)
@@ -518,7 +518,7 @@ class ApiWorker(SlotWorker, UvicornWorker):
         return self.scoreboard.is_draining or self.is_orphan()
 
     async def callback_notify(self) -> None:
-        """Send a heartbeat, and stop if the master has ended; the event loop calls this about once a second."""
+        """Send a heartbeat, and stop if the master has exited; the event loop calls this about once a second."""
         if self.is_orphan():
             self._stop_quickly()
         self.send_heartbeat(WorkerState.DRAINING if self.server.should_exit else self._accept_state())
@@ -534,7 +534,7 @@ class ApiWorker(SlotWorker, UvicornWorker):
             now = time.monotonic()
             if now - self._last_exhausted_log >= EXHAUSTED_LOG_S:
                 self._last_exhausted_log = now
-                server_log.error("connections: cannot accept more (%s); raise the limit of open files", error.strerror)
+                server_log.error("connections: cannot accept more (%s); raise the limit on open files", error.strerror)
             self._is_exhausted = True
             return WorkerState.EXHAUSTED
         if self._is_exhausted:

@@ -77,7 +77,7 @@ class QueueAdmission:
             QueueUnavailableError: the server does not respond or stores nothing.
         """
         if size > (limit := self.max_message_bytes):
-            raise TaskTooLargeError(f"image: expected at most {limit} bytes with the segmentation map, got {size}")
+            raise TaskTooLargeError(f"image: expected at most {limit} bytes including the segmentation map, got {size}")
         if time.monotonic() < self._full_until.get(lane, 0.0):
             raise QueueFullError(FULL)
         if self._space is not None and not self._space.admit(size):

@@ -35,7 +35,7 @@ RECONNECT_PAUSE_S = 0.5
 # After a failed handshake, nats-py may retry forever or hang; the attempt is then abandoned and started again.
 CONNECT_LIMIT_S = 10.0
 CLOSE_LIMIT_S = 1
-# A server that disappears without closing the connection (node failure, network partition) is noticed after two pings.
+# A server that disappears without closing the connection (node failure, network partition) is detected after two pings.
 PING_INTERVAL_S = 10
 MIN_SERVER = (2, 11)  # the first version with a TTL per message
 

@@ -1,4 +1,4 @@
-"""Dead letters: messages of tasks that failed in every attempt, with commands to list, retry and drop them."""
+"""Dead letters: messages of tasks that failed on every attempt, with commands to list, retry and drop them."""
 
 from __future__ import annotations
 
@@ -207,7 +207,7 @@ def _expired(task_id: str, message: bytes) -> Record:
 
 
 def _unknown() -> TaskUnknownError:
-    return TaskUnknownError("task id: expected the id of a dead letter; none has this id")
+    return TaskUnknownError("task id: dead letter not found")
 
 
 def _describe(subject: str, headers: dict[str, str]) -> DeadLetter:

@@ -49,14 +49,14 @@ HOST = "127.0.0.1"
 PORTS = range(20_000, 32_768)
 
 MAX_PAYLOAD = 32 * MIB
-# A message contains landmarks and options in another form than the request body, and may be this much longer.
+# Messages encode landmarks and options differently than the request body, so they may be longer by up to this much.
 PAYLOAD_MARGIN = MIB
-# The server disconnects a client that lets more data than this wait.
+# The server disconnects a client with more unread data than this many payloads.
 PENDING_PAYLOADS = 8
 # Records of accepted tasks may exceed RESULT_MAX_BYTES, and deleted data uses space until its block is compacted.
 STORE_HEADROOM = 2
-# The streams have their own limits, which the server reserves out of this one. It rejects every update of a stream
-# while the limits of an earlier run exceed this one. This one must therefore not depend on the settings.
+# The server reserves the limits of all streams within this limit. If the limits that an earlier run has set exceed it,
+# the server rejects every update of a stream. So this limit must not depend on the settings.
 MAX_FILE = 1 << 50
 CLIENT_USER, SYSTEM_USER = "facial-service", "system"
 SYSTEM_ACCOUNT = "$SYS"
@@ -65,13 +65,13 @@ MEMORY_LIMIT = 256 * MIB
 ENVIRONMENT_DEFAULTS = {"GOMEMLIMIT": str(MEMORY_LIMIT)}
 LOG_BYTES, LOG_FILES = 10 * MIB, 2
 
-PREDECESSOR_S = 10.0  # time for the server of an instance that died to exit
+PREDECESSOR_S = 10.0  # time in which the orphaned server of a killed instance exits
 NOTICE_S, POLL_S = 0.5, 0.05
 
 # Kept free for results of accepted tasks, and for the server, which rewrites a block to compact it.
 RESERVE_BYTES: Final = 64 * MIB
-RESERVE_SHARE: Final = 8  # on a small disk, at most one part in this many
-JETSTREAM_FOLDER: Final = "jetstream"  # in which the server keeps its streams
+RESERVE_SHARE: Final = 8  # on a small disk, at most 1/8 of it
+JETSTREAM_FOLDER: Final = "jetstream"  # where the server keeps its streams
 CHECK_S: Final = 2.0
 # A server that does not recover is restarted repeatedly, at growing intervals.
 RESTART_PAUSE_S, RESTART_PAUSE_MAX_S = 10.0, 300.0
@@ -213,7 +213,7 @@ def configuration(settings: Settings, folder: Path, *, password: str, system_pas
     It has no monitoring port, which every local user could read; the system account provides the same statistics.
 
     Args:
-        settings: largest request body, and interval to flush to disk.
+        settings: the maximum request body and the flush interval are used.
         folder: folder of its storage and of its log.
         password: password of the user for tasks.
         system_password: password of the user of the system account.
@@ -278,12 +278,12 @@ def _try_lock(lock: FileIO) -> bool:
 def _read_owner(folder: Path) -> int:
     with suppress(ValueError):
         return int((folder / LOCK).read_bytes())
-    return 0  # locked a moment ago, and not written yet
+    return 0  # the owner has locked the file but not written its id yet
 
 
 def _is_alive(pid: int) -> bool:
     try:
-        # A killed process keeps its id until its parent has waited for it.
+        # A killed process remains a zombie until its parent has waited for it.
         return bool(pid) and psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
     except psutil.NoSuchProcess:
         return False

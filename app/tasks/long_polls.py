@@ -124,7 +124,7 @@ class LongPolls:
                 self._client = client
 
     async def unsubscribe_if_idle(self) -> None:
-        """End the subscription if no request waits, because the notices of all tasks would be received in vain."""
+        """End the subscription if no request waits, so that the process receives no useless notices."""
         if not self._polls and self._subscription is not None:
             subscription, self._subscription = self._subscription, None
             with contextlib.suppress(nats.errors.Error, OSError):

@@ -78,7 +78,7 @@ class _Response(msgspec.Struct):
     data: msgspec.Raw = msgspec.Raw(b"{}")
 
 
-# Without HTTP_PROXY, because the server is in the local network.
+# Ignore HTTP_PROXY, because the server is in the local network.
 _OPENER: Final = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 _SERVER: Final = msgspec.json.Decoder(_Server)
 _JETSTREAM: Final = msgspec.json.Decoder(_JetStream)

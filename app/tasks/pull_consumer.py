@@ -1,8 +1,9 @@
 """Pull messages from the consumers of all lanes in turn, while slots are free.
 
-nats-py pulls one batch after the other, from one consumer. This module sends a request for each slot that becomes free,
-so that it leaves together with the last acknowledgement, and selects the lane: lanes that are known to hold messages
-take turns. Other lanes are polled while a work thread is idle, and probed occasionally while all are busy.
+nats-py pulls one batch after the other, from one consumer. This module sends a pull request as soon as a slot becomes
+free, so that the request is flushed together with the acknowledgement that freed the slot. It also selects the lane:
+lanes that are known to hold messages take turns. The other lanes are polled while a work thread is idle, and probed
+occasionally while all threads are busy.
 """
 
 from __future__ import annotations
@@ -30,10 +31,10 @@ if TYPE_CHECKING:
 
 log = get_logger("tasks")
 
-# A poll that is still open when its worker becomes busy may bring a message more than slots exist, so it must be short.
+# If the worker becomes busy during a poll, the poll may deliver a message that has no slot, so it must be short.
 POLL_S: Final = 1.0
 PROBE_S: Final = 0.25
-# A request without a response after this time is lost.
+# A request that has no response after this time is considered lost.
 LOST_AFTER_S: Final = POLL_S + 1.0
 _POLL: Final = json.dumps({"batch": 1, "expires": int(POLL_S * 1e9)}).encode()
 _PULL: Final = json.dumps({"batch": 1, "no_wait": True}).encode()
@@ -58,7 +59,7 @@ class _Lane:
         self.requested_at = 0.0
 
     def forget_lost(self, now: float) -> None:
-        """Drop requests that are lost."""
+        """Drop requests that are considered lost."""
         while self.requested and now - self.requested[0] > LOST_AFTER_S:
             self.requested.popleft()
 
@@ -69,8 +70,8 @@ class PullConsumer:
     Args:
         connection: connection to the queue.
         threads: messages that are processed at the same time.
-        prefetch: messages that are held beyond these, so that the next task starts without a request.
-        on_message: called with each message; `release` must be called when it is settled.
+        prefetch: messages that are fetched in advance, so that the next task starts without a round trip.
+        on_message: called with each message; call `release` when the message has been acknowledged or requeued.
     """
 
     def __init__(self, connection: Connection, threads: int, prefetch: int, on_message: Callable[[Msg], None]) -> None:
@@ -80,7 +81,7 @@ class PullConsumer:
         self._on_message = on_message
         self._held = 0
         self._lanes = [_Lane(number) for number in range(LANES)]
-        self._turn = deque(self._lanes)
+        self._rotation = deque(self._lanes)
         self._client: Client | None = None
         self._subscription: Subscription | None = None
         self._inbox = ""
@@ -96,7 +97,7 @@ class PullConsumer:
     async def request_messages(self) -> None:
         """Request messages for free slots.
 
-        It must also be called regularly, because a request is lost with its connection, or with a server that dies.
+        Must also be called regularly, because a request is lost if its connection or the server fails.
         """
         if self._is_stopped or not self._connection.is_up:
             return
@@ -109,7 +110,7 @@ class PullConsumer:
             now = time.monotonic()
             for lane in self._lanes:
                 lane.forget_lost(now)
-            await self._request_in_turn(client, now)
+            await self._request_round_robin(client, now)
             await self._poll_others(client, now)
         except (QueueError, nats.errors.Error, OSError) as error:
             log.debug("Pull request failed: %s; retrying", type(error).__name__)
@@ -125,21 +126,21 @@ class PullConsumer:
 
     @property
     def _free(self) -> int:
-        """Slots for which no message is held, or requested from a lane that has more."""
+        """Slots without a message and without an open request to a lane that has more."""
         return self._slots - self._held - sum(len(lane.requested) for lane in self._lanes if lane.has_more)
 
-    async def _request_in_turn(self, client: Client, now: float) -> None:
+    async def _request_round_robin(self, client: Client, now: float) -> None:
         """Request a message from each lane that has more, in turn, until all slots are used."""
-        while self._free > 0 and any(lane.has_more for lane in self._turn):
-            lane = self._turn[0]
-            self._turn.rotate(-1)
+        while self._free > 0 and any(lane.has_more for lane in self._rotation):
+            lane = self._rotation[0]
+            self._rotation.rotate(-1)
             if lane.has_more:
                 await self._request(client, lane, _PULL, now)
 
     async def _poll_others(self, client: Client, now: float) -> None:
         """Poll the other lanes if a thread is idle; probe them occasionally while a backlog keeps all threads busy."""
         is_idle, has_backlog = self._held < self._threads, any(lane.has_more for lane in self._lanes)
-        for lane in self._turn:
+        for lane in self._rotation:
             if lane.has_more or lane.requested:
                 continue
             if is_idle:

@@ -215,7 +215,7 @@ class TaskQueue:
         """Return the record of a task that exists; send its message if that is missing."""
         if record.digest != wanted.digest:
             raise IdempotencyConflictError(
-                "Idempotency-Key: expected the request that the key was first used for, got another request"
+                "Idempotency-Key: expected the same request as when the key was first used, got another request"
             )
         if record.status is TaskStatus.PENDING and not await is_queued(self._connection, record.task_id):
             # The process that wrote the record may have been killed before it sent the message. If it is about to
@@ -266,7 +266,7 @@ class TaskQueue:
         if record.status is TaskStatus.CANCELLED:
             return record
         if record.status.is_final:
-            raise TaskEndedError(f"task: expected one in progress, got one that ended with {record.status}")
+            raise TaskEndedError(f"task: expected status PENDING or STARTED, got {record.status}")
         # Without a run, because the attempt in progress would otherwise mistake this end for its own.
         cancelled = record.replace(status=TaskStatus.CANCELLED, completed_at=time.time(), run="")
         await self._records.update(cancelled, revision)

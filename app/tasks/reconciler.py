@@ -262,7 +262,7 @@ class Reconciler:
             record_task_completed(end.type, end.status.value)
             record_error(TASK_LOST, "tasks")
             log_task_failed(end.task_id, TASK_LOST, detail)
-            _count_repair(TASK_LOST, "Ended a task whose message is gone", end.task_id)
+            _count_repair(TASK_LOST, "Marked a task as failed, because its message is missing", end.task_id)
 
     async def _reload(self, task_id: str) -> StoredRecord | None:
         """Read a record again; None if it has changed since it was scanned."""
@@ -313,7 +313,7 @@ class Reconciler:
             if message is not None and message[0] <= floor:
                 await delete_message(self._connection, message[0])
                 removed += 1
-                _count_repair("message_removed", "Removed the message of an ended task", task_id)
+                _count_repair("message_removed", "Removed the message of a finished task", task_id)
                 if removed == RESTORED_PER_PASS:
                     break
         return removed > 0

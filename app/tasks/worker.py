@@ -112,7 +112,7 @@ class Worker:
                 await _requeue(message)
             if self._held:
                 await asyncio.wait(self._held, timeout=self._settings.graceful_timeout_s)
-        finally:  # also if the time is over: another worker must not have to wait for TASK_ACK_WAIT_S
+        finally:  # even after a timeout, so that other workers need not wait for TASK_ACK_WAIT_S
             for attempt, message in list(self._held.items()):
                 attempt.cancel()
                 await _requeue(message)

@@ -1,8 +1,8 @@
-"""Exceptions to RFC 9457 problem documents.
+"""Conversion of exceptions to RFC 9457 problem documents.
 
     ProblemError              the request itself is invalid; the code determines the status
     InputError (face)         the image, landmarks or segmentation map are invalid; always 422, each class has its code
-    QueueError (tasks)        the task or the queue; each class has a code of `PROBLEMS`
+    QueueError (tasks)        the task or the queue is in a wrong state; each class has a code of `PROBLEMS`
     SaturatedError (service)  503 `saturated`
     ClientDisconnect          499, for metrics and logs only, because the client is gone
     any other exception       500 `internal_error`; the cause is logged under the request id
@@ -62,7 +62,7 @@ REJECTIONS: Final = {
     "queue_unavailable": "queue_unavailable",
     "rate_limited": "rate_limited",
 }
-"""Codes of requests that are rejected before any work, to the reason in ``api_rejections_total``.
+"""Reasons in ``api_rejections_total``, by code, of requests that are rejected before processing.
 
 ``errors_total`` counts all other codes, so that each problem response is counted once.
 """
@@ -121,7 +121,7 @@ async def handle_saturated(request: Request, error: Exception) -> Response:
     """Respond that this worker is at capacity."""
     if not isinstance(error, SaturatedError):
         raise error
-    # A kept connection would lead the retry to the same worker.
+    # A keep-alive connection would send the retry to the same worker.
     headers = {"Retry-After": str(web_state(request).retry_after_s), "Connection": "close"}
     detail = "worker is at capacity; retry after the time in Retry-After"
     return await handle_problem(request, ProblemError("saturated", detail, headers=headers))

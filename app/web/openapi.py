@@ -66,7 +66,9 @@ _CANCEL_CODES: Final = {
 }
 _STATUS_CODES: Final = _CANCEL_CODES - {"task_ended", "queue_full"} | {"body_timeout", "body_too_large", "saturated"}
 
-_RETRY_AFTER: Final = {"Retry-After": {"description": "Seconds to wait.", "schema": {"type": "integer", "minimum": 1}}}
+_RETRY_AFTER: Final = {
+    "Retry-After": {"description": "Seconds to wait before a retry.", "schema": {"type": "integer", "minimum": 1}}
+}
 
 
 def _ref(structure: type[msgspec.Struct]) -> dict[str, str]:

@@ -50,7 +50,7 @@ INPUT_STATUS: Final = 422
 INPUT_TITLE: Final = "The input cannot be processed"
 
 TASK_ERRORS: Final = {
-    "task_gave_up": "The task failed at every attempt",
+    "task_gave_up": "The task failed on every attempt",
     "task_lost": "The queue lost the task",
     "result_too_large": "The result is too large for the queue",
 }
@@ -64,7 +64,7 @@ class ProblemError(Exception):
 
     Args:
         code: a key of `PROBLEMS`.
-        detail: the field, what was expected and what was received. It must not contain text from the request.
+        detail: the field, the expected value and the received value. It must not contain text from the request.
         headers: response headers, such as ``Retry-After``.
         extra: further members of the problem document.
     """

@@ -67,7 +67,7 @@ class RequestHead:
 
 
 def read_head(request: Request, state: WebState, options: Sequence[str] = OPTION_NAMES) -> RequestHead:
-    """Validate everything before the body, so that no body is read in vain.
+    """Validate everything except the body, so that invalid requests are rejected before their body is read.
 
     Args:
         request: the request.
@@ -194,7 +194,7 @@ def read_query(request: Request, names: Sequence[str]) -> dict[str, str]:
         expected = f"only {', '.join(names)}" if names else "no parameters"
         raise ProblemError("parameter_invalid", f"query: expected {expected}; got {len(unknown)} unknown")
     if len(found) != len(pairs):
-        raise ProblemError("parameter_invalid", "query: expected each parameter once, got one repeatedly")
+        raise ProblemError("parameter_invalid", "query: expected each parameter once, got a duplicate")
     return found
 
 

@@ -10,7 +10,7 @@ from msgspec import Meta
 from app.tasks.records import TaskStatus  # noqa: TC001 - msgspec reads the annotation
 
 Coordinate = Annotated[list[float], Meta(min_length=2, max_length=2, description="x and y, in pixels.")]
-Ring = Annotated[list[Coordinate], Meta(min_length=3, description="Closed; the first point is not repeated.")]
+Ring = Annotated[list[Coordinate], Meta(min_length=3, description="Closed polygon; the first point is not repeated.")]
 Box = Annotated[list[float], Meta(min_length=4, max_length=4, description="x, y, width and height, in pixels.")]
 Affine = Annotated[
     list[Annotated[list[float], Meta(min_length=3, max_length=3)]],
@@ -74,7 +74,7 @@ class DetectionResponse(msgspec.Struct):
     """Faces detected in an image that was sent without landmarks."""
 
     confidence: Annotated[Confidence, Meta(description="Confidence of the detector in the selected face.")]
-    presence: Annotated[Confidence, Meta(description="Confidence of the mesh model that it was applied to a face.")]
+    presence: Annotated[Confidence, Meta(description="Confidence of the mesh model that its input shows a face.")]
     face: Annotated[int, Meta(ge=0, description="Index of the selected face in `faces`.")]
     faces: Annotated[list[DetectedFace], Meta(min_length=1, description="All faces, the largest first.")]
 
@@ -87,7 +87,7 @@ class ImageSize(msgspec.Struct):
 
 
 class Warning(msgspec.Struct):  # noqa: A001 - the name in the OpenAPI document
-    """A property of the result that the caller may not expect."""
+    """A property of the result that the caller might not expect."""
 
     code: str
     message: str
@@ -110,7 +110,7 @@ class CropResponse(msgspec.Struct):
         ),
     ]
     detection: Annotated[DetectionResponse | None, Meta(description="Null if landmarks were sent.")]
-    output: Annotated[ImageSize, Meta(description="Size of the result, whose coordinates all other members use.")]
+    output: Annotated[ImageSize, Meta(description="Size of the result frame, to which all coordinates refer.")]
     transform: Annotated[Affine, Meta(description="From coordinates of the image to those of the result.")]
     inverse_transform: Annotated[Affine, Meta(description="From coordinates of the result to those of the image.")]
     warnings: list[Warning]
@@ -137,7 +137,7 @@ class ProblemDocument(msgspec.Struct):
     title: str
     status: Annotated[int, Meta(ge=400, le=599)]
     code: Annotated[str, Meta(description="Stable, machine-readable code.")]
-    detail: Annotated[str, Meta(description="The field, what was expected and what was received.")]
+    detail: Annotated[str, Meta(description="The field, the expected value and the received value.")]
     request_id: str
 
 
@@ -148,7 +148,7 @@ Time = Annotated[str, Meta(description="RFC 3339, in UTC.", extra_json_schema={"
 class TaskErrorResponse(msgspec.Struct):
     """The error of a failed task."""
 
-    code: Annotated[str, Meta(description="Stable code of a problem document, or one that only tasks have.")]
+    code: Annotated[str, Meta(description="Stable code: that of a problem document, or one that occurs only in tasks.")]
     title: str
     detail: str
 
@@ -158,7 +158,7 @@ class TaskResponse(msgspec.Struct):
 
     task_id: Annotated[str, Meta(pattern=TASK_ID_PATTERN)]
     status: TaskStatus
-    progress: Annotated[float, Meta(ge=0, le=1, description="Completed share of the work.")]
+    progress: Annotated[float, Meta(ge=0, le=1, description="Completed fraction of the work.")]
     attempts: Annotated[int, Meta(ge=0, description="Number of attempts that have started.")]
     result: Annotated[CropResponse | None, Meta(description="Present if the status is SUCCESS.")]
     error: Annotated[TaskErrorResponse | None, Meta(description="Present if the status is FAILURE.")]

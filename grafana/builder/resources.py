@@ -93,7 +93,7 @@ METRICS: Final = panel_row(
     ),
     timeseries_panel(
         "File descriptors exhausted",
-        "Number of processes that cannot open more files, and so accept no connections. Normal: 0.",
+        "Number of processes that have no free file descriptors and cannot accept connections. Normal: 0.",
         Scale("short"),
         Query(
             expr=aggregate("sum", with_place(series("file_descriptors_exhausted")), "place, process"),

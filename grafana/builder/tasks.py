@@ -160,7 +160,7 @@ PROBLEMS: Final = section(
         ),
         timeseries_panel(
             "Repairs",
-            "Differences between records, stream and consumer that the reconciler repaired, by reason. Normal: none.",
+            "Inconsistencies of records, stream and consumers that the reconciler repaired, by reason. Normal: none.",
             Scale("short"),
             Query(expr=increase(series("task_repairs_total"), "reason"), legend="{{reason}}"),
         ),

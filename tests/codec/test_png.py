@@ -242,7 +242,7 @@ def test_missing_data_is_corrupt_and_surplus_data_is_ignored(make: SimpleNamespa
 def test_missing_data_of_a_large_photo_is_corrupt(make: SimpleNamespace, missing: int) -> None:
     photo = np.random.default_rng(0).integers(0, 256, (200, 300, 3), dtype=np.uint8)
     data = make.png.build(photo, colour=2, raw=make.png.raw(photo, 8)[:-missing])
-    with pytest.raises(ImageCorruptError, match="as its header announces, got less"):
+    with pytest.raises(ImageCorruptError, match="as the header declares, got less"):
         decode_image(data, ImageInfo("png", Size(300, 200)))
 
 

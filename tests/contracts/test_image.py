@@ -353,7 +353,7 @@ def test_docker_stop_ends_it_in_order(image: str) -> None:
     assert took < 50  # otherwise docker would have killed it
     ended = [line["message"] for line in lines if "ended" in line["message"]]
     assert ended
-    assert all("ended: stopped" in message for message in ended)
+    assert all("exited: stopped" in message for message in ended)
 
 
 @live

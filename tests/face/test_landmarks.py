@@ -70,7 +70,7 @@ def points(count: int = 478, columns: int = 2, **replaced: object) -> list[list[
             points(row_7=[1.0, float("nan")], row_9=[float("inf"), 1.0]),
             pytest.raises(
                 LandmarkNotFiniteError,
-                match=r"^landmarks: expected finite numbers, got others at 2 points, first at index 7$",
+                match=r"^landmarks: expected finite numbers, got NaN, .* values at 2 points, first at index 7$",
             ),
             id="not a number",
         ),

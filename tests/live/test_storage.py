@@ -121,7 +121,7 @@ def test_queue_recovers_by_itself_once_a_full_disk_has_room(
         assert log.count("is not writable: ") == 1, "the state is logged once"
         # Each of three processes reports the full disk and the restart, and no request does.
         assert log.count("The queue is available again") <= 6
-        assert "ended unexpectedly" not in log
+        assert "exited unexpectedly" not in log
 
 
 def used(disk: Path) -> int:

@@ -67,7 +67,7 @@ def test_it_is_restarted_and_its_exit_is_logged_once(make: Make, caplog: pytest.
     wait_for(lambda: process.keep_running(close_nothing) or process.pid)
     assert process.pid != first
     assert [record.message for record in caplog.records] == [
-        f"helper ended unexpectedly (pid {first}): killed by SIGKILL (possibly out of memory); see /var/log/helper"
+        f"helper exited unexpectedly (pid {first}): killed by SIGKILL (possibly out of memory); see /var/log/helper"
     ]
 
 

@@ -170,7 +170,7 @@ def test_one_is_dropped_and_the_others_stay(desk: OpenDesk, check: Check) -> Non
             assert [dead.task_id for dead in await dead_letters.list()] == [second]
             assert (await opened.queue.status(first)).status is TaskStatus.FAILURE
             for ask in (dead_letters.drop(first), dead_letters.retry(first)):
-                with pytest.raises(TaskUnknownError, match="none has this id"):
+                with pytest.raises(TaskUnknownError, match="dead letter not found"):
                     await ask
 
     asyncio.run(main())

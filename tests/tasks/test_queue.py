@@ -427,7 +427,7 @@ class TestCancel:
             async with desk() as opened:
                 record = await opened.queue.submit(check())
                 ended = await end(opened, record.task_id, status=status, error=TaskError("a", "b"))
-                with pytest.raises(TaskEndedError, match=f"ended with {status}$"):
+                with pytest.raises(TaskEndedError, match=f"got {status}$"):
                     await opened.queue.cancel(record.task_id)
                 assert await opened.queue.status(record.task_id) == ended
 

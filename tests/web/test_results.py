@@ -97,7 +97,7 @@ def test_the_cache_changes_no_error(make_app: MakeApp, call: Call, sample: Sampl
     [
         ("image_corrupt", "The input cannot be processed"),
         ("internal_error", "The service failed to process the request"),
-        ("task_gave_up", "The task failed at every attempt"),
+        ("task_gave_up", "The task failed on every attempt"),
         ("of_a_newer_worker", "The task failed"),
     ],
 )

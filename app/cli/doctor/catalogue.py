@@ -103,7 +103,7 @@ CATALOGUE: Final[dict[str, CatalogueEntry]] = {
     ),
     "queue.payload": CatalogueEntry(
         "The server's `max_payload`: it must be 1 MiB larger than `MAX_BODY_BYTES`.",
-        "warning: tasks reject images that `/crop` accepts, with status 413.",
+        "warning: the task API rejects images that `/crop` accepts, with status 413.",
         "raise `max_payload` in the server's configuration, or lower MAX_BODY_BYTES",
     ),
     "queue.streams": CatalogueEntry(
@@ -140,7 +140,7 @@ CATALOGUE: Final[dict[str, CatalogueEntry]] = {
     ),
     "metric-files.folder": CatalogueEntry(
         "`PROMETHEUS_MULTIPROC_DIR` or the temporary folder: permissions, file system and free space.",
-        "error: not writable, or nearly full (a write to a full file system kills the process). warning: less than "
+        "error: not writable, or nearly full (new values are then kept only in memory). warning: less than "
         "4 MiB for each process. note: on a disk.",
         "set PROMETHEUS_MULTIPROC_DIR to another folder, in memory if possible (chart: an `emptyDir` with "
         "`medium: Memory`)",
@@ -157,8 +157,8 @@ CATALOGUE: Final[dict[str, CatalogueEntry]] = {
         "the folder, or a killed master (see FacialServiceMetricFilesGrowing)",
     ),
     "limits.memory": CatalogueEntry(
-        "The memory limit of the container, compared with the need of its processes: 120 MiB for each worker, and the "
-        "other processes.",
+        "The memory limit of the container, compared with the memory that its processes need: 120 MiB for each "
+        "worker, and the other processes.",
         "error: the limit is too low. warning: the need exceeds 80 % of it, 90 % is in use, or the kernel has killed "
         "processes. note: too low if every worker handles the largest bodies and images at once.",
         "raise the limit (chart: `api.resources.limits.memory`, `worker.resources.limits.memory`), or run fewer "
@@ -198,14 +198,14 @@ CATALOGUE: Final[dict[str, CatalogueEntry]] = {
     "service.workers": CatalogueEntry(
         "The worker processes: number, state, and a heartbeat within `TIMEOUT_S`.",
         "error: no worker is ready. warning: fewer than expected, or one without heartbeats.",
-        "search the log for `ended:` and `cannot work` (see FacialServiceWorkerExits); if the service has other "
+        "search the log for `exited:` and `failed` (see FacialServiceWorkerExits); if the service has other "
         "settings than this shell, use the same WORKERS and TASK_WORKERS",
     ),
     "service.metrics": CatalogueEntry(
         "`/metrics` on `METRICS_PORT`: response time and content.",
         "error: no response, or `queue_up` is 0. warning: metrics are missing, a scrape takes longer than 1 s, or "
         "worker processes have exited unexpectedly.",
-        "search the log for `ended:` and `A scrape failed`; see FacialServiceScrapeSlow and FacialServiceWorkerExits",
+        "search the log for `exited:` and `A scrape failed`; see FacialServiceScrapeSlow and FacialServiceWorkerExits",
     ),
     "service.version": CatalogueEntry(
         "The version of the running service, compared with this command.",

@@ -145,7 +145,9 @@ def _check_names(folder: Path, names: list[str]) -> Finding:
     if not foreign:
         return ok(part, str(folder), f"{len(names)} files, all of this service")
     listed = ", ".join([*foreign[:MAX_NAMES], *["…"] * (len(foreign) > MAX_NAMES)])
-    return warning(part, str(folder), f"{len(foreign)} foreign files: {listed}", expected="files of this instance only")
+    return warning(
+        part, str(folder), f"{len(foreign)} unexpected files: {listed}", expected="files of this instance only"
+    )
 
 
 def _is_ours(name: str) -> bool:

@@ -38,13 +38,13 @@ def doctor(
     is_strict: Strict = False,
     cgroup_root: CgroupRoot = CGROUP_ROOT,
 ) -> None:
-    """Check this deployment, in the environment of the service, and print what to do about each problem.
+    """Check this deployment and print a remedy for each problem. Run it in the environment of the service.
 
     The command changes nothing. Exit status: 0 without errors, 1 with errors, 2 for invalid usage.
     """
     checks = [check for check in only or Check if check not in (skip or ())]
     if not checks:
-        typer.echo("facial-service: --skip: expected at least one check to be left, got none", err=True)
+        typer.echo("facial-service: --skip: expected at least one remaining check, got none", err=True)
         sys.exit(2)
     started_at = time.monotonic()
     findings = _run(checks, cgroup_root, show_progress=not is_json and sys.stderr.isatty())

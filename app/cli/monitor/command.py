@@ -16,7 +16,7 @@ Urls = Annotated[
     typer.Argument(metavar="URL", show_default=False, help=f"Metrics port of each instance; default: {DEFAULT_URL}"),
 ]
 Interval = Annotated[float, typer.Option("--interval", "-n", metavar="S", help="Seconds between scrapes.")]
-Window = Annotated[float, typer.Option("--window", metavar="S", help="Look-back of rates and quantiles, in seconds.")]
+Window = Annotated[float, typer.Option("--window", metavar="S", help="Time window of rates and quantiles, in seconds.")]
 Timeout = Annotated[float, typer.Option("--timeout", metavar="S", help="Response timeout per instance, in seconds.")]
 Once = Annotated[bool, typer.Option("--once", help="Print one frame and exit; code 1 if an instance is not ready.")]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object per interval.")]

@@ -81,7 +81,7 @@ class TaskStats:
     """State of the queue, as reported by the first instance that reaches it, and task counters of all instances.
 
     Attributes:
-        queue_up: whether every instance reaches the queue; None if tasks are disabled.
+        queue_up: whether all instances reach the queue; None if tasks are disabled.
         waiting: tasks that wait for a worker.
         active: tasks that a worker has not acknowledged yet.
         oldest_age_s: age of the oldest unfinished task; 0 if there is none.

@@ -76,9 +76,7 @@ StallTimeout = Annotated[
         help=f"With {URL}: how long to wait while the service is unreachable or at capacity.",
     ),
 ]
-Force = Annotated[
-    bool, typer.Option("--force", help="Replace all results, even if they were made with different options.")
-]
+Force = Annotated[bool, typer.Option("--force", help="Replace all results, even those created with different options.")]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Only list what the run would do.")]
 Json = Annotated[bool, typer.Option("--json", help="Print the summary, or the list of a dry run, as JSON.")]
 Report = Annotated[

@@ -99,7 +99,7 @@ class JobConfig:
 
 
 class RunError(Exception):
-    """The run cannot continue, whichever image is next; the text gives the reason."""
+    """The run cannot continue with any image; the text gives the reason."""
 
 
 class JobError(Exception):

@@ -210,13 +210,13 @@ class LocalPool:
         if not worker.is_ready:
             self._failed_starts += 1
             if self._failed_starts == MAX_FAILED_STARTS:
-                raise RunError(f"worker processes end during startup: {exit_text}")
+                raise RunError(f"worker processes exit during startup: {exit_text}")
         job = next((job for job in worker.jobs if job.number == worker.current.value), None)
         if job is not None:
             self._crashes[job.number] = crashes = self._crashes.get(job.number, 0) + 1
             if crashes == MAX_ATTEMPTS:
                 worker.jobs.remove(job)
-                reason = f"worker process ended twice while it processed the image: {exit_text}"
+                reason = f"worker process exited twice while it processed the image: {exit_text}"
                 yield Outcome(job.number, 0.0, "process_died", reason)
         self._retries.extendleft(reversed(worker.jobs))
 

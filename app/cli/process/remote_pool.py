@@ -1,7 +1,7 @@
 """Process images on a running service: several requests at a time, each retried until it has a response.
 
-Temporary conditions are retried: a service at capacity, a restart, a proxy that cannot reach it. An image fails if it
-gets no response while others do. If no image gets one until the stall timeout, the run ends.
+Temporary failures are retried: the service is at capacity or restarting, or a proxy cannot reach it. An image fails if
+it gets no response while others do. If no image gets a response within the stall timeout, the run ends.
 """
 
 from __future__ import annotations
@@ -184,14 +184,14 @@ class RemotePool:
         raise error
 
     def _check_stall(self, unreachable_since: float, error: JobError) -> None:
-        """Check whether to retry a request.
+        """Raise an error if a request should not be retried.
 
         Args:
-            unreachable_since: when the request first did not reach the service.
-            error: result of the last attempt.
+            unreachable_since: time of the first attempt that did not reach the service; infinity if all did.
+            error: error of the last attempt.
 
         Raises:
-            JobError: the service has responded to others since, but not to this request.
+            JobError: the service has since responded to other requests, but not to this one.
         """
         now = time.monotonic()
         if now - unreachable_since > self._stall_timeout_s and self._last_response > unreachable_since:

@@ -1,7 +1,7 @@
-"""Regions to an SVG overlay.
+"""Rendering of regions as an SVG overlay.
 
 orjson formats the coordinates, because it is a dozen times as fast as formatting each number. Names are the only text
-from the request. This module alone replaces their characters that XML does not allow, and escapes them.
+from the request. Only this module escapes them, and replaces characters that XML does not allow.
 """
 
 import re

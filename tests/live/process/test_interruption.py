@@ -177,7 +177,7 @@ def test_image_that_kills_its_workers_is_reported_and_others_are_done(
 @pytest.mark.parametrize(
     ("module", "message"),
     [
-        ("None", "worker processes end during startup: exit status 1"),
+        ("None", "worker processes exit during startup: exit status 1"),
         ("object()", "cannot start a worker process: "),  # The fork server ends.
     ],
 )
