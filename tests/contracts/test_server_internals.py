@@ -1,7 +1,8 @@
 """Internals of gunicorn, uvicorn and uvicorn-worker that the supervisor relies on, although they are not documented.
 
 The tables name each overridden method and each attribute that the adapter modules use. If an upgrade changes one of
-them, the failure names the module that depends on it and the reason. Read the new source, adapt the adapter, then the table.
+them, the failure names the module that depends on it and the reason. Read the new source, adapt the adapter, then the
+table.
 """
 
 from __future__ import annotations
