@@ -162,7 +162,7 @@ def face_models() -> Path:
 def scrape(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[], dict[tuple[str, ...], float]]:
     """Enable metrics, and return a function that reads them: name and label values, in the order of the labels."""
     monkeypatch.setattr(values, "ValueClass", values.ValueClass)
-    monkeypatch.setattr(metrics, "_metrics", None)
+    monkeypatch.setattr(metrics, "_objects", {})
     monkeypatch.setattr(multiprocess, "_identity", "worker-0")
     monkeypatch.setenv(multiprocess.DIRECTORY_VARIABLE, "")
     folder = install_metrics(Settings(prometheus_multiproc_dir=tmp_path / "values"))
