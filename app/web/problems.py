@@ -60,13 +60,9 @@ _UNKNOWN_TASK_ERROR: Final = "The task failed"  # a code of a newer worker
 
 
 class ProblemError(Exception):
-    """A request that the service rejects.
+    """A request that the service rejects; `extra` contains further members of the problem document.
 
-    Args:
-        code: a key of `PROBLEMS`.
-        detail: the field, what was expected and what was received. It must not contain text from the request.
-        headers: response headers, such as ``Retry-After``.
-        extra: further members of the problem document.
+    The detail names the field, what was expected and what was received. It must not contain text from the request.
     """
 
     def __init__(

@@ -21,7 +21,7 @@ from app.face.frame import transform_points
 from app.face.pipeline import no_step
 from app.service.crop import CropInput, CropService, ImageLimits
 from app.service.detector_pool import DetectorPool, blend_on_grey
-from app.service.landmarks import LandmarksInput, find_landmarks, landmarks_to_json
+from app.service.landmarks import LandmarksInput, find_landmarks
 from app.service.options import CropOptions, LandmarkOptions
 from app.service.serialization import result_to_json
 from benchmarks import variants
@@ -250,20 +250,17 @@ def test_digest_depends_on_detection_and_on_the_face(service: CropService, make_
 
 
 def test_landmarks_alone(service: CropService, photo: bytes) -> None:
-    detectors = DetectorPool()
-    pixels = orjson.loads(
-        landmarks_to_json(find_landmarks(service, detectors, LandmarksInput(image=photo, options=LandmarkOptions())))
-    )
+    def find(options: LandmarkOptions) -> Any:
+        return orjson.loads(find_landmarks(service, LandmarksInput(image=photo, options=options)))
+
+    pixels = find(LandmarkOptions())
     expected = variants.read_sample().landmarks_px
     assert variants.compute_error(np.array(pixels["landmarks"]), expected) <= ALLOWED
-    options = LandmarkOptions(landmark_units="normalized")
-    shares = orjson.loads(
-        landmarks_to_json(find_landmarks(service, detectors, LandmarksInput(image=photo, options=options)))
-    )
+    shares = find(LandmarkOptions(landmark_units="normalized"))
     assert np.abs(np.array(shares["landmarks"]) * 512 - pixels["landmarks"]).max() <= 0.051
     assert shares["face"] == pixels["face"]
     with pytest.raises(FaceIndexError):
-        find_landmarks(service, detectors, LandmarksInput(image=photo, options=LandmarkOptions(face=1)))
+        find(LandmarkOptions(face=1))
 
 
 def test_cv2_uses_one_thread_per_process() -> None:
