@@ -110,7 +110,10 @@ class CropResult:
 
 
 class CropService:
-    """The steps from an input to its result, each timed and counted. Each request wastes `fault_work_s` of CPU time."""
+    """The steps from an input to its result, each timed and counted.
+
+    Each request wastes `fault_work_s` of CPU time, to rehearse overload.
+    """
 
     def __init__(
         self, limits: ImageLimits, detectors: DetectorPool | None = None, *, fault_work_s: float = 0.0

@@ -44,7 +44,7 @@ class Caller:
     identity: str  # for capacity and rate limits
     owner: str = ""  # owns tasks; empty if no keys are configured
     label: str = ""  # name or short hash of the key, for logs; empty if no keys are configured
-    number: int = 0  # Determines the queue lane. Up to eight keys or neighbouring addresses have different lanes
+    number: int = 0  # determines the queue lane; up to eight keys or neighbouring addresses have different lanes
 
 
 ANONYMOUS: Final = Caller(identity="")

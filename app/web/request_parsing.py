@@ -58,7 +58,7 @@ class RequestHead:
     """The part of a request before its body."""
 
     content_type: str  # its media type is supported
-    options: dict[str, str]  # In the query, as text; they take precedence over those in the body
+    options: dict[str, str]  # in the query, as text; they take precedence over those in the body
 
 
 def read_head(request: Request, state: WebState, options: Sequence[str] = OPTION_NAMES) -> RequestHead:
