@@ -20,7 +20,6 @@ from app.tasks.dead_letters import TASK_GAVE_UP
 from app.tasks.errors import QueueError
 from app.web.error_handlers import (
     CLIENT_CLOSED_REQUEST,
-    HANDLERS,
     QUEUE_PROBLEMS,
     REJECTIONS,
     handle_disconnect,
@@ -192,9 +191,3 @@ def test_router_errors_are_counted(scrape: Scrape, status: int) -> None:
     assert {key: count for key, count in counted.items() if count} == {
         ("errors_total", "api", document(response)["code"]): 1
     }
-
-
-@pytest.mark.parametrize("handle", HANDLERS.values())
-def test_handlers_raise_other_exceptions_again(handle: Callable[..., object]) -> None:
-    with pytest.raises(ZeroDivisionError):
-        asyncio.run(handle(REQUEST, ZeroDivisionError()))  # type: ignore[arg-type]
