@@ -50,8 +50,8 @@ def detect_pair() -> tuple[Callable[[], object], Callable[[], object]]:
     """Return two functions that process the sample: the detector, and the bare crops and model runs."""
     cv2.setNumThreads(0)  # as in the service, which runs several processes instead
     sample = read_sample()
-    detector = LandmarkDetector(PACKAGE_MODELS)
-    short, mesh, iris = (read_net(PACKAGE_MODELS / name) for name in (SHORT_RANGE_FILE, MESH_FILE, IRIS_FILE))
+    detector = LandmarkDetector(str(PACKAGE_MODELS))
+    short, mesh, iris = (read_net(str(PACKAGE_MODELS / name)) for name in (SHORT_RANGE_FILE, MESH_FILE, IRIS_FILE))
     square = make_mesh_roi(sample.landmarks_px)
 
     def run_service() -> object:
@@ -106,7 +106,7 @@ def measure() -> list[tuple[str, float | None, float | None]]:
     """Return the name of each variant, MediaPipe's error and the service's error; None if no face was detected."""
     variants = list(make_variants())
     theirs = run_mediapipe(variants)["landmarks"]
-    detector = LandmarkDetector(PACKAGE_MODELS)
+    detector = LandmarkDetector(str(PACKAGE_MODELS))
     rows = []
     for position, variant in enumerate(track(variants, "accuracy")):
         found = theirs[f"{position:03}"]

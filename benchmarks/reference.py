@@ -47,7 +47,7 @@ _POINTS = msgspec.json.Decoder(list[Point])
 def landmark_detector() -> LandmarkDetector:
     """Load the models once."""
     cv2.setNumThreads(0)
-    return LandmarkDetector(PACKAGE_MODELS)
+    return LandmarkDetector(str(PACKAGE_MODELS))
 
 
 def detect(image: bytes) -> np.ndarray:

@@ -46,7 +46,7 @@ def main() -> None:
             points = np.array([(point.x, point.y) for point in decoder.decode(landmarks_path.read_bytes())])
             landmarks_px = points_to_landmarks_px(points, image_size=info.size)
         else:
-            detector = detector or LandmarkDetector(PACKAGE_MODELS)
+            detector = detector or LandmarkDetector(str(PACKAGE_MODELS))
             landmarks_px = detector.detect(decode_image_with_alpha(data, info), no_step).landmarks_px
         face = process_face(FaceRequest(image_size=info.size, landmarks_px=landmarks_px))
         (output / image_path.parent.name / f"{image_path.stem}.svg").write_bytes(face.svg)

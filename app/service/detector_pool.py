@@ -81,7 +81,7 @@ class DetectorPool:
         if detector is None:
             self.require_models()
             try:
-                detector = LandmarkDetector(self._folder)
+                detector = LandmarkDetector(str(self._folder))
             except cv2.error:
                 log.exception("The face-detection models cannot be loaded; install them again")
                 raise _unavailable("cannot be loaded") from None

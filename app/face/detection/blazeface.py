@@ -9,7 +9,6 @@ Points are on the continuous plane of the image: pixel (0, 0) covers 0 to 1.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Final, NamedTuple
 
 import cv2
@@ -59,7 +58,7 @@ FULL_RANGE: Final = DetectorConfig(192, ((48, 1),), _FULL_NAME.format(41), _FULL
 class FaceDetector:
     """One of the two BlazeFace models. Not thread-safe."""
 
-    def __init__(self, model: Path, config: DetectorConfig) -> None:
+    def __init__(self, model: str, config: DetectorConfig) -> None:
         self._net = read_net(model)
         self._config = config
         self._anchors = make_anchors(config.grids)

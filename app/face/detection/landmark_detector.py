@@ -5,7 +5,6 @@ its own mesh defines. The iris model adds the irises. The models are MediaPipe's
 """
 
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Final
 
 import cv2
@@ -66,10 +65,10 @@ class DetectedFace:
 class LandmarkDetector:
     """Detector of faces and their landmarks, with the models in a folder. Not thread-safe."""
 
-    def __init__(self, folder: Path) -> None:
-        self._short = FaceDetector(folder / SHORT_RANGE_FILE, SHORT_RANGE)
-        self._full = FaceDetector(folder / FULL_RANGE_FILE, FULL_RANGE)
-        self._mesh = FaceMesh(folder / MESH_FILE, folder / IRIS_FILE)
+    def __init__(self, folder: str) -> None:
+        self._short = FaceDetector(f"{folder}/{SHORT_RANGE_FILE}", SHORT_RANGE)
+        self._full = FaceDetector(f"{folder}/{FULL_RANGE_FILE}", FULL_RANGE)
+        self._mesh = FaceMesh(f"{folder}/{MESH_FILE}", f"{folder}/{IRIS_FILE}")
 
     def detect(self, image_bgr: ByteArray, on_step: OnStep, index: int = 0, quarter_turns: int = 0) -> DetectedFace:
         """Detect the landmarks of one face in the steps ``detect``, ``mesh`` and ``iris``. Index 0 is the largest face.

@@ -5,7 +5,6 @@ The scales of the squares, and the points that define their roll, are those of M
 """
 
 import math
-from pathlib import Path
 from typing import Final, NamedTuple
 
 import cv2
@@ -111,7 +110,7 @@ def _shrink_around(
 class FaceMesh:
     """The mesh model and the iris model. Not thread-safe."""
 
-    def __init__(self, mesh_model: Path, iris_model: Path) -> None:
+    def __init__(self, mesh_model: str, iris_model: str) -> None:
         self._mesh = read_net(mesh_model)
         self._iris = read_net(iris_model)
 

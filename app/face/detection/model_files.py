@@ -4,7 +4,6 @@ The models are MediaPipe's (Google, Apache-2.0). ``tools/models.py`` installs th
 """
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Final, NamedTuple
 
 import cv2
@@ -33,13 +32,13 @@ KNOWN_FILES: Final[dict[str, ModelFile]] = {
 """Models that this version was tested with, by file name."""
 
 
-def read_net(path: Path) -> cv2.dnn.Net:
+def read_net(path: str) -> cv2.dnn.Net:
     """Load a model.
 
     The default engine of OpenCV 5.0 returns only one output per pass, so the classic engine is selected. OpenCV ignores
     that selection for models passed as bytes, so the model must be a path.
     """
-    return cv2.dnn.readNetFromTFLite(str(path), engine=cv2.dnn.ENGINE_CLASSIC)
+    return cv2.dnn.readNetFromTFLite(path, engine=cv2.dnn.ENGINE_CLASSIC)
 
 
 def run_net(net: cv2.dnn.Net, outputs: Sequence[str]) -> list[npt.NDArray[np.float32]]:

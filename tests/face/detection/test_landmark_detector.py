@@ -30,7 +30,7 @@ BLACK, WHITE = 0, 255
 
 @pytest.fixture(scope="module")
 def detector(face_models: Path) -> LandmarkDetector:
-    return LandmarkDetector(face_models)
+    return LandmarkDetector(str(face_models))
 
 
 @pytest.fixture(scope="module")
