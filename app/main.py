@@ -105,14 +105,12 @@ def _make_lifespan(state: WebState) -> Callable[[FastAPI], AbstractAsyncContextM
 
 
 def _make_state(settings: Settings, scoreboard: ScoreboardView | None, registry: CollectorRegistry | None) -> WebState:
-    detectors = DetectorPool(settings.models_dir)
     return WebState(
         crop=CropService(
             ImageLimits(max_image_pixels=settings.max_image_pixels, landmark_margin=settings.landmark_margin),
-            detectors,
+            DetectorPool(settings.models_dir),
             fault_work_s=settings.fault_work_s,
         ),
-        detectors=detectors,
         admission=Admission(
             max_concurrency=settings.max_concurrency,
             threads=settings.work_threads,

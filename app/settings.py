@@ -15,7 +15,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final, Literal, NamedTuple, Self
 from urllib.parse import urlsplit
 
-from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
+from pydantic import (
+    AfterValidator,
+    BeforeValidator,
+    Field,
+    SecretStr,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 if TYPE_CHECKING:
@@ -26,7 +34,21 @@ MIB: Final = 1024 * 1024
 CommaList = NoDecode
 """Marker of fields whose variable is a comma-separated list instead of JSON."""
 
-Buckets = Annotated[tuple[float, ...], CommaList]
+
+def _check_buckets(value: tuple[float, ...]) -> tuple[float, ...]:
+    is_rising = all(low < high for low, high in itertools.pairwise(value))
+    if not value or not is_rising or not all(math.isfinite(bound) and bound > 0 for bound in value):
+        bounds = ",".join(f"{bound:g}" for bound in value)
+        raise ValueError(f"expected at least one bound, all above 0 and rising, got {bounds or 'none'}")
+    return value
+
+
+Buckets = Annotated[
+    tuple[float, ...],
+    CommaList,
+    BeforeValidator(lambda value: tuple(value.split(",")) if isinstance(value, str) else value),
+    AfterValidator(_check_buckets),
+]
 
 LOG_COMPONENTS: Final = ("api", "images", "tasks", "server")
 
@@ -80,6 +102,12 @@ def _cgroup_cpu_limit() -> float | None:
         except (OSError, ValueError, IndexError):
             continue
     return None
+
+
+def _parse_level(value: str) -> str:
+    if value.upper() not in _LOG_LEVELS:
+        raise ValueError(f"expected one of {', '.join(_LOG_LEVELS)}, got other text")
+    return value.upper()
 
 
 class Settings(BaseSettings):
@@ -194,7 +222,7 @@ class Settings(BaseSettings):
     log_format: Literal["auto", "rich", "json"] = Field(
         "auto", description="Log format; `auto` is `rich` on a terminal and `json` otherwise."
     )
-    log_level: str = Field(
+    log_level: Annotated[str, AfterValidator(_parse_level)] = Field(
         "INFO",
         description="Log level of components without an entry in LOG_LEVELS; with JSON and INFO, `images` logs from "
         "WARNING.",
@@ -320,35 +348,6 @@ class Settings(BaseSettings):
                 raise ValueError(f"expected a readable file, got an error: {error.strerror}") from None
         return value
 
-    @field_validator(
-        "request_duration_buckets",
-        "image_duration_buckets",
-        "request_size_buckets",
-        "response_size_buckets",
-        "task_duration_buckets",
-        "task_wait_buckets",
-        mode="before",
-    )
-    @classmethod
-    def _split_buckets(cls, value: Any) -> Any:
-        return tuple(value.split(",")) if isinstance(value, str) else value
-
-    @field_validator(
-        "request_duration_buckets",
-        "image_duration_buckets",
-        "request_size_buckets",
-        "response_size_buckets",
-        "task_duration_buckets",
-        "task_wait_buckets",
-    )
-    @classmethod
-    def _check_buckets(cls, value: tuple[float, ...]) -> tuple[float, ...]:
-        is_increasing = all(low < high for low, high in itertools.pairwise(value))
-        if not value or not is_increasing or not all(math.isfinite(bound) and bound > 0 for bound in value):
-            bounds = ",".join(f"{bound:g}" for bound in value)
-            raise ValueError(f"expected at least one bound, all above 0 and increasing, got {bounds or 'none'}")
-        return value
-
     @field_validator("log_levels", "log_theme", mode="before")
     @classmethod
     def _split_pairs(cls, value: Any) -> Any:
@@ -358,11 +357,6 @@ class Settings(BaseSettings):
         if any(not sign for _, sign, _ in pairs):
             raise ValueError("expected name=value pairs separated by commas, got other text")
         return {name.strip(): text.strip() for name, _, text in pairs}
-
-    @field_validator("log_level")
-    @classmethod
-    def _check_level(cls, value: str) -> str:
-        return _parse_level(value)
 
     @field_validator("log_levels")
     @classmethod
@@ -469,15 +463,6 @@ def load_settings() -> Settings:
     return Settings()
 
 
-def load_caller_settings() -> CallerSettings:
-    """Read the settings of commands that call a running service from the environment.
-
-    Raises:
-        pydantic.ValidationError: a variable has an invalid value; see `find_invalid_settings`.
-    """
-    return CallerSettings()
-
-
 def read_environment() -> dict[str, str]:
     """Return all environment variables, including those that are not settings."""
     return dict(os.environ)
@@ -575,12 +560,6 @@ def parse_key_file(content: bytes) -> list[tuple[str, str]]:
     if not keys:  # an empty file must not open the API to every caller
         raise ValueError("expected at least one key, got none")
     return keys
-
-
-def _parse_level(value: str) -> str:
-    if value.upper() not in _LOG_LEVELS:
-        raise ValueError(f"expected one of {', '.join(_LOG_LEVELS)}, got other text")
-    return value.upper()
 
 
 def _is_server(text: str) -> bool:

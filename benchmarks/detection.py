@@ -23,10 +23,11 @@ from rich.progress import track
 from app.face.detection.blazeface import SHORT_RANGE, letterbox
 from app.face.detection.landmark_detector import LandmarkDetector
 from app.face.detection.mesh import IRIS_SIDE, MESH_SIDE, crop_roi, make_mesh_roi
-from app.face.detection.model_files import read_net
+from app.face.detection.model_files import IRIS_FILE, MESH_FILE, SHORT_RANGE_FILE, read_net
 from app.face.errors import NoFaceError
 from app.face.pipeline import no_step
-from benchmarks.inputs import cpu_ms, face_models
+from app.service.detector_pool import PACKAGE_MODELS
+from benchmarks.inputs import cpu_ms
 from benchmarks.variants import Variant, compute_error, make_variants, read_sample
 
 if TYPE_CHECKING:
@@ -49,8 +50,8 @@ def detect_pair() -> tuple[Callable[[], object], Callable[[], object]]:
     """Return two functions that process the sample: the detector, and the bare crops and model runs."""
     cv2.setNumThreads(0)  # as in the service, which runs several processes instead
     sample = read_sample()
-    detector, paths = LandmarkDetector(face_models()), face_models()
-    short, mesh, iris = (read_net(path) for path in (paths.short_range, paths.mesh, paths.iris))
+    detector = LandmarkDetector(str(PACKAGE_MODELS))
+    short, mesh, iris = (read_net(str(PACKAGE_MODELS / name)) for name in (SHORT_RANGE_FILE, MESH_FILE, IRIS_FILE))
     square = make_mesh_roi(sample.landmarks_px)
 
     def run_service() -> object:
@@ -105,7 +106,7 @@ def measure() -> list[tuple[str, float | None, float | None]]:
     """Return the name of each variant, MediaPipe's error and the service's error; None if no face was detected."""
     variants = list(make_variants())
     theirs = run_mediapipe(variants)["landmarks"]
-    detector = LandmarkDetector(face_models())
+    detector = LandmarkDetector(str(PACKAGE_MODELS))
     rows = []
     for position, variant in enumerate(track(variants, "accuracy")):
         found = theirs[f"{position:03}"]

@@ -15,12 +15,10 @@ import pybase64
 from app.codec.decode import decode_label_image
 from app.codec.sniff import sniff_image, verify_structure
 from app.face.contours import Polygon, trace_labels
-from app.face.detection.model_files import MODEL_FILES, FaceModels
 from app.face.frame import Size
 from app.face.label_map import image_to_label_map, scale_labels
 from app.face.regions import Region
 from app.face.rendering.svg import OverlayStyle, render_svg
-from app.service.detector_pool import PACKAGE_MODELS
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -47,13 +45,6 @@ def image_and_landmarks() -> tuple[bytes, bytes]:
             scaled = [{"x": point["x"] * scale, "y": point["y"] * scale} for point in points]
             return file.tobytes(), json.dumps(scaled).encode()
         scale += 0.05
-
-
-@cache
-def face_models() -> FaceModels:
-    """Return the paths of the models that `make models` installs."""
-    names = (MODEL_FILES.short_range, MODEL_FILES.full_range, MODEL_FILES.mesh, MODEL_FILES.iris)
-    return FaceModels(*(str(PACKAGE_MODELS / name) for name in names))
 
 
 @cache

@@ -22,7 +22,7 @@ from app.codec.sniff import ImageInfo, sniff_image, verify_structure
 from app.face.detection.landmark_detector import LandmarkDetector
 from app.face.landmarks import FloatArray, points_to_landmarks_px
 from app.face.pipeline import FaceRequest, no_step, process_face
-from benchmarks.inputs import face_models
+from app.service.detector_pool import PACKAGE_MODELS
 
 
 class Point(msgspec.Struct):
@@ -47,7 +47,7 @@ _POINTS = msgspec.json.Decoder(list[Point])
 def landmark_detector() -> LandmarkDetector:
     """Load the models once."""
     cv2.setNumThreads(0)
-    return LandmarkDetector(face_models())
+    return LandmarkDetector(str(PACKAGE_MODELS))
 
 
 def detect(image: bytes) -> np.ndarray:

@@ -21,7 +21,7 @@ from app.codec.sniff import sniff_image, verify_structure
 from app.face.detection.landmark_detector import LandmarkDetector
 from app.face.landmarks import points_to_landmarks_px
 from app.face.pipeline import FaceRequest, no_step, process_face
-from benchmarks.inputs import face_models
+from app.service.detector_pool import PACKAGE_MODELS
 
 
 class Point(msgspec.Struct):
@@ -46,7 +46,7 @@ def main() -> None:
             points = np.array([(point.x, point.y) for point in decoder.decode(landmarks_path.read_bytes())])
             landmarks_px = points_to_landmarks_px(points, image_size=info.size)
         else:
-            detector = detector or LandmarkDetector(face_models())
+            detector = detector or LandmarkDetector(str(PACKAGE_MODELS))
             landmarks_px = detector.detect(decode_image_with_alpha(data, info), no_step).landmarks_px
         face = process_face(FaceRequest(image_size=info.size, landmarks_px=landmarks_px))
         (output / image_path.parent.name / f"{image_path.stem}.svg").write_bytes(face.svg)

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from pydantic import SecretStr
 
 from app.cli.doctor.catalogue import CATALOGUE, Check
-from app.face.errors import public_codes
+from app.face.errors import PUBLIC_CODES
 from app.face.regions import REGIONS, RegionSpec
 from app.observability.metrics import METRICS
 from app.service.options import CropOptions
@@ -94,7 +94,7 @@ def options_table() -> str:
 def errors_table() -> str:
     """Return the table of error codes."""
     requests = ((f"`{code}`", str(status), title) for code, (status, title) in PROBLEMS.items())
-    inputs = ((f"`{code}`", str(INPUT_STATUS), _first_line(error.__doc__)) for code, error in public_codes().items())
+    inputs = ((f"`{code}`", str(INPUT_STATUS), _first_line(error.__doc__)) for code, error in PUBLIC_CODES.items())
     tasks = ((f"`{code}`", "in a task", title) for code, title in TASK_ERRORS.items())
     return markdown_table(("code", "status", "meaning"), [*requests, *inputs, *tasks])
 

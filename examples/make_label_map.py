@@ -13,7 +13,6 @@ import numpy as np
 import numpy.typing as npt
 import orjson
 
-from app.face.contours import find_labels
 from app.face.frame import Size
 from app.face.landmarks import FloatArray, compute_bbox, points_to_landmarks_px
 from app.face.regions import CATALOGUE
@@ -105,7 +104,7 @@ def main() -> None:
     labels = make_labels(landmarks, image_size=image_size, size=arguments.size)
     encoded = cv2.imencode(".png", labels, [cv2.IMWRITE_PNG_COMPRESSION, 9])[1]
     arguments.output.write_bytes(encoded.tobytes())
-    print(f"{arguments.output}: {labels.shape[1]} x {labels.shape[0]}, labels {find_labels(labels)}")
+    print(f"{arguments.output}: {labels.shape[1]} x {labels.shape[0]}, labels {np.unique(labels[labels > 0]).tolist()}")
 
 
 if __name__ == "__main__":

@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import struct
 import zlib
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,11 +17,10 @@ import pytest
 from hypothesis import HealthCheck, settings
 from prometheus_client import values
 
-from app.face.detection.model_files import MODEL_FILES, FaceModels
 from app.main import install_metrics
 from app.observability import metrics, multiprocess
 from app.service.crop import CropInput
-from app.service.detector_pool import PACKAGE_MODELS
+from app.service.detector_pool import PACKAGE_MODELS, DetectorPool
 from app.service.options import CropOptions
 from app.settings import Settings
 
@@ -152,19 +151,18 @@ def sample() -> Sample:
 
 
 @pytest.fixture(scope="session")
-def face_models() -> FaceModels:
-    """Give the paths of the models; tests that need them are skipped if they are not installed."""
-    paths = [PACKAGE_MODELS / getattr(MODEL_FILES, field.name) for field in fields(FaceModels)]
-    if not all(path.exists() for path in paths):
+def face_models() -> Path:
+    """Give the folder of the models; tests that need them are skipped if they are not installed."""
+    if not DetectorPool().has_models:
         pytest.skip("no models; `make models` gets them")
-    return FaceModels(*map(str, paths))
+    return PACKAGE_MODELS
 
 
 @pytest.fixture
 def scrape(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[], dict[tuple[str, ...], float]]:
     """Enable metrics, and return a function that reads them: name and label values, in the order of the labels."""
     monkeypatch.setattr(values, "ValueClass", values.ValueClass)
-    monkeypatch.setattr(metrics, "_metrics", None)
+    monkeypatch.setattr(metrics, "_objects", {})
     monkeypatch.setattr(multiprocess, "_identity", "worker-0")
     monkeypatch.setenv(multiprocess.DIRECTORY_VARIABLE, "")
     folder = install_metrics(Settings(prometheus_multiproc_dir=tmp_path / "values"))

@@ -25,9 +25,9 @@ def settings_or_exit() -> Settings:
 
 def caller_settings_or_exit() -> CallerSettings:
     """Return the settings of commands that call a service; print invalid ones and exit with status 2."""
-    from app.settings import load_caller_settings  # noqa: PLC0415 - see above
+    from app.settings import CallerSettings  # noqa: PLC0415 - see above
 
-    return _load_or_exit(load_caller_settings)
+    return _load_or_exit(CallerSettings)
 
 
 def _load_or_exit(load: Callable[[], T]) -> T:

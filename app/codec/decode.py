@@ -18,15 +18,9 @@ _LABEL_BITS = 8
 
 
 def decode_image(data: bytes | memoryview, info: ImageInfo) -> ByteArray:
-    """Decode an image to BGR.
+    """Decode an image with verified structure to ``(H, W, 3)`` BGR pixels as stored, which landmarks refer to.
 
-    Args:
-        data: the whole file, with verified structure.
-        info: result of ``sniff_image``.
-
-    Returns:
-        ``(H, W, 3)`` BGR pixels as stored, which landmarks refer to. The EXIF orientation is not applied, alpha is
-        dropped, 16 bits become 8.
+    The EXIF orientation is not applied, alpha is dropped, 16 bits become 8.
 
     Raises:
         ImageCorruptError: the pixels cannot be decoded, or do not match the size in the header.
@@ -38,20 +32,7 @@ def decode_image(data: bytes | memoryview, info: ImageInfo) -> ByteArray:
 
 
 def decode_image_with_alpha(data: bytes | memoryview, info: ImageInfo) -> ByteArray:
-    """Decode an image to BGR, or to BGRA if it has transparency.
-
-    Args:
-        data: the whole file, with verified structure.
-        info: result of ``sniff_image``.
-
-    Returns:
-        ``(H, W, 3)`` BGR or ``(H, W, 4)`` BGRA pixels as stored. The EXIF orientation is not applied, grey becomes
-        colour, 16 bits become 8.
-
-    Raises:
-        ImageCorruptError: the pixels cannot be decoded, or do not match the size in the header.
-        ImageTruncatedError: the file ends too early.
-    """
+    """Decode an image as `decode_image` does, but to ``(H, W, 4)`` BGRA if it has transparency."""
     view = memoryview(data)
     if info.format == "jpeg":
         return decode_image(view, info)
@@ -69,18 +50,13 @@ def decode_image_with_alpha(data: bytes | memoryview, info: ImageInfo) -> ByteAr
 def decode_label_image(data: bytes | memoryview, info: ImageInfo) -> ByteArray:
     """Decode a label image to the values that it stores, whatever its palette, transparency or bit depth.
 
-    Args:
-        data: the whole file, with verified structure.
-        info: result of ``sniff_image``.
+    Raises:
+        LabelMapFormatError: see `check_label_format`.
+        ImageError: see `decode_image`.
 
     Returns:
         ``(H, W)`` labels of a grey or palette PNG: grey values as stored (0 to 1 for one bit), or palette indices.
         ``(H, W, 3)`` BGR of a colour PNG or a lossless WebP. Fully transparent pixels are 0.
-
-    Raises:
-        LabelMapFormatError: the format cannot store exact 8-bit labels: JPEG, lossy WebP, 16 bits.
-        ImageCorruptError: the pixels cannot be decoded, or do not match the size in the header.
-        ImageTruncatedError: the file ends too early.
     """
     check_label_format(data, info)
     view = memoryview(data)
@@ -91,10 +67,6 @@ def decode_label_image(data: bytes | memoryview, info: ImageInfo) -> ByteArray:
 
 def check_label_format(data: bytes | memoryview, info: ImageInfo) -> None:
     """Check by the header alone that a file can store exact 8-bit labels.
-
-    Args:
-        data: the whole file.
-        info: result of ``sniff_image``.
 
     Raises:
         LabelMapFormatError: the file is a JPEG or a lossy WebP, or has 16 bits per sample.

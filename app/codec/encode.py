@@ -30,11 +30,7 @@ class EncodedImage(NamedTuple):
 def encode_image(image: ByteArray) -> EncodedImage:
     """Encode an image, without the metadata of the file that the pixels came from.
 
-    Args:
-        image: ``(H, W, 3)`` BGR, or ``(H, W, 4)`` BGRA.
-
-    Returns:
-        a PNG if the image has four channels, otherwise a JPEG.
+    ``(H, W, 4)`` BGRA becomes a PNG, ``(H, W, 3)`` BGR a JPEG.
     """
     if image.shape[2] == BGRA_CHANNELS:
         return EncodedImage(_encode_png(image), "image/png")
@@ -42,14 +38,7 @@ def encode_image(image: ByteArray) -> EncodedImage:
 
 
 def encode_flat_png(image: ByteArray) -> bytes:
-    """Encode an image of flat colours, most of it transparent.
-
-    Args:
-        image: ``(H, W, 4)`` BGRA.
-
-    Returns:
-        the PNG file.
-    """
+    """Encode an ``(H, W, 4)`` BGRA image of flat colours, most of it transparent, as PNG."""
     # Choosing a filter for each row takes three quarters of the time, and makes flat colours larger.
     options = cv2.IMWRITE_PNG_COMPRESSION, _PNG_LEVEL, cv2.IMWRITE_PNG_FILTER, cv2.IMWRITE_PNG_FILTER_NONE
     return _imencode(".png", image, *options)

@@ -15,16 +15,11 @@ _BYTE_ORDERS = {b"II*\0": "<", b"MM\0*": ">"}
 
 
 def read_orientation(block: memoryview) -> int:
-    """Return the orientation stored in an EXIF block.
+    """Return the orientation stored in an EXIF block, 1 to 8, or 1 if the tag is absent or malformed.
 
-    A malformed block is treated as one without the tag: viewers ignore it too, so metadata never causes an error.
-
-    Args:
-        block: the TIFF structure, with or without the ``Exif`` prefix of JPEG. Some encoders wrongly write the prefix
-            into PNG and WebP files too.
-
-    Returns:
-        the EXIF orientation, 1 to 8; 1 if the tag is absent or malformed.
+    A malformed block is treated as one without the tag: viewers ignore it too, so metadata never causes an error. The
+    block is the TIFF structure, with or without the ``Exif`` prefix of JPEG, which some encoders wrongly write into
+    other files too.
     """
     if bytes(block[:5]) == b"Exif\0":
         block = block[6:]

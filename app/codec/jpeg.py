@@ -72,14 +72,9 @@ def read_jpeg_header(view: memoryview) -> JpegHeader:
 def verify_jpeg(view: memoryview) -> int:
     """Verify that a JPEG is complete: one frame, a scan for each of its components, and the end of the image.
 
-    The end marker of a thumbnail is ignored, because it is inside a segment. JPEG has no checksums, so damage inside a
-    scan shows only in the pixels.
-
-    Args:
-        view: the file. Bytes after the end of the image are allowed, because cameras append further images.
-
-    Returns:
-        the EXIF orientation, 1 to 8.
+    The end marker of a thumbnail is ignored, because it is inside a segment. Bytes after the end of the image are
+    allowed, because cameras append further images. JPEG has no checksums, so damage inside a scan shows only in the
+    pixels. Return the EXIF orientation, 1 to 8.
 
     Raises:
         ImageTruncatedError: the file ends before the end of the image.

@@ -88,11 +88,7 @@ def read_png_header(view: memoryview) -> PngHeader:
 def verify_png(view: memoryview) -> int:
     """Verify that a PNG is complete: the checksum of every chunk, the order of critical chunks, and IEND.
 
-    Args:
-        view: the file. Bytes after IEND are allowed.
-
-    Returns:
-        the EXIF orientation, 1 to 8.
+    Bytes after IEND are allowed. Return the EXIF orientation, 1 to 8.
 
     Raises:
         ImageTruncatedError: the file ends before IEND.
@@ -124,10 +120,6 @@ def verify_png(view: memoryview) -> int:
 
 def iter_chunks(view: memoryview, *, is_checked: bool = True) -> Iterator[tuple[bytes, int, int]]:
     """Yield the type, start and end of the content of each chunk, up to and including IEND.
-
-    Args:
-        view: the file.
-        is_checked: whether to verify checksums.
 
     Raises:
         ImageTruncatedError: the file ends before IEND.
@@ -173,18 +165,11 @@ def _check_other_chunk(kind: bytes, *, is_first: bool, is_empty: bool) -> None:
 
 
 def strip_png(view: memoryview, *, as_grey: bool = False, is_alpha_kept: bool = False) -> bytearray:
-    """Copy a PNG without anything that its pixels do not need.
+    """Copy a PNG without anything that its pixels do not need; its checksums are not verified again.
 
     The copy omits what could be harmful: compressed text and profiles that libpng would inflate, orientation,
-    transparency of a palette, animation frames, and excessive image data after the last row.
-
-    Args:
-        view: the file. Its checksums are not verified again.
-        as_grey: declare palette indices as grey values, so that decoding returns the indices.
-        is_alpha_kept: keep the transparency of a palette.
-
-    Returns:
-        the bytes of the smaller PNG.
+    transparency of a palette unless it is kept, animation frames, and excessive image data after the last row. With
+    ``as_grey``, palette indices are declared as grey values, so that decoding returns the indices.
 
     Raises:
         ImageTruncatedError: the file ends before IEND.

@@ -32,29 +32,19 @@ _VERIFIERS = {"png": png.verify_png, "jpeg": jpeg.verify_jpeg, "webp": webp.veri
 
 @dataclass(frozen=True, slots=True)
 class ImageInfo:
-    """Metadata from the header of an image file.
+    """Metadata from the header of an image file."""
 
-    Attributes:
-        format: file format, detected from the content.
-        size: width and height of the stored pixels, before the orientation is applied.
-        exif_orientation: 1 to 8; 1 if upright or unknown. PNG and WebP may store it after the pixels, so the value is
-            reliable only after ``verify_structure``.
-    """
-
-    format: ImageFormat
-    size: Size
+    format: ImageFormat  # detected from the content
+    size: Size  # of the stored pixels, before the orientation is applied
+    # 1 to 8; 1 if upright or unknown. PNG and WebP may store it after the pixels, so the value is reliable only after
+    # `verify_structure`.
     exif_orientation: int = UPRIGHT
 
 
 def sniff_image(data: bytes | memoryview, *, max_pixels: int) -> ImageInfo:
-    """Detect the format and size of an image from its header.
+    """Detect the format and size of an image from its header, and the orientation if the header contains it.
 
-    Args:
-        data: the whole file, or the part of it that has been received.
-        max_pixels: maximum number of pixels, width times height.
-
-    Returns:
-        format and size, and the orientation if the header contains it.
+    The data may be the first part of a file.
 
     Raises:
         ImageEmptyError: there are no bytes.
@@ -89,12 +79,7 @@ def verify_structure(data: bytes | memoryview, info: ImageInfo) -> ImageInfo:
     PNG: the checksum of every chunk up to IEND. JPEG: segments and scans up to the end of the image. WebP: the
     container and its chunks. Trailing bytes are allowed, because cameras append data.
 
-    Args:
-        data: the whole file.
-        info: result of ``sniff_image``.
-
-    Returns:
-        the same metadata, with the EXIF orientation from anywhere in the file.
+    The result has the EXIF orientation from anywhere in the file.
 
     Raises:
         ImageTruncatedError: the file ends too early.

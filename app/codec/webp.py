@@ -43,13 +43,8 @@ def read_webp_size(view: memoryview) -> Size:
 def verify_webp(view: memoryview) -> int:
     """Verify that a WebP is complete: the container fits in the file, chunks fill it, and they contain one image.
 
-    WebP has no checksums, so damage inside the image shows only in the pixels.
-
-    Args:
-        view: the file. Bytes after the container are allowed.
-
-    Returns:
-        the EXIF orientation, 1 to 8.
+    Bytes after the container are allowed. WebP has no checksums, so damage inside the image shows only in the pixels.
+    Return the EXIF orientation, 1 to 8.
 
     Raises:
         ImageTruncatedError: the file ends before the end of the container.

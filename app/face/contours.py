@@ -49,26 +49,17 @@ _Number = TypeVar("_Number", bound=np.generic)
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Polygon:
-    """An outer contour and its holes.
+    """An outer contour and its holes."""
 
-    Attributes:
-        outer: ``(N, 2)`` float32 ring in pixels.
-        holes: rings inside ``outer``, each ``(M, 2)``.
-    """
-
-    outer: FloatArray
-    holes: tuple[FloatArray, ...] = ()
+    outer: FloatArray  # `(N, 2)` in pixels
+    holes: tuple[FloatArray, ...] = ()  # inside `outer`
 
 
-def trace_labels(labels: LabelArray, ids: Sequence[int] | None = None) -> dict[int, list[Polygon]]:
+def trace_labels(labels: LabelArray, ids: Sequence[int]) -> dict[int, list[Polygon]]:
     """Trace the contours of each label.
 
     Pixels that touch at a corner are connected. An island inside a hole is a separate polygon. Filling the polygons by
     the even-odd rule, including their contours, reproduces the pixels of the label.
-
-    Args:
-        labels: ``(H, W)`` uint8 label ids.
-        ids: labels to trace; all except 0 by default.
 
     Returns:
         polygons by label id, in the order of ``ids``; an empty list for a label that is not in the map.
@@ -76,17 +67,16 @@ def trace_labels(labels: LabelArray, ids: Sequence[int] | None = None) -> dict[i
     Raises:
         LabelMapComplexityError: the labels cover too many pixels, or their contours are too many or too long.
     """
-    wanted = find_labels(labels) if ids is None else list(ids)
     traced: dict[int, list[Polygon]] = {}
     scanned = contours = points = 0
-    for start in range(0, len(wanted), _LABELS_PER_PASS):
-        batch = wanted[start : start + _LABELS_PER_PASS]
+    for start in range(0, len(ids), _LABELS_PER_PASS):
+        batch = ids[start : start + _LABELS_PER_PASS]
         boxes = _find_boxes(labels, batch)
         scanned += sum((box[2] - box[0]) * (box[3] - box[1]) for box in boxes if box is not None)
         if scanned > MAX_TRACED_PIXELS:
             raise LabelMapComplexityError(
                 f"segmentation_map: expected bounding boxes of all labels with at most {MAX_TRACED_PIXELS} pixels in "
-                f"total, got {scanned} or more for {len(wanted)} labels"
+                f"total, got {scanned} or more for {len(ids)} labels"
             )
         for label_id, box in zip(batch, boxes, strict=True):
             polygons = [] if box is None else _trace_label(labels, label_id, box)
@@ -104,19 +94,6 @@ def _check_complexity(contours: int, points: int) -> None:
             raise LabelMapComplexityError(
                 f"segmentation_map: expected at most {limit} {what} in all labels, got {count} or more"
             )
-
-
-def find_labels(labels: LabelArray) -> list[int]:
-    """Return the label ids that occur in a label map.
-
-    Args:
-        labels: ``(H, W)`` uint8 label ids.
-
-    Returns:
-        ids in ascending order, without 0.
-    """
-    histogram = cv2.calcHist([labels], [0], None, [256], [0, 256])
-    return [label_id for label_id in np.flatnonzero(histogram).tolist() if label_id]
 
 
 def _find_boxes(labels: LabelArray, ids: Sequence[int]) -> list[tuple[int, int, int, int] | None]:
@@ -153,13 +130,10 @@ def _trace_label(labels: LabelArray, label_id: int, box: tuple[int, int, int, in
 
 
 def measure_rings(rings: Sequence[FloatArray]) -> tuple[_DoubleArray, _DoubleArray]:
-    """Compute the areas and bounding boxes of many rings at once.
+    """Compute the areas and bounding boxes of many rings at once, none of them empty.
 
     Coordinates are rounded to ``COORDINATE_DECIMALS`` as in the response, so that areas and boxes match the rings in
     it exactly.
-
-    Args:
-        rings: ``R`` rings ``(N, 2)`` in pixels, none empty; ``R`` at least 1.
 
     Returns:
         ``(R,)`` unsigned areas in square pixels, by the shoelace formula, and ``(R, 4)`` boxes as ``left, top, right,

@@ -34,51 +34,28 @@ class Size(NamedTuple):
     height: int
 
 
-def _make_identity() -> Transform:
-    identity = np.eye(2, 3, dtype=np.float64)
-    # All results share this array, so it must be read-only.
-    identity.flags.writeable = False
-    return identity
-
-
-IDENTITY_TRANSFORM: Transform = _make_identity()
-"""The transform of a result whose frame is the image itself. Read-only."""
-
-
-def _identity() -> Transform:
-    return IDENTITY_TRANSFORM
+IDENTITY_TRANSFORM: Final[Transform] = np.eye(2, 3)
+"""The transform of a result whose frame is the image itself. Read-only, because all results share it."""
+IDENTITY_TRANSFORM.flags.writeable = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Framing:
-    """Options for the output frame.
+    """Options for the output frame."""
 
-    Attributes:
-        is_upright: rotate the image so that the eyes are level.
-        is_cropped: crop to the landmarks.
-        margin: margin around the landmarks on each side, as a fraction of their width and height.
-        longer_side: scale the longer side to this number of pixels; None keeps the scale.
-    """
-
-    is_upright: bool = False
-    is_cropped: bool = False
-    margin: float = 0.25
-    longer_side: int | None = None
+    is_upright: bool = False  # rotate the image so that the eyes are level
+    is_cropped: bool = False  # crop to the landmarks
+    margin: float = 0.25  # around the landmarks on each side, as a fraction of their width and height
+    longer_side: int | None = None  # scale the longer side to this number of pixels; None keeps the scale
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Frame:
-    """The rectangle that contains a result.
-
-    Attributes:
-        size: size in pixels.
-        transform: ``(2, 3)`` from the plane of the image to that of the frame.
-        inverse: ``(2, 3)`` from the plane of the frame to that of the image.
-    """
+    """The rectangle that contains a result."""
 
     size: Size
-    transform: Transform = field(default_factory=_identity)
-    inverse: Transform = field(default_factory=_identity)
+    transform: Transform = field(default_factory=lambda: IDENTITY_TRANSFORM)  # from the plane of the image
+    inverse: Transform = field(default_factory=lambda: IDENTITY_TRANSFORM)  # to the plane of the image
 
     @property
     def is_identity(self) -> bool:
@@ -90,16 +67,7 @@ def make_frame(image_size: Size, landmarks_px: npt.NDArray[np.floating], roll_de
     """Compute the frame of a result.
 
     An uncropped frame contains the whole image, rotated or not. A cropped frame contains every landmark, and may extend
-    beyond the image. Without rotation and scaling, pixels stay on the grid.
-
-    Args:
-        image_size: size of the image in pixels.
-        landmarks_px: ``(N, 2)`` points in pixels of the image.
-        roll_deg: roll of the head in the image, positive clockwise.
-        framing: options for the frame.
-
-    Returns:
-        the frame.
+    beyond the image. Without rotation and scaling, pixels stay on the grid. ``roll_deg`` is positive clockwise.
 
     Example:
         >>> face = np.array([[10.0, 20.0], [30.0, 60.0]])
@@ -159,15 +127,9 @@ def transform_points(points: npt.NDArray[np.floating], transform: Transform) -> 
 
 
 def warp_image(image: ByteArray, frame: Frame) -> ByteArray:
-    """Warp an image into a frame.
+    """Warp an image, ``(H, W, 3)`` BGR or ``(H, W, 4)`` BGRA, into a frame.
 
-    Args:
-        image: ``(H, W, 3)`` BGR or ``(H, W, 4)`` BGRA.
-        frame: the target frame.
-
-    Returns:
-        ``(frame.height, frame.width, 3)`` if all pixels are opaque; otherwise with an alpha channel, which is 0 outside
-        the image.
+    The result has an alpha channel, which is 0 outside the image, unless all pixels are opaque.
     """
     if frame.is_identity:
         return drop_opaque_alpha(image)

@@ -28,30 +28,18 @@ _COLOUR_BITS: Final = np.uint32(0xFFFFFF)
 
 @dataclass(frozen=True, slots=True, eq=False)
 class LabelMap:
-    """Label ids of an image, with their names and colours.
+    """Label ids of an image, with their names and colours."""
 
-    Attributes:
-        labels: ``(H, W)`` uint8 label ids, 0 for background.
-        names: name by label id, for each label in the map, ascending.
-        colours: ``#rrggbb`` by label id, in the same order.
-    """
-
-    labels: LabelArray
-    names: dict[int, str]
-    colours: dict[int, str]
+    labels: LabelArray  # `(H, W)`, 0 for background
+    names: dict[int, str]  # by label id, for each label in the map, ascending
+    colours: dict[int, str]  # `#rrggbb`, in the same order
 
 
 def image_to_label_map(image: ByteArray) -> LabelMap:
-    """Convert a decoded label image to a label map.
+    """Convert a decoded label image, ``(H, W)`` label ids or ``(H, W, 3)`` BGR, to a label map.
 
     The values of a grey image are label ids: ``LABELS`` names 1 to 10, others are named ``label_<id>``. In a colour
     image each colour is a label named after it, and black is background. Ids from 1 follow ascending RGB values.
-
-    Args:
-        image: ``(H, W)`` label ids, or ``(H, W, 3)`` BGR.
-
-    Returns:
-        the labels, with a name and a colour for each.
 
     Raises:
         LabelMapFormatError: the array has another type or shape.
@@ -138,16 +126,9 @@ def _iterate_runs(image: ByteArray) -> Iterator[tuple[npt.NDArray[np.uint32], np
 
 
 def scale_labels(labels: LabelArray, size: Size) -> LabelArray:
-    """Scale labels to another size by nearest neighbour.
+    """Scale labels to the size of the image by nearest neighbour.
 
     If the size is a whole multiple, each label becomes a block of exactly that many pixels.
-
-    Args:
-        labels: ``(H, W)`` uint8 label ids.
-        size: size of the image in pixels.
-
-    Returns:
-        ``(size.height, size.width)`` label ids; the same array if the size does not change.
     """
     height, width = labels.shape
     if (width, height) == tuple(size):

@@ -37,16 +37,13 @@ _FLOAT32_MAX: Final = float(np.finfo(np.float32).max)
 def points_to_landmarks_px(
     points: npt.ArrayLike, *, image_size: Size, is_normalized: bool = False, margin: float = 0.25
 ) -> FloatArray:
-    """Validate the points of a request and convert them to pixels of the image.
+    """Validate the points of a request and convert them to contiguous ``(N, 2)`` pixels of the image.
 
     Args:
         points: ``(N, 2)`` or ``(N, 3)`` numbers, ``N`` 468 or 478; a third column (depth) is dropped.
         image_size: size of the image in pixels.
         is_normalized: whether the points are fractions of the width and height instead of pixels.
         margin: how far a point may be outside the image, as a fraction of the width (``x``) and height (``y``).
-
-    Returns:
-        ``(N, 2)`` float32 array in pixels, contiguous.
 
     Raises:
         LandmarkShapeError: the points are not rows of two or three numbers.
@@ -109,14 +106,7 @@ def _raise_out_of_range(points_px: npt.NDArray[np.float64], in_range: npt.NDArra
 
 
 def compute_interocular_px(landmarks_px: FloatArray) -> float:
-    """Compute the distance between the outer eye corners.
-
-    Args:
-        landmarks_px: ``(468, 2)`` or ``(478, 2)`` array in pixels.
-
-    Returns:
-        distance in pixels.
-    """
+    """Compute the distance between the outer eye corners, in pixels."""
     return math.hypot(*_compute_eye_axis(landmarks_px))
 
 
@@ -124,9 +114,6 @@ def compute_roll_deg(landmarks_px: FloatArray) -> float:
     """Compute the roll of the head in the image plane.
 
     Roll is the angle of the line through the outer eye corners, because facial expression moves them least.
-
-    Args:
-        landmarks_px: ``(468, 2)`` or ``(478, 2)`` array in pixels.
 
     Returns:
         degrees in ``(-180, 180]``, positive clockwise in the image; 0 for a level, upright subject.
@@ -157,13 +144,7 @@ def _compute_eye_axis(landmarks_px: FloatArray) -> tuple[float, float]:
 
 
 def compute_bbox(points: npt.NDArray[np.floating]) -> tuple[float, float, float, float]:
-    """Compute the axis-aligned bounding box of points.
-
-    Args:
-        points: ``(N, 2)`` array, ``N`` at least 1.
-
-    Returns:
-        ``(x, y, width, height)`` in the unit of the points.
+    """Compute the axis-aligned bounding box ``(x, y, width, height)`` of at least one point.
 
     Example:
         >>> compute_bbox(np.array([[3.0, 8.0], [5.0, 2.0]]))

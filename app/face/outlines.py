@@ -44,30 +44,16 @@ _CATALOGUE_SLICES: Final = tuple(
 
 
 class Outline(NamedTuple):
-    """A region before it is simplified and measured.
-
-    Attributes:
-        label_id: number of the region.
-        name: name of the region.
-        colour: ``#rrggbb``.
-        polygons: the rings of each polygon, outer ring first.
-    """
+    """A region before it is simplified and measured."""
 
     label_id: int
     name: str
-    colour: str
-    polygons: Sequence[Sequence[FloatArray]]
+    colour: str  # `#rrggbb`
+    polygons: Sequence[Sequence[FloatArray]]  # the rings of each polygon, outer ring first
 
 
 def outline_catalogue(landmarks_px: FloatArray) -> list[Outline]:
-    """Return the outlines of the catalogue regions.
-
-    Args:
-        landmarks_px: ``(N, 2)`` points in pixels, rounded.
-
-    Returns:
-        an outline for each region of ``CATALOGUE``, in its order.
-    """
+    """Return the outlines of the catalogue regions, in the order of ``CATALOGUE``, from rounded landmarks."""
     points = landmarks_px[_CATALOGUE_LANDMARKS]
     return [
         Outline(spec.label_id, spec.name, spec.colour, ((points[ring],),))
@@ -76,13 +62,9 @@ def outline_catalogue(landmarks_px: FloatArray) -> list[Outline]:
 
 
 def outline_labels(label_map: LabelMap) -> list[Outline]:
-    """Return the outlines of the labels in a label map.
+    """Return the outline of each label of a map at the size of the image.
 
-    Args:
-        label_map: labels at the size of the image.
-
-    Returns:
-        an outline for each label of the map; without polygons if scaling removed the label.
+    An outline has no polygons if scaling removed the label.
     """
     return [
         Outline(
@@ -96,19 +78,9 @@ def outline_labels(label_map: LabelMap) -> list[Outline]:
 
 
 def outline_landmarks(region_landmarks: Mapping[str, Sequence[int]], landmarks_px: FloatArray) -> list[Outline]:
-    """Return the outlines of custom regions.
+    """Return the outlines of custom regions, with ids from 1 in the given order, from rounded landmarks.
 
-    Args:
-        region_landmarks: ring of landmark indices by region name.
-        landmarks_px: ``(N, 2)`` points in pixels, rounded.
-
-    Returns:
-        an outline for each region; ids count from 1 in the given order.
-
-    Raises:
-        RegionCountError: there are no regions, or more than ``MAX_REGIONS``.
-        RegionNameError: a name is blank, too long, or has a character that is not allowed.
-        RegionIndexError: a region has too few or too many indices, or an invalid one.
+    The values of ``region_landmarks`` are rings of landmark indices.
     """
     check_regions(region_landmarks, len(landmarks_px))
     outlines: list[Outline] = []
@@ -119,11 +91,7 @@ def outline_landmarks(region_landmarks: Mapping[str, Sequence[int]], landmarks_p
 
 
 def check_regions(region_landmarks: Mapping[str, Sequence[int]], landmark_count: int) -> None:
-    """Check custom regions; see `outline_landmarks`.
-
-    Args:
-        region_landmarks: ring of landmark indices by region name.
-        landmark_count: number of landmarks.
+    """Check custom regions: rings of landmark indices by name.
 
     Raises:
         RegionCountError: there are no regions, or more than ``MAX_REGIONS``.
@@ -161,12 +129,7 @@ def measure_outlines(
 ) -> tuple[tuple[Region, ...], tuple[OmittedRegion, ...]]:
     """Simplify and measure outlines, and separate those without area.
 
-    Args:
-        outlines: outlines in pixels of the output frame.
-        simplify_px: maximum distance between a contour and its simplified form.
-
-    Returns:
-        the regions in the order of the outlines, and the omitted regions with reasons.
+    ``simplify_px`` is the maximum distance between a contour and its simplified form, in pixels of the output frame.
     """
     rings = [ring for outline in outlines for polygon in outline.polygons for ring in polygon]
     simplified = simplify_rings(rings, simplify_px)

@@ -36,63 +36,37 @@ def no_step(_name: str) -> AbstractContextManager[None]:
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class FaceRequest:
-    """A request for the regions of one face.
-
-    Attributes:
-        image_size: size of the image in pixels.
-        landmarks_px: ``(468, 2)`` or ``(478, 2)`` points in pixels of the image.
-        label_image: decoded label image of any size, ``(H, W)`` or ``(H, W, 3)`` BGR. It takes precedence over
-            ``region_landmarks``.
-        region_landmarks: ring of landmark indices by custom region name. Without this and ``label_image``, the result
-            has the catalogue regions.
-        simplify_px: maximum distance between a contour and its simplified form, in pixels of the output frame; 0 keeps
-            every point.
-        style: style of the overlay.
-        output: output frame; None for that of the image.
-        background: the image in the output frame, embedded below the regions.
-    """
+    """A request for the regions of one face."""
 
     image_size: Size
-    landmarks_px: FloatArray
+    landmarks_px: FloatArray  # `(468, 2)` or `(478, 2)` in pixels of the image
+    # Of any size, `(H, W)` or `(H, W, 3)` BGR; takes precedence over `region_landmarks`.
     label_image: ByteArray | None = None
+    # Ring of landmark indices by custom region name. Without this and `label_image`, the result has the catalogue
+    # regions.
     region_landmarks: Mapping[str, Sequence[int]] | None = None
-    simplify_px: float = 0.5
+    simplify_px: float = 0.5  # maximum distance between a contour and its simplified form; 0 keeps every point
     style: OverlayStyle = _DEFAULT_STYLE
-    output: Frame | None = None
-    background: EmbeddedImage | None = None
+    output: Frame | None = None  # None for the frame of the image
+    background: EmbeddedImage | None = None  # in the output frame, below the regions
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class FaceResult:
-    """The regions and measures of one face, in the output frame.
-
-    Attributes:
-        frame: the output frame.
-        landmarks_px: ``(N, 2)`` landmarks, rounded.
-        regions: the regions, in drawing order.
-        omitted: requested regions without area on this face.
-        svg: the overlay, UTF-8.
-        roll_deg: roll of the head, positive clockwise.
-        interocular_px: distance between the outer eye corners.
-        bbox: ``(x, y, width, height)`` of the landmarks in pixels.
-    """
+    """The regions and measures of one face, in the output frame."""
 
     frame: Frame
-    landmarks_px: FloatArray
-    regions: tuple[Region, ...]
-    omitted: tuple[OmittedRegion, ...]
+    landmarks_px: FloatArray  # rounded
+    regions: tuple[Region, ...]  # in drawing order
+    omitted: tuple[OmittedRegion, ...]  # requested regions without area on this face
     svg: bytes
-    roll_deg: float
-    interocular_px: float
-    bbox: tuple[float, float, float, float]
+    roll_deg: float  # positive clockwise
+    interocular_px: float  # distance between the outer eye corners
+    bbox: tuple[float, float, float, float]  # `(x, y, width, height)` of the landmarks
 
 
 def check_face(landmarks_px: FloatArray, region_landmarks: Mapping[str, Sequence[int]] | None) -> None:
     """Run the checks of `process_face` that need no pixels.
-
-    Args:
-        landmarks_px: ``(468, 2)`` or ``(478, 2)`` points in pixels of the image.
-        region_landmarks: ring of landmark indices by custom region name.
 
     Raises:
         LandmarkDegenerateError: the landmarks do not form a face.
@@ -106,12 +80,7 @@ def check_face(landmarks_px: FloatArray, region_landmarks: Mapping[str, Sequence
 def process_face(request: FaceRequest, on_step: OnStep = no_step) -> FaceResult:
     """Extract the regions of a face and render them as an overlay.
 
-    Args:
-        request: image size, landmarks and options.
-        on_step: called for each step: ``segmentation`` (if there is a label image), ``contours``, ``svg``.
-
-    Returns:
-        regions, overlay and measures of the face.
+    The steps are ``segmentation`` (if there is a label image), ``contours`` and ``svg``.
 
     Raises:
         LandmarkDegenerateError: the landmarks do not form a face.

@@ -18,57 +18,34 @@ from app.face.contours import Polygon
 
 @dataclass(frozen=True, slots=True)
 class RegionSpec:
-    """Definition of a region.
+    """Definition of a region."""
 
-    Attributes:
-        label_id: number of the region in label maps and responses.
-        name: name of the region; sides are the subject's.
-        landmarks: ring of mesh indices; empty if the mesh does not outline the region.
-        colour: ``#rrggbb``.
-    """
-
-    label_id: int
+    label_id: int  # number in label maps and responses
     name: str
-    landmarks: tuple[int, ...]
-    colour: str
+    landmarks: tuple[int, ...]  # ring of mesh indices; empty if the mesh does not outline the region
+    colour: str  # `#rrggbb`
 
 
 @dataclass(frozen=True, slots=True)
 class Region:
-    """A region of a specific face.
-
-    Attributes:
-        label_id: number of the region.
-        name: name of the region, possibly chosen by the caller.
-        colour: ``#rrggbb``.
-        polygons: one polygon for each separate part, at least one.
-        area_px: area of the polygons in square pixels, excluding holes.
-        bbox: ``(x, y, width, height)`` of the polygons in pixels.
-        kind: one of ``REGION_NAMES``, or ``CUSTOM_REGION``; safe as a metric label, because the set is closed.
-    """
+    """A region of a specific face."""
 
     label_id: int
-    name: str
-    colour: str
-    polygons: tuple[Polygon, ...]
-    area_px: float
-    bbox: tuple[float, float, float, float]
-    kind: str
+    name: str  # possibly chosen by the caller
+    colour: str  # `#rrggbb`
+    polygons: tuple[Polygon, ...]  # one for each separate part, at least one
+    area_px: float  # in square pixels, excluding holes
+    bbox: tuple[float, float, float, float]  # `(x, y, width, height)` in pixels
+    kind: str  # one of `REGION_NAMES`, or `CUSTOM_REGION`; safe as a metric label, because the set is closed
 
 
 @dataclass(frozen=True, slots=True)
 class OmittedRegion:
-    """A requested region that has no area on this face.
-
-    Attributes:
-        label_id: number of the region.
-        name: name of the region.
-        reason: ``too_few_points`` (fewer than three distinct points) or ``zero_area``.
-    """
+    """A requested region that has no area on this face."""
 
     label_id: int
     name: str
-    reason: str
+    reason: str  # `too_few_points` (fewer than three distinct points) or `zero_area`
 
 
 # fmt: off

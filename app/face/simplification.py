@@ -33,15 +33,11 @@ _DoubleArray = npt.NDArray[np.float64]
 
 
 def simplify_rings(rings: Sequence[FloatArray], tolerance_px: float) -> list[FloatArray]:
-    """Remove points that are not needed to describe the rings.
+    """Remove points that are not needed to describe the rings, so that no removed point is farther than the tolerance.
 
     The algorithm is Douglas-Peucker. ``cv2.approxPolyDP`` does most of the work, but its last pass can exceed the
     tolerance, because it does not check points that were dropped before. This function checks the result and adds
     points where needed. The time is O(n log n) for any shape.
-
-    Args:
-        rings: ``(N, 2)`` rings in pixels.
-        tolerance_px: maximum distance of an input point from the simplified ring; 0 returns the rings unchanged.
 
     Returns:
         for each ring, a subset of its points in order, including the first; fewer than three points if the whole ring

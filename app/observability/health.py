@@ -36,23 +36,14 @@ class WorkerStatus:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class InstanceHealth:
-    """Health of an instance at one moment.
+    """Health of an instance at one moment."""
 
-    Attributes:
-        workers: worker processes that serve requests.
-        task_workers: processes that work on tasks for the same instance; they do not affect its health.
-        heartbeat_timeout_s: maximum age of a heartbeat.
-        uptime_s: time since the master started.
-        has_booted: whether all expected workers have been ready at the same time.
-        is_draining: whether the instance is stopping.
-    """
-
-    workers: Sequence[WorkerStatus]
-    task_workers: Sequence[WorkerStatus]
-    heartbeat_timeout_s: float
-    uptime_s: float
-    has_booted: bool
-    is_draining: bool
+    workers: Sequence[WorkerStatus]  # serve requests
+    task_workers: Sequence[WorkerStatus]  # work on tasks for the same instance; they do not affect its health
+    heartbeat_timeout_s: float  # maximum age of a heartbeat
+    uptime_s: float  # since the master started
+    has_booted: bool  # all expected workers have been ready at the same time
+    is_draining: bool  # the instance is stopping
 
     @property
     def is_live(self) -> bool:
@@ -116,11 +107,7 @@ class ScoreboardView(Protocol):
 
 
 def probe(scoreboard: ScoreboardView, path: str) -> tuple[HTTPStatus, bytes]:
-    """Return the response to one of the three health paths.
-
-    Returns:
-        200, or 503 if the instance is not live or not ready; and a JSON body with the reason.
-    """
+    """Return the response to one of the three health paths: 200, or 503 if the instance is not live or not ready."""
     health = scoreboard.health()
     is_healthy = health.is_ready if path == "/health/ready" else health.is_live
     status = HTTPStatus.OK if is_healthy else HTTPStatus.SERVICE_UNAVAILABLE

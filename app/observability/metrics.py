@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import functools
 import itertools
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
@@ -32,25 +32,21 @@ _STEPS = "parse sniff decode detect mesh iris warp encode segmentation contours 
 
 @dataclass(frozen=True, slots=True)
 class MetricSpec:
-    """One row of the table.
-
-    Attributes:
-        name: name in Prometheus.
-        kind: counter, gauge or histogram.
-        help: description, a noun phrase with the unit.
-        labels: label names, each with all its values, or a description of them.
-        buckets: setting that contains the bounds of a histogram.
-        mode: how a recorded gauge is merged across processes.
-        is_collected: whether a collector reads the value at scrape time instead of it being recorded.
-    """
+    """One row of the table."""
 
     name: str
     kind: Kind
-    help: str
-    labels: Mapping[str, str | tuple[str, ...]]
-    buckets: str | None = None
+    help: str  # a noun phrase with the unit
+    # Each with all its values, or a description of them.
+    labels: Mapping[str, str | tuple[str, ...]] = field(default_factory=dict)
+    buckets: str | None = None  # setting that contains the bounds of a histogram
+    # How a recorded gauge is merged across processes; None if a collector reads the value at scrape time.
     mode: Literal["livesum", "livemax", "mostrecent"] | None = None
-    is_collected: bool = False
+
+    @property
+    def is_collected(self) -> bool:
+        """Whether a collector reads the value at scrape time instead of it being recorded."""
+        return self.kind == "gauge" and self.mode is None
 
 
 METRICS: tuple[MetricSpec, ...] = (
@@ -133,55 +129,42 @@ METRICS: tuple[MetricSpec, ...] = (
         "Inconsistencies of records, stream and consumers that the reconciler repaired, by reason.",
         {"reason": ("task_lost", "record_restored", "record_expired", "message_removed", "consumer_recreated")},
     ),
-    MetricSpec("task_queue_size", "gauge", "Tasks waiting for a worker.", _TYPE, is_collected=True),
-    MetricSpec(
-        "active_tasks_count", "gauge", "Tasks delivered to a worker and not yet acknowledged.", _TYPE, is_collected=True
-    ),
+    MetricSpec("task_queue_size", "gauge", "Tasks waiting for a worker.", _TYPE),
+    MetricSpec("active_tasks_count", "gauge", "Tasks delivered to a worker and not yet acknowledged.", _TYPE),
     MetricSpec(
         "task_oldest_age_seconds",
         "gauge",
         "Age of the oldest unfinished task, in seconds; 0 if there is none.",
         _TYPE,
-        is_collected=True,
     ),
-    MetricSpec("task_dead_kept", "gauge", "Tasks in the dead-letter stream.", {}, is_collected=True),
-    MetricSpec("queue_up", "gauge", "Whether the NATS server responds, 0 or 1.", {}, is_collected=True),
+    MetricSpec("task_dead_kept", "gauge", "Tasks in the dead-letter stream."),
+    MetricSpec("queue_up", "gauge", "Whether the NATS server responds, 0 or 1."),
     MetricSpec(
         "queue_writable",
         "gauge",
         "Whether the queue can store tasks: 0 if it does not respond, its disk is full or a write has failed. Absent "
         "for an external server that responds, unless NATS_MONITOR_URL is set.",
-        {},
-        is_collected=True,
     ),
-    MetricSpec("queue_storage_bytes", "gauge", "Storage used by the queue, in bytes.", {}, is_collected=True),
+    MetricSpec("queue_storage_bytes", "gauge", "Storage used by the queue, in bytes."),
     MetricSpec(
         "queue_storage_limit_bytes",
         "gauge",
         "Storage limit of the queue, in bytes; absent if the server does not report it.",
-        {},
-        is_collected=True,
     ),
     MetricSpec(
         "queue_memory_bytes",
         "gauge",
         "Resident memory of the NATS server, in bytes; absent for an external server without NATS_MONITOR_URL.",
-        {},
-        is_collected=True,
     ),
     MetricSpec(
         "queue_connections",
         "gauge",
         "Clients connected to the NATS server; absent for an external server without NATS_MONITOR_URL.",
-        {},
-        is_collected=True,
     ),
     MetricSpec(
         "queue_cluster_has_leader",
         "gauge",
         "Whether the NATS cluster has a leader, 0 or 1; absent without a cluster or NATS_MONITOR_URL.",
-        {},
-        is_collected=True,
     ),
     MetricSpec(
         "cache_lookups_total",
@@ -202,7 +185,7 @@ METRICS: tuple[MetricSpec, ...] = (
         "Images processed successfully, by format.",
         {"format": ("png", "jpeg", "webp")},
     ),
-    MetricSpec("landmarks_processed_total", "counter", "Landmarks in results.", {}),
+    MetricSpec("landmarks_processed_total", "counter", "Landmarks in results."),
     MetricSpec(
         "faces_detected_total",
         "counter",
@@ -226,21 +209,18 @@ METRICS: tuple[MetricSpec, ...] = (
         "gauge",
         "Resident memory of a process, in bytes.",
         {"process": "`master`, `exporter`, `worker-0`, `task-master`, `task-0`, `nats-server`, …"},
-        is_collected=True,
     ),
     MetricSpec(
         "cpu_usage_percent",
         "gauge",
         "Recent CPU usage of a process, in percent of one core.",
         {"process": "`master`, `exporter`, `worker-0`, `task-master`, `task-0`, `nats-server`, …"},
-        is_collected=True,
     ),
     MetricSpec(
         "app_build_info",
         "gauge",
         "Constant 1, with the versions as labels.",
         {"version": "version of the service", "python": "version of Python"},
-        is_collected=True,
     ),
     MetricSpec(
         "app_worker_exits_total",
@@ -253,84 +233,65 @@ METRICS: tuple[MetricSpec, ...] = (
         "gauge",
         "Whether a process has no free file descriptors and cannot accept connections, 0 or 1.",
         {"process": "`worker-0`, `worker-1`, …"},
-        is_collected=True,
     ),
-    MetricSpec("multiprocess_files", "gauge", "Metric files of all processes.", {}, is_collected=True),
-    MetricSpec("multiprocess_bytes", "gauge", "Size of the metric files, in bytes.", {}, is_collected=True),
-    MetricSpec("multiprocess_unreadable_files", "gauge", "Metric files with invalid content.", {}, is_collected=True),
-    MetricSpec(
-        "multiprocess_failing_processes", "gauge", "Processes that cannot write their metrics.", {}, is_collected=True
-    ),
+    MetricSpec("multiprocess_files", "gauge", "Metric files of all processes."),
+    MetricSpec("multiprocess_bytes", "gauge", "Size of the metric files, in bytes."),
+    MetricSpec("multiprocess_unreadable_files", "gauge", "Metric files with invalid content."),
+    MetricSpec("multiprocess_failing_processes", "gauge", "Processes that cannot write their metrics.", {}),
 )
 
 _SPECS = {spec.name: spec for spec in METRICS}
-_metrics: Metrics | None = None
-
-
-class Metrics:
-    """The recorded metrics as objects of the client library, with a cache of their children.
-
-    Args:
-        buckets: bounds of the histograms, by name of the setting.
-    """
-
-    def __init__(self, buckets: Mapping[str, Sequence[float]]) -> None:
-        registry = CollectorRegistry(auto_describe=False)  # never scraped, because a scrape reads the files
-        self._objects = {spec.name: _make(spec, buckets, registry) for spec in METRICS if not spec.is_collected}
-        self.child = functools.lru_cache(maxsize=4096)(self._child)
-        # A series must start at 0, because rate() cannot see the first increment of a series that starts at 1.
-        for spec in METRICS:
-            values = [known for known in spec.labels.values() if isinstance(known, tuple)]
-            if not spec.is_collected and len(values) == len(spec.labels):
-                for combination in itertools.product(*values):
-                    self.child(spec.name, *combination)
-
-    def _child(self, name: str, *labels: str) -> Any:
-        metric = self._objects[name]
-        return metric.labels(*labels) if labels else metric
+_objects: dict[str, Counter | Gauge | Histogram] = {}  # empty while metrics are disabled
 
 
 def _make(
     spec: MetricSpec, buckets: Mapping[str, Sequence[float]], registry: CollectorRegistry
 ) -> Counter | Gauge | Histogram:
     labels = tuple(spec.labels)
-    if spec.kind == "counter":
-        return Counter(spec.name, spec.help, labels, registry=registry)
-    if spec.kind == "gauge":
-        if spec.mode is None:
-            raise ValueError(f"{spec.name}: expected a mode, because several processes write the gauge")
+    if spec.mode is not None:
         return Gauge(spec.name, spec.help, labels, registry=registry, multiprocess_mode=spec.mode)
-    if spec.buckets is None:
-        raise ValueError(f"{spec.name}: expected the setting with the bounds of the histogram")
-    return Histogram(spec.name, spec.help, labels, registry=registry, buckets=buckets[spec.buckets])
+    if spec.buckets is not None:
+        return Histogram(spec.name, spec.help, labels, registry=registry, buckets=buckets[spec.buckets])
+    return Counter(spec.name, spec.help, labels, registry=registry)
 
 
-def gauge_family(name: str) -> GaugeMetricFamily:
-    """Return an empty family for a collector, with the name, help and labels from the table."""
+def gauge_family(name: str, value: float | None = None) -> GaugeMetricFamily:
+    """Return a family for a collector, with the name, help and labels from the table.
+
+    It is empty, or contains the value of a metric without labels.
+    """
     spec = _SPECS[name]
-    return GaugeMetricFamily(spec.name, spec.help, labels=list(spec.labels))
+    return GaugeMetricFamily(spec.name, spec.help, value, labels=tuple(spec.labels) or None)
 
 
 def install(buckets: Mapping[str, Sequence[float]]) -> None:
-    """Create the metrics and start recording; `multiprocess.use_directory` must be called before."""
-    global _metrics  # noqa: PLW0603 - a process has one set of metrics
-    _metrics = Metrics(buckets)
+    """Create the metrics and start recording; `multiprocess.use_directory` must be called before.
+
+    The bounds of the histograms are keyed by the name of their setting.
+    """
+    global _objects  # noqa: PLW0603 - a process has one set of metrics
+    registry = CollectorRegistry(auto_describe=False)  # never scraped, because a scrape reads the files
+    recorded = [spec for spec in METRICS if not spec.is_collected]
+    _objects = {spec.name: _make(spec, buckets, registry) for spec in recorded}
+    child.cache_clear()
+    # A series must start at 0, because rate() cannot see the first increment of a series that starts at 1.
+    for spec in recorded:
+        values = [known for known in spec.labels.values() if isinstance(known, tuple)]
+        if len(values) == len(spec.labels):
+            for combination in itertools.product(*values):
+                child(spec.name, *combination)
 
 
 def is_enabled() -> bool:
     """Return whether metrics are recorded."""
-    return _metrics is not None
+    return bool(_objects)
 
 
+@functools.lru_cache(maxsize=4096)
 def child(name: str, *labels: str) -> Any:
-    """Return the object for one set of label values, in the order of the table.
-
-    Raises:
-        RuntimeError: metrics are disabled; check `is_enabled` first.
-    """
-    if _metrics is None:
-        raise RuntimeError("metrics are disabled")
-    return _metrics.child(name, *labels)
+    """Return the object for one set of label values, in the order of the table; check `is_enabled` first."""
+    metric = _objects[name]
+    return metric.labels(*labels) if labels else metric
 
 
 def method_label(method: str) -> str:

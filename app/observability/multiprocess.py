@@ -32,9 +32,6 @@ if TYPE_CHECKING:
     from re import Match
 
     from prometheus_client import Metric
-    from prometheus_client.core import GaugeMetricFamily
-
-    from app.observability.health import ScoreboardView
 
 log = get_logger("server")
 
@@ -45,10 +42,9 @@ _store: ValueStore | None = None
 
 
 def set_identity(name: str) -> None:
-    """Set the slot that this process writes under from now on; called right after a fork.
+    """Set the slot that this process writes under from now on, such as ``worker-0``; called right after a fork.
 
-    Args:
-        name: the slot, such as ``worker-0``. No two live processes may have the same.
+    No two live processes may have the same.
 
     Raises:
         ValueError: the name contains ``_`` or ``/``, which separate the parts of a file name.
@@ -71,10 +67,7 @@ def use_directory(directory: Path | None) -> Path:
     those of this run: an emptyDir volume survives a restart of its container.
 
     Args:
-        directory: an existing or new directory; None creates one in the temporary directory.
-
-    Returns:
-        the directory in use.
+        directory: None creates one in the temporary directory.
 
     Raises:
         OSError: the directory cannot be created or emptied, or another instance uses it.
@@ -111,9 +104,6 @@ class ValueCollector(Collector):
     """Collector of the values that all slots have written, and of the number and size of their files.
 
     If a file cannot be read, only its values are missing.
-
-    Args:
-        directory: directory of the files.
     """
 
     def __init__(self, directory: Path) -> None:
@@ -136,9 +126,9 @@ class ValueCollector(Collector):
                 self._reported.discard(path)
             sizes.append(size)
         yield from merge_metrics(contents)
-        yield _gauge("multiprocess_files", len(sizes))
-        yield _gauge("multiprocess_bytes", sum(sizes))
-        yield _gauge("multiprocess_unreadable_files", unreadable)
+        yield gauge_family("multiprocess_files", len(sizes))
+        yield gauge_family("multiprocess_bytes", sum(sizes))
+        yield gauge_family("multiprocess_unreadable_files", unreadable)
 
     def _files(self) -> Iterator[tuple[Match[str], str, int]]:
         try:
@@ -157,29 +147,6 @@ class ValueCollector(Collector):
         if path not in self._reported:
             self._reported.add(path)
             log.error("Metrics file %s is unreadable: %s; its metrics are omitted", path, error)
-
-
-def _gauge(name: str, value: float) -> GaugeMetricFamily:
-    family = gauge_family(name)
-    family.add_metric([], value)
-    return family
-
-
-class FailureCollector(Collector):
-    """Collector of the number of processes that cannot write their values, which only the scoreboards know.
-
-    Args:
-        scoreboard: scoreboard of the instance.
-    """
-
-    def __init__(self, scoreboard: ScoreboardView) -> None:
-        self._scoreboard = scoreboard
-
-    def collect(self) -> Iterator[GaugeMetricFamily]:
-        """Yield ``multiprocess_failing_processes``."""
-        scoreboards = filter(None, (self._scoreboard, self._scoreboard.task_scoreboard))
-        failing = sum(scoreboard.count_metric_failures() for scoreboard in scoreboards)
-        yield _gauge("multiprocess_failing_processes", failing)
 
 
 def scrape_registry(directory: Path, collectors: Iterable[Collector] = ()) -> CollectorRegistry:

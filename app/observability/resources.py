@@ -24,13 +24,10 @@ WINDOW_S = 5.0
 
 
 class ResourceCollector(Collector):
-    """Collector of ``memory_usage_bytes`` and ``cpu_usage_percent`` for every process on the scoreboard.
+    """Collector of memory, CPU usage and failures of every process on the scoreboard.
 
     CPU usage is the mean since an earlier scrape, at least `WINDOW_S` seconds ago, so that several scrapers do not
     shorten each other's window. At first, it is the mean since the process started.
-
-    Args:
-        scoreboard: scoreboard of the instance, which lists the processes.
     """
 
     def __init__(self, scoreboard: ScoreboardView) -> None:
@@ -42,7 +39,7 @@ class ResourceCollector(Collector):
         self._rotated = time.monotonic()
 
     def collect(self) -> Iterator[GaugeMetricFamily]:
-        """Yield one sample per process, without those that have ended."""
+        """Yield samples of each process, without those that have ended, and the number that cannot write metrics."""
         memory = gauge_family("memory_usage_bytes")
         cpu = gauge_family("cpu_usage_percent")
         now, seen = time.monotonic(), {}
@@ -66,11 +63,16 @@ class ResourceCollector(Collector):
         for worker in self._scoreboard.workers():
             exhausted.add_metric([worker.name], worker.state is WorkerState.EXHAUSTED)
         yield exhausted
+        failing = sum(scoreboard.count_metric_failures() for scoreboard in self._scoreboards())
+        yield gauge_family("multiprocess_failing_processes", failing)
+
+    def _scoreboards(self) -> Iterator[ScoreboardView]:
+        return filter(None, (self._scoreboard, self._scoreboard.task_scoreboard))
 
     def _processes(self) -> Iterator[tuple[str, int]]:
         yield "master", self._scoreboard.master_pid
         yield from self._scoreboard.managed_processes().items()
-        for scoreboard in filter(None, (self._scoreboard, self._scoreboard.task_scoreboard)):
+        for scoreboard in self._scoreboards():
             for worker in scoreboard.workers():
                 if worker.pid != self._scoreboard.master_pid:
                     yield worker.name, worker.pid

@@ -90,9 +90,9 @@ def configure_logging(options: LogOptions) -> None:
         OSError: the log file cannot be opened.
         rich.errors.StyleSyntaxError: the theme contains an invalid style (only if lines are formatted by Rich).
     """
-    handlers: list[logging.Handler] = [_rich_handler(options) if options.is_rich else _json_handler()]
+    handlers: list[logging.Handler] = [_rich_handler(options) if options.is_rich else logging.StreamHandler()]
     if options.file is not None:
-        handlers.append(_file_handler(options))
+        handlers.append(_file_handler(options.file, options))
     root = logging.getLogger()
     for old in list(root.handlers):
         if getattr(old, "is_ours", False):
@@ -104,6 +104,8 @@ def configure_logging(options: LogOptions) -> None:
     logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False
     vars(logging)["logAsyncioTasks"] = False  # since Python 3.12
     for handler in handlers:
+        if handler.formatter is None:
+            handler.setFormatter(JsonFormatter())
         handler.is_ours = True  # type: ignore[attr-defined]  # distinguishes them from handlers of a test runner
         root.addHandler(handler)
     logging.getLogger(ROOT).setLevel(options.level)
@@ -189,22 +191,12 @@ class JsonFormatter(logging.Formatter):
         return orjson.dumps(line, default=str, option=orjson.OPT_NON_STR_KEYS).decode()
 
 
-def _json_handler() -> logging.Handler:
-    handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(JsonFormatter())
-    return handler
-
-
-def _file_handler(options: LogOptions) -> logging.Handler:
-    if options.file is None:
-        raise ValueError("log file: expected a path, got None")
-    options.file.parent.mkdir(parents=True, exist_ok=True)
+def _file_handler(path: Path, options: LogOptions) -> logging.Handler:
+    path.parent.mkdir(parents=True, exist_ok=True)
     # The handler of the standard library loses lines if several processes rotate one file.
-    handler = ConcurrentRotatingFileHandler(
-        str(options.file), maxBytes=options.file_max_bytes, backupCount=options.file_backups, encoding="utf-8"
+    return ConcurrentRotatingFileHandler(
+        str(path), maxBytes=options.file_max_bytes, backupCount=options.file_backups, encoding="utf-8"
     )
-    handler.setFormatter(JsonFormatter())
-    return handler
 
 
 _images = get_logger("images")

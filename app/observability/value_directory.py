@@ -54,11 +54,8 @@ def claim(directory: Path) -> Path:
     Raises:
         OSError: the directory cannot be created or emptied, or another instance uses it.
     """
-    global _held  # noqa: PLW0603 - a process has one directory
     directory.mkdir(parents=True, exist_ok=True)
-    if _held >= 0:
-        os.close(_held)
-        _held = -1
+    _hold(None)
     start, is_logged = time.monotonic(), False
     while (lock := _lock(directory)) is None:
         waited = time.monotonic() - start

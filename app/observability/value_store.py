@@ -118,10 +118,7 @@ def parse_key(key: str) -> tuple[str, str, tuple[tuple[str, str], ...], str]:
 
 
 class ValueFile:
-    """A file that is open for writing.
-
-    Args:
-        path: a new file, or one that an earlier process of the slot has left.
+    """A file that is open for writing: a new one, or one that an earlier process of the slot has left.
 
     Raises:
         OSError: the file cannot be opened or allocated.
@@ -219,9 +216,7 @@ def _allocate(descriptor: int, size: int) -> None:
 class ValueStore:
     """All values of this process, in the files of its slot.
 
-    Args:
-        directory: directory of the files.
-        identity: returns the slot. The slot changes once in a forked process, which then writes its own files.
+    The slot that ``identity`` returns changes once in a forked process, which then writes its own files.
     """
 
     def __init__(self, directory: Path, identity: Callable[[], str]) -> None:
@@ -232,20 +227,15 @@ class ValueStore:
         self._identity = identity()
         self._files: dict[str, ValueFile] = {}
         self._values: list[StoredValue] = []
-        self._is_failing = False
+        self.is_failing = False  # some values are only in memory, because they could not be written
         self._next_line = 0.0
-
-    @property
-    def is_failing(self) -> bool:
-        """Whether some values are only in memory, because they could not be written."""
-        return self._is_failing
 
     def add(self, value: StoredValue) -> None:
         """Add a new value to its file."""
         with self.lock:
             self.follow_fork()
             self._values.append(value)
-            if not self._is_failing:
+            if not self.is_failing:
                 self._attach(value)
 
     def follow_fork(self) -> None:
@@ -263,16 +253,16 @@ class ValueStore:
         """
         with self.lock:
             self.follow_fork()
-            if not self._is_failing and all(file.is_intact() for file in self._files.values()):
+            if not self.is_failing and all(file.is_intact() for file in self._files.values()):
                 return
-            was_failing = self._is_failing
+            was_failing = self.is_failing
             self._rebuild()
-            if was_failing and not self._is_failing:
+            if was_failing and not self.is_failing:
                 log.info("Metrics of %s are written again", self._identity)
 
     def fail(self, error: OSError) -> None:
         """Record that a value could not be written, and log it at a limited rate."""
-        self._is_failing = True
+        self.is_failing = True
         if time.monotonic() >= self._next_line:
             self._next_line = time.monotonic() + LOG_PAUSE_S
             log.error(
@@ -290,12 +280,12 @@ class ValueStore:
 
     def _rebuild(self) -> None:
         self._close_files()
-        self._is_failing = False
+        self.is_failing = False
         for value in self._values:
             value.detach()
         for value in self._values:
             self._attach(value)
-            if self._is_failing:
+            if self.is_failing:
                 break
 
     def _attach(self, value: StoredValue) -> None:
@@ -316,14 +306,7 @@ class ValueStore:
 
 
 class StoredValue:
-    """A value with the interface that prometheus_client expects, kept in memory and, if possible, in a file.
-
-    Args:
-        store: the store of this process.
-        kind: ``counter``, ``gauge``, ``histogram`` or ``summary``.
-        key: metric, sample, labels and help text.
-        mode: how a gauge is merged.
-    """
+    """A value with the interface that prometheus_client expects, kept in memory and, if possible, in a file."""
 
     _multiprocess = True
 
@@ -421,8 +404,7 @@ def use_store(store: ValueStore) -> None:
 def merge_metrics(files: Iterable[tuple[re.Match[str], Iterable[tuple[str, float, float]]]]) -> Iterable[Metric]:
     """Merge the values of all processes, as the library's own collector does.
 
-    Args:
-        files: for each file, its name matched by `FILE_NAME`, and its content as `read_file` returns it.
+    For each file, there is its name matched by `FILE_NAME`, and its content as `read_file` returns it.
     """
     metrics: dict[str, Metric] = {}
     for name, content in files:

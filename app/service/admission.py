@@ -15,9 +15,6 @@ from app.service.fair_queue import FairQueue, Job
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
-    from contextlib import AbstractContextManager
-
-    from app.service.body_budget import BodyBuffer
 
 __all__ = ["Admission", "SaturatedError"]
 
@@ -34,18 +31,14 @@ class Admission:
 
     Everything except the work runs on the thread of the event loop.
 
-    Args:
-        max_concurrency: number of slots, for requests that run or wait for a thread.
-        threads: number of requests that run at the same time.
-        max_buffered_bytes: limit of the buffered bytes of all bodies.
-        max_body_bytes: limit of one body.
+    At most `max_concurrency` requests run or wait for one of the threads.
     """
 
     def __init__(self, *, max_concurrency: int, threads: int, max_buffered_bytes: int, max_body_bytes: int) -> None:
         self._max = max_concurrency
         self._held = Counter[str]()  # slots, by caller
         self._slots: dict[Slot, None] = {}  # those with work, in the order of their arrival
-        self._bodies = BodyBudget(max_bytes=max_buffered_bytes, max_body_bytes=max_body_bytes)
+        self.bodies = BodyBudget(max_bytes=max_buffered_bytes, max_body_bytes=max_body_bytes)
         self._pool = ThreadPoolExecutor(max_workers=threads, thread_name_prefix="work")
         self._express = ThreadPoolExecutor(max_workers=1, thread_name_prefix="work-express")
         self._queue = FairQueue(threads, lambda: self._express.submit(self._queue.run_express))
@@ -74,15 +67,6 @@ class Admission:
             yield slot
         finally:
             slot.release()
-
-    def buffer(self, declared: int | None = None, client: str = "") -> AbstractContextManager[BodyBuffer]:
-        """Track the buffered bytes of one body for the duration of the block.
-
-        Args:
-            declared: Content-Length; None if the length is unknown.
-            client: address of the sender.
-        """
-        return self._bodies.open(declared, client)
 
     def close(self) -> None:
         """Stop the threads without waiting for running work, because a thread cannot be interrupted."""
@@ -119,11 +103,7 @@ class Admission:
 
 
 class Slot:
-    """Slot of one request.
-
-    Attributes:
-        caller: caller of the request.
-    """
+    """Slot of one request."""
 
     def __init__(self, admission: Admission, caller: str) -> None:
         self.caller = caller

@@ -6,6 +6,7 @@ import asyncio
 import math
 from collections import Counter
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -33,10 +34,6 @@ class BodyBudget:
     A body without room is not read, so TCP slows down its sender. If too many bodies wait, the longest body of the
     client with the most bodies is rejected. While bodies wait, senders that are measurably slow are dropped, slowest
     first. Time is counted in ticks of the event loop, so that a pause of the process does not make a sender slow.
-
-    Args:
-        max_bytes: limit of all bodies together.
-        max_body_bytes: limit of one body.
     """
 
     def __init__(self, *, max_bytes: int, max_body_bytes: int) -> None:
@@ -52,12 +49,7 @@ class BodyBudget:
 
     @contextmanager
     def open(self, declared: int | None = None, client: str = "") -> Iterator[BodyBuffer]:
-        """Track the buffered bytes of one body for the duration of the block.
-
-        Args:
-            declared: Content-Length; None if the length is unknown.
-            client: address of the sender.
-        """
+        """Track the buffered bytes of one body for the duration of the block; its Content-Length is None if unknown."""
         expected = self._max_body if declared is None else min(declared, self._max_body)
         buffer = BodyBuffer(self, expected, client)
         self._arriving.add(buffer)
@@ -164,39 +156,26 @@ class BodyBudget:
                 missing += size
 
 
+@dataclass(slots=True, eq=False)
 class BodyBuffer:
-    """Buffered bytes of one body.
+    """Buffered bytes of one body."""
 
-    Attributes:
-        expected: length that the body may reach.
-        client: address of the sender.
-        size: reserved bytes.
-        rate: bytes per second over the last measured second; None within the grace period.
-        is_dropped: whether the sender was dropped because it was slow.
-        on_drop: called when the sender is dropped; set by the reader of the body.
-    """
-
-    def __init__(self, budget: BodyBudget, expected: int, client: str) -> None:
-        self._budget = budget
-        self.expected = expected
-        self.client = client
-        self.size = 0
-        self.rate: float | None = None
-        self.is_dropped = False
-        self.on_drop: Callable[[], None] = lambda: None
-        self._ticks = 0
-        self._measured = 0
+    _budget: BodyBudget
+    expected: int  # length that the body may reach
+    client: str  # address of the sender
+    size: int = 0  # reserved bytes
+    rate: float | None = None  # bytes per second over the last measured second; None within the grace period
+    is_dropped: bool = False  # because the sender was slow
+    on_drop: Callable[[], None] = lambda: None  # called when the sender is dropped; set by the reader of the body
+    _ticks: int = 0
+    _measured: int = 0
 
     def reserve(self, size: int) -> bool:
         """Count received bytes if there is room for them."""
         return self._budget.reserve(self, size)
 
     async def wait(self, size: int) -> None:
-        """Wait for room, then reserve the bytes.
-
-        Raises:
-            SaturatedError: no room became free in time, or too many bodies with a better rank wait.
-        """
+        """Wait for room, then reserve the bytes; see `BodyBudget.wait`."""
         await self._budget.wait(self, size)
 
     def finish(self) -> None:

@@ -21,12 +21,7 @@ class Coalescer(Generic[T]):
         self._running: dict[str, asyncio.Future[T]] = {}
 
     async def run(self, key: str, call: Callable[[], Coroutine[None, None, T]]) -> T:
-        """Return the result of a call that starts after this request.
-
-        Args:
-            key: requests with the same key share a call.
-            call: starts the call, if this request is the first with the key.
-        """
+        """Return the result of a call that starts after this request."""
         earlier = self._running.get(key)
         if earlier is not None:
             await asyncio.wait([earlier])

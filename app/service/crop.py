@@ -54,40 +54,25 @@ class ImageLimits:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CropInput:
-    """A request as received, independent of its wire format.
-
-    Attributes:
-        image: bytes of the image file.
-        points: ``(N, 2)`` or ``(N, 3)`` float64, in the units of the options; None to detect the landmarks.
-        segmentation_map: bytes of a label image, landmark indices by region name, or None for the catalogue.
-        options: validated options.
-    """
+    """A request as received, independent of its wire format."""
 
     image: bytes
-    points: npt.NDArray[np.float64] | None
+    points: npt.NDArray[np.float64] | None  # `(N, 2)` or `(N, 3)`, in the units of the options; None to detect them
+    # A label image, landmark indices by region name, or None for the catalogue.
     segmentation_map: bytes | Mapping[str, Sequence[int]] | None
     options: CropOptions
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CheckedInput:
-    """A request that passed all checks that need no pixels.
-
-    Attributes:
-        image: bytes of the image file.
-        image_info: information from the header of the image.
-        landmarks_px: ``(468, 2)`` or ``(478, 2)`` points in pixels of the image; None to detect them.
-        label_image: bytes of the label image.
-        label_info: information from the header of the label image.
-        region_landmarks: landmark indices by region name. Without this and a label image, the catalogue is used.
-        options: validated options.
-    """
+    """A request that passed all checks that need no pixels."""
 
     image: bytes | memoryview
     image_info: ImageInfo
-    landmarks_px: FloatArray | None
+    landmarks_px: FloatArray | None  # `(468, 2)` or `(478, 2)` in pixels of the image; None to detect them
     label_image: bytes | memoryview | None = None
     label_info: ImageInfo | None = None
+    # Landmark indices by region name. Without this and a label image, the catalogue is used.
     region_landmarks: Mapping[str, Sequence[int]] | None = None
     options: CropOptions
 
@@ -106,7 +91,7 @@ class CheckedInput:
         # A list keeps the order of the regions, which determines their ids.
         regions = None if self.region_landmarks is None else [list(self.region_landmarks.items())]
         landmarks = None if self.landmarks_px is None else self.landmarks_px.tobytes()
-        parameters = (len(self.image), landmarks, self.options.plain(), regions)
+        parameters = (len(self.image), landmarks, self.options, regions)
         digest = sha256(msgspec.msgpack.encode(parameters))
         digest.update(self.image)
         if self.label_image is not None:
@@ -116,18 +101,11 @@ class CheckedInput:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CropResult:
-    """Result of a crop request.
-
-    Attributes:
-        image: information from the header of the image.
-        face: the regions.
-        detected: the detected landmarks; None if the request contained them.
-        processing_time_ms: duration of the processing.
-    """
+    """Result of a crop request."""
 
     image: ImageInfo
     face: FaceResult
-    detected: DetectedFace | None
+    detected: DetectedFace | None  # None if the request contained the landmarks
     processing_time_ms: float
 
 
@@ -144,7 +122,7 @@ class CropService:
         self, limits: ImageLimits, detectors: DetectorPool | None = None, *, fault_work_s: float = 0.0
     ) -> None:
         self._limits = limits
-        self._detectors = detectors or DetectorPool()
+        self.detectors = detectors or DetectorPool()
         self._fault_work_s = fault_work_s
 
     def process(self, request: CropInput) -> CropResult:
@@ -163,7 +141,7 @@ class CropService:
             InputError: the input is invalid; the subclass identifies the problem.
         """
         if request.points is None:
-            self._detectors.require_models()
+            self.detectors.require_models()
         info = self.check_image(request.image)
         landmarks_px = None
         if request.points is not None:
@@ -205,12 +183,10 @@ class CropService:
             return self._sniff(data)
 
     def run(self, checked: CheckedInput, on_step: OnStep = image_step) -> CropResult:
-        """Find the regions of a checked input.
+        """Find the regions of a checked input, possibly from another process.
 
-        Args:
-            checked: result of `check`, possibly from another process.
-            on_step: called for each step that is necessary: ``decode``, ``detect``, ``mesh``, ``iris``, ``warp``,
-                ``encode``, ``segmentation``, ``contours``, ``svg``.
+        The steps, if they are necessary, are ``decode``, ``detect``, ``mesh``, ``iris``, ``warp``, ``encode``,
+        ``segmentation``, ``contours`` and ``svg``.
 
         Raises:
             InputError: the pixels are invalid; the subclass identifies the problem.
@@ -224,7 +200,7 @@ class CropService:
         landmarks_px = checked.landmarks_px
         if landmarks_px is None:
             orientation = checked.image_info.exif_orientation
-            detected = self._detectors.detect(image, on_step, checked.options.face, orientation)
+            detected = self.detectors.detect(image, on_step, checked.options.face, orientation)
             landmarks_px = detected.landmarks_px
         frame = _choose_frame(checked, landmarks_px, self._limits)
         background = _encode_background(image, frame, on_step) if checked.options.background == "image" else None
@@ -306,12 +282,7 @@ def _choose_frame(checked: CheckedInput, landmarks_px: FloatArray, limits: Image
 
 
 def check_output_size(field: str, size: Size, limits: ImageLimits) -> None:
-    """Check the size of a result that contains pixels.
-
-    Args:
-        field: option that requires the pixels, for the error.
-        size: size of the output frame.
-        limits: limits of images.
+    """Check the size of a result that contains pixels because of the option `field`.
 
     Raises:
         ImageTooLargeError: the frame has more pixels than an image may have.

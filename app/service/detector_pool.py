@@ -10,7 +10,7 @@ import cv2
 import numpy as np
 
 from app.face.detection.landmark_detector import DetectedFace, LandmarkDetector
-from app.face.detection.model_files import MODEL_FILES, FaceModels
+from app.face.detection.model_files import KNOWN_FILES
 from app.face.errors import DetectionUnavailableError, NoFaceError
 from app.face.frame import BGRA_CHANNELS, ByteArray
 from app.observability.recording import record_faces_detected
@@ -35,25 +35,17 @@ log = get_logger("images")
 class DetectorPool:
     """A landmark detector for each thread, created when the thread detects its first face.
 
-    Args:
-        directory: directory of the models; None for the one inside the package.
+    The models are in the given folder; None is the one inside the package.
     """
 
-    def __init__(self, directory: Path | None = None) -> None:
-        folder = PACKAGE_MODELS if directory is None else directory
-        self._models = FaceModels(
-            short_range=str(folder / MODEL_FILES.short_range),
-            full_range=str(folder / MODEL_FILES.full_range),
-            mesh=str(folder / MODEL_FILES.mesh),
-            iris=str(folder / MODEL_FILES.iris),
-        )
+    def __init__(self, folder: Path | None = None) -> None:
+        self._folder = folder or PACKAGE_MODELS
         self._thread = threading.local()
 
     @property
     def has_models(self) -> bool:
         """Whether all models are installed."""
-        models = self._models
-        return all(Path(path).is_file() for path in (models.short_range, models.full_range, models.mesh, models.iris))
+        return all((self._folder / name).is_file() for name in KNOWN_FILES)
 
     def require_models(self) -> None:
         """Raise an error if the models are not installed.
@@ -65,13 +57,9 @@ class DetectorPool:
             raise _unavailable("are not installed")
 
     def detect(self, image: ByteArray, on_step: OnStep, index: int, exif_orientation: int) -> DetectedFace:
-        """Detect the landmarks of a face, and count the outcome.
+        """Detect the landmarks of a face, and count the outcome; see `LandmarkDetector.detect`.
 
-        Args:
-            image: ``(H, W, 3)`` BGR or ``(H, W, 4)`` BGRA.
-            on_step: called for each step: ``detect``, ``mesh``, ``iris``.
-            index: position of the face, from the largest to the smallest.
-            exif_orientation: 1 to 8; the models get the image upright.
+        The image is ``(H, W, 3)`` BGR or ``(H, W, 4)`` BGRA. Its EXIF orientation is 1 to 8.
 
         Raises:
             DetectionUnavailableError: the models are missing or cannot be loaded.
@@ -93,7 +81,7 @@ class DetectorPool:
         if detector is None:
             self.require_models()
             try:
-                detector = LandmarkDetector(self._models)
+                detector = LandmarkDetector(str(self._folder))
             except cv2.error:
                 log.exception("The face-detection models cannot be loaded; install them again")
                 raise _unavailable("cannot be loaded") from None
@@ -102,14 +90,7 @@ class DetectorPool:
 
 
 def blend_on_grey(image: ByteArray) -> ByteArray:
-    """Blend an image that has transparency with grey.
-
-    Args:
-        image: ``(H, W, 3)`` BGR or ``(H, W, 4)`` BGRA.
-
-    Returns:
-        ``(H, W, 3)`` BGR.
-    """
+    """Blend an image with grey if it is ``(H, W, 4)`` BGRA; the result is ``(H, W, 3)`` BGR."""
     if image.shape[2] != BGRA_CHANNELS:
         return image
     # Premultiplying and a lookup table take a quarter of the time of multiplying each channel.

@@ -45,19 +45,12 @@ class Job:
 
 @dataclass(slots=True, eq=False)
 class _Lane:
-    """Jobs of one caller.
+    """Jobs of one caller."""
 
-    Attributes:
-        waiting: waiting jobs, in the order of their arrival.
-        running: number of running jobs.
-        virtual_s: virtual time, including the estimated cost of the running jobs.
-        cost_s: estimated cost of a job.
-    """
-
-    waiting: deque[Job] = field(default_factory=deque)
-    running: int = 0
-    virtual_s: float = 0.0
-    cost_s: float = FIRST_COST_S
+    waiting: deque[Job] = field(default_factory=deque)  # in the order of their arrival
+    running: int = 0  # number of running jobs
+    virtual_s: float = 0.0  # includes the estimated cost of the running jobs
+    cost_s: float = FIRST_COST_S  # estimated cost of a job
 
     @property
     def is_idle(self) -> bool:
@@ -67,9 +60,7 @@ class _Lane:
 class FairQueue:
     """Thread-safe queue of the jobs of one process.
 
-    Args:
-        threads: number of threads that call `run_next`.
-        start_express: called if the express thread is needed; must make another thread call `run_express`.
+    The given number of threads call `run_next`. `start_express` must make another thread call `run_express`.
     """
 
     def __init__(self, threads: int, start_express: Callable[[], object]) -> None:

@@ -63,10 +63,6 @@ class CropOptions(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_fiel
         Literal["none", "image"], Meta(description="`image` embeds the image below the regions of the overlay.")
     ] = "none"
 
-    def plain(self) -> CropOptions:
-        """Return a copy without the fields of subclasses, such as the encoded image of a body."""
-        return CropOptions(**{name: getattr(self, name) for name in OPTION_NAMES})
-
     def framing(self) -> Framing:
         """Return the options of the output frame."""
         # Import lazily: the command line uses this table for its options, and its help must not load OpenCV.

@@ -63,15 +63,7 @@ _DOCUMENT = msgspec.json.Decoder(_Document)
 
 
 def result_to_png(result: CropResult, options: CropOptions, limits: ImageLimits) -> bytes:
-    """Render a result.
-
-    Args:
-        result: the result.
-        options: options of the request.
-        limits: limits of images.
-
-    Returns:
-        a PNG of the size of the output frame, with a transparent background.
+    """Render a result as a PNG of the size of the output frame, with a transparent background.
 
     Raises:
         ImageTooLargeError: the frame has more pixels than an image may have.
@@ -85,14 +77,7 @@ def json_to_png(
 ) -> bytes:
     """Render the JSON document that a service returned, to the same image as `result_to_png`.
 
-    Args:
-        document: output of `app.service.serialization.result_to_json`.
-        points: the landmarks of the request; None if they were detected.
-        options: options of the request.
-        limits: limits of images.
-
-    Returns:
-        a PNG.
+    The points are the landmarks of the request; None if they were detected.
 
     Raises:
         ImageTooLargeError: the frame has more pixels than an image may have.

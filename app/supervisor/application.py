@@ -129,11 +129,7 @@ class ServiceApplication(BaseApplication):
                 value_directory.remove(self.metrics_directory)
 
     def _make_registry(self, directory: Path) -> CollectorRegistry:
-        collectors = [
-            multiprocess.FailureCollector(self.scoreboard),
-            ResourceCollector(self.scoreboard),
-            BuildCollector(__version__),
-        ]
+        collectors = [ResourceCollector(self.scoreboard), BuildCollector(__version__)]
         if self.settings.enable_tasks:
             # Import lazily: nats-py is not loaded when tasks are disabled.
             from app.tasks.collector import QueueCollector  # noqa: PLC0415

@@ -449,7 +449,7 @@ class GracefulServer(Server):
         in_flight = set(self.server_state.tasks)
         if in_flight:
             server_log.warning("Stopping: %d requests did not finish in time; responding with 503", len(in_flight))
-        self._web.shutdown.end()
+        self._web.shutdown.set()
         # A task that has not started yet would be cancelled without a chance to respond.
         await asyncio.sleep(0)
         await asyncio.sleep(0)

@@ -101,7 +101,7 @@ def encode_task(record: Record, revision: int, checked: CheckedInput) -> bytes:
         revision=revision,
         photo=_describe(checked.image, checked.image_info),
         landmarks=None if checked.landmarks_px is None else checked.landmarks_px.tobytes(),
-        options=checked.options.plain(),
+        options=checked.options,
         label_map=None
         if checked.label_image is None or checked.label_info is None
         else _describe(checked.label_image, checked.label_info),

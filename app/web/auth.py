@@ -10,7 +10,7 @@ from __future__ import annotations
 import hmac
 import ipaddress
 import time
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import lru_cache
 from hashlib import sha256
 from typing import TYPE_CHECKING, Final
@@ -39,45 +39,27 @@ _IPV6_PREFIX: Final = 64
 
 @dataclass(frozen=True, slots=True)
 class Caller:
-    """The sender of a request.
+    """The sender of a request."""
 
-    Attributes:
-        identity: identity for capacity and rate limits.
-        owner: identity that owns tasks; empty if no keys are configured.
-        label: name or short hash of the key, for logs; empty if no keys are configured.
-        number: determines the queue lane. Up to eight keys or neighbouring addresses have different lanes.
-    """
-
-    identity: str
-    owner: str = ""
-    label: str = ""
-    number: int = 0
+    identity: str  # for capacity and rate limits
+    owner: str = ""  # owns tasks; empty if no keys are configured
+    label: str = ""  # name or short hash of the key, for logs; empty if no keys are configured
+    number: int = 0  # determines the queue lane; up to eight keys or neighbouring addresses have different lanes
 
 
 ANONYMOUS: Final = Caller(identity="")
 
 
-@dataclass(frozen=True, slots=True)
-class _Key:
-    secret: bytes
-    caller: Caller
-
-
 class KeyRing:
-    """The accepted API keys. The key file is read at most once per second, when a request arrives.
-
-    Args:
-        entries: keys from the settings, each ``key`` or ``name:key``.
-        file: file with further keys, or None.
-    """
+    """The accepted API keys, those of the settings and of a file, which is read at most once per second."""
 
     def __init__(self, entries: Sequence[str] = (), file: Path | None = None) -> None:
-        self._fixed = _number(map(_make_key, parse_api_keys(entries)))
+        self._fixed = parse_api_keys(entries)
         self._file = file
         self._content: bytes | None = None  # last valid content of the file
         self._checked_at = 0.0
         self._is_failing = False
-        self._keys = self._fixed
+        self._keys = _identify_keys(self._fixed)
         self._reload()
 
     def __bool__(self) -> bool:
@@ -91,7 +73,7 @@ class KeyRing:
         """
         if self._file is not None and time.monotonic() - self._checked_at >= RELOAD_S:
             self._reload()
-        matches = [key.caller for key in self._keys if hmac.compare_digest(given, key.secret)]
+        matches = [caller for key, caller in self._keys if hmac.compare_digest(given, key)]
         return matches[0] if matches else None
 
     def _reload(self) -> None:
@@ -103,7 +85,7 @@ class KeyRing:
             # The content is compared, because an edit can leave size, modification time and inode unchanged.
             content = self._file.read_bytes()
             if content != self._content:
-                self._keys = _number([*self._fixed, *map(_make_key, parse_key_file(content))])
+                self._keys = _identify_keys([*self._fixed, *parse_key_file(content)])
         except (OSError, ValueError) as error:
             if not self._is_failing:
                 problem = error.strerror if isinstance(error, OSError) else str(error)
@@ -115,34 +97,26 @@ class KeyRing:
         self._content, self._is_failing = content, False
 
 
-def _make_key(entry: tuple[str, str]) -> _Key:
-    name, secret = entry
-    # Different prefixes, so that a key without a name cannot have the identity of a name.
-    identity = sha256(f"name:{name}".encode() if name else f"key:{secret}".encode()).hexdigest()
-    return _Key(secret.encode(), Caller(identity, identity[:OWNER_DIGITS], name or identity[:LABEL_DIGITS]))
-
-
-def _number(keys: Iterable[_Key]) -> tuple[_Key, ...]:
-    """Number the callers in order; keys with the same name belong to the same caller."""
-    numbers: dict[str, int] = {}
-    return tuple(
-        replace(key, caller=replace(key.caller, number=numbers.setdefault(key.caller.identity, len(numbers))))
-        for key in keys
-    )
+def _identify_keys(entries: Iterable[tuple[str, str]]) -> list[tuple[bytes, Caller]]:
+    """Return each key with its caller, numbered in order; keys with the same name belong to the same caller."""
+    callers: dict[str, Caller] = {}
+    keys: list[tuple[bytes, Caller]] = []
+    for name, key in entries:
+        # Different prefixes, so that a key without a name cannot have the identity of a name.
+        identity = sha256(f"name:{name}".encode() if name else f"key:{key}".encode()).hexdigest()
+        new = Caller(identity, identity[:OWNER_DIGITS], name or identity[:LABEL_DIGITS], len(callers))
+        keys.append((key.encode(), callers.setdefault(identity, new)))
+    return keys
 
 
 def require_caller(request: Request, keys: KeyRing, limiter: RateLimiter | None = None) -> Caller:
     """Identify the caller of a request, and count the request against the caller's rate limit.
 
-    Args:
-        request: contains a key in ``X-API-Key`` or as a bearer token if keys are configured.
-        keys: the accepted keys.
-        limiter: rate limit of the route, or None.
-
     Raises:
         ProblemError: ``unauthorized`` or ``rate_limited``.
     """
-    caller = _require_key(request, keys) if keys else _identify(request)
+    host = request.client.host if request.client else ""
+    caller = _require_key(request, keys) if keys else _caller_at(host)
     request.state.caller = caller
     if limiter is not None:
         request.state.rate_limit = limiter.require(caller.identity)
@@ -174,15 +148,11 @@ def scope_digest(caller: Caller, digest: str | None) -> str | None:
     return sha256(f"{caller.owner}:{digest}".encode()).hexdigest()
 
 
-def _identify(request: Request) -> Caller:
-    return _caller_at(request.client.host) if request.client else ANONYMOUS
-
-
 @lru_cache(maxsize=1024)
 def _caller_at(host: str) -> Caller:
     try:
         address = ipaddress.ip_address(host.partition("%")[0])
-    except ValueError:  # text from a proxy header
+    except ValueError:  # no address, or text from a proxy header
         return ANONYMOUS
     if isinstance(address, ipaddress.IPv6Address):
         if address.ipv4_mapped is not None:

@@ -23,17 +23,11 @@ MERGED_BYTES = 65_536
 
 @dataclass(frozen=True, slots=True)
 class BodyLimits:
-    """Limits of one request body.
-
-    Attributes:
-        max_bytes: maximum size.
-        timeout_s: seconds without progress after which the body is rejected.
-        min_rate: bytes per second below which a sender uses up `timeout_s`; 0 for no minimum.
-    """
+    """Limits of one request body."""
 
     max_bytes: int
-    timeout_s: float
-    min_rate: float
+    timeout_s: float  # without progress
+    min_rate: float  # bytes per second below which a sender uses up `timeout_s`; 0 for no minimum
 
 
 def declared_size(request: Request) -> int | None:
@@ -96,11 +90,9 @@ async def read_body(request: Request, buffer: BodyBuffer, limits: BodyLimits) ->
 
 
 async def cancel_on_disconnect(request: Request, work: asyncio.Future[T]) -> T:
-    """Wait for work, and cancel it if the client disconnects.
+    """Wait for work of a request whose body has been read, and cancel it if the client disconnects.
 
-    Args:
-        request: a request whose body has been read.
-        work: cancelled on a disconnect, so that work that has not started never starts.
+    Work that has not started then never starts.
 
     Raises:
         starlette.requests.ClientDisconnect: the client disconnected before the work ended.

@@ -18,10 +18,7 @@ MediaType = Literal["application/json", "image/svg+xml"]
 
 
 def negotiate_media_type(accept: str | None) -> MediaType:
-    """Choose between JSON, which is the default, and the SVG overlay.
-
-    Args:
-        accept: the request's ``Accept`` header.
+    """Choose between JSON, which is the default, and the SVG overlay by an ``Accept`` header.
 
     Raises:
         ProblemError: ``not_acceptable`` if the header excludes both, is too long or is malformed.

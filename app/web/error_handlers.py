@@ -82,10 +82,8 @@ def problem_response(
     return Response(orjson.dumps(document), status, headers=dict(headers or {}), media_type=MEDIA_TYPE)
 
 
-async def handle_problem(_request: Request, error: Exception) -> Response:
+async def handle_problem(_request: Request, error: ProblemError) -> Response:
     """Respond to a `ProblemError`."""
-    if not isinstance(error, ProblemError):
-        raise error
     if error.code in REJECTIONS:
         recording.record_rejection(REJECTIONS[error.code])
     else:
@@ -93,18 +91,14 @@ async def handle_problem(_request: Request, error: Exception) -> Response:
     return problem_response(error.code, error.status, error.title, error.detail, headers=error.headers, **error.extra)
 
 
-async def handle_input_error(_request: Request, error: Exception) -> Response:
+async def handle_input_error(_request: Request, error: InputError) -> Response:
     """Respond to an `InputError`, whose class has the code."""
-    if not isinstance(error, InputError):
-        raise error
     recording.record_error(error.code, "images")
     return problem_response(error.code, INPUT_STATUS, INPUT_TITLE, str(error))
 
 
-async def handle_queue_error(request: Request, error: Exception) -> Response:
+async def handle_queue_error(request: Request, error: QueueError) -> Response:
     """Respond to a `QueueError`; a rejected submission counts as a rejection."""
-    if not isinstance(error, QueueError):
-        raise error
     code = QUEUE_PROBLEMS[type(error)]
     if code in REJECTIONS and request.method == "POST":
         recording.record_rejection(REJECTIONS[code])
@@ -117,27 +111,21 @@ async def handle_queue_error(request: Request, error: Exception) -> Response:
     return problem_response(code, status, title, str(error), headers=headers)
 
 
-async def handle_saturated(request: Request, error: Exception) -> Response:
+async def handle_saturated(request: Request, _error: SaturatedError) -> Response:
     """Respond that this worker is at capacity."""
-    if not isinstance(error, SaturatedError):
-        raise error
     # A keep-alive connection would send the retry to the same worker.
     headers = {"Retry-After": str(web_state(request).retry_after_s), "Connection": "close"}
     detail = "worker is at capacity; retry after the time in Retry-After"
     return await handle_problem(request, ProblemError("saturated", detail, headers=headers))
 
 
-async def handle_disconnect(_request: Request, error: Exception) -> Response:
+async def handle_disconnect(_request: Request, _error: ClientDisconnect) -> Response:
     """End the request of a client that disconnected."""
-    if not isinstance(error, ClientDisconnect):
-        raise error
     return Response(status_code=CLIENT_CLOSED_REQUEST)
 
 
-async def handle_http_exception(request: Request, error: Exception) -> Response:
+async def handle_http_exception(request: Request, error: HTTPException) -> Response:
     """Respond to an error of the router: an unknown path or method."""
-    if not isinstance(error, HTTPException):
-        raise error
     code = _ROUTER_CODES.get(error.status_code)
     recording.record_error(code or _OTHER_ROUTER_CODE, "api")
     if code is None:

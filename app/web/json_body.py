@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from itertools import chain
 from operator import attrgetter
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, TypeVar
 
 import msgspec
 import numpy as np
@@ -27,6 +27,8 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     import numpy.typing as npt
+
+T = TypeVar("T")
 
 FIELDS = ("image", "landmarks", "segmentation_map", *OPTION_NAMES)
 LANDMARKS_FIELDS = ("image", *LANDMARK_OPTION_NAMES)
@@ -90,7 +92,7 @@ def parse_json(body: bytes) -> CropInput:
     Raises:
         ProblemError: ``invalid_json``, ``field_missing``, ``field_unknown``, ``field_invalid`` or ``image_encoding``.
     """
-    fields: CropRequest = _decode(_CROP_REQUEST, body, "body", FIELDS)
+    fields = _decode(_CROP_REQUEST, body, "body", FIELDS)
     return CropInput(
         image=decode_base64(fields.image, "image"),
         points=None if fields.landmarks is None else _points_to_array(fields.landmarks),
@@ -105,17 +107,17 @@ def parse_landmarks_json(body: bytes) -> LandmarksInput:
     Raises:
         ProblemError: see `parse_json`.
     """
-    fields: LandmarksRequest = _decode(_LANDMARKS_REQUEST, body, "body", LANDMARKS_FIELDS)
+    fields = _decode(_LANDMARKS_REQUEST, body, "body", LANDMARKS_FIELDS)
     return LandmarksInput(image=decode_base64(fields.image, "image"), options=fields)
 
 
-def parse_points(text: bytes, field: str) -> npt.NDArray[np.float64]:
+def parse_points(text: bytes) -> npt.NDArray[np.float64]:
     """Parse landmarks from a JSON text that contains nothing else.
 
     Raises:
         ProblemError: see `parse_json`.
     """
-    return _points_to_array(_decode(_POINTS, text, field))
+    return _points_to_array(_decode(_POINTS, text, "landmarks"))
 
 
 def parse_segmentation_map(content: bytes | None) -> bytes | RegionLandmarks | None:
@@ -127,7 +129,7 @@ def parse_segmentation_map(content: bytes | None) -> bytes | RegionLandmarks | N
     if content is None:
         return None
     # An object starts with a brace, and no image format does.
-    return _parse_regions(content) if content.lstrip()[:1] == b"{" else content
+    return _decode(_REGIONS, content, "segmentation_map") if content.lstrip()[:1] == b"{" else content
 
 
 def decode_base64(raw: msgspec.Raw, field: str) -> bytes:
@@ -174,21 +176,14 @@ def _decode_map(raw: msgspec.Raw | msgspec.UnsetType) -> bytes | RegionLandmarks
     if first == b"n":
         return None
     if first == b"{":
-        return _parse_regions(raw)
+        return _decode(_REGIONS, raw, "segmentation_map")
     if first != b'"':
         detail = "segmentation_map: expected a base64 string or an object, got another type"
         raise ProblemError("field_invalid", detail)
     return decode_base64(raw, "segmentation_map")
 
 
-def _parse_regions(text: bytes | msgspec.Raw) -> RegionLandmarks:
-    regions: RegionLandmarks = _decode(_REGIONS, text, "segmentation_map")
-    return regions
-
-
-def _decode(
-    decoder: msgspec.json.Decoder[Any], text: bytes | msgspec.Raw, field: str, known: Sequence[str] = ()
-) -> Any:
+def _decode(decoder: msgspec.json.Decoder[T], text: bytes | msgspec.Raw, field: str, known: Sequence[str] = ()) -> T:
     # Three times as fast as `bytes.count`.
     if np.count_nonzero(np.frombuffer(text, np.uint8) == COMMA) > MAX_COMMAS:
         raise ProblemError("field_invalid", f"{field}: expected at most {MAX_COMMAS} values, got more")

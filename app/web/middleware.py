@@ -20,7 +20,6 @@ if TYPE_CHECKING:
 
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-    from app.web.state import Shutdown
 
 log = get_logger("api")
 
@@ -37,12 +36,7 @@ _SVG_POLICY = (
 
 
 class RequestContext:
-    """Middleware that sets the request id, writes the access log and converts unhandled exceptions to status 500.
-
-    Args:
-        app: the next ASGI application.
-        is_access_logged: whether to write the access log.
-    """
+    """Middleware that sets the request id, writes the access log and converts unhandled exceptions to status 500."""
 
     def __init__(self, app: ASGIApp, *, is_access_logged: bool) -> None:
         self._app = app
@@ -98,14 +92,9 @@ class ShutdownGuard:
     """Middleware that responds with 503 to requests that the server cancels during shutdown.
 
     It must be inside the middleware for metrics and logs, so that the response is counted and logged.
-
-    Args:
-        app: the next ASGI application.
-        shutdown: shared with the server.
-        retry_after_s: value of ``Retry-After``.
     """
 
-    def __init__(self, app: ASGIApp, *, shutdown: Shutdown, retry_after_s: int) -> None:
+    def __init__(self, app: ASGIApp, *, shutdown: asyncio.Event, retry_after_s: int) -> None:
         self._app = app
         self._shutdown = shutdown
         self._headers = shutdown_headers(retry_after_s)
@@ -115,7 +104,7 @@ class ShutdownGuard:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        if self._shutdown.has_ended():
+        if self._shutdown.is_set():
             await self._respond(scope, receive, send)
             return
         has_started = False
@@ -128,7 +117,7 @@ class ShutdownGuard:
         try:
             await self._app(scope, receive, send_tracked)
         except asyncio.CancelledError:
-            if not self._shutdown.has_ended():
+            if not self._shutdown.is_set():
                 raise RuntimeError("the request was cancelled although the process is not stopping") from None
             if has_started:
                 raise

@@ -45,7 +45,7 @@ def parse_multipart(body: bytes, content_type: str) -> CropInput:
     landmarks = parts.get("landmarks")
     return CropInput(
         image=_require_image(parts),
-        points=None if landmarks is None else parse_points(landmarks, "landmarks"),
+        points=None if landmarks is None else parse_points(landmarks),
         segmentation_map=parse_segmentation_map(parts.get("segmentation_map")),
         options=options_from_text({name: parts[name] for name in OPTION_NAMES if name in parts}, "body", CropOptions),
     )
@@ -134,7 +134,6 @@ class _PartCollector:
 
     def _begin(self) -> None:
         self._name, self._chunks = "", []
-        self._field, self._value = b"", b""
 
     def _header_field(self, data: bytes, start: int, end: int) -> None:
         self._field += data[start:end]

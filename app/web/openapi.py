@@ -247,24 +247,15 @@ def build_document(app: FastAPI) -> dict[str, Any]:
         "key": {"type": "apiKey", "in": "header", "name": "X-API-Key"},
         "bearer": {"type": "http", "scheme": "bearer"},
     }
-    examples = load_examples()
+    # A small image with its landmarks, and each form of the segmentation map.
+    examples = orjson.loads((files("app.web") / "static" / "examples.json").read_bytes())
+    image_alone = {"image": examples["photo_alone"]["value"]["image"]}
+    landmarks_examples = {"photo": {"summary": "An image", "value": image_alone}}
     for path, operations in document["paths"].items():
         if path.startswith("/api/"):
             for operation in operations.values():
                 operation["security"] = [{}, {"key": []}, {"bearer": []}]
                 if "requestBody" in operation:
-                    found = landmarks_examples(examples) if path.endswith("/landmarks") else examples
+                    found = landmarks_examples if path.endswith("/landmarks") else examples
                     operation["requestBody"]["content"][JSON]["examples"] = found
     return document
-
-
-def landmarks_examples(examples: dict[str, Any]) -> dict[str, Any]:
-    """Return the example of a landmarks request: the image of a crop request, without landmarks."""
-    image = examples["photo_alone"]["value"]["image"]
-    return {"photo": {"summary": "An image", "value": {"image": image}}}
-
-
-def load_examples() -> dict[str, Any]:
-    """Load the example requests: a small image with its landmarks, and each form of the segmentation map."""
-    examples: dict[str, Any] = orjson.loads((files("app.web") / "static" / "examples.json").read_bytes())
-    return examples

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final
 
-from app.face.errors import public_codes
+from app.face.errors import PUBLIC_CODES
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -92,6 +92,6 @@ def task_error_title(code: str) -> str:
         >>> task_error_title("image_corrupt")
         'The input cannot be processed'
     """
-    if code in public_codes():
+    if code in PUBLIC_CODES:
         return INPUT_TITLE
     return TASK_ERRORS.get(code) or PROBLEMS.get(code, (0, _UNKNOWN_TASK_ERROR))[1]

@@ -30,19 +30,12 @@ _ROW: Final = struct.Struct("<Qd")  # hash of the caller, theoretical arrival ti
 
 @dataclass(frozen=True, slots=True)
 class RateLimitState:
-    """Remaining quota of a caller.
+    """Remaining quota of a caller."""
 
-    Attributes:
-        quota: requests per period.
-        period_s: the period, in seconds.
-        remaining: number of requests that would be accepted now.
-        reset_s: seconds until the whole quota is available again.
-    """
-
-    quota: int
+    quota: int  # requests per period
     period_s: int
-    remaining: int
-    reset_s: int
+    remaining: int  # requests that would be accepted now
+    reset_s: int  # until the whole quota is available again
 
     def headers(self) -> dict[str, str]:
         """Return the header fields of draft-ietf-httpapi-ratelimit-headers-10."""
@@ -53,12 +46,7 @@ class RateLimitState:
 
 
 class RateLimiter:
-    """A rate limit per caller; must be created before the worker processes are forked.
-
-    Args:
-        quota: requests per period.
-        period_s: the period, in seconds.
-    """
+    """A rate limit per caller; must be created before the worker processes are forked."""
 
     def __init__(self, quota: int, period_s: int) -> None:
         self._quota = quota

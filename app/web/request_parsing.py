@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, TypeVar
 import msgspec
 
 from app.observability.recording import image_step
-from app.service.options import LANDMARK_OPTION_NAMES, OPTION_NAMES, CropOptions, LandmarkOptions
+from app.service.options import OPTION_NAMES, CropOptions, LandmarkOptions
 from app.tasks.errors import TaskUnknownError
 from app.web.body import cancel_on_disconnect, declared_size, read_body, require_declared_size
 from app.web.content_negotiation import JSON
@@ -55,15 +55,10 @@ _ESCAPE = re.compile(r'\\(["\\])')
 
 @dataclass(frozen=True, slots=True)
 class RequestHead:
-    """The part of a request before its body.
+    """The part of a request before its body."""
 
-    Attributes:
-        content_type: the header; its media type is supported.
-        options: options in the query, as text; they take precedence over those in the body.
-    """
-
-    content_type: str
-    options: dict[str, str]
+    content_type: str  # its media type is supported
+    options: dict[str, str]  # in the query, as text; they take precedence over those in the body
 
 
 def read_head(request: Request, state: WebState, options: Sequence[str] = OPTION_NAMES) -> RequestHead:
@@ -88,13 +83,9 @@ async def process_body(
 ) -> AsyncIterator[T]:
     """Read the body, run `work` on it, and yield the result; the body's memory stays accounted for in the block.
 
-    Args:
-        request: the request.
-        state: dependencies of the routes.
-        work: runs on a work thread. The body is released after it.
-        keeps_slot: whether the block uses the slot for more work. If it only waits for the queue, the slot is released
-            first, so that a slow queue delays no other request. `work` is then a check, which for a small body takes
-            less time than a thread switch, so it runs on the event loop.
+    `work` runs on a work thread, and the body is released after it. Without `keeps_slot`, the block only waits for the
+    queue, so the slot is released first, and a slow queue delays no other request. `work` is then a check, which for a
+    small body takes less time than a thread switch, so it runs on the event loop.
 
     Raises:
         ProblemError: ``body_too_large``, ``body_timeout``, or an error of `work`.
@@ -105,7 +96,7 @@ async def process_body(
     caller = caller_of(request).identity
     admission.require_slot(caller)
     client = caller or (request.client.host if request.client else "")
-    with admission.buffer(declared_size(request), client) as buffer:
+    with admission.bodies.open(declared_size(request), client) as buffer:
         body = await read_body(request, buffer, state.body_limits)
         if not keeps_slot and is_cheap_to_check(body):
             with admission.enter(caller):
@@ -137,9 +128,7 @@ def parse_crop_input(head: RequestHead, body: bytes) -> CropInput:
     with image_step("parse"):
         is_json = media_type(head.content_type) == JSON
         request = parse_json(body) if is_json else parse_multipart(body, head.content_type)
-        if not head.options:
-            return request
-        return replace(request, options=_override(request.options, head.options, CropOptions, OPTION_NAMES))
+        return replace(request, options=_override(request.options, head.options, CropOptions))
 
 
 def parse_landmarks_input(head: RequestHead, body: bytes) -> LandmarksInput:
@@ -151,25 +140,19 @@ def parse_landmarks_input(head: RequestHead, body: bytes) -> LandmarksInput:
     with image_step("parse"):
         is_json = media_type(head.content_type) == JSON
         request = parse_landmarks_json(body) if is_json else parse_landmarks_multipart(body, head.content_type)
-        options = _override(request.options, head.options, LandmarkOptions, LANDMARK_OPTION_NAMES)
-        return replace(request, options=options)
+        return replace(request, options=_override(request.options, head.options, LandmarkOptions))
 
 
 def check_input(
     service: CropService, head: RequestHead, body: bytes, *, is_digested: bool
 ) -> tuple[CheckedInput, str | None]:
-    """Parse a body, and check everything that does not require decoding the image.
-
-    Returns:
-        The checked input, and its digest if `is_digested`.
+    """Parse a body, and check everything that does not require decoding the image; return the digest if `is_digested`.
 
     Raises:
         ProblemError: the body is invalid.
         InputError: the image, landmarks or segmentation map are invalid.
     """
-    request = parse_crop_input(head, body)
-    # The options of a JSON body are its whole structure, which would keep the text of the image alive.
-    checked = service.check(replace(request, options=request.options.plain()))
+    checked = service.check(parse_crop_input(head, body))
     return checked, checked.digest() if is_digested else None
 
 
@@ -246,10 +229,12 @@ def read_idempotency_key(request: Request) -> str | None:
     return key
 
 
-def _override(options: Struct, query: dict[str, str], kind: type[Struct], names: Sequence[str]) -> Struct:
-    given = options_from_text(query, "query", kind)
-    values = {name: getattr(options, name) for name in names}
-    values |= {name: getattr(given, name) for name in query}
+def _override(options: Struct, query: dict[str, str], kind: type[Struct]) -> Struct:
+    """Return a copy without the other fields of a body, which would keep the text of the image alive."""
+    values = {name: getattr(options, name) for name in kind.__struct_fields__}
+    if query:
+        given = options_from_text(query, "query", kind)
+        values |= {name: getattr(given, name) for name in query}
     return kind(**values)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import msgspec
 import pybase64
@@ -14,7 +14,7 @@ from app.web.schemas import Warning as ResultWarning  # noqa: TC001 - msgspec re
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from app.tasks.records import Record, TaskError
+    from app.tasks.records import Record
 
 
 class _Tail(msgspec.Struct):
@@ -67,9 +67,10 @@ def task_to_json(record: Record) -> bytes:
         "progress": record.progress,
         "attempts": record.attempts,
     }
+    error = record.error
     after = msgspec.json.encode(
         {
-            "error": None if record.error is None else _error_document(record.error),
+            "error": error and {"code": error.code, "title": task_error_title(error.code), "detail": error.detail},
             "submitted_at": _time_text(record.submitted_at),
             "started_at": None if record.started_at is None else _time_text(record.started_at),
             "completed_at": None if record.completed_at is None else _time_text(record.completed_at),
@@ -78,10 +79,6 @@ def task_to_json(record: Record) -> bytes:
     )
     # Joined, which copies once; the encoder would reallocate its buffer repeatedly for a result of megabytes.
     return b"".join((msgspec.json.encode(before)[:-1], b',"result":', record.result, b",", after[1:]))
-
-
-def _error_document(fault: TaskError) -> dict[str, Any]:
-    return {"code": fault.code, "title": task_error_title(fault.code), "detail": fault.detail}
 
 
 def _time_text(epoch_s: float) -> str:

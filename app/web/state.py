@@ -25,7 +25,6 @@ if TYPE_CHECKING:
 
     from app.service.admission import Admission
     from app.service.crop import CropService
-    from app.service.detector_pool import DetectorPool
     from app.tasks.queue import TaskQueue
     from app.web.auth import Caller, KeyRing
     from app.web.body import BodyLimits
@@ -34,29 +33,11 @@ if TYPE_CHECKING:
 PAUSE_FACTOR: Final = 4
 
 
-class Shutdown:
-    """Whether the time for requests in flight has ended in this process."""
-
-    def __init__(self) -> None:
-        self._has_ended = False
-
-    def has_ended(self) -> bool:
-        """Return whether the time has ended."""
-        return self._has_ended
-
-    def end(self) -> None:
-        """End the time; the server calls this before it cancels the requests."""
-        self._has_ended = True
-
-
 class Exposition:
     """Metrics of all processes in the exposition format, encoded once for concurrent requests.
 
     The route requires no API key and encoding takes some 20 ms of CPU, so a pause of `PAUSE_FACTOR` times the previous
     encoding leaves the CPU to other requests.
-
-    Args:
-        registry: the metrics.
     """
 
     def __init__(self, registry: CollectorRegistry) -> None:
@@ -65,11 +46,7 @@ class Exposition:
         self._next_at = 0.0
 
     async def encode(self, accept: str) -> tuple[bytes, str]:
-        """Return the encoded metrics and their content type.
-
-        Args:
-            accept: the request's ``Accept`` header.
-        """
+        """Return the encoded metrics and their content type for an ``Accept`` header."""
         encode, content_type = choose_encoder(accept)
         return await self._encodings.run(content_type, lambda: self._encode(encode)), content_type
 
@@ -84,37 +61,21 @@ class Exposition:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WebState:
-    """Dependencies of the routes.
-
-    Attributes:
-        crop: the service behind the crop routes.
-        detectors: landmark detectors.
-        admission: slots, threads and body memory of this process.
-        scoreboard: health of the instance; None if the health paths are disabled.
-        exposition: metrics for ``/metrics``; None if metrics are disabled.
-        queue: task queue; None if tasks are disabled.
-        has_result_cache: whether results of earlier tasks are reused for identical requests.
-        keys: accepted API keys; false if none is required.
-        limiter: rate limit of POST requests; None without a limit.
-        body_limits: limits of one request body.
-        retry_after_s: value of ``Retry-After`` in 503 responses.
-        prefix: path prefix that a proxy has removed; used in links.
-        shutdown: whether the time for requests in flight has ended.
-    """
+    """Dependencies of the routes."""
 
     crop: CropService
-    detectors: DetectorPool
     admission: Admission
-    scoreboard: ScoreboardView | None
-    exposition: Exposition | None
-    queue: TaskQueue | None
-    has_result_cache: bool
+    scoreboard: ScoreboardView | None  # None if the health paths are disabled
+    exposition: Exposition | None  # None if metrics are disabled
+    queue: TaskQueue | None  # None if tasks are disabled
+    has_result_cache: bool  # reuse results of earlier tasks for identical requests
     keys: KeyRing
-    limiter: RateLimiter | None
+    limiter: RateLimiter | None  # of POST requests; None without a limit
     body_limits: BodyLimits
-    retry_after_s: int
-    prefix: str
-    shutdown: Shutdown = field(default_factory=Shutdown)
+    retry_after_s: int  # in responses with status 503
+    prefix: str  # that a proxy has removed; used in links
+    # Set when the time for requests in flight has ended, before the server cancels them.
+    shutdown: asyncio.Event = field(default_factory=asyncio.Event)
 
     def is_stopping(self) -> bool:
         """Return whether this process or the whole instance is shutting down."""

@@ -10,7 +10,7 @@ import pytest
 import yaml
 from prometheus_client.parser import text_string_to_metric_families
 
-from app.face.errors import public_codes
+from app.face.errors import PUBLIC_CODES
 from app.main import create_app
 from app.observability.metrics import METRICS
 from app.settings import Settings
@@ -145,7 +145,7 @@ def values_of(metric: str, label: str) -> set[str]:
     if label == "method":
         return {"GET", "POST", "DELETE"}
     if (metric, label) == ("errors_total", "type"):
-        return {*PROBLEMS, *public_codes(), *TASK_ERRORS}
+        return {*PROBLEMS, *PUBLIC_CODES, *TASK_ERRORS}
     return set(re.findall("`([^`]+)`", known))
 
 

@@ -15,7 +15,7 @@ import httpx
 import msgspec
 import pytest
 
-from app.face.errors import public_codes
+from app.face.errors import PUBLIC_CODES
 from app.main import create_app
 from app.observability.metrics import METRICS
 from app.settings import Settings
@@ -102,7 +102,7 @@ def test_every_metric_and_setting_is_in_the_readme() -> None:
 
 def test_every_code_is_documented_once() -> None:
     text = (ROOT / "docs" / "errors.md").read_text(encoding="utf-8")
-    codes = [*PROBLEMS, *public_codes(), *TASK_ERRORS]
+    codes = [*PROBLEMS, *PUBLIC_CODES, *TASK_ERRORS]
     assert len(codes) == len(set(codes))
     assert [code for code in codes if text.count(f"| `{code}` |") != 1] == []
 

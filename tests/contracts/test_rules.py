@@ -12,7 +12,7 @@ import yaml
 from prometheus_client.parser import text_string_to_metric_families
 from prometheus_client.utils import floatToGoString
 
-from app.face.errors import public_codes
+from app.face.errors import PUBLIC_CODES
 from app.main import create_app
 from app.observability.metrics import METRICS
 from app.settings import Settings
@@ -176,7 +176,7 @@ def values_of(use: Use, label: str) -> set[str] | None:  # noqa: PLR0911 - one c
         scoreboards = (Scoreboard(expected_workers=1, timeout_s=1), make_task_scoreboard(Settings()))
         return {scoreboard.worker_name(slot) for scoreboard in scoreboards for slot in (0, 11)}
     if (spec.name, label) == ("errors_total", "type"):
-        return {*PROBLEMS, *public_codes(), *TASK_ERRORS}
+        return {*PROBLEMS, *PUBLIC_CODES, *TASK_ERRORS}
     return set(re.findall("`([^`]+)`", known))
 
 

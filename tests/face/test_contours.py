@@ -14,7 +14,6 @@ from hypothesis.extra import numpy as hnp
 
 from app.face.contours import (
     Polygon,
-    find_labels,
     has_few_points,
     measure_rings,
     trace_labels,
@@ -36,6 +35,10 @@ def simplify(ring: Ring, tolerance_px: float) -> Ring:
     return simplify_rings([ring], tolerance_px)[0]
 
 
+def trace_all(labels: Labels) -> dict[int, list[Polygon]]:
+    return trace_labels(labels, np.unique(labels[labels > 0]).tolist())
+
+
 def draw(*rows: str) -> Labels:
     """Return a label map from rows of digits; a dot is background."""
     return np.array([[int(cell.replace(".", "0")) for cell in row] for row in rows], np.uint8)
@@ -44,7 +47,7 @@ def draw(*rows: str) -> Labels:
 @given(label_maps)
 def test_filling_traced_contours_restores_the_labels(geometry: Any, labels: Labels) -> None:
     filled = np.zeros_like(labels)
-    for label_id, polygons in trace_labels(labels).items():
+    for label_id, polygons in trace_all(labels).items():
         for polygon in polygons:
             area = geometry.fill(labels.shape, polygon)
             assert not filled[area].any()
@@ -54,7 +57,7 @@ def test_filling_traced_contours_restores_the_labels(geometry: Any, labels: Labe
 
 @given(label_maps)
 def test_polygons_match_connected_areas_and_holes_match_gaps(labels: Labels) -> None:
-    for label_id, polygons in trace_labels(labels).items():
+    for label_id, polygons in trace_all(labels).items():
         mask = np.pad((labels == label_id).astype(np.uint8), 1)
         areas = cv2.connectedComponents(mask, connectivity=8)[0] - 1
         gaps = cv2.connectedComponents(1 - mask, connectivity=4)[0] - 2
@@ -74,20 +77,20 @@ NESTED = draw(
 
 
 def test_holes_keep_their_parents_and_islands_are_separate_polygons() -> None:
-    polygons = trace_labels(NESTED)[1]
+    polygons = trace_all(NESTED)[1]
     by_corner = {tuple(polygon.outer.min(axis=0).tolist()): polygon for polygon in polygons}
     assert sorted(by_corner) == [(0, 0), (8, 4)]
     (hole,) = by_corner[0, 0].holes
     assert (*hole.min(axis=0), *hole.max(axis=0)) == (0, 0, 6, 6)
     assert by_corner[8, 4].holes == ()
-    (island,) = trace_labels(NESTED)[3]
+    (island,) = trace_all(NESTED)[3]
     assert sorted(island.outer.tolist()) == [[2, 2], [2, 4], [4, 2], [4, 4]]
     assert len(island.holes) == 1
 
 
 def test_island_in_a_hole_is_a_separate_polygon_of_the_label() -> None:
     labels = draw("1111111", "1.....1", "1.111.1", "1.1.1.1", "1.111.1", "1.....1", "1111111")
-    polygons = trace_labels(labels)[1]
+    polygons = trace_all(labels)[1]
     assert sorted(polygon.outer.max() for polygon in polygons) == [4, 6]
     assert [len(polygon.holes) for polygon in polygons] == [1, 1]
 
@@ -95,13 +98,13 @@ def test_island_in_a_hole_is_a_separate_polygon_of_the_label() -> None:
 @pytest.mark.parametrize(
     ("ids", "expected"),
     [
-        (None, {1: 2, 2: 1, 3: 1}),
+        ([1, 2, 3], {1: 2, 2: 1, 3: 1}),
         ([3, 1], {3: 1, 1: 2}),
         ([2, 9], {2: 1, 9: 0}),
         ([], {}),
     ],
 )
-def test_requested_labels_are_traced_in_order(ids: list[int] | None, expected: dict[int, int]) -> None:
+def test_requested_labels_are_traced_in_order(ids: list[int], expected: dict[int, int]) -> None:
     traced = trace_labels(NESTED, ids)
     assert [(label_id, len(polygons)) for label_id, polygons in traced.items()] == list(expected.items())
 
@@ -109,7 +112,7 @@ def test_requested_labels_are_traced_in_order(ids: list[int] | None, expected: d
 def test_coordinates_refer_to_the_label_map() -> None:
     labels = np.zeros((40, 60), np.uint8)
     labels[30:, 50:] = 7
-    (polygon,) = trace_labels(labels)[7]
+    (polygon,) = trace_all(labels)[7]
     assert sorted(polygon.outer.tolist()) == [[50, 30], [50, 39], [59, 30], [59, 39]]
     assert polygon.outer.dtype == np.float32
     assert polygon.holes == ()
@@ -117,13 +120,13 @@ def test_coordinates_refer_to_the_label_map() -> None:
 
 def test_all_255_labels_are_traced() -> None:
     labels = np.repeat(np.arange(256, dtype=np.uint8), 12).reshape(-1, 4)
-    traced = trace_labels(labels)
-    assert list(traced) == list(range(1, 256)) == find_labels(labels)
+    traced = trace_all(labels)
+    assert list(traced) == list(range(1, 256))
     assert all(traced[label_id][0].outer[:, 1].min() == 3 * label_id for label_id in traced)
 
 
 def test_background_has_no_labels() -> None:
-    assert trace_labels(np.zeros((3, 3), np.uint8)) == {}
+    assert trace_all(np.zeros((3, 3), np.uint8)) == {}
 
 
 @given(rings, st.floats(0.01, 50))
@@ -231,14 +234,14 @@ def test_scattered_labels_are_rejected(count: int, expectation: Any) -> None:
     labels = np.zeros((1200, 1200), np.uint8)
     labels[0, :count] = labels[-1, -count:] = np.arange(1, count + 1)  # each in two corners
     with expectation:
-        assert len(trace_labels(labels)) == count
+        assert len(trace_all(labels)) == count
 
 
 def test_too_many_contours_are_rejected() -> None:
     labels = np.zeros((401, 401), np.uint8)
     labels[1::2, 1::2] = 1
     with pytest.raises(LabelMapComplexityError, match="expected at most 16384 contours in all labels, got 40000"):
-        trace_labels(labels)
+        trace_all(labels)
 
 
 def test_too_many_contour_points_are_rejected() -> None:
@@ -247,7 +250,7 @@ def test_too_many_contour_points_are_rejected() -> None:
         labels[:, left : left + 20] = label_id
         labels[::2, [left, left + 1, left + 2, left + 17, left + 18, left + 19]] = 0
     with pytest.raises(LabelMapComplexityError, match="expected at most 200000 contour points"):
-        trace_labels(labels)
+        trace_all(labels)
 
 
 def zigzag(count: int) -> Ring:

@@ -15,13 +15,13 @@ import numpy as np
 import orjson
 import pytest
 
-from app.face.detection.model_files import MODEL_FILES
+from app.face.detection.model_files import IRIS_FILE, KNOWN_FILES
 from app.face.errors import DetectionUnavailableError, FaceIndexError, ImageTooLargeError, NoFaceError
 from app.face.frame import transform_points
 from app.face.pipeline import no_step
 from app.service.crop import CropInput, CropService, ImageLimits
 from app.service.detector_pool import DetectorPool, blend_on_grey
-from app.service.landmarks import LandmarksInput, find_landmarks, landmarks_to_json
+from app.service.landmarks import LandmarksInput, find_landmarks
 from app.service.options import CropOptions, LandmarkOptions
 from app.service.serialization import result_to_json
 from benchmarks import variants
@@ -30,7 +30,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-    from app.face.detection.model_files import FaceModels
     from tests.conftest import Sample
 
     MakeInput = Callable[..., CropInput]
@@ -40,7 +39,7 @@ ALLOWED = 0.04
 
 
 @pytest.fixture
-def service(face_models: FaceModels) -> CropService:
+def service(face_models: Path) -> CropService:
     del face_models  # skips the test if the models are not installed
     return CropService(ImageLimits())
 
@@ -187,7 +186,7 @@ def test_alpha_grey_and_16_bits_are_supported(service: CropService, sample: Samp
 @pytest.mark.parametrize(
     ("orientation", "roll_deg"), [(1, 0), (2, 0), (3, 180), (4, 180), (5, -90), (6, -90), (7, 90), (8, 90)]
 )
-def test_rotated_images_are_detected_upright(face_models: FaceModels, orientation: int, roll_deg: int) -> None:
+def test_rotated_images_are_detected_upright(face_models: Path, orientation: int, roll_deg: int) -> None:
     del face_models
     quarter_turns = roll_deg // 90
     stored = np.ascontiguousarray(np.rot90(variants.read_sample().image, -quarter_turns))
@@ -206,16 +205,16 @@ def test_transparent_images_are_blended_with_grey() -> None:
 
 @pytest.mark.parametrize("spoil", ["none", "one missing", "one damaged"])
 def test_error_without_models_contains_the_remedy(
-    face_models: FaceModels, tmp_path: Path, photo: bytes, caplog: pytest.LogCaptureFixture, spoil: str
+    face_models: Path, tmp_path: Path, photo: bytes, caplog: pytest.LogCaptureFixture, spoil: str
 ) -> None:
     folder = tmp_path / "models"
     folder.mkdir()
     if spoil != "none":
-        for field in ("short_range", "full_range", "mesh", "iris"):
-            (folder / getattr(MODEL_FILES, field)).symlink_to(getattr(face_models, field))
-        (folder / MODEL_FILES.iris).unlink()
+        for name in KNOWN_FILES:
+            (folder / name).symlink_to(face_models / name)
+        (folder / IRIS_FILE).unlink()
     if spoil == "one damaged":
-        (folder / MODEL_FILES.iris).write_bytes(b"TFL3 no model")
+        (folder / IRIS_FILE).write_bytes(b"TFL3 no model")
     service = CropService(ImageLimits(), DetectorPool(folder))
     with pytest.raises(DetectionUnavailableError, match="make models") as caught:
         service.process(alone(photo))
@@ -228,7 +227,7 @@ def test_error_without_models_contains_the_remedy(
     assert service.process(with_points).face.regions, "everything else works"
 
 
-def test_each_thread_has_its_own_detector(face_models: FaceModels) -> None:
+def test_each_thread_has_its_own_detector(face_models: Path) -> None:
     del face_models
     detectors, sample = DetectorPool(), variants.read_sample()
     found: list[Any] = []
@@ -251,20 +250,17 @@ def test_digest_depends_on_detection_and_on_the_face(service: CropService, make_
 
 
 def test_landmarks_alone(service: CropService, photo: bytes) -> None:
-    detectors = DetectorPool()
-    pixels = orjson.loads(
-        landmarks_to_json(find_landmarks(service, detectors, LandmarksInput(image=photo, options=LandmarkOptions())))
-    )
+    def find(options: LandmarkOptions) -> Any:
+        return orjson.loads(find_landmarks(service, LandmarksInput(image=photo, options=options)))
+
+    pixels = find(LandmarkOptions())
     expected = variants.read_sample().landmarks_px
     assert variants.compute_error(np.array(pixels["landmarks"]), expected) <= ALLOWED
-    options = LandmarkOptions(landmark_units="normalized")
-    shares = orjson.loads(
-        landmarks_to_json(find_landmarks(service, detectors, LandmarksInput(image=photo, options=options)))
-    )
+    shares = find(LandmarkOptions(landmark_units="normalized"))
     assert np.abs(np.array(shares["landmarks"]) * 512 - pixels["landmarks"]).max() <= 0.051
     assert shares["face"] == pixels["face"]
     with pytest.raises(FaceIndexError):
-        find_landmarks(service, detectors, LandmarksInput(image=photo, options=LandmarkOptions(face=1)))
+        find(LandmarkOptions(face=1))
 
 
 def test_cv2_uses_one_thread_per_process() -> None:

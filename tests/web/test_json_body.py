@@ -47,7 +47,7 @@ def problem(code: str) -> AbstractContextManager[Any]:
     ],
 )
 def test_points_of_every_form_are_parsed(points: list[Any]) -> None:
-    for read in (parse_json(body(landmarks=points)).points, parse_points(json.dumps(points).encode(), "landmarks")):
+    for read in (parse_json(body(landmarks=points)).points, parse_points(json.dumps(points).encode())):
         assert read.dtype == np.float64
         assert read.tolist() == POINTS
 
@@ -134,7 +134,7 @@ def test_invalid_bodies_have_their_codes(text: bytes, code: str) -> None:
 def test_numbers_that_python_cannot_convert_are_ignored() -> None:
     digits = b"9" * 5000
     text = b'[{"x":1.5,"y":2,"v":%b},{"x":3,"y":4.25,"v":1e%b}]' % (digits, digits)
-    assert parse_points(text, "landmarks").tolist() == POINTS
+    assert parse_points(text).tolist() == POINTS
 
 
 def test_enumerations_are_listed() -> None:
@@ -184,7 +184,7 @@ json_values = st.recursive(
 
 @given(st.binary() | st.text().map(str.encode) | json_values.map(lambda value: json.dumps(value).encode()))
 def test_arbitrary_bytes_raise_only_problems(text: bytes) -> None:
-    for parse in (parse_json, lambda text: parse_points(text, "landmarks"), parse_segmentation_map):
+    for parse in (parse_json, parse_points, parse_segmentation_map):
         with suppress(ProblemError, InputError):
             parse(text)
 

@@ -14,7 +14,6 @@ import pytest
 
 from app.observability.rich_logging import LogOptions, configure_logging
 from app.web.middleware import MAX_LOGGED_PATH, RequestContext, ShutdownGuard
-from app.web.state import Shutdown
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterator
@@ -231,7 +230,7 @@ async def receive_body() -> Any:
 def cancel_request(app: Callable[..., Awaitable[None]], *, is_ending: bool) -> list[dict[str, Any]]:
     """Start a request, stop the process if `is_ending`, cancel the request, and return the sent messages."""
     sent: list[dict[str, Any]] = []
-    shutdown = Shutdown()
+    shutdown = asyncio.Event()
     guard = ShutdownGuard(app, shutdown=shutdown, retry_after_s=7)
 
     async def send(message: Any) -> None:
@@ -241,7 +240,7 @@ def cancel_request(app: Callable[..., Awaitable[None]], *, is_ending: bool) -> l
         request = asyncio.ensure_future(guard(SCOPE, receive_body, send))
         await asyncio.sleep(0)
         if is_ending:
-            shutdown.end()
+            shutdown.set()
         request.cancel()
         await request
 
@@ -278,8 +277,8 @@ def test_other_cancellations_are_errors() -> None:
 
 
 def test_late_request_is_not_started() -> None:
-    shutdown, sent = Shutdown(), []
-    shutdown.end()
+    shutdown, sent = asyncio.Event(), []
+    shutdown.set()
 
     async def send(message: Any) -> None:
         sent.append(message)

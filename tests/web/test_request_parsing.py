@@ -64,7 +64,7 @@ def whole(body: bytes) -> dict[str, Any]:
 
 def held(app: FastAPI) -> tuple[int, int]:
     admission = app.state.web.admission
-    return admission._held.total(), admission._bodies._used
+    return admission._held.total(), admission.bodies._used
 
 
 def test_a_slot_is_held_in_the_block(make_app: MakeApp) -> None:

@@ -57,7 +57,7 @@ def test_a_full_queue_is_reported(scrape: Scrape, with_tasks: Run, sample: Sampl
         assert taken.status_code == 202
         assert {problem(response) for response in responses} == {(503, "queue_full")}
         assert {response.headers["retry-after"] for response in responses} == {"1"}
-        assert (tasks.app.state.web.admission._held.total(), tasks.app.state.web.admission._bodies._used) == (0, 0)
+        assert (tasks.app.state.web.admission._held.total(), tasks.app.state.web.admission.bodies._used) == (0, 0)
 
     with_tasks(scenario, task_queue_max_messages=1)
     counted = scrape()

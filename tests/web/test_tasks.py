@@ -74,7 +74,7 @@ def test_a_task_is_accepted(with_tasks: Run, sample: Sample) -> None:
         status = await tasks.client.get(response.headers["location"])
         assert (status.status_code, status.json()) == (200, task)
         assert status.headers["cache-control"] == "no-store"
-        assert (tasks.app.state.web.admission._held.total(), tasks.app.state.web.admission._bodies._used) == (0, 0)
+        assert (tasks.app.state.web.admission._held.total(), tasks.app.state.web.admission.bodies._used) == (0, 0)
 
     with_tasks(scenario)
 

@@ -61,7 +61,7 @@ class LocalProcessor:
         """
         config = self._config
         files = read_files(job, config.max_bytes)
-        points = None if files.landmarks is None else parse_points(files.landmarks, "landmarks")
+        points = None if files.landmarks is None else parse_points(files.landmarks)
         label_map = parse_segmentation_map(files.label_map)
         if config.fault_poison_region and isinstance(label_map, dict) and config.fault_poison_region in label_map:
             os.kill(os.getpid(), signal.SIGKILL)
@@ -99,7 +99,7 @@ def document_to_results(document: bytes, files: JobFiles, config: JobConfig) -> 
         elif name is Format.SVG:
             results.append(svg)
         else:
-            points = None if files.landmarks is None else parse_points(files.landmarks, "landmarks")
+            points = None if files.landmarks is None else parse_points(files.landmarks)
             results.append(json_to_png(document, points, config.options, _limits(config)))
     return results
 

@@ -30,35 +30,21 @@ _FOLDED_DIMENSIONS: Final = 4
 
 
 class Detection(NamedTuple):
-    """A detected face.
+    """A detected face."""
 
-    Attributes:
-        box: ``(x, y, width, height)`` in pixels, from the brows to below the chin.
-        keypoints: ``(6, 2)``: right eye, left eye, nose, mouth, right and left tragion, in pixels.
-        confidence: 0 to 1.
-    """
-
-    box: tuple[float, float, float, float]
-    keypoints: FloatArray
-    confidence: float
+    box: tuple[float, float, float, float]  # `(x, y, width, height)` in pixels, from the brows to below the chin
+    keypoints: FloatArray  # `(6, 2)` in pixels: right eye, left eye, nose, mouth, right and left tragion
+    confidence: float  # 0 to 1
 
 
 @dataclass(frozen=True, slots=True)
 class DetectorConfig:
-    """Parameters of a BlazeFace model.
+    """Parameters of a BlazeFace model."""
 
-    Attributes:
-        side: width and height of the input.
-        grids: cells per side, and anchors per cell, of each anchor grid.
-        boxes_output: name of the layer with boxes and keypoints.
-        scores_output: name of the layer with scores.
-        min_confidence: minimum confidence of a detection.
-    """
-
-    side: int
-    grids: tuple[tuple[int, int], ...]
-    boxes_output: str
-    scores_output: str
+    side: int  # width and height of the input
+    grids: tuple[tuple[int, int], ...]  # cells per side, and anchors per cell, of each anchor grid
+    boxes_output: str  # name of the layer with boxes and keypoints
+    scores_output: str  # name of the layer with scores
     min_confidence: float
 
 
@@ -70,12 +56,7 @@ FULL_RANGE: Final = DetectorConfig(192, ((48, 1),), _FULL_NAME.format(41), _FULL
 
 
 class FaceDetector:
-    """One of the two BlazeFace models. Not thread-safe.
-
-    Args:
-        model: path of the model.
-        config: parameters of the model.
-    """
+    """One of the two BlazeFace models. Not thread-safe."""
 
     def __init__(self, model: str, config: DetectorConfig) -> None:
         self._net = read_net(model)
@@ -83,14 +64,7 @@ class FaceDetector:
         self._anchors = make_anchors(config.grids)
 
     def detect(self, image_bgr: ByteArray) -> list[Detection]:
-        """Detect faces.
-
-        Args:
-            image_bgr: ``(H, W, 3)`` image of any size.
-
-        Returns:
-            the faces, by descending confidence.
-        """
+        """Detect faces in an image of any size, and return them by descending confidence."""
         side = self._config.side
         square, scale, left, top = letterbox(image_bgr, side)
         self._net.setInput(cv2.dnn.blobFromImage(square, 1 / 127.5, mean=(127.5, 127.5, 127.5), swapRB=True))
@@ -121,13 +95,9 @@ def sigmoid(logits: npt.NDArray[np.floating]) -> npt.NDArray[np.float64]:
 
 
 def make_anchors(grids: Sequence[tuple[int, int]]) -> npt.NDArray[np.float64]:
-    """Return the centres of all anchors.
+    """Return the centres ``(N, 2)`` of all anchors in 0..1, row by row, with all anchors of a cell together.
 
-    Args:
-        grids: cells per side, and anchors per cell, of each grid.
-
-    Returns:
-        ``(N, 2)`` in 0..1, row by row, with all anchors of a cell together.
+    Each grid consists of the number of cells per side and of anchors per cell.
 
     Example:
         >>> make_anchors([(2, 1)]).tolist()
@@ -143,10 +113,6 @@ def make_anchors(grids: Sequence[tuple[int, int]]) -> npt.NDArray[np.float64]:
 
 def letterbox(image: ByteArray, side: int) -> tuple[ByteArray, float, float, float]:
     """Scale an image into the centre of a black square, and keep its aspect ratio.
-
-    Args:
-        image: ``(H, W, 3)`` image.
-        side: side of the square in pixels.
 
     Returns:
         the square, the scale, and the left and top of the image in the square.
@@ -178,14 +144,9 @@ def _unfold_output(output: npt.NDArray[np.float32], count: int) -> npt.NDArray[n
 
 
 def weighted_non_max_suppression(points: npt.NDArray[np.float64], scores: npt.NDArray[np.floating]) -> list[Detection]:
-    """Merge overlapping candidates into their mean, weighted by score.
+    """Merge overlapping candidates into their mean, weighted by score, and return them by descending confidence.
 
-    Args:
-        points: ``(N, 8, 2)``: centre, size and keypoints of each candidate.
-        scores: ``(N,)`` confidences.
-
-    Returns:
-        the merged detections, by descending confidence.
+    Each of the candidates ``(N, 8, 2)`` consists of centre, size and keypoints.
     """
     order = np.argsort(-scores, kind="stable")
     points, scores = points[order], scores[order]
@@ -204,14 +165,9 @@ def weighted_non_max_suppression(points: npt.NDArray[np.float64], scores: npt.ND
 
 
 def compute_iou(one: npt.NDArray[np.float64], others: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-    """Compute the intersection over union of a box with other boxes.
+    """Compute the intersection over union of a box with other boxes: ``(N,)`` ratios, 0 to 1.
 
-    Args:
-        one: ``(K, 2)`` with centre and size as the first two rows.
-        others: ``(N, K, 2)`` with the same first two rows each.
-
-    Returns:
-        ``(N,)`` ratios, 0 to 1.
+    The first two rows of ``(K, 2)`` and ``(N, K, 2)`` are the centre and the size of a box.
     """
     lows, highs = others[:, 0] - others[:, 1] / 2, others[:, 0] + others[:, 1] / 2
     low, high = one[0] - one[1] / 2, one[0] + one[1] / 2
@@ -229,20 +185,7 @@ def translate_detection(detection: Detection, x: float, y: float) -> Detection:
 
 
 def non_max_suppression(detections: Sequence[Detection]) -> list[Detection]:
-    """Keep the detection with the highest confidence of each overlapping group.
-
-    Args:
-        detections: detections from several parts of an image, on the plane of the image.
-
-    Returns:
-        the kept detections, by descending confidence.
-    """
-    remaining = sorted(detections, key=lambda detection: detection.confidence, reverse=True)
-    kept: list[Detection] = []
-    while remaining:
-        kept.append(remaining[0])
-        boxes = np.array([detection.box for detection in remaining]).reshape(-1, 2, 2)
-        boxes[:, 0] += boxes[:, 1] / 2
-        overlaps = compute_iou(boxes[0], boxes)
-        remaining = [detection for detection, iou in zip(remaining[1:], overlaps[1:], strict=True) if iou <= _MAX_IOU]
-    return kept
+    """Keep the most confident detection of each overlapping group, in order of descending confidence."""
+    boxes = [detection.box for detection in detections]
+    kept = cv2.dnn.NMSBoxes(boxes, [detection.confidence for detection in detections], 0.0, _MAX_IOU)
+    return [detections[index] for index in kept]

@@ -22,7 +22,7 @@ from app.face.detection.blazeface import (
     translate_detection,
 )
 from app.face.detection.mesh import FaceMesh, SquareRoi, crop_roi, make_mesh_roi, make_roi
-from app.face.detection.model_files import FaceModels
+from app.face.detection.model_files import FULL_RANGE_FILE, IRIS_FILE, MESH_FILE, SHORT_RANGE_FILE
 from app.face.errors import FaceIndexError, NoFaceError
 from app.face.frame import ByteArray
 from app.face.landmarks import FloatArray, compute_bbox
@@ -52,60 +52,29 @@ _TILE_RATIO: Final = 0.55
 side, which is more than the width of the faces that only tiles reveal."""
 
 
-@dataclass(frozen=True, slots=True)
-class FaceBox:
-    """Box of a detected face.
-
-    Attributes:
-        box: ``(x, y, width, height)`` in pixels.
-        confidence: confidence of the detector, 0 to 1.
-    """
-
-    box: tuple[float, float, float, float]
-    confidence: float
-
-
 @dataclass(frozen=True, slots=True, eq=False)
 class DetectedFace:
-    """Landmarks of one face, and the boxes of all faces.
+    """Landmarks of one face, and the boxes of all faces."""
 
-    Attributes:
-        landmarks_px: ``(478, 2)`` points in pixels of the image.
-        presence: confidence of the mesh model that there is a face, 0 to 1.
-        index: index of this face in ``faces``.
-        faces: all faces, largest first.
-    """
-
-    landmarks_px: FloatArray
-    presence: float
-    index: int
-    faces: tuple[FaceBox, ...]
+    landmarks_px: FloatArray  # `(478, 2)` in pixels of the image
+    presence: float  # confidence of the mesh model that there is a face, 0 to 1
+    index: int  # of this face in `faces`
+    faces: tuple[Detection, ...]  # largest first
 
 
 class LandmarkDetector:
-    """Detector of faces and their landmarks. Not thread-safe.
+    """Detector of faces and their landmarks, with the models in a folder. Not thread-safe."""
 
-    Args:
-        models: paths of the models.
-    """
-
-    def __init__(self, models: FaceModels) -> None:
-        self._short = FaceDetector(models.short_range, SHORT_RANGE)
-        self._full = FaceDetector(models.full_range, FULL_RANGE)
-        self._mesh = FaceMesh(models.mesh, models.iris)
+    def __init__(self, folder: str) -> None:
+        self._short = FaceDetector(f"{folder}/{SHORT_RANGE_FILE}", SHORT_RANGE)
+        self._full = FaceDetector(f"{folder}/{FULL_RANGE_FILE}", FULL_RANGE)
+        self._mesh = FaceMesh(f"{folder}/{MESH_FILE}", f"{folder}/{IRIS_FILE}")
 
     def detect(self, image_bgr: ByteArray, on_step: OnStep, index: int = 0, quarter_turns: int = 0) -> DetectedFace:
-        """Detect the landmarks of one face.
+        """Detect the landmarks of one face in the steps ``detect``, ``mesh`` and ``iris``. Index 0 is the largest face.
 
-        Args:
-            image_bgr: ``(H, W, 3)`` image.
-            on_step: called for each step: ``detect``, ``mesh``, ``iris``.
-            index: index of the face, largest first.
-            quarter_turns: clockwise quarter turns that make the image upright; the result refers to the image as
-                passed.
-
-        Returns:
-            the landmarks, and the boxes of all faces.
+        The models get the image after clockwise quarter turns, which make it upright; the result refers to the image as
+        passed.
 
         Raises:
             NoFaceError: no face was detected.
@@ -134,8 +103,7 @@ class LandmarkDetector:
             raise NoFaceError("image: expected a face, got none; send landmarks if the image has a face")
         with on_step("iris"):
             landmarks_px = self._mesh.find_irises(image_bgr, mesh_px)
-        faces = tuple(FaceBox(detection.box, detection.confidence) for detection in detections)
-        return DetectedFace(landmarks_px, presence, index, faces)
+        return DetectedFace(landmarks_px, presence, index, tuple(detections))
 
     def _detect_faces(self, image_bgr: ByteArray) -> list[Detection]:
         """Detect all faces, largest first."""
@@ -190,14 +158,7 @@ class LandmarkDetector:
 
 
 def undo_rotation(face: DetectedFace, width: int, height: int, quarter_turns: int) -> DetectedFace:
-    """Transform a face from a rotated image back to the original image.
-
-    Args:
-        face: the face on the plane of the rotated image.
-        width: width of the rotated image in pixels.
-        height: height of the rotated image in pixels.
-        quarter_turns: clockwise quarter turns of the rotation.
-    """
+    """Transform a face from an image of this size, rotated by clockwise quarter turns, back to the original."""
 
     def rotate_back(points: npt.NDArray[np.floating]) -> npt.NDArray[np.float64]:
         x, y = points[:, 0].astype(np.float64), points[:, 1].astype(np.float64)
@@ -208,7 +169,8 @@ def undo_rotation(face: DetectedFace, width: int, height: int, quarter_turns: in
     for one in face.faces:
         x, y, across, down = one.box
         corners = np.array([[x, y], [x + across, y + down]])
-        faces.append(FaceBox(compute_bbox(rotate_back(corners)), one.confidence))
+        keypoints = rotate_back(one.keypoints).astype(np.float32)
+        faces.append(Detection(compute_bbox(rotate_back(corners)), keypoints, one.confidence))
     return replace(face, landmarks_px=rotate_back(face.landmarks_px).astype(np.float32), faces=tuple(faces))
 
 

@@ -40,19 +40,12 @@ _MAX_SAMPLING_FACTOR: Final = 2.0
 
 
 class SquareRoi(NamedTuple):
-    """A square region of interest, possibly rotated, possibly extending beyond the image.
+    """A square region of interest, possibly rotated, possibly extending beyond the image."""
 
-    Attributes:
-        x: ``x`` of the centre, in pixels.
-        y: ``y`` of the centre, in pixels.
-        side: width and height in pixels.
-        roll_deg: rotation, positive clockwise.
-    """
-
-    x: float
-    y: float
-    side: float
-    roll_deg: float
+    x: float  # of the centre, in pixels
+    y: float  # of the centre, in pixels
+    side: float  # in pixels
+    roll_deg: float  # positive clockwise
 
     def to_image(self, points: npt.NDArray[np.floating]) -> npt.NDArray[np.float64]:
         """Transform points ``(N, 2)`` from 0..1 of the square to pixels of the image."""
@@ -65,16 +58,9 @@ class SquareRoi(NamedTuple):
 def make_roi(
     points: npt.NDArray[np.floating], start: npt.NDArray[np.floating], end: npt.NDArray[np.floating], scale: float
 ) -> SquareRoi:
-    """Return a square around points, aligned with a line.
+    """Return a square around points, aligned with a line from left to right of an upright subject.
 
-    Args:
-        points: ``(N, 2)`` points in pixels.
-        start: left end of the line, for an upright subject.
-        end: right end of the line.
-        scale: side of the square, relative to the longer side of the box around the points in the rotated frame.
-
-    Returns:
-        the square.
+    Its side is ``scale`` times the longer side of the box around the points in the rotated frame.
     """
     across, down = (np.asarray(end, np.float64) - np.asarray(start, np.float64)).tolist()
     roll = math.atan2(down, across)
@@ -92,16 +78,7 @@ def make_mesh_roi(landmarks_px: npt.NDArray[np.floating]) -> SquareRoi:
 
 
 def crop_roi(image: ByteArray, roi: SquareRoi, size: int) -> ByteArray:
-    """Crop a square from an image and level it; edge pixels are replicated beyond the image.
-
-    Args:
-        image: ``(H, W, 3)`` image.
-        roi: the square.
-        size: side of the result in pixels.
-
-    Returns:
-        ``(size, size, 3)`` image.
-    """
+    """Crop a square from an image and level it to ``(size, size, 3)``; edge pixels are replicated beyond the image."""
     corners = roi.to_image(np.array([[0, 0], [1, 0], [0, 1]], np.float64))
     shrink = roi.side / size
     if shrink > _MAX_SAMPLING_FACTOR:
@@ -131,23 +108,14 @@ def _shrink_around(
 
 
 class FaceMesh:
-    """The mesh model and the iris model. Not thread-safe.
-
-    Args:
-        mesh_model: path of the mesh model.
-        iris_model: path of the iris model.
-    """
+    """The mesh model and the iris model. Not thread-safe."""
 
     def __init__(self, mesh_model: str, iris_model: str) -> None:
         self._mesh = read_net(mesh_model)
         self._iris = read_net(iris_model)
 
     def find_mesh(self, image_bgr: ByteArray, roi: SquareRoi) -> tuple[npt.NDArray[np.float64], float]:
-        """Find the mesh of the face in a square.
-
-        Args:
-            image_bgr: ``(H, W, 3)`` image.
-            roi: square around the face with a margin, rotated with it.
+        """Find the mesh of the face in a square around it with a margin, rotated with it.
 
         Returns:
             ``(468, 2)`` points in pixels of the image, and the confidence that there is a face, 0 to 1.
@@ -160,10 +128,6 @@ class FaceMesh:
 
     def find_irises(self, image_bgr: ByteArray, mesh_px: npt.NDArray[np.float64]) -> FloatArray:
         """Find the irises and append them to a mesh.
-
-        Args:
-            image_bgr: ``(H, W, 3)`` image.
-            mesh_px: ``(468, 2)`` points in pixels of the image.
 
         Returns:
             ``(478, 2)`` points: the mesh, then centre, right, top, left and bottom of each iris, right eye first.

@@ -4,56 +4,30 @@ The models are MediaPipe's (Google, Apache-2.0). ``tools/models.py`` installs th
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Final, NamedTuple
 
 import cv2
 import numpy as np
 import numpy.typing as npt
 
-
-@dataclass(frozen=True, slots=True)
-class FaceModels:
-    """Names or paths of the model files.
-
-    Attributes:
-        short_range: BlazeFace for near faces.
-        full_range: BlazeFace for small faces, dense and cut before its last reshape (``tools/models.py``).
-        mesh: the mesh of 468 points.
-        iris: the iris of a right eye.
-    """
-
-    short_range: str
-    full_range: str
-    mesh: str
-    iris: str
+SHORT_RANGE_FILE: Final = "face_detection_short_range.tflite"  # BlazeFace for near faces
+FULL_RANGE_FILE: Final = "face_detection_full_range_dense.tflite"  # BlazeFace for small faces, see `tools/models.py`
+MESH_FILE: Final = "face_landmark.tflite"  # the mesh of 468 points
+IRIS_FILE: Final = "iris_landmark.tflite"  # the iris of a right eye
 
 
 class ModelFile(NamedTuple):
-    """Expected content of a model file.
-
-    Attributes:
-        size: size in bytes.
-        sha256: SHA-256 of the content, in hexadecimal.
-    """
+    """Expected size in bytes and SHA-256 of a model file."""
 
     size: int
     sha256: str
 
 
-MODEL_FILES: Final = FaceModels(
-    short_range="face_detection_short_range.tflite",
-    full_range="face_detection_full_range_dense.tflite",
-    mesh="face_landmark.tflite",
-    iris="iris_landmark.tflite",
-)
-"""File names of the models."""
-
 KNOWN_FILES: Final[dict[str, ModelFile]] = {
-    MODEL_FILES.short_range: ModelFile(229_714, "bbff11cebd1eb27a1e004cae0b0e63ec8c551cbf34a4451148b4908b8db3eca8"),
-    MODEL_FILES.full_range: ModelFile(1_602_656, "97df687992c76bf6d1c06d4bb18fe61e436c3ac42f1f904d7085e3537c746ed4"),
-    MODEL_FILES.mesh: ModelFile(1_242_398, "1055cb9d4a9ca8b8c688902a3a5194311138ba256bcc94e336d8373a5f30c814"),
-    MODEL_FILES.iris: ModelFile(2_640_568, "d1744d2a09c25f501d39eba4faff47e53ecca8852c5ce19bce8eeac39357521f"),
+    SHORT_RANGE_FILE: ModelFile(229_714, "bbff11cebd1eb27a1e004cae0b0e63ec8c551cbf34a4451148b4908b8db3eca8"),
+    FULL_RANGE_FILE: ModelFile(1_602_656, "97df687992c76bf6d1c06d4bb18fe61e436c3ac42f1f904d7085e3537c746ed4"),
+    MESH_FILE: ModelFile(1_242_398, "1055cb9d4a9ca8b8c688902a3a5194311138ba256bcc94e336d8373a5f30c814"),
+    IRIS_FILE: ModelFile(2_640_568, "d1744d2a09c25f501d39eba4faff47e53ecca8852c5ce19bce8eeac39357521f"),
 }
 """Models that this version was tested with, by file name."""
 

@@ -33,21 +33,13 @@ CENTRE_RATIO: Final = 0.1
 
 
 class PlacedLabel(NamedTuple):
-    """A label and its position.
-
-    Attributes:
-        region: the labelled region.
-        x: anchor of the text, in pixels.
-        y: vertical centre of the text, in pixels.
-        text_anchor: ``start``, ``middle`` or ``end``, as in SVG.
-        target: point of the region where the leader line ends; None if the label is inside the region.
-    """
+    """A label and its position."""
 
     region: Region
-    x: float
-    y: float
-    text_anchor: str
-    target: tuple[float, float] | None
+    x: float  # anchor of the text
+    y: float  # vertical centre of the text
+    text_anchor: str  # `start`, `middle` or `end`, as in SVG
+    target: tuple[float, float] | None  # point of the region where the leader line ends; None if the label is inside
 
 
 class _FreeSpace(NamedTuple):
@@ -61,15 +53,7 @@ class _FreeSpace(NamedTuple):
 
 
 def layout_labels(size: Size, regions: Sequence[Region]) -> tuple[float, list[PlacedLabel]]:
-    """Compute the position of each region's label.
-
-    Args:
-        size: size of the frame in pixels.
-        regions: the regions in drawing order, at most 255.
-
-    Returns:
-        the font size in pixels, and a label for each region.
-    """
+    """Compute the font size in pixels, and the position of each region's label. There are at most 255 regions."""
     if not regions:
         return 0.0, []
     font_size = FONT_SIZE_RATIO * max(size)

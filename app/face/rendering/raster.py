@@ -64,17 +64,9 @@ def render_image(
     style: OverlayStyle,
     background: ByteArray | None = None,
 ) -> ByteArray:
-    """Render regions as an image.
+    """Render regions, from bottom to top, as a transparent ``(H, W, 4)`` BGRA image.
 
-    Args:
-        size: size of the frame in pixels.
-        regions: the regions, from bottom to top.
-        landmarks_px: ``(N, 2)`` points in pixels, drawn if the style includes them.
-        style: style of the overlay.
-        background: ``(H, W, 3)`` BGR or ``(H, W, 4)`` BGRA of the size of the frame, below the regions.
-
-    Returns:
-        ``(H, W, 4)`` BGRA, with a transparent background.
+    The background is ``(H, W, 3)`` BGR or ``(H, W, 4)`` BGRA of the size of the frame.
     """
     canvas = _Canvas(size, background)
     stroke = compute_stroke_px(size, style)
@@ -85,17 +77,14 @@ def render_image(
     if style.show_labels:
         font_size, labels = layout_labels(size, regions)
         for label in labels:
-            _draw_label(canvas, label, font_size)
+            if label.target is not None:
+                _draw_leader(canvas, label, label.target, font_size)
+            _draw_text(canvas, label, font_size)
     return canvas.finish()
 
 
 class _Canvas:
-    """An image whose colours are premultiplied by alpha.
-
-    Args:
-        size: size in pixels.
-        background: initial content; None for a transparent image.
-    """
+    """An image whose colours are premultiplied by alpha; transparent without a background."""
 
     def __init__(self, size: Size, background: ByteArray | None) -> None:
         self._pixels: ByteArray = np.zeros((size.height, size.width, BGRA_CHANNELS), np.uint8)
@@ -110,14 +99,7 @@ class _Canvas:
         self._translucent = (0, size.height, 0, size.width) if has_alpha else (size.height, 0, size.width, 0)
 
     def paint(self, box: Box, colour: str, opacity: float, draw: Draw) -> None:
-        """Blend a shape over the current content.
-
-        Args:
-            box: bounding box of the shape.
-            colour: ``#rrggbb``.
-            opacity: 0 to 1.
-            draw: function that draws the shape.
-        """
+        """Blend a shape over the current content."""
         height, width = self._pixels.shape[:2]
         left, top = max(0, math.floor(box[0])), max(0, math.floor(box[1]))
         right, bottom = min(width, math.ceil(box[2])), min(height, math.ceil(box[3]))
@@ -199,16 +181,9 @@ def _draw_outline(canvas: _Canvas, rings: Sequence[FloatArray], box: Box, colour
 
 
 def cut_dashes(ring: FloatArray, dash: float, gap: float, cap: float) -> list[npt.NDArray[np.float64]]:
-    """Cut a ring into dashes, starting at its first point.
+    """Cut a ring into dashes ``(M, 2)``, starting at its first point; the last may be shorter.
 
-    Args:
-        ring: ``(N, 2)`` closed, without repeating the first point.
-        dash: length of a dash.
-        gap: length of a gap.
-        cap: length by which the renderer extends a line at each end; each dash is shortened accordingly.
-
-    Returns:
-        a line ``(M, 2)`` for each dash; the last may be shorter.
+    The renderer extends a line by ``cap`` at each end, so each dash is shortened by that length.
 
     Example:
         >>> square = np.array([[0, 0], [4, 0], [4, 4], [0, 4]], np.float32)
@@ -271,12 +246,6 @@ def _draw_disc(mask: ByteArray, centre: Sequence[int], radius: float) -> None:
     # OpenCV also fills the cells that the outline of the circle touches, which adds half a cell on each side.
     cells = max(round((radius * _SCALE - 0.5) * (1 << _SUBPIXEL_BITS)), 0)
     cv2.circle(mask, centre, cells, _OPAQUE, cv2.FILLED, shift=_SUBPIXEL_BITS)
-
-
-def _draw_label(canvas: _Canvas, label: PlacedLabel, font_size: float) -> None:
-    if label.target is not None:
-        _draw_leader(canvas, label, label.target, font_size)
-    _draw_text(canvas, label, font_size)
 
 
 def _draw_leader(canvas: _Canvas, label: PlacedLabel, target: tuple[float, float], font_size: float) -> None:

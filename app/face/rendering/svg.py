@@ -64,32 +64,20 @@ _PLAIN_NAME: Final = re.compile(r"[A-Za-z0-9 _.:#-]*")
 
 @dataclass(frozen=True, slots=True)
 class OverlayStyle:
-    """Style of an overlay.
+    """Style of an overlay."""
 
-    Attributes:
-        show_labels: write the name of each region inside it, or next to the face if it does not fit.
-        show_landmarks: draw a dot for each landmark.
-        region_opacity: opacity of the fill, 0 to 1.
-        stroke_width: width of the outlines in pixels; None for a default in proportion to the frame.
-    """
-
-    show_labels: bool = False
-    show_landmarks: bool = False
-    region_opacity: float = DEFAULT_OPACITY
-    stroke_width: float | None = None
+    show_labels: bool = False  # the name of each region inside it, or next to the face if it does not fit
+    show_landmarks: bool = False  # a dot for each landmark
+    region_opacity: float = DEFAULT_OPACITY  # of the fill, 0 to 1
+    stroke_width: float | None = None  # in pixels; None for a default in proportion to the frame
 
 
 @dataclass(frozen=True, slots=True)
 class EmbeddedImage:
-    """An image file that is embedded in an SVG.
-
-    Attributes:
-        base64: bytes of the file, in base64.
-        media_type: ``image/jpeg`` or ``image/png``.
-    """
+    """An image file that is embedded in an SVG."""
 
     base64: str
-    media_type: str
+    media_type: str  # `image/jpeg` or `image/png`
 
 
 def clean_text(text: str) -> str:
@@ -117,18 +105,7 @@ def render_svg(
     style: OverlayStyle,
     background: EmbeddedImage | None = None,
 ) -> bytes:
-    """Render regions as SVG.
-
-    Args:
-        size: size of the frame in pixels.
-        regions: the regions, from bottom to top.
-        landmarks_px: ``(N, 2)`` points in pixels, drawn if the style includes them.
-        style: style of the overlay.
-        background: image of the size of the frame, below the regions.
-
-    Returns:
-        an SVG document in UTF-8, with a transparent background.
-    """
+    """Render regions, from bottom to top, as a transparent SVG document in UTF-8."""
     width, height = size
     stroke = compute_stroke_px(size, style)
     start = f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" width="{width}" height="{height}">'

@@ -47,29 +47,18 @@ _REVALIDATE: Final = "no-cache"
 
 @dataclass(frozen=True, slots=True)
 class Asset:
-    """A file of the page.
-
-    Attributes:
-        content: content of the file.
-        media_type: media type, with a charset for text.
-        etag: quoted digest of the content.
-    """
+    """A file of the page."""
 
     content: bytes
-    media_type: str
-    etag: str
+    media_type: str  # with a charset for text
+    etag: str  # quoted digest of the content
 
 
 @dataclass(frozen=True, slots=True)
 class Assets:
-    """Assets of the document.
+    """Assets of the document."""
 
-    Attributes:
-        version: digest of all assets.
-        by_name: assets by file name.
-    """
-
-    version: str
+    version: str  # digest of all assets
     by_name: Mapping[str, Asset]
 
 
@@ -93,13 +82,7 @@ def _digest(content: bytes) -> str:
 
 @lru_cache(maxsize=8)
 def render_document(*, has_tasks: bool, is_key_needed: bool, max_body_bytes: int) -> Asset:
-    """Render the document.
-
-    Args:
-        has_tasks: whether tasks are enabled.
-        is_key_needed: whether the API requires a key.
-        max_body_bytes: maximum size of a request body.
-    """
+    """Render the document."""
     assets = load_assets()
     preloads = "\n".join(
         f'    <link rel="modulepreload" href="page/{assets.version}/{name}">'

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from fastapi import APIRouter, Request, Response
 
 from app.observability.recording import image_step
-from app.service.landmarks import find_landmarks, landmarks_to_json
+from app.service.landmarks import find_landmarks
 from app.service.options import LANDMARK_OPTION_NAMES
 from app.service.serialization import result_to_json, result_warnings
 from app.web import openapi
@@ -35,17 +35,11 @@ router = APIRouter(prefix="/api/v1/frontal")
 
 @dataclass(frozen=True, slots=True)
 class CropContent:
-    """Content of a response to a crop request.
+    """Content of a response to a crop request."""
 
-    Attributes:
-        content: the JSON document or the overlay.
-        warnings: codes of the warnings.
-        cache: ``hit`` or ``miss``; empty without a result cache.
-    """
-
-    content: bytes
-    warnings: list[str]
-    cache: str = ""
+    content: bytes  # the JSON document or the overlay
+    warnings: list[str]  # codes
+    cache: str = ""  # `hit` or `miss`; empty without a result cache
 
 
 @router.post("/crop", **openapi.CROP)
@@ -105,12 +99,9 @@ async def landmarks(request: Request) -> Response:
     require_caller(request, state.keys, state.limiter)
     require_json(request.headers.get("accept"))
     head = read_head(request, state, LANDMARK_OPTION_NAMES)
-    async with process_body(request, state, partial(_process_landmarks, state, head)) as content:
+    async with process_body(request, state, partial(_process_landmarks, state.crop, head)) as content:
         return Response(content, media_type=JSON)
 
 
-def _process_landmarks(state: WebState, head: RequestHead, body: bytes) -> bytes:
-    """Parse and process a request, and serialize the result, on a work thread."""
-    result = find_landmarks(state.crop, state.detectors, parse_landmarks_input(head, body))
-    with image_step("document"):
-        return landmarks_to_json(result)
+def _process_landmarks(service: CropService, head: RequestHead, body: bytes) -> bytes:
+    return find_landmarks(service, parse_landmarks_input(head, body))

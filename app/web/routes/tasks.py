@@ -88,7 +88,7 @@ async def status(request: Request, task_id: openapi.TaskId) -> Response:
 
 async def _wait(request: Request, state: WebState, task_id: str, wait_s: float, caller: Caller) -> Record:
     # The disconnect can only be received after the whole body, if there is one.
-    with state.admission.buffer(MAX_IGNORED_BYTES) as buffer:
+    with state.admission.bodies.open(MAX_IGNORED_BYTES) as buffer:
         await read_body(request, buffer, replace(state.body_limits, max_bytes=MAX_IGNORED_BYTES))
     waiting = task_queue(request).status(
         task_id, owner=caller.owner, caller=caller.identity, wait_s=wait_s, is_stopping=state.is_stopping

@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 
 from app.cli.process.command import process
-from app.face.errors import public_codes
+from app.face.errors import PUBLIC_CODES
 from app.web.problems import PROBLEMS
 
 ROOT = Path(__file__).parents[3]
@@ -21,7 +21,7 @@ def test_documented_codes_are_those_of_the_command() -> None:
     table = TEXT.partition("## Error codes")[2]
     documented = set(re.findall(r"^\| `([a-z_]+)` \|", table, re.MULTILINE))
     assert {"file_unreadable", "process_died", "service_unreachable"} <= documented
-    assert documented == raised - set(PROBLEMS) - set(public_codes())
+    assert documented == raised - set(PROBLEMS) - set(PUBLIC_CODES)
 
 
 def test_documented_options_exist() -> None:

@@ -11,7 +11,8 @@ import cv2
 import numpy as np
 import pytest
 
-from app.face.detection.landmark_detector import DetectedFace, FaceBox, LandmarkDetector, undo_rotation
+from app.face.detection.blazeface import Detection
+from app.face.detection.landmark_detector import DetectedFace, LandmarkDetector, undo_rotation
 from app.face.errors import FaceIndexError, NoFaceError
 from app.face.pipeline import no_step
 from benchmarks import variants
@@ -20,7 +21,6 @@ from benchmarks.detection import MAX_ERROR
 if TYPE_CHECKING:
     from contextlib import AbstractContextManager
 
-    from app.face.detection.model_files import FaceModels
     from benchmarks.variants import Variant
 
 IMAGES = sorted((Path(__file__).parents[3] / ".tools" / "images").glob("*.*"))
@@ -29,8 +29,8 @@ BLACK, WHITE = 0, 255
 
 
 @pytest.fixture(scope="module")
-def detector(face_models: FaceModels) -> LandmarkDetector:
-    return LandmarkDetector(face_models)
+def detector(face_models: Path) -> LandmarkDetector:
+    return LandmarkDetector(str(face_models))
 
 
 @pytest.fixture(scope="module")
@@ -123,7 +123,9 @@ def test_rotated_image_is_processed_upright(detector: LandmarkDetector, portrait
 
 
 def test_undo_rotation_transforms_boxes() -> None:
-    face = DetectedFace(np.array([[1, 2]], np.float32), 1.0, 0, (FaceBox((1.0, 2.0, 3.0, 4.0), 0.5),))
+    detection = Detection((1.0, 2.0, 3.0, 4.0), np.array([[1, 2]], np.float32), 0.5)
+    face = DetectedFace(np.array([[1, 2]], np.float32), 1.0, 0, (detection,))
     back = undo_rotation(face, width=10, height=20, quarter_turns=1)
     assert back.landmarks_px.tolist() == [[2, 9]]
     assert back.faces[0].box == (2.0, 6.0, 4.0, 3.0)
+    assert back.faces[0].keypoints.tolist() == [[2, 9]]
