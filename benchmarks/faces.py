@@ -25,7 +25,7 @@ from rich.table import Table
 from app.face.detection.landmark_detector import LandmarkDetector
 from app.face.errors import NoFaceError
 from app.face.pipeline import no_step
-from benchmarks.inputs import face_models
+from app.service.detector_pool import PACKAGE_MODELS
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -124,7 +124,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if not available:
         sys.exit(f"{folder}: expected the photos of {DATA.name}, got none; run `python tools/photos.py`")
     cv2.setNumThreads(1)
-    detector, score = LandmarkDetector(face_models()), Score()
+    detector, score = LandmarkDetector(str(PACKAGE_MODELS)), Score()
     for file, photo in track(available.items(), "Detecting faces", console=Console(stderr=True)):
         score.add(photo, detect(detector, file))
     table = Table("faces", "found", "marked", "recall", title=f"{len(available)} of {len(photos)} photos")
