@@ -36,10 +36,10 @@ CommaList = NoDecode
 
 
 def _check_buckets(value: tuple[float, ...]) -> tuple[float, ...]:
-    is_rising = all(low < high for low, high in itertools.pairwise(value))
-    if not value or not is_rising or not all(math.isfinite(bound) and bound > 0 for bound in value):
+    is_increasing = all(low < high for low, high in itertools.pairwise(value))
+    if not value or not is_increasing or not all(math.isfinite(bound) and bound > 0 for bound in value):
         bounds = ",".join(f"{bound:g}" for bound in value)
-        raise ValueError(f"expected at least one bound, all above 0 and rising, got {bounds or 'none'}")
+        raise ValueError(f"expected at least one bound, all above 0 and increasing, got {bounds or 'none'}")
     return value
 
 
