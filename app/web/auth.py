@@ -89,7 +89,7 @@ class KeyRing:
         except (OSError, ValueError) as error:
             if not self._is_failing:
                 problem = error.strerror if isinstance(error, OSError) else str(error)
-                log.error("API_KEYS_FILE is unreadable: %s; the previous keys stay valid", problem)  # noqa: TRY400
+                log.error("API_KEYS_FILE cannot be used: %s; the previous keys stay valid", problem)  # noqa: TRY400
             self._is_failing = True
             return
         if self._content not in {None, content}:

@@ -62,7 +62,7 @@ def test_keys_are_rotated_without_a_restart(
 
         def is_logged() -> bool:
             assert (statuses("new-secret"), statuses("")) == ({422}, {401})
-            return "API_KEYS_FILE cannot be read" in service.log_text()
+            return "API_KEYS_FILE cannot be used" in service.log_text()
 
         wait_until(is_logged, limit_s=30, what="the error")
         (tmp_path / "keys").unlink()
