@@ -42,7 +42,7 @@ lint: $(VENV)/.dev ## Check style, complexity, types, layers, spelling and gener
 	@$(BIN)/python -m prometheus.source.generate --check
 	@$(BIN)/python -m grafana.builder --check
 	@$(BIN)/python charts/generate.py --check
-	@$(BIN)/pytest -q tests/contracts/test_imports.py tests/contracts/test_language.py tests/contracts/test_source.py -k "not examples"
+	@$(BIN)/pytest -q tests/contracts/test_language.py tests/contracts/test_source.py -k "not examples"
 
 .PHONY: test-nats
 test-nats: $(VENV)/.dev models ## Run the task tests with several nats-server versions (30 minutes)
