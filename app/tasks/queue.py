@@ -217,11 +217,13 @@ class TaskQueue:
             raise IdempotencyConflictError(
                 "Idempotency-Key: expected the same request as when the key was first used, got another request"
             )
-        if record.status is TaskStatus.PENDING and not await is_queued(self._connection, record.task_id):
-            # The process that wrote the record may have been killed before it sent the message. If it is about to
-            # withdraw the record, the new revision prevents that. The server drops a message that is sent twice.
+        if record.status is TaskStatus.PENDING:
+            # The process that wrote the record may be about to withdraw it, because it got no response when it sent the
+            # message; the new revision prevents that.
             revision = await self._renew(record, revision)
-            await self._publish(record, revision, checked, lane)
+            if not await is_queued(self._connection, record.task_id):
+                # It may have been killed before it sent the message. The server drops a message that is sent twice.
+                await self._publish(record, revision, checked, lane)
         return record
 
     async def _renew(self, record: Record, revision: int) -> int:

@@ -177,6 +177,24 @@ class TestIdempotency:
 
         asyncio.run(main())
 
+    def test_a_late_withdrawal_does_not_reach_a_task_that_was_submitted_again(
+        self, desk: OpenDesk, check: Check
+    ) -> None:
+        """The process that submits first gets no response about the message, which is stored, and is then slow."""
+
+        async def main() -> None:
+            async with desk() as opened:
+                first = await opened.queue.submit(check(), idempotency_key="k", digest="d")
+                _, revision = await opened.records.get(first.task_id)
+                assert await opened.queue.submit(check(), idempotency_key="k", digest="d") == first
+                withdrawn = first.replace(status=TaskStatus.CANCELLED, is_withdrawn=True)
+                with pytest.raises(RevisionConflictError):
+                    await opened.records.update(withdrawn, revision)
+                assert await opened.queue.status(first.task_id) == first
+                assert await opened.count() == 1
+
+        asyncio.run(main())
+
     def test_a_submission_that_is_repeated_from_another_address_is_not_sent_again(
         self, desk: OpenDesk, check: Check
     ) -> None:
@@ -185,7 +203,7 @@ class TestIdempotency:
                 for number in (1, 2, 3, 0):
                     record = await opened.queue.submit(check(), idempotency_key="k", caller_number=number, digest="d")
                     assert await is_queued(opened.connection, record.task_id)
-                    assert (await opened.records.find(record.task_id)) == (record, 1)
+                    assert await opened.queue.status(record.task_id) == record
                 assert await opened.count() == 1
 
         asyncio.run(main())
