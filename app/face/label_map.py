@@ -33,13 +33,15 @@ class LabelMap:
     labels: LabelArray  # `(H, W)`, 0 for background
     names: dict[int, str]  # by label id, for each label in the map, ascending
     colours: dict[int, str]  # `#rrggbb`, in the same order
+    has_colours: bool = False  # whether the image has colours, to which ids were assigned
 
 
 def image_to_label_map(image: ByteArray) -> LabelMap:
     """Convert a decoded label image, ``(H, W)`` label ids or ``(H, W, 3)`` BGR, to a label map.
 
-    The values of a grey image are label ids: ``LABELS`` names 1 to 10, others are named ``label_<id>``. In a colour
-    image each colour is a label named after it, and black is background. Ids from 1 follow ascending RGB values.
+    The values of a grey image are label ids: ``LABELS`` names 1 to 10, others are named ``label_<id>``. An image whose
+    channels are equal is a grey one. In any other image each colour is a label named after it, and black is background.
+    Ids from 1 follow ascending RGB values.
 
     Raises:
         LabelMapFormatError: the array has another type or shape.
@@ -52,12 +54,21 @@ def image_to_label_map(image: ByteArray) -> LabelMap:
         case (_, _):
             label_map = _read_ids(image)
         case (_, _, 3):
-            label_map = _read_colours(image)
+            is_grey = _has_equal_channels(image)
+            label_map = _read_ids(np.ascontiguousarray(image[:, :, 0])) if is_grey else _read_colours(image)
         case _:
             raise LabelMapFormatError("segmentation_map: expected one or three channels, got another shape")
     if not label_map.names:
         raise LabelMapLabelsError("segmentation_map: expected at least one label, got only background")
     return label_map
+
+
+def _has_equal_channels(image: ByteArray) -> bool:
+    for band in _iterate_bands(image):
+        blue, green, red = cv2.split(band)
+        if not (np.array_equal(blue, green) and np.array_equal(green, red)):
+            return False
+    return True
 
 
 def _read_ids(image: LabelArray) -> LabelMap:
@@ -111,18 +122,23 @@ def _read_colours(image: ByteArray) -> LabelMap:
     order = np.zeros(256, np.uint8)
     order[[found[colour] for colour in present]] = np.arange(1, len(present) + 1)
     names = {label_id: f"#{colour:06x}" for label_id, colour in enumerate(present, start=1)}
-    return LabelMap(cv2.LUT(labels, order).astype(np.uint8, copy=False), names, dict(names))
+    return LabelMap(cv2.LUT(labels, order).astype(np.uint8, copy=False), names, dict(names), has_colours=True)
 
 
 def _iterate_runs(image: ByteArray) -> Iterator[tuple[npt.NDArray[np.uint32], npt.NDArray[np.intp]]]:
     """Yield colours (``0xRRGGBB``) and lengths of the runs of equal pixels, one band of rows at a time."""
+    for band in _iterate_bands(image):
+        # The four bytes of a pixel, read as one little-endian integer, are 0xRRGGBB plus alpha.
+        pixels = cv2.cvtColor(band, cv2.COLOR_BGR2BGRA).view("<u4").reshape(-1)
+        starts = _find_starts(pixels[1:] != pixels[:-1])
+        yield pixels[starts] & _COLOUR_BITS, np.diff(starts, append=len(pixels))
+
+
+def _iterate_bands(image: ByteArray) -> Iterator[ByteArray]:
     height, width = image.shape[:2]
     rows = max(1, _BAND_PIXELS // width)
     for top in range(0, height, rows):
-        # The four bytes of a pixel, read as one little-endian integer, are 0xRRGGBB plus alpha.
-        pixels = cv2.cvtColor(image[top : top + rows], cv2.COLOR_BGR2BGRA).view("<u4").reshape(-1)
-        starts = _find_starts(pixels[1:] != pixels[:-1])
-        yield pixels[starts] & _COLOUR_BITS, np.diff(starts, append=len(pixels))
+        yield image[top : top + rows]
 
 
 def scale_labels(labels: LabelArray, size: Size) -> LabelArray:

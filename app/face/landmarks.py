@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from app.face.errors import (
+    FaceIndexError,
     LandmarkCountError,
     LandmarkDegenerateError,
     LandmarkNotFiniteError,
@@ -30,6 +31,10 @@ LEFT_EYE_OUTER_CORNER: Final = 263
 
 MIN_INTEROCULAR_PX: Final = 1.0
 """Minimum distance between the eyes; below it, the angle of their axis is meaningless."""
+
+NORMALIZED_RANGE: Final = (-1.0, 2.0)
+"""Range of normalized coordinates: a face may be outside the image by its side at most. In pixels, no usable face fits
+into it, because the outer eye corners would be about a pixel apart."""
 
 _FLOAT32_MAX: Final = float(np.finfo(np.float32).max)
 
@@ -67,6 +72,32 @@ def points_to_landmarks_px(
     if not in_range.all():
         _raise_out_of_range(points_px, in_range, margin)
     return np.ascontiguousarray(points_px, dtype=np.float32)
+
+
+def look_normalized(points: npt.NDArray[np.float64]) -> bool:
+    """Return whether all coordinates ``(…, 2)`` are within `NORMALIZED_RANGE`, so that they cannot be pixels.
+
+    Example:
+        >>> look_normalized(np.array([[0.4, 0.3], [1.02, -0.1]])), look_normalized(np.array([[223.4, 140.9]]))
+        (True, False)
+    """
+    low, high = NORMALIZED_RANGE
+    # A comparison with NaN is false.
+    return points.size > 0 and bool(((points[..., :2] >= low) & (points[..., :2] <= high)).all())
+
+
+def select_face(points: npt.NDArray[np.float64], index: int) -> npt.NDArray[np.float64]:
+    """Return the points ``(N, 2)`` of one face; points that are not ``(F, N, 2)`` are those of one face already.
+
+    Raises:
+        FaceIndexError: there are not that many faces.
+    """
+    if points.ndim != 3:  # noqa: PLR2004 - faces, points, coordinates
+        return points
+    if index >= len(points):
+        raise FaceIndexError(f"face: expected an index below {len(points)}, the number of faces sent, got {index}")
+    face: npt.NDArray[np.float64] = points[index]
+    return face
 
 
 def _to_float_rows(points: npt.ArrayLike) -> npt.NDArray[np.float64]:
@@ -131,7 +162,7 @@ def compute_roll_deg(landmarks_px: FloatArray) -> float:
     if math.hypot(across, down) < MIN_INTEROCULAR_PX:
         raise LandmarkDegenerateError(
             f"landmarks: expected outer eye corners ({RIGHT_EYE_OUTER_CORNER} and {LEFT_EYE_OUTER_CORNER}) at least "
-            "1 pixel apart, got less; set landmark_units to normalized if coordinates are fractions"
+            "1 pixel apart, got less"
         )
     # A difference of -0.0 would return -180 degrees, which is outside the documented range.
     return math.degrees(math.atan2(down + 0.0, across))

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Final
 
 import numpy as np
@@ -63,6 +63,7 @@ class FaceResult:
     roll_deg: float  # positive clockwise
     interocular_px: float  # distance between the outer eye corners
     bbox: tuple[float, float, float, float]  # `(x, y, width, height)` of the landmarks
+    label_colours: Mapping[int, str] = field(default_factory=dict)  # by label id, if the label image has colours
 
 
 def check_face(landmarks_px: FloatArray, region_landmarks: Mapping[str, Sequence[int]] | None) -> None:
@@ -116,6 +117,7 @@ def process_face(request: FaceRequest, on_step: OnStep = no_step) -> FaceResult:
         roll_deg=roll_deg,
         interocular_px=compute_interocular_px(exact_px),
         bbox=_compute_face_box(landmarks_px),
+        label_colours=label_map.colours if label_map is not None and label_map.has_colours else {},
     )
 
 

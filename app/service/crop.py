@@ -18,7 +18,13 @@ from app.codec.encode import encode_image
 from app.codec.sniff import MAX_SIDE_PX, ImageInfo, sniff_image, verify_structure
 from app.face.errors import ImageTooLargeError, InputError
 from app.face.frame import ByteArray, Frame, Size, make_frame, warp_image
-from app.face.landmarks import MESH_POINTS_WITH_IRISES, compute_roll_deg, points_to_landmarks_px
+from app.face.landmarks import (
+    MESH_POINTS_WITH_IRISES,
+    compute_roll_deg,
+    look_normalized,
+    points_to_landmarks_px,
+    select_face,
+)
 from app.face.outlines import check_regions
 from app.face.pipeline import FaceRequest, FaceResult, OnStep, check_face, process_face
 from app.face.rendering.svg import EmbeddedImage
@@ -57,7 +63,9 @@ class CropInput:
     """A request as received, independent of its wire format."""
 
     image: bytes
-    points: npt.NDArray[np.float64] | None  # `(N, 2)` or `(N, 3)`, in the units of the options; None to detect them
+    # `(N, 2)` or `(N, 3)`, or `(F, N, 2)` for several faces; None to detect them.
+    points: npt.NDArray[np.float64] | None
+    are_points_normalized: bool = False  # whatever the units of the options
     # A label image, landmark indices by region name, or None for the catalogue.
     segmentation_map: bytes | Mapping[str, Sequence[int]] | None
     options: CropOptions
@@ -75,6 +83,7 @@ class CheckedInput:
     # Landmark indices by region name. Without this and a label image, the catalogue is used.
     region_landmarks: Mapping[str, Sequence[int]] | None = None
     options: CropOptions
+    are_units_guessed: bool = False  # the landmarks were sent as pixels, and read as normalized
 
     @property
     def needs_pixels(self) -> bool:
@@ -91,7 +100,7 @@ class CheckedInput:
         # A list keeps the order of the regions, which determines their ids.
         regions = None if self.region_landmarks is None else [list(self.region_landmarks.items())]
         landmarks = None if self.landmarks_px is None else self.landmarks_px.tobytes()
-        parameters = (len(self.image), landmarks, self.options, regions)
+        parameters = (len(self.image), landmarks, self.options, regions, self.are_units_guessed)
         digest = sha256(msgspec.msgpack.encode(parameters))
         digest.update(self.image)
         if self.label_image is not None:
@@ -107,6 +116,7 @@ class CropResult:
     face: FaceResult
     detected: DetectedFace | None  # None if the request contained the landmarks
     processing_time_ms: float
+    are_units_guessed: bool = False  # see `CheckedInput`
 
 
 class CropService:
@@ -143,13 +153,14 @@ class CropService:
         if request.points is None:
             self.detectors.require_models()
         info = self.check_image(request.image)
-        landmarks_px = None
+        landmarks_px, are_units_guessed = None, False
         if request.points is not None:
-            landmarks_px = points_to_landmarks_px(
+            landmarks_px, are_units_guessed = convert_points(
                 request.points,
-                image_size=info.size,
-                is_normalized=request.options.landmark_units == "normalized",
-                margin=self._limits.landmark_margin,
+                request.options,
+                info.size,
+                self._limits,
+                are_normalized=request.are_points_normalized,
             )
         source = request.segmentation_map
         label_image = source if isinstance(source, bytes) else None
@@ -171,6 +182,7 @@ class CropService:
             label_info=label_info,
             region_landmarks=region_landmarks,
             options=request.options,
+            are_units_guessed=are_units_guessed,
         )
 
     def check_image(self, data: bytes) -> ImageInfo:
@@ -227,7 +239,13 @@ class CropService:
         self._burn()
         _count(checked.image_info.format, len(landmarks_px), face)
         elapsed_ms = 1000 * (time.perf_counter() - start)
-        return CropResult(image=checked.image_info, face=face, detected=detected, processing_time_ms=elapsed_ms)
+        return CropResult(
+            image=checked.image_info,
+            face=face,
+            detected=detected,
+            processing_time_ms=elapsed_ms,
+            are_units_guessed=checked.are_units_guessed,
+        )
 
     @track_image_processing("sniff")
     def _sniff(self, data: bytes) -> ImageInfo:
@@ -239,6 +257,33 @@ class CropService:
             end = time.thread_time() + self._fault_work_s
             while time.thread_time() < end:
                 pass
+
+
+def convert_points(
+    points: npt.NDArray[np.float64], options: CropOptions, size: Size, limits: ImageLimits, *, are_normalized: bool
+) -> tuple[FloatArray, bool]:
+    """Convert the points of a request to pixels of the image.
+
+    Args:
+        points: ``(N, 2)`` or ``(N, 3)``, or ``(F, N, 2)`` for several faces, of which the options select one.
+        options: options of the request.
+        size: size of the image in pixels.
+        limits: limits of the input.
+        are_normalized: whether the points are normalized whatever the units of the options.
+
+    Returns:
+        The landmarks, and whether they were read as normalized although the options declare pixels.
+
+    Raises:
+        InputError: the points are invalid, or the selected face is missing.
+    """
+    face = select_face(points, options.face)
+    is_normalized = are_normalized or options.landmark_units == "normalized"
+    are_units_guessed = not is_normalized and look_normalized(face)
+    landmarks_px = points_to_landmarks_px(
+        face, image_size=size, is_normalized=is_normalized or are_units_guessed, margin=limits.landmark_margin
+    )
+    return landmarks_px, are_units_guessed
 
 
 def _count(image_format: str, landmarks: int, face: FaceResult) -> None:

@@ -13,11 +13,10 @@ from msgspec import Meta
 from app.codec.encode import encode_flat_png, encode_image
 from app.face.contours import COORDINATE_DECIMALS, Polygon
 from app.face.frame import ByteArray, Size
-from app.face.landmarks import points_to_landmarks_px
 from app.face.regions import CUSTOM_REGION, Region
 from app.face.rendering.raster import render_image
 from app.face.rendering.svg import read_background
-from app.service.crop import check_output_size
+from app.service.crop import check_output_size, convert_points
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -73,11 +72,16 @@ def result_to_png(result: CropResult, options: CropOptions, limits: ImageLimits)
 
 
 def json_to_png(
-    document: bytes, points: npt.NDArray[np.float64] | None, options: CropOptions, limits: ImageLimits
+    document: bytes,
+    points: npt.NDArray[np.float64] | None,
+    options: CropOptions,
+    limits: ImageLimits,
+    *,
+    are_points_normalized: bool = False,
 ) -> bytes:
     """Render the JSON document that a service returned, to the same image as `result_to_png`.
 
-    The points are the landmarks of the request; None if they were detected.
+    The points are the landmarks of the request, as in `CropInput`; None if they were detected.
 
     Raises:
         ImageTooLargeError: the frame has more pixels than an image may have.
@@ -88,10 +92,8 @@ def json_to_png(
     if result.landmarks is not None:
         landmarks_px = np.array(result.landmarks, np.float32)
     elif points is not None:
-        frame = Size(result.image.width, result.image.height)
-        is_normalized = options.landmark_units == "normalized"
-        margin = limits.landmark_margin
-        exact_px = points_to_landmarks_px(points, image_size=frame, is_normalized=is_normalized, margin=margin)
+        size = Size(result.image.width, result.image.height)
+        exact_px, _ = convert_points(points, options, size, limits, are_normalized=are_points_normalized)
         landmarks_px = np.round(exact_px, COORDINATE_DECIMALS)
     size = Size(result.output.width, result.output.height)
     regions = [_to_region(region) for region in result.regions]

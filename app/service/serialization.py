@@ -112,6 +112,16 @@ def _box_to_frame(box: tuple[float, float, float, float], frame: Frame) -> list[
 def result_warnings(result: CropResult) -> list[dict[str, str]]:
     """List the warnings about a result, each with a stable code."""
     warnings = image_warnings(result.image)
+    if result.are_units_guessed:
+        message = (
+            "All landmarks are between -1 and 2, so they were read as normalized coordinates. Set landmark_units to "
+            "normalized."
+        )
+        warnings.append({"code": "landmarks_normalized", "message": message})
+    if result.face.label_colours:
+        assigned = ", ".join(f"{label_id} = {colour}" for label_id, colour in result.face.label_colours.items())
+        message = f"The label map contains colours. Label ids follow ascending RGB values: {assigned}."
+        warnings.append({"code": "label_colours", "message": message})
     if result.face.omitted:
         message = f"{len(result.face.omitted)} regions have fewer than 3 points or no area; see omitted."
         warnings.append({"code": "regions_omitted", "message": message})

@@ -64,6 +64,7 @@ class _Header(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     options: CropOptions
     label_map: _Image | None = None
     regions: list[tuple[str, list[int]]] | None = None
+    are_units_guessed: bool = False
     request_id: str | None = None
     trace_id: str | None = None
 
@@ -106,6 +107,7 @@ def encode_task(record: Record, revision: int, checked: CheckedInput) -> bytes:
         if checked.label_image is None or checked.label_info is None
         else _describe(checked.label_image, checked.label_info),
         regions=None if regions is None else [(name, list(indices)) for name, indices in regions.items()],
+        are_units_guessed=checked.are_units_guessed,
         request_id=context.request_id.get(),
         trace_id=context.trace_id.get(),
     )
@@ -144,6 +146,7 @@ def decode_task(data: bytes) -> Task:
         label_info=_info(header.label_map) if header.label_map else None,
         region_landmarks=None if header.regions is None else dict(header.regions),
         options=header.options,
+        are_units_guessed=header.are_units_guessed,
     )
     return Task(
         record=record,

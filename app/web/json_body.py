@@ -8,15 +8,18 @@ The command line uses this module for its input files, so it imports no web fram
 
 from __future__ import annotations
 
+import codecs
+import re
 from itertools import chain
 from operator import attrgetter
-from typing import TYPE_CHECKING, Annotated, TypeVar
+from typing import TYPE_CHECKING, Annotated, Final, NamedTuple, TypeVar
 
 import msgspec
 import numpy as np
 import pybase64
 from msgspec import Meta
 
+from app.face.landmarks import look_normalized
 from app.service.crop import CropInput
 from app.service.landmarks import LandmarksInput
 from app.service.options import LANDMARK_OPTION_NAMES, OPTION_NAMES, CropOptions, LandmarkOptions
@@ -27,6 +30,8 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     import numpy.typing as npt
+
+    JsonText = bytes | memoryview | msgspec.Raw
 
 T = TypeVar("T")
 
@@ -42,8 +47,9 @@ DATA_URL_PREFIX_MAX = 128  # `data:image/png;charset=…;base64,` is far shorter
 
 IMAGE_TEXT = "PNG, JPEG or WebP image, as base64 or as a data URL."
 LANDMARKS_TEXT = (
-    "478 points in the order of MediaPipe: 468 of the face mesh and 10 of the irises. The 10 may be omitted. Without "
-    "landmarks, the service detects them in the image."
+    "478 points in the order of MediaPipe: 468 of the face mesh and 10 of the irises. The 10 may be omitted. A result "
+    "of MediaPipe itself is also accepted: it is normalized whatever `landmark_units` is, and `face` selects one of "
+    "its faces. Without landmarks, the service detects them in the image."
 )
 MAP_TEXT = (
     "A label map, or an object of region name to landmark indices. A label map is a PNG or lossless WebP image with "
@@ -60,6 +66,7 @@ class Point(msgspec.Struct):
 
 
 PointList = Annotated[list[float], Meta(min_length=2, max_length=3)]
+Points = list[Point | PointList]
 RegionLandmarks = dict[str, list[int]]
 
 
@@ -68,7 +75,7 @@ class CropRequest(CropOptions, kw_only=True, frozen=True, forbid_unknown_fields=
 
     # Images stay raw JSON, because a copy as a string would double their memory.
     image: Annotated[msgspec.Raw, Meta(description=IMAGE_TEXT)]
-    landmarks: Annotated[list[Point | PointList] | None, Meta(description=LANDMARKS_TEXT)] = None
+    landmarks: Annotated[msgspec.Raw | msgspec.UnsetType, Meta(description=LANDMARKS_TEXT)] = msgspec.UNSET
     segmentation_map: Annotated[msgspec.Raw | msgspec.UnsetType, Meta(description=MAP_TEXT)] = msgspec.UNSET
 
 
@@ -78,12 +85,40 @@ class LandmarksRequest(LandmarkOptions, kw_only=True, frozen=True, forbid_unknow
     image: Annotated[msgspec.Raw, Meta(description=IMAGE_TEXT)]
 
 
+class LandmarkResult(msgspec.Struct):
+    """Result of MediaPipe in JavaScript or Python, with one of these members; each is a face or a list of faces."""
+
+    faceLandmarks: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET  # noqa: N815 - names of MediaPipe
+    face_landmarks: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
+    multiFaceLandmarks: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET  # noqa: N815
+    multi_face_landmarks: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
+    landmark: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
+
+
+class SentLandmarks(NamedTuple):
+    """Landmarks of a request.
+
+    Attributes:
+        points: ``(N, 2)``, or ``(F, N, 2)`` for a result with several faces; None if there are none.
+        are_normalized: whether their form shows that they are normalized.
+    """
+
+    points: npt.NDArray[np.float64] | None = None
+    are_normalized: bool = False
+
+
 _CROP_REQUEST = msgspec.json.Decoder(CropRequest)
 _LANDMARKS_REQUEST = msgspec.json.Decoder(LandmarksRequest)
-_POINTS = msgspec.json.Decoder(list[Point | PointList])
+_POINTS = msgspec.json.Decoder(Points | None)
+_FACES = msgspec.json.Decoder(list[msgspec.Raw])
+_RESULT = msgspec.json.Decoder(LandmarkResult)
 _REGIONS = msgspec.json.Decoder(RegionLandmarks)
 _STRING = msgspec.json.Decoder(str)
 _X, _Y = attrgetter("x"), attrgetter("y")
+
+# An object in a list of points is a face in the form of protocol buffers if its first member is the list of its points.
+_LIST_OF_FACES: Final = re.compile(rb'\s*\[\s*(\[\s*[\[{]|\{\s*"landmark")')
+_OBJECT: Final = re.compile(rb"\s*\{")
 
 
 def parse_json(body: bytes) -> CropInput:
@@ -92,10 +127,12 @@ def parse_json(body: bytes) -> CropInput:
     Raises:
         ProblemError: ``invalid_json``, ``field_missing``, ``field_unknown``, ``field_invalid`` or ``image_encoding``.
     """
-    fields = _decode(_CROP_REQUEST, body, "body", FIELDS)
+    fields = _decode(_CROP_REQUEST, _to_utf8(body), "body", FIELDS)
+    landmarks = parse_landmarks(None if isinstance(fields.landmarks, msgspec.UnsetType) else fields.landmarks)
     return CropInput(
         image=decode_base64(fields.image, "image"),
-        points=None if fields.landmarks is None else _points_to_array(fields.landmarks),
+        points=landmarks.points,
+        are_points_normalized=landmarks.are_normalized,
         segmentation_map=_decode_map(fields.segmentation_map),
         options=fields,
     )
@@ -107,17 +144,55 @@ def parse_landmarks_json(body: bytes) -> LandmarksInput:
     Raises:
         ProblemError: see `parse_json`.
     """
-    fields = _decode(_LANDMARKS_REQUEST, body, "body", LANDMARKS_FIELDS)
+    fields = _decode(_LANDMARKS_REQUEST, _to_utf8(body), "body", LANDMARKS_FIELDS)
     return LandmarksInput(image=decode_base64(fields.image, "image"), options=fields)
 
 
-def parse_points(text: bytes) -> npt.NDArray[np.float64]:
-    """Parse landmarks from a JSON text that contains nothing else.
+def parse_landmarks(content: bytes | msgspec.Raw | None) -> SentLandmarks:
+    """Parse landmarks from a JSON text that contains nothing else: a list of points, or a result of MediaPipe.
+
+    A result is normalized by definition. A list of faces without a name is one if its coordinates are.
 
     Raises:
         ProblemError: see `parse_json`.
     """
-    return _points_to_array(_decode(_POINTS, text, "landmarks"))
+    if content is None:
+        return SentLandmarks()
+    text = _to_utf8(content) if isinstance(content, bytes) else content
+    if _OBJECT.match(text):
+        name, faces = _find_faces(_decode(_RESULT, text, "landmarks"))
+        return SentLandmarks(_parse_faces(faces, name), are_normalized=True)
+    if _LIST_OF_FACES.match(text):
+        array = _parse_faces(text, "landmarks")
+        return SentLandmarks(array, look_normalized(array))
+    points = _decode(_POINTS, text, "landmarks")
+    return SentLandmarks(None if points is None else _points_to_array(points))
+
+
+def _find_faces(result: LandmarkResult) -> tuple[str, msgspec.Raw]:
+    for name in LandmarkResult.__struct_fields__:
+        faces: msgspec.Raw | msgspec.UnsetType = getattr(result, name)
+        if not (isinstance(faces, msgspec.UnsetType) or bytes(faces) == b"null"):
+            return f"landmarks.{name}", faces
+    raise ProblemError("field_invalid", "landmarks: expected a list of points or a result of MediaPipe, got neither")
+
+
+def _parse_faces(text: JsonText, field: str) -> npt.NDArray[np.float64]:
+    """Parse one face, or a list of faces, to ``(N, 2)`` or ``(F, N, 2)``."""
+    if not _LIST_OF_FACES.match(text):
+        return _parse_face(text, field)
+    texts = _decode(_FACES, text, field)
+    faces = [_parse_face(face, f"{field}[{index}]") for index, face in enumerate(texts)]
+    if len({len(face) for face in faces}) > 1:
+        raise ProblemError("field_invalid", f"{field}: expected faces with the same number of points, got others")
+    return np.stack(faces)
+
+
+def _parse_face(text: JsonText, field: str) -> npt.NDArray[np.float64]:
+    if _OBJECT.match(text):
+        face = _decode(_RESULT, text, field).landmark
+        text = text if isinstance(face, msgspec.UnsetType) else face
+    return _points_to_array(_decode(_POINTS, text, field) or [])
 
 
 def parse_segmentation_map(content: bytes | None) -> bytes | RegionLandmarks | None:
@@ -129,7 +204,8 @@ def parse_segmentation_map(content: bytes | None) -> bytes | RegionLandmarks | N
     if content is None:
         return None
     # An object starts with a brace, and no image format does.
-    return _decode(_REGIONS, content, "segmentation_map") if content.lstrip()[:1] == b"{" else content
+    text = _to_utf8(content)
+    return _decode(_REGIONS, text, "segmentation_map") if _OBJECT.match(text) else content
 
 
 def decode_base64(raw: msgspec.Raw, field: str) -> bytes:
@@ -183,7 +259,16 @@ def _decode_map(raw: msgspec.Raw | msgspec.UnsetType) -> bytes | RegionLandmarks
     return decode_base64(raw, "segmentation_map")
 
 
-def _decode(decoder: msgspec.json.Decoder[T], text: bytes | msgspec.Raw, field: str, known: Sequence[str] = ()) -> T:
+def _to_utf8(text: bytes) -> bytes | memoryview:
+    """Return a text without its byte-order mark, which some editors and shells write, in UTF-8."""
+    if text.startswith(codecs.BOM_UTF8):
+        return memoryview(text)[len(codecs.BOM_UTF8) :]
+    if text.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        return text.decode("utf-16", "replace").encode()
+    return text
+
+
+def _decode(decoder: msgspec.json.Decoder[T], text: JsonText, field: str, known: Sequence[str] = ()) -> T:
     # Three times as fast as `bytes.count`.
     if np.count_nonzero(np.frombuffer(text, np.uint8) == COMMA) > MAX_COMMAS:
         raise ProblemError("field_invalid", f"{field}: expected at most {MAX_COMMAS} values, got more")

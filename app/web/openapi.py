@@ -16,7 +16,7 @@ from app.web import json_body, schemas
 from app.web.content_negotiation import JSON, SVG
 from app.web.error_handlers import MEDIA_TYPE, QUEUE_PROBLEMS
 from app.web.problems import INPUT_STATUS, PROBLEMS
-from app.web.request_parsing import MAX_KEY, MAX_WAIT_S, MULTIPART
+from app.web.request_parsing import IMAGE_TYPES, MAX_KEY, MAX_WAIT_S, MULTIPART
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -36,6 +36,7 @@ _REF: Final = "#/components/schemas/{name}"
 _STRUCTURES: Final = (
     json_body.CropRequest,
     json_body.LandmarksRequest,
+    json_body.LandmarkResult,
     schemas.CropResponse,
     schemas.LandmarksResponse,
     schemas.TaskResponse,
@@ -115,9 +116,18 @@ def _option_parameters(options: type[msgspec.Struct] = CropOptions) -> list[dict
     ]
 
 
+_RAW_IMAGE: Final = {
+    "type": "string",
+    "format": "binary",
+    "description": "The image file alone; options are in the query, and landmarks are detected.",
+}
+
+
 def _request_body(structure: type[msgspec.Struct], parts: dict[str, Any]) -> dict[str, Any]:
     form = {"type": "object", "properties": parts, "required": ["image"], "additionalProperties": False}
-    return {"required": True, "content": {JSON: {"schema": _ref(structure)}, MULTIPART: {"schema": form}}}
+    content = {JSON: {"schema": _ref(structure)}, MULTIPART: {"schema": form}}
+    images = {media_type: {"schema": _RAW_IMAGE} for media_type in IMAGE_TYPES}
+    return {"required": True, "content": content | images}
 
 
 def _text_header(description: str) -> dict[str, Any]:
@@ -132,6 +142,7 @@ _CROP_BODY: Final = _request_body(
         "landmarks": {
             "type": "string",
             "contentMediaType": JSON,
+            "default": "",  # pages generated from the document would otherwise send the text `string`
             "description": f"{json_body.LANDMARKS_TEXT} Format: JSON.",
         },
         "segmentation_map": {"type": "string", "format": "binary", "description": json_body.MAP_TEXT},
@@ -234,11 +245,13 @@ def build_document(app: FastAPI) -> dict[str, Any]:
         tags=app.openapi_tags,
         servers=app.servers,
     )
-    _, components = msgspec.json.schema_components(_STRUCTURES, ref_template=_REF)
+    (points, *_), components = msgspec.json.schema_components((json_body.Points, *_STRUCTURES), ref_template=_REF)
     body = components["CropRequest"]["properties"]
     image = {"type": "string", "contentEncoding": "base64", "description": json_body.IMAGE_TEXT}
     body["image"] = components["LandmarksRequest"]["properties"]["image"] = image
     regions = {"type": "object", "additionalProperties": {"type": "array", "items": {"type": "integer"}}}
+    forms = [points, {"type": "array", "items": points}, _ref(json_body.LandmarkResult), {"type": "null"}]
+    body["landmarks"] = {"anyOf": forms, "description": json_body.LANDMARKS_TEXT}
     forms = [{"type": "string", "contentEncoding": "base64"}, regions, {"type": "null"}]
     body["segmentation_map"] = {"anyOf": forms, "description": json_body.MAP_TEXT}
     parts = document.setdefault("components", {})

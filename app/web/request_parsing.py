@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, TypeVar
 import msgspec
 
 from app.observability.recording import image_step
+from app.service.crop import CropInput
+from app.service.landmarks import LandmarksInput
 from app.service.options import OPTION_NAMES, CropOptions, LandmarkOptions
 from app.tasks.errors import TaskUnknownError
 from app.web.body import cancel_on_disconnect, declared_size, read_body, require_declared_size
@@ -25,14 +27,15 @@ if TYPE_CHECKING:
 
     from fastapi import Request
 
-    from app.service.crop import CheckedInput, CropInput, CropService
-    from app.service.landmarks import LandmarksInput
+    from app.service.crop import CheckedInput, CropService
     from app.web.state import WebState
 
 T = TypeVar("T")
 Struct = TypeVar("Struct", bound=msgspec.Struct)
 
 MULTIPART = "multipart/form-data"
+# Bodies that are an image file. The format is detected from the content, as in the other forms.
+IMAGE_TYPES = ("image/jpeg", "image/png", "image/webp", "image/avif", "image/heic", "image/heif", "image/jpg")
 MAX_CONTENT_TYPE = 1024
 MAX_PARAMETERS = 100
 MAX_KEY = 255
@@ -126,8 +129,13 @@ def parse_crop_input(head: RequestHead, body: bytes) -> CropInput:
         ProblemError: the body is invalid.
     """
     with image_step("parse"):
-        is_json = media_type(head.content_type) == JSON
-        request = parse_json(body) if is_json else parse_multipart(body, head.content_type)
+        kind = media_type(head.content_type)
+        if kind == JSON:
+            request = parse_json(body)
+        elif kind == MULTIPART:
+            request = parse_multipart(body, head.content_type)
+        else:
+            request = CropInput(image=body, points=None, segmentation_map=None, options=CropOptions())
         return replace(request, options=_override(request.options, head.options, CropOptions))
 
 
@@ -138,8 +146,13 @@ def parse_landmarks_input(head: RequestHead, body: bytes) -> LandmarksInput:
         ProblemError: the body is invalid.
     """
     with image_step("parse"):
-        is_json = media_type(head.content_type) == JSON
-        request = parse_landmarks_json(body) if is_json else parse_landmarks_multipart(body, head.content_type)
+        kind = media_type(head.content_type)
+        if kind == JSON:
+            request = parse_landmarks_json(body)
+        elif kind == MULTIPART:
+            request = parse_landmarks_multipart(body, head.content_type)
+        else:
+            request = LandmarksInput(image=body, options=LandmarkOptions())
         return replace(request, options=_override(request.options, head.options, LandmarkOptions))
 
 
@@ -243,8 +256,8 @@ def _require_content_type(request: Request) -> str:
     if len(content_type) > MAX_CONTENT_TYPE:  # parsing takes a microsecond per parameter
         detail = f"Content-Type: expected at most {MAX_CONTENT_TYPE} characters, got {len(content_type)}"
         raise ProblemError("unsupported_media_type", detail)
-    if media_type(content_type) not in {JSON, MULTIPART}:
-        detail = f"Content-Type: expected {JSON} or {MULTIPART}, got another or none"
+    if media_type(content_type) not in {JSON, MULTIPART, *IMAGE_TYPES}:
+        detail = f"Content-Type: expected {JSON}, {MULTIPART} or the type of an image, got another or none"
         raise ProblemError("unsupported_media_type", detail)
     if request.headers.get("content-encoding", "identity").strip().lower() != "identity":
         detail = "Content-Encoding: expected none, because images are compressed already; got another"

@@ -8,12 +8,14 @@ from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, get_args
 
+import cv2
 import numpy as np
 import orjson
 import pytest
 
 from app.codec.sniff import ImageFormat, ImageInfo
 from app.face.errors import (
+    FaceIndexError,
     ImageCorruptError,
     ImageEmptyError,
     ImageError,
@@ -33,7 +35,8 @@ from app.face.frame import Size
 from app.face.regions import CATALOGUE
 from app.service import crop
 from app.service.crop import CropInput, CropService, ImageLimits
-from app.service.serialization import result_to_json
+from app.service.options import CropOptions
+from app.service.serialization import result_to_json, result_warnings
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -109,6 +112,67 @@ def test_normalized_points_mean_the_same(service: CropService, make_input: MakeI
     in_pixels = service.process(make_input()).face
     fractions = np.array(sample.pairs) / 512
     assert service.process(make_input(points=fractions, landmark_units="normalized")).face.svg == in_pixels.svg
+
+
+def warnings_of(service: CropService, given: CropInput) -> list[str]:
+    return [warning["code"] for warning in result_warnings(service.process(given))]
+
+
+@pytest.mark.parametrize("size", [512, 2048])
+def test_plain_normalized_points_are_recognized(
+    service: CropService, make_input: MakeInput, sample: Sample, size: int
+) -> None:
+    image = sample.encode(".png", np.zeros((size, size), np.uint8))
+    given = make_input(image=image, points=np.array(sample.pairs) / 512)
+    declared = replace(given, options=CropOptions(landmark_units="normalized"))
+    formed = replace(given, are_points_normalized=True)
+    results = [service.process(one).face.svg for one in (given, declared, formed)]
+    assert results[0] == results[1] == results[2]
+    assert [warnings_of(service, one) for one in (given, declared, formed)] == [["landmarks_normalized"], [], []]
+    digests = [service.check(one).digest() for one in (given, declared, formed)]
+    assert len(set(digests)) == 3, "a cached result has the warnings of its own request"
+
+
+@pytest.mark.parametrize("points", [[[0.5, 0.5]] * 478, [[0.5, 0.5]] * 477 + [[0.5, 2.5]]])
+def test_points_that_are_no_face_are_refused(service: CropService, make_input: MakeInput, points: Any) -> None:
+    with pytest.raises(LandmarkDegenerateError):
+        service.check(make_input(points=points))
+
+
+@pytest.mark.parametrize(("face", "expectation"), [(0, 0), (1, 1), (2, pytest.raises(FaceIndexError, match="below 2"))])
+def test_one_of_several_sent_faces_is_selected(
+    service: CropService, make_input: MakeInput, sample: Sample, face: int, expectation: Any
+) -> None:
+    faces = np.stack([sample.pairs, np.array(sample.pairs) + 7])
+    given = replace(make_input(points=faces), options=CropOptions(face=face))
+    with expectation if face == 2 else nullcontext():
+        found = service.check(given).landmarks_px
+        assert found is not None
+        np.testing.assert_allclose(found, faces[expectation], atol=1e-4)
+
+
+@pytest.mark.parametrize("kind", ["grey", "rgb", "rgba", "webp"])
+def test_equal_channels_are_label_ids(service: CropService, make_input: MakeInput, sample: Sample, kind: str) -> None:
+    ids = np.zeros((64, 64), np.uint8)
+    ids[10:30, 10:30], ids[40:60, 40:60] = 2, 5
+    opaque = np.full_like(ids, 255)
+    files = {
+        "grey": sample.encode(".png", ids),
+        "rgb": sample.encode(".png", np.dstack([ids] * 3)),
+        "rgba": sample.encode(".png", np.dstack([*[ids] * 3, opaque])),
+        "webp": sample.encode(".webp", np.dstack([ids] * 3), cv2.IMWRITE_WEBP_QUALITY, 101),
+    }
+    result = service.process(make_input(segmentation_map=files[kind]))
+    assert [region.label_id for region in result.face.regions] == [2, 5]
+    assert result_warnings(result) == []
+
+
+def test_the_assignment_of_colours_is_a_warning(service: CropService, make_input: MakeInput, sample: Sample) -> None:
+    image = np.zeros((64, 64, 3), np.uint8)
+    image[10:30, 10:30], image[40:60, 40:60] = (0, 0, 255), (255, 0, 0)
+    (warning,) = result_warnings(service.process(make_input(segmentation_map=sample.encode(".png", image))))
+    assert warning["code"] == "label_colours"
+    assert "1 = #0000ff, 2 = #ff0000" in warning["message"]
 
 
 def test_options_reach_contours_and_overlay(service: CropService, make_input: MakeInput) -> None:

@@ -61,6 +61,7 @@ def checked_inputs(draw: st.DrawFn) -> CheckedInput:
         label_info=draw(infos) if has_map else None,
         region_landmarks=None if has_map else draw(st.none() | regions),
         options=draw(options),
+        are_units_guessed=draw(st.booleans()),
     )
 
 
@@ -73,6 +74,7 @@ def plain(checked: CheckedInput) -> dict[str, Any]:
         "dtype": None if checked.landmarks_px is None else checked.landmarks_px.dtype,
         "label_image": None if checked.label_image is None else bytes(checked.label_image),
         "label_info": checked.label_info,
+        "are_units_guessed": checked.are_units_guessed,
         "regions": None
         if checked.region_landmarks is None
         else [(name, list(indices)) for name, indices in checked.region_landmarks.items()],

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import codecs
 import json
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
@@ -14,7 +15,14 @@ from hypothesis import strategies as st
 
 from app.face.errors import InputError
 from app.service.options import OPTION_NAMES, CropOptions
-from app.web.json_body import FIELDS, MAX_COMMAS, parse_json, parse_points, parse_segmentation_map
+from app.web.json_body import (
+    FIELDS,
+    MAX_COMMAS,
+    parse_json,
+    parse_landmarks,
+    parse_landmarks_json,
+    parse_segmentation_map,
+)
 from app.web.problems import ProblemError
 
 if TYPE_CHECKING:
@@ -47,9 +55,87 @@ def problem(code: str) -> AbstractContextManager[Any]:
     ],
 )
 def test_points_of_every_form_are_parsed(points: list[Any]) -> None:
-    for read in (parse_json(body(landmarks=points)).points, parse_points(json.dumps(points).encode())):
+    for read in (parse_json(body(landmarks=points)).points, parse_landmarks(json.dumps(points).encode()).points):
         assert read.dtype == np.float64
         assert read.tolist() == POINTS
+
+
+BOMS = {"utf-8-sig": b"", "utf-16-le": codecs.BOM_UTF16_LE, "utf-16-be": codecs.BOM_UTF16_BE}
+
+
+@pytest.mark.parametrize("encoding", BOMS)
+def test_text_with_a_byte_order_mark_is_parsed(encoding: str) -> None:
+    def encode(text: bytes) -> bytes:
+        return BOMS[encoding] + text.decode().encode(encoding)
+
+    request = parse_json(encode(body(segmentation_map={"é": [1, 2, 3]}, simplify=2)))
+    assert (request.image, request.points.tolist(), request.segmentation_map) == (FILE, POINTS, {"é": [1, 2, 3]})
+    assert request.options.simplify == 2
+    assert parse_landmarks_json(encode(json.dumps({"image": IMAGE}).encode())).image == FILE
+    assert parse_landmarks(encode(json.dumps(POINTS).encode())).points.tolist() == POINTS
+    assert parse_segmentation_map(encode(b'{"a":[1,2,3]}')) == {"a": [1, 2, 3]}
+
+
+DICTS = [{"x": 0.4, "y": 0.5, "z": -0.1, "visibility": 0, "presence": None, "name": None}, {"x": 0.1, "y": 1.2}]
+FACE = [[0.4, 0.5], [0.1, 1.2]]
+MORE = {"faceBlendshapes": [{"categories": []}], "facialTransformationMatrixes": []}
+
+
+@pytest.mark.parametrize(
+    "landmarks",
+    [
+        pytest.param({"faceLandmarks": [DICTS, DICTS], **MORE}, id="tasks in JavaScript"),
+        pytest.param({**MORE, "face_landmarks": [DICTS, DICTS]}, id="tasks in Python"),
+        pytest.param({"multi_face_landmarks": [{"landmark": DICTS}, {"landmark": DICTS}]}, id="protocol buffers"),
+        pytest.param({"multiFaceLandmarks": [DICTS, DICTS]}, id="legacy JavaScript"),
+        pytest.param([{"landmark": DICTS}, {"landmark": DICTS}], id="list of protocol buffers"),
+        pytest.param([DICTS, DICTS], id="nested list"),
+        pytest.param([FACE, FACE], id="nested list of pairs"),
+        pytest.param({"faceLandmarks": DICTS}, id="holistic in JavaScript"),
+        pytest.param({"face_landmarks": {"landmark": DICTS}}, id="holistic in Python"),
+        pytest.param({"landmark": DICTS}, id="one face as a protocol buffer"),
+        pytest.param({"faceLandmarks": None, "face_landmarks": [DICTS]}, id="one face"),
+        pytest.param({"faceLandmarks": [[[400.0, 500.0], [100.0, 1200.0]]]}, id="not in the usual range"),
+    ],
+)
+@pytest.mark.parametrize("indent", [None, 2])
+def test_results_of_mediapipe_are_normalized(landmarks: Any, indent: int | None) -> None:
+    text = json.dumps(landmarks, indent=indent).encode()
+    request = parse_json(json.dumps({"image": IMAGE, "landmarks": landmarks}, indent=indent).encode())
+    for points, are_normalized in (parse_landmarks(text), (request.points, request.are_points_normalized)):
+        faces = points if points.ndim == 3 else points[None]
+        assert are_normalized
+        for face in faces:
+            assert face.tolist() in (FACE, np.multiply(FACE, 1000).tolist())
+
+
+def test_a_nested_list_of_pixels_is_not_normalized() -> None:
+    assert not parse_landmarks(json.dumps([POINTS]).encode()).are_normalized
+
+
+@pytest.mark.parametrize(
+    ("landmarks", "code", "detail"),
+    [
+        (
+            {CANARY: DICTS},
+            "field_invalid",
+            "landmarks: expected a list of points or a result of MediaPipe, got neither",
+        ),
+        ({"faceLandmarks": 3}, "field_invalid", "landmarks.faceLandmarks: expected an array or null, got an integer"),
+        ({"faceLandmarks": [DICTS, [{"x": 1}]]}, "field_missing", "landmarks.faceLandmarks[1][0].y: expected a value"),
+        (
+            {"faceLandmarks": [DICTS, DICTS[:1]]},
+            "field_invalid",
+            "landmarks.faceLandmarks: expected faces with the same",
+        ),
+        ([[[[1, 2]]]], "field_invalid", "landmarks[0][0][0]: expected a number, got an array"),
+        ({"landmark": {"landmark": {"landmark": DICTS}}}, "field_invalid", "landmarks.landmark: expected an array"),
+    ],
+)
+def test_other_documents_are_refused(landmarks: Any, code: str, detail: str) -> None:
+    with problem(code) as caught:
+        parse_landmarks(json.dumps(landmarks).encode())
+    assert caught.value.detail.startswith(detail)
 
 
 @pytest.mark.parametrize(
@@ -96,7 +182,7 @@ def test_fields_are_those_of_the_options_and_three_more() -> None:
         (b'{"image":"","landmarks":[]}}', "invalid_json"),
         (b"[" * 100_000, "field_invalid"),
         (b'{"image":' * 100_000, "invalid_json"),
-        (b'{"image":"","landmarks":[{"x":1,"y":2,"z":' + b"[" * 100_000, "field_invalid"),
+        (b'{"image":"","landmarks":[{"x":1,"y":2,"z":' + b"[" * 100_000, "invalid_json"),
         (b'{"image":"","landmarks":[{"x":1,"y":2,"v":' + b"[" * 100_000, "invalid_json"),
         (b'{"image":"\xff\\/","landmarks":[]}', "invalid_json"),
         (b"{}", "field_missing"),
@@ -134,7 +220,7 @@ def test_invalid_bodies_have_their_codes(text: bytes, code: str) -> None:
 def test_numbers_that_python_cannot_convert_are_ignored() -> None:
     digits = b"9" * 5000
     text = b'[{"x":1.5,"y":2,"v":%b},{"x":3,"y":4.25,"v":1e%b}]' % (digits, digits)
-    assert parse_points(text).tolist() == POINTS
+    assert parse_landmarks(text).points.tolist() == POINTS
 
 
 def test_enumerations_are_listed() -> None:
@@ -184,7 +270,7 @@ json_values = st.recursive(
 
 @given(st.binary() | st.text().map(str.encode) | json_values.map(lambda value: json.dumps(value).encode()))
 def test_arbitrary_bytes_raise_only_problems(text: bytes) -> None:
-    for parse in (parse_json, parse_points, parse_segmentation_map):
+    for parse in (parse_json, parse_landmarks, parse_segmentation_map):
         with suppress(ProblemError, InputError):
             parse(text)
 

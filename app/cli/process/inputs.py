@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import importlib.util
 import os
 import stat
 from collections import deque
@@ -12,7 +13,9 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-SUFFIXES: Final = (".png", ".jpg", ".jpeg", ".webp")
+HEIC_SUFFIXES: Final = (".heic", ".heif", ".hif")
+SUFFIXES: Final = (".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".webp", ".avif", *HEIC_SUFFIXES)
+HEIC_DECODER: Final = "pillow_heif"
 
 
 class InputImage(NamedTuple):
@@ -43,6 +46,18 @@ class Failure(NamedTuple):
     reason: str
 
 
+class IgnoredFile(NamedTuple):
+    """A file in an input folder that is not processed.
+
+    Attributes:
+        path: its path.
+        reason: sentence for the user.
+    """
+
+    path: str
+    reason: str
+
+
 @dataclass(frozen=True, slots=True)
 class FoundImages:
     """Result of a search.
@@ -50,13 +65,20 @@ class FoundImages:
     Attributes:
         images: sorted by path within each input.
         failures: files and folders that cannot be read.
+        ignored: other files in the folders, except hidden ones.
     """
 
     images: list[InputImage] = field(default_factory=list)
     failures: list[Failure] = field(default_factory=list)
+    ignored: list[IgnoredFile] = field(default_factory=list)
 
 
-def find_images(inputs: Sequence[str], out: str) -> FoundImages:
+def has_heic_decoder() -> bool:
+    """Return whether HEIC files can be decoded, without loading the decoder."""
+    return importlib.util.find_spec(HEIC_DECODER) is not None
+
+
+def find_images(inputs: Sequence[str], out: str, *, has_heic: bool = True) -> FoundImages:
     """Find the images in files and folders.
 
     A file is an image whatever its suffix. In a folder, only files with one of `SUFFIXES` are images, in either case;
@@ -66,6 +88,7 @@ def find_images(inputs: Sequence[str], out: str) -> FoundImages:
     Args:
         inputs: existing files and folders.
         out: results folder, which may be missing.
+        has_heic: whether HEIC files in folders can be decoded; otherwise, they are ignored.
 
     Raises:
         OSError: an input is missing, or is the results folder.
@@ -75,7 +98,7 @@ def find_images(inputs: Sequence[str], out: str) -> FoundImages:
         raise FileExistsError(errno.EEXIST, "expected a results folder that is not an input; choose another --out", out)
     roots = [(path, _absolute(path), stat.S_ISDIR(os.stat(path).st_mode)) for path in inputs]
     common = os.path.commonpath([full if is_folder else os.path.dirname(full) for _, full, is_folder in roots])
-    search = _Search(common, out)
+    search = _Search(common, out, has_heic=has_heic)
     for path, full, is_folder in roots:
         if is_folder:
             search.add_folder(path, full)
@@ -91,9 +114,10 @@ def _absolute(path: str) -> str:
 
 
 class _Search:
-    def __init__(self, common: str, out: str) -> None:
+    def __init__(self, common: str, out: str, *, has_heic: bool) -> None:
         self.found = FoundImages()
         self._common = common
+        self._has_heic = has_heic
         self._files: set[str] = set()
         self._folders: set[tuple[int, int]] = set()
         self._links: deque[tuple[str, str]] = deque()
@@ -122,9 +146,19 @@ class _Search:
                     subfolders.append((entry.path, inside))
                 elif entry.is_symlink() and os.path.isdir(entry.path):
                     self._links.append((entry.path, inside))
-                elif entry.name.lower().endswith(SUFFIXES):
+                elif reason := self._reason_to_ignore(entry.name):
+                    self.found.ignored.append(IgnoredFile(entry.path, reason))
+                else:
                     self.add_file(entry.path, inside)
             pending.extend(reversed(subfolders))
+
+    def _reason_to_ignore(self, name: str) -> str:
+        suffix = os.path.splitext(name)[1].lower()
+        if suffix not in SUFFIXES:
+            return f"expected an image, got {f'a {escape_path(suffix)} file' if suffix else 'a file without a suffix'}"
+        if suffix in HEIC_SUFFIXES and not self._has_heic:
+            return "expected an image that can be decoded, got HEIC; install pillow-heif"
+        return ""
 
     def follow_links(self) -> None:
         """Add the folders that only symbolic links lead to."""

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
-    from app.cli.process.inputs import FoundImages, InputImage
+    from app.cli.process.inputs import FoundImages, IgnoredFile, InputImage
     from app.cli.process.outputs import OutputFolder
     from app.service.options import CropOptions
 
@@ -143,12 +143,14 @@ class Plan:
         jobs: jobs to run.
         up_to_date: jobs whose results exist already.
         failures: images and folders that cannot be processed.
+        ignored: files in the input folders that are neither images nor used by one.
         has_full_names: whether results include the suffix of their image, because names would collide otherwise.
     """
 
     jobs: list[Job] = field(default_factory=list)
     up_to_date: list[Job] = field(default_factory=list)
     failures: list[Failure] = field(default_factory=list)
+    ignored: list[IgnoredFile] = field(default_factory=list)
     has_full_names: bool = False
 
 
@@ -179,6 +181,7 @@ def plan_jobs(selection: Selection, found: FoundImages, out: OutputFolder) -> Pl
         plan.has_full_names |= os.path.basename(name) != os.path.splitext(os.path.basename(image.path))[0]
         is_done = out.is_up_to_date(results, max(image.modified_ns, modified_ns))
         (plan.up_to_date if is_done else plan.jobs).append(job)
+    plan.ignored = [file for file in found.ignored if _resolve_folder(file.path) not in sources]
     for result in (result for job in (*plan.jobs, *plan.up_to_date) for result in job.results):
         if _resolve_folder(result) in sources:
             raise OutputError(f"result {escape_path(result)} would overwrite an input; choose another --out")

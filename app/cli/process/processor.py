@@ -20,7 +20,7 @@ from app.service.crop import CropInput, CropService, ImageLimits
 from app.service.detector_pool import DetectorPool
 from app.service.png_export import json_to_png, result_to_png
 from app.service.serialization import result_to_json
-from app.web.json_body import parse_points, parse_segmentation_map
+from app.web.json_body import parse_landmarks, parse_segmentation_map
 from app.web.problems import ProblemError
 
 if TYPE_CHECKING:
@@ -61,12 +61,18 @@ class LocalProcessor:
         """
         config = self._config
         files = read_files(job, config.max_bytes)
-        points = None if files.landmarks is None else parse_points(files.landmarks)
+        landmarks = parse_landmarks(files.landmarks)
         label_map = parse_segmentation_map(files.label_map)
         if config.fault_poison_region and isinstance(label_map, dict) and config.fault_poison_region in label_map:
             os.kill(os.getpid(), signal.SIGKILL)
         result = self._service.process(
-            CropInput(image=files.image, points=points, segmentation_map=label_map, options=config.options)
+            CropInput(
+                image=files.image,
+                points=landmarks.points,
+                are_points_normalized=landmarks.are_normalized,
+                segmentation_map=label_map,
+                options=config.options,
+            )
         )
         encoders: dict[Format, Callable[[], bytes]] = {
             Format.SVG: lambda: result.face.svg,
@@ -99,8 +105,9 @@ def document_to_results(document: bytes, files: JobFiles, config: JobConfig) -> 
         elif name is Format.SVG:
             results.append(svg)
         else:
-            points = None if files.landmarks is None else parse_points(files.landmarks)
-            results.append(json_to_png(document, points, config.options, _limits(config)))
+            points, are_normalized = parse_landmarks(files.landmarks)
+            png = json_to_png(document, points, config.options, _limits(config), are_points_normalized=are_normalized)
+            results.append(png)
     return results
 
 

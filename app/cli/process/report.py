@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import sys
 import time
@@ -16,12 +17,14 @@ from app.cli.process.inputs import Failure, escape_path
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
 
+    from app.cli.process.inputs import IgnoredFile
     from app.cli.process.jobs import Job, Outcome, Plan
 
 LINE_INTERVAL_S: Final = 10.0
 BAR_INTERVAL_S: Final = 0.1
 BAR_REFRESH_HZ: Final = 4
 MAX_FAILURE_ROWS: Final = 50
+MAX_IGNORED_ROWS: Final = 20
 
 
 class Progress:
@@ -38,6 +41,7 @@ class Progress:
         self.done = 0
         self.detected = 0
         self.failures: list[Failure] = []
+        self.ignored = plan.ignored
         self.start = time.perf_counter()
         self.seconds = 0.0
         self._remaining = {job.number: job for job in plan.jobs}
@@ -90,6 +94,7 @@ class Progress:
             "done": self.done,
             "skipped": self.skipped,
             "failed": [_failure_document(failure) for failure in self.failures],
+            "ignored": [_ignored_document(file) for file in self.ignored],
             "not_begun": self.remaining,
             "landmarks_found": self.detected,
             "seconds": round(self.seconds, 3),
@@ -160,6 +165,15 @@ def print_summary(progress: Progress, *, is_terminal: bool) -> None:
     (_print_tables if is_terminal else _print_plain)(shown, progress.failures[:MAX_FAILURE_ROWS])
     if len(progress.failures) > MAX_FAILURE_ROWS:
         print_line(f"{len(progress.failures) - MAX_FAILURE_ROWS} more failed; --report FILE or --json lists all")
+    print_ignored(progress.ignored)
+
+
+def print_ignored(ignored: Sequence[IgnoredFile]) -> None:
+    """Print which files were ignored, and why."""
+    for path, reason in ignored[:MAX_IGNORED_ROWS]:
+        print_line(f"{escape_path(path)}: ignored: {reason}")
+    if len(ignored) > MAX_IGNORED_ROWS:
+        print_line(f"{len(ignored) - MAX_IGNORED_ROWS} more ignored; --json lists all")
 
 
 def _print_plain(rows: Sequence[tuple[str, str, str]], failures: Sequence[Failure]) -> None:
@@ -193,18 +207,29 @@ def print_line(text: str) -> None:
 
 
 def print_json(document: dict[str, Any]) -> None:
-    """Print a machine-readable document."""
-    sys.stdout.write(orjson.dumps(document, option=orjson.OPT_INDENT_2).decode() + "\n")
+    """Print a machine-readable document, in ASCII if standard output cannot encode it."""
+    text = orjson.dumps(document, option=orjson.OPT_INDENT_2).decode()
+    if _encode_for_output(text) != text:
+        text = json.dumps(document, indent=2)
+    sys.stdout.write(text + "\n")
+
+
+def _encode_for_output(text: str) -> str:
+    """Escape the characters that standard output cannot encode."""
+    encoding = sys.stdout.encoding or "utf-8"
+    return text.encode(encoding, "backslashreplace").decode(encoding)
 
 
 def print_plan(plan: Plan) -> None:
     """Print what a run would do: one line per image, with its results."""
     for job in plan.jobs:
         landmarks = "" if job.landmarks is None else f" ({escape_path(os.path.basename(job.landmarks))})"
-        sys.stdout.write(f"{escape_path(job.image)} -> {', '.join(map(escape_path, job.results))}{landmarks}\n")
+        line = f"{escape_path(job.image)} -> {', '.join(map(escape_path, job.results))}{landmarks}\n"
+        sys.stdout.write(_encode_for_output(line))
     for failure in plan.failures:
         print_line(f"{escape_path(failure.path)}: {failure.code}: {failure.reason}")
     print_line(f"{len(plan.jobs)} to process, {len(plan.up_to_date)} up to date, {len(plan.failures)} failed")
+    print_ignored(plan.ignored)
 
 
 def plan_document(plan: Plan) -> dict[str, Any]:
@@ -213,6 +238,7 @@ def plan_document(plan: Plan) -> dict[str, Any]:
         "to_do": [_job_document(job) for job in plan.jobs],
         "skipped": [_job_document(job) for job in plan.up_to_date],
         "failed": [_failure_document(failure) for failure in plan.failures],
+        "ignored": [_ignored_document(file) for file in plan.ignored],
     }
 
 
@@ -227,3 +253,7 @@ def _job_document(job: Job) -> dict[str, Any]:
 
 def _failure_document(failure: Failure) -> dict[str, Any]:
     return {"photo": escape_path(failure.path), "code": failure.code, "reason": failure.reason}
+
+
+def _ignored_document(file: IgnoredFile) -> dict[str, Any]:
+    return {"path": escape_path(file.path), "reason": file.reason}

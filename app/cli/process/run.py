@@ -9,12 +9,13 @@ from contextlib import closing, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import IO, TYPE_CHECKING, Any, Final
 
-from app.cli.process.inputs import escape_path, find_images, os_error_text
+from app.cli.process.inputs import escape_path, find_images, has_heic_decoder, os_error_text
 from app.cli.process.jobs import JobConfig, RunError, plan_jobs
 from app.cli.process.outputs import OutputFolder
 from app.cli.process.report import (
     Progress,
     plan_document,
+    print_ignored,
     print_json,
     print_line,
     print_plan,
@@ -117,12 +118,15 @@ def run(selection: Selection, options: RunOptions, crop_options: CropOptions) ->
     """
     settings = settings_or_exit()
     try:
-        found = find_images(selection.inputs, options.out)
+        # A service may decode HEIC even if this machine cannot.
+        has_heic = options.url is not None or has_heic_decoder()
+        found = find_images(selection.inputs, options.out, has_heic=has_heic)
     except (FileNotFoundError, FileExistsError) as error:
         print_line(f"{escape_path(str(error.filename))}: {os_error_text(error)}")
         return EXIT_USAGE
     if not (found.images or found.failures):
         print_line(f"no images found in {', '.join(map(escape_path, selection.inputs))}")
+        print_ignored(found.ignored)
         return 0
     with closing(OutputFolder(options.out)) as folder:
         if not options.is_dry_run:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import inspect
+import json
+import os
 import subprocess
 import sys
-from typing import Any, get_args
+from typing import TYPE_CHECKING, Any, get_args
 
 import msgspec
 import pytest
@@ -19,6 +21,9 @@ from app.cli.process.remote_pool import to_form_fields
 from app.service.options import OPTION_NAMES, CropOptions
 from app.web import openapi
 from app.web.multipart_body import options_from_text
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 PARAMETERS = inspect.signature(process).parameters
 SCHEMAS = openapi.option_schemas()
@@ -98,3 +103,21 @@ def test_help_loads_no_image_libraries(arguments: list[str]) -> None:
     done = subprocess.run([sys.executable, "-c", script, *arguments], capture_output=True, text=True, check=True)
     heavy = {"cv2", "numpy", "fastapi", "httpx", "multiprocessing", "rich.progress", "app.settings"}
     assert not heavy & set(done.stdout.split())
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "latin-1", "cp1252", "utf-8"])
+@pytest.mark.parametrize("arguments", [[], ["--json"]])
+def test_a_dry_run_lists_every_name_in_any_encoding(tmp_path: Path, encoding: str, arguments: list[str]) -> None:
+    for name in ("é.png", "顔.png", "顔.gif", "顔.landmarks.json"):
+        (tmp_path / name).write_bytes(b"[]")
+    command = [sys.executable, "-m", "app", "process", str(tmp_path), "--out", str(tmp_path / "out"), "--dry-run"]
+    environment = {**os.environ, "PYTHONIOENCODING": encoding, "LC_ALL": "C.UTF-8"}
+    done = subprocess.run([*command, *arguments], capture_output=True, env=environment, check=True)
+    if arguments:
+        document = json.loads(done.stdout)
+        assert [os.path.basename(one["photo"]) for one in document["to_do"]] == ["é.png", "顔.png"]
+        assert [os.path.basename(one["path"]) for one in document["ignored"]] == ["顔.gif"]
+    else:
+        assert len(done.stdout.splitlines()) == 2
+        assert "顔.png".encode(encoding, "backslashreplace") in done.stdout
+        assert b".gif: ignored: expected an image, got a .gif file" in done.stderr

@@ -35,6 +35,21 @@ def test_folders_are_searched_recursively(tmp_path: Path) -> None:
     assert found.failures == []
 
 
+NAMES = ["a.AVIF", "b.heic", "c.HEIF", "d.jfif", "e.jpe", "f.gif", "g.json", "h"]
+
+
+@pytest.mark.parametrize(("has_heic", "ignored"), [(True, "fgh"), (False, "bcfgh")])
+def test_other_files_are_ignored_with_a_reason(tmp_path: Path, ignored: str, *, has_heic: bool) -> None:
+    make(tmp_path, *(f"p/{name}" for name in NAMES))
+    found = find_images([str(tmp_path / "p")], str(tmp_path / "out"), has_heic=has_heic)
+    assert names(found, tmp_path) == [f"p/{name}" for name in NAMES if name[0] not in ignored]
+    reasons = {os.path.basename(file.path)[0]: file.reason for file in found.ignored}
+    assert "".join(sorted(reasons)) == ignored
+    assert reasons["f"] == "expected an image, got a .gif file"
+    assert reasons["h"] == "expected an image, got a file without a suffix"
+    assert has_heic or "install pillow-heif" in reasons["b"]
+
+
 def test_named_files_may_have_any_suffix(tmp_path: Path) -> None:
     make(tmp_path, "a.heic", ".b.png")
     assert names(find(tmp_path, "a.heic", ".b.png"), tmp_path) == ["a.heic", ".b.png"]

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from xml.etree import ElementTree as ET
 
 import httpx
+import orjson
 import pytest
 
 if TYPE_CHECKING:
@@ -162,3 +163,47 @@ def test_a_disconnect_has_status_499(make_app: MakeApp) -> None:
 
     asyncio.run(run())
     assert sent[0]["status"] == 499
+
+
+@pytest.mark.usefixtures("face_models")
+@pytest.mark.parametrize("name", ["image/jpeg", "image/png", "image/webp", "IMAGE/PNG", "image/jpg; q=1"])
+def test_a_body_may_be_an_image(make_app: MakeApp, call: Call, sample: Sample, name: str) -> None:
+    app = make_app()
+    query = "?upright=true&crop=face&output_size=200"
+    form = sample.form(image=sample.photo, landmarks=None)
+    expected = call(app, path=CROP + query, content=form, headers={"content-type": sample.multipart}).json()
+    found = call(app, path=CROP + query, content=sample.photo, headers={"content-type": name}).json()
+    assert max(found["output"].values()) == 200
+    assert found | {"processing_time_ms": 0} == expected | {"processing_time_ms": 0}
+
+
+@pytest.mark.usefixtures("face_models")
+@pytest.mark.parametrize("path", [CROP, "/api/v1/frontal/landmarks"])
+@pytest.mark.parametrize(
+    ("name", "content", "code"),
+    [
+        ("image/gif", b"GIF89a", "unsupported_media_type"),
+        ("application/octet-stream", b"x", "unsupported_media_type"),
+        ("image/png", b"", "image_empty"),
+        ("image/png", b"GIF89a, or so", "image_unsupported_format"),
+        ("image/heif", b"BM, or so", "image_unsupported_format"),
+    ],
+)
+def test_other_bodies_are_refused(
+    make_app: MakeApp, call: Call, path: str, name: str, content: bytes, code: str
+) -> None:
+    response = call(make_app(), path=path, content=content, headers={"content-type": name})
+    assert response.json()["code"] == code
+
+
+def test_what_swagger_sends_for_untouched_fields_is_accepted(make_app: MakeApp, call: Call, sample: Sample) -> None:
+    """Every default of the form's schema, and an empty part for each field without one."""
+    app = make_app()
+    document = app.openapi()
+    form = document["paths"][CROP]["post"]["requestBody"]["content"]["multipart/form-data"]["schema"]["properties"]
+    defaults = {name: schema.get("default") for name, schema in form.items() if name != "image"}
+    texts = {name: "" if value is None else orjson.dumps(value).decode().strip('"') for name, value in defaults.items()}
+    body = sample.form(**{**{name: text.encode() for name, text in texts.items()}, "landmarks": sample.landmarks})
+    response = call(app, content=body, headers={"content-type": sample.multipart})
+    assert response.status_code == 200, response.text
+    assert defaults["landmarks"] == "", "an empty text, because Swagger would send the text `string`"

@@ -10,6 +10,8 @@ const MAX_JSON_BYTES = 4 * 1024 * 1024;
 /** Largest coordinate of normalized landmarks; a face in pixels has larger ones. */
 const MAX_NORMALIZED = 2;
 const MIN_POINTS = 468;
+/** Members of the results of MediaPipe that contain landmarks. */
+const MEDIAPIPE_MEMBERS = ["faceLandmarks", "face_landmarks", "multiFaceLandmarks", "multi_face_landmarks", "landmark"];
 
 /** @param {Controller} controller */
 export function initFileInputs(controller) {
@@ -90,7 +92,8 @@ function describeFile(file) {
 }
 
 /**
- * Assign files to slots: a JSON list is landmarks, a JSON object of lists is a label map, any other file is the image.
+ * Assign files to slots: a JSON list or a result of MediaPipe is landmarks, a JSON object of lists is a label map, any
+ * other file is the image.
  * @param {File[]} candidates
  * @param {string} [slot] slot onto which the files were dropped; empty to detect it
  * @returns {Promise<{files: Files, notice: string}>} one file for each slot, and a notice about ignored files
@@ -113,6 +116,7 @@ async function detectSlot(file) {
   if (file.type !== "application/json" && !file.name.toLowerCase().endsWith(".json")) return "image";
   const value = await readJson(file);
   if (typeof value !== "object" || value === null || Array.isArray(value)) return "landmarks"; // the API validates them
+  if (MEDIAPIPE_MEMBERS.some((name) => name in value)) return "landmarks";
   return Object.values(value).every(Array.isArray) ? "map" : "";
 }
 
