@@ -53,7 +53,7 @@ if TYPE_CHECKING:
 class ImageLimits:
     """Limits of the input; see the settings of the same names."""
 
-    max_image_pixels: int = 24_000_000
+    max_image_pixels: int = 64_000_000
     landmark_margin: float = 0.25
 
 

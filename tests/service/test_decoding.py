@@ -30,7 +30,7 @@ JPEG = (cv2.IMWRITE_JPEG_QUALITY, 92)
 @pytest.fixture
 def service(face_models: Path) -> CropService:
     del face_models  # skips the test if the models are not installed
-    return CropService(ImageLimits(max_image_pixels=64_000_000))
+    return CropService(ImageLimits())
 
 
 @pytest.fixture
