@@ -3,7 +3,7 @@
 The decoders that OpenCV uses fill in missing data silently, so call ``sniff.verify_structure`` first.
 """
 
-from typing import Any
+from typing import Any, Final
 
 import cv2
 import numpy as np
@@ -16,11 +16,26 @@ from app.face.frame import BGRA_CHANNELS, ByteArray, Size
 
 _LABEL_BITS = 8
 
+_COLOUR_FLAGS: Final = {
+    1: cv2.IMREAD_COLOR,
+    2: cv2.IMREAD_REDUCED_COLOR_2,
+    4: cv2.IMREAD_REDUCED_COLOR_4,
+    8: cv2.IMREAD_REDUCED_COLOR_8,
+}
 
-def decode_image(data: bytes | memoryview, info: ImageInfo) -> ByteArray:
+
+def list_reductions(info: ImageInfo) -> tuple[int, ...]:
+    """Return the reductions at which an image can be decoded for less than the cost of the full size."""
+    # libjpeg reduces each block of 8 by 8 pixels before the inverse transform. OpenCV decodes other formats in full.
+    return tuple(_COLOUR_FLAGS) if info.format == "jpeg" else (1,)
+
+
+def decode_image(data: bytes | memoryview, info: ImageInfo, reduction: int = 1) -> ByteArray:
     """Decode an image with verified structure to ``(H, W, 3)`` BGR pixels as stored, which landmarks refer to.
 
-    The EXIF orientation is not applied, alpha is dropped, 16 bits become 8.
+    The EXIF orientation is not applied, alpha is dropped, 16 bits become 8. With a reduction (see `list_reductions`),
+    width and height are divided by it and rounded up: pixel ``(x, y)`` covers the square of that side whose first pixel
+    is ``(reduction * x, reduction * y)``.
 
     Raises:
         ImageCorruptError: the pixels cannot be decoded, or do not match the size in the header.
@@ -28,14 +43,15 @@ def decode_image(data: bytes | memoryview, info: ImageInfo) -> ByteArray:
     """
     view = memoryview(data)
     source = png.strip_png(view) if info.format == "png" else view
-    return _decode(source, cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION, info.size)
+    size = Size(-(-info.size.width // reduction), -(-info.size.height // reduction))
+    return _decode(source, _COLOUR_FLAGS[reduction] | cv2.IMREAD_IGNORE_ORIENTATION, size)
 
 
-def decode_image_with_alpha(data: bytes | memoryview, info: ImageInfo) -> ByteArray:
+def decode_image_with_alpha(data: bytes | memoryview, info: ImageInfo, reduction: int = 1) -> ByteArray:
     """Decode an image as `decode_image` does, but to ``(H, W, 4)`` BGRA if it has transparency."""
     view = memoryview(data)
-    if info.format == "jpeg":
-        return decode_image(view, info)
+    if reduction != 1 or info.format == "jpeg":
+        return decode_image(view, info, reduction)
     source = png.strip_png(view, is_alpha_kept=True) if info.format == "png" else view
     image = _imdecode(source, cv2.IMREAD_UNCHANGED)
     if image.dtype == np.uint16:

@@ -28,8 +28,8 @@ _LABELS_PER_PASS: Final = 16
 """Bits per pixel that one pass over the label map uses."""
 
 MAX_TRACED_PIXELS: Final = 240_000_000
-"""Ten times the largest image. A face of twenty labels needs three or four times. Without this limit, a map of a few
-kilobytes with 255 scattered labels would take ten seconds."""
+"""Nearly four times the largest image, which is what a face of twenty labels needs at most. Without this limit, a map
+of a few kilobytes with 255 scattered labels would take ten seconds."""
 
 MAX_CONTOURS: Final = 16_384
 """Every contour, however short, is several Python objects. A badly segmented face has a few thousand."""

@@ -10,14 +10,20 @@ from hashlib import sha256
 from typing import TYPE_CHECKING
 
 import msgspec
-import numpy as np
 import pybase64
 
-from app.codec.decode import check_label_format, decode_image, decode_image_with_alpha, decode_label_image
+from app.codec.decode import (
+    check_label_format,
+    decode_image,
+    decode_image_with_alpha,
+    decode_label_image,
+    list_reductions,
+)
 from app.codec.encode import encode_image
 from app.codec.sniff import MAX_SIDE_PX, ImageInfo, sniff_image, verify_structure
 from app.face.errors import ImageTooLargeError, InputError
 from app.face.frame import ByteArray, Frame, Size, make_frame, warp_image
+from app.face.image_pyramid import ImagePyramid
 from app.face.landmarks import (
     MESH_POINTS_WITH_IRISES,
     compute_roll_deg,
@@ -41,20 +47,19 @@ from app.service.detector_pool import DetectorPool
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
+    import numpy as np
     import numpy.typing as npt
 
     from app.face.detection.landmark_detector import DetectedFace
     from app.face.landmarks import FloatArray
     from app.service.options import CropOptions
 
-_NO_PIXELS = np.empty((0, 0, 3), np.uint8)
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ImageLimits:
     """Limits of the input; see the settings of the same names."""
 
-    max_image_pixels: int = 24_000_000
+    max_image_pixels: int = 64_000_000
     landmark_margin: float = 0.25
 
 
@@ -206,7 +211,7 @@ class CropService:
         return self._run(checked, on_step, time.perf_counter())
 
     def _run(self, checked: CheckedInput, on_step: OnStep, start: float) -> CropResult:
-        image = _decode_image(checked, on_step)
+        image = _open_image(checked, on_step)
         log_image_processing("verified", *checked.image_info.size, checked.image_info.format.upper())
         detected = None
         landmarks_px = checked.landmarks_px
@@ -303,13 +308,27 @@ def _errors_of(field: str) -> Iterator[None]:
         raise type(error)(f"{field}: {error}") from error
 
 
-def _decode_image(checked: CheckedInput, on_step: OnStep) -> ByteArray:
-    """Decode the image if its pixels are needed, with alpha if they are used for more than verification."""
-    if not checked.needs_image:
-        return _NO_PIXELS
-    is_used = checked.landmarks_px is None or checked.options.background == "image"
-    with _errors_of("image"), on_step("decode"):
-        return (decode_image_with_alpha if is_used else decode_image)(checked.image, checked.image_info)
+def open_image(data: bytes | memoryview, info: ImageInfo, on_step: OnStep) -> ImagePyramid:
+    """Return an image whose levels are decoded in the step ``decode`` when they are needed, with alpha."""
+
+    def decode(reduction: int) -> ByteArray:
+        with _errors_of("image"), on_step("decode"):
+            return decode_image_with_alpha(data, info, reduction)
+
+    return ImagePyramid(info.size, decode, list_reductions(info))
+
+
+def _open_image(checked: CheckedInput, on_step: OnStep) -> ImagePyramid:
+    """Open the image, and decode it in full if that is necessary in any case."""
+    image = open_image(checked.image, checked.image_info, on_step)
+    has_background = checked.options.background == "image"
+    is_used = checked.landmarks_px is None or has_background
+    if is_used and (checked.options.verify == "pixels" or (has_background and checked.options.output_size is None)):
+        image.get_level(1)
+    elif checked.options.verify == "pixels":
+        with _errors_of("image"), on_step("decode"):
+            decode_image(checked.image, checked.image_info)
+    return image
 
 
 def _decode_labels(checked: CheckedInput, on_step: OnStep) -> ByteArray | None:
@@ -338,10 +357,11 @@ def check_output_size(field: str, size: Size, limits: ImageLimits) -> None:
         raise ImageTooLargeError(f"{field}: expected a result of {limit}, got {got}; set crop or output_size")
 
 
-def _encode_background(image: ByteArray, frame: Frame, on_step: OnStep) -> EmbeddedImage:
+def _encode_background(image: ImagePyramid, frame: Frame, on_step: OnStep) -> EmbeddedImage:
     """Encode the image in the output frame, as a file that the overlay embeds."""
+    level = image.get_level(1 / frame.scale)
     with on_step("warp"):
-        warped = warp_image(image, frame)
+        warped = warp_image(level.pixels, frame.reduce(level.reduction))
     with on_step("encode"):
         data, media_type = encode_image(warped)
         return EmbeddedImage(pybase64.b64encode_as_string(data), media_type)

@@ -7,23 +7,19 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import cv2
-import numpy as np
 
 from app.face.detection.landmark_detector import DetectedFace, LandmarkDetector
 from app.face.detection.model_files import KNOWN_FILES
 from app.face.errors import DetectionUnavailableError, NoFaceError
-from app.face.frame import BGRA_CHANNELS, ByteArray
 from app.observability.recording import record_faces_detected
 from app.observability.rich_logging import get_logger, log_image_processing
 
 if TYPE_CHECKING:
+    from app.face.frame import ByteArray
+    from app.face.image_pyramid import ImagePyramid
     from app.face.pipeline import OnStep
 
 PACKAGE_MODELS = Path(__file__).parents[1] / "models"
-
-# Grey under transparent pixels: neither hair nor skin stands out against it.
-_GREY = 127
-_GREY_BY_ALPHA = np.rint(_GREY * (255 - np.arange(256)) / 255).astype(np.uint8)
 
 # Clockwise quarter turns that make heads upright, by EXIF orientation. Mirrored images are not flipped, because faces
 # in them can be detected, and landmarks refer to the stored pixels.
@@ -56,10 +52,12 @@ class DetectorPool:
         if not self.has_models:
             raise _unavailable("are not installed")
 
-    def detect(self, image: ByteArray, on_step: OnStep, index: int, exif_orientation: int) -> DetectedFace:
+    def detect(
+        self, image: ImagePyramid | ByteArray, on_step: OnStep, index: int, exif_orientation: int
+    ) -> DetectedFace:
         """Detect the landmarks of a face, and count the outcome; see `LandmarkDetector.detect`.
 
-        The image is ``(H, W, 3)`` BGR or ``(H, W, 4)`` BGRA. Its EXIF orientation is 1 to 8.
+        Its EXIF orientation is 1 to 8.
 
         Raises:
             DetectionUnavailableError: the models are missing or cannot be loaded.
@@ -68,7 +66,7 @@ class DetectorPool:
         """
         detector = self._get_detector()
         try:
-            detected = detector.detect(blend_on_grey(image), on_step, index, _QUARTER_TURNS.get(exif_orientation, 0))
+            detected = detector.detect(image, on_step, index, _QUARTER_TURNS.get(exif_orientation, 0))
         except NoFaceError:
             record_faces_detected("none")
             raise
@@ -87,16 +85,6 @@ class DetectorPool:
                 raise _unavailable("cannot be loaded") from None
             self._thread.detector = detector
         return detector
-
-
-def blend_on_grey(image: ByteArray) -> ByteArray:
-    """Blend an image with grey if it is ``(H, W, 4)`` BGRA; the result is ``(H, W, 3)`` BGR."""
-    if image.shape[2] != BGRA_CHANNELS:
-        return image
-    # Premultiplying and a lookup table take a quarter of the time of multiplying each channel.
-    colours = cv2.cvtColor(cv2.cvtColor(image, cv2.COLOR_RGBA2mRGBA), cv2.COLOR_BGRA2BGR)
-    grey = cv2.LUT(cv2.extractChannel(image, 3), _GREY_BY_ALPHA)
-    return cv2.add(colours, cv2.cvtColor(grey, cv2.COLOR_GRAY2BGR)).astype(np.uint8, copy=False)
 
 
 def _unavailable(reason: str) -> DetectionUnavailableError:

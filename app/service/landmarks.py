@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import orjson
 
-from app.codec.decode import decode_image_with_alpha
 from app.face.contours import COORDINATE_DECIMALS
 from app.face.frame import Frame
 from app.face.landmarks import compute_bbox, compute_interocular_px, compute_roll_deg
 from app.observability.recording import image_step
+from app.service.crop import open_image
 from app.service.serialization import detection_to_dict, face_to_dict, image_to_dict, image_warnings
 
 if TYPE_CHECKING:
@@ -43,8 +43,7 @@ def find_landmarks(service: CropService, request: LandmarksInput) -> bytes:
     start = time.perf_counter()
     service.detectors.require_models()
     info = service.check_image(request.image)
-    with image_step("decode"):
-        image = decode_image_with_alpha(request.image, info)
+    image = open_image(request.image, info, image_step)
     detected = service.detectors.detect(image, image_step, request.options.face, info.exif_orientation)
     elapsed_ms = 1000 * (time.perf_counter() - start)
     with image_step("document"):

@@ -9,7 +9,13 @@ import cv2
 import numpy as np
 import pytest
 
-from app.codec.decode import check_label_format, decode_image, decode_image_with_alpha, decode_label_image
+from app.codec.decode import (
+    check_label_format,
+    decode_image,
+    decode_image_with_alpha,
+    decode_label_image,
+    list_reductions,
+)
 from app.codec.sniff import ImageInfo, sniff_image, verify_structure
 from app.face.errors import ImageCorruptError, LabelMapFormatError
 from app.face.frame import Size
@@ -278,3 +284,49 @@ def test_undecodable_image_with_alpha_is_corrupt(sample: Sample) -> None:
     for data in (sample.png_file(9, 9, b"no zlib stream"), sample.png_file(9, 9, zlib.compress(b"short"))):
         with pytest.raises(ImageCorruptError):
             decode_image_with_alpha(data, verify_structure(data, sniff_image(data, max_pixels=100)))
+
+
+@pytest.mark.parametrize("settings", [(), (cv2.IMWRITE_JPEG_PROGRESSIVE, 1)], ids=["baseline", "progressive"])
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize("shape", [(48, 64), (51, 77), (1, 9)])
+def test_reduced_pixels_are_averages_of_blocks(
+    sample: Sample, shape: tuple[int, int], channels: int, settings: tuple[int, ...]
+) -> None:
+    """A pixel of a reduced JPEG covers exactly the square of its side, whatever the size of the image."""
+    height, width = shape
+    rows, columns = np.mgrid[:height, :width]
+    pixels = np.stack([(2 * columns + rows) % 200, columns, rows][:channels], axis=2).astype(np.uint8)
+    data = sample.encode(".jpg", pixels, cv2.IMWRITE_JPEG_QUALITY, 100, *settings)
+    info = verify_structure(data, sniff_image(data, max_pixels=LIMIT))
+    assert list_reductions(info) == (1, 2, 4, 8)
+    full = decode_image(data, info).astype(float)
+    for reduction in list_reductions(info):
+        reduced = decode_image(data, info, reduction)
+        assert reduced.shape == (-(-height // reduction), -(-width // reduction), 3)
+        assert np.array_equal(decode_image_with_alpha(data, info, reduction), reduced)
+        whole_rows, whole_columns = height // reduction, width // reduction
+        if not (whole_rows and whole_columns):
+            continue
+        blocks = full[: whole_rows * reduction, : whole_columns * reduction]
+        averages = blocks.reshape(whole_rows, reduction, whole_columns, reduction, 3).mean(axis=(1, 3))
+        assert np.abs(reduced[:whole_rows, :whole_columns] - averages).mean() < 3
+
+
+def test_reduced_pixels_are_those_stored(make: SimpleNamespace, sample: Sample) -> None:
+    """The EXIF orientation is not applied at any reduction."""
+    data = sample.encode(".jpg", np.zeros((40, 80, 3), np.uint8))
+    data = make.jpeg.insert(data, make.jpeg.segment(0xE1, make.exif.app1(make.exif.tiff(orientation=6))))
+    info = verify_structure(data, sniff_image(data, max_pixels=LIMIT))
+    assert info.exif_orientation == 6
+    assert [decode_image(data, info, reduction).shape[:2] for reduction in (1, 2, 4, 8)] == [
+        (40, 80),
+        (20, 40),
+        (10, 20),
+        (5, 10),
+    ]
+
+
+def test_other_formats_are_decoded_in_full(samples: dict[str, bytes]) -> None:
+    for name, data in samples.items():
+        info = sniff_image(data, max_pixels=LIMIT)
+        assert info.format == "jpeg" or list_reductions(info) == (1,), name

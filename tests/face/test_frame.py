@@ -163,3 +163,33 @@ def test_images_of_one_pixel_or_line_are_warped(size: tuple[int, int], longer_si
 def test_inverse_of_the_inverse_is_the_transform() -> None:
     transform = np.array([[2.0, 1.0, 7.0], [-1.0, 3.0, 5.0]])
     assert np.allclose(invert_transform(invert_transform(transform)), transform)
+
+
+@pytest.mark.parametrize("reduction", [2, 4, 8])
+@pytest.mark.parametrize("roll_deg", [0.0, 30.0])
+def test_frame_of_a_reduced_image_shows_the_same(reduction: int, roll_deg: float) -> None:
+    """Blobs of the image and of its reduction are at the same place of the output."""
+    size = Size(643, 485)
+    xs, ys = np.meshgrid(np.arange(size.width) + 0.5, np.arange(size.height) + 0.5)
+    full = np.zeros((size.height, size.width, 3), np.float64)
+    for channel, (x, y) in enumerate([(200, 150), (420, 220), (300, 380)]):
+        full[:, :, channel] = 255 * np.exp(-((xs - x) ** 2 + (ys - y) ** 2) / 2 / 20**2)
+    height, width = -(-size.height // reduction), -(-size.width // reduction)
+    padded = np.pad(full, ((0, height * reduction - size.height), (0, width * reduction - size.width), (0, 0)), "edge")
+    reduced = padded.reshape(height, reduction, width, reduction, 3).mean(axis=(1, 3)).round().astype(np.uint8)
+    face = np.array([[150.0, 120.0], [450.0, 400.0]])
+    framing = Framing(is_upright=True, is_cropped=True, longer_side=50)
+    frame = make_frame(size, face, roll_deg, framing)
+    assert frame.scale <= 1 / reduction
+    one, other = (
+        warp_image(image, shown).astype(float)
+        for image, shown in ((full.round().astype(np.uint8), frame), (reduced, frame.reduce(reduction)))
+    )
+    assert one.shape == other.shape
+    assert np.abs(one - other).mean() < 2
+    for channel in range(3):
+        weights = one[:, :, channel], other[:, :, channel]
+        centres = [
+            np.array([(grid * weight).sum() / weight.sum() for grid in np.indices(weight.shape)]) for weight in weights
+        ]
+        assert np.abs(centres[0] - centres[1]).max() < 0.1

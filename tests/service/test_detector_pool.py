@@ -18,9 +18,10 @@ import pytest
 from app.face.detection.model_files import IRIS_FILE, KNOWN_FILES
 from app.face.errors import DetectionUnavailableError, FaceIndexError, ImageTooLargeError, NoFaceError
 from app.face.frame import transform_points
+from app.face.image_pyramid import blend_on_grey
 from app.face.pipeline import no_step
 from app.service.crop import CropInput, CropService, ImageLimits
-from app.service.detector_pool import DetectorPool, blend_on_grey
+from app.service.detector_pool import DetectorPool
 from app.service.landmarks import LandmarksInput, find_landmarks
 from app.service.options import CropOptions, LandmarkOptions
 from app.service.serialization import result_to_json

@@ -27,7 +27,7 @@ MIN_FILES, FEW_FILES = 256, 1024
 WORKER_BYTES = 120 * MIB
 MASTER_BYTES = 100 * MIB
 NATS_SERVER_BYTES = 64 * MIB
-BYTES_PER_PIXEL = 4  # a decoded image and its working copy
+BYTES_PER_PIXEL = 12  # a PNG with transparency while OpenCV decodes it
 # An API worker has 2 threads and WORK_THREADS more. A nats-server has about 8, and a few for each core.
 WORKER_THREADS, OTHER_THREADS = 4, 24
 

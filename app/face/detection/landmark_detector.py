@@ -4,7 +4,8 @@ A detector locates the faces. The mesh model runs on an upright square around on
 its own mesh defines. The iris model adds the irises. The models are MediaPipe's (Google, Apache-2.0), run by OpenCV.
 """
 
-from dataclasses import dataclass, replace
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Final
 
 import cv2
@@ -21,10 +22,11 @@ from app.face.detection.blazeface import (
     non_max_suppression,
     translate_detection,
 )
-from app.face.detection.mesh import FaceMesh, SquareRoi, crop_roi, make_mesh_roi, make_roi
+from app.face.detection.mesh import MESH_SIDE, FaceMesh, SquareRoi, crop_roi, make_mesh_roi, make_roi
 from app.face.detection.model_files import FULL_RANGE_FILE, IRIS_FILE, MESH_FILE, SHORT_RANGE_FILE
 from app.face.errors import FaceIndexError, NoFaceError
 from app.face.frame import ByteArray
+from app.face.image_pyramid import OVERVIEW_SIDE, ImagePyramid, make_closeup, make_overview
 from app.face.landmarks import FloatArray, compute_bbox
 from app.face.pipeline import OnStep
 
@@ -33,6 +35,10 @@ MIN_PRESENCE: Final = 0.5
 
 # Clockwise, by the number of quarter turns. Copying an array rotated by numpy takes three times as long.
 _ROTATIONS: Final = {1: cv2.ROTATE_90_CLOCKWISE, 2: cv2.ROTATE_180, 3: cv2.ROTATE_90_COUNTERCLOCKWISE}
+
+_MIN_ROI_SIDE: Final = MESH_SIDE
+"""Minimum side of the square around a face at the scale at which the image is decoded, in pixels. Below it, the input
+of the mesh model would be enlarged."""
 
 _SMALL_RATIO: Final = 0.15
 """A face narrower than this fraction of the longer side is only a dozen pixels wide for the short-range model."""
@@ -70,31 +76,40 @@ class LandmarkDetector:
         self._full = FaceDetector(f"{folder}/{FULL_RANGE_FILE}", FULL_RANGE)
         self._mesh = FaceMesh(f"{folder}/{MESH_FILE}", f"{folder}/{IRIS_FILE}")
 
-    def detect(self, image_bgr: ByteArray, on_step: OnStep, index: int = 0, quarter_turns: int = 0) -> DetectedFace:
+    def detect(
+        self, image: ImagePyramid | ByteArray, on_step: OnStep, index: int = 0, quarter_turns: int = 0
+    ) -> DetectedFace:
         """Detect the landmarks of one face in the steps ``detect``, ``mesh`` and ``iris``. Index 0 is the largest face.
 
-        The models get the image after clockwise quarter turns, which make it upright; the result refers to the image as
-        passed.
+        Faces are detected in an overview of the image, which clockwise quarter turns make upright. The mesh model gets
+        the level of the image that has enough pixels for its input. The result refers to the image as passed.
 
         Raises:
             NoFaceError: no face was detected.
             FaceIndexError: fewer faces were detected.
         """
-        rotated = image_bgr if quarter_turns == 0 else cv2.rotate(image_bgr, _ROTATIONS[quarter_turns])
-        face = self._detect_upright(np.ascontiguousarray(rotated, np.uint8), on_step, index)
-        return undo_rotation(face, rotated.shape[1], rotated.shape[0], quarter_turns) if quarter_turns else face
-
-    def _detect_upright(self, image_bgr: ByteArray, on_step: OnStep, index: int) -> DetectedFace:
+        pyramid = image if isinstance(image, ImagePyramid) else ImagePyramid.from_pixels(image)
+        level = pyramid.get_level(max(pyramid.size) / OVERVIEW_SIDE)
         with on_step("detect"):
-            detections = self._detect_faces(image_bgr)
+            overview = make_overview(level)
+            pixels = cv2.rotate(overview.pixels, _ROTATIONS[quarter_turns]) if quarter_turns else overview.pixels
+            height, width = pixels.shape[:2]
+            detections = [
+                _move_detection(undo_rotation(one, width, height, quarter_turns), overview.to_image)
+                for one in self._detect_faces(np.ascontiguousarray(pixels, np.uint8))
+            ]
         while detections:
             if index >= len(detections):
                 raise FaceIndexError(
                     f"face: expected 0 to {len(detections) - 1}, because {len(detections)} faces were detected, got "
                     "a larger index"
                 )
+            roi = _make_detection_roi(detections[index])
+            level = pyramid.get_level(roi.side / _MIN_ROI_SIDE)
             with on_step("mesh"):
-                mesh_px, presence = self._find_mesh(image_bgr, detections[index])
+                closeup = make_closeup(level, roi.x, roi.y, roi.side, roi.side / _MIN_ROI_SIDE)
+                detection = _move_detection(detections[index], closeup.from_image)
+                mesh_px, presence = self._find_mesh(closeup.pixels, detection)
             if presence >= MIN_PRESENCE:
                 break
             # The detection was a false positive; the next one takes its place.
@@ -102,7 +117,7 @@ class LandmarkDetector:
         else:
             raise NoFaceError("image: expected a face, got none; send landmarks if the image has a face")
         with on_step("iris"):
-            landmarks_px = self._mesh.find_irises(image_bgr, mesh_px)
+            landmarks_px = closeup.to_image(self._mesh.find_irises(closeup.pixels, mesh_px)).astype(np.float32)
         return DetectedFace(landmarks_px, presence, index, tuple(detections))
 
     def _detect_faces(self, image_bgr: ByteArray) -> list[Detection]:
@@ -157,21 +172,25 @@ class LandmarkDetector:
         return Detection(box, keypoints, nearest.confidence)
 
 
-def undo_rotation(face: DetectedFace, width: int, height: int, quarter_turns: int) -> DetectedFace:
-    """Transform a face from an image of this size, rotated by clockwise quarter turns, back to the original."""
+def undo_rotation(detection: Detection, width: int, height: int, quarter_turns: int) -> Detection:
+    """Transform a detection from an image of this size, rotated by clockwise quarter turns, back to the original."""
 
     def rotate_back(points: npt.NDArray[np.floating]) -> npt.NDArray[np.float64]:
         x, y = points[:, 0].astype(np.float64), points[:, 1].astype(np.float64)
-        columns = {1: (y, width - x), 2: (width - x, height - y), 3: (height - y, x)}[quarter_turns]
+        columns = {0: (x, y), 1: (y, width - x), 2: (width - x, height - y), 3: (height - y, x)}[quarter_turns]
         return np.stack(columns, axis=1)
 
-    faces = []
-    for one in face.faces:
-        x, y, across, down = one.box
-        corners = np.array([[x, y], [x + across, y + down]])
-        keypoints = rotate_back(one.keypoints).astype(np.float32)
-        faces.append(Detection(compute_bbox(rotate_back(corners)), keypoints, one.confidence))
-    return replace(face, landmarks_px=rotate_back(face.landmarks_px).astype(np.float32), faces=tuple(faces))
+    return _move_detection(detection, rotate_back)
+
+
+def _move_detection(
+    detection: Detection, move: Callable[[npt.NDArray[np.floating]], npt.NDArray[np.float64]]
+) -> Detection:
+    """Apply a transform of points to a detection. Rotations must be by quarter turns."""
+    x, y, width, height = detection.box
+    corners = move(np.array([[x, y], [x + width, y + height]]))
+    keypoints = move(detection.keypoints).astype(np.float32)
+    return Detection(compute_bbox(corners), keypoints, detection.confidence)
 
 
 def _tile_starts(length: int, side: int) -> tuple[int, ...]:

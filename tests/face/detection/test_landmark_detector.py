@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from app.face.detection.blazeface import Detection
-from app.face.detection.landmark_detector import DetectedFace, LandmarkDetector, undo_rotation
+from app.face.detection.landmark_detector import LandmarkDetector, undo_rotation
 from app.face.errors import FaceIndexError, NoFaceError
 from app.face.pipeline import no_step
 from benchmarks import variants
@@ -124,8 +124,20 @@ def test_rotated_image_is_processed_upright(detector: LandmarkDetector, portrait
 
 def test_undo_rotation_transforms_boxes() -> None:
     detection = Detection((1.0, 2.0, 3.0, 4.0), np.array([[1, 2]], np.float32), 0.5)
-    face = DetectedFace(np.array([[1, 2]], np.float32), 1.0, 0, (detection,))
-    back = undo_rotation(face, width=10, height=20, quarter_turns=1)
-    assert back.landmarks_px.tolist() == [[2, 9]]
-    assert back.faces[0].box == (2.0, 6.0, 4.0, 3.0)
-    assert back.faces[0].keypoints.tolist() == [[2, 9]]
+    back = undo_rotation(detection, width=10, height=20, quarter_turns=1)
+    assert back.box == (2.0, 6.0, 4.0, 3.0)
+    assert back.keypoints.tolist() == [[2, 9]]
+
+
+@pytest.mark.parametrize("turns", [0, 1])
+def test_transparent_image_is_processed_on_grey(detector: LandmarkDetector, portrait: Variant, turns: int) -> None:
+    large = variants.scale(portrait, 4.0)
+    image = cv2.cvtColor(large.image, cv2.COLOR_BGR2BGRA)
+    image[:512, :, 3] = 0
+    opaque = large.image.copy()
+    opaque[:512] = 127
+    face, expected = (
+        detector.detect(np.ascontiguousarray(np.rot90(pixels, turns)), no_step, quarter_turns=turns)
+        for pixels in (image, opaque)
+    )
+    assert variants.compute_error(face.landmarks_px, expected.landmarks_px) <= 0.003
