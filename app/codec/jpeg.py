@@ -175,6 +175,7 @@ def _is_scan_complete(view: memoryview, start: int) -> bool:
     eighth of the scale saves most of the time.
     """
     require_decoding()
+    file: bytes | memoryview
     try:
         file = bytes(view[: _find_scan_end(view, start)]) + _LOOKAHEAD
     except ImageCorruptError:

@@ -37,6 +37,7 @@ _ADAM7 = ((0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4), (0, 2, 2, 4), 
 _IHDR_END = len(SIGNATURE) + CHUNK_HEAD.size + IHDR.size + CHECKSUM.size
 _MAX_LENGTH = 2**31 - 1
 _MAX_PALETTE = 256
+_GREY_BYTES = 2
 
 # Chunks may be empty, so the file size alone does not bound the work. libpng writes chunks of 8 KiB of pixels, and no
 # encoder writes less than 1 KiB.
@@ -184,11 +185,28 @@ def _check_other_chunk(kind: bytes, *, is_first: bool) -> None:
         raise ImageCorruptError("expected known critical PNG chunks, got one that is unknown, repeated or malformed")
 
 
+def read_transparent_grey(view: memoryview) -> int | None:
+    """Return the grey value that is transparent, in the bit depth of the file, or None; OpenCV does not decode it.
+
+    Raises:
+        ImageTruncatedError: the file ends before the image data.
+        ImageCorruptError: a chunk before the image data is invalid.
+    """
+    header = read_png_header(view)
+    if header.colour_type == GREY:
+        for kind, start, end in iter_chunks(view, is_checked=False):
+            if kind == b"tRNS" and end - start == _GREY_BYTES:
+                return int.from_bytes(view[start:end]) & ((1 << header.bit_depth) - 1)
+            if kind == b"IDAT":
+                break
+    return None
+
+
 def strip_png(view: memoryview, *, as_grey: bool = False, is_alpha_kept: bool = False) -> bytearray:
     """Copy a PNG without anything that its pixels do not need; its checksums are not verified again.
 
     The copy omits what could be harmful: compressed text and profiles that libpng would inflate, orientation,
-    transparency of a palette unless it is kept, animation frames, and excessive image data after the last row. With
+    transparency of colours unless it is kept, animation frames, and excessive image data after the last row. With
     ``as_grey``, palette indices are declared as grey values, so that decoding returns the indices.
 
     Raises:
@@ -207,8 +225,9 @@ def strip_png(view: memoryview, *, as_grey: bool = False, is_alpha_kept: bool = 
             data.append(view[start:end])
         elif data:
             break
-        elif header.colour_type == PALETTE and (
-            kind == b"PLTE" or (kind == b"tRNS" and is_alpha_kept and end - start <= _MAX_PALETTE)
+        elif (kind == b"PLTE" and header.colour_type == PALETTE) or (
+            # A longer chunk is invalid.
+            kind == b"tRNS" and is_alpha_kept and header.colour_type != GREY and end - start <= _MAX_PALETTE
         ):
             _append_chunk(stripped, kind, view[start:end])
     raw_bytes = _count_raw_bytes(header)
