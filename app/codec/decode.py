@@ -58,7 +58,7 @@ def _find_transparent_grey(view: memoryview, image: npt.NDArray[Any]) -> ByteArr
     depth = png.read_png_header(view).bit_depth
     if depth < _LABEL_BITS:
         grey *= 255 // ((1 << depth) - 1)  # libpng scales short samples to 0..255
-    return cv2.compare(image, float(grey), cv2.CMP_NE).astype(np.uint8, copy=False)
+    return np.where(image == grey, np.uint8(0), np.uint8(255))
 
 
 def decode_label_image(data: bytes | memoryview, info: ImageInfo) -> ByteArray:

@@ -17,7 +17,7 @@ from app.face.frame import Size
 
 SIGNATURE = b"\xff\xd8\xff"
 
-_EOI, _SOS, _APP1 = 0xD9, 0xDA, 0xE1
+_EOI, _SOS, _APP1, _APP2 = 0xD9, 0xDA, 0xE1, 0xE2
 _PROGRESSIVE = 0xC2
 _SUPPORTED_FRAMES = frozenset({0xC0, 0xC1, _PROGRESSIVE})
 # Frames include lossless, hierarchical and arithmetic-coded ones, which no browser displays.
@@ -75,6 +75,19 @@ def read_jpeg_header(view: memoryview) -> JpegHeader:
         if marker == _APP1:
             orientation = orientation or _find_orientation(view[start:end])
     raise ImageCorruptError("expected a JPEG frame header, got none")
+
+
+def iter_icc_segments(view: memoryview, start_of_content: bytes) -> Iterator[memoryview]:
+    """Yield the content of the APP2 segments before the first scan that start with these bytes, without them.
+
+    Raises:
+        ImageError: see `verify_jpeg`.
+    """
+    for marker, start, end in _iter_segments(view):
+        if marker == _SOS:
+            return
+        if marker == _APP2 and view[start : start + len(start_of_content)] == start_of_content:
+            yield view[start + len(start_of_content) : end]
 
 
 def verify_jpeg(view: memoryview) -> int:

@@ -185,6 +185,21 @@ def _check_other_chunk(kind: bytes, *, is_first: bool) -> None:
         raise ImageCorruptError("expected known critical PNG chunks, got one that is unknown, repeated or malformed")
 
 
+def find_chunk(view: memoryview, kind: bytes) -> memoryview:
+    """Return the content of the first chunk of a type before the image data, or nothing.
+
+    Raises:
+        ImageTruncatedError: the file ends before the image data.
+        ImageCorruptError: a chunk before the image data is invalid.
+    """
+    for found, start, end in iter_chunks(view, is_checked=False):
+        if found == kind:
+            return view[start:end]
+        if found == b"IDAT":
+            break
+    return view[:0]
+
+
 def read_transparent_grey(view: memoryview) -> int | None:
     """Return the grey value that is transparent, in the bit depth of the file, or None; OpenCV does not decode it.
 
@@ -193,13 +208,10 @@ def read_transparent_grey(view: memoryview) -> int | None:
         ImageCorruptError: a chunk before the image data is invalid.
     """
     header = read_png_header(view)
-    if header.colour_type == GREY:
-        for kind, start, end in iter_chunks(view, is_checked=False):
-            if kind == b"tRNS" and end - start == _GREY_BYTES:
-                return int.from_bytes(view[start:end]) & ((1 << header.bit_depth) - 1)
-            if kind == b"IDAT":
-                break
-    return None
+    content = find_chunk(view, b"tRNS") if header.colour_type == GREY else b""
+    if len(content) != _GREY_BYTES:
+        return None
+    return int.from_bytes(content) & ((1 << header.bit_depth) - 1)
 
 
 def strip_png(view: memoryview, *, as_grey: bool = False, is_alpha_kept: bool = False) -> bytearray:

@@ -70,6 +70,21 @@ def verify_webp(view: memoryview) -> int:
     return orientation or UPRIGHT
 
 
+def find_chunk(view: memoryview, kind: bytes) -> memoryview:
+    """Return the content of the first chunk of a type before the image, or nothing.
+
+    Raises:
+        ImageTruncatedError: the file ends before the end of the container.
+        ImageCorruptError: chunks up to the image do not fit in the container.
+    """
+    for found, start, length in _iter_chunks(view):
+        if found == kind:
+            return view[start : start + length]
+        if found in _IMAGES:
+            break
+    return view[:0]
+
+
 def _check_same_size(header: Size, image: Size) -> None:
     if image != header:
         raise ImageCorruptError("expected a WebP image of the size in the header, got another size")

@@ -15,6 +15,7 @@ import pybase64
 
 from app.codec.decode import check_label_format, decode_image, decode_image_with_alpha, decode_label_image
 from app.codec.encode import encode_image
+from app.codec.icc import read_icc_profile
 from app.codec.sniff import MAX_SIDE_PX, ImageInfo, sniff_image, verify_structure
 from app.face.errors import ImageTooLargeError, InputError
 from app.face.frame import ByteArray, Frame, Size, make_frame, warp_image
@@ -203,7 +204,9 @@ class CropService:
             detected = self.detectors.detect(image, on_step, checked.options.face, orientation)
             landmarks_px = detected.landmarks_px
         frame = _choose_frame(checked, landmarks_px, self._limits)
-        background = _encode_background(image, frame, on_step) if checked.options.background == "image" else None
+        background = (
+            _encode_background(image, checked, frame, on_step) if checked.options.background == "image" else None
+        )
         # Decode the label image only now, although a label map that is too complex would then be rejected later. Both
         # decoded images together would raise peak memory by a quarter.
         del image
@@ -293,10 +296,12 @@ def check_output_size(field: str, size: Size, limits: ImageLimits) -> None:
         raise ImageTooLargeError(f"{field}: expected a result of {limit}, got {got}; set crop or output_size")
 
 
-def _encode_background(image: ByteArray, frame: Frame, on_step: OnStep) -> EmbeddedImage:
-    """Encode the image in the output frame, as a file that the overlay embeds."""
+def _encode_background(image: ByteArray, checked: CheckedInput, frame: Frame, on_step: OnStep) -> EmbeddedImage | None:
+    """Encode the image in the output frame, as a file that the overlay embeds, if the options require it."""
+    if checked.options.background == "none":
+        return None
     with on_step("warp"):
         warped = warp_image(image, frame)
     with on_step("encode"):
-        data, media_type = encode_image(warped)
+        data, media_type = encode_image(warped, read_icc_profile(checked.image, checked.image_info))
         return EmbeddedImage(pybase64.b64encode_as_string(data), media_type)
