@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import cv2
 import numpy as np
 
-from app.face.detection.landmark_detector import DetectedFace, LandmarkDetector
+from app.face.detection.landmark_detector import DetectedFace, LandmarkDetector, undo_mirroring
 from app.face.detection.model_files import KNOWN_FILES
 from app.face.errors import DetectionUnavailableError, NoFaceError
 from app.face.frame import BGRA_CHANNELS, ByteArray
@@ -25,9 +25,10 @@ PACKAGE_MODELS = Path(__file__).parents[1] / "models"
 _GREY = 127
 _GREY_BY_ALPHA = np.rint(_GREY * (255 - np.arange(256)) / 255).astype(np.uint8)
 
-# Clockwise quarter turns that make heads upright, by EXIF orientation. Mirrored images are not flipped, because faces
-# in them can be detected, and landmarks refer to the stored pixels.
-_QUARTER_TURNS = {3: 2, 4: 2, 5: 1, 6: 1, 7: 3, 8: 3}
+# By EXIF orientation, the clockwise quarter turns that make heads upright, after a horizontal flip if it is mirrored.
+# Without the flip, the left eye would be found where the subject's right eye is displayed.
+_QUARTER_TURNS = {3: 2, 4: 2, 5: 3, 6: 1, 7: 1, 8: 3}
+_MIRRORED = {2, 4, 5, 7}
 
 log = get_logger("images")
 
@@ -59,7 +60,8 @@ class DetectorPool:
     def detect(self, image: ByteArray, on_step: OnStep, index: int, exif_orientation: int) -> DetectedFace:
         """Detect the landmarks of a face, and count the outcome; see `LandmarkDetector.detect`.
 
-        The image is ``(H, W, 3)`` BGR or ``(H, W, 4)`` BGRA. Its EXIF orientation is 1 to 8.
+        The image is ``(H, W, 3)`` BGR or ``(H, W, 4)`` BGRA. Its EXIF orientation is 1 to 8. Landmarks refer to the
+        image as stored. Left and right are the subject's in the image as displayed.
 
         Raises:
             DetectionUnavailableError: the models are missing or cannot be loaded.
@@ -67,11 +69,17 @@ class DetectorPool:
             FaceIndexError: the image has fewer faces.
         """
         detector = self._get_detector()
+        is_mirrored = exif_orientation in _MIRRORED
+        image_bgr = blend_on_grey(image)
+        if is_mirrored:
+            image_bgr = cv2.flip(image_bgr, 1).astype(np.uint8, copy=False)
         try:
-            detected = detector.detect(blend_on_grey(image), on_step, index, _QUARTER_TURNS.get(exif_orientation, 0))
+            detected = detector.detect(image_bgr, on_step, index, _QUARTER_TURNS.get(exif_orientation, 0))
         except NoFaceError:
             record_faces_detected("none")
             raise
+        if is_mirrored:
+            detected = undo_mirroring(detected, image_bgr.shape[1])
         record_faces_detected("one" if len(detected.faces) == 1 else "several")
         log_image_processing("faces", len(detected.faces))
         return detected
