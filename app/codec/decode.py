@@ -54,13 +54,27 @@ def decode_image_with_alpha(data: bytes | memoryview, info: ImageInfo, reduction
         return decode_image(view, info, reduction)
     source = png.strip_png(view, is_alpha_kept=True) if info.format == "png" else view
     image = _imdecode(source, cv2.IMREAD_UNCHANGED)
+    alpha = _find_transparent_grey(view, image) if info.format == "png" else None
     if image.dtype == np.uint16:
         # Take the high byte, as every 16-bit to 8-bit conversion here does. Shifting would use 200 MB more for the
         # largest image. Contiguous, because OpenCV copies a strided array again at each call.
         image = np.ascontiguousarray(image.view("<u2").view(np.uint8)[..., 1::2])
     if image.ndim < 3:  # noqa: PLR2004 - a grey image has two dimensions
         image = cv2.cvtColor(image.astype(np.uint8), cv2.COLOR_GRAY2BGR)
+    if alpha is not None:
+        image = cv2.insertChannel(alpha, cv2.cvtColor(image, cv2.COLOR_BGR2BGRA), 3)
     return _check_pixels(image.astype(np.uint8, copy=False), info.size)
+
+
+def _find_transparent_grey(view: memoryview, image: npt.NDArray[Any]) -> ByteArray | None:
+    """Return the alpha of a grey PNG whose tRNS chunk declares one value transparent, or None."""
+    grey = png.read_transparent_grey(view)
+    if grey is None:
+        return None
+    depth = png.read_png_header(view).bit_depth
+    if depth < _LABEL_BITS:
+        grey *= 255 // ((1 << depth) - 1)  # libpng scales short samples to 0..255
+    return np.where(image == grey, np.uint8(0), np.uint8(255))
 
 
 def decode_label_image(data: bytes | memoryview, info: ImageInfo) -> ByteArray:

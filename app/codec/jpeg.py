@@ -7,23 +7,29 @@ import re
 from collections.abc import Iterator
 from typing import NamedTuple
 
+import cv2
 import numpy as np
 
+from app.codec.decoding_policy import require_decoding
 from app.codec.exif import UPRIGHT, read_orientation
 from app.face.errors import ImageCorruptError, ImageFormatError, ImageTruncatedError
 from app.face.frame import Size
 
 SIGNATURE = b"\xff\xd8\xff"
 
-_EOI, _SOS, _APP1 = 0xD9, 0xDA, 0xE1
-_SUPPORTED_FRAMES = frozenset({0xC0, 0xC1, 0xC2})
+_EOI, _SOS, _APP1, _APP2 = 0xD9, 0xDA, 0xE1, 0xE2
+_PROGRESSIVE = 0xC2
+_SUPPORTED_FRAMES = frozenset({0xC0, 0xC1, _PROGRESSIVE})
 # Frames include lossless, hierarchical and arithmetic-coded ones, which no browser displays.
 _FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
-# DHT, DAC, DQT, DNL, DRI, APPn and COM.
-_SEGMENTS = _FRAMES | {_SOS, 0xC4, 0xCC, 0xDB, 0xDC, 0xDD, 0xFE} | frozenset(range(0xE0, 0xF0))
+# DNL, APPn and COM. Their content does not matter to libjpeg, which accepts any length of them.
+_IGNORED_SEGMENTS = {0xDC, 0xFE} | frozenset(range(0xE0, 0xF0))
+# DHT, DAC, DQT and DRI.
+_SEGMENTS = _FRAMES | {_SOS, 0xC4, 0xCC, 0xDB, 0xDD} | _IGNORED_SEGMENTS
 
-# Any number of fill bytes (0xFF) may precede a marker.
-_MARKER = re.compile(rb"\xff++([^\xff])", re.DOTALL)
+# As libjpeg does, skip fill bytes (0xFF) and any other bytes before a marker, and markers without a segment: TEM (0x01)
+# and RST0 to RST7 (0xD0 to 0xD7).
+_MARKER = re.compile(rb"\xff([^\x00\x01\xd0-\xd7\xff])", re.DOTALL)
 # In a scan, 0xFF 0x00 is a data byte, 0xD0 to 0xD7 are restart markers, and 0xFF is a fill byte.
 _MARKER_START, _DATA, _RESTART, _RESTART_MASK = 0xFF, 0x00, 0xD0, 0xF8
 _SCAN_BLOCK = 65_536
@@ -39,6 +45,8 @@ _MAX_SCANNED_PIXELS = 400_000_000
 _PRECISION_BITS = 8
 _COMPONENT_COUNTS = {1, 3, 4}
 _SAMPLING_FACTORS = range(1, 5)
+# libjpeg reads up to eight bytes ahead of the bits that it decodes. These are no Huffman codes, and use up most bits.
+_LOOKAHEAD = b"\xff\x00" * 8
 
 
 class JpegHeader(NamedTuple):
@@ -69,38 +77,78 @@ def read_jpeg_header(view: memoryview) -> JpegHeader:
     raise ImageCorruptError("expected a JPEG frame header, got none")
 
 
+def iter_icc_segments(view: memoryview, start_of_content: bytes) -> Iterator[memoryview]:
+    """Yield the content of the APP2 segments before the first scan that start with these bytes, without them.
+
+    Raises:
+        ImageError: see `verify_jpeg`.
+    """
+    for marker, start, end in _iter_segments(view):
+        if marker == _SOS:
+            return
+        if marker == _APP2 and view[start : start + len(start_of_content)] == start_of_content:
+            yield view[start + len(start_of_content) : end]
+
+
 def verify_jpeg(view: memoryview) -> int:
     """Verify that a JPEG is complete: one frame, a scan for each of its components, and the end of the image.
 
     The end marker of a thumbnail is ignored, because it is inside a segment. Bytes after the end of the image are
-    allowed, because cameras append further images. JPEG has no checksums, so damage inside a scan shows only in the
-    pixels. Return the EXIF orientation, 1 to 8.
+    allowed, because cameras append further images. Phones also append data in place of the end marker. libjpeg returns
+    the pixels of a sequential JPEG once its scan is decoded, so such a file is decoded to find out whether the scan is
+    complete. JPEG has no checksums, so damage inside a scan shows only in the pixels. Return the EXIF orientation,
+    1 to 8.
 
     Raises:
         ImageTruncatedError: the file ends before the end of the image.
         ImageCorruptError: segments are malformed or out of order, a scan is empty, or a component has none.
         ImageFormatError: the frame type is not supported.
     """
-    components: frozenset[int] | None = None
-    scanned: set[int] = set()
-    scans, max_scans = 0, _MAX_SCANS
-    orientation: int | None = None
-    for marker, start, end in _iter_segments(view):
-        if marker in _FRAMES:
-            if components is not None:
-                raise ImageCorruptError("expected one JPEG frame header, got a second one")
-            size, components = _parse_frame(marker, view[start:end])
-            max_scans = min(_MAX_SCANS, max(_MIN_MAX_SCANS, _MAX_SCANNED_PIXELS // (size.width * size.height)))
-        elif marker == _SOS:
-            scanned |= _parse_scan(view[start:end], components or frozenset())
-            scans += 1
-            if scans > max_scans:
-                raise ImageCorruptError(f"expected at most {max_scans} scans in a JPEG of this size, got more")
-        elif marker == _APP1:
-            orientation = orientation or _find_orientation(view[start:end])
-    if components is None or scanned != set(components):
+    summary = _Summary()
+    try:
+        for marker, start, end in _iter_segments(view):
+            summary.add(marker, view[start:end], end)
+    except (ImageCorruptError, ImageFormatError, ImageTruncatedError):
+        if not (summary.is_in_one_scan and _is_scan_complete(view, summary.scan_start)):
+            raise
+    if summary.components is None or summary.scanned != summary.components:
         raise ImageCorruptError("expected a scan for each component of the JPEG, got fewer")
-    return orientation or UPRIGHT
+    return summary.orientation or UPRIGHT
+
+
+class _Summary:
+    """What the segments of a JPEG add up to; checks their order and number."""
+
+    def __init__(self) -> None:
+        self.orientation: int | None = None
+        self.components: frozenset[int] | None = None
+        self.scanned: frozenset[int] = frozenset()
+        self.scan_start = 0  # of the data of the last scan
+        self._is_progressive = False
+        self._scans, self._max_scans = 0, _MAX_SCANS
+
+    @property
+    def is_in_one_scan(self) -> bool:
+        """Whether a single scan, which has been found, contains all pixels."""
+        return self._scans == 1 and self.scanned == self.components and not self._is_progressive
+
+    def add(self, marker: int, content: memoryview, end: int) -> None:
+        """Add a segment, whose content ends at a position of the file."""
+        if marker in _FRAMES:
+            if self.components is not None:
+                raise ImageCorruptError("expected one JPEG frame header, got a second one")
+            size, self.components = _parse_frame(marker, content)
+            self._is_progressive = marker == _PROGRESSIVE
+            most = _MAX_SCANNED_PIXELS // (size.width * size.height)
+            self._max_scans = min(_MAX_SCANS, max(_MIN_MAX_SCANS, most))
+        elif marker == _SOS:
+            scanned = _parse_scan(content, self.components or frozenset())
+            if self._scans == self._max_scans:
+                raise ImageCorruptError(f"expected at most {self._max_scans} scans in a JPEG of this size, got more")
+            self.scanned, self.scan_start = self.scanned | scanned, end
+            self._scans += 1
+        elif marker == _APP1:
+            self.orientation = self.orientation or _find_orientation(content)
 
 
 def _iter_segments(view: memoryview) -> Iterator[tuple[int, int, int]]:
@@ -109,27 +157,48 @@ def _iter_segments(view: memoryview) -> Iterator[tuple[int, int, int]]:
         raise ImageCorruptError("expected a JPEG signature, got other bytes")
     position = 2
     for _ in range(_MAX_SEGMENTS):
-        found = _MARKER.match(view, position)
+        found = _MARKER.search(view, position)
         if found is None:
-            if position < len(view) and view[position] != 0xFF:  # noqa: PLR2004 - every marker starts with this byte
-                raise ImageCorruptError(f"expected a JPEG marker at byte {position}, got other data")
+            if bytes(view[position:]).strip(b"\xff"):
+                raise ImageCorruptError(f"expected a JPEG marker after byte {position}, got other data")
             raise ImageTruncatedError("expected a complete JPEG, got end of file before the end of the image")
         marker, start = view[found.start(1)], found.end() + 2
         if marker == _EOI:
             return
         if marker not in _SEGMENTS:
-            raise ImageCorruptError(f"expected a JPEG segment at byte {position}, got an invalid marker")
-        length = int.from_bytes(view[found.end() : start])
-        end = found.end() + length
+            raise ImageCorruptError(f"expected a JPEG segment at byte {found.start()}, got an invalid marker")
+        end = found.end() + int.from_bytes(view[found.end() : start])
         if start > len(view) or end > len(view):
-            raise ImageTruncatedError(f"expected a complete JPEG, got end of file in the segment at byte {position}")
-        if end < start:
-            raise ImageCorruptError(
-                f"expected a JPEG segment of valid length at byte {position}, got an invalid length"
+            raise ImageTruncatedError(
+                f"expected a complete JPEG, got end of file in the segment at byte {found.start()}"
             )
-        yield marker, start, end
-        position = _find_scan_end(view, end) if marker == _SOS else end
+        if end < start and marker not in _IGNORED_SEGMENTS:
+            raise ImageCorruptError(
+                f"expected a JPEG segment of valid length at byte {found.start()}, got an invalid length"
+            )
+        yield marker, start, max(start, end)
+        position = _find_scan_end(view, end) if marker == _SOS else max(start, end)
     raise ImageCorruptError(f"expected at most {_MAX_SEGMENTS} segments in a JPEG, got more")
+
+
+def _is_scan_complete(view: memoryview, start: int) -> bool:
+    """Return whether the data of the only scan, from ``start`` to a marker or the end of the file, are complete.
+
+    libjpeg replaces data that a marker cuts off, but OpenCV returns no image if the file ends before the data do. An
+    eighth of the scale saves most of the time.
+    """
+    require_decoding()
+    file: bytes | memoryview
+    try:
+        file = bytes(view[: _find_scan_end(view, start)]) + _LOOKAHEAD
+    except ImageCorruptError:
+        return False
+    except ImageTruncatedError:
+        file = view
+    try:
+        return cv2.imdecode(np.frombuffer(file, np.uint8), cv2.IMREAD_REDUCED_COLOR_8) is not None
+    except cv2.error:
+        return False
 
 
 def _find_scan_end(view: memoryview, start: int) -> int:

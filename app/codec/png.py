@@ -4,17 +4,21 @@ Reference: the PNG specification, third edition (W3C, 2025).
 """
 
 import struct
+from collections import deque
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 from isal import isal_zlib
 
+from app.codec.decoding_policy import require_decoding
 from app.codec.exif import UPRIGHT, read_orientation
 from app.face.errors import ImageCorruptError, ImageTruncatedError
 from app.face.frame import Size
 
 SIGNATURE = b"\x89PNG\r\n\x1a\n"
 GREY, COLOUR, PALETTE, GREY_ALPHA, COLOUR_ALPHA = 0, 2, 3, 4, 6
+DAMAGED = b""
+"""In place of the type of a chunk that decoders ignore because of its checksum."""
 
 CHUNK_HEAD = struct.Struct(">I4s")
 CHECKSUM = struct.Struct(">I")
@@ -33,6 +37,7 @@ _ADAM7 = ((0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4), (0, 2, 2, 4), 
 _IHDR_END = len(SIGNATURE) + CHUNK_HEAD.size + IHDR.size + CHECKSUM.size
 _MAX_LENGTH = 2**31 - 1
 _MAX_PALETTE = 256
+_GREY_BYTES = 2
 
 # Chunks may be empty, so the file size alone does not bound the work. libpng writes chunks of 8 KiB of pixels, and no
 # encoder writes less than 1 KiB.
@@ -86,9 +91,10 @@ def read_png_header(view: memoryview) -> PngHeader:
 
 
 def verify_png(view: memoryview) -> int:
-    """Verify that a PNG is complete: the checksum of every chunk, the order of critical chunks, and IEND.
+    """Verify that a PNG is complete: the checksum and order of the chunks that libpng does not ignore, and IEND.
 
-    Bytes after IEND are allowed. Return the EXIF orientation, 1 to 8.
+    libpng ignores other chunks with a wrong checksum, the palette of a PNG that is not a palette PNG, image data that
+    continue after another chunk, and bytes after the head of IEND. Return the EXIF orientation, 1 to 8.
 
     Raises:
         ImageTruncatedError: the file ends before IEND.
@@ -97,22 +103,28 @@ def verify_png(view: memoryview) -> int:
     header = read_png_header(view)
     orientation: int | None = None
     has_palette = False
-    data_runs = data_bytes = 0
+    data: list[memoryview] = []
     previous = b""
+    is_continued = False
     for kind, start, end in iter_chunks(view):
         if kind == b"IDAT":
-            data_runs += previous != b"IDAT"
-            data_bytes += end - start
+            is_continued |= bool(data) and previous != b"IDAT"
+            if not is_continued:
+                data.append(view[start:end])
         elif kind == b"PLTE":
-            _check_palette(end - start, is_first=not has_palette and not data_runs)
-            has_palette = True
+            if header.colour_type == PALETTE and not data:
+                _check_palette(end - start, is_first=not has_palette)
+                has_palette = True
         elif kind == b"eXIf":
             orientation = orientation or read_orientation(view[start:end])
         else:
-            _check_other_chunk(kind, is_first=not previous, is_empty=start == end)
+            _check_other_chunk(kind, is_first=not previous)
         previous = kind
-    if data_runs != 1 or not data_bytes:
-        raise ImageCorruptError("expected consecutive PNG image data chunks, got none or several groups")
+    if not any(data):
+        raise ImageCorruptError("expected PNG image data, got none")
+    if is_continued:
+        require_decoding()
+        deque(_iter_inflated(data, _count_raw_bytes(header)), maxlen=0)
     if header.colour_type == PALETTE and not has_palette:
         raise ImageCorruptError("expected a palette in a palette PNG, got none")
     return orientation or UPRIGHT
@@ -121,10 +133,14 @@ def verify_png(view: memoryview) -> int:
 def iter_chunks(view: memoryview, *, is_checked: bool = True) -> Iterator[tuple[bytes, int, int]]:
     """Yield the type, start and end of the content of each chunk, up to and including IEND.
 
+    The type of a chunk with a wrong checksum is ``DAMAGED`` if libpng ignores such a chunk. The checksum of image data
+    is only checked with ``is_checked``.
+
     Raises:
         ImageTruncatedError: the file ends before IEND.
-        ImageCorruptError: a length is invalid, there are too many chunks, or a checked checksum is wrong.
+        ImageCorruptError: a length is invalid, there are too many chunks, or a checksum is wrong.
     """
+    is_palette_used = read_png_header(view).colour_type == PALETTE
     position = len(SIGNATURE)
     limit = _BASE_CHUNKS + len(view) // _BYTES_PER_CHUNK
     for _ in range(limit):
@@ -137,8 +153,13 @@ def iter_chunks(view: memoryview, *, is_checked: bool = True) -> Iterator[tuple[
             raise ImageCorruptError(f"expected a PNG chunk of valid length at byte {position}, got {length}")
         if end + CHECKSUM.size > len(view):
             raise ImageTruncatedError(f"expected a complete PNG, got end of file in the chunk at byte {position}")
-        if is_checked and isal_zlib.crc32(view[position + 4 : end]) != CHECKSUM.unpack_from(view, end)[0]:
-            raise ImageCorruptError(f"expected a correct checksum of the PNG chunk at byte {position}, got a wrong one")
+        is_skipped = kind == b"IEND" or (kind == b"IDAT" and not is_checked)
+        if not is_skipped and isal_zlib.crc32(view[position + 4 : end]) != CHECKSUM.unpack_from(view, end)[0]:
+            if not (kind[:1].islower() or (kind == b"PLTE" and not is_palette_used)):
+                raise ImageCorruptError(
+                    f"expected a correct checksum of the PNG chunk at byte {position}, got a wrong one"
+                )
+            kind = DAMAGED
         yield kind, start, end
         if kind == b"IEND":
             return
@@ -151,24 +172,53 @@ def _check_palette(length: int, *, is_first: bool) -> None:
         raise ImageCorruptError("expected one valid PNG palette before the image data, got a misplaced or invalid one")
 
 
-def _check_other_chunk(kind: bytes, *, is_first: bool, is_empty: bool) -> None:
+def _check_other_chunk(kind: bytes, *, is_first: bool) -> None:
     """Check a chunk of any other type. A capital first letter marks a critical chunk."""
     match kind:
         case b"IHDR":
             is_allowed = is_first
-        case b"IEND":
-            is_allowed = is_empty
+        case b"IEND" | b"":
+            is_allowed = True
         case _:
             is_allowed = kind.isalpha() and kind[:1].islower()
     if not is_allowed:
         raise ImageCorruptError("expected known critical PNG chunks, got one that is unknown, repeated or malformed")
 
 
+def find_chunk(view: memoryview, kind: bytes) -> memoryview:
+    """Return the content of the first chunk of a type before the image data, or nothing.
+
+    Raises:
+        ImageTruncatedError: the file ends before the image data.
+        ImageCorruptError: a chunk before the image data is invalid.
+    """
+    for found, start, end in iter_chunks(view, is_checked=False):
+        if found == kind:
+            return view[start:end]
+        if found == b"IDAT":
+            break
+    return view[:0]
+
+
+def read_transparent_grey(view: memoryview) -> int | None:
+    """Return the grey value that is transparent, in the bit depth of the file, or None; OpenCV does not decode it.
+
+    Raises:
+        ImageTruncatedError: the file ends before the image data.
+        ImageCorruptError: a chunk before the image data is invalid.
+    """
+    header = read_png_header(view)
+    content = find_chunk(view, b"tRNS") if header.colour_type == GREY else b""
+    if len(content) != _GREY_BYTES:
+        return None
+    return int.from_bytes(content) & ((1 << header.bit_depth) - 1)
+
+
 def strip_png(view: memoryview, *, as_grey: bool = False, is_alpha_kept: bool = False) -> bytearray:
     """Copy a PNG without anything that its pixels do not need; its checksums are not verified again.
 
     The copy omits what could be harmful: compressed text and profiles that libpng would inflate, orientation,
-    transparency of a palette unless it is kept, animation frames, and excessive image data after the last row. With
+    transparency of colours unless it is kept, animation frames, and excessive image data after the last row. With
     ``as_grey``, palette indices are declared as grey values, so that decoding returns the indices.
 
     Raises:
@@ -185,8 +235,11 @@ def strip_png(view: memoryview, *, as_grey: bool = False, is_alpha_kept: bool = 
     for kind, start, end in iter_chunks(view, is_checked=False):
         if kind == b"IDAT":
             data.append(view[start:end])
-        elif header.colour_type == PALETTE and (
-            kind == b"PLTE" or (kind == b"tRNS" and is_alpha_kept and end - start <= _MAX_PALETTE)
+        elif data:
+            break
+        elif (kind == b"PLTE" and header.colour_type == PALETTE) or (
+            # A longer chunk is invalid.
+            kind == b"tRNS" and is_alpha_kept and header.colour_type != GREY and end - start <= _MAX_PALETTE
         ):
             _append_chunk(stripped, kind, view[start:end])
     raw_bytes = _count_raw_bytes(header)

@@ -76,8 +76,8 @@ def sniff_image(data: bytes | memoryview, *, max_pixels: int) -> ImageInfo:
 def verify_structure(data: bytes | memoryview, info: ImageInfo) -> ImageInfo:
     """Verify that a file is complete, at a small part of the cost of decoding it.
 
-    PNG: the checksum of every chunk up to IEND. JPEG: segments and scans up to the end of the image. WebP: the
-    container and its chunks. Trailing bytes are allowed, because cameras append data.
+    PNG: the checksums of the chunks up to IEND. JPEG: segments and scans up to the end of the image. WebP: the
+    container and its chunks. What libpng, libjpeg and libwebp ignore is ignored, such as the data that cameras append.
 
     The result has the EXIF orientation from anywhere in the file.
 
@@ -85,6 +85,7 @@ def verify_structure(data: bytes | memoryview, info: ImageInfo) -> ImageInfo:
         ImageTruncatedError: the file ends too early.
         ImageCorruptError: a checksum is wrong, or the structure is invalid.
         ImageFormatError: the file uses an unsupported variant of its format.
+        DecodingForbiddenError: see `decoding_policy.forbid_decoding`.
     """
     return replace(info, exif_orientation=_VERIFIERS[info.format](memoryview(data)))
 

@@ -13,6 +13,7 @@ from app.face.frame import Size
 RIFF, WEBP = b"RIFF", b"WEBP"
 
 _LOSSY, _LOSSLESS, _EXTENDED = b"VP8 ", b"VP8L", b"VP8X"
+_IMAGES = {_LOSSY, _LOSSLESS}
 _CHUNK_HEAD = struct.Struct("<4sI")
 _FIRST_CHUNK = 12
 _HEADER_BYTES = {_LOSSY: 10, _LOSSLESS: 5, _EXTENDED: 10}
@@ -41,29 +42,52 @@ def read_webp_size(view: memoryview) -> Size:
 
 
 def verify_webp(view: memoryview) -> int:
-    """Verify that a WebP is complete: the container fits in the file, chunks fill it, and they contain one image.
+    """Verify that a WebP is complete: the container fits in the file, and an image in the container.
 
-    Bytes after the container are allowed. WebP has no checksums, so damage inside the image shows only in the pixels.
-    Return the EXIF orientation, 1 to 8.
+    Like libwebp, ignore what follows the image, except for its EXIF orientation. WebP has no checksums, so damage
+    inside the image shows only in the pixels. Return the EXIF orientation, 1 to 8.
 
     Raises:
         ImageTruncatedError: the file ends before the end of the container.
-        ImageCorruptError: chunks do not fit, or the image is missing, repeated, or not of the size in the header.
+        ImageCorruptError: chunks do not fit, or the image is missing or not of the size in the header.
         ImageFormatError: the file is an animation.
     """
     size = read_webp_size(view)
     orientation: int | None = None
-    images = 0
-    for kind, start, length in _iter_chunks(view):
-        if kind in {_LOSSY, _LOSSLESS}:
-            images += 1
-            if _read_size(view, kind, start, length) != size:
-                raise ImageCorruptError("expected a WebP image of the size in the header, got another size")
-        elif kind == b"EXIF":
-            orientation = orientation or read_orientation(view[start : start + length])
-    if images != 1:
-        raise ImageCorruptError(f"expected one image in the WebP, got {images}")
+    has_image = False
+    try:
+        for kind, start, length in _iter_chunks(view):
+            if kind == b"EXIF":
+                orientation = orientation or read_orientation(view[start : start + length])
+            elif kind in _IMAGES and not has_image:
+                _check_same_size(size, _read_size(view, kind, start, length))
+                has_image = True
+    except ImageCorruptError:
+        if not has_image:
+            raise
+    if not has_image:
+        raise ImageCorruptError("expected an image in the WebP, got none")
     return orientation or UPRIGHT
+
+
+def find_chunk(view: memoryview, kind: bytes) -> memoryview:
+    """Return the content of the first chunk of a type before the image, or nothing.
+
+    Raises:
+        ImageTruncatedError: the file ends before the end of the container.
+        ImageCorruptError: chunks up to the image do not fit in the container.
+    """
+    for found, start, length in _iter_chunks(view):
+        if found == kind:
+            return view[start : start + length]
+        if found in _IMAGES:
+            break
+    return view[:0]
+
+
+def _check_same_size(header: Size, image: Size) -> None:
+    if image != header:
+        raise ImageCorruptError("expected a WebP image of the size in the header, got another size")
 
 
 def is_lossless_webp(view: memoryview) -> bool:
@@ -71,9 +95,9 @@ def is_lossless_webp(view: memoryview) -> bool:
 
     Raises:
         ImageTruncatedError: the file ends before the end of the container.
-        ImageCorruptError: chunks do not fit in the container.
+        ImageCorruptError: chunks up to the image do not fit in the container.
     """
-    return any(kind == _LOSSLESS for kind, _, _ in _iter_chunks(view))
+    return next((kind for kind, _, _ in _iter_chunks(view) if kind in _IMAGES), None) == _LOSSLESS
 
 
 def _iter_chunks(view: memoryview) -> Iterator[tuple[bytes, int, int]]:

@@ -28,6 +28,7 @@ MESH_POINTS_WITH_IRISES: Final = 478
 
 RIGHT_EYE_OUTER_CORNER: Final = 33
 LEFT_EYE_OUTER_CORNER: Final = 263
+_FOREHEAD, _CHIN = 10, 152
 
 MIN_INTEROCULAR_PX: Final = 1.0
 """Minimum distance between the eyes; below it, the angle of their axis is meaningless."""
@@ -144,7 +145,8 @@ def compute_interocular_px(landmarks_px: FloatArray) -> float:
 def compute_roll_deg(landmarks_px: FloatArray) -> float:
     """Compute the roll of the head in the image plane.
 
-    Roll is the angle of the line through the outer eye corners, because facial expression moves them least.
+    Roll is the angle of the line through the outer eye corners, because facial expression moves them least. In an image
+    that is stored mirrored, the subject's right eye is at the right of an upright face.
 
     Returns:
         degrees in ``(-180, 180]``, positive clockwise in the image; 0 for a level, upright subject.
@@ -164,6 +166,9 @@ def compute_roll_deg(landmarks_px: FloatArray) -> float:
             f"landmarks: expected outer eye corners ({RIGHT_EYE_OUTER_CORNER} and {LEFT_EYE_OUTER_CORNER}) at least "
             "1 pixel apart, got less"
         )
+    chin_across, chin_down = (landmarks_px[_CHIN] - landmarks_px[_FOREHEAD]).tolist()
+    if across * chin_down < down * chin_across:  # the face is mirrored
+        across, down = -across, -down
     # A difference of -0.0 would return -180 degrees, which is outside the documented range.
     return math.degrees(math.atan2(down + 0.0, across))
 

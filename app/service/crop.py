@@ -20,6 +20,7 @@ from app.codec.decode import (
     list_reductions,
 )
 from app.codec.encode import encode_image
+from app.codec.icc import read_icc_profile
 from app.codec.sniff import MAX_SIDE_PX, ImageInfo, sniff_image, verify_structure
 from app.face.errors import ImageTooLargeError, InputError
 from app.face.frame import ByteArray, Frame, Size, make_frame, warp_image
@@ -220,7 +221,7 @@ class CropService:
             detected = self.detectors.detect(image, on_step, checked.options.face, orientation)
             landmarks_px = detected.landmarks_px
         frame = _choose_frame(checked, landmarks_px, self._limits)
-        background = _encode_background(image, frame, on_step) if checked.options.background == "image" else None
+        background = _encode_background(image, checked, frame, on_step)
         # Decode the label image only now, although a label map that is too complex would then be rejected later. Both
         # decoded images together would raise peak memory by a quarter.
         del image
@@ -357,11 +358,15 @@ def check_output_size(field: str, size: Size, limits: ImageLimits) -> None:
         raise ImageTooLargeError(f"{field}: expected a result of {limit}, got {got}; set crop or output_size")
 
 
-def _encode_background(image: ImagePyramid, frame: Frame, on_step: OnStep) -> EmbeddedImage:
-    """Encode the image in the output frame, as a file that the overlay embeds."""
+def _encode_background(
+    image: ImagePyramid, checked: CheckedInput, frame: Frame, on_step: OnStep
+) -> EmbeddedImage | None:
+    """Encode the image in the output frame, as a file that the overlay embeds, if the options require it."""
+    if checked.options.background == "none":
+        return None
     level = image.get_level(1 / frame.scale)
     with on_step("warp"):
         warped = warp_image(level.pixels, frame.reduce(level.reduction))
     with on_step("encode"):
-        data, media_type = encode_image(warped)
+        data, media_type = encode_image(warped, read_icc_profile(checked.image, checked.image_info))
         return EmbeddedImage(pybase64.b64encode_as_string(data), media_type)

@@ -21,9 +21,10 @@ if TYPE_CHECKING:
 
 PACKAGE_MODELS = Path(__file__).parents[1] / "models"
 
-# Clockwise quarter turns that make heads upright, by EXIF orientation. Mirrored images are not flipped, because faces
-# in them can be detected, and landmarks refer to the stored pixels.
-_QUARTER_TURNS = {3: 2, 4: 2, 5: 1, 6: 1, 7: 3, 8: 3}
+# By EXIF orientation, the clockwise quarter turns that make heads upright, after a horizontal flip if it is mirrored.
+# Without the flip, the left eye would be found where the subject's right eye is displayed.
+_QUARTER_TURNS = {3: 2, 4: 2, 5: 3, 6: 1, 7: 1, 8: 3}
+_MIRRORED = {2, 4, 5, 7}
 
 log = get_logger("images")
 
@@ -57,7 +58,8 @@ class DetectorPool:
     ) -> DetectedFace:
         """Detect the landmarks of a face, and count the outcome; see `LandmarkDetector.detect`.
 
-        Its EXIF orientation is 1 to 8.
+        Its EXIF orientation is 1 to 8. Landmarks refer to the image as stored. Left and right are the subject's in the
+        image as displayed.
 
         Raises:
             DetectionUnavailableError: the models are missing or cannot be loaded.
@@ -66,7 +68,13 @@ class DetectorPool:
         """
         detector = self._get_detector()
         try:
-            detected = detector.detect(image, on_step, index, _QUARTER_TURNS.get(exif_orientation, 0))
+            detected = detector.detect(
+                image,
+                on_step,
+                index,
+                _QUARTER_TURNS.get(exif_orientation, 0),
+                is_mirrored=exif_orientation in _MIRRORED,
+            )
         except NoFaceError:
             record_faces_detected("none")
             raise

@@ -11,6 +11,8 @@ import pybase64
 from msgspec import Meta
 
 from app.codec.encode import encode_flat_png, encode_image
+from app.codec.icc import read_icc_profile
+from app.codec.sniff import sniff_image
 from app.face.contours import COORDINATE_DECIMALS, Polygon
 from app.face.frame import ByteArray, Size
 from app.face.regions import CUSTOM_REGION, Region
@@ -122,19 +124,26 @@ def _render(
 ) -> bytes:
     check_output_size("png", size, limits)
     background = read_background(svg)
+    file = b"" if background is None else pybase64.b64decode(background.base64)
     image = render_image(
         size=size,
         regions=regions,
         landmarks_px=landmarks_px,
         style=options.style(),
-        background=None if background is None else _decode(background.base64),
+        background=_decode(file) if file else None,
     )
-    return encode_flat_png(image) if background is None else encode_image(image).data
+    if not file:
+        return encode_flat_png(image)
+    profile = read_icc_profile(file, sniff_image(file, max_pixels=limits.max_image_pixels))
+    # Regions have colours also if the image is grey.
+    return encode_image(image, profile if profile is not None and profile.space == "rgb" else None).data
 
 
-def _decode(base64: str) -> ByteArray:
+def _decode(file: bytes) -> ByteArray:
     """Decode a background that this service encoded, with its alpha channel."""
-    image = cv2.imdecode(np.frombuffer(pybase64.b64decode(base64), np.uint8), cv2.IMREAD_UNCHANGED)
+    image = cv2.imdecode(np.frombuffer(file, np.uint8), cv2.IMREAD_UNCHANGED)
     if image is None:
         raise ValueError("background: expected an image, got other data")
+    if image.ndim < 3:  # noqa: PLR2004 - a grey image has two dimensions
+        image = cv2.cvtColor(image, cv2.COLOR_GRAY2BGR)
     return image.astype(np.uint8, copy=False)

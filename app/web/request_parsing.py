@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 import msgspec
 
+from app.codec.decoding_policy import DecodingForbiddenError, forbid_decoding
 from app.observability.recording import image_step
 from app.service.crop import CropInput
 from app.service.landmarks import LandmarksInput
@@ -88,7 +89,7 @@ async def process_body(
 
     `work` runs on a work thread, and the body is released after it. Without `keeps_slot`, the block only waits for the
     queue, so the slot is released first, and a slow queue delays no other request. `work` is then a check, which for a
-    small body takes less time than a thread switch, so it runs on the event loop.
+    small body takes less time than a thread switch, so it runs on the event loop, unless it needs to decode an image.
 
     Raises:
         ProblemError: ``body_too_large``, ``body_timeout``, or an error of `work`.
@@ -102,11 +103,15 @@ async def process_body(
     with admission.bodies.open(declared_size(request), client) as buffer:
         body = await read_body(request, buffer, state.body_limits)
         if not keeps_slot and is_cheap_to_check(body):
-            with admission.enter(caller):
-                result = work(body)
-            del body
-            yield result
-            return
+            try:
+                with admission.enter(caller), forbid_decoding():
+                    result = work(body)
+            except DecodingForbiddenError:
+                pass
+            else:
+                del body
+                yield result
+                return
         with ExitStack() as stack:
             slot = request.state.slot = stack.enter_context(admission.enter(caller))
             job = slot.run(work, body)

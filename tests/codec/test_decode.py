@@ -280,6 +280,37 @@ def test_transparency_is_kept(
         assert pixels[0, :, 3].tolist() == alpha
 
 
+@pytest.mark.parametrize(
+    ("colour", "depth", "transparency", "is_kept"),
+    [
+        *[(GREY, depth, struct.pack(">H", 1), True) for depth in (1, 2, 4, 8, 16)],
+        *[(COLOUR, depth, struct.pack(">HHH", 1, 1, 1), True) for depth in (8, 16)],
+        (GREY, 8, b"\0", False),  # libpng ignores a tRNS chunk of another length
+        (COLOUR, 8, b"\0\1", False),
+        (GREY, 2, struct.pack(">H", 5), True),  # bits above the depth are ignored
+    ],
+)
+def test_transparent_value_of_grey_and_colour_is_kept(
+    make: SimpleNamespace, colour: int, depth: int, transparency: bytes, *, is_kept: bool
+) -> None:
+    values = make.labels.astype(np.uint16) % 2
+    pixels = values if colour == GREY else np.dstack([values] * 3)
+    data = make.png.build(pixels, depth=depth, colour=colour, before=make.png.chunk(b"tRNS", transparency))
+    decoded = decode_image_with_alpha(data, sniff_image(data, max_pixels=LIMIT))
+    if is_kept:
+        np.testing.assert_array_equal(decoded[:, :, 3], np.where(values == 1, 0, 255))
+    else:
+        assert decoded.shape == (4, 5, 3)
+    assert decode_image(data, sniff_image(data, max_pixels=LIMIT)).shape == (4, 5, 3)
+
+
+def test_damaged_transparency_is_ignored(make: SimpleNamespace) -> None:
+    chunk = bytearray(make.png.chunk(b"tRNS", bytes(2)))
+    chunk[-1] ^= 1
+    data = make.png.build(make.grey, before=bytes(chunk))
+    assert decode_image_with_alpha(data, sniff_image(data, max_pixels=LIMIT)).shape == (4, 5, 3)
+
+
 def test_undecodable_image_with_alpha_is_corrupt(sample: Sample) -> None:
     for data in (sample.png_file(9, 9, b"no zlib stream"), sample.png_file(9, 9, zlib.compress(b"short"))):
         with pytest.raises(ImageCorruptError):

@@ -6,6 +6,7 @@ import cv2
 import numpy as np
 import pytest
 
+from app.codec.decoding_policy import DecodingForbiddenError, forbid_decoding
 from app.codec.jpeg import read_jpeg_header, verify_jpeg
 from app.face.errors import ImageCorruptError, ImageFormatError, ImageTruncatedError
 from app.face.frame import Size
@@ -79,13 +80,13 @@ def test_end_of_a_thumbnail_is_ignored(make: SimpleNamespace) -> None:
         pytest.param(lambda j: j.whole[:-2] + b"\xff" * 9, TRUNCATED, id="filling instead of the end"),
         pytest.param(lambda j: b"\xff\xd8" + j.eoi, CORRUPT, id="start and end"),
         pytest.param(lambda j: b"\xff\xd8" + j.whole, CORRUPT, id="two starts"),
-        pytest.param(lambda j: j.whole[:-2] + j.whole, CORRUPT, id="another image inside the scan"),
-        pytest.param(lambda j: j.whole[:-9] + b"\xff\x02" + j.whole[-7:], CORRUPT, id="reserved marker in the scan"),
-        pytest.param(lambda j: j.insert(j.whole, b"\0\0", before=j.dht), CORRUPT, id="garbage between"),
-        pytest.param(lambda j: j.insert(j.whole, b"\xff\0", before=j.dht), CORRUPT, id="marker 00 between"),
-        pytest.param(lambda j: j.insert(j.whole, b"\xff\xd0", before=j.dht), CORRUPT, id="restart between"),
-        pytest.param(lambda j: j.insert(j.whole, b"\xff\xe1\0\1"), CORRUPT, id="segment of length 1"),
-        pytest.param(lambda j: j.insert(j.whole, b"\xff\xe1\0\0"), CORRUPT, id="segment of length 0"),
+        pytest.param(lambda j: j.whole[:-2] + j.whole, COMPLETE, id="another image instead of the end"),
+        pytest.param(lambda j: j.whole[:-30] + b"\xff\x02" + j.whole[-28:], CORRUPT, id="reserved marker in the scan"),
+        pytest.param(lambda j: j.insert(j.whole, b"\0\0", before=j.dht), COMPLETE, id="garbage between"),
+        pytest.param(lambda j: j.insert(j.whole, b"\xff\0", before=j.dht), COMPLETE, id="marker 00 between"),
+        pytest.param(lambda j: j.insert(j.whole, b"\xff\xd0", before=j.dht), COMPLETE, id="restart between"),
+        pytest.param(lambda j: j.insert(j.whole, b"\xff\xe1\0\1"), COMPLETE, id="segment of length 1"),
+        pytest.param(lambda j: j.insert(j.whole, b"\xff\xe1\0\0"), COMPLETE, id="segment of length 0"),
         pytest.param(lambda j: j.whole[:2] + b"\xff\xe1\xff\xff" + j.whole[2:], TRUNCATED, id="segment past the end"),
         pytest.param(
             lambda j: j.insert(j.whole, j.segment(*j.split(j.whole)[0][3]), before=j.sos), CORRUPT, id="two frames"
@@ -117,6 +118,58 @@ def test_end_of_a_thumbnail_is_ignored(make: SimpleNamespace) -> None:
 def test_verify_table(make: SimpleNamespace, build: Callable[..., bytes], expected: Context) -> None:
     with expected:
         assert verify_jpeg(memoryview(build(make.jpeg))) == 1
+
+
+@pytest.fixture
+def photo() -> np.ndarray:
+    """Return smooth noise: no part of its scan can be missing without a difference in the pixels."""
+    noise = np.random.default_rng(5).integers(0, 256, (64, 80, 3), dtype=np.uint8)
+    return cv2.GaussianBlur(noise, (0, 0), 1)
+
+
+# In place of the end marker, or after bytes without one.
+TRAILERS = [
+    pytest.param(b"\0\0\1\nImage_UTC_Data1700000000000SEFHe\0\0\0\1\0\0\0SEFT", id="Samsung"),
+    pytest.param(b"\xff\xd8\xff\xe0\0\4ab", id="another image"),
+    pytest.param(b"\0" * 32 + b"\xff\xe1\xff\xff", id="segment past the end"),
+    pytest.param(b"\xff\2reserved marker", id="reserved marker"),
+    pytest.param(b"\0\0\0\x18ftypmp42" + bytes(1_000), id="video"),
+]
+SEQUENTIAL = [(), (cv2.IMWRITE_JPEG_RST_INTERVAL, 1), (cv2.IMWRITE_JPEG_OPTIMIZE, 1)]
+
+
+@pytest.mark.parametrize("trailer", TRAILERS)
+@pytest.mark.parametrize("settings", SEQUENTIAL)
+def test_complete_scan_without_end_marker_is_complete(
+    make: SimpleNamespace, photo: np.ndarray, settings: tuple[int, ...], trailer: bytes
+) -> None:
+    whole = make.jpeg.encode(photo, *settings)
+    assert verify_jpeg(memoryview(whole[:-2] + trailer)) == 1
+    assert verify_jpeg(memoryview(whole + trailer)) == 1
+    cut = whole[: -len(whole) // 3]
+    with pytest.raises((ImageCorruptError, ImageTruncatedError)):
+        verify_jpeg(memoryview(cut + trailer[:40]))
+    with forbid_decoding(), pytest.raises(DecodingForbiddenError):
+        verify_jpeg(memoryview(whole[:-2] + trailer))
+
+
+@pytest.mark.parametrize("trailer", TRAILERS)
+def test_progressive_image_needs_its_end_marker(make: SimpleNamespace, photo: np.ndarray, trailer: bytes) -> None:
+    whole = make.jpeg.encode(photo, cv2.IMWRITE_JPEG_PROGRESSIVE, 1)
+    assert verify_jpeg(memoryview(whole + trailer)) == 1
+    with pytest.raises((ImageCorruptError, ImageTruncatedError)):
+        verify_jpeg(memoryview(whole[:-2] + trailer))
+
+
+@pytest.mark.parametrize("inserted", [b"x" * 608, b"\xff\0\xff\1\xff\xd3", b"\xff\xff", b"\0"])
+@pytest.mark.parametrize("settings", [(), (cv2.IMWRITE_JPEG_PROGRESSIVE, 1)])
+def test_bytes_before_any_marker_are_skipped(
+    make: SimpleNamespace, photo: np.ndarray, settings: tuple[int, ...], inserted: bytes
+) -> None:
+    whole = make.jpeg.encode(photo, *settings)
+    whole = make.jpeg.insert(whole, make.jpeg.segment(make.jpeg.com, b"note") + inserted, before=make.jpeg.dqt)
+    assert verify_jpeg(memoryview(whole)) == 1
+    assert read_jpeg_header(memoryview(whole)).size == Size(80, 64)
 
 
 def test_fourth_segment_of_the_sample_is_the_frame(make: SimpleNamespace) -> None:

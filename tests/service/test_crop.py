@@ -11,9 +11,11 @@ from typing import TYPE_CHECKING, Any, get_args
 import cv2
 import numpy as np
 import orjson
+import pybase64
 import pytest
 
-from app.codec.sniff import ImageFormat, ImageInfo
+from app.codec.icc import read_icc_profile
+from app.codec.sniff import ImageFormat, ImageInfo, sniff_image
 from app.face.errors import (
     FaceIndexError,
     ImageCorruptError,
@@ -33,9 +35,11 @@ from app.face.errors import (
 )
 from app.face.frame import Size
 from app.face.regions import CATALOGUE
+from app.face.rendering.svg import read_background
 from app.service import crop
 from app.service.crop import CropInput, CropService, ImageLimits
 from app.service.options import CropOptions
+from app.service.png_export import result_to_png
 from app.service.serialization import result_to_json, result_warnings
 
 if TYPE_CHECKING:
@@ -404,3 +408,23 @@ class TestDigest:
         other = replace(checked, image=whole[:cut], label_image=whole[cut:])
         alone = replace(checked, image=whole, label_image=None, label_info=None)
         assert len({checked.digest(), other.digest(), alone.digest()}) == 3
+
+
+@pytest.mark.parametrize(("crop", "media_type"), [("none", "image/jpeg"), ("face", "image/png")])
+def test_background_keeps_the_colour_profile(
+    service: CropService, make_input: MakeInput, sample: Sample, crop: str, media_type: str
+) -> None:
+    profile = (600).to_bytes(4) + bytes(12) + b"RGB XYZ " + bytes(12) + b"acsp" + bytes(560)
+    segment = b"\xff\xe2" + (2 + 14 + len(profile)).to_bytes(2) + b"ICC_PROFILE\0\1\1" + profile
+    image = sample.jpeg[:2] + segment + sample.jpeg[2:]
+    result = service.process(make_input(image=image, background="image", crop=crop, margin=4))
+    background = read_background(result.face.svg)
+    assert background is not None
+    assert background.media_type == media_type
+    embedded = pybase64.b64decode(background.base64)
+    found = read_icc_profile(embedded, sniff_image(embedded, max_pixels=10**8))
+    assert found is not None
+    assert found.data == profile
+    png = result_to_png(result, CropOptions(background="image"), ImageLimits())
+    exported = read_icc_profile(png, sniff_image(png, max_pixels=10**8))
+    assert exported == found

@@ -19,6 +19,7 @@ from app.face.detection.model_files import IRIS_FILE, KNOWN_FILES
 from app.face.errors import DetectionUnavailableError, FaceIndexError, ImageTooLargeError, NoFaceError
 from app.face.frame import transform_points
 from app.face.image_pyramid import blend_on_grey
+from app.face.landmarks import compute_roll_deg
 from app.face.pipeline import no_step
 from app.service.crop import CropInput, CropService, ImageLimits
 from app.service.detector_pool import DetectorPool
@@ -189,11 +190,14 @@ def test_alpha_grey_and_16_bits_are_supported(service: CropService, sample: Samp
 )
 def test_rotated_images_are_detected_upright(face_models: Path, orientation: int, roll_deg: int) -> None:
     del face_models
-    quarter_turns = roll_deg // 90
-    stored = np.ascontiguousarray(np.rot90(variants.read_sample().image, -quarter_turns))
+    is_mirrored = orientation in {2, 4, 5, 7}
+    upright = variants.read_sample().image
+    stored = np.ascontiguousarray(np.rot90(np.fliplr(upright) if is_mirrored else upright, -(roll_deg // 90)))
     detected = DetectorPool().detect(stored, no_step, 0, orientation)
+    assert abs((compute_roll_deg(detected.landmarks_px) - roll_deg + 180) % 360 - 180) < 10
+    # Sides are those of the image as displayed, so the axis between the eyes is reversed in a mirrored one.
     across, down = detected.landmarks_px[263] - detected.landmarks_px[33]
-    difference = np.degrees(np.arctan2(down, across)) - roll_deg
+    difference = np.degrees(np.arctan2(down, across)) - roll_deg + (180 if is_mirrored else 0)
     assert abs((difference + 180) % 360 - 180) < 10
 
 

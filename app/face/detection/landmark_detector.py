@@ -193,6 +193,17 @@ def _move_detection(
     return Detection(compute_bbox(corners), keypoints, detection.confidence)
 
 
+def undo_mirroring(face: DetectedFace, width: int) -> DetectedFace:
+    """Transform a face from an image of this width, flipped horizontally, back to the original."""
+    faces = []
+    for one in face.faces:
+        x, y, across, down = one.box
+        keypoints = one.keypoints * (-1, 1) + (width, 0)
+        faces.append(Detection((width - x - across, y, across, down), keypoints.astype(np.float32), one.confidence))
+    landmarks_px = (face.landmarks_px * (-1, 1) + (width, 0)).astype(np.float32)
+    return replace(face, landmarks_px=landmarks_px, faces=tuple(faces))
+
+
 def _tile_starts(length: int, side: int) -> tuple[int, ...]:
     return (0,) if length <= side else (0, length - side)
 
