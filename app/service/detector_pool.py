@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import tempfile
 import threading
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,6 +20,8 @@ from app.observability.recording import record_faces_detected
 from app.observability.rich_logging import get_logger, log_image_processing
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from app.face.pipeline import OnStep
 
 PACKAGE_MODELS = Path(__file__).parents[1] / "models"
@@ -28,6 +33,10 @@ _GREY_BY_ALPHA = np.rint(_GREY * (255 - np.arange(256)) / 255).astype(np.uint8)
 # Clockwise quarter turns that make heads upright, by EXIF orientation. Mirrored images are not flipped, because faces
 # in them can be detected, and landmarks refer to the stored pixels.
 _QUARTER_TURNS = {3: 2, 4: 2, 5: 1, 6: 1, 7: 3, 8: 3}
+
+_STDERR = 2
+_LITERT_NOTICE = b"INFO: "  # of the first line that LiteRT writes when it creates a delegate
+_loading = threading.Lock()
 
 log = get_logger("images")
 
@@ -81,8 +90,9 @@ class DetectorPool:
         if detector is None:
             self.require_models()
             try:
-                detector = LandmarkDetector(str(self._folder))
-            except cv2.error:
+                with without_litert_notices():
+                    detector = LandmarkDetector(str(self._folder))
+            except ValueError:
                 log.exception("The face-detection models cannot be loaded; install them again")
                 raise _unavailable("cannot be loaded") from None
             self._thread.detector = detector
@@ -97,6 +107,29 @@ def blend_on_grey(image: ByteArray) -> ByteArray:
     colours = cv2.cvtColor(cv2.cvtColor(image, cv2.COLOR_RGBA2mRGBA), cv2.COLOR_BGRA2BGR)
     grey = cv2.LUT(cv2.extractChannel(image, 3), _GREY_BY_ALPHA)
     return cv2.add(colours, cv2.cvtColor(grey, cv2.COLOR_GRAY2BGR)).astype(np.uint8, copy=False)
+
+
+@contextmanager
+def without_litert_notices() -> Iterator[None]:
+    """Drop the notices that LiteRT writes to stderr in the block, because its log level cannot be set from Python.
+
+    They are no lines of the log format. Everything else that the process writes to stderr in the meantime is kept, and
+    written at the end of the block.
+    """
+    with _loading, tempfile.TemporaryFile() as held:
+        stderr = os.dup(_STDERR)
+        try:
+            os.dup2(held.fileno(), _STDERR)
+            try:
+                yield
+            finally:
+                os.dup2(stderr, _STDERR)
+                held.seek(0)
+                kept = b"".join(line for line in held if not line.startswith(_LITERT_NOTICE))
+                if kept:
+                    os.write(stderr, kept)
+        finally:
+            os.close(stderr)
 
 
 def _unavailable(reason: str) -> DetectionUnavailableError:

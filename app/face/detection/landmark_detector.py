@@ -1,7 +1,7 @@
 """An image to the landmarks of a face.
 
 A detector locates the faces. The mesh model runs on an upright square around one of them, then again on the square that
-its own mesh defines. The iris model adds the irises. The models are MediaPipe's (Google, Apache-2.0), run by OpenCV.
+its own mesh defines. The iris model adds the irises. The models are MediaPipe's (Google, Apache-2.0), run by LiteRT.
 """
 
 from dataclasses import dataclass, replace
