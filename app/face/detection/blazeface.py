@@ -2,7 +2,7 @@
 
 Anchor layout, scales and thresholds are those of MediaPipe's graphs ``face_detection_short_range`` and
 ``face_detection_full_range`` (Google, Apache-2.0). The short-range model detects faces from a fifteenth of the image
-size; the full-range model also detects smaller ones, at four times the cost.
+size; the full-range model also detects smaller ones, at three times the cost.
 
 Points are on the continuous plane of the image: pixel (0, 0) covers 0 to 1.
 """
@@ -48,7 +48,7 @@ class DetectorConfig:
 
 
 SHORT_RANGE: Final = DetectorConfig(128, ((16, 2), (8, 6)), "regressors", "classificators", 0.5)
-FULL_RANGE: Final = DetectorConfig(192, ((48, 1),), "Identity", "Identity_1", 0.6)
+FULL_RANGE: Final = DetectorConfig(192, ((48, 1),), "Identity", "Identity_1", 0.5)
 
 
 class FaceDetector:
@@ -165,8 +165,23 @@ def translate_detection(detection: Detection, x: float, y: float) -> Detection:
     return Detection((left + x, top + y, width, height), keypoints, detection.confidence)
 
 
-def non_max_suppression(detections: Sequence[Detection]) -> list[Detection]:
-    """Keep the most confident detection of each overlapping group, in order of descending confidence."""
-    boxes = [detection.box for detection in detections]
-    kept = cv2.dnn.NMSBoxes(boxes, [detection.confidence for detection in detections], 0.0, _MAX_IOU)
-    return [detections[index] for index in kept]
+def scale_detection(detection: Detection, factor: float) -> Detection:
+    """Scale a detection, for example from a shrunk image to the original."""
+    left, top, width, height = (length * factor for length in detection.box)
+    return Detection((left, top, width, height), detection.keypoints * np.float32(factor), detection.confidence)
+
+
+def merge_detections(detections: Sequence[Detection]) -> list[Detection]:
+    """Merge overlapping detections of several models or tiles into their mean, by descending confidence."""
+    if not detections:
+        return []
+    sizes = np.array([detection.box[2:] for detection in detections])
+    centres = np.array([detection.box[:2] for detection in detections]) + sizes / 2
+    keypoints = np.array([detection.keypoints for detection in detections], np.float64)
+    points = np.concatenate([centres[:, None], sizes[:, None], keypoints], axis=1)
+    return weighted_non_max_suppression(points, np.array([detection.confidence for detection in detections]))
+
+
+def non_max_suppression(boxes: Sequence[tuple[float, float, float, float]], scores: Sequence[float]) -> list[int]:
+    """Return the indices of the boxes that overlap no box of a higher score, by descending score."""
+    return [int(index) for index in cv2.dnn.NMSBoxes(list(boxes), list(scores), 0.0, _MAX_IOU)]
