@@ -24,7 +24,7 @@ RUN python -m venv --without-pip /opt/venv \
 FROM locked AS service
 ARG SOURCE_DATE_EPOCH=0
 # Face-detection models from a pinned wheel, each verified by its hash. They become part of the service wheel.
-COPY tools/models.py tools/tflite.py tools/models.lock /build/tools/
+COPY tools/models.py tools/pinned_files.py tools/models.lock /build/tools/
 RUN PYTHONPATH="$(echo /opt/venv/lib/python3*/site-packages)" python /build/tools/models.py --into /build/app/models
 COPY pyproject.toml README.md LICENSE NOTICE /build/
 COPY app/ /build/app/
@@ -38,10 +38,11 @@ FROM locked AS packages
 ARG SOURCE_DATE_EPOCH=0
 # Bytecode halves the start time. Its mode `unchecked-hash` makes it valid for any timestamps of the sources. Fixed
 # timestamps make the build reproducible. The service does not load the modules excluded with -x; only the command of
-# httpx would, so it is removed.
+# httpx would, so it is removed. LiteRT's accelerators and compilers, 40 MB, are not used on CPUs.
 RUN pip uninstall --quiet --yes setuptools \
     && cd /opt/venv/lib/python3*/site-packages \
     && find . -type d -name tests -prune -exec rm -r {} + \
+    && rm -r ai_edge_litert/aot ai_edge_litert/tools ai_edge_litert/vendors ai_edge_litert/*Accelerator.so \
     && rm httpx/_main.py /opt/venv/bin/httpx \
     && find . -type f \( -name '*.pyi' -o -name '*.py[dx]' -o -name '*.px[di]' -o -name '*.[ach]' \) -delete \
     && python -m compileall -q -j 0 -x '/(pygments|numpy/(distutils|f2py))/' \

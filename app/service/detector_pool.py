@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import tempfile
 import threading
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,6 +18,8 @@ from app.observability.recording import record_faces_detected
 from app.observability.rich_logging import get_logger, log_image_processing
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from app.face.frame import ByteArray
     from app.face.image_pyramid import ImagePyramid
     from app.face.pipeline import OnStep
@@ -25,6 +30,10 @@ PACKAGE_MODELS = Path(__file__).parents[1] / "models"
 # Without the flip, the left eye would be found where the subject's right eye is displayed.
 _QUARTER_TURNS = {3: 2, 4: 2, 5: 3, 6: 1, 7: 1, 8: 3}
 _MIRRORED = {2, 4, 5, 7}
+
+_STDERR = 2
+_LITERT_NOTICE = b"INFO: "  # of the first line that LiteRT writes when it creates a delegate
+_loading = threading.Lock()
 
 log = get_logger("images")
 
@@ -87,12 +96,36 @@ class DetectorPool:
         if detector is None:
             self.require_models()
             try:
-                detector = LandmarkDetector(str(self._folder))
-            except cv2.error:
+                with without_litert_notices():
+                    detector = LandmarkDetector(str(self._folder))
+            except ValueError:
                 log.exception("The face-detection models cannot be loaded; install them again")
                 raise _unavailable("cannot be loaded") from None
             self._thread.detector = detector
         return detector
+
+
+@contextmanager
+def without_litert_notices() -> Iterator[None]:
+    """Drop the notices that LiteRT writes to stderr in the block, because its log level cannot be set from Python.
+
+    They are no lines of the log format. Everything else that the process writes to stderr in the meantime is kept, and
+    written at the end of the block.
+    """
+    with _loading, tempfile.TemporaryFile() as held:
+        stderr = os.dup(_STDERR)
+        try:
+            os.dup2(held.fileno(), _STDERR)
+            try:
+                yield
+            finally:
+                os.dup2(stderr, _STDERR)
+                held.seek(0)
+                kept = b"".join(line for line in held if not line.startswith(_LITERT_NOTICE))
+                if kept:
+                    os.write(stderr, kept)
+        finally:
+            os.close(stderr)
 
 
 def _unavailable(reason: str) -> DetectionUnavailableError:

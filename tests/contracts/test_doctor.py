@@ -117,6 +117,6 @@ def test_runbooks_in_texts_exist(path: Path) -> None:
 
 def test_model_hashes_match_the_tool_that_installs_them() -> None:
     """Both contain the hashes, because the image build runs the tool before the app is installed."""
-    code = "import json, models; print(json.dumps({item.name: item.sha256 for item in models.MODELS.items}))"
+    code = "import json, models; print(json.dumps({item.name: item.sha256 for item in models.MODELS.files}))"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT / "tools", capture_output=True, text=True, check=True)
     assert json.loads(done.stdout) == {name: known.sha256 for name, known in KNOWN_FILES.items()}

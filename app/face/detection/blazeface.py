@@ -2,7 +2,7 @@
 
 Anchor layout, scales and thresholds are those of MediaPipe's graphs ``face_detection_short_range`` and
 ``face_detection_full_range`` (Google, Apache-2.0). The short-range model detects faces from a fifteenth of the image
-size; the full-range model also detects smaller ones, at four times the cost.
+size; the full-range model also detects smaller ones, at three times the cost.
 
 Points are on the continuous plane of the image: pixel (0, 0) covers 0 to 1.
 """
@@ -15,7 +15,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from app.face.detection.model_files import read_net, run_net
+from app.face.detection.model import Model
 from app.face.frame import ByteArray
 from app.face.landmarks import FloatArray
 
@@ -26,7 +26,6 @@ KEYPOINTS: Final = 6
 _VALUES: Final = 4 + 2 * KEYPOINTS
 _MAX_IOU: Final = 0.3
 _MAX_LOGIT: Final = 100.0
-_FOLDED_DIMENSIONS: Final = 4
 
 
 class Detection(NamedTuple):
@@ -43,23 +42,20 @@ class DetectorConfig:
 
     side: int  # width and height of the input
     grids: tuple[tuple[int, int], ...]  # cells per side, and anchors per cell, of each anchor grid
-    boxes_output: str  # name of the layer with boxes and keypoints
-    scores_output: str  # name of the layer with scores
+    boxes_output: str  # name of the output with boxes and keypoints
+    scores_output: str  # name of the output with scores
     min_confidence: float
 
 
 SHORT_RANGE: Final = DetectorConfig(128, ((16, 2), (8, 6)), "regressors", "classificators", 0.5)
-# These are the names of fused layers, because the model was cut before its last reshape (tools/models.py).
-_FULL_LAYER: Final = "model_1/model/depthwise_conv2d_{0}/BiasAdd;model_1/model/depthwise_conv2d_{0}/depthwise;"
-_FULL_NAME: Final = _FULL_LAYER + "model_1/model/depthwise_conv2d_{0}/BiasAdd/ReadVariableOp/resource1"
-FULL_RANGE: Final = DetectorConfig(192, ((48, 1),), _FULL_NAME.format(41), _FULL_NAME.format(40), 0.6)
+FULL_RANGE: Final = DetectorConfig(192, ((48, 1),), "Identity", "Identity_1", 0.5)
 
 
 class FaceDetector:
     """One of the two BlazeFace models. Not thread-safe."""
 
     def __init__(self, model: str, config: DetectorConfig) -> None:
-        self._net = read_net(model)
+        self._model = Model(model, (config.boxes_output, config.scores_output), low=-1.0)
         self._config = config
         self._anchors = make_anchors(config.grids)
 
@@ -67,9 +63,7 @@ class FaceDetector:
         """Detect faces in an image of any size, and return them by descending confidence."""
         side = self._config.side
         square, scale, left, top = letterbox(image_bgr, side)
-        self._net.setInput(cv2.dnn.blobFromImage(square, 1 / 127.5, mean=(127.5, 127.5, 127.5), swapRB=True))
-        outputs = run_net(self._net, [self._config.boxes_output, self._config.scores_output])
-        values, logits = (_unfold_output(output, len(self._anchors)) for output in outputs)
+        values, logits = (output[0] for output in self._model.run(square))
         scores = sigmoid(logits[:, 0])
         is_face = scores >= self._config.min_confidence
         points = values[is_face].astype(np.float64).reshape(-1, _VALUES // 2, 2)
@@ -130,19 +124,6 @@ def letterbox(image: ByteArray, side: int) -> tuple[ByteArray, float, float, flo
     return square, scale, float(left), float(top)
 
 
-def _unfold_output(output: npt.NDArray[np.float32], count: int) -> npt.NDArray[np.float32]:
-    """Reshape an output to one row per anchor.
-
-    The output of the full-range model is ``(1, 4 x values, cells, cells)`` with four anchors per cell. Each anchor
-    becomes a cell of a grid with twice the resolution.
-    """
-    rows = output
-    if output.ndim == _FOLDED_DIMENSIONS:
-        cells = output.shape[2]
-        rows = output.reshape(2, 2, -1, cells, cells).transpose(3, 0, 4, 1, 2)
-    return rows.reshape(count, -1)
-
-
 def weighted_non_max_suppression(points: npt.NDArray[np.float64], scores: npt.NDArray[np.floating]) -> list[Detection]:
     """Merge overlapping candidates into their mean, weighted by score, and return them by descending confidence.
 
@@ -184,8 +165,23 @@ def translate_detection(detection: Detection, x: float, y: float) -> Detection:
     return Detection((left + x, top + y, width, height), keypoints, detection.confidence)
 
 
-def non_max_suppression(detections: Sequence[Detection]) -> list[Detection]:
-    """Keep the most confident detection of each overlapping group, in order of descending confidence."""
-    boxes = [detection.box for detection in detections]
-    kept = cv2.dnn.NMSBoxes(boxes, [detection.confidence for detection in detections], 0.0, _MAX_IOU)
-    return [detections[index] for index in kept]
+def scale_detection(detection: Detection, factor: float) -> Detection:
+    """Scale a detection, for example from a shrunk image to the original."""
+    left, top, width, height = (length * factor for length in detection.box)
+    return Detection((left, top, width, height), detection.keypoints * np.float32(factor), detection.confidence)
+
+
+def merge_detections(detections: Sequence[Detection]) -> list[Detection]:
+    """Merge overlapping detections of several models or tiles into their mean, by descending confidence."""
+    if not detections:
+        return []
+    sizes = np.array([detection.box[2:] for detection in detections])
+    centres = np.array([detection.box[:2] for detection in detections]) + sizes / 2
+    keypoints = np.array([detection.keypoints for detection in detections], np.float64)
+    points = np.concatenate([centres[:, None], sizes[:, None], keypoints], axis=1)
+    return weighted_non_max_suppression(points, np.array([detection.confidence for detection in detections]))
+
+
+def non_max_suppression(boxes: Sequence[tuple[float, float, float, float]], scores: Sequence[float]) -> list[int]:
+    """Return the indices of the boxes that overlap no box of a higher score, by descending score."""
+    return [int(index) for index in cv2.dnn.NMSBoxes(list(boxes), list(scores), 0.0, _MAX_IOU)]

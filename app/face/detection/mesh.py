@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from app.face.detection.blazeface import sigmoid
-from app.face.detection.model_files import read_net, run_net
+from app.face.detection.model import Model
 from app.face.frame import ByteArray
 from app.face.landmarks import (
     LEFT_EYE_OUTER_CORNER,
@@ -111,8 +111,8 @@ class FaceMesh:
     """The mesh model and the iris model. Not thread-safe."""
 
     def __init__(self, mesh_model: str, iris_model: str) -> None:
-        self._mesh = read_net(mesh_model)
-        self._iris = read_net(iris_model)
+        self._mesh = Model(mesh_model, (_MESH_OUTPUT, _PRESENCE_OUTPUT))
+        self._iris = Model(iris_model, (_IRIS_OUTPUT,))
 
     def find_mesh(self, image_bgr: ByteArray, roi: SquareRoi) -> tuple[npt.NDArray[np.float64], float]:
         """Find the mesh of the face in a square around it with a margin, rotated with it.
@@ -120,9 +120,7 @@ class FaceMesh:
         Returns:
             ``(468, 2)`` points in pixels of the image, and the confidence that there is a face, 0 to 1.
         """
-        blob = cv2.dnn.blobFromImage(crop_roi(image_bgr, roi, MESH_SIDE), 1 / 255, swapRB=True)
-        self._mesh.setInput(blob)
-        points, logit = run_net(self._mesh, [_MESH_OUTPUT, _PRESENCE_OUTPUT])
+        points, logit = self._mesh.run(crop_roi(image_bgr, roi, MESH_SIDE))
         levelled = points.reshape(MESH_POINTS, 3)[:, :2] / MESH_SIDE
         return roi.to_image(levelled), sigmoid(logit).item()
 
@@ -146,8 +144,7 @@ class FaceMesh:
         eye = crop_roi(image_bgr, roi, IRIS_SIDE)
         if is_mirrored:
             eye = np.ascontiguousarray(eye[:, ::-1])
-        self._iris.setInput(cv2.dnn.blobFromImage(eye, 1 / 255, swapRB=True))
-        points = run_net(self._iris, [_IRIS_OUTPUT])[0].reshape(IRIS_POINTS, 3)[:, :2] / IRIS_SIDE
+        points = self._iris.run(eye)[0].reshape(IRIS_POINTS, 3)[:, :2] / IRIS_SIDE
         if is_mirrored:
             # Right and left of an iris are those of the image for both eyes, so swap the mirrored points.
             points = points[_MIRRORED_IRIS]

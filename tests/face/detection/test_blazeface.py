@@ -12,7 +12,9 @@ from app.face.detection.blazeface import (
     compute_iou,
     letterbox,
     make_anchors,
+    merge_detections,
     non_max_suppression,
+    scale_detection,
     translate_detection,
     weighted_non_max_suppression,
 )
@@ -85,6 +87,18 @@ def test_non_max_suppression_keeps_the_highest_confidence() -> None:
 
     moved = translate_detection(found(0.0, 0.7), 3.0, 4.0)
     assert (moved.box, moved.keypoints[5].tolist()) == ((3.0, 4.0, 10.0, 10.0), [3.0, 4.0])
-    kept = non_max_suppression([found(0, 0.7), found(1, 0.9), found(30, 0.8)])
-    assert [one.confidence for one in kept] == [0.9, 0.8]
-    assert non_max_suppression([]) == []
+    kept = non_max_suppression([found(x, 1).box for x in (0, 1, 30)], [0.7, 0.9, 0.8])
+    assert kept == [1, 2]
+    assert non_max_suppression([], []) == []
+
+
+def test_detections_of_several_models_are_merged() -> None:
+    def found(x: float, confidence: float) -> Detection:
+        return Detection((x, 0.0, 10.0, 10.0), np.full((6, 2), x, np.float32), confidence)
+
+    merged = merge_detections([found(0, 0.25), found(1, 0.75), found(30, 0.5)])
+    assert [one.confidence for one in merged] == [0.75, 0.5]
+    assert merged[0].box == pytest.approx((0.75, 0, 10, 10))
+    assert merged[0].keypoints[0].tolist() == [0.75, 0.75]
+    assert scale_detection(merged[1], 2).box == (60, 0, 20, 20)
+    assert merge_detections([]) == []
