@@ -62,6 +62,11 @@ class Frame:
         """Whether the frame is the image itself."""
         return self.transform is IDENTITY_TRANSFORM
 
+    @property
+    def scale(self) -> float:
+        """Length in the frame of one pixel of the image."""
+        return 1.0 if self.is_identity else math.sqrt(abs(float(np.linalg.det(self.transform[:, :2]))))
+
 
 def make_frame(image_size: Size, landmarks_px: npt.NDArray[np.floating], roll_deg: float, framing: Framing) -> Frame:
     """Compute the frame of a result.
@@ -133,7 +138,7 @@ def warp_image(image: ByteArray, frame: Frame) -> ByteArray:
     """
     if frame.is_identity:
         return drop_opaque_alpha(image)
-    scale = math.sqrt(abs(float(np.linalg.det(frame.transform[:, :2]))))
+    scale = frame.scale
     part, offset = _crop_to_frame(image, frame, math.ceil(_RIM_PX / min(scale, 1.0)))
     ratio = np.ones(2)
     if scale < 1:

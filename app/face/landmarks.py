@@ -22,6 +22,11 @@ from app.face.frame import Size
 FloatArray = npt.NDArray[np.float32]
 """Coordinates ``(N, 2)`` in pixels, ``x`` to the right and ``y`` down."""
 
+DepthArray = npt.NDArray[np.float32]
+"""Depths ``(N,)`` of points in pixels, on the scale of ``x``, negative towards the camera.
+
+As in MediaPipe, the origin is near the centre of the head, so that only differences are meaningful."""
+
 MESH_POINTS: Final = 468
 MESH_POINTS_WITH_IRISES: Final = 478
 

@@ -10,7 +10,7 @@ import numpy as np
 from app.face.contours import COORDINATE_DECIMALS
 from app.face.frame import ByteArray, Frame, Size, transform_points
 from app.face.label_map import LabelMap, image_to_label_map, scale_labels
-from app.face.landmarks import FloatArray, compute_bbox, compute_interocular_px, compute_roll_deg
+from app.face.landmarks import DepthArray, FloatArray, compute_bbox, compute_interocular_px, compute_roll_deg
 from app.face.outlines import (
     Outline,
     check_regions,
@@ -19,6 +19,7 @@ from app.face.outlines import (
     outline_labels,
     outline_landmarks,
 )
+from app.face.pose import compute_yaw_pitch_deg
 from app.face.regions import OmittedRegion, Region
 from app.face.rendering.svg import EmbeddedImage, OverlayStyle, render_svg
 
@@ -40,6 +41,7 @@ class FaceRequest:
 
     image_size: Size
     landmarks_px: FloatArray  # `(468, 2)` or `(478, 2)` in pixels of the image
+    depths_px: DepthArray | None = None  # of the landmarks; None if they are unknown
     # Of any size, `(H, W)` or `(H, W, 3)` BGR; takes precedence over `region_landmarks`.
     label_image: ByteArray | None = None
     # Ring of landmark indices by custom region name. Without this and `label_image`, the result has the catalogue
@@ -63,6 +65,10 @@ class FaceResult:
     roll_deg: float  # positive clockwise
     interocular_px: float  # distance between the outer eye corners
     bbox: tuple[float, float, float, float]  # `(x, y, width, height)` of the landmarks
+    # None if the depths are unknown:
+    depths_px: DepthArray | None = None  # rounded
+    yaw_deg: float | None = None  # positive towards the image's right
+    pitch_deg: float | None = None  # positive up
 
 
 def check_face(landmarks_px: FloatArray, region_landmarks: Mapping[str, Sequence[int]] | None) -> None:
@@ -107,6 +113,10 @@ def process_face(request: FaceRequest, on_step: OnStep = no_step) -> FaceResult:
             style=request.style,
             background=request.background,
         )
+    depths_px, yaw_deg, pitch_deg = request.depths_px, None, None
+    if depths_px is not None:
+        depths_px = depths_px * np.float32(frame.scale)
+        yaw_deg, pitch_deg = compute_yaw_pitch_deg(exact_px, depths_px)
     return FaceResult(
         frame=frame,
         landmarks_px=landmarks_px,
@@ -116,6 +126,9 @@ def process_face(request: FaceRequest, on_step: OnStep = no_step) -> FaceResult:
         roll_deg=roll_deg,
         interocular_px=compute_interocular_px(exact_px),
         bbox=_compute_face_box(landmarks_px),
+        depths_px=None if depths_px is None else np.round(depths_px, COORDINATE_DECIMALS),
+        yaw_deg=yaw_deg,
+        pitch_deg=pitch_deg,
     )
 
 

@@ -21,6 +21,7 @@ from app.face.frame import ByteArray, Frame, Size, make_frame, warp_image
 from app.face.landmarks import MESH_POINTS_WITH_IRISES, compute_roll_deg, points_to_landmarks_px
 from app.face.outlines import check_regions
 from app.face.pipeline import FaceRequest, FaceResult, OnStep, check_face, process_face
+from app.face.pose import points_to_depths_px
 from app.face.rendering.svg import EmbeddedImage
 from app.observability.recording import (
     image_step,
@@ -38,7 +39,7 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
     from app.face.detection.landmark_detector import DetectedFace
-    from app.face.landmarks import FloatArray
+    from app.face.landmarks import DepthArray, FloatArray
     from app.service.options import CropOptions
 
 _NO_PIXELS = np.empty((0, 0, 3), np.uint8)
@@ -70,6 +71,7 @@ class CheckedInput:
     image: bytes | memoryview
     image_info: ImageInfo
     landmarks_px: FloatArray | None  # `(468, 2)` or `(478, 2)` in pixels of the image; None to detect them
+    depths_px: DepthArray | None = None  # of the landmarks; None if they are unknown or not meaningful
     label_image: bytes | memoryview | None = None
     label_info: ImageInfo | None = None
     # Landmark indices by region name. Without this and a label image, the catalogue is used.
@@ -90,8 +92,8 @@ class CheckedInput:
         """Return the SHA-256 of everything that the result depends on, in hexadecimal."""
         # A list keeps the order of the regions, which determines their ids.
         regions = None if self.region_landmarks is None else [list(self.region_landmarks.items())]
-        landmarks = None if self.landmarks_px is None else self.landmarks_px.tobytes()
-        parameters = (len(self.image), landmarks, self.options, regions)
+        points = [None if array is None else array.tobytes() for array in (self.landmarks_px, self.depths_px)]
+        parameters = (len(self.image), points, self.options, regions)
         digest = sha256(msgspec.msgpack.encode(parameters))
         digest.update(self.image)
         if self.label_image is not None:
@@ -143,13 +145,17 @@ class CropService:
         if request.points is None:
             self.detectors.require_models()
         info = self.check_image(request.image)
-        landmarks_px = None
+        landmarks_px, depths_px = None, None
         if request.points is not None:
+            is_normalized = request.options.landmark_units == "normalized"
             landmarks_px = points_to_landmarks_px(
                 request.points,
                 image_size=info.size,
-                is_normalized=request.options.landmark_units == "normalized",
+                is_normalized=is_normalized,
                 margin=self._limits.landmark_margin,
+            )
+            depths_px = points_to_depths_px(
+                request.points, landmarks_px, image_size=info.size, is_normalized=is_normalized
             )
         source = request.segmentation_map
         label_image = source if isinstance(source, bytes) else None
@@ -167,6 +173,7 @@ class CropService:
             image=request.image,
             image_info=info,
             landmarks_px=landmarks_px,
+            depths_px=depths_px,
             label_image=label_image,
             label_info=label_info,
             region_landmarks=region_landmarks,
@@ -197,11 +204,11 @@ class CropService:
         image = _decode_image(checked, on_step)
         log_image_processing("verified", *checked.image_info.size, checked.image_info.format.upper())
         detected = None
-        landmarks_px = checked.landmarks_px
+        landmarks_px, depths_px = checked.landmarks_px, checked.depths_px
         if landmarks_px is None:
             orientation = checked.image_info.exif_orientation
             detected = self.detectors.detect(image, on_step, checked.options.face, orientation)
-            landmarks_px = detected.landmarks_px
+            landmarks_px, depths_px = detected.landmarks_px, detected.depths_px
         frame = _choose_frame(checked, landmarks_px, self._limits)
         background = _encode_background(image, frame, on_step) if checked.options.background == "image" else None
         # Decode the label image only now, although a label map that is too complex would then be rejected later. Both
@@ -212,6 +219,7 @@ class CropService:
             FaceRequest(
                 image_size=checked.image_info.size,
                 landmarks_px=landmarks_px,
+                depths_px=depths_px,
                 label_image=label_image,
                 region_landmarks=checked.region_landmarks,
                 simplify_px=checked.options.simplify,

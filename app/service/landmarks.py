@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import orjson
@@ -13,8 +13,16 @@ from app.codec.decode import decode_image_with_alpha
 from app.face.contours import COORDINATE_DECIMALS
 from app.face.frame import Frame
 from app.face.landmarks import compute_bbox, compute_interocular_px, compute_roll_deg
+from app.face.pose import compute_yaw_pitch_deg
 from app.observability.recording import image_step
-from app.service.serialization import detection_to_dict, face_to_dict, image_to_dict, image_warnings
+from app.service.serialization import (
+    detection_to_dict,
+    face_to_dict,
+    image_to_dict,
+    image_warnings,
+    landmarks_to_json,
+    pose_warnings,
+)
 
 if TYPE_CHECKING:
     from app.service.crop import CropService
@@ -48,19 +56,21 @@ def find_landmarks(service: CropService, request: LandmarksInput) -> bytes:
     detected = service.detectors.detect(image, image_step, request.options.face, info.exif_orientation)
     elapsed_ms = 1000 * (time.perf_counter() - start)
     with image_step("document"):
-        exact_px = detected.landmarks_px
+        exact_px, depths_px = detected.landmarks_px, detected.depths_px
         landmarks_px = np.round(exact_px, COORDINATE_DECIMALS)
-        landmarks: Any = landmarks_px
+        landmarks = landmarks_to_json(landmarks_px, depths_px)
         if request.options.landmark_units == "normalized":
-            landmarks = np.round(exact_px / np.array(info.size, np.float64), _NORMALIZED_DECIMALS)
+            depths = None if depths_px is None else depths_px / np.float64(info.size.width)
+            landmarks = landmarks_to_json(exact_px / np.array(info.size, np.float64), depths, _NORMALIZED_DECIMALS)
+        pose = None if depths_px is None else compute_yaw_pitch_deg(exact_px, depths_px)
         document = {
             "landmarks": landmarks,
             "detection": detection_to_dict(detected, Frame(info.size)),
             "face": face_to_dict(
-                compute_roll_deg(exact_px), compute_interocular_px(exact_px), compute_bbox(landmarks_px)
+                compute_roll_deg(exact_px), compute_interocular_px(exact_px), compute_bbox(landmarks_px), pose
             ),
             "image": image_to_dict(info),
-            "warnings": image_warnings(info),
+            "warnings": [*image_warnings(info), *pose_warnings(pose)],
             "processing_time_ms": round(elapsed_ms, 3),
         }
         return orjson.dumps(document, option=orjson.OPT_SERIALIZE_NUMPY)

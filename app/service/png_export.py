@@ -49,12 +49,17 @@ class _RegionDocument(msgspec.Struct):
     holes: list[_HoleDocument]
 
 
+class _Point(msgspec.Struct):
+    x: float
+    y: float
+
+
 class _Document(msgspec.Struct):
     """The part of a result document that the PNG is rendered from."""
 
     svg: str
     regions: list[_RegionDocument]
-    landmarks: list[tuple[float, float]] | None
+    landmarks: list[_Point | tuple[float, float]] | None
     image: _SizeDocument
     output: _SizeDocument
 
@@ -86,7 +91,8 @@ def json_to_png(
     result = _DOCUMENT.decode(document)
     landmarks_px: FloatArray | None = None
     if result.landmarks is not None:
-        landmarks_px = np.array(result.landmarks, np.float32)
+        pairs = [(point.x, point.y) if isinstance(point, _Point) else point for point in result.landmarks]
+        landmarks_px = np.array(pairs, np.float32)
     elif points is not None:
         frame = Size(result.image.width, result.image.height)
         is_normalized = options.landmark_units == "normalized"

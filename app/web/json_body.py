@@ -56,7 +56,10 @@ class Point(msgspec.Struct):
 
     x: Annotated[float, Meta(description="Horizontal coordinate; increases to the right.")]
     y: Annotated[float, Meta(description="Vertical coordinate; increases downwards.")]
-    z: Annotated[float | msgspec.UnsetType | None, Meta(description="Depth; ignored.")] = msgspec.UNSET
+    z: Annotated[
+        float | msgspec.UnsetType | None,
+        Meta(description="Depth, on the scale of x and negative towards the camera; optional."),
+    ] = msgspec.UNSET
 
 
 PointList = Annotated[list[float], Meta(min_length=2, max_length=3)]
@@ -83,7 +86,7 @@ _LANDMARKS_REQUEST = msgspec.json.Decoder(LandmarksRequest)
 _POINTS = msgspec.json.Decoder(list[Point | PointList])
 _REGIONS = msgspec.json.Decoder(RegionLandmarks)
 _STRING = msgspec.json.Decoder(str)
-_X, _Y = attrgetter("x"), attrgetter("y")
+_X, _Y, _Z = attrgetter("x"), attrgetter("y"), attrgetter("z")
 
 
 def parse_json(body: bytes) -> CropInput:
@@ -196,9 +199,21 @@ def _decode(decoder: msgspec.json.Decoder[T], text: bytes | msgspec.Raw, field: 
 
 
 def _points_to_array(points: list[Point | list[float]]) -> npt.NDArray[np.float64]:
-    """Convert points, each an object or a list of two or three numbers, to an ``(N, 2)`` array; drop depths."""
+    """Convert points, each an object or a list of two or three numbers.
+
+    Returns:
+        an array ``(N, 3)`` if every point has a depth, otherwise ``(N, 2)``.
+    """
     if set(map(type, points)) == {Point}:
-        # Two long columns are twice as fast to convert as many short rows.
-        return np.array([list(map(_X, points)), list(map(_Y, points))], np.float64).T
-    pairs = [(point.x, point.y) if isinstance(point, Point) else point[:2] for point in points]
-    return np.fromiter(chain.from_iterable(pairs), np.float64, 2 * len(points)).reshape(-1, 2)
+        # Long columns are twice as fast to convert as many short rows.
+        columns = [list(map(_X, points)), list(map(_Y, points))]
+        depths = list(map(_Z, points))
+        if set(map(type, depths)) == {float}:
+            columns.append(depths)
+        return np.array(columns, np.float64).T
+    rows = [(point.x, point.y, point.z) if isinstance(point, Point) else point for point in points]
+    has_depths = all(len(row) == 3 and isinstance(row[2], float) for row in rows)  # noqa: PLR2004 - (x, y, z)
+    width = 3 if has_depths else 2
+    return np.fromiter(chain.from_iterable(row[:width] for row in rows), np.float64, width * len(rows)).reshape(
+        -1, width
+    )

@@ -25,7 +25,7 @@ from app.face.detection.mesh import FaceMesh, SquareRoi, crop_roi, make_mesh_roi
 from app.face.detection.model_files import FULL_RANGE_FILE, IRIS_FILE, MESH_FILE, SHORT_RANGE_FILE
 from app.face.errors import FaceIndexError, NoFaceError
 from app.face.frame import ByteArray
-from app.face.landmarks import FloatArray, compute_bbox
+from app.face.landmarks import DepthArray, FloatArray, compute_bbox
 from app.face.pipeline import OnStep
 
 MIN_PRESENCE: Final = 0.5
@@ -60,6 +60,7 @@ class DetectedFace:
     presence: float  # confidence of the mesh model that there is a face, 0 to 1
     index: int  # of this face in `faces`
     faces: tuple[Detection, ...]  # largest first
+    depths_px: DepthArray | None = None  # `(478,)`
 
 
 class LandmarkDetector:
@@ -103,7 +104,8 @@ class LandmarkDetector:
             raise NoFaceError("image: expected a face, got none; send landmarks if the image has a face")
         with on_step("iris"):
             landmarks_px = self._mesh.find_irises(image_bgr, mesh_px)
-        return DetectedFace(landmarks_px, presence, index, tuple(detections))
+        depths_px = landmarks_px[:, 2].copy()
+        return DetectedFace(landmarks_px[:, :2].copy(), presence, index, tuple(detections), depths_px)
 
     def _detect_faces(self, image_bgr: ByteArray) -> list[Detection]:
         """Detect all faces, largest first."""
