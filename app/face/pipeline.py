@@ -14,6 +14,7 @@ from app.face.landmarks import DepthArray, FloatArray, compute_bbox, compute_int
 from app.face.outlines import (
     Outline,
     check_regions,
+    check_total,
     measure_outlines,
     outline_catalogue,
     outline_labels,
@@ -84,7 +85,15 @@ def check_face(landmarks_px: FloatArray, region_landmarks: Mapping[str, Sequence
 
 
 def process_face(request: FaceRequest, on_step: OnStep = no_step) -> FaceResult:
-    """Extract the regions of a face and render them as an overlay.
+    """Extract the regions of a face and render them as an overlay; see `process_faces`."""
+    return process_faces([request], on_step)[0]
+
+
+def process_faces(requests: Sequence[FaceRequest], on_step: OnStep = no_step) -> list[FaceResult]:
+    """Extract the regions of each of several faces in one image, and render them as an overlay for each.
+
+    The requests have the same label image and the same custom regions. A label image describes the whole image, so
+    every result contains all of its regions. It is traced once.
 
     The steps are ``segmentation`` (if there is a label image), ``contours`` and ``svg``.
 
@@ -93,18 +102,42 @@ def process_face(request: FaceRequest, on_step: OnStep = no_step) -> FaceResult:
         LabelMapError: the label image cannot be used.
         RegionError: the custom regions cannot be used.
     """
-    frame = request.output or Frame(request.image_size)
-    exact_px = request.landmarks_px if frame.is_identity else _to_frame(request.landmarks_px, frame)
+    label_map = _read_label_image(requests[0], on_step)
+    traced: list[Outline] | None = None
+    results: list[FaceResult] = []
+    for request in requests:
+        frame = request.output or Frame(request.image_size)
+        exact_px = request.landmarks_px if frame.is_identity else _to_frame(request.landmarks_px, frame)
+        landmarks_px = np.round(exact_px, COORDINATE_DECIMALS)
+        with on_step("contours"):
+            if label_map is not None and traced is None:
+                traced = outline_labels(label_map)
+            outlines = _make_outlines(traced, request.region_landmarks, landmarks_px, frame)
+            if not results:
+                check_total(outlines, len(requests), is_label_map=label_map is not None)
+            outlined = measure_outlines(outlines, request.simplify_px)
+        results.append(_make_result(request, frame, exact_px, landmarks_px, outlined, on_step))
+    return results
+
+
+def _read_label_image(request: FaceRequest, on_step: OnStep) -> LabelMap | None:
+    if request.label_image is None:
+        return None
+    with on_step("segmentation"):
+        label_map = image_to_label_map(request.label_image)
+        return replace(label_map, labels=scale_labels(label_map.labels, request.image_size))
+
+
+def _make_result(
+    request: FaceRequest,
+    frame: Frame,
+    exact_px: FloatArray,
+    landmarks_px: FloatArray,
+    outlined: tuple[tuple[Region, ...], tuple[OmittedRegion, ...]],
+    on_step: OnStep,
+) -> FaceResult:
     roll_deg = compute_roll_deg(exact_px)
-    landmarks_px = np.round(exact_px, COORDINATE_DECIMALS)
-    label_map = None
-    if request.label_image is not None:
-        with on_step("segmentation"):
-            label_map = image_to_label_map(request.label_image)
-            label_map = replace(label_map, labels=scale_labels(label_map.labels, request.image_size))
-    with on_step("contours"):
-        outlines = _make_outlines(label_map, request.region_landmarks, landmarks_px, frame)
-        regions, omitted = measure_outlines(outlines, request.simplify_px)
+    regions, omitted = outlined
     with on_step("svg"):
         svg = render_svg(
             size=frame.size,
@@ -133,15 +166,14 @@ def process_face(request: FaceRequest, on_step: OnStep = no_step) -> FaceResult:
 
 
 def _make_outlines(
-    label_map: LabelMap | None,
+    traced: list[Outline] | None,
     region_landmarks: Mapping[str, Sequence[int]] | None,
     landmarks_px: FloatArray,
     frame: Frame,
 ) -> list[Outline]:
-    """Return the requested outlines in the output frame; the label map is in the frame of the image."""
-    if label_map is not None:
-        outlines = outline_labels(label_map)
-        return outlines if frame.is_identity else [_outline_to_frame(outline, frame) for outline in outlines]
+    """Return the requested outlines in the output frame; those traced from a label map are in that of the image."""
+    if traced is not None:
+        return traced if frame.is_identity else [_outline_to_frame(outline, frame) for outline in traced]
     if region_landmarks is not None:
         return outline_landmarks(region_landmarks, landmarks_px)
     return outline_catalogue(landmarks_px)

@@ -7,7 +7,7 @@ from collections import Counter
 from contextlib import contextmanager
 from dataclasses import dataclass
 from hashlib import sha256
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import msgspec
 import numpy as np
@@ -20,9 +20,9 @@ from app.face.errors import ImageTooLargeError, InputError
 from app.face.frame import ByteArray, Frame, Size, make_frame, warp_image
 from app.face.landmarks import MESH_POINTS_WITH_IRISES, compute_roll_deg, points_to_landmarks_px
 from app.face.outlines import check_regions
-from app.face.pipeline import FaceRequest, FaceResult, OnStep, check_face, process_face
+from app.face.pipeline import FaceRequest, FaceResult, OnStep, check_face, process_faces
 from app.face.pose import points_to_depths_px
-from app.face.rendering.svg import EmbeddedImage
+from app.face.rendering.svg import EmbeddedImage, combine_svgs
 from app.observability.recording import (
     image_step,
     record_image_processed,
@@ -103,12 +103,41 @@ class CheckedInput:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CropResult:
-    """Result of a crop request."""
+    """Result of a crop request for one face."""
 
     image: ImageInfo
     face: FaceResult
     detected: DetectedFace | None  # None if the request contained the landmarks
     processing_time_ms: float
+    omitted_faces: int = 0  # faces beyond the maximum number, in a request for all faces
+
+    @property
+    def svg(self) -> bytes:
+        """The overlay."""
+        return self.face.svg
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CropResults:
+    """Results of a crop request for all faces."""
+
+    faces: tuple[CropResult, ...]  # the largest face first
+    processing_time_ms: float
+
+    @property
+    def svg(self) -> bytes:
+        """The overlays of all faces in one document; see `combine_svgs`."""
+        first, *others = [result.face.frame.transform for result in self.faces]
+        is_same_frame = all(np.array_equal(first, other) for other in others)
+        return combine_svgs([result.svg for result in self.faces], is_same_frame=is_same_frame)
+
+
+class _LocatedFace(NamedTuple):
+    """Landmarks of one face, sent or detected."""
+
+    landmarks_px: FloatArray
+    depths_px: DepthArray | None
+    detected: DetectedFace | None
 
 
 class CropService:
@@ -127,8 +156,8 @@ class CropService:
         self.detectors = detectors or DetectorPool()
         self._fault_work_s = fault_work_s
 
-    def process(self, request: CropInput) -> CropResult:
-        """Check an input and find its regions.
+    def process(self, request: CropInput) -> CropResult | CropResults:
+        """Check an input and find its regions; the result is `CropResults` if the option `face` is ``all``.
 
         Raises:
             InputError: the input is invalid; the subclass identifies the problem.
@@ -189,8 +218,8 @@ class CropService:
         with _errors_of("image"):
             return self._sniff(data)
 
-    def run(self, checked: CheckedInput, on_step: OnStep = image_step) -> CropResult:
-        """Find the regions of a checked input, possibly from another process.
+    def run(self, checked: CheckedInput, on_step: OnStep = image_step) -> CropResult | CropResults:
+        """Find the regions of a checked input, possibly from another process; see `process`.
 
         The steps, if they are necessary, are ``decode``, ``detect``, ``mesh``, ``iris``, ``warp``, ``encode``,
         ``segmentation``, ``contours`` and ``svg``.
@@ -200,42 +229,62 @@ class CropService:
         """
         return self._run(checked, on_step, time.perf_counter())
 
-    def _run(self, checked: CheckedInput, on_step: OnStep, start: float) -> CropResult:
+    def _run(self, checked: CheckedInput, on_step: OnStep, start: float) -> CropResult | CropResults:
         image = _decode_image(checked, on_step)
         log_image_processing("verified", *checked.image_info.size, checked.image_info.format.upper())
-        detected = None
-        landmarks_px, depths_px = checked.landmarks_px, checked.depths_px
-        if landmarks_px is None:
-            orientation = checked.image_info.exif_orientation
-            detected = self.detectors.detect(image, on_step, checked.options.face, orientation)
-            landmarks_px, depths_px = detected.landmarks_px, detected.depths_px
-        frame = _choose_frame(checked, landmarks_px, self._limits)
-        background = _encode_background(image, frame, on_step) if checked.options.background == "image" else None
+        located = self._locate_faces(image, checked, on_step)
+        frames = _choose_frames(checked, located, self._limits)
+        backgrounds = _encode_backgrounds(image, frames, on_step) if checked.options.background == "image" else None
         # Decode the label image only now, although a label map that is too complex would then be rejected later. Both
         # decoded images together would raise peak memory by a quarter.
         del image
         label_image = _decode_labels(checked, on_step)
-        face = process_face(
+        requests = [
             FaceRequest(
                 image_size=checked.image_info.size,
-                landmarks_px=landmarks_px,
-                depths_px=depths_px,
+                landmarks_px=face.landmarks_px,
+                depths_px=face.depths_px,
                 label_image=label_image,
                 region_landmarks=checked.region_landmarks,
                 simplify_px=checked.options.simplify,
                 style=checked.options.style(),
                 output=frame,
-                background=background,
-            ),
-            on_step,
-        )
+                background=None if backgrounds is None else backgrounds[number],
+            )
+            for number, (face, frame) in enumerate(zip(located, frames, strict=True))
+        ]
+        faces = process_faces(requests, on_step)
         if label_image is not None:
             height, width = label_image.shape[:2]
-            log_image_processing("segmentation", width, height, len(face.regions) + len(face.omitted))
+            log_image_processing("segmentation", width, height, len(faces[0].regions) + len(faces[0].omitted))
         self._burn()
-        _count(checked.image_info.format, len(landmarks_px), face)
+        _count(checked.image_info.format, faces)
         elapsed_ms = 1000 * (time.perf_counter() - start)
-        return CropResult(image=checked.image_info, face=face, detected=detected, processing_time_ms=elapsed_ms)
+        is_all = checked.options.face == "all"
+        detected = located[0].detected
+        results = tuple(
+            CropResult(
+                image=checked.image_info,
+                face=face,
+                detected=one.detected,
+                processing_time_ms=elapsed_ms,
+                omitted_faces=len(detected.faces) - len(located) if is_all and detected is not None else 0,
+            )
+            for one, face in zip(located, faces, strict=True)
+        )
+        return CropResults(faces=results, processing_time_ms=elapsed_ms) if is_all else results[0]
+
+    def _locate_faces(self, image: ByteArray, checked: CheckedInput, on_step: OnStep) -> list[_LocatedFace]:
+        """Return the faces of a request: that of the landmarks sent, or those selected among the detected ones."""
+        if checked.landmarks_px is not None:
+            return [_LocatedFace(checked.landmarks_px, checked.depths_px, None)]
+        orientation, choice = checked.image_info.exif_orientation, checked.options.face
+        found = (
+            self.detectors.detect_all(image, on_step, orientation)
+            if choice == "all"
+            else (self.detectors.detect(image, on_step, choice, orientation),)
+        )
+        return [_LocatedFace(detected.landmarks_px, detected.depths_px, detected) for detected in found]
 
     @track_image_processing("sniff")
     def _sniff(self, data: bytes) -> ImageInfo:
@@ -249,12 +298,14 @@ class CropService:
                 pass
 
 
-def _count(image_format: str, landmarks: int, face: FaceResult) -> None:
+def _count(image_format: str, faces: Sequence[FaceResult]) -> None:
     record_image_processed(image_format)
-    record_landmarks_processed(landmarks)
-    for region_type, count in Counter(region.kind for region in face.regions).items():
+    for face in faces:
+        record_landmarks_processed(len(face.landmarks_px))
+    kinds = Counter(region.kind for face in faces for region in face.regions)
+    for region_type, count in kinds.items():
         record_region_generated(region_type, count)
-    log_image_processing("extracted", len(face.regions))
+    log_image_processing("extracted", kinds.total())
 
 
 @contextmanager
@@ -282,11 +333,19 @@ def _decode_labels(checked: CheckedInput, on_step: OnStep) -> ByteArray | None:
         return decode_label_image(checked.label_image, checked.label_info)
 
 
-def _choose_frame(checked: CheckedInput, landmarks_px: FloatArray, limits: ImageLimits) -> Frame:
-    frame = make_frame(checked.image_info.size, landmarks_px, compute_roll_deg(landmarks_px), checked.options.framing())
+def _choose_frames(checked: CheckedInput, faces: Sequence[_LocatedFace], limits: ImageLimits) -> list[Frame]:
+    size, framing = checked.image_info.size, checked.options.framing()
+    frames = [make_frame(size, face.landmarks_px, compute_roll_deg(face.landmarks_px), framing) for face in faces]
     if checked.options.background == "image":
-        check_output_size("background", frame.size, limits)
-    return frame
+        for frame in frames:
+            check_output_size("background", frame.size, limits)
+        pixels = sum(frame.size.width * frame.size.height for frame in frames)
+        if pixels > limits.max_image_pixels:
+            raise ImageTooLargeError(
+                f"background: expected results of at most {limits.max_image_pixels} pixels for all {len(frames)} faces "
+                f"together, got {pixels}; set crop or output_size"
+            )
+    return frames
 
 
 def check_output_size(field: str, size: Size, limits: ImageLimits) -> None:
@@ -301,10 +360,16 @@ def check_output_size(field: str, size: Size, limits: ImageLimits) -> None:
         raise ImageTooLargeError(f"{field}: expected a result of {limit}, got {got}; set crop or output_size")
 
 
-def _encode_background(image: ByteArray, frame: Frame, on_step: OnStep) -> EmbeddedImage:
-    """Encode the image in the output frame, as a file that the overlay embeds."""
-    with on_step("warp"):
-        warped = warp_image(image, frame)
-    with on_step("encode"):
-        data, media_type = encode_image(warped)
-        return EmbeddedImage(pybase64.b64encode_as_string(data), media_type)
+def _encode_backgrounds(image: ByteArray, frames: Sequence[Frame], on_step: OnStep) -> list[EmbeddedImage]:
+    """Encode the image in each output frame, as files that the overlays embed."""
+    backgrounds: list[EmbeddedImage] = []
+    for number, frame in enumerate(frames):
+        if number and np.array_equal(frame.transform, frames[0].transform):
+            backgrounds.append(backgrounds[0])
+            continue
+        with on_step("warp"):
+            warped = warp_image(image, frame)
+        with on_step("encode"):
+            data, media_type = encode_image(warped)
+            backgrounds.append(EmbeddedImage(pybase64.b64encode_as_string(data), media_type))
+    return backgrounds

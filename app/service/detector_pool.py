@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,6 +18,8 @@ from app.observability.recording import record_faces_detected
 from app.observability.rich_logging import get_logger, log_image_processing
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from app.face.pipeline import OnStep
 
 PACKAGE_MODELS = Path(__file__).parents[1] / "models"
@@ -66,15 +69,24 @@ class DetectorPool:
             NoFaceError: the image has no face.
             FaceIndexError: the image has fewer faces.
         """
-        detector = self._get_detector()
-        try:
-            detected = detector.detect(blend_on_grey(image), on_step, index, _QUARTER_TURNS.get(exif_orientation, 0))
-        except NoFaceError:
-            record_faces_detected("none")
-            raise
-        record_faces_detected("one" if len(detected.faces) == 1 else "several")
-        log_image_processing("faces", len(detected.faces))
+        detector, quarter_turns = self._get_detector(), _QUARTER_TURNS.get(exif_orientation, 0)
+        with _counted_if_none():
+            detected = detector.detect(blend_on_grey(image), on_step, index, quarter_turns)
+        _count(detected)
         return detected
+
+    def detect_all(self, image: ByteArray, on_step: OnStep, exif_orientation: int) -> tuple[DetectedFace, ...]:
+        """Detect the landmarks of all faces; see `detect` and `LandmarkDetector.detect_all`.
+
+        Raises:
+            DetectionUnavailableError: the models are missing or cannot be loaded.
+            NoFaceError: the image has no face.
+        """
+        detector, quarter_turns = self._get_detector(), _QUARTER_TURNS.get(exif_orientation, 0)
+        with _counted_if_none():
+            faces = detector.detect_all(blend_on_grey(image), on_step, quarter_turns)
+        _count(faces[0])
+        return faces
 
     def _get_detector(self) -> LandmarkDetector:
         detector: LandmarkDetector | None = getattr(self._thread, "detector", None)
@@ -87,6 +99,20 @@ class DetectorPool:
                 raise _unavailable("cannot be loaded") from None
             self._thread.detector = detector
         return detector
+
+
+@contextmanager
+def _counted_if_none() -> Iterator[None]:
+    try:
+        yield
+    except NoFaceError:
+        record_faces_detected("none")
+        raise
+
+
+def _count(detected: DetectedFace) -> None:
+    record_faces_detected("one" if len(detected.faces) == 1 else "several")
+    log_image_processing("faces", len(detected.faces))
 
 
 def blend_on_grey(image: ByteArray) -> ByteArray:

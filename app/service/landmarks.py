@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import orjson
@@ -21,10 +21,13 @@ from app.service.serialization import (
     image_to_dict,
     image_warnings,
     landmarks_to_json,
+    omitted_faces_warnings,
     pose_warnings,
 )
 
 if TYPE_CHECKING:
+    from app.codec.sniff import ImageInfo
+    from app.face.detection.landmark_detector import DetectedFace
     from app.service.crop import CropService
     from app.service.options import LandmarkOptions
 
@@ -41,7 +44,7 @@ class LandmarksInput:
 
 
 def find_landmarks(service: CropService, request: LandmarksInput) -> bytes:
-    """Find the landmarks of a face, and return the JSON document.
+    """Find the landmarks of a face, and return the JSON document, or those of all faces as an array of documents.
 
     Landmarks are in the requested units and everything else in pixels.
 
@@ -53,24 +56,35 @@ def find_landmarks(service: CropService, request: LandmarksInput) -> bytes:
     info = service.check_image(request.image)
     with image_step("decode"):
         image = decode_image_with_alpha(request.image, info)
-    detected = service.detectors.detect(image, image_step, request.options.face, info.exif_orientation)
+    choice, orientation = request.options.face, info.exif_orientation
+    if choice == "all":
+        faces = service.detectors.detect_all(image, image_step, orientation)
+    else:
+        faces = (service.detectors.detect(image, image_step, choice, orientation),)
     elapsed_ms = 1000 * (time.perf_counter() - start)
     with image_step("document"):
-        exact_px, depths_px = detected.landmarks_px, detected.depths_px
-        landmarks_px = np.round(exact_px, COORDINATE_DECIMALS)
-        landmarks = landmarks_to_json(landmarks_px, depths_px)
-        if request.options.landmark_units == "normalized":
-            depths = None if depths_px is None else depths_px / np.float64(info.size.width)
-            landmarks = landmarks_to_json(exact_px / np.array(info.size, np.float64), depths, _NORMALIZED_DECIMALS)
-        pose = None if depths_px is None else compute_yaw_pitch_deg(exact_px, depths_px)
-        document = {
-            "landmarks": landmarks,
-            "detection": detection_to_dict(detected, Frame(info.size)),
-            "face": face_to_dict(
-                compute_roll_deg(exact_px), compute_interocular_px(exact_px), compute_bbox(landmarks_px), pose
-            ),
-            "image": image_to_dict(info),
-            "warnings": [*image_warnings(info), *pose_warnings(pose)],
-            "processing_time_ms": round(elapsed_ms, 3),
-        }
-        return orjson.dumps(document, option=orjson.OPT_SERIALIZE_NUMPY)
+        omitted = len(faces[0].faces) - len(faces) if choice == "all" else 0
+        documents = [_face_to_dict(face, info, request.options) for face in faces]
+        for document in documents:
+            document["warnings"] += omitted_faces_warnings(omitted)
+            document["processing_time_ms"] = round(elapsed_ms, 3)
+        return orjson.dumps(documents if choice == "all" else documents[0], option=orjson.OPT_SERIALIZE_NUMPY)
+
+
+def _face_to_dict(detected: DetectedFace, info: ImageInfo, options: LandmarkOptions) -> dict[str, Any]:
+    exact_px, depths_px = detected.landmarks_px, detected.depths_px
+    landmarks_px = np.round(exact_px, COORDINATE_DECIMALS)
+    landmarks = landmarks_to_json(landmarks_px, depths_px)
+    if options.landmark_units == "normalized":
+        depths = None if depths_px is None else depths_px / np.float64(info.size.width)
+        landmarks = landmarks_to_json(exact_px / np.array(info.size, np.float64), depths, _NORMALIZED_DECIMALS)
+    pose = None if depths_px is None else compute_yaw_pitch_deg(exact_px, depths_px)
+    return {
+        "landmarks": landmarks,
+        "detection": detection_to_dict(detected, Frame(info.size)),
+        "face": face_to_dict(
+            compute_roll_deg(exact_px), compute_interocular_px(exact_px), compute_bbox(landmarks_px), pose
+        ),
+        "image": image_to_dict(info),
+        "warnings": [*image_warnings(info), *pose_warnings(pose)],
+    }

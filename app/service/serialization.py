@@ -12,6 +12,7 @@ from app.face.contours import COORDINATE_DECIMALS, measure_rings
 from app.face.frame import transform_points
 from app.face.landmarks import compute_bbox
 from app.face.pose import MAX_FRONTAL_DEG
+from app.service.crop import CropResult, CropResults
 
 if TYPE_CHECKING:
     import numpy.typing as npt
@@ -21,14 +22,19 @@ if TYPE_CHECKING:
     from app.face.frame import Frame
     from app.face.pipeline import FaceResult
     from app.face.regions import Region
-    from app.service.crop import CropResult
 
 UPRIGHT_ORIENTATION = 1
 CONFIDENCE_DECIMALS = 4
 
 
-def result_to_json(result: CropResult) -> bytes:
-    """Serialize a result as JSON."""
+def result_to_json(result: CropResult | CropResults) -> bytes:
+    """Serialize a result as a JSON object, or the results of all faces as an array."""
+    if isinstance(result, CropResults):
+        return b"".join((b"[", b",".join(map(_crop_to_json, result.faces)), b"]"))
+    return _crop_to_json(result)
+
+
+def _crop_to_json(result: CropResult) -> bytes:
     face = result.face
     frame = face.frame
     document = {
@@ -142,13 +148,27 @@ def _box_to_frame(box: tuple[float, float, float, float], frame: Frame) -> list[
     return [round(side, COORDINATE_DECIMALS) for side in compute_bbox(transform_points(corners, frame.transform))]
 
 
+def warning_codes(result: CropResult | CropResults) -> list[str]:
+    """List the codes of the warnings about a result, or about the results of all faces, each once."""
+    results = result.faces if isinstance(result, CropResults) else (result,)
+    return list(dict.fromkeys(warning["code"] for one in results for warning in result_warnings(one)))
+
+
 def result_warnings(result: CropResult) -> list[dict[str, str]]:
     """List the warnings about a result, each with a stable code."""
     warnings = [*image_warnings(result.image), *pose_warnings(_pose(result.face))]
     if result.face.omitted:
         message = f"{len(result.face.omitted)} regions have fewer than 3 points or no area; see omitted."
         warnings.append({"code": "regions_omitted", "message": message})
-    return warnings
+    return [*warnings, *omitted_faces_warnings(result.omitted_faces)]
+
+
+def omitted_faces_warnings(omitted: int) -> list[dict[str, str]]:
+    """List the warning about faces beyond the maximum number."""
+    if not omitted:
+        return []
+    message = f"The image has {omitted} more faces, which are smaller; see detection."
+    return [{"code": "faces_omitted", "message": message}]
 
 
 def pose_warnings(yaw_pitch_deg: tuple[float, float] | None) -> list[dict[str, str]]:

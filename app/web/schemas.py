@@ -185,7 +185,10 @@ class TaskResponse(msgspec.Struct):
     status: TaskStatus
     progress: Annotated[float, Meta(ge=0, le=1, description="Completed fraction of the work.")]
     attempts: Annotated[int, Meta(ge=0, description="Number of attempts that have started.")]
-    result: Annotated[CropResponse | None, Meta(description="Present if the status is SUCCESS.")]
+    result: Annotated[
+        CropResponse | list[CropResponse] | None,
+        Meta(description="Present if the status is SUCCESS. An array, one result per face, if `face` was `all`."),
+    ]
     error: Annotated[TaskErrorResponse | None, Meta(description="Present if the status is FAILURE.")]
     submitted_at: Time
     started_at: Time | None

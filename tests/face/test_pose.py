@@ -20,13 +20,14 @@ turns = st.floats(-80, 80)
 def make_mesh() -> np.ndarray:
     """Return a frontal face: the sample's points symmetrized, on an ellipsoid, with a nose."""
     x, y = variants.read_sample().landmarks_px[:468].T.astype(np.float64)
+    x -= x.mean()
     pairs = [(33, 263), (133, 362), (61, 291), (234, 454), (127, 356), (93, 323)]
     for right, left in pairs:
         half, height = (x[left] - x[right]) / 2, (y[left] + y[right]) / 2
         x[right], x[left], y[right], y[left] = -half, half, height, height
     for one, upper in ((10, True), (109, True), (338, True), (152, False), (148, False), (377, False)):
         x[one], y[one] = 0, y.min() if upper else y.max()
-    y -= y.mean()
+    y -= (y.min() + y.max()) / 2
     return np.column_stack((x, y, (x / 46) ** 2 * 40 + (y / 60) ** 2 * 10))
 
 

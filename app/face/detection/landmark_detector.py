@@ -47,6 +47,9 @@ _MIN_REFINED_CONFIDENCE: Final = 0.6
 _MAX_REFINEMENTS: Final = 32
 """Bounds the cost of an image that was made so that everything in it looks like a face."""
 
+MAX_FACES: Final = 32
+"""Maximum number of faces whose landmarks are detected in one image. Each takes as long as a small request."""
+
 _TILE_RATIO: Final = 0.55
 """Side of a tile, as a fraction of the longer side of the image. Neighbouring tiles overlap by a tenth of the longer
 side, which is more than the width of the faces that only tiles reveal."""
@@ -81,9 +84,40 @@ class LandmarkDetector:
             NoFaceError: no face was detected.
             FaceIndexError: fewer faces were detected.
         """
-        rotated = image_bgr if quarter_turns == 0 else cv2.rotate(image_bgr, _ROTATIONS[quarter_turns])
-        face = self._detect_upright(np.ascontiguousarray(rotated, np.uint8), on_step, index)
+        rotated = _rotate(image_bgr, quarter_turns)
+        face = self._detect_upright(rotated, on_step, index)
         return undo_rotation(face, rotated.shape[1], rotated.shape[0], quarter_turns) if quarter_turns else face
+
+    def detect_all(self, image_bgr: ByteArray, on_step: OnStep, quarter_turns: int = 0) -> tuple[DetectedFace, ...]:
+        """Detect the landmarks of all faces, largest first, but not of more than ``MAX_FACES``; see `detect`.
+
+        Faces beyond this number are in `DetectedFace.faces` only.
+
+        Raises:
+            NoFaceError: no face was detected.
+        """
+        rotated = _rotate(image_bgr, quarter_turns)
+        faces = self._detect_all_upright(rotated, on_step)
+        if not quarter_turns:
+            return faces
+        return tuple(undo_rotation(face, rotated.shape[1], rotated.shape[0], quarter_turns) for face in faces)
+
+    def _detect_all_upright(self, image_bgr: ByteArray, on_step: OnStep) -> tuple[DetectedFace, ...]:
+        with on_step("detect"):
+            detections = self._detect_faces(image_bgr)
+        if not detections:
+            raise _no_face()
+        with on_step("mesh"):
+            meshes = [(detection, *self._find_mesh(image_bgr, detection)) for detection in detections[:MAX_FACES]]
+        confirmed = [one for one in meshes if one[2] >= MIN_PRESENCE]
+        if not confirmed:
+            raise _no_face()
+        faces = (*[detection for detection, _, _ in confirmed], *detections[MAX_FACES:])
+        with on_step("iris"):
+            return tuple(
+                self._add_irises(image_bgr, mesh_px, presence, index, faces)
+                for index, (_, mesh_px, presence) in enumerate(confirmed)
+            )
 
     def _detect_upright(self, image_bgr: ByteArray, on_step: OnStep, index: int) -> DetectedFace:
         with on_step("detect"):
@@ -101,11 +135,20 @@ class LandmarkDetector:
             # The detection was a false positive; the next one takes its place.
             del detections[index]
         else:
-            raise NoFaceError("image: expected a face, got none; send landmarks if the image has a face")
+            raise _no_face()
         with on_step("iris"):
-            landmarks_px = self._mesh.find_irises(image_bgr, mesh_px)
-        depths_px = landmarks_px[:, 2].copy()
-        return DetectedFace(landmarks_px[:, :2].copy(), presence, index, tuple(detections), depths_px)
+            return self._add_irises(image_bgr, mesh_px, presence, index, tuple(detections))
+
+    def _add_irises(
+        self,
+        image_bgr: ByteArray,
+        mesh_px: npt.NDArray[np.float64],
+        presence: float,
+        index: int,
+        faces: tuple[Detection, ...],
+    ) -> DetectedFace:
+        landmarks_px = self._mesh.find_irises(image_bgr, mesh_px)
+        return DetectedFace(landmarks_px[:, :2].copy(), presence, index, faces, landmarks_px[:, 2].copy())
 
     def _detect_faces(self, image_bgr: ByteArray) -> list[Detection]:
         """Detect all faces, largest first."""
@@ -157,6 +200,15 @@ class LandmarkDetector:
         keypoints = roi.to_image(nearest.keypoints / _REFINEMENT_SIDE).astype(np.float32)
         box = (left, top, nearest.box[2] * scale, nearest.box[3] * scale)
         return Detection(box, keypoints, nearest.confidence)
+
+
+def _no_face() -> NoFaceError:
+    return NoFaceError("image: expected a face, got none; send landmarks if the image has a face")
+
+
+def _rotate(image_bgr: ByteArray, quarter_turns: int) -> ByteArray:
+    rotated = image_bgr if quarter_turns == 0 else cv2.rotate(image_bgr, _ROTATIONS[quarter_turns])
+    return np.ascontiguousarray(rotated, np.uint8)
 
 
 def undo_rotation(face: DetectedFace, width: int, height: int, quarter_turns: int) -> DetectedFace:

@@ -75,8 +75,8 @@ def make_roi(
 
 def make_mesh_roi(landmarks_px: npt.NDArray[np.floating]) -> SquareRoi:
     """Return the square around a known mesh, which is more accurate than that of a detection."""
-    corners = landmarks_px[RIGHT_EYE_OUTER_CORNER], landmarks_px[LEFT_EYE_OUTER_CORNER]
-    return make_roi(landmarks_px[:MESH_POINTS, :2], *(corner[:2] for corner in corners), _FACE_SCALE)
+    points = landmarks_px[:MESH_POINTS, :2]
+    return make_roi(points, points[RIGHT_EYE_OUTER_CORNER], points[LEFT_EYE_OUTER_CORNER], _FACE_SCALE)
 
 
 def crop_roi(image: ByteArray, roi: SquareRoi, size: int) -> ByteArray:
