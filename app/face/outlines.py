@@ -23,8 +23,9 @@ from app.face.regions import CATALOGUE, CUSTOM_REGION, PALETTE, REGION_NAMES, Om
 from app.face.simplification import simplify_rings
 
 MAX_REGIONS: Final = 64
-MAX_TOTAL_REGIONS: Final = 1024
-"""Maximum number of regions in the results for all faces of an image together. The catalogue needs 480 for 32 faces."""
+MAX_TOTAL_REGIONS: Final = 512
+"""Maximum number of regions in the results for all faces of an image together. The catalogue needs 480 for 32 faces.
+Placing their labels takes half a millisecond for each."""
 
 MIN_REGION_LANDMARKS: Final = 3
 MAX_REGION_LANDMARKS: Final = 1024

@@ -42,6 +42,10 @@ if TYPE_CHECKING:
     from app.face.landmarks import DepthArray, FloatArray
     from app.service.options import CropOptions
 
+# Backgrounds of several faces that differ have this fraction of the pixels of a single one, because detecting several
+# faces takes as long as encoding the rest.
+_SEPARATE_BACKGROUNDS = 4
+
 _NO_PIXELS = np.empty((0, 0, 3), np.uint8)
 
 
@@ -340,10 +344,12 @@ def _choose_frames(checked: CheckedInput, faces: Sequence[_LocatedFace], limits:
         for frame in frames:
             check_output_size("background", frame.size, limits)
         pixels = sum(frame.size.width * frame.size.height for frame in frames)
-        if pixels > limits.max_image_pixels:
+        is_encoded_once = all(np.array_equal(frame.transform, frames[0].transform) for frame in frames)
+        limit = limits.max_image_pixels // (1 if is_encoded_once else _SEPARATE_BACKGROUNDS)
+        if pixels > limit:
             raise ImageTooLargeError(
-                f"background: expected results of at most {limits.max_image_pixels} pixels for all {len(frames)} faces "
-                f"together, got {pixels}; set crop or output_size"
+                f"background: expected results of at most {limit} pixels for all {len(frames)} faces together, got "
+                f"{pixels}; set crop or output_size"
             )
     return frames
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from itertools import chain
 from operator import attrgetter
-from typing import TYPE_CHECKING, Annotated, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import msgspec
 import numpy as np
@@ -202,18 +202,19 @@ def _points_to_array(points: list[Point | list[float]]) -> npt.NDArray[np.float6
     """Convert points, each an object or a list of two or three numbers.
 
     Returns:
-        an array ``(N, 3)`` if every point has a depth, otherwise ``(N, 2)``.
+        an array ``(N, 3)`` if every point has a depth and they are not all the same, as a placeholder is; otherwise
+        ``(N, 2)``.
     """
     if set(map(type, points)) == {Point}:
         # Long columns are twice as fast to convert as many short rows.
         columns = [list(map(_X, points)), list(map(_Y, points))]
         depths = list(map(_Z, points))
-        if set(map(type, depths)) == {float}:
-            columns.append(depths)
-        return np.array(columns, np.float64).T
+        return np.array([*columns, depths] if _are_depths(depths) else columns, np.float64).T
     rows = [(point.x, point.y, point.z) if isinstance(point, Point) else point for point in points]
-    has_depths = all(len(row) == 3 and isinstance(row[2], float) for row in rows)  # noqa: PLR2004 - (x, y, z)
-    width = 3 if has_depths else 2
-    return np.fromiter(chain.from_iterable(row[:width] for row in rows), np.float64, width * len(rows)).reshape(
-        -1, width
-    )
+    width = 3 if _are_depths([row[2] if len(row) == 3 else None for row in rows]) else 2  # noqa: PLR2004 - (x, y, z)
+    values = chain.from_iterable(row[:width] for row in rows)
+    return np.fromiter(values, np.float64, width * len(rows)).reshape(-1, width)
+
+
+def _are_depths(values: list[Any]) -> bool:
+    return set(map(type, values)) == {float} and len(set(values)) > 1

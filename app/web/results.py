@@ -37,7 +37,7 @@ _TAIL = msgspec.json.Decoder(_Tail)
 _FACES = msgspec.json.Decoder(list[_FaceResult])
 _SVG = b'{"svg":"'
 _WARNINGS = b',"warnings":'
-_TAIL_BYTES = 4096  # there are two warnings, each one sentence
+_TAIL_BYTES = 4096  # there are four warnings, each one or two sentences
 _BLOCK_BYTES = 65_536
 
 

@@ -189,6 +189,8 @@ def test_results_and_metrics_are_counted_per_face(
     [
         # Each background has 0.6 million pixels.
         ({"background": "image"}, {"max_image_pixels": 1_500_000}, "image_too_large"),
+        ({"background": "image"}, {"max_image_pixels": 2_000_000}, None),
+        ({"background": "image", "upright": True}, {"max_image_pixels": 2_000_000}, "image_too_large"),
         ({"segmentation_map": {f"r{n}": [0, 1, 2 + n] for n in range(64)}}, {}, None),
         ({"segmentation_map": {f"r{n}": [*range(468)] * 2 for n in range(64)}, "simplify": 0}, {}, None),
     ],
