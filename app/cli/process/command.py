@@ -120,8 +120,7 @@ def _to_parameter(name: str, annotation: Any, schema: dict[str, Any]) -> inspect
     if any("enum" in form for form in forms):
         # Typer has no options of several types. `to_crop_options` validates the text.
         option.metavar = "|".join(name for form in forms for name in form.get("enum", [form.get("type", "").upper()]))
-        option.min = option.max = None
-        annotation, default = str, str(default)
+        annotation = str
     kind = inspect.Parameter.KEYWORD_ONLY
     return inspect.Parameter(name, kind, default=default, annotation=Annotated[annotation, option])
 
