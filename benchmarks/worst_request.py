@@ -92,6 +92,7 @@ GENES: dict[str, tuple[Any, ...]] = {
     "margin": (0.0, 0.25, 4.0),
     "output_size": (None, 16, 1024, 4096),
     "background": ("none", "image"),
+    "face": (0, "all"),
 }
 OPTIONS = (
     "simplify",
@@ -103,6 +104,7 @@ OPTIONS = (
     "margin",
     "output_size",
     "background",
+    "face",
 )
 
 
@@ -285,7 +287,7 @@ def build(genes: Genes) -> bytes:
         names = {f"region_{n}": [generator.randrange(468) for _ in range(1024)] for n in range(genes["regions"])}
         parts["segmentation_map"] = json.dumps(names).encode()
     for name in OPTIONS:
-        if genes[name] is not None:
+        if genes.get(name) is not None:
             parts[name] = str(genes[name]).lower().encode()
     if unknown := parts.keys() - set(FIELDS):
         raise ValueError(f"expected fields of the API, got {unknown}")

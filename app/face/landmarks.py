@@ -5,7 +5,7 @@ Sides are the subject's: the right eye, with outer corner 33, is on the left of 
 """
 
 import math
-from typing import Final
+from typing import Final, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -22,6 +22,11 @@ from app.face.frame import Size
 
 FloatArray = npt.NDArray[np.float32]
 """Coordinates ``(N, 2)`` in pixels, ``x`` to the right and ``y`` down."""
+
+DepthArray = npt.NDArray[np.float32]
+"""Depths ``(N,)`` of points in pixels, on the scale of ``x``, negative towards the camera.
+
+As in MediaPipe, the origin is near the centre of the head, so that only differences are meaningful."""
 
 MESH_POINTS: Final = 468
 MESH_POINTS_WITH_IRISES: Final = 478
@@ -87,14 +92,18 @@ def look_normalized(points: npt.NDArray[np.float64]) -> bool:
     return points.size > 0 and bool(((points[..., :2] >= low) & (points[..., :2] <= high)).all())
 
 
-def select_face(points: npt.NDArray[np.float64], index: int) -> npt.NDArray[np.float64]:
+def select_face(points: npt.NDArray[np.float64], index: int | Literal["all"]) -> npt.NDArray[np.float64]:
     """Return the points ``(N, 2)`` of one face; points that are not ``(F, N, 2)`` are those of one face already.
 
     Raises:
-        FaceIndexError: there are not that many faces.
+        FaceIndexError: there are not that many faces, or there are several and all are selected.
     """
     if points.ndim != 3:  # noqa: PLR2004 - faces, points, coordinates
         return points
+    if index == "all":
+        if len(points) > 1:
+            raise FaceIndexError(f"face: expected an index, because {len(points)} faces were sent, got all")
+        index = 0
     if index >= len(points):
         raise FaceIndexError(f"face: expected an index below {len(points)}, the number of faces sent, got {index}")
     face: npt.NDArray[np.float64] = points[index]

@@ -9,18 +9,24 @@ import numpy as np
 
 from app.face.contours import (
     COORDINATE_DECIMALS,
+    MAX_CONTOUR_POINTS,
+    MAX_CONTOURS,
     Polygon,
     has_few_points,
     measure_rings,
     trace_labels,
 )
-from app.face.errors import RegionCountError, RegionIndexError, RegionNameError
+from app.face.errors import LabelMapComplexityError, RegionCountError, RegionIndexError, RegionNameError
 from app.face.label_map import LabelMap
 from app.face.landmarks import FloatArray
 from app.face.regions import CATALOGUE, CUSTOM_REGION, PALETTE, REGION_NAMES, OmittedRegion, Region
 from app.face.simplification import simplify_rings
 
 MAX_REGIONS: Final = 64
+MAX_TOTAL_REGIONS: Final = 512
+"""Maximum number of regions in the results for all faces of an image together. The catalogue needs 480 for 32 faces.
+Placing their labels takes half a millisecond for each."""
+
 MIN_REGION_LANDMARKS: Final = 3
 MAX_REGION_LANDMARKS: Final = 1024
 """Twice the points of the mesh: no outline needs more, and the cost stays low."""
@@ -122,6 +128,30 @@ def _check_region(position: int, name: str, indices: Sequence[int], landmark_cou
             f"segmentation_map: expected integers from 0 to {landmark_count - 1} as landmark indices of region "
             f"{position}, got others"
         )
+
+
+def check_total(outlines: Sequence[Outline], faces: int, *, is_label_map: bool) -> None:
+    """Check the size of the results for several faces, each of which contains these outlines or similar ones.
+
+    Raises:
+        LabelMapComplexityError: the outlines of a label map are too many or too long.
+        RegionCountError: those of custom regions are.
+    """
+    if faces == 1:
+        return
+    rings = [ring for outline in outlines for polygon in outline.polygons for ring in polygon]
+    counts = (
+        ("regions", len(outlines), MAX_TOTAL_REGIONS),
+        ("contours", len(rings), MAX_CONTOURS),
+        ("contour points", sum(map(len, rings)), MAX_CONTOUR_POINTS),
+    )
+    for name, count, limit in counts:
+        if count * faces > limit:
+            error = LabelMapComplexityError if is_label_map else RegionCountError
+            raise error(
+                f"segmentation_map: expected at most {limit} {name} for all {faces} faces together, got "
+                f"{count * faces}; select one face"
+            )
 
 
 def measure_outlines(

@@ -10,15 +10,17 @@ import numpy as np
 from app.face.contours import COORDINATE_DECIMALS
 from app.face.frame import ByteArray, Frame, Size, transform_points
 from app.face.label_map import LabelMap, image_to_label_map, scale_labels
-from app.face.landmarks import FloatArray, compute_bbox, compute_interocular_px, compute_roll_deg
+from app.face.landmarks import DepthArray, FloatArray, compute_bbox, compute_interocular_px, compute_roll_deg
 from app.face.outlines import (
     Outline,
     check_regions,
+    check_total,
     measure_outlines,
     outline_catalogue,
     outline_labels,
     outline_landmarks,
 )
+from app.face.pose import compute_yaw_pitch_deg
 from app.face.regions import OmittedRegion, Region
 from app.face.rendering.svg import EmbeddedImage, OverlayStyle, render_svg
 
@@ -40,6 +42,7 @@ class FaceRequest:
 
     image_size: Size
     landmarks_px: FloatArray  # `(468, 2)` or `(478, 2)` in pixels of the image
+    depths_px: DepthArray | None = None  # of the landmarks; None if they are unknown
     # Of any size, `(H, W)` or `(H, W, 3)` BGR; takes precedence over `region_landmarks`.
     label_image: ByteArray | None = None
     # Ring of landmark indices by custom region name. Without this and `label_image`, the result has the catalogue
@@ -64,6 +67,10 @@ class FaceResult:
     interocular_px: float  # distance between the outer eye corners
     bbox: tuple[float, float, float, float]  # `(x, y, width, height)` of the landmarks
     label_colours: Mapping[int, str] = field(default_factory=dict)  # by label id, if the label image has colours
+    # None if the depths are unknown:
+    depths_px: DepthArray | None = None  # rounded
+    yaw_deg: float | None = None  # positive towards the image's right
+    pitch_deg: float | None = None  # positive up
 
 
 def check_face(landmarks_px: FloatArray, region_landmarks: Mapping[str, Sequence[int]] | None) -> None:
@@ -79,7 +86,15 @@ def check_face(landmarks_px: FloatArray, region_landmarks: Mapping[str, Sequence
 
 
 def process_face(request: FaceRequest, on_step: OnStep = no_step) -> FaceResult:
-    """Extract the regions of a face and render them as an overlay.
+    """Extract the regions of a face and render them as an overlay; see `process_faces`."""
+    return process_faces([request], on_step)[0]
+
+
+def process_faces(requests: Sequence[FaceRequest], on_step: OnStep = no_step) -> list[FaceResult]:
+    """Extract the regions of each of several faces in one image, and render them as an overlay for each.
+
+    The requests have the same label image and the same custom regions. A label image describes the whole image, so
+    every result contains all of its regions. It is traced once.
 
     The steps are ``segmentation`` (if there is a label image), ``contours`` and ``svg``.
 
@@ -88,18 +103,45 @@ def process_face(request: FaceRequest, on_step: OnStep = no_step) -> FaceResult:
         LabelMapError: the label image cannot be used.
         RegionError: the custom regions cannot be used.
     """
-    frame = request.output or Frame(request.image_size)
-    exact_px = request.landmarks_px if frame.is_identity else _to_frame(request.landmarks_px, frame)
+    label_map = _read_label_image(requests[0], on_step)
+    traced: list[Outline] | None = None
+    results: list[FaceResult] = []
+    for request in requests:
+        frame = request.output or Frame(request.image_size)
+        exact_px = request.landmarks_px if frame.is_identity else _to_frame(request.landmarks_px, frame)
+        landmarks_px = np.round(exact_px, COORDINATE_DECIMALS)
+        with on_step("contours"):
+            if label_map is not None and traced is None:
+                traced = outline_labels(label_map)
+            outlines = _make_outlines(traced, request.region_landmarks, landmarks_px, frame)
+            if not results:
+                check_total(outlines, len(requests), is_label_map=label_map is not None)
+            outlined = measure_outlines(outlines, request.simplify_px)
+        result = _make_result(request, frame, exact_px, landmarks_px, outlined, on_step)
+        if label_map is not None and label_map.has_colours:
+            result = replace(result, label_colours=label_map.colours)
+        results.append(result)
+    return results
+
+
+def _read_label_image(request: FaceRequest, on_step: OnStep) -> LabelMap | None:
+    if request.label_image is None:
+        return None
+    with on_step("segmentation"):
+        label_map = image_to_label_map(request.label_image)
+        return replace(label_map, labels=scale_labels(label_map.labels, request.image_size))
+
+
+def _make_result(
+    request: FaceRequest,
+    frame: Frame,
+    exact_px: FloatArray,
+    landmarks_px: FloatArray,
+    outlined: tuple[tuple[Region, ...], tuple[OmittedRegion, ...]],
+    on_step: OnStep,
+) -> FaceResult:
     roll_deg = compute_roll_deg(exact_px)
-    landmarks_px = np.round(exact_px, COORDINATE_DECIMALS)
-    label_map = None
-    if request.label_image is not None:
-        with on_step("segmentation"):
-            label_map = image_to_label_map(request.label_image)
-            label_map = replace(label_map, labels=scale_labels(label_map.labels, request.image_size))
-    with on_step("contours"):
-        outlines = _make_outlines(label_map, request.region_landmarks, landmarks_px, frame)
-        regions, omitted = measure_outlines(outlines, request.simplify_px)
+    regions, omitted = outlined
     with on_step("svg"):
         svg = render_svg(
             size=frame.size,
@@ -108,6 +150,10 @@ def process_face(request: FaceRequest, on_step: OnStep = no_step) -> FaceResult:
             style=request.style,
             background=request.background,
         )
+    depths_px, yaw_deg, pitch_deg = request.depths_px, None, None
+    if depths_px is not None:
+        depths_px = depths_px * np.float32(frame.scale)
+        yaw_deg, pitch_deg = compute_yaw_pitch_deg(exact_px, depths_px)
     return FaceResult(
         frame=frame,
         landmarks_px=landmarks_px,
@@ -117,20 +163,21 @@ def process_face(request: FaceRequest, on_step: OnStep = no_step) -> FaceResult:
         roll_deg=roll_deg,
         interocular_px=compute_interocular_px(exact_px),
         bbox=_compute_face_box(landmarks_px),
-        label_colours=label_map.colours if label_map is not None and label_map.has_colours else {},
+        depths_px=None if depths_px is None else np.round(depths_px, COORDINATE_DECIMALS),
+        yaw_deg=yaw_deg,
+        pitch_deg=pitch_deg,
     )
 
 
 def _make_outlines(
-    label_map: LabelMap | None,
+    traced: list[Outline] | None,
     region_landmarks: Mapping[str, Sequence[int]] | None,
     landmarks_px: FloatArray,
     frame: Frame,
 ) -> list[Outline]:
-    """Return the requested outlines in the output frame; the label map is in the frame of the image."""
-    if label_map is not None:
-        outlines = outline_labels(label_map)
-        return outlines if frame.is_identity else [_outline_to_frame(outline, frame) for outline in outlines]
+    """Return the requested outlines in the output frame; those traced from a label map are in that of the image."""
+    if traced is not None:
+        return traced if frame.is_identity else [_outline_to_frame(outline, frame) for outline in traced]
     if region_landmarks is not None:
         return outline_landmarks(region_landmarks, landmarks_px)
     return outline_catalogue(landmarks_px)

@@ -7,9 +7,10 @@ from collections import Counter
 from contextlib import contextmanager
 from dataclasses import dataclass
 from hashlib import sha256
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import msgspec
+import numpy as np
 import pybase64
 
 from app.codec.decode import (
@@ -33,8 +34,9 @@ from app.face.landmarks import (
     select_face,
 )
 from app.face.outlines import check_regions
-from app.face.pipeline import FaceRequest, FaceResult, OnStep, check_face, process_face
-from app.face.rendering.svg import EmbeddedImage
+from app.face.pipeline import FaceRequest, FaceResult, OnStep, check_face, process_faces
+from app.face.pose import points_to_depths_px
+from app.face.rendering.svg import EmbeddedImage, combine_svgs
 from app.observability.recording import (
     image_step,
     record_image_processed,
@@ -48,12 +50,15 @@ from app.service.detector_pool import DetectorPool
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
-    import numpy as np
     import numpy.typing as npt
 
     from app.face.detection.landmark_detector import DetectedFace
-    from app.face.landmarks import FloatArray
+    from app.face.landmarks import DepthArray, FloatArray
     from app.service.options import CropOptions
+
+# Backgrounds of several faces that differ have this fraction of the pixels of a single one, because detecting several
+# faces takes as long as encoding the rest.
+_SEPARATE_BACKGROUNDS = 4
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -84,6 +89,7 @@ class CheckedInput:
     image: bytes | memoryview
     image_info: ImageInfo
     landmarks_px: FloatArray | None  # `(468, 2)` or `(478, 2)` in pixels of the image; None to detect them
+    depths_px: DepthArray | None = None  # of the landmarks; None if they are unknown or not meaningful
     label_image: bytes | memoryview | None = None
     label_info: ImageInfo | None = None
     # Landmark indices by region name. Without this and a label image, the catalogue is used.
@@ -105,8 +111,8 @@ class CheckedInput:
         """Return the SHA-256 of everything that the result depends on, in hexadecimal."""
         # A list keeps the order of the regions, which determines their ids.
         regions = None if self.region_landmarks is None else [list(self.region_landmarks.items())]
-        landmarks = None if self.landmarks_px is None else self.landmarks_px.tobytes()
-        parameters = (len(self.image), landmarks, self.options, regions, self.are_units_guessed)
+        points = [None if array is None else array.tobytes() for array in (self.landmarks_px, self.depths_px)]
+        parameters = (len(self.image), points, self.options, regions, self.are_units_guessed)
         digest = sha256(msgspec.msgpack.encode(parameters))
         digest.update(self.image)
         if self.label_image is not None:
@@ -116,13 +122,41 @@ class CheckedInput:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CropResult:
-    """Result of a crop request."""
+    """Result of a crop request for one face."""
 
     image: ImageInfo
     face: FaceResult
     detected: DetectedFace | None  # None if the request contained the landmarks
     processing_time_ms: float
     are_units_guessed: bool = False  # see `CheckedInput`
+
+    @property
+    def svg(self) -> bytes:
+        """The overlay."""
+        return self.face.svg
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CropResults:
+    """Results of a crop request for all faces."""
+
+    faces: tuple[CropResult, ...]  # the largest face first
+    processing_time_ms: float
+
+    @property
+    def svg(self) -> bytes:
+        """The overlays of all faces in one document; see `combine_svgs`."""
+        first, *others = [result.face.frame.transform for result in self.faces]
+        is_same_frame = all(np.array_equal(first, other) for other in others)
+        return combine_svgs([result.svg for result in self.faces], is_same_frame=is_same_frame)
+
+
+class _LocatedFace(NamedTuple):
+    """Landmarks of one face, sent or detected."""
+
+    landmarks_px: FloatArray
+    depths_px: DepthArray | None
+    detected: DetectedFace | None
 
 
 class CropService:
@@ -141,8 +175,8 @@ class CropService:
         self.detectors = detectors or DetectorPool()
         self._fault_work_s = fault_work_s
 
-    def process(self, request: CropInput) -> CropResult:
-        """Check an input and find its regions.
+    def process(self, request: CropInput) -> CropResult | CropResults:
+        """Check an input and find its regions; the result is `CropResults` if the option `face` is ``all``.
 
         Raises:
             InputError: the input is invalid; the subclass identifies the problem.
@@ -159,9 +193,9 @@ class CropService:
         if request.points is None:
             self.detectors.require_models()
         info = self.check_image(request.image)
-        landmarks_px, are_units_guessed = None, False
+        landmarks_px, depths_px, are_units_guessed = None, None, False
         if request.points is not None:
-            landmarks_px, are_units_guessed = convert_points(
+            landmarks_px, depths_px, are_units_guessed = convert_points(
                 request.points,
                 request.options,
                 info.size,
@@ -184,6 +218,7 @@ class CropService:
             image=request.image,
             image_info=info,
             landmarks_px=landmarks_px,
+            depths_px=depths_px,
             label_image=label_image,
             label_info=label_info,
             region_landmarks=region_landmarks,
@@ -200,8 +235,8 @@ class CropService:
         with _errors_of("image"):
             return self._sniff(data)
 
-    def run(self, checked: CheckedInput, on_step: OnStep = image_step) -> CropResult:
-        """Find the regions of a checked input, possibly from another process.
+    def run(self, checked: CheckedInput, on_step: OnStep = image_step) -> CropResult | CropResults:
+        """Find the regions of a checked input, possibly from another process; see `process`.
 
         The steps, if they are necessary, are ``decode``, ``detect``, ``mesh``, ``iris``, ``warp``, ``encode``,
         ``segmentation``, ``contours`` and ``svg``.
@@ -211,47 +246,61 @@ class CropService:
         """
         return self._run(checked, on_step, time.perf_counter())
 
-    def _run(self, checked: CheckedInput, on_step: OnStep, start: float) -> CropResult:
+    def _run(self, checked: CheckedInput, on_step: OnStep, start: float) -> CropResult | CropResults:
         image = _open_image(checked, on_step)
         log_image_processing("verified", *checked.image_info.size, checked.image_info.format.upper())
-        detected = None
-        landmarks_px = checked.landmarks_px
-        if landmarks_px is None:
-            orientation = checked.image_info.exif_orientation
-            detected = self.detectors.detect(image, on_step, checked.options.face, orientation)
-            landmarks_px = detected.landmarks_px
-        frame = _choose_frame(checked, landmarks_px, self._limits)
-        background = _encode_background(image, checked, frame, on_step)
+        located = self._locate_faces(image, checked, on_step)
+        frames = _choose_frames(checked, located, self._limits)
+        backgrounds = _encode_backgrounds(image, checked, frames, on_step)
         # Decode the label image only now, although a label map that is too complex would then be rejected later. Both
         # decoded images together would raise peak memory by a quarter.
         del image
         label_image = _decode_labels(checked, on_step)
-        face = process_face(
+        requests = [
             FaceRequest(
                 image_size=checked.image_info.size,
-                landmarks_px=landmarks_px,
+                landmarks_px=face.landmarks_px,
+                depths_px=face.depths_px,
                 label_image=label_image,
                 region_landmarks=checked.region_landmarks,
                 simplify_px=checked.options.simplify,
                 style=checked.options.style(),
                 output=frame,
-                background=background,
-            ),
-            on_step,
-        )
+                background=None if backgrounds is None else backgrounds[number],
+            )
+            for number, (face, frame) in enumerate(zip(located, frames, strict=True))
+        ]
+        faces = process_faces(requests, on_step)
         if label_image is not None:
             height, width = label_image.shape[:2]
-            log_image_processing("segmentation", width, height, len(face.regions) + len(face.omitted))
+            log_image_processing("segmentation", width, height, len(faces[0].regions) + len(faces[0].omitted))
         self._burn()
-        _count(checked.image_info.format, len(landmarks_px), face)
+        _count(checked.image_info.format, faces)
         elapsed_ms = 1000 * (time.perf_counter() - start)
-        return CropResult(
-            image=checked.image_info,
-            face=face,
-            detected=detected,
-            processing_time_ms=elapsed_ms,
-            are_units_guessed=checked.are_units_guessed,
+        is_all = checked.options.face == "all"
+        results = tuple(
+            CropResult(
+                image=checked.image_info,
+                face=face,
+                detected=one.detected,
+                processing_time_ms=elapsed_ms,
+                are_units_guessed=checked.are_units_guessed,
+            )
+            for one, face in zip(located, faces, strict=True)
         )
+        return CropResults(faces=results, processing_time_ms=elapsed_ms) if is_all else results[0]
+
+    def _locate_faces(self, image: ImagePyramid, checked: CheckedInput, on_step: OnStep) -> list[_LocatedFace]:
+        """Return the faces of a request: that of the landmarks sent, or those selected among the detected ones."""
+        if checked.landmarks_px is not None:
+            return [_LocatedFace(checked.landmarks_px, checked.depths_px, None)]
+        orientation, choice = checked.image_info.exif_orientation, checked.options.face
+        found = (
+            self.detectors.detect_all(image, on_step, orientation)
+            if choice == "all"
+            else (self.detectors.detect(image, on_step, choice, orientation),)
+        )
+        return [_LocatedFace(detected.landmarks_px, detected.depths_px, detected) for detected in found]
 
     @track_image_processing("sniff")
     def _sniff(self, data: bytes) -> ImageInfo:
@@ -267,18 +316,19 @@ class CropService:
 
 def convert_points(
     points: npt.NDArray[np.float64], options: CropOptions, size: Size, limits: ImageLimits, *, are_normalized: bool
-) -> tuple[FloatArray, bool]:
+) -> tuple[FloatArray, DepthArray | None, bool]:
     """Convert the points of a request to pixels of the image.
 
     Args:
-        points: ``(N, 2)`` or ``(N, 3)``, or ``(F, N, 2)`` for several faces, of which the options select one.
+        points: ``(N, 2)`` or ``(N, 3)``, or ``(F, N, 2 or 3)`` for several faces, of which the options select one.
         options: options of the request.
         size: size of the image in pixels.
         limits: limits of the input.
         are_normalized: whether the points are normalized whatever the units of the options.
 
     Returns:
-        The landmarks, and whether they were read as normalized although the options declare pixels.
+        The landmarks, their depths if they have meaningful ones, and whether they were read as normalized although the
+        options declare pixels.
 
     Raises:
         InputError: the points are invalid, or the selected face is missing.
@@ -286,18 +336,22 @@ def convert_points(
     face = select_face(points, options.face)
     is_normalized = are_normalized or options.landmark_units == "normalized"
     are_units_guessed = not is_normalized and look_normalized(face)
+    is_normalized = is_normalized or are_units_guessed
     landmarks_px = points_to_landmarks_px(
-        face, image_size=size, is_normalized=is_normalized or are_units_guessed, margin=limits.landmark_margin
+        face, image_size=size, is_normalized=is_normalized, margin=limits.landmark_margin
     )
-    return landmarks_px, are_units_guessed
+    depths_px = points_to_depths_px(face, landmarks_px, image_size=size, is_normalized=is_normalized)
+    return landmarks_px, depths_px, are_units_guessed
 
 
-def _count(image_format: str, landmarks: int, face: FaceResult) -> None:
+def _count(image_format: str, faces: Sequence[FaceResult]) -> None:
     record_image_processed(image_format)
-    record_landmarks_processed(landmarks)
-    for region_type, count in Counter(region.kind for region in face.regions).items():
+    for face in faces:
+        record_landmarks_processed(len(face.landmarks_px))
+    kinds = Counter(region.kind for face in faces for region in face.regions)
+    for region_type, count in kinds.items():
         record_region_generated(region_type, count)
-    log_image_processing("extracted", len(face.regions))
+    log_image_processing("extracted", kinds.total())
 
 
 @contextmanager
@@ -339,11 +393,21 @@ def _decode_labels(checked: CheckedInput, on_step: OnStep) -> ByteArray | None:
         return decode_label_image(checked.label_image, checked.label_info)
 
 
-def _choose_frame(checked: CheckedInput, landmarks_px: FloatArray, limits: ImageLimits) -> Frame:
-    frame = make_frame(checked.image_info.size, landmarks_px, compute_roll_deg(landmarks_px), checked.options.framing())
+def _choose_frames(checked: CheckedInput, faces: Sequence[_LocatedFace], limits: ImageLimits) -> list[Frame]:
+    size, framing = checked.image_info.size, checked.options.framing()
+    frames = [make_frame(size, face.landmarks_px, compute_roll_deg(face.landmarks_px), framing) for face in faces]
     if checked.options.background == "image":
-        check_output_size("background", frame.size, limits)
-    return frame
+        for frame in frames:
+            check_output_size("background", frame.size, limits)
+        pixels = sum(frame.size.width * frame.size.height for frame in frames)
+        is_encoded_once = all(np.array_equal(frame.transform, frames[0].transform) for frame in frames)
+        limit = limits.max_image_pixels // (1 if is_encoded_once else _SEPARATE_BACKGROUNDS)
+        if pixels > limit:
+            raise ImageTooLargeError(
+                f"background: expected results of at most {limit} pixels for all {len(frames)} faces together, got "
+                f"{pixels}; set crop or output_size"
+            )
+    return frames
 
 
 def check_output_size(field: str, size: Size, limits: ImageLimits) -> None:
@@ -358,15 +422,22 @@ def check_output_size(field: str, size: Size, limits: ImageLimits) -> None:
         raise ImageTooLargeError(f"{field}: expected a result of {limit}, got {got}; set crop or output_size")
 
 
-def _encode_background(
-    image: ImagePyramid, checked: CheckedInput, frame: Frame, on_step: OnStep
-) -> EmbeddedImage | None:
-    """Encode the image in the output frame, as a file that the overlay embeds, if the options require it."""
+def _encode_backgrounds(
+    image: ImagePyramid, checked: CheckedInput, frames: Sequence[Frame], on_step: OnStep
+) -> list[EmbeddedImage] | None:
+    """Encode the image in each output frame, as files that the overlays embed, if the options require it."""
     if checked.options.background == "none":
         return None
-    level = image.get_level(1 / frame.scale)
-    with on_step("warp"):
-        warped = warp_image(level.pixels, frame.reduce(level.reduction))
-    with on_step("encode"):
-        data, media_type = encode_image(warped, read_icc_profile(checked.image, checked.image_info))
-        return EmbeddedImage(pybase64.b64encode_as_string(data), media_type)
+    profile = read_icc_profile(checked.image, checked.image_info)
+    backgrounds: list[EmbeddedImage] = []
+    for number, frame in enumerate(frames):
+        if number and np.array_equal(frame.transform, frames[0].transform):
+            backgrounds.append(backgrounds[0])
+            continue
+        level = image.get_level(1 / frame.scale)
+        with on_step("warp"):
+            warped = warp_image(level.pixels, frame.reduce(level.reduction))
+        with on_step("encode"):
+            data, media_type = encode_image(warped, profile)
+            backgrounds.append(EmbeddedImage(pybase64.b64encode_as_string(data), media_type))
+    return backgrounds

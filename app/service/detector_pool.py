@@ -9,8 +9,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import cv2
-
 from app.face.detection.landmark_detector import DetectedFace, LandmarkDetector
 from app.face.detection.model_files import KNOWN_FILES
 from app.face.errors import DetectionUnavailableError, NoFaceError
@@ -75,21 +73,26 @@ class DetectorPool:
             NoFaceError: the image has no face.
             FaceIndexError: the image has fewer faces.
         """
-        detector = self._get_detector()
-        try:
-            detected = detector.detect(
-                image,
-                on_step,
-                index,
-                _QUARTER_TURNS.get(exif_orientation, 0),
-                is_mirrored=exif_orientation in _MIRRORED,
-            )
-        except NoFaceError:
-            record_faces_detected("none")
-            raise
-        record_faces_detected("one" if len(detected.faces) == 1 else "several")
-        log_image_processing("faces", len(detected.faces))
+        detector, quarter_turns = self._get_detector(), _QUARTER_TURNS.get(exif_orientation, 0)
+        with _counted_if_none():
+            detected = detector.detect(image, on_step, index, quarter_turns, is_mirrored=exif_orientation in _MIRRORED)
+        _count(detected)
         return detected
+
+    def detect_all(
+        self, image: ImagePyramid | ByteArray, on_step: OnStep, exif_orientation: int
+    ) -> tuple[DetectedFace, ...]:
+        """Detect the landmarks of all faces; see `detect` and `LandmarkDetector.detect_all`.
+
+        Raises:
+            DetectionUnavailableError: the models are missing or cannot be loaded.
+            NoFaceError: the image has no face.
+        """
+        detector, quarter_turns = self._get_detector(), _QUARTER_TURNS.get(exif_orientation, 0)
+        with _counted_if_none():
+            faces = detector.detect_all(image, on_step, quarter_turns, is_mirrored=exif_orientation in _MIRRORED)
+        _count(faces[0])
+        return faces
 
     def _get_detector(self) -> LandmarkDetector:
         detector: LandmarkDetector | None = getattr(self._thread, "detector", None)
@@ -126,6 +129,20 @@ def without_litert_notices() -> Iterator[None]:
                     os.write(stderr, kept)
         finally:
             os.close(stderr)
+
+
+@contextmanager
+def _counted_if_none() -> Iterator[None]:
+    try:
+        yield
+    except NoFaceError:
+        record_faces_detected("none")
+        raise
+
+
+def _count(detected: DetectedFace) -> None:
+    record_faces_detected("one" if len(detected.faces) == 1 else "several")
+    log_image_processing("faces", len(detected.faces))
 
 
 def _unavailable(reason: str) -> DetectionUnavailableError:

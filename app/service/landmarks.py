@@ -12,11 +12,21 @@ import orjson
 from app.face.contours import COORDINATE_DECIMALS
 from app.face.frame import Frame
 from app.face.landmarks import compute_bbox, compute_interocular_px, compute_roll_deg
+from app.face.pose import compute_yaw_pitch_deg
 from app.observability.recording import image_step
 from app.service.crop import open_image
-from app.service.serialization import detection_to_dict, face_to_dict, image_to_dict, image_warnings
+from app.service.serialization import (
+    detection_to_dict,
+    face_to_dict,
+    image_to_dict,
+    image_warnings,
+    landmarks_to_json,
+    pose_warnings,
+)
 
 if TYPE_CHECKING:
+    from app.codec.sniff import ImageInfo
+    from app.face.detection.landmark_detector import DetectedFace
     from app.service.crop import CropService
     from app.service.options import LandmarkOptions
 
@@ -33,7 +43,7 @@ class LandmarksInput:
 
 
 def find_landmarks(service: CropService, request: LandmarksInput) -> bytes:
-    """Find the landmarks of a face, and return the JSON document.
+    """Find the landmarks of a face, and return the JSON document, or those of all faces as an array of documents.
 
     Landmarks are in the requested units and everything else in pixels.
 
@@ -44,22 +54,33 @@ def find_landmarks(service: CropService, request: LandmarksInput) -> bytes:
     service.detectors.require_models()
     info = service.check_image(request.image)
     image = open_image(request.image, info, image_step)
-    detected = service.detectors.detect(image, image_step, request.options.face, info.exif_orientation)
+    choice, orientation = request.options.face, info.exif_orientation
+    if choice == "all":
+        faces = service.detectors.detect_all(image, image_step, orientation)
+    else:
+        faces = (service.detectors.detect(image, image_step, choice, orientation),)
     elapsed_ms = 1000 * (time.perf_counter() - start)
     with image_step("document"):
-        exact_px = detected.landmarks_px
-        landmarks_px = np.round(exact_px, COORDINATE_DECIMALS)
-        landmarks: Any = landmarks_px
-        if request.options.landmark_units == "normalized":
-            landmarks = np.round(exact_px / np.array(info.size, np.float64), _NORMALIZED_DECIMALS)
-        document = {
-            "landmarks": landmarks,
-            "detection": detection_to_dict(detected, Frame(info.size)),
-            "face": face_to_dict(
-                compute_roll_deg(exact_px), compute_interocular_px(exact_px), compute_bbox(landmarks_px)
-            ),
-            "image": image_to_dict(info),
-            "warnings": image_warnings(info),
-            "processing_time_ms": round(elapsed_ms, 3),
-        }
-        return orjson.dumps(document, option=orjson.OPT_SERIALIZE_NUMPY)
+        documents = [_face_to_dict(face, info, request.options) for face in faces]
+        for document in documents:
+            document["processing_time_ms"] = round(elapsed_ms, 3)
+        return orjson.dumps(documents if choice == "all" else documents[0], option=orjson.OPT_SERIALIZE_NUMPY)
+
+
+def _face_to_dict(detected: DetectedFace, info: ImageInfo, options: LandmarkOptions) -> dict[str, Any]:
+    exact_px, depths_px = detected.landmarks_px, detected.depths_px
+    landmarks_px = np.round(exact_px, COORDINATE_DECIMALS)
+    landmarks = landmarks_to_json(landmarks_px, depths_px)
+    if options.landmark_units == "normalized":
+        depths = None if depths_px is None else depths_px / np.float64(info.size.width)
+        landmarks = landmarks_to_json(exact_px / np.array(info.size, np.float64), depths, _NORMALIZED_DECIMALS)
+    pose = None if depths_px is None else compute_yaw_pitch_deg(exact_px, depths_px)
+    return {
+        "landmarks": landmarks,
+        "detection": detection_to_dict(detected, Frame(info.size)),
+        "face": face_to_dict(
+            compute_roll_deg(exact_px), compute_interocular_px(exact_px), compute_bbox(landmarks_px), pose
+        ),
+        "image": image_to_dict(info),
+        "warnings": [*image_warnings(info), *pose_warnings(pose)],
+    }

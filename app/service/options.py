@@ -12,10 +12,16 @@ if TYPE_CHECKING:
     from app.face.rendering.svg import OverlayStyle
 
 
+FaceChoice = Annotated[int, Meta(ge=0, le=99)] | Literal["all"]
+
+
 class LandmarkOptions(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_fields=True):
     """Options of a landmarks request. Each is a query parameter, which takes precedence, and a field of the body."""
 
-    face: Annotated[int, Meta(ge=0, le=99, description="Index of the detected face; 0 is the largest.")] = 0
+    face: Annotated[
+        FaceChoice,
+        Meta(description="Index of the detected face; 0 is the largest. `all` returns an array, one result per face."),
+    ] = 0
     landmark_units: Annotated[
         Literal["pixels", "normalized"],
         Meta(description="`pixels` of the image, or `normalized` to 0..1 of its width and height."),
@@ -45,7 +51,11 @@ class CropOptions(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_fiel
         Meta(description="`structure` verifies the image file without decoding it; `pixels` also decodes it."),
     ] = "structure"
     face: Annotated[
-        int, Meta(ge=0, le=99, description="Index of the detected face, if no landmarks are sent; 0 is the largest.")
+        FaceChoice,
+        Meta(
+            description="Index of the detected face, if no landmarks are sent; 0 is the largest. `all` returns an "
+            "array, one result per face."
+        ),
     ] = 0
     upright: Annotated[bool, Meta(description="Rotate the result so that the eyes are level.")] = False
     crop: Annotated[Literal["none", "face"], Meta(description="`face` crops the result to the face.")] = "none"

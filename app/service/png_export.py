@@ -50,12 +50,17 @@ class _RegionDocument(msgspec.Struct):
     holes: list[_HoleDocument]
 
 
+class _Point(msgspec.Struct):
+    x: float
+    y: float
+
+
 class _Document(msgspec.Struct):
     """The part of a result document that the PNG is rendered from."""
 
     svg: str
     regions: list[_RegionDocument]
-    landmarks: list[tuple[float, float]] | None
+    landmarks: list[_Point | tuple[float, float]] | None
     image: _SizeDocument
     output: _SizeDocument
 
@@ -92,10 +97,11 @@ def json_to_png(
     result = _DOCUMENT.decode(document)
     landmarks_px: FloatArray | None = None
     if result.landmarks is not None:
-        landmarks_px = np.array(result.landmarks, np.float32)
+        pairs = [(point.x, point.y) if isinstance(point, _Point) else point for point in result.landmarks]
+        landmarks_px = np.array(pairs, np.float32)
     elif points is not None:
         size = Size(result.image.width, result.image.height)
-        exact_px, _ = convert_points(points, options, size, limits, are_normalized=are_points_normalized)
+        exact_px, _, _ = convert_points(points, options, size, limits, are_normalized=are_points_normalized)
         landmarks_px = np.round(exact_px, COORDINATE_DECIMALS)
     size = Size(result.output.width, result.output.height)
     regions = [_to_region(region) for region in result.regions]

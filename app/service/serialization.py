@@ -11,20 +11,30 @@ import pybase64
 from app.face.contours import COORDINATE_DECIMALS, measure_rings
 from app.face.frame import transform_points
 from app.face.landmarks import compute_bbox
+from app.face.pose import MAX_FRONTAL_DEG
+from app.service.crop import CropResult, CropResults
 
 if TYPE_CHECKING:
+    import numpy.typing as npt
+
     from app.codec.sniff import ImageInfo
     from app.face.detection.landmark_detector import DetectedFace
     from app.face.frame import Frame
+    from app.face.pipeline import FaceResult
     from app.face.regions import Region
-    from app.service.crop import CropResult
 
 UPRIGHT_ORIENTATION = 1
 CONFIDENCE_DECIMALS = 4
 
 
-def result_to_json(result: CropResult) -> bytes:
-    """Serialize a result as JSON."""
+def result_to_json(result: CropResult | CropResults) -> bytes:
+    """Serialize a result as a JSON object, or the results of all faces as an array."""
+    if isinstance(result, CropResults):
+        return b"".join((b"[", b",".join(map(_crop_to_json, result.faces)), b"]"))
+    return _crop_to_json(result)
+
+
+def _crop_to_json(result: CropResult) -> bytes:
     face = result.face
     frame = face.frame
     document = {
@@ -34,8 +44,10 @@ def result_to_json(result: CropResult) -> bytes:
         "regions_detected": len(face.regions),
         "omitted": [{"id": region.label_id, "name": region.name, "reason": region.reason} for region in face.omitted],
         "image": image_to_dict(result.image),
-        "face": face_to_dict(face.roll_deg, face.interocular_px, face.bbox),
-        "landmarks": face.landmarks_px if result.detected is not None or not frame.is_identity else None,
+        "face": face_to_dict(face.roll_deg, face.interocular_px, face.bbox, _pose(face)),
+        "landmarks": landmarks_to_json(face.landmarks_px, face.depths_px)
+        if result.detected is not None or not frame.is_identity
+        else None,
         "detection": None if result.detected is None else detection_to_dict(result.detected, frame),
         "output": {"width": frame.size.width, "height": frame.size.height},
         "transform": frame.transform,
@@ -80,10 +92,37 @@ def image_to_dict(image: ImageInfo) -> dict[str, Any]:
     }
 
 
-def face_to_dict(roll_deg: float, interocular_px: float, bbox: tuple[float, float, float, float]) -> dict[str, Any]:
+def landmarks_to_json(
+    landmarks: npt.NDArray[np.floating],
+    depths: npt.NDArray[np.floating] | None,
+    decimals: int = COORDINATE_DECIMALS,
+) -> Any:
+    """Return rounded landmarks as JSON values: ``{x, y, z}`` if their depths are known, otherwise ``[x, y]``."""
+    if depths is None:
+        return np.round(landmarks, decimals)
+    # In double precision, because the text of a number of single precision has more decimals. Adding 0.0 turns -0.0
+    # into 0.0.
+    points = np.round(np.column_stack((landmarks, depths)).astype(np.float64), decimals) + 0.0
+    return [{"x": x, "y": y, "z": z} for x, y, z in points.tolist()]
+
+
+def _pose(face: FaceResult) -> tuple[float, float] | None:
+    return None if face.yaw_deg is None or face.pitch_deg is None else (face.yaw_deg, face.pitch_deg)
+
+
+def face_to_dict(
+    roll_deg: float,
+    interocular_px: float,
+    bbox: tuple[float, float, float, float],
+    yaw_pitch_deg: tuple[float, float] | None = None,
+) -> dict[str, Any]:
     """Return the measures of a face."""
+    pose = {}
+    if yaw_pitch_deg is not None:
+        pose = {"yaw_deg": round(yaw_pitch_deg[0], 2), "pitch_deg": round(yaw_pitch_deg[1], 2)}
     return {
         "roll_deg": round(roll_deg, 2),
+        **pose,
         "interocular_px": round(interocular_px, 2),
         "bbox": [round(side, COORDINATE_DECIMALS) for side in bbox],
     }
@@ -109,9 +148,15 @@ def _box_to_frame(box: tuple[float, float, float, float], frame: Frame) -> list[
     return [round(side, COORDINATE_DECIMALS) for side in compute_bbox(transform_points(corners, frame.transform))]
 
 
+def warning_codes(result: CropResult | CropResults) -> list[str]:
+    """List the codes of the warnings about a result, or about the results of all faces, each once."""
+    results = result.faces if isinstance(result, CropResults) else (result,)
+    return list(dict.fromkeys(warning["code"] for one in results for warning in result_warnings(one)))
+
+
 def result_warnings(result: CropResult) -> list[dict[str, str]]:
     """List the warnings about a result, each with a stable code."""
-    warnings = image_warnings(result.image)
+    warnings = [*image_warnings(result.image), *pose_warnings(_pose(result.face))]
     if result.are_units_guessed:
         message = (
             "All landmarks are between -1 and 2, so they were read as normalized coordinates. Set landmark_units to "
@@ -126,6 +171,18 @@ def result_warnings(result: CropResult) -> list[dict[str, str]]:
         message = f"{len(result.face.omitted)} regions have fewer than 3 points or no area; see omitted."
         warnings.append({"code": "regions_omitted", "message": message})
     return warnings
+
+
+def pose_warnings(yaw_pitch_deg: tuple[float, float] | None) -> list[dict[str, str]]:
+    """List the warnings about the pose of a face; None if it is unknown."""
+    if yaw_pitch_deg is None or max(map(abs, yaw_pitch_deg)) <= MAX_FRONTAL_DEG:
+        return []
+    yaw_deg, pitch_deg = yaw_pitch_deg
+    message = (
+        f"The face is turned by more than {MAX_FRONTAL_DEG:g} degrees (yaw {yaw_deg:.0f}, pitch {pitch_deg:.0f}), so "
+        "its hidden side is less accurate."
+    )
+    return [{"code": "not_frontal", "message": message}]
 
 
 def image_warnings(image: ImageInfo) -> list[dict[str, str]]:

@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 
     from nats.aio.msg import Msg
 
-    from app.service.crop import CheckedInput, CropResult, CropService
+    from app.service.crop import CheckedInput, CropResult, CropResults, CropService
     from app.settings import Settings
     from app.tasks.message import Task
     from app.tasks.records import Record, Records
@@ -232,7 +232,7 @@ class Attempt:
             run=self._run,
         )
 
-    async def _process_in_thread(self) -> tuple[CropResult, bytes]:
+    async def _process_in_thread(self) -> tuple[CropResult | CropResults, bytes]:
         context = copy_context()
         loop = asyncio.get_running_loop()
         work = loop.run_in_executor(self._context.pool, lambda: context.run(self._process))
@@ -245,7 +245,7 @@ class Attempt:
         return work.result()
 
     @track_task_metrics(TASK_TYPE)
-    def _process(self) -> tuple[CropResult, bytes]:
+    def _process(self) -> tuple[CropResult | CropResults, bytes]:
         """Do the work that uses CPU."""
         self._working_since = time.monotonic()
         checked = self._task.checked

@@ -30,9 +30,10 @@ from app.tasks.records import Record
 if TYPE_CHECKING:
     from app.face.landmarks import FloatArray
 
-VERSION: Final = 2
+VERSION: Final = 3
 _LENGTH: Final = struct.Struct(">I")
 _POINT_BYTES: Final = 8
+_DEPTH_BYTES: Final = 4
 
 
 class MessageError(Exception):
@@ -61,6 +62,7 @@ class _Header(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     revision: int
     photo: _Image  # named as in version 2 of the format
     landmarks: bytes | None
+    depths: bytes | None = None
     options: CropOptions
     label_map: _Image | None = None
     regions: list[tuple[str, list[int]]] | None = None
@@ -102,6 +104,7 @@ def encode_task(record: Record, revision: int, checked: CheckedInput) -> bytes:
         revision=revision,
         photo=_describe(checked.image, checked.image_info),
         landmarks=None if checked.landmarks_px is None else checked.landmarks_px.tobytes(),
+        depths=None if checked.depths_px is None else checked.depths_px.tobytes(),
         options=checked.options,
         label_map=None
         if checked.label_image is None or checked.label_info is None
@@ -136,12 +139,15 @@ def decode_task(data: bytes) -> Task:
     image = _LENGTH.size + length
     label_map = image + header.photo.size
     end = label_map + (header.label_map.size if header.label_map else 0)
-    if end != len(view) or len(header.landmarks or b"") % _POINT_BYTES:
+    points, rest = divmod(len(header.landmarks or b""), _POINT_BYTES)
+    has_other_depths = header.depths is not None and len(header.depths) != points * _DEPTH_BYTES
+    if end != len(view) or rest or has_other_depths:
         raise MessageError(f"task: expected {end} bytes, got {len(view)}")
     checked = CheckedInput(
         image=view[image:label_map],
         image_info=_info(header.photo),
         landmarks_px=_landmarks(header.landmarks),
+        depths_px=None if header.depths is None else np.frombuffer(header.depths, np.float32),
         label_image=view[label_map:end] if header.label_map else None,
         label_info=_info(header.label_map) if header.label_map else None,
         region_landmarks=None if header.regions is None else dict(header.regions),

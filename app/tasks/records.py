@@ -94,7 +94,7 @@ class Record(msgspec.Struct, frozen=True, kw_only=True):
         attempts: number of attempts that were started.
         progress: completed part of the work, 0 to 1.
         processing_time_ms: duration of the attempt that produced the result.
-        result: the JSON document that the synchronous route would return.
+        result: the JSON document that the synchronous route would return, an array for all faces.
         error: the reason if the task failed.
         digest: digest of everything that the result depends on; empty if it is not needed.
         run: identifier of the attempt that wrote the record; empty before the first.

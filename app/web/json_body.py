@@ -12,7 +12,7 @@ import codecs
 import re
 from itertools import chain
 from operator import attrgetter
-from typing import TYPE_CHECKING, Annotated, Final, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, Final, NamedTuple, TypeVar
 
 import msgspec
 import numpy as np
@@ -62,7 +62,10 @@ class Point(msgspec.Struct):
 
     x: Annotated[float, Meta(description="Horizontal coordinate; increases to the right.")]
     y: Annotated[float, Meta(description="Vertical coordinate; increases downwards.")]
-    z: Annotated[float | msgspec.UnsetType | None, Meta(description="Depth; ignored.")] = msgspec.UNSET
+    z: Annotated[
+        float | msgspec.UnsetType | None,
+        Meta(description="Depth, on the scale of x and negative towards the camera; optional."),
+    ] = msgspec.UNSET
 
 
 PointList = Annotated[list[float], Meta(min_length=2, max_length=3)]
@@ -99,7 +102,8 @@ class SentLandmarks(NamedTuple):
     """Landmarks of a request.
 
     Attributes:
-        points: ``(N, 2)``, or ``(F, N, 2)`` for a result with several faces; None if there are none.
+        points: ``(N, 2)``, or ``(F, N, 2)`` for a result with several faces; None if there are none. With depths, the
+            last axis is 3.
         are_normalized: whether their form shows that they are normalized.
     """
 
@@ -114,7 +118,7 @@ _FACES = msgspec.json.Decoder(list[msgspec.Raw])
 _RESULT = msgspec.json.Decoder(LandmarkResult)
 _REGIONS = msgspec.json.Decoder(RegionLandmarks)
 _STRING = msgspec.json.Decoder(str)
-_X, _Y = attrgetter("x"), attrgetter("y")
+_X, _Y, _Z = attrgetter("x"), attrgetter("y"), attrgetter("z")
 
 # An object in a list of points is a face in the form of protocol buffers if its first member is the list of its points.
 _LIST_OF_FACES: Final = re.compile(rb'\s*\[\s*(\[\s*[\[{]|\{\s*"landmark")')
@@ -185,7 +189,8 @@ def _parse_faces(text: JsonText, field: str) -> npt.NDArray[np.float64]:
     faces = [_parse_face(face, f"{field}[{index}]") for index, face in enumerate(texts)]
     if len({len(face) for face in faces}) > 1:
         raise ProblemError("field_invalid", f"{field}: expected faces with the same number of points, got others")
-    return np.stack(faces)
+    width = min(face.shape[1] for face in faces)  # without depths if a face has none
+    return np.stack([face[:, :width] for face in faces])
 
 
 def _parse_face(text: JsonText, field: str) -> npt.NDArray[np.float64]:
@@ -281,9 +286,22 @@ def _decode(decoder: msgspec.json.Decoder[T], text: JsonText, field: str, known:
 
 
 def _points_to_array(points: list[Point | list[float]]) -> npt.NDArray[np.float64]:
-    """Convert points, each an object or a list of two or three numbers, to an ``(N, 2)`` array; drop depths."""
+    """Convert points, each an object or a list of two or three numbers.
+
+    Returns:
+        an array ``(N, 3)`` if every point has a depth and they are not all the same, as a placeholder is; otherwise
+        ``(N, 2)``.
+    """
     if set(map(type, points)) == {Point}:
-        # Two long columns are twice as fast to convert as many short rows.
-        return np.array([list(map(_X, points)), list(map(_Y, points))], np.float64).T
-    pairs = [(point.x, point.y) if isinstance(point, Point) else point[:2] for point in points]
-    return np.fromiter(chain.from_iterable(pairs), np.float64, 2 * len(points)).reshape(-1, 2)
+        # Long columns are twice as fast to convert as many short rows.
+        columns = [list(map(_X, points)), list(map(_Y, points))]
+        depths = list(map(_Z, points))
+        return np.array([*columns, depths] if _are_depths(depths) else columns, np.float64).T
+    rows = [(point.x, point.y, point.z) if isinstance(point, Point) else point for point in points]
+    width = 3 if _are_depths([row[2] if len(row) == 3 else None for row in rows]) else 2  # noqa: PLR2004 - (x, y, z)
+    values = chain.from_iterable(row[:width] for row in rows)
+    return np.fromiter(values, np.float64, width * len(rows)).reshape(-1, width)
+
+
+def _are_depths(values: list[Any]) -> bool:
+    return set(map(type, values)) == {float} and len(set(values)) > 1

@@ -8,7 +8,7 @@ the two sentences about unknown fields and enumerations, whose quotation is drop
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 
@@ -35,10 +35,24 @@ _OUT_OF_RANGE: Final = "Number out of range"
 _MALFORMED: Final = "JSON is malformed: "
 _TRUNCATED: Final = "Input data was truncated"
 
+_SCHEMA_TYPES: Final = {"integer": "an integer", "number": "a number", "null": "null"}
+
+
+def _list_choices(schema: dict[str, Any]) -> str:
+    """Return the values of an option with documented strings, possibly besides other types."""
+    forms = schema.get("anyOf", [schema])
+    texts = [
+        text
+        for form in forms
+        for text in (map(repr, form["enum"]) if "enum" in form else [_SCHEMA_TYPES[form["type"]]])
+    ]
+    return " or ".join(texts)
+
+
 _CHOICES: Final = {
-    name: " or ".join(map(repr, schema["enum"]))
+    name: _list_choices(schema)
     for name, schema in msgspec.json.schema(CropOptions)["$defs"]["CropOptions"]["properties"].items()
-    if "enum" in schema
+    if any("enum" in form for form in schema.get("anyOf", [schema]))
 }
 
 
@@ -82,7 +96,10 @@ def _name(source: str, path: str) -> str:
 def _describe(text: str, field: str) -> str:
     if text.startswith("Invalid enum value"):
         return f"expected {_CHOICES.get(field, 'a documented value')}, got another string"
-    if wrong := _TYPE.fullmatch(text):
+    if (wrong := _TYPE.fullmatch(text)) and wrong[1] == "int | str" and field in _CHOICES:
+        received = "another string" if wrong[2] == "str" else _TYPES.get(wrong[2], wrong[2])
+        return f"expected {_CHOICES[field]}, got {received}"
+    if wrong:
         expected = " or ".join(_TYPES.get(name, name) for name in wrong[1].split(" | "))
         return f"expected {expected}, got {_TYPES.get(wrong[2], wrong[2])}"
     if outside := _RANGE.fullmatch(text):

@@ -80,6 +80,11 @@ def _response(description: str, structure: type[msgspec.Struct], media_type: str
     return {"description": description, "content": {media_type: {"schema": _ref(structure)}}}
 
 
+def _ref_or_array(structure: type[msgspec.Struct]) -> dict[str, Any]:
+    """Return the schema of a result, or of an array of results with the option `face=all`."""
+    return {"anyOf": [_ref(structure), {"type": "array", "items": _ref(structure), "minItems": 1}]}
+
+
 def _problem_responses(codes: Iterable[str]) -> dict[int | str, dict[str, Any]]:
     by_status: dict[int, list[str]] = {}
     for code in PROBLEMS.keys() & codes:
@@ -170,9 +175,10 @@ CROP: dict[str, Any] = {
     "tags": ["regions"],
     "responses": {
         200: {
-            "description": "The regions, or the SVG overlay alone if `Accept` prefers it.",
+            "description": "The regions, or the SVG overlay alone if `Accept` prefers it. With `face=all`, an array of "
+            "results, or an overlay with a group for each face.",
             "headers": {**_WARNINGS, "X-Cache": _text_header("`hit` or `miss`, if the result cache is enabled.")},
-            "content": {JSON: {"schema": _ref(schemas.CropResponse)}, **_OVERLAY},
+            "content": {JSON: {"schema": _ref_or_array(schemas.CropResponse)}, **_OVERLAY},
         },
         **_problem_responses(_CROP_CODES),
     },
@@ -181,7 +187,13 @@ CROP: dict[str, Any] = {
 LANDMARKS: dict[str, Any] = {
     "summary": "Landmarks of a face",
     "tags": ["regions"],
-    "responses": {200: _response("The landmarks.", schemas.LandmarksResponse), **_problem_responses(_CROP_CODES)},
+    "responses": {
+        200: {
+            "description": "The landmarks. With `face=all`, an array of results.",
+            "content": {JSON: {"schema": _ref_or_array(schemas.LandmarksResponse)}},
+        },
+        **_problem_responses(_CROP_CODES),
+    },
     "openapi_extra": {
         "parameters": _option_parameters(LandmarkOptions),
         "requestBody": _request_body(

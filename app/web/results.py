@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 import msgspec
 import pybase64
 
+from app.face.rendering.svg import combine_svgs
 from app.web.problems import task_error_title
 from app.web.schemas import Warning as ResultWarning  # noqa: TC001 - msgspec reads the annotation
 
@@ -23,15 +25,41 @@ class _Tail(msgspec.Struct):
     warnings: list[ResultWarning]
 
 
+class _FaceResult(msgspec.Struct):
+    """The members of a result for one of all faces that the combined overlay depends on."""
+
+    svg: str
+    transform: list[list[float]]
+    warnings: list[ResultWarning]
+
+
 _TAIL = msgspec.json.Decoder(_Tail)
+_FACES = msgspec.json.Decoder(list[_FaceResult])
 _SVG = b'{"svg":"'
 _WARNINGS = b',"warnings":'
-_TAIL_BYTES = 4096  # there are two warnings, each one sentence
+_TAIL_BYTES = 4096  # there are four warnings, each one or two sentences
 _BLOCK_BYTES = 65_536
 
 
+async def load_result(document: bytes | msgspec.Raw) -> tuple[bytes, list[str]]:
+    """Return the overlay and the warning codes of a result document, or those of an array of results.
+
+    An array is parsed, so it is read on a thread.
+    """
+    if bytes(memoryview(document)[:1]) == b"[":
+        return await asyncio.to_thread(_read_faces, document)
+    return read_result(document)
+
+
+def _read_faces(document: bytes | msgspec.Raw) -> tuple[bytes, list[str]]:
+    faces = _FACES.decode(document)
+    is_same_frame = all(face.transform == faces[0].transform for face in faces)
+    overlay = combine_svgs([pybase64.b64decode(face.svg) for face in faces], is_same_frame=is_same_frame)
+    return overlay, list(dict.fromkeys(warning.code for face in faces for warning in face.warnings))
+
+
 def read_result(document: bytes | msgspec.Raw) -> tuple[bytes, list[str]]:
-    """Return the overlay and the warning codes of a result document.
+    """Return the overlay and the warning codes of a result document for one face.
 
     `result_to_json` writes the overlay first and the warnings near the end. This function reads only these parts,
     because parsing the largest result takes 50 ms. Quotes inside strings are escaped, so an unescaped name is a member.

@@ -10,6 +10,22 @@ from msgspec import Meta
 from app.tasks.records import TaskStatus  # noqa: TC001 - msgspec reads the annotation
 
 Coordinate = Annotated[list[float], Meta(min_length=2, max_length=2, description="x and y, in pixels.")]
+
+
+class Landmark(msgspec.Struct):
+    """A landmark with its depth."""
+
+    x: float
+    y: float
+    z: Annotated[
+        float,
+        Meta(
+            description="Depth, on the scale of x and negative towards the camera. Only differences are meaningful, "
+            "because the origin is near the centre of the head."
+        ),
+    ]
+
+
 Ring = Annotated[list[Coordinate], Meta(min_length=3, description="Closed polygon; the first point is not repeated.")]
 Box = Annotated[list[float], Meta(min_length=4, max_length=4, description="x, y, width and height, in pixels.")]
 Affine = Annotated[
@@ -55,10 +71,18 @@ class ImageInfo(msgspec.Struct):
     exif_orientation: Annotated[int, Meta(ge=1, le=8, description="1 if the pixels are stored upright.")]
 
 
-class FaceMeasurements(msgspec.Struct):
+class FaceMeasurements(msgspec.Struct, kw_only=True):
     """Measurements of the face, in the coordinates of the result."""
 
     roll_deg: Annotated[float, Meta(description="Angle of the line between the outer eye corners; positive clockwise.")]
+    yaw_deg: Annotated[
+        float | msgspec.UnsetType,
+        Meta(description="Positive if the face is turned towards the image's right. Present if the depth is known."),
+    ] = msgspec.UNSET
+    pitch_deg: Annotated[
+        float | msgspec.UnsetType,
+        Meta(description="Positive if the face is turned up. Present if the depth is known."),
+    ] = msgspec.UNSET
     interocular_px: Annotated[float, Meta(gt=0, description="Distance between the outer eye corners.")]
     bbox: Box
 
@@ -104,9 +128,10 @@ class CropResponse(msgspec.Struct):
     image: ImageInfo
     face: FaceMeasurements
     landmarks: Annotated[
-        list[Coordinate] | None,
+        list[Landmark | Coordinate] | None,
         Meta(
-            description="In coordinates of the result. Null if landmarks were sent and the result is not transformed."
+            description="In coordinates of the result: objects if the depth is known, otherwise pairs. Null if "
+            "landmarks were sent and the result is not transformed."
         ),
     ]
     detection: Annotated[DetectionResponse | None, Meta(description="Null if landmarks were sent.")]
@@ -121,7 +146,7 @@ class LandmarksResponse(msgspec.Struct):
     """Landmarks of a face."""
 
     landmarks: Annotated[
-        list[Coordinate], Meta(min_length=478, max_length=478, description="In the units of `landmark_units`.")
+        list[Landmark], Meta(min_length=478, max_length=478, description="In the units of `landmark_units`.")
     ]
     detection: DetectionResponse
     face: FaceMeasurements
@@ -160,7 +185,10 @@ class TaskResponse(msgspec.Struct):
     status: TaskStatus
     progress: Annotated[float, Meta(ge=0, le=1, description="Completed fraction of the work.")]
     attempts: Annotated[int, Meta(ge=0, description="Number of attempts that have started.")]
-    result: Annotated[CropResponse | None, Meta(description="Present if the status is SUCCESS.")]
+    result: Annotated[
+        CropResponse | list[CropResponse] | None,
+        Meta(description="Present if the status is SUCCESS. An array, one result per face, if `face` was `all`."),
+    ]
     error: Annotated[TaskErrorResponse | None, Meta(description="Present if the status is FAILURE.")]
     submitted_at: Time
     started_at: Time | None

@@ -7,12 +7,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.face.errors import RegionCountError, RegionError, RegionIndexError, RegionNameError
+from app.face.errors import LabelMapComplexityError, RegionCountError, RegionError, RegionIndexError, RegionNameError
 from app.face.label_map import image_to_label_map
 from app.face.outlines import (
     MAX_REGION_LANDMARKS,
     MAX_REGIONS,
+    MAX_TOTAL_REGIONS,
     Outline,
+    check_total,
     measure_outlines,
     outline_catalogue,
     outline_labels,
@@ -188,3 +190,24 @@ def test_messages_contain_no_request_text(text: str, indices: list[int]) -> None
 def test_custom_regions_cycle_through_the_palette() -> None:
     outlines = outline_landmarks({f"r{i}": [1, 2, 24] for i in range(len(PALETTE) + 1)}, MESH)
     assert [item.colour for item in outlines] == [*PALETTE, PALETTE[0]]
+
+
+@pytest.mark.parametrize(
+    ("rings", "points", "faces", "is_label_map", "expected"),
+    [
+        (1, 4, 1, False, nullcontext()),
+        (MAX_TOTAL_REGIONS, 4, 1, False, nullcontext()),
+        (MAX_TOTAL_REGIONS // 32, 4, 32, False, nullcontext()),
+        (MAX_TOTAL_REGIONS // 32 + 1, 4, 32, False, pytest.raises(RegionCountError, match="512 regions for all 32")),
+        (64, 1024, 3, False, nullcontext()),
+        (64, 1024, 4, False, pytest.raises(RegionCountError, match="200000 contour points for all 4")),
+        (64, 1024, 4, True, pytest.raises(LabelMapComplexityError, match="200000 contour points for all 4")),
+    ],
+)
+def test_results_for_several_faces_are_limited_together(
+    rings: int, points: int, faces: int, is_label_map: bool, expected: AbstractContextManager[object]
+) -> None:
+    ring = np.zeros((points, 2), np.float32)
+    outlines = [Outline(number, "name", "#000000", [[ring]]) for number in range(rings)]
+    with expected:
+        check_total(outlines, faces, is_label_map=is_label_map)

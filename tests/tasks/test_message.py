@@ -53,10 +53,12 @@ landmarks = st.builds(
 @st.composite
 def checked_inputs(draw: st.DrawFn) -> CheckedInput:
     has_map = draw(st.booleans())
+    points = draw(st.none() | landmarks)
     return CheckedInput(
         image=draw(st.binary(max_size=500)),
         image_info=draw(infos),
-        landmarks_px=draw(st.none() | landmarks),
+        landmarks_px=points,
+        depths_px=None if points is None or draw(st.booleans()) else points[:, 0].copy(),
         label_image=draw(st.binary(max_size=500)) if has_map else None,
         label_info=draw(infos) if has_map else None,
         region_landmarks=None if has_map else draw(st.none() | regions),
@@ -72,6 +74,7 @@ def plain(checked: CheckedInput) -> dict[str, Any]:
         "image_info": checked.image_info,
         "landmarks": None if checked.landmarks_px is None else checked.landmarks_px.tolist(),
         "dtype": None if checked.landmarks_px is None else checked.landmarks_px.dtype,
+        "depths": None if checked.depths_px is None else checked.depths_px.tolist(),
         "label_image": None if checked.label_image is None else bytes(checked.label_image),
         "label_info": checked.label_info,
         "are_units_guessed": checked.are_units_guessed,

@@ -139,6 +139,19 @@ def test_other_documents_are_refused(landmarks: Any, code: str, detail: str) -> 
 
 
 @pytest.mark.parametrize(
+    "points",
+    [
+        [[1.5, 2.0, 7], [3.0, 4.25, -8.5]],
+        [{"x": 1.5, "y": 2.0, "z": 7}, {"x": 3.0, "y": 4.25, "z": -8.5}],
+        [{"x": 1.5, "y": 2.0, "z": 7.0}, [3.0, 4.25, -8.5]],
+    ],
+)
+def test_depths_are_kept_if_every_point_has_one(points: list[Any]) -> None:
+    for read in (parse_json(body(landmarks=points)).points, parse_landmarks(json.dumps(points).encode()).points):
+        assert read.tolist() == [[1.5, 2.0, 7.0], [3.0, 4.25, -8.5]]
+
+
+@pytest.mark.parametrize(
     "image",
     [
         IMAGE,

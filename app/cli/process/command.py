@@ -16,7 +16,7 @@ from app.cli.process.outputs import FolderInUseError, OutputError
 from app.cli.process.report import print_line
 from app.cli.process.run import EXIT_FAILED, EXIT_USAGE, RunOptions, run
 from app.cli.typer_adapter import EagerCommand, replace_parameters
-from app.service.options import CropOptions
+from app.service.options import OPTION_NAMES, CropOptions
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -115,8 +115,14 @@ def _to_parameter(name: str, annotation: Any, schema: dict[str, Any]) -> inspect
         help=schema["description"],
         rich_help_panel=API_PANEL,
     )
+    default = schema["default"]
+    forms = schema.get("anyOf", [])
+    if any("enum" in form for form in forms):
+        # Typer has no options of several types. `to_crop_options` validates the text.
+        option.metavar = "|".join(name for form in forms for name in form.get("enum", [form.get("type", "").upper()]))
+        annotation = str
     kind = inspect.Parameter.KEYWORD_ONLY
-    return inspect.Parameter(name, kind, default=schema["default"], annotation=Annotated[annotation, option])
+    return inspect.Parameter(name, kind, default=default, annotation=Annotated[annotation, option])
 
 
 @with_crop_options
@@ -146,12 +152,19 @@ def process(  # noqa: PLR0913 - one parameter per documented option
     _check_pattern("--landmarks", landmarks)
     _check_pattern("--segmentation-map", segmentation_map)
     _check_url(url)
+    try:
+        crop_options = to_crop_options(options)
+    except msgspec.ValidationError as error:
+        from app.web.msgspec_errors import validation_problem  # noqa: PLC0415 - only if there is an error
+
+        _exit(EXIT_USAGE, validation_problem(error, "options", OPTION_NAMES).detail)
     selection = Selection(
         inputs=images,
         formats=tuple(one for one in Format if one in (formats or [Format.SVG])),
         landmarks=LANDMARKS_PATTERN if landmarks is None else landmarks,
         label_map=segmentation_map,
         detect=detect,
+        has_all_faces=crop_options.face == "all",
     )
     run_options = RunOptions(
         out=out,
@@ -163,14 +176,12 @@ def process(  # noqa: PLR0913 - one parameter per documented option
         is_json=is_json,
         report=report,
     )
-    _run(selection, run_options, options)
+    _run(selection, run_options, crop_options)
 
 
-def _run(selection: Selection, run_options: RunOptions, options: dict[str, Any]) -> NoReturn:
+def _run(selection: Selection, run_options: RunOptions, crop_options: CropOptions) -> NoReturn:
     try:
-        sys.exit(run(selection, run_options, to_crop_options(options)))
-    except msgspec.ValidationError as error:
-        _exit(EXIT_USAGE, str(error))
+        sys.exit(run(selection, run_options, crop_options))
     except OutputError as error:
         status = EXIT_FAILED if isinstance(error, FolderInUseError) else EXIT_USAGE
         _exit(status, f"{escape_path(run_options.out)}: {error}")
@@ -185,7 +196,7 @@ def to_crop_options(given: dict[str, Any]) -> CropOptions:
     Raises:
         msgspec.ValidationError: an option has an invalid value.
     """
-    return msgspec.convert(given, CropOptions)
+    return msgspec.convert(given, CropOptions, strict=False)
 
 
 def _check_pattern(option: str, pattern: str | None) -> None:

@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 LANDMARKS_PATTERN: Final = os.path.join("{dir}", "{stem}.landmarks.json")
 PLACEHOLDERS: Final = ("dir", "name", "stem", "sub")
 _PLACEHOLDER: Final = re.compile(r"\{([^{}]*)\}")
+FACE_MARK: Final = ".face-"
+_FACE_RESULT: Final = re.compile(re.escape(FACE_MARK) + r"[0-9]+(\.[a-z]+)$")
 _STRAY_BRACE: Final = re.compile(r"[{}]")
 
 
@@ -47,7 +49,7 @@ class Job(NamedTuple):
         image: path of the image.
         landmarks: path of its landmarks; None to detect them.
         label_map: path of its segmentation map; None if it has none.
-        results: path of each result, in the order of `JobConfig.formats`.
+        results: path of each result, in the order of `JobConfig.formats`; those of the largest face for all faces.
     """
 
     number: int
@@ -65,12 +67,14 @@ class Outcome(NamedTuple):
         seconds: processing time.
         code: error code; empty on success.
         reason: error message; empty on success.
+        faces: number of faces with results; None unless the results are those of all faces.
     """
 
     number: int
     seconds: float
     code: str = ""
     reason: str = ""
+    faces: int | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -126,6 +130,7 @@ class Selection:
         landmarks: path pattern of the landmark files.
         label_map: path pattern of the segmentation maps; None for none.
         detect: True to detect landmarks in every image, False in none, None in images without a landmark file.
+        has_all_faces: whether each image has results for all faces.
     """
 
     inputs: Sequence[str]
@@ -133,6 +138,7 @@ class Selection:
     landmarks: str = LANDMARKS_PATTERN
     label_map: str | None = None
     detect: bool | None = None
+    has_all_faces: bool = False
 
 
 @dataclass(slots=True)
@@ -169,7 +175,8 @@ def plan_jobs(selection: Selection, found: FoundImages, out: OutputFolder) -> Pl
     names = name_results([(image.sub, os.path.basename(image.path)) for image in found.images])
     sources: set[str] = set()
     for number, (image, name) in enumerate(zip(found.images, names, strict=True)):
-        results = tuple(os.path.join(out.path, f"{name}.{suffix}") for suffix in selection.formats)
+        stem = f"{name}{FACE_MARK}0" if selection.has_all_faces else name
+        results = tuple(os.path.join(out.path, f"{stem}.{suffix}") for suffix in selection.formats)
         sources.add(_resolve_folder(image.path))
         try:
             landmarks, label_map, modified_ns = _find_companions(image, selection)
@@ -182,10 +189,22 @@ def plan_jobs(selection: Selection, found: FoundImages, out: OutputFolder) -> Pl
         is_done = out.is_up_to_date(results, max(image.modified_ns, modified_ns))
         (plan.up_to_date if is_done else plan.jobs).append(job)
     plan.ignored = [file for file in found.ignored if _resolve_folder(file.path) not in sources]
+    if selection.has_all_faces:  # the number of faces is unknown, so a source may be the result for any face
+        sources = {result_of_face(source, 0) for source in sources if _FACE_RESULT.search(source)}
     for result in (result for job in (*plan.jobs, *plan.up_to_date) for result in job.results):
         if _resolve_folder(result) in sources:
             raise OutputError(f"result {escape_path(result)} would overwrite an input; choose another --out")
     return plan
+
+
+def result_of_face(result: str, face: int) -> str:
+    """Return the path of the result for a face, from that for another one.
+
+    Example:
+        >>> result_of_face("out/a.face-0.svg", 3)
+        'out/a.face-3.svg'
+    """
+    return _FACE_RESULT.sub(lambda found: f"{FACE_MARK}{face}{found[1]}", result)
 
 
 def _find_companions(image: InputImage, selection: Selection) -> tuple[str | None, str | None, int]:

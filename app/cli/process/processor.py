@@ -6,17 +6,19 @@ import os
 import signal
 import stat
 import time
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Annotated, NamedTuple
 
 import cv2
 import msgspec
 import pybase64
+from msgspec import Meta
 
 from app.cli.process.inputs import os_error_text
-from app.cli.process.jobs import Format, JobError, Outcome
-from app.cli.process.outputs import write_files
+from app.cli.process.jobs import Format, JobError, Outcome, result_of_face
+from app.cli.process.outputs import remove_files, write_files
+from app.face.detection.landmark_detector import MAX_FACES
 from app.face.errors import InputError
-from app.service.crop import CropInput, CropService, ImageLimits
+from app.service.crop import CropInput, CropResult, CropService, ImageLimits
 from app.service.detector_pool import DetectorPool
 from app.service.png_export import json_to_png, result_to_png
 from app.service.serialization import result_to_json
@@ -51,8 +53,8 @@ class LocalProcessor:
         # Parallelism comes from processes; see `app.main`.
         cv2.setNumThreads(0)
 
-    def process(self, job: Job) -> None:
-        """Process one image.
+    def process(self, job: Job) -> int | None:
+        """Process one image; return the number of faces if there are results for all of them.
 
         Raises:
             JobError: a file cannot be read or written.
@@ -74,12 +76,19 @@ class LocalProcessor:
                 options=config.options,
             )
         )
+        if isinstance(result, CropResult):
+            write_results(job, self._encode(result))
+            return None
+        write_all_results(job, [self._encode(face) for face in result.faces])
+        return len(result.faces)
+
+    def _encode(self, result: CropResult) -> list[bytes]:
         encoders: dict[Format, Callable[[], bytes]] = {
-            Format.SVG: lambda: result.face.svg,
+            Format.SVG: lambda: result.svg,
             Format.JSON: lambda: result_to_json(result),
-            Format.PNG: lambda: result_to_png(result, config.options, self._limits),
+            Format.PNG: lambda: result_to_png(result, self._config.options, self._limits),
         }
-        write_results(job, [encoders[name]() for name in config.formats])
+        return [encoders[name]() for name in self._config.formats]
 
 
 def _limits(config: JobConfig) -> ImageLimits:
@@ -88,6 +97,15 @@ def _limits(config: JobConfig) -> ImageLimits:
 
 class _Document(msgspec.Struct):
     svg: str
+
+
+def split_document(document: bytes) -> list[bytes]:
+    """Split the JSON array that a service returned for all faces into the document of each face.
+
+    Raises:
+        msgspec.DecodeError: the document is not an array of results.
+    """
+    return list(map(bytes, msgspec.json.decode(document, type=Annotated[list[msgspec.Raw], Meta(min_length=1)])))
 
 
 def document_to_results(document: bytes, files: JobFiles, config: JobConfig) -> list[bytes]:
@@ -153,18 +171,40 @@ def write_results(job: Job, contents: Sequence[bytes]) -> None:
     Raises:
         JobError: a result cannot be written.
     """
+    _write(dict(zip(job.results, contents, strict=True)))
+
+
+def write_all_results(job: Job, faces: Sequence[Sequence[bytes]]) -> None:
+    """Write the results of all faces in an image, and remove those of faces that it had in an earlier run.
+
+    The results of the largest face are written last, because they alone decide whether an image is up to date.
+
+    Raises:
+        JobError: a result cannot be written or removed.
+    """
+    contents = {
+        result_of_face(result, number): content
+        for number, face in reversed(list(enumerate(faces)))
+        for result, content in zip(job.results, face, strict=True)
+    }
+    outdated = [result_of_face(result, face) for result in job.results for face in range(len(faces), MAX_FACES)]
+    _write(contents, outdated)
+
+
+def _write(contents: dict[str, bytes], outdated: Sequence[str] = ()) -> None:
     try:
-        write_files(dict(zip(job.results, contents, strict=True)))
+        remove_files(outdated)
+        write_files(contents)
     except OSError as error:
         raise JobError("output_unwritable", f"result: {os_error_text(error)}") from None
 
 
-def run_job(job: Job, process: Callable[[Job], None]) -> Outcome:
+def run_job(job: Job, process: Callable[[Job], int | None]) -> Outcome:
     """Process one image, and return any error as its outcome."""
     start = time.perf_counter()
-    code, reason = "", ""
+    code, reason, faces = "", "", None
     try:
-        process(job)
+        faces = process(job)
     except JobError as error:
         code, reason = error.code, error.reason
     except ProblemError as error:
@@ -176,4 +216,4 @@ def run_job(job: Job, process: Callable[[Job], None]) -> Outcome:
     except Exception as error:  # noqa: BLE001 - one image must not stop the others
         # Report the type only, because the text may contain parts of the image.
         code, reason = "internal_error", f"unexpected error: {type(error).__name__}"
-    return Outcome(job.number, time.perf_counter() - start, code, reason)
+    return Outcome(job.number, time.perf_counter() - start, code, reason, faces)

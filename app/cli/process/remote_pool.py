@@ -19,7 +19,14 @@ import msgspec
 
 from app import __version__
 from app.cli.process.jobs import JobError, RunError
-from app.cli.process.processor import document_to_results, read_files, run_job, write_results
+from app.cli.process.processor import (
+    document_to_results,
+    read_files,
+    run_job,
+    split_document,
+    write_all_results,
+    write_results,
+)
 from app.service.options import OPTION_NAMES, CropOptions
 
 if TYPE_CHECKING:
@@ -129,14 +136,20 @@ class RemotePool:
         finally:
             self._outcomes.put(None)
 
-    def _process(self, job: Job, stop: threading.Event) -> None:
+    def _process(self, job: Job, stop: threading.Event) -> int | None:
         files = read_files(job, self._config.max_bytes)
         document = self._request(files, stop)
+        has_all_faces = self._config.options.face == "all"
         try:
-            results = document_to_results(document, files, self._config)
+            documents = split_document(document) if has_all_faces else [document]
+            results = [document_to_results(one, files, self._config) for one in documents]
         except (msgspec.DecodeError, ValueError):
             raise JobError("answer_invalid", "service: expected a result document, got something else") from None
-        write_results(job, results)
+        if not has_all_faces:
+            write_results(job, results[0])
+            return None
+        write_all_results(job, results)
+        return len(results)
 
     def _request(self, files: JobFiles, stop: threading.Event) -> bytes:
         """Send an image until there is a response, and return the result document.

@@ -13,6 +13,7 @@ from typing import IO, TYPE_CHECKING, Any, Final
 import orjson
 
 from app.cli.process.inputs import Failure, escape_path
+from app.cli.process.jobs import result_of_face
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -71,7 +72,11 @@ class Progress:
             self._write(
                 photo=escape_path(job.image),
                 status="done",
-                results=[escape_path(result) for result in job.results],
+                results=[
+                    escape_path(result if outcome.faces is None else result_of_face(result, face))
+                    for face in range(outcome.faces or 1)
+                    for result in job.results
+                ],
                 landmarks="found" if job.landmarks is None else "read",
                 seconds=round(outcome.seconds, 4),
             )

@@ -53,6 +53,9 @@ of the mesh model would be enlarged."""
 
 _FACE_SCALE: Final = 1.5
 
+_MAX_MESH_PASSES: Final = 4
+_SETTLED_DEG: Final = 5.0
+
 _TILE_RATIOS: Final = (1 / 1.8, 1 / 2.6)
 """Sides of the tiles, as fractions of the longer side of the image: two and three tiles along it that overlap by a
 fifth. On 41 photos of the benchmark, more levels find no more frontal faces of 30 px."""
@@ -105,8 +108,8 @@ class LandmarkDetector:
     ) -> DetectedFace:
         """Detect the landmarks of one face in the steps ``detect``, ``mesh`` and ``iris``. Index 0 is the largest face.
 
-        Faces are detected in an overview of the image, which is flipped horizontally if the image is mirrored, and which
-        clockwise quarter turns then make upright. The result refers to the image as passed.
+        Faces are detected in an overview of the image. It is flipped horizontally if the image is mirrored, and then
+        rotated by clockwise quarter turns, which make it upright. The result refers to the image as passed.
 
         Raises:
             NoFaceError: no face was detected.
@@ -132,9 +135,7 @@ class LandmarkDetector:
         overview, faces = self._find_faces(pyramid, on_step, quarter_turns)
         return self._complete(pyramid, overview, faces, range(len(faces)), on_step)
 
-    def _find_faces(
-        self, pyramid: ImagePyramid, on_step: OnStep, quarter_turns: int
-    ) -> tuple[Level, list[_Face]]:
+    def _find_faces(self, pyramid: ImagePyramid, on_step: OnStep, quarter_turns: int) -> tuple[Level, list[_Face]]:
         """Return the overview and the faces that the mesh model confirms in it, each once, largest first."""
         level = pyramid.get_level(max(pyramid.size) / OVERVIEW_SIDE)
         with on_step("detect"):
@@ -176,9 +177,7 @@ class LandmarkDetector:
     def _confirm_faces(self, overview: Level, candidates: list[Detection]) -> list[_Face]:
         found = []
         for candidate in candidates:
-            mesh_px, presence = self._mesh.find_mesh(overview.pixels, _make_detection_roi(candidate))
-            if presence >= MIN_PRESENCE:
-                mesh_px, presence = self._mesh.find_mesh(overview.pixels, make_mesh_roi(mesh_px))
+            mesh_px, presence = self._find_mesh(overview.pixels, candidate)
             if presence >= MIN_PRESENCE:
                 mesh_px = _move_mesh(mesh_px, overview.to_image, overview.reduction)
                 moved = _move_detection(candidate, overview.to_image)
@@ -187,6 +186,19 @@ class LandmarkDetector:
         # Several candidates may lead to the same mesh.
         kept = non_max_suppression([face.detection.box for face in found], [face.presence for face in found])
         return sorted((found[index] for index in kept), key=lambda face: -face.detection.box[2] * face.detection.box[3])
+
+    def _find_mesh(self, image_bgr: ByteArray, detection: Detection) -> tuple[npt.NDArray[np.float64], float]:
+        """Find the mesh from a detection, then again from the mesh itself until its roll settles."""
+        roi = _make_detection_roi(detection)
+        mesh_px, presence = self._mesh.find_mesh(image_bgr, roi)
+        for _ in range(_MAX_MESH_PASSES - 1):
+            if presence < MIN_PRESENCE:
+                break
+            previous, roi = roi, make_mesh_roi(mesh_px)
+            mesh_px, presence = self._mesh.find_mesh(image_bgr, roi)
+            if abs(roi.roll_deg - previous.roll_deg) < _SETTLED_DEG:
+                break
+        return mesh_px, presence
 
     def _complete(
         self, pyramid: ImagePyramid, overview: Level, faces: list[_Face], indices: Sequence[int], on_step: OnStep

@@ -21,6 +21,7 @@ from app.face.landmarks import (
     RIGHT_EYE_OUTER_CORNER,
     FloatArray,
 )
+from app.face.regions import REGIONS
 
 MESH_SIDE: Final = 192
 IRIS_SIDE: Final = 64
@@ -34,6 +35,7 @@ _MESH_OUTPUT: Final = "conv2d_21"
 _PRESENCE_OUTPUT: Final = "conv2d_31"
 _IRIS_OUTPUT: Final = "output_iris"
 _MIRRORED_IRIS: Final = [0, 3, 2, 1, 4]
+_EYE_CONTOURS: Final = {spec.name: list(spec.landmarks) for spec in REGIONS if spec.name in {"right_eye", "left_eye"}}
 
 # Above this factor, shrinking by sampling turns fine detail into noise.
 _MAX_SAMPLING_FACTOR: Final = 2.0
@@ -73,8 +75,8 @@ def make_roi(
 
 def make_mesh_roi(landmarks_px: npt.NDArray[np.floating]) -> SquareRoi:
     """Return the square around a known mesh, which is more accurate than that of a detection."""
-    corners = landmarks_px[RIGHT_EYE_OUTER_CORNER], landmarks_px[LEFT_EYE_OUTER_CORNER]
-    return make_roi(landmarks_px[:MESH_POINTS], *corners, _FACE_SCALE)
+    points = landmarks_px[:MESH_POINTS, :2]
+    return make_roi(points, points[RIGHT_EYE_OUTER_CORNER], points[LEFT_EYE_OUTER_CORNER], _FACE_SCALE)
 
 
 def crop_roi(image: ByteArray, roi: SquareRoi, size: int) -> ByteArray:
@@ -118,25 +120,34 @@ class FaceMesh:
         """Find the mesh of the face in a square around it with a margin, rotated with it.
 
         Returns:
-            ``(468, 2)`` points in pixels of the image, and the confidence that there is a face, 0 to 1.
+            ``(468, 3)`` points in pixels of the image, with the depth on the scale of ``x`` and negative towards the
+            camera, and the confidence that there is a face, 0 to 1.
         """
         points, logit = self._mesh.run(crop_roi(image_bgr, roi, MESH_SIDE))
-        levelled = points.reshape(MESH_POINTS, 3)[:, :2] / MESH_SIDE
-        return roi.to_image(levelled), sigmoid(logit).item()
+        levelled = points.reshape(MESH_POINTS, 3) / MESH_SIDE
+        return np.column_stack((roi.to_image(levelled[:, :2]), roi.side * levelled[:, 2])), sigmoid(logit).item()
 
     def find_irises(self, image_bgr: ByteArray, mesh_px: npt.NDArray[np.float64]) -> FloatArray:
-        """Find the irises and append them to a mesh.
+        """Find the irises and append them to a mesh ``(468, 3)``.
+
+        The iris model returns no depth. As in MediaPipe's ``LandmarksRefinementCalculator``, the depth of an iris is
+        the mean of that of the contour of its eye.
 
         Returns:
-            ``(478, 2)`` points: the mesh, then centre, right, top, left and bottom of each iris, right eye first.
+            ``(478, 3)`` points: the mesh, then centre, right, top, left and bottom of each iris, right eye first.
         """
-        landmarks_px = np.empty((MESH_POINTS_WITH_IRISES, 2), np.float32)
+        landmarks_px = np.empty((MESH_POINTS_WITH_IRISES, 3), np.float32)
         landmarks_px[:MESH_POINTS] = mesh_px
-        eyes = (RIGHT_EYE_OUTER_CORNER, RIGHT_EYE_INNER_CORNER), (LEFT_EYE_INNER_CORNER, LEFT_EYE_OUTER_CORNER)
-        for position, (start, end) in enumerate(eyes):
-            roi = make_roi(mesh_px[[start, end]], mesh_px[start], mesh_px[end], _EYE_SCALE)
-            first = MESH_POINTS + IRIS_POINTS * position
-            landmarks_px[first : first + IRIS_POINTS] = self._find_iris(image_bgr, roi, is_mirrored=position == 1)
+        eyes = (
+            (RIGHT_EYE_OUTER_CORNER, RIGHT_EYE_INNER_CORNER, _EYE_CONTOURS["right_eye"]),
+            (LEFT_EYE_INNER_CORNER, LEFT_EYE_OUTER_CORNER, _EYE_CONTOURS["left_eye"]),
+        )
+        for position, (start, end, contour) in enumerate(eyes):
+            corners = mesh_px[[start, end], :2]
+            roi = make_roi(corners, corners[0], corners[1], _EYE_SCALE)
+            iris = slice(MESH_POINTS + IRIS_POINTS * position, MESH_POINTS + IRIS_POINTS * (position + 1))
+            landmarks_px[iris, :2] = self._find_iris(image_bgr, roi, is_mirrored=position == 1)
+            landmarks_px[iris, 2] = mesh_px[contour, 2].mean()
         return landmarks_px
 
     def _find_iris(self, image_bgr: ByteArray, roi: SquareRoi, *, is_mirrored: bool) -> npt.NDArray[np.float64]:

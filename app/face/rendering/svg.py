@@ -4,9 +4,11 @@ orjson formats the coordinates, because it is a dozen times as fast as formattin
 from the request. Only this module escapes them, and replaces characters that XML does not allow.
 """
 
+import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Final
 
 import numpy as np
@@ -59,6 +61,8 @@ _ESCAPES: Final = str.maketrans(
 _BACKGROUND: Final = re.compile(
     rb'<image class="photo" [^<>]*href="data:(image/(?:jpeg|png));base64,([A-Za-z0-9+/=]*)"'
 )
+_START: Final = re.compile(rb'<svg [^>]*viewBox="0 0 ([0-9]+) ([0-9]+)"')
+_END: Final = b"</svg>"
 _PLAIN_NAME: Final = re.compile(r"[A-Za-z0-9 _.:#-]*")
 
 
@@ -106,21 +110,71 @@ def render_svg(
     background: EmbeddedImage | None = None,
 ) -> bytes:
     """Render regions, from bottom to top, as a transparent SVG document in UTF-8."""
-    width, height = size
     stroke = compute_stroke_px(size, style)
-    start = f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" width="{width}" height="{height}">'
     group = (
         f'<g class="regions" fill-opacity="{style.region_opacity:.4g}" fill-rule="evenodd" stroke-width="{stroke:.4g}" '
         f'stroke-dasharray="{DASH * stroke:.4g} {GAP * stroke:.4g}" stroke-linejoin="round">'
     )
     # The background may be tens of megabytes, so avoid intermediate strings that copy it.
-    parts = [start, *_render_background(background, size), group, *map(_render_region, regions), "</g>"]
+    parts = [_render_start(size), *_render_background(background, size), group, *map(_render_region, regions), "</g>"]
     if style.show_landmarks and landmarks_px is not None:
         parts.append(_render_landmarks(landmarks_px, size))
     if style.show_labels:
         parts.append(_render_labels(*layout_labels(size, regions)))
     parts.append("</svg>")
     return "".join(parts).encode()
+
+
+def combine_svgs(overlays: Sequence[bytes], *, is_same_frame: bool) -> bytes:
+    """Combine the overlays of several faces in one document, with a group ``<g class="face" data-face="0">`` for each.
+
+    Overlays in the same frame are drawn over each other. The background, and regions that are the same for all faces
+    because they come from a label map, are drawn once. Overlays in different frames are arranged in a grid, row by
+    row. Each cell has the size of the largest frame.
+    """
+    sizes = [Size(int(found[1]), int(found[2])) for found in map(_START.match, overlays) if found is not None]
+    width, height = max(size.width for size in sizes), max(size.height for size in sizes)
+    columns = 1 if is_same_frame else math.ceil(math.sqrt(len(overlays)))
+    rows = 1 if is_same_frame else math.ceil(len(overlays) / columns)
+    parts = [_render_start(Size(columns * width, rows * height)).encode()]
+    if is_same_frame:
+        parts.extend(_merge_groups(overlays))
+    else:
+        for face, overlay in enumerate(overlays):
+            row, column = divmod(face, columns)
+            place = f'<g class="face" data-face="{face}" transform="translate({column * width} {row * height})">'
+            # A nested document clips what is outside its frame, as a document of its own does.
+            parts.extend((place.encode(), overlay, b"</g>"))
+    parts.append(_END)
+    return b"".join(parts)
+
+
+def _merge_groups(overlays: Sequence[bytes]) -> list[bytes]:
+    background, shared = _split_overlay(overlays[0])[:2]
+    parts = [background]
+    for face, overlay in enumerate(overlays):
+        _, regions, landmarks, labels = _split_overlay(overlay)
+        content = landmarks if face and regions == shared else regions + landmarks + labels
+        parts.extend((f'<g class="face" data-face="{face}">'.encode(), content, b"</g>"))
+    return parts
+
+
+def _split_overlay(overlay: bytes) -> tuple[bytes, bytes, bytes, bytes]:
+    """Split the content of an overlay into background, regions, landmarks and labels, each possibly empty."""
+    end = len(overlay) - len(_END)
+    ends = [end]
+    # Names are escaped, so they cannot contain these tags.
+    for tag in (b'<g class="labels"', b'<path class="landmarks"', b'<g class="regions"'):
+        found = overlay.find(tag)
+        ends.insert(0, ends[0] if found < 0 else found)
+    starts = [overlay.index(b">") + 1, *ends]
+    background, regions, landmarks, labels = [overlay[a:b] for a, b in pairwise(starts)]
+    return background, regions, landmarks, labels
+
+
+def _render_start(size: Size) -> str:
+    width, height = size
+    return f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" width="{width}" height="{height}">'
 
 
 def compute_stroke_px(size: Size, style: OverlayStyle) -> float:

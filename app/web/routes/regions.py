@@ -11,7 +11,7 @@ from fastapi import APIRouter, Request, Response
 from app.observability.recording import image_step
 from app.service.landmarks import find_landmarks
 from app.service.options import LANDMARK_OPTION_NAMES
-from app.service.serialization import result_to_json, result_warnings
+from app.service.serialization import result_to_json, warning_codes
 from app.web import openapi
 from app.web.auth import require_caller, scope_digest
 from app.web.body import cancel_on_disconnect
@@ -24,11 +24,11 @@ from app.web.request_parsing import (
     process_body,
     read_head,
 )
-from app.web.results import overlay_headers, read_result
+from app.web.results import load_result, overlay_headers
 from app.web.state import WebState, caller_of, task_queue, web_state
 
 if TYPE_CHECKING:
-    from app.service.crop import CheckedInput, CropResult, CropService
+    from app.service.crop import CheckedInput, CropResult, CropResults, CropService
 
 router = APIRouter(prefix="/api/v1/frontal")
 
@@ -44,7 +44,7 @@ class CropContent:
 
 @router.post("/crop", **openapi.CROP)
 async def crop(request: Request) -> Response:
-    """Return the regions of a face.
+    """Return the regions of a face, or of all faces with `face=all`.
 
     The response is a JSON document, or the SVG overlay alone if `Accept` prefers `image/svg+xml`.
     """
@@ -78,7 +78,7 @@ async def _crop_cached(request: Request, state: WebState, head: RequestHead, med
         if found is None:
             job = request.state.slot.run(_process_checked, state.crop, checked[0], media_type)
             return await cancel_on_disconnect(request, job)
-    overlay, warnings = read_result(found)
+    overlay, warnings = await load_result(found)
     return CropContent(overlay if media_type == SVG else found, warnings, "hit")
 
 
@@ -86,10 +86,10 @@ def _process_checked(service: CropService, checked: CheckedInput, media_type: st
     return replace(_serialize(service.run(checked), media_type), cache="miss")
 
 
-def _serialize(result: CropResult, media_type: str) -> CropContent:
+def _serialize(result: CropResult | CropResults, media_type: str) -> CropContent:
     with image_step("document"):
-        content = result.face.svg if media_type == SVG else result_to_json(result)
-    return CropContent(content, [warning["code"] for warning in result_warnings(result)])
+        content = result.svg if media_type == SVG else result_to_json(result)
+    return CropContent(content, warning_codes(result))
 
 
 @router.post("/landmarks", **openapi.LANDMARKS)

@@ -24,7 +24,7 @@ from app.web.request_parsing import (
     read_wait_s,
     require_task_id,
 )
-from app.web.results import overlay_headers, read_result, task_to_json
+from app.web.results import load_result, overlay_headers, task_to_json
 from app.web.state import WebState, task_queue, web_state
 
 if TYPE_CHECKING:
@@ -81,7 +81,7 @@ async def status(request: Request, task_id: openapi.TaskId) -> Response:
     else:
         record = await task_queue(request).status(task_id, owner=caller.owner)
     if media_type == SVG and record.status is TaskStatus.SUCCESS:
-        overlay, warnings = read_result(record.result)
+        overlay, warnings = await load_result(record.result)
         return Response(overlay, headers={**overlay_headers(warnings), **NO_STORE}, media_type=SVG)
     return Response(task_to_json(record), headers={**overlay_headers(()), **NO_STORE}, media_type=JSON)
 

@@ -15,6 +15,7 @@ from app.face.detection.blazeface import Detection
 from app.face.detection.landmark_detector import LandmarkDetector, undo_rotation
 from app.face.errors import FaceIndexError, NoFaceError
 from app.face.pipeline import no_step
+from app.face.regions import REGIONS
 from benchmarks import variants
 from benchmarks.detection import MAX_ERROR
 
@@ -49,6 +50,14 @@ def test_landmarks_are_close_to_the_reference(detector: LandmarkDetector, name: 
     assert distances.mean() <= MAX_ERROR * np.hypot(*(variant.landmarks_px[33] - variant.landmarks_px[263]))
     assert len(face.faces) == 1
     assert face.presence > 0.99
+    # The nose is nearest, and the irises are at the depth of their eyes.
+    depths_px = face.depths_px
+    assert depths_px is not None
+    assert depths_px.shape == (478,)
+    assert depths_px[1] < depths_px[[33, 263]].min() < depths_px[[234, 454]].max()
+    for iris, eye in ((slice(468, 473), "right_eye"), (slice(473, 478), "left_eye")):
+        (contour,) = [spec.landmarks for spec in REGIONS if spec.name == eye]
+        assert depths_px[iris] == pytest.approx(depths_px[list(contour)].mean(), abs=1e-3)
 
 
 @pytest.mark.parametrize("path", IMAGES or [None], ids=lambda path: path.name if path else "none")

@@ -55,6 +55,7 @@ def images(make_images: Callable[..., Any], tmp_path_factory: pytest.TempPathFac
         ("--show-landmarks", "--stroke-width", "2.5"),
         ("--upright", "--crop", "face", "--background", "image", "--show-labels", "--show-landmarks"),
         ("--segmentation-map", "{dir}/../{stem}.labels.png", "--simplify", "0"),
+        ("--face", "all", "--upright", "--crop", "face", "--background", "image"),
     ],
 )
 def test_results_equal_those_of_a_local_run(

@@ -44,8 +44,12 @@ def bodies(sample: Sample, image: bytes, **options: Any) -> dict[str, dict[str, 
     }
 
 
-def error_of(landmarks: Any) -> float:
-    return variants.compute_error(np.array(landmarks), variants.read_sample().landmarks_px)
+def to_pixels(landmarks: list[dict[str, float]]) -> np.ndarray:
+    return np.array([(point["x"], point["y"]) for point in landmarks])
+
+
+def error_of(landmarks_px: np.ndarray) -> float:
+    return variants.compute_error(landmarks_px, variants.read_sample().landmarks_px)
 
 
 @pytest.mark.parametrize("wire", ["json", "multipart"])
@@ -55,12 +59,12 @@ def test_landmarks_are_returned(make_app: MakeApp, call: Call, sample: Sample, w
     assert response.status_code == 200, response.text
     found = msgspec.json.decode(response.content, type=LandmarksResponse)
     assert msgspec.to_builtins(found) == response.json(), "every member is documented"
-    assert error_of(found.landmarks) <= ALLOWED
+    assert error_of(to_pixels(response.json()["landmarks"])) <= ALLOWED
     shares = bodies(sample, sample.photo, landmark_units="normalized")[wire]
     normalized = call(app, path=LANDMARKS, **shares).json()["landmarks"]
-    assert error_of(np.array(normalized) * 512) <= ALLOWED
+    assert error_of(to_pixels(normalized) * 512) <= ALLOWED
     by_query = call(app, path=f"{LANDMARKS}?landmark_units=pixels", **shares).json()["landmarks"]
-    assert by_query == found.landmarks, "the query takes precedence over the body"
+    assert by_query == response.json()["landmarks"], "the query takes precedence over the body"
 
 
 @pytest.mark.parametrize("wire", ["json", "multipart"])
@@ -72,7 +76,7 @@ def test_crop_detects_landmarks(make_app: MakeApp, call: Call, sample: Sample, w
     assert msgspec.to_builtins(found) == response.json()
     assert found.landmarks is not None
     inverse = np.array(found.inverse_transform)
-    image_px = np.array(found.landmarks) @ inverse[:, :2].T + inverse[:, 2]
+    image_px = to_pixels(response.json()["landmarks"]) @ inverse[:, :2].T + inverse[:, 2]
     assert error_of(image_px) <= ALLOWED
     assert max(found.output.width, found.output.height) == 300
     assert abs(found.face.roll_deg) <= 0.5
@@ -83,6 +87,59 @@ def test_the_same_landmarks_give_the_same_regions(make_app: MakeApp, call: Call,
     found = call(app, **bodies(sample, sample.photo)["json"]).json()
     sent = call(app, content=sample.json(image=sample.photo, landmarks=found["landmarks"]), headers=JSON).json()
     assert (found["regions"], found["svg"]) == (sent["regions"], sent["svg"])
+
+
+def test_sent_depths_are_those_of_the_result(make_app: MakeApp, call: Call, sample: Sample) -> None:
+    """Depths that were found and are sent again give the same pose, and are scaled with the result."""
+    app = make_app()
+    found = call(app, **bodies(sample, sample.photo)["json"]).json()
+    for options, factor in (({"output_size": 1024}, 2.0), ({"upright": True}, 1.0)):
+        body = sample.json(image=sample.photo, landmarks=found["landmarks"], **options)
+        sent = call(app, content=body, headers=JSON).json()
+        depths = np.array([[one["z"] for one in document["landmarks"]] for document in (found, sent)])
+        assert np.abs(depths[0] * factor - depths[1]).max() <= 0.11
+        for name in ("yaw_deg", "pitch_deg"):
+            assert sent["face"][name] == pytest.approx(found["face"][name], abs=0.5)
+
+
+@pytest.mark.parametrize("depth", [{}, {"z": None}, {"z": 0.0}, {"z": 7}])
+def test_without_meaningful_depths_landmarks_are_pairs(
+    make_app: MakeApp, call: Call, sample: Sample, depth: dict[str, Any]
+) -> None:
+    points = [{**point, **depth} for point in sample.points]
+    found = call(make_app(), content=sample.json(landmarks=points, upright=True), headers=JSON).json()
+    assert np.array(found["landmarks"]).shape == (478, 2)
+    assert found["face"].keys() == {"roll_deg", "interocular_px", "bbox"}
+    assert found["warnings"] == []
+
+
+def test_a_mirrored_image_mirrors_yaw(make_app: MakeApp, call: Call, sample: Sample) -> None:
+    image = variants.read_sample().image
+    for pixels, sign in ((image, 1), (np.ascontiguousarray(image[:, ::-1]), -1)):
+        body = bodies(sample, sample.encode(".png", pixels))["json"]
+        face = call(make_app(), path=LANDMARKS, **body).json()["face"]
+        assert abs(face["yaw_deg"]) <= 8
+        assert sign * face["roll_deg"] == pytest.approx(3, abs=2)
+        assert face["pitch_deg"] == pytest.approx(-11, abs=4)
+
+
+@pytest.mark.parametrize(("yaw_deg", "is_frontal"), [(0, True), (30, True), (-30, True), (40, False), (-40, False)])
+@pytest.mark.parametrize("path", [CROP, f"{CROP}?upright=true&crop=face"])
+def test_turned_faces_have_a_warning(
+    make_app: MakeApp, call: Call, sample: Sample, path: str, yaw_deg: float, is_frontal: bool
+) -> None:
+    app = make_app()
+    found = call(app, **bodies(sample, sample.photo)["json"]).json()
+    points = np.array([(one["x"], one["y"], one["z"]) for one in found["landmarks"]])
+    centre = points.mean(axis=0)
+    angle = np.radians(found["face"]["yaw_deg"] - yaw_deg)
+    rotation = np.array([[np.cos(angle), 0, np.sin(angle)], [0, 1, 0], [-np.sin(angle), 0, np.cos(angle)]])
+    turned = (points - centre) @ rotation.T + centre
+    response = call(app, path=path, content=sample.json(image=sample.photo, landmarks=turned.tolist()), headers=JSON)
+    assert response.json()["face"]["yaw_deg"] == pytest.approx(yaw_deg, abs=3)
+    codes = [warning["code"] for warning in response.json()["warnings"]]
+    assert codes == ([] if is_frontal else ["not_frontal"])
+    assert response.headers.get("x-warnings") == (None if is_frontal else "not_frontal")
 
 
 @pytest.mark.parametrize(
@@ -158,4 +215,4 @@ def test_a_task_that_no_worker_can_process_is_rejected_at_once(with_tasks: Run, 
 
 def _to_image_coordinates(result: dict[str, Any]) -> np.ndarray:
     inverse = np.array(result["inverse_transform"])
-    return np.array(result["landmarks"]) @ inverse[:, :2].T + inverse[:, 2]
+    return to_pixels(result["landmarks"]) @ inverse[:, :2].T + inverse[:, 2]

@@ -119,7 +119,7 @@ export function renderLandmarks(points, size) {
  * @param {"pixels" | "normalized"} units
  */
 export function landmarksOf(response, landmarks, units) {
-  if (response.landmarks) return response.landmarks;
+  if (response.landmarks) return response.landmarks.map((point) => (Array.isArray(point) ? point : [point.x, point.y]));
   const points = landmarks?.points;
   if (!points || units === "pixels") return points || null;
   return points.map(([x, y]) => [x * response.image.width, y * response.image.height]);

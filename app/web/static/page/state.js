@@ -12,7 +12,7 @@
  *   holes: {parent: number, contour: number[][]}[]}} Region
  * @typedef {{svg: string, regions: Region[], omitted: {id: number, name: string, reason: string}[],
  *   image: {width: number, height: number, format: string, exif_orientation: number},
- *   face: {roll_deg: number, interocular_px: number, bbox: number[]}, landmarks: number[][] | null,
+ *   face: {roll_deg: number, interocular_px: number, bbox: number[]}, landmarks: (number[] | {x: number, y: number, z: number})[] | null,
  *   detection: {confidence: number, face: number, faces: {bbox: number[], confidence: number}[]} | null,
  *   output: {width: number, height: number}, transform: number[][], warnings: {code: string, message: string}[],
  *   processing_time_ms: number}} CropResponse a response of the API; see its documentation
