@@ -81,6 +81,7 @@ def test_upright_faces_are_level(roll_deg: float, is_cropped: bool, longer_side:
     landmarks_px = np.random.default_rng(1).uniform(0, 500, (478, 2))
     reach = 100 * np.array([math.cos(math.radians(roll_deg)), math.sin(math.radians(roll_deg))])
     landmarks_px[33], landmarks_px[263] = 250 - reach, 250 + reach
+    landmarks_px[10], landmarks_px[152] = 250 - reach[::-1] * (-1, 1), 250 + reach[::-1] * (-1, 1)  # forehead, chin
     framing = Framing(is_upright=True, is_cropped=is_cropped, longer_side=longer_side)
     frame = make_frame(Size(500, 500), landmarks_px, roll_deg, framing)
     moved = transform_points(landmarks_px, frame.transform).astype(np.float32)

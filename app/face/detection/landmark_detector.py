@@ -217,6 +217,8 @@ class LandmarkDetector:
                     closeup = make_closeup(level, roi.x, roi.y, roi.side, roi.side / _MIN_ROI_SIDE)
                     mesh_px = _move_mesh(face.mesh_px, closeup.from_image, 1 / closeup.reduction)
                     mesh_px, _ = self._mesh.find_mesh(closeup.pixels, make_mesh_roi(mesh_px))
+                # Another pass, because the square around a mesh varies with the scale at which the mesh was found.
+                mesh_px, _ = self._mesh.find_mesh(closeup.pixels, make_mesh_roi(mesh_px))
                 found = self._mesh.find_irises(closeup.pixels, mesh_px)
                 landmarks = _move_mesh(found, closeup.to_image, closeup.reduction)
                 landmarks_px = pyramid.undo_flip(landmarks[:, :2]).astype(np.float32)
