@@ -142,7 +142,6 @@ def test_invalid_landmarks_and_label_maps_are_explained(visitor: Visitor, sample
     points = sample.landmarks
     for slot, content, (heading, hint) in (
         ("map", points, label_map),
-        ("map", b"", label_map),
         ("map", b'{"nose": 1}', label_map),
         ("map", b'{"nose": [1, 2, 3000]}', label_map),
         ("landmarks", b'{"a": 1}', landmarks),
@@ -164,15 +163,14 @@ def test_invalid_landmarks_and_label_maps_are_explained(visitor: Visitor, sample
 
 def test_units_can_be_changed_back(visitor: Visitor, sample: Sample) -> None:
     page = visitor.page
-    pairs = [[x / 512, y / 512] for x, y in sample.pairs]
-    visitor.choose(landmarks=("n.json", JSON_FILE, orjson.dumps(pairs)), image=image_of(sample))
+    visitor.choose(landmarks=landmarks_of(sample), image=image_of(sample))
     visitor.expect_regions(15)
     visitor.expect_error(REFUSED.format(422))
     page.locator("#units").focus()
-    page.select_option("#units", "pixels")
+    page.select_option("#units", "normalized")
     assert visitor.error_text()
     expect(page.locator("#units")).to_be_focused()
-    page.select_option("#units", "normalized")
+    page.select_option("#units", "pixels")
     visitor.expect_regions(15)
 
 
