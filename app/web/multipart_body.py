@@ -118,8 +118,6 @@ def split_parts(body: bytes, content_type: str, known: Sequence[str] = FIELDS) -
     if not 1 <= len(boundary) <= MAX_BOUNDARY_BYTES:
         expected = f"a boundary of 1 to {MAX_BOUNDARY_BYTES} bytes"
         raise ProblemError("invalid_multipart", f"Content-Type: expected {expected}, got another length or none")
-    if body.count(_LINE_BREAK + b"--" + boundary) > MAX_BOUNDARIES:
-        raise ProblemError("invalid_multipart", f"body: expected at most {MAX_BOUNDARIES} boundaries, got more")
     parts: dict[str, bytes] = {}
     start: int | None = None
     for end, after, is_last in _find_delimiters(body, boundary):
@@ -138,16 +136,24 @@ def split_parts(body: bytes, content_type: str, known: Sequence[str] = FIELDS) -
 
 
 def _find_delimiters(body: bytes, boundary: bytes) -> Iterator[tuple[int, int, bool]]:
-    """Yield the start and end of each delimiter, which includes its line breaks, and whether it is the closing one."""
+    """Yield the start and end of each delimiter, which includes its line breaks, and whether it is the closing one.
+
+    Raises:
+        ProblemError: ``invalid_multipart``, because there are too many occurrences of the boundary.
+    """
     delimiter = _LINE_BREAK + b"--" + boundary
     # The first delimiter may begin the body, without a line break before it.
     position = -len(_LINE_BREAK) if body.startswith(delimiter[len(_LINE_BREAK) :]) else body.find(delimiter)
-    while position != -1:
+    for _ in range(MAX_BOUNDARIES):
+        if position == -1:
+            return
         after = position + len(delimiter)
         if found := _AFTER_BOUNDARY.match(body, after):
             after = found.end()
             yield position, after, found[1] is not None
         position = body.find(delimiter, after)
+    if position != -1:
+        raise ProblemError("invalid_multipart", f"body: expected at most {MAX_BOUNDARIES} boundaries, got more")
 
 
 def _read_part(body: bytes, start: int, end: int, known: Sequence[str]) -> tuple[str, bytes]:
