@@ -118,7 +118,7 @@ def make_bad_images(folder: Path, sample: Sample, good: Path) -> dict[str, str]:
         "empty": (b"", points, "image_empty"),
         "text": (b"Dear diary, today I had my picture taken.", points, "image_unsupported_format"),
         "corrupt": (png[:60] + bytes([png[60] ^ 1]) + png[61:], points, "image_corrupt"),
-        "huge": (sample.png_file(7000, 7000, b""), points, "image_too_large"),
+        "huge": (sample.png_file(9000, 9000, b""), points, "image_too_large"),
         "heavy": (png + bytes(200_000), points, "body_too_large"),
         "few": (png, json.dumps(pairs[:100]).encode(), "landmarks_count"),
         "far": (png, json.dumps([[9000, 9000], *pairs[1:]]).encode(), "landmarks_out_of_range"),
