@@ -63,9 +63,9 @@ fifth. On 41 photos of the benchmark, more levels find no more frontal faces of 
 _MIN_TILE_SCALE: Final = 1.5
 """Smaller tiles, relative to the input of the model, show little more than the larger scale does."""
 
-_LARGE_RATIO: Final = 0.3
-"""An image with a face wider than this fraction of the longer side is not searched for small ones. On 43 photos of
-the benchmark, 0.2 loses no frontal face of 30 px, and 0.15 loses two of 121."""
+_LARGE_RATIO: Final = 0.2
+"""An image with a face wider than this fraction of the longer side is not searched for small ones. On the 93 photos of
+the benchmark, 0.2 loses no frontal face of 30 px, 0.15 loses two of 162 and saves a quarter of the time."""
 
 _Points = npt.NDArray[np.floating]
 
@@ -216,9 +216,9 @@ class LandmarkDetector:
                 if level.reduction < overview.reduction and roi.side < _MIN_ROI_SIDE * overview.reduction:
                     closeup = make_closeup(level, roi.x, roi.y, roi.side, roi.side / _MIN_ROI_SIDE)
                     mesh_px = _move_mesh(face.mesh_px, closeup.from_image, 1 / closeup.reduction)
-                    mesh_px, _ = self._mesh.find_mesh(closeup.pixels, make_mesh_roi(mesh_px))
-                # Another pass, because the square around a mesh varies with the scale at which the mesh was found.
-                mesh_px, _ = self._mesh.find_mesh(closeup.pixels, make_mesh_roi(mesh_px))
+                    # Twice, because the square around a mesh varies with the scale at which the mesh was found.
+                    for _ in range(2):
+                        mesh_px, _ = self._mesh.find_mesh(closeup.pixels, make_mesh_roi(mesh_px))
                 found = self._mesh.find_irises(closeup.pixels, mesh_px)
                 landmarks = _move_mesh(found, closeup.to_image, closeup.reduction)
                 landmarks_px = pyramid.undo_flip(landmarks[:, :2]).astype(np.float32)
