@@ -137,7 +137,6 @@ MAPS: list[tuple[str, Build, str]] = [
     ("cut in half", lambda s: s.labels[: len(s.labels) // 2], "image_truncated"),
     ("damaged", lambda s: flip(s.labels, len(s.labels) // 2), "image_corrupt"),
     ("data that are no zlib stream", lambda s: s.png_file(64, 64, CANARY.encode()), "image_corrupt"),
-    ("no bytes", lambda _: b"", "image_empty"),
     ("text", lambda _: CANARY.encode(), "image_unsupported_format"),
 ]
 
