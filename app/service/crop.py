@@ -146,8 +146,7 @@ class CropResults:
     @property
     def svg(self) -> bytes:
         """The overlays of all faces in one document; see `combine_svgs`."""
-        first, *others = [result.face.frame.transform for result in self.faces]
-        is_same_frame = all(np.array_equal(first, other) for other in others)
+        is_same_frame = _is_one_frame([result.face.frame for result in self.faces])
         return combine_svgs([result.svg for result in self.faces], is_same_frame=is_same_frame)
 
 
@@ -400,14 +399,17 @@ def _choose_frames(checked: CheckedInput, faces: Sequence[_LocatedFace], limits:
         for frame in frames:
             check_output_size("background", frame.size, limits)
         pixels = sum(frame.size.width * frame.size.height for frame in frames)
-        is_encoded_once = all(np.array_equal(frame.transform, frames[0].transform) for frame in frames)
-        limit = limits.max_image_pixels // (1 if is_encoded_once else _SEPARATE_BACKGROUNDS)
+        limit = limits.max_image_pixels // (1 if _is_one_frame(frames) else _SEPARATE_BACKGROUNDS)
         if pixels > limit:
             raise ImageTooLargeError(
                 f"background: expected results of at most {limit} pixels for all {len(frames)} faces together, got "
                 f"{pixels}; set crop or output_size"
             )
     return frames
+
+
+def _is_one_frame(frames: Sequence[Frame]) -> bool:
+    return all(np.array_equal(frame.transform, frames[0].transform) for frame in frames)
 
 
 def check_output_size(field: str, size: Size, limits: ImageLimits) -> None:

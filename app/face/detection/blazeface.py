@@ -165,12 +165,6 @@ def translate_detection(detection: Detection, x: float, y: float) -> Detection:
     return Detection((left + x, top + y, width, height), keypoints, detection.confidence)
 
 
-def scale_detection(detection: Detection, factor: float) -> Detection:
-    """Scale a detection, for example from a shrunk image to the original."""
-    left, top, width, height = (length * factor for length in detection.box)
-    return Detection((left, top, width, height), detection.keypoints * np.float32(factor), detection.confidence)
-
-
 def merge_detections(detections: Sequence[Detection]) -> list[Detection]:
     """Merge overlapping detections of several models or tiles into their mean, by descending confidence."""
     if not detections:

@@ -211,14 +211,14 @@ class LandmarkDetector:
         with on_step("iris"):
             completed = []
             for index, roi in zip(indices, rois, strict=True):
-                face, closeup = faces[index], overview
-                mesh_px = _move_mesh(face.mesh_px, overview.from_image, 1 / overview.reduction)
+                closeup, passes = overview, 0
                 if level.reduction < overview.reduction and roi.side < _MIN_ROI_SIDE * overview.reduction:
                     closeup = make_closeup(level, roi.x, roi.y, roi.side, roi.side / _MIN_ROI_SIDE)
-                    mesh_px = _move_mesh(face.mesh_px, closeup.from_image, 1 / closeup.reduction)
                     # Twice, because the square around a mesh varies with the scale at which the mesh was found.
-                    for _ in range(2):
-                        mesh_px, _ = self._mesh.find_mesh(closeup.pixels, make_mesh_roi(mesh_px))
+                    passes = 2
+                mesh_px = _move_mesh(faces[index].mesh_px, closeup.from_image, 1 / closeup.reduction)
+                for _ in range(passes):
+                    mesh_px, _ = self._mesh.find_mesh(closeup.pixels, make_mesh_roi(mesh_px))
                 found = self._mesh.find_irises(closeup.pixels, mesh_px)
                 landmarks = _move_mesh(found, closeup.to_image, closeup.reduction)
                 landmarks_px = pyramid.undo_flip(landmarks[:, :2]).astype(np.float32)

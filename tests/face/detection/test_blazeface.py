@@ -14,7 +14,6 @@ from app.face.detection.blazeface import (
     make_anchors,
     merge_detections,
     non_max_suppression,
-    scale_detection,
     translate_detection,
     weighted_non_max_suppression,
 )
@@ -100,5 +99,4 @@ def test_detections_of_several_models_are_merged() -> None:
     assert [one.confidence for one in merged] == [0.75, 0.5]
     assert merged[0].box == pytest.approx((0.75, 0, 10, 10))
     assert merged[0].keypoints[0].tolist() == [0.75, 0.75]
-    assert scale_detection(merged[1], 2).box == (60, 0, 20, 20)
     assert merge_detections([]) == []
