@@ -134,6 +134,11 @@ class Connection:
                 task.cancel()
                 await asyncio.wait({task}, timeout=CLOSE_LIMIT_S / 2)
 
+    async def wait_restored(self) -> None:
+        """Wait until the connection is up, but not longer than for a response."""
+        limit = time.monotonic() + self._settings.nats_timeout_s
+        await self.wait_up(lambda: time.monotonic() > limit)
+
     async def wait_up(self, stop: Callable[[], bool]) -> bool:
         """Wait until the connection is up, or until ``stop`` returns True; return whether it is up."""
         while not self.is_up:
@@ -144,6 +149,8 @@ class Connection:
 
     async def store(self, subject: str, payload: bytes, headers: dict[str, str] | None = None) -> int:
         """Publish a message to a stream, and wait until it is stored.
+
+        After `QueueUnavailableError`, the message may have been stored, or may be stored later.
 
         Returns:
             The sequence number of the message.
@@ -271,6 +278,8 @@ class Connection:
             raise _unavailable() from None
         except TimeoutError as error:
             raise _ResponseTimeoutError from error
+        except nats.errors.ConnectionReconnectingError:
+            raise _unavailable() from None  # the disconnect has been reported
         except (nats.errors.Error, OSError) as error:
             self._report(error)
             raise _unavailable() from None
@@ -280,7 +289,7 @@ class Connection:
             client, lost = StrictTlsClient(), asyncio.Event()
             try:
                 async with asyncio.timeout(max(CONNECT_LIMIT_S, 2 * self._settings.nats_timeout_s)):
-                    await client.connect(**self._options(lost))
+                    await client.connect(**self._options(client, lost))
                 self._client = client
                 await self._prepare()
                 if not self._is_closing:
@@ -307,17 +316,19 @@ class Connection:
                 self._note_success()
                 return
 
-    def _options(self, lost: asyncio.Event) -> dict[str, Any]:
+    def _options(self, client: StrictTlsClient, lost: asyncio.Event) -> dict[str, Any]:
         async def on_error(error: Exception) -> None:
             self._report(error)
 
         async def on_disconnect() -> None:
             self._is_prepared = False
+            client.fail_requests()
 
         async def on_reconnect() -> None:
             await self._prepare()
 
         async def on_close() -> None:
+            client.fail_requests()
             lost.set()
 
         return {

@@ -23,8 +23,15 @@ class StrictTlsClient(Client):
     """A client that sends no credentials without TLS if TLS is configured, and that leaks no socket.
 
     nats-py lets the server decide whether to use TLS, so an impostor could ask for the credentials in plain text. It
-    also leaks the socket if a handshake fails during a reconnect or is interrupted.
+    also leaks the socket if a handshake fails during a reconnect or is interrupted. And if the connection is lost, it
+    lets requests in flight wait for their whole timeout, although no response can arrive.
     """
+
+    def fail_requests(self) -> None:
+        """Fail the requests in flight with `nats.errors.ConnectionReconnectingError`."""
+        for response in list(self._resp_map.values()):
+            if not response.done():
+                response.set_exception(nats.errors.ConnectionReconnectingError())
 
     def close_transport(self) -> None:
         """Close the socket, whatever the state of the connection."""

@@ -244,6 +244,7 @@ class TaskQueue:
                 self._admission.note_full(lane)
             # The message may have been stored even so; its worker must then find the task withdrawn.
             withdrawn = record.replace(status=TaskStatus.CANCELLED, is_withdrawn=True)
+            await self._connection.wait_restored()
             with contextlib.suppress(QueueError, RevisionConflictError):
                 await self._records.update(withdrawn, revision)
             raise

@@ -141,7 +141,8 @@ async def is_queued(connection: Connection, task_id: str) -> bool:
         QueueUnavailableError: the server does not respond.
     """
     for subject in (task_subject(task_id), any_lane_subject(task_id)):
-        if (await _list_subjects(connection, subject))[1]:
+        # A single subject; the timeout of a full listing would be longer than a client waits for its response.
+        if (await _list_subjects(connection, subject, timeout_s=None))[1]:
             return True
     return False
 
@@ -222,12 +223,14 @@ async def delete_message(connection: Connection, sequence: int) -> None:
     await connection.request(f"$JS.API.STREAM.MSG.DELETE.{STREAM}", request)
 
 
-async def _list_subjects(connection: Connection, subject: str) -> tuple[int, set[str]]:
+async def _list_subjects(
+    connection: Connection, subject: str, *, timeout_s: float | None = LISTING_TIMEOUT_S
+) -> tuple[int, set[str]]:
     """Return the stream's first sequence, and the subjects that match."""
     found: set[str] = set()
     while True:
         request = msgspec.json.encode({"subjects_filter": subject, "offset": len(found)})
-        info = await connection.call_api(f"STREAM.INFO.{STREAM}", _StreamInfo, request, LISTING_TIMEOUT_S)
+        info = await connection.call_api(f"STREAM.INFO.{STREAM}", _StreamInfo, request, timeout_s)
         page = info.state.subjects or {}
         found |= page.keys()
         if not page or len(found) >= info.total:

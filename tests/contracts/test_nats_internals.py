@@ -42,6 +42,11 @@ ATTRIBUTES = {
         "self._transport.close()",
         "it holds the socket, is None before the first attempt, and `close()` can be called repeatedly",
     ),
+    "_resp_map": (
+        "_request_new_style",
+        "self._resp_map[token.decode()] = future",
+        "it holds the future of each request in flight, and a request awaits its future",
+    ),
     "_server_info": (
         "_process_connect_init",
         "self._server_info = srv_info",

@@ -15,6 +15,7 @@ import pytest
 from nats.js import api
 
 from app.tasks import connection as module
+from app.tasks import stream_state
 from app.tasks.connection import Connection, RevisionConflictError
 from app.tasks.errors import QueueFullError, QueueUnavailableError, TaskTooLargeError
 from app.tasks.stream import CONSUMER, RECORDS_STREAM, STREAM, task_subject
@@ -362,6 +363,65 @@ class TestTroubles:
                     await asyncio.sleep(0)
                 await connection.close()
             assert len(asyncio.all_tasks()) == 1
+
+        asyncio.run(main())
+
+
+class TestLostConnection:
+    def test_a_request_in_flight_fails_at_once(self, desk: OpenDesk, run_server: RunServer) -> None:
+        server = run_server()
+
+        async def main() -> None:
+            received = asyncio.Event()
+
+            async def keep_silent(_: Msg) -> None:
+                received.set()
+
+            async with desk(nats_url=server.url) as opened, asyncio.timeout(60):
+                await opened.connection.subscribe("silent", keep_silent)
+                asking = asyncio.create_task(opened.connection.request("silent", timeout_s=600))
+                await received.wait()
+                server.stop(is_killed=True)
+                with pytest.raises(QueueUnavailableError):
+                    await asking
+
+        asyncio.run(main())
+
+    def test_a_repeated_submission_does_not_wait_as_long_as_a_listing(
+        self, desk: OpenDesk, run_server: RunServer, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        server = run_server()
+        monkeypatch.setattr(stream_state, "LISTING_TIMEOUT_S", 600.0)
+
+        async def main() -> None:
+            async with desk(nats_url=server.url, nats_timeout_s=1) as opened, asyncio.timeout(60):
+                with server.frozen(), pytest.raises(QueueUnavailableError):
+                    await stream_state.is_queued(opened.connection, "a" * 32)
+
+        asyncio.run(main())
+
+    def test_a_submission_is_withdrawn_as_soon_as_the_server_is_back(
+        self, desk: OpenDesk, run_server: RunServer, check: Callable[..., CheckedInput], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        server = run_server()
+
+        async def main() -> None:
+            async with desk(nats_url=server.url) as opened:
+                store, task_ids = opened.connection.store, list[str]()
+
+                async def restart_and_store(subject: str, *message: Any) -> int:
+                    if subject.startswith("tasks."):
+                        task_ids.append(subject.rpartition(".")[2])
+                        server.stop(is_killed=True)
+                        server.start()
+                    return await store(subject, *message)
+
+                monkeypatch.setattr(opened.connection, "store", restart_and_store)
+                with pytest.raises(QueueUnavailableError):
+                    await opened.queue.submit(check())
+                found = await opened.records.find(task_ids[0])
+                assert found is not None
+                assert found[0].is_withdrawn
 
         asyncio.run(main())
 
