@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Run the task tests with each nats-server version in tools/nats_servers.lock, and with the version in .venv.
 #
-# Example: tools/nats_matrix.sh 2.11.11 2.12.8
+# Example: tools/nats_matrix.sh 2.11.11 2.12.6
 set -euo pipefail
 
 if [[ ${1:-} == --help ]]; then

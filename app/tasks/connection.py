@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import re
 import time
 from contextvars import Context
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -38,6 +39,10 @@ CLOSE_LIMIT_S = 1
 # A server that disappears without closing the connection (node failure, network partition) is detected after two pings.
 PING_INTERVAL_S = 10
 MIN_SERVER = (2, 11)  # the first version with a TTL per message
+# The first and the last version that lose records at a restart. If a record and the revision that it replaced are in
+# different blocks, they save the block of the replaced revision when they stop, and then do not find the record:
+# https://github.com/nats-io/nats-server/pull/8254
+DEFECTIVE_SERVERS = ((2, 12, 7), (2, 12, 9))
 
 # A stream that stores nothing is retried by one request per interval; other requests fail at once.
 STUCK_PAUSE_S = 2.0
@@ -391,10 +396,26 @@ def _publish_error(error: ApiError) -> Exception:
     return QueueUnavailableError("the queue cannot store the task now; retry after the time in Retry-After")
 
 
+def expected_server() -> str:
+    """Describe the versions of nats-server that are supported."""
+    least, first, last = (".".join(map(str, version)) for version in (MIN_SERVER, *DEFECTIVE_SERVERS))
+    return f"nats-server {least} or later, except {first} to {last}"
+
+
+def is_supported_server(version: str) -> bool:
+    """Return whether a version of nats-server, such as ``v2.12.0-RC.1``, is supported."""
+    match = re.match(r"v?(\d+)\.(\d+)(?:\.(\d+))?", version)
+    if match is None:
+        return False
+    first, last = DEFECTIVE_SERVERS
+    number = tuple(int(part or 0) for part in match.groups())
+    return number >= MIN_SERVER and not first <= number <= last
+
+
 def _require_version(client: Client) -> None:
     version = client.connected_server_version
-    if client.is_connected and (version.major, version.minor) < MIN_SERVER:
-        raise StreamSetupError(f"expected nats-server {'.'.join(map(str, MIN_SERVER))} or later, got {version}")
+    if client.is_connected and not is_supported_server(f"{version.major}.{version.minor}.{version.patch}"):
+        raise StreamSetupError(f"expected {expected_server()}, got {version}")
 
 
 def _header_size(headers: dict[str, str]) -> int:

@@ -335,15 +335,24 @@ class TestTroubles:
         assert [(line.exc_info or (None,))[0] for line in errors] == [KeyError, TypeError], "each once"
         assert "unavailable" not in caplog.text
 
-    def test_a_server_that_is_too_old_is_logged(
+    @pytest.mark.parametrize(
+        ("name", "value", "expected"),
+        [
+            ("MIN_SERVER", (99, 0), "expected nats-server 99.0 or later, except 2.12.7 to 2.12.9, got"),
+            ("DEFECTIVE_SERVERS", ((2, 11, 0), (99, 0, 0)), "or later, except 2.11.0 to 99.0.0, got"),
+        ],
+    )
+    def test_a_server_that_is_too_old_or_defective_is_logged(
         self,
         make_settings: Callable[..., Settings],
         caplog: pytest.LogCaptureFixture,
         monkeypatch: pytest.MonkeyPatch,
+        name: str,
+        value: object,
+        expected: str,
     ) -> None:
-        monkeypatch.setattr(module, "MIN_SERVER", (99, 0))
-        text = asyncio.run(wait_for_trouble(make_settings(), caplog))
-        assert "expected nats-server 99.0 or later, got" in text
+        monkeypatch.setattr(module, name, value)
+        assert expected in asyncio.run(wait_for_trouble(make_settings(), caplog))
 
     def test_a_server_without_jetstream_is_logged(
         self, make_settings: Callable[..., Settings], run_server: RunServer, caplog: pytest.LogCaptureFixture

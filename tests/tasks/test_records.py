@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from contextlib import AbstractAsyncContextManager
 
     from app.service.crop import CheckedInput
+    from app.tasks.records import Records
     from tests.tasks.conftest import Desk, NatsServer
 
     OpenDesk = Callable[..., AbstractAsyncContextManager[Desk]]
@@ -45,6 +46,7 @@ DONE = PENDING.replace(
     result=msgspec.Raw(b'{"regions": [1.50, 2]}'),
     run="r",
 )
+BLOCK_BYTES = 4 << 20  # size of a block of the records' stream
 FAILED = PENDING.replace(
     status=TaskStatus.FAILURE, error=TaskError("image_corrupt", "why"), result=msgspec.Raw(b"null")
 )
@@ -354,3 +356,33 @@ def test_superseded_revisions_that_a_killed_server_restores_are_missing(
     server.stop(is_killed=True)
     server.start()
     assert asyncio.run(find()) == [None] * len(records)
+
+
+@pytest.mark.parametrize("is_killed", [False, True], ids=["stopped", "killed"])
+def test_each_acknowledged_revision_is_found_after_a_restart(
+    desk: OpenDesk, run_server: Callable[..., NatsServer], *, is_killed: bool
+) -> None:
+    server = run_server()
+    result = msgspec.Raw(b'"' + b"x" * 700_000 + b'"')
+    written: dict[str, int] = {}
+
+    async def write(records: Records, record: Record) -> None:
+        written[record.task_id] = await records.update(record, written.get(record.task_id, 0))
+
+    async def main() -> None:
+        for turn in range(4):
+            async with desk(nats_url=server.url) as opened:
+                for task_id, revision in written.items():
+                    found = await opened.records.find(task_id)
+                    assert found is not None, f"turn {turn}: the record of revision {revision} is missing"
+                    assert found[1] == revision
+                # The revisions of a small record, and sometimes those of a large one, are in different blocks.
+                small = PENDING.replace(task_id=f"small-{turn}")
+                await write(opened.records, small)
+                for number in range(1 + BLOCK_BYTES // len(result)):
+                    await write(opened.records, DONE.replace(task_id=f"{number:032}", result=result))
+                await write(opened.records, small.replace(status=TaskStatus.CANCELLED))
+            server.stop(is_killed=is_killed)
+            server.start()
+
+    asyncio.run(main())

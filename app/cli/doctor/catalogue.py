@@ -92,7 +92,8 @@ CATALOGUE: Final[dict[str, CatalogueEntry]] = {
     ),
     "queue.version": CatalogueEntry(
         "The version of the NATS server.",
-        "error: older than 2.11, the first version with per-message TTL.",
+        "error: older than 2.11, the first version with per-message TTL, or one of 2.12.7 to 2.12.9, which lose "
+        "records when they are restarted.",
         "upgrade the server",
     ),
     "queue.jetstream": CatalogueEntry(

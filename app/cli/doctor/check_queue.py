@@ -13,7 +13,7 @@ from app.cli.doctor.context import Role
 from app.cli.doctor.findings import Finding, error, note, ok, skipped
 from app.cli.doctor.queue_server import check_files, probe_servers, query_jetstream
 from app.cli.doctor.queue_streams import check_jetstream
-from app.tasks.connection import MIN_SERVER
+from app.tasks.connection import expected_server, is_supported_server
 from app.tasks.embedded_server import LOCK, EmbeddedServerError, find_program, find_running_server
 from app.tasks.errors import QueueUnavailableError
 
@@ -71,8 +71,7 @@ def _check_server(context: Context, settings: Settings) -> Iterator[Finding]:
 
 
 def _check_program() -> Finding:
-    part, subject = "queue.program", "nats-server"
-    expected = f"nats-server {'.'.join(map(str, MIN_SERVER))} or later"
+    part, subject, expected = "queue.program", "nats-server", expected_server()
     try:
         subject = find_program()
         child = subprocess.run(  # noqa: S603 - the program that `serve` starts
@@ -82,8 +81,8 @@ def _check_program() -> Finding:
         return error(part, subject, "found neither next to Python nor on PATH", expected=expected)
     except (OSError, subprocess.SubprocessError) as failure:
         return error(part, subject, f"does not run ({type(failure).__name__})", expected=expected)
-    match = re.search(r"v(\d+)\.(\d+)\.(\d+)", child.stdout)
-    if match is None or tuple(map(int, match.groups()))[:2] < MIN_SERVER:
+    match = re.search(r"v\d+\.\d+\.\d+", child.stdout)
+    if match is None or not is_supported_server(match[0]):
         return error(part, subject, f"version {match[0] if match else 'unknown'}", expected=expected)
     return ok(part, subject, match[0])
 

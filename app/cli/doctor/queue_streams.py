@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import re
 from typing import TYPE_CHECKING, Any
 
 from app.cli.doctor.findings import Finding, error, format_bytes, note, ok, skipped, warning
 from app.cli.doctor.queue_server import ACCOUNT_INFO, CONSUMER_INFO, STREAMS, JetStreamResponses, stream_info
-from app.tasks.connection import MIN_SERVER
+from app.tasks.connection import expected_server, is_supported_server
 from app.tasks.embedded_server import PAYLOAD_MARGIN
 from app.tasks.nats_monitoring import NatsServerStats, read_server_stats
 from app.tasks.stream import CONSUMER, DEAD_STREAM, RECORDS_STREAM, STREAM, consumer_config, stream_configs
@@ -57,17 +56,10 @@ def check_jetstream(
 
 
 def _check_version(servers: Sequence[ServerInfo]) -> Finding:
-    versions = sorted({server.version for server in servers}, key=_parse_version)
-    if all(_parse_version(version) >= MIN_SERVER for version in versions):
+    versions = sorted({server.version for server in servers})
+    if all(map(is_supported_server, versions)):
         return ok("queue.version", "nats-server", ", ".join(versions))
-    expected = f"{'.'.join(map(str, MIN_SERVER))} or later"
-    return error("queue.version", "nats-server", ", ".join(versions), expected=expected)
-
-
-def _parse_version(version: str) -> tuple[int, ...]:
-    """Parse ``2.11.0-RC.1`` as ``(2, 11)``; an invalid version is empty, and lower than all others."""
-    match = re.match(r"v?(\d+)\.(\d+)", version)
-    return tuple(map(int, match.groups())) if match else ()
+    return error("queue.version", "nats-server", ", ".join(versions), expected=expected_server())
 
 
 def _check_payload(settings: Settings, servers: Sequence[ServerInfo]) -> Finding:
