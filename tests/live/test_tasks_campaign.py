@@ -1,6 +1,7 @@
 """No task is lost, wrong or resurrected if processes are killed, stopped, suspended or restarted.
 
-A campaign is random and repeatable: ``CAMPAIGN_SEED`` picks another one, ``CAMPAIGN_TASKS`` its size.
+A campaign is random and repeatable: ``CAMPAIGN_SEED`` picks another one, ``CAMPAIGN_TASKS`` its size. If it fails, the
+stores and the logs of all processes are kept with a report of all events, in the folder that the test prints.
 """
 
 from __future__ import annotations
@@ -9,7 +10,9 @@ import contextlib
 import os
 import queue
 import random
+import shutil
 import signal
+import tempfile
 import threading
 import time
 from collections import Counter
@@ -17,6 +20,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from datetime import datetime
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 import httpx
@@ -31,7 +35,6 @@ from tests.live.queue_state import describe_rest
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
-    from pathlib import Path
 
 pytestmark = [pytest.mark.live, pytest.mark.slow, pytest.mark.timeout(900)]
 
@@ -59,6 +62,7 @@ EVENTS = {
 }
 REUSED_KEYS = 10  # of expired tasks, for new ones at the end
 LIMIT_S = 600
+RESPONSE_LIMIT_S = 30  # far above what any event delays
 EXPIRY_SLACK_S = 2.0  # between the clocks' readings, and for a response to arrive
 STORE_SLACK_S = 15.0  # a result that is ready while the queue is down expires as long after it is stored
 RETRY = threading.Event()  # never set: a pause between attempts
@@ -115,6 +119,7 @@ class Books:
     tasks: dict[str, Task] = field(default_factory=dict)  # by task id
     refused: Counter[str] = field(default_factory=Counter)
     faults: list[str] = field(default_factory=list)
+    events: list[str] = field(default_factory=list)
 
     @property
     def ended(self) -> int:
@@ -124,6 +129,28 @@ class Books:
     def fault(self, task: Task, text: str) -> None:
         """Record a violation."""
         self.faults.append(f"{task.task_id} ({task.kind}, cancelled {task.is_cancelled}): {text}; seen {task.seen}")
+        self.event(f"fault: {self.faults[-1]}")
+
+    def event(self, text: str) -> None:
+        """Add a line to the report."""
+        self.events.append(f"{time.time():.3f} {text}")
+
+    @contextlib.contextmanager
+    def keep_if_failed(self, folder: Path) -> Iterator[None]:
+        """If the block fails, copy the folder and its new siblings, the stores and logs, next to the report."""
+        older = set(folder.parent.iterdir()) - {folder}  # of other tests
+        try:
+            yield
+        except BaseException:
+            kept = Path(tempfile.mkdtemp(prefix=f"campaign-{SEED}-"))
+            for child in set(folder.parent.iterdir()) - older:
+                if not child.is_symlink():
+                    shutil.copytree(child, kept / child.name)
+            tasks = [f"{task.accepted_at:.3f} {task}" for task in self.tasks.values()]
+            clocks = f"time.time() - time.monotonic() = {time.time() - time.monotonic():.3f}"
+            (kept / "report.txt").write_text("\n".join([clocks, *self.events, *tasks]), encoding="utf-8")
+            print(f"stores, logs and report of the failed campaign: {kept}")  # noqa: T201 - to examine it
+            raise
 
 
 class Deployment:
@@ -314,7 +341,7 @@ class Caller:
     def __init__(self, deployment: Deployment, books: Books) -> None:
         self._deployment = deployment
         self._books = books
-        self._client = httpx.Client(timeout=30)
+        self._client = httpx.Client(timeout=RESPONSE_LIMIT_S)
 
     def __enter__(self) -> Self:
         return self
@@ -328,6 +355,10 @@ class Caller:
             answer = self._client.request(method, f"{self._deployment.service.api}{path}", **request)
         except (httpx.TransportError, httpx.InvalidURL) as error:
             self._books.refused[type(error).__name__] += 1
+            # The connections of a killed process are closed, and others are suspended for less time.
+            if isinstance(error, httpx.TimeoutException):
+                self._books.faults.append(f"{method} {path}: no response within {RESPONSE_LIMIT_S} s")
+                self._books.event(f"fault: {self._books.faults[-1]}")
             return None
         if answer.status_code == 503:
             assert answer.headers["retry-after"]
@@ -355,9 +386,7 @@ def produce(deployment: Deployment, books: Books, kinds: dict[str, Kind], name: 
             books.tasks[task.task_id] = task
             ids.put(task)
             if chooser.random() < REPEATED:
-                again = submit(caller, key, kinds[kind].body, deadline)
-                if again != task.task_id:
-                    books.fault(task, f"its key gave {again} as well")
+                repeat(caller, books, task, kinds[kind].body)
             if chooser.random() < CANCELLED:
                 cancels.append((time.monotonic() + chooser.choice((0, 0.02, 0.2, 1)), task))
             due = [task for at, task in cancels if at <= time.monotonic()]
@@ -370,10 +399,27 @@ def produce(deployment: Deployment, books: Books, kinds: dict[str, Kind], name: 
 
 def submit(caller: Caller, key: str, body: bytes, deadline: float) -> str:
     """Submit a task until it is accepted."""
-    headers = {"Content-Type": "application/json", "Idempotency-Key": key}
-    while (answer := caller.ask("POST", f"{CROP}/submit", content=body, headers=headers)) is None:
+    while not (task_id := try_to_submit(caller, key, body)):
         assert time.monotonic() < deadline
         RETRY.wait(0.1)
+    return task_id
+
+
+def repeat(caller: Caller, books: Books, task: Task, body: bytes) -> None:
+    """Submit a task again under its key, but not when the result may expire: the key would then start a new task."""
+    last = time.monotonic() + RESULT_TTL_S / 2
+    while not (again := try_to_submit(caller, task.key, body)) and time.monotonic() < last:
+        RETRY.wait(0.1)
+    if again not in {"", task.task_id}:
+        books.fault(task, f"its key gave {again} as well")
+
+
+def try_to_submit(caller: Caller, key: str, body: bytes) -> str:
+    """Submit a task once; return its id, or an empty text if it must be submitted again."""
+    headers = {"Content-Type": "application/json", "Idempotency-Key": key}
+    answer = caller.ask("POST", f"{CROP}/submit", content=body, headers=headers)
+    if answer is None:
+        return ""
     assert answer.status_code == 202, answer.text
     return str(answer.json()["task_id"])
 
@@ -447,7 +493,9 @@ def disturb(
         wait_until(lambda goal=goal: books.ended >= goal or done.is_set(), limit_s=LIMIT_S, what=f"{goal} tasks")
         if done.is_set():
             break
+        books.event(f"{event} begins")
         let_happen(event, deployment, wait_until, chooser)
+        books.event(f"{event} is over")
         happened[event] += 1
     return happened
 
@@ -507,8 +555,22 @@ def deploy(kind: str, stack: ExitStack, request: pytest.FixtureRequest, folder: 
 def test_every_accepted_task_ends_once_and_stays_so(
     kind: str, request: pytest.FixtureRequest, kinds: dict[str, Kind], wait_until: Callable[..., Any], tmp_path: Path
 ) -> None:
-    books, ids, done = Books(), queue.Queue[Any](), threading.Event()
-    with ExitStack() as stack, deploy(kind, stack, request, tmp_path) as deployment:
+    books = Books()
+    with books.keep_if_failed(tmp_path):
+        run_campaign(kind, books, request, kinds, wait_until, tmp_path)
+
+
+def run_campaign(
+    kind: str,
+    books: Books,
+    request: pytest.FixtureRequest,
+    kinds: dict[str, Kind],
+    wait_until: Callable[..., Any],
+    folder: Path,
+) -> None:
+    """Run a campaign, and check what the callers have seen and what is left."""
+    ids, done = queue.Queue[Any](), threading.Event()
+    with ExitStack() as stack, deploy(kind, stack, request, folder) as deployment:
         start = time.monotonic()
         with ThreadPoolExecutor(PRODUCERS + WATCHERS + 1) as pool:
             producers = [pool.submit(produce, deployment, books, kinds, f"p{n}", ids) for n in range(PRODUCERS)]
