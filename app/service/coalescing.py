@@ -30,4 +30,6 @@ class Coalescer(Generic[T]):
             # A separate task, because the request that starts it may be cancelled.
             running = self._running[key] = asyncio.ensure_future(call())
             running.add_done_callback(lambda _: self._running.pop(key))
+            # asyncio would log an error of the call if all requests that share it have been cancelled.
+            running.add_done_callback(lambda call: call.cancelled() or call.exception())
         return await asyncio.shield(running)

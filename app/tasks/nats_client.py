@@ -32,6 +32,7 @@ class StrictTlsClient(Client):
         for response in list(self._resp_map.values()):
             if not response.done():
                 response.set_exception(nats.errors.ConnectionReconnectingError())
+                response.exception()  # asyncio would log it if the task that awaits the response has been cancelled
 
     def close_transport(self) -> None:
         """Close the socket, whatever the state of the connection."""
