@@ -90,15 +90,20 @@ def detect_ms() -> dict[str, float]:
 
 def run_mediapipe(variants: Sequence[Variant]) -> dict[str, Any]:
     """Run MediaPipe's FaceMesh on images; the landmarks are keyed by index."""
+    with tempfile.TemporaryDirectory() as folder:
+        for position, variant in enumerate(variants):
+            cv2.imwrite(str(Path(folder, f"{position:03}.png")), variant.image)
+        return run_reference_program(folder)
+
+
+def run_reference_program(*arguments: str) -> dict[str, Any]:
+    """Run `mediapipe_reference.py` in the virtual environment with MediaPipe, and return what it prints."""
     python = ENVIRONMENT / "bin" / "python"
     if not python.exists():
         venv.create(ENVIRONMENT, with_pip=True)
         subprocess.run([python, "-m", "pip", "install", "--quiet", MEDIAPIPE], check=True)
-    with tempfile.TemporaryDirectory() as folder:
-        for position, variant in enumerate(variants):
-            cv2.imwrite(str(Path(folder, f"{position:03}.png")), variant.image)
-        command = [str(python), str(HERE / "mediapipe_reference.py"), folder]
-        done = subprocess.run(command, check=True, capture_output=True, text=True)
+    command = [str(python), str(HERE / "mediapipe_reference.py"), *arguments]
+    done = subprocess.run(command, check=True, capture_output=True, text=True)
     output: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
     return output
 

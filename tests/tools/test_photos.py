@@ -16,6 +16,9 @@ with pytest.MonkeyPatch.context() as patch:
 
 ARCHIVE = "package-1.0.tar.gz"
 CONTENT = b"pixels"
+AGES = {"child", "adult", "elderly"}
+SKIN_TONES = {"light", "medium", "dark"}
+WORN = {"glasses", "sunglasses", "hat", "beard"}
 
 
 def hash_of(content: bytes) -> str:
@@ -112,5 +115,10 @@ def test_the_marked_boxes_are_consistent() -> None:
             x0, y0, x1, y1 = face["box"]
             assert face["kind"] in {"frontal", "profile", "occluded", "rotated"}
             assert face.get("small", False) == (min(x1 - x0, y1 - y0) < 40)
+            groups = set(face.get("group", ()))
+            assert groups <= {*AGES, *SKIN_TONES, *WORN, "half profile"}, name
+            assert len(groups & AGES) <= 1
+            assert len(groups & SKIN_TONES) <= 1
+            assert face["kind"] == "frontal" or "half profile" not in groups
     assert {photo["archive"] for photo in data["photos"].values()} == set(data["archives"])
     assert sum(bool(photo["faces"]) for photo in data["photos"].values()) >= 40
