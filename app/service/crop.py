@@ -238,7 +238,7 @@ class CropService:
         """Find the regions of a checked input, possibly from another process; see `process`.
 
         The steps, if they are necessary, are ``decode``, ``detect``, ``mesh``, ``iris``, ``warp``, ``encode``,
-        ``segmentation``, ``contours`` and ``svg``.
+        ``segmentation``, ``contours`` and ``svg``. ``detect`` and ``mesh`` are repeated at each scale that is searched.
 
         Raises:
             InputError: the pixels are invalid; the subclass identifies the problem.
