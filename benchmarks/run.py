@@ -48,6 +48,7 @@ BUDGETS = {
     "photo_only": ("ratio", 1.15),
     "detect_ms": ("ratio", 1.15),
     "phone_12mp": ("ratio", 1.15),
+    "phone_12mp_mediapipe": ("ratio", 0.5),
     "accuracy": ("worst", detection.MAX_ERROR),
     "observability": ("ratio", 1.05),
     "svg_500_points_ms": ("cpu_ms", 0.1),
@@ -59,7 +60,7 @@ BUDGETS = {
     "light_tasks_per_second": ("ratio", 0.5),
     "process_rate": ("ratio", 0.9),
     "process_rate_found": ("ratio", 0.9),
-    "worst_request": ("seconds", 1.0),
+    "worst_request": ("added_s", 1.0),
     "worst_request_others": ("p99_s", 2.0),
     "slow_bodies": ("failed", 0),
 }
@@ -187,10 +188,15 @@ def ready_s() -> dict[str, float]:
 
 
 def rss_mb_per_worker() -> dict[str, float]:
-    """Resident memory of a worker after 200 requests, including shared pages."""
+    """Resident memory of a worker after 200 requests, including shared pages, and after it has detected faces."""
     with service() as server:
+        worker = psutil.Process(server.pid)
         drive(server, CROP, *inputs.json_request(), 200)
-        return {"megabytes": round(psutil.Process(server.pid).memory_info().rss / 1e6, 1)}
+        rss = worker.memory_info().rss
+        drive(server, CROP, *inputs.image_request(), 20)
+        after = worker.memory_full_info()
+    figures = {"megabytes": rss, "with_models_megabytes": after.rss, "with_models_pss_megabytes": after.pss}
+    return {name: round(size / 1e6, 1) for name, size in figures.items()}
 
 
 CASES: dict[str, Callable[[], dict[str, float]]] = {
@@ -203,6 +209,7 @@ CASES: dict[str, Callable[[], dict[str, float]]] = {
         detection.detect_ms,
         detection.accuracy,
         phone.phone_12mp,
+        phone.phone_12mp_mediapipe,
         phone.phone_48mp,
         observability,
         svg_500_points_ms,

@@ -30,6 +30,15 @@ def list_reductions(info: ImageInfo) -> tuple[int, ...]:
     return tuple(_COLOUR_FLAGS) if info.format == "jpeg" else (1,)
 
 
+def estimate_decoding_bytes(info: ImageInfo, reduction: int = 1) -> float:
+    """Return an upper bound of the memory that decoding an image takes, including its pixels, from its header."""
+    pixels = info.size.width * info.size.height
+    if info.format == "jpeg":
+        # Pixels, and the coefficients of all blocks if it is progressive.
+        return pixels * (3 / reduction**2 + 6)
+    return 12 * pixels  # OpenCV holds three copies
+
+
 def decode_image(data: bytes | memoryview, info: ImageInfo, reduction: int = 1) -> ByteArray:
     """Decode an image with verified structure to ``(H, W, 3)`` BGR pixels as stored, which landmarks refer to.
 

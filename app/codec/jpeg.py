@@ -183,7 +183,7 @@ def _is_scan_complete(view: memoryview, start: int) -> bool:
     libjpeg replaces data that a marker cuts off, but OpenCV returns no image if the file ends before the data do. An
     eighth of the scale saves most of the time.
     """
-    require_decoding()
+    require_decoding(len(view))
     file: bytes | memoryview
     try:
         file = bytes(view[: _find_scan_end(view, start)]) + _LOOKAHEAD

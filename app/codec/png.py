@@ -123,7 +123,7 @@ def verify_png(view: memoryview) -> int:
     if not any(data):
         raise ImageCorruptError("expected PNG image data, got none")
     if is_continued:
-        require_decoding()
+        require_decoding(len(view))
         deque(_iter_inflated(data, _count_raw_bytes(header)), maxlen=0)
     if header.colour_type == PALETTE and not has_palette:
         raise ImageCorruptError("expected a palette in a palette PNG, got none")

@@ -85,7 +85,7 @@ def verify_structure(data: bytes | memoryview, info: ImageInfo) -> ImageInfo:
         ImageTruncatedError: the file ends too early.
         ImageCorruptError: a checksum is wrong, or the structure is invalid.
         ImageFormatError: the file uses an unsupported variant of its format.
-        DecodingForbiddenError: see `decoding_policy.forbid_decoding`.
+        DecodingForbiddenError: see `decoding_policy.limit_decoding`.
     """
     return replace(info, exif_orientation=_VERIFIERS[info.format](memoryview(data)))
 

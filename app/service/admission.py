@@ -41,7 +41,11 @@ class Admission:
         self.bodies = BodyBudget(max_bytes=max_buffered_bytes, max_body_bytes=max_body_bytes)
         self._pool = ThreadPoolExecutor(max_workers=threads, thread_name_prefix="work")
         self._express = ThreadPoolExecutor(max_workers=1, thread_name_prefix="work-express")
-        self._queue = FairQueue(threads, lambda: self._express.submit(self._queue.run_express))
+        self._queue = FairQueue(
+            threads,
+            lambda: self._pool.submit(self._queue.run_next),
+            lambda: self._express.submit(self._queue.run_express),
+        )
 
     def require_slot(self, caller: str = "") -> None:
         """Raise an error if a request would get no slot; called before its body is read.
@@ -93,7 +97,6 @@ class Admission:
     def _start(self, slot: Slot, job: Job) -> None:
         self._slots[slot] = None
         self._queue.put(job)
-        self._pool.submit(self._queue.run_next)
 
     def _release(self, slot: Slot) -> None:
         self._held[slot.caller] -= 1
@@ -131,7 +134,7 @@ class Slot:
         if job is None or not self._admission._queue.discard(job):  # noqa: SLF001
             return False
         self._release()
-        if job.future.set_running_or_notify_cancel():
+        if job.start():
             job.future.set_exception(SaturatedError())
         return True
 

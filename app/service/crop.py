@@ -18,8 +18,10 @@ from app.codec.decode import (
     decode_image,
     decode_image_with_alpha,
     decode_label_image,
+    estimate_decoding_bytes,
     list_reductions,
 )
+from app.codec.decoding_policy import require_decoding
 from app.codec.encode import encode_image
 from app.codec.icc import read_icc_profile
 from app.codec.sniff import MAX_SIDE_PX, ImageInfo, sniff_image, verify_structure
@@ -238,7 +240,7 @@ class CropService:
         """Find the regions of a checked input, possibly from another process; see `process`.
 
         The steps, if they are necessary, are ``decode``, ``detect``, ``mesh``, ``iris``, ``warp``, ``encode``,
-        ``segmentation``, ``contours`` and ``svg``.
+        ``segmentation``, ``contours`` and ``svg``. ``detect`` and ``mesh`` are repeated at each scale that is searched.
 
         Raises:
             InputError: the pixels are invalid; the subclass identifies the problem.
@@ -366,6 +368,7 @@ def open_image(data: bytes | memoryview, info: ImageInfo, on_step: OnStep) -> Im
     """Return an image whose levels are decoded in the step ``decode`` when they are needed, with alpha."""
 
     def decode(reduction: int) -> ByteArray:
+        require_decoding(estimate_decoding_bytes(info, reduction))
         with _errors_of("image"), on_step("decode"):
             return decode_image_with_alpha(data, info, reduction)
 
@@ -380,6 +383,7 @@ def _open_image(checked: CheckedInput, on_step: OnStep) -> ImagePyramid:
     if is_used and (checked.options.verify == "pixels" or (has_background and checked.options.output_size is None)):
         image.get_level(1)
     elif checked.options.verify == "pixels":
+        require_decoding(estimate_decoding_bytes(checked.image_info))
         with _errors_of("image"), on_step("decode"):
             decode_image(checked.image, checked.image_info)
     return image
@@ -388,6 +392,7 @@ def _open_image(checked: CheckedInput, on_step: OnStep) -> ImagePyramid:
 def _decode_labels(checked: CheckedInput, on_step: OnStep) -> ByteArray | None:
     if checked.label_image is None or checked.label_info is None:
         return None
+    require_decoding(estimate_decoding_bytes(checked.label_info))
     with _errors_of("segmentation_map"), on_step("decode"):
         return decode_label_image(checked.label_image, checked.label_info)
 

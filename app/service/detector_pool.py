@@ -1,4 +1,4 @@
-"""Landmark detection on several threads, with one detector for each."""
+"""Landmark detection on several threads, with one detector for each concurrent detection."""
 
 from __future__ import annotations
 
@@ -37,14 +37,16 @@ log = get_logger("images")
 
 
 class DetectorPool:
-    """A landmark detector for each thread, created when the thread detects its first face.
+    """Landmark detectors, each used by one thread at a time, and created when all others are in use.
+
+    A detector occupies 33 MB, so threads that detect one after the other share it.
 
     The models are in the given folder; None is the one inside the package.
     """
 
     def __init__(self, folder: Path | None = None) -> None:
         self._folder = folder or PACKAGE_MODELS
-        self._thread = threading.local()
+        self._idle: list[LandmarkDetector] = []
 
     @property
     def has_models(self) -> bool:
@@ -73,8 +75,8 @@ class DetectorPool:
             NoFaceError: the image has no face.
             FaceIndexError: the image has fewer faces.
         """
-        detector, quarter_turns = self._get_detector(), _QUARTER_TURNS.get(exif_orientation, 0)
-        with _counted_if_none():
+        quarter_turns = _QUARTER_TURNS.get(exif_orientation, 0)
+        with self._borrow() as detector, _counted_if_none():
             detected = detector.detect(image, on_step, index, quarter_turns, is_mirrored=exif_orientation in _MIRRORED)
         _count(detected)
         return detected
@@ -88,24 +90,31 @@ class DetectorPool:
             DetectionUnavailableError: the models are missing or cannot be loaded.
             NoFaceError: the image has no face.
         """
-        detector, quarter_turns = self._get_detector(), _QUARTER_TURNS.get(exif_orientation, 0)
-        with _counted_if_none():
+        quarter_turns = _QUARTER_TURNS.get(exif_orientation, 0)
+        with self._borrow() as detector, _counted_if_none():
             faces = detector.detect_all(image, on_step, quarter_turns, is_mirrored=exif_orientation in _MIRRORED)
         _count(faces[0])
         return faces
 
-    def _get_detector(self) -> LandmarkDetector:
-        detector: LandmarkDetector | None = getattr(self._thread, "detector", None)
-        if detector is None:
-            self.require_models()
-            try:
-                with without_litert_notices():
-                    detector = LandmarkDetector(str(self._folder))
-            except ValueError:
-                log.exception("The face-detection models cannot be loaded; install them again")
-                raise _unavailable("cannot be loaded") from None
-            self._thread.detector = detector
-        return detector
+    @contextmanager
+    def _borrow(self) -> Iterator[LandmarkDetector]:
+        try:
+            detector = self._idle.pop()
+        except IndexError:
+            detector = self._load()
+        try:
+            yield detector
+        finally:
+            self._idle.append(detector)
+
+    def _load(self) -> LandmarkDetector:
+        self.require_models()
+        try:
+            with without_litert_notices():
+                return LandmarkDetector(str(self._folder))
+        except ValueError:
+            log.exception("The face-detection models cannot be loaded; install them again")
+            raise _unavailable("cannot be loaded") from None
 
 
 @contextmanager

@@ -6,17 +6,21 @@ next (start-time fair queueing). A caller does not save up time while it is idle
 
 A job cannot be interrupted, so a caller with cheap jobs and few connections would get only one job done for each
 expensive job of another caller. Therefore, there is an additional thread, the express thread. It runs cheap jobs of
-callers whose virtual time is lower than that of all running jobs, and the operating system divides the CPU.
+callers whose virtual time is lower than that of all running jobs, and the operating system divides the CPU. It decodes
+no large images, whose memory is only available once for each of the other threads: such a job is moved to them.
 """
 
 from __future__ import annotations
 
+import math
 import threading
 import time
 from collections import deque
-from concurrent.futures import Future
+from concurrent.futures import CancelledError, Future
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
+
+from app.codec.decoding_policy import DecodingForbiddenError, limit_decoding
 
 if TYPE_CHECKING:
     import contextvars
@@ -27,9 +31,10 @@ MAX_IDLE: Final = 1024
 # Estimated cost of the first job of a caller, and the weight of the newest job in later estimates.
 FIRST_COST_S: Final = 0.01
 NEWEST_WEIGHT: Final = 0.3
-# Callers with more expensive jobs never use the express thread: several of them would block it for the others, and one
-# more expensive job would need more memory.
+# Callers with more expensive jobs never use the express thread: several of them would block it for the others.
 EXPRESS_COST_S: Final = 0.1
+# Memory for decoding an image on the express thread: a PNG of 8 Mpx, or a progressive JPEG of 16 Mpx.
+EXPRESS_IMAGE_BYTES: Final = 96 * 1024 * 1024
 
 
 @dataclass(slots=True, eq=False)
@@ -41,6 +46,20 @@ class Job:
     context: contextvars.Context
     future: Future[Any] = field(default_factory=Future)
     is_started: bool = False
+    is_large: bool = False  # needs more memory than the express thread has
+
+    def start(self) -> bool:
+        """Mark the future as running; return False if it was cancelled."""
+        return self.future.running() or self.future.set_running_or_notify_cancel()
+
+    def run(self, max_image_bytes: float) -> Any:
+        """Call the function in its context."""
+
+        def call() -> Any:
+            with limit_decoding(max_image_bytes):
+                return self.call()
+
+        return self.context.run(call)
 
 
 @dataclass(slots=True, eq=False)
@@ -60,11 +79,13 @@ class _Lane:
 class FairQueue:
     """Thread-safe queue of the jobs of one process.
 
-    The given number of threads call `run_next`. `start_express` must make another thread call `run_express`.
+    `start_next` must make one of the given number of threads call `run_next`, `start_express` must make another thread
+    call `run_express`.
     """
 
-    def __init__(self, threads: int, start_express: Callable[[], object]) -> None:
+    def __init__(self, threads: int, start_next: Callable[[], object], start_express: Callable[[], object]) -> None:
         self._threads = threads
+        self._start_next = start_next
         self._start_express = start_express
         self._is_express_busy = False
         self._regular: list[_Lane] = []  # one entry for each job that runs on the other threads
@@ -84,6 +105,7 @@ class FairQueue:
                 lane.virtual_s = max(lane.virtual_s, self._virtual_s)
             lane.waiting.append(job)
             self._waiting[job.caller] = lane
+        self._start_next()
         self._offer_express()
 
     def run_next(self) -> None:
@@ -112,7 +134,8 @@ class FairQueue:
             for lane in self._lanes.values():
                 lane.waiting.clear()
         for job in jobs:
-            job.future.cancel()
+            if not job.future.cancel():  # it was moved from the express thread
+                job.future.set_exception(CancelledError())
 
     def discard(self, job: Job) -> bool:
         """Remove a waiting job; return False if it no longer waits."""
@@ -128,13 +151,25 @@ class FairQueue:
     def _run(self, job: Job, lane: _Lane, estimate_s: float, *, is_express: bool) -> None:
         start_s = time.thread_time()
         try:
-            result = job.context.run(job.call)
+            result = job.run(EXPRESS_IMAGE_BYTES if is_express else math.inf)
+        except DecodingForbiddenError:
+            self._put_back(job, lane, estimate_s, time.thread_time() - start_s)
         except BaseException as error:  # noqa: BLE001 - set on the future, as in an executor
             self._settle(lane, estimate_s, time.thread_time() - start_s, is_express=is_express)
             job.future.set_exception(error)
         else:
             self._settle(lane, estimate_s, time.thread_time() - start_s, is_express=is_express)
             job.future.set_result(result)
+
+    def _put_back(self, job: Job, lane: _Lane, estimate_s: float, cost_s: float) -> None:
+        """Move a job from the express thread to the others, as the next one of its caller."""
+        with self._lock:
+            lane.running -= 1
+            lane.virtual_s += cost_s - estimate_s
+            job.is_large, job.is_started = True, False
+            lane.waiting.appendleft(job)
+            self._waiting[job.caller] = lane
+        self._start_next()
 
     def _offer_express(self) -> None:
         with self._lock:
@@ -150,7 +185,11 @@ class FairQueue:
         if len(self._regular) < self._threads:
             return None
         bound_s = min(map(_virtual_time, self._regular))
-        cheap = (lane for lane in self._waiting.values() if lane.cost_s <= EXPRESS_COST_S and lane.virtual_s < bound_s)
+        cheap = (
+            lane
+            for lane in self._waiting.values()
+            if lane.cost_s <= EXPRESS_COST_S and lane.virtual_s < bound_s and not lane.waiting[0].is_large
+        )
         return min(cheap, key=_virtual_time, default=None)
 
     def _take(self, *, is_express: bool) -> tuple[Job, _Lane, float] | None:
@@ -159,7 +198,7 @@ class FairQueue:
             job.is_started = True
             if not lane.waiting:
                 del self._waiting[job.caller]
-            if not job.future.set_running_or_notify_cancel():
+            if not job.start():
                 continue
             self._virtual_s = max(self._virtual_s, lane.virtual_s)
             estimate_s = lane.cost_s

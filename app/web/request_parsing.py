@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 import msgspec
 
-from app.codec.decoding_policy import DecodingForbiddenError, forbid_decoding
+from app.codec.decoding_policy import DecodingForbiddenError, limit_decoding
 from app.observability.recording import image_step
 from app.service.crop import CropInput
 from app.service.landmarks import LandmarksInput
@@ -104,7 +104,7 @@ async def process_body(
         body = await read_body(request, buffer, state.body_limits)
         if not keeps_slot and is_cheap_to_check(body):
             try:
-                with admission.enter(caller), forbid_decoding():
+                with admission.enter(caller), limit_decoding(0):
                     result = work(body)
             except DecodingForbiddenError:
                 pass

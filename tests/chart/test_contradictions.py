@@ -116,6 +116,22 @@ CASES: dict[str, tuple[Values, str]] = {
         {"nats": {"persistence": {"size": "large"}}},
         "expected a quantity of memory or storage such as 512Mi or 8Gi, got large",
     ),
+    "little-memory": (
+        {"api": {"resources": {"limits": {"memory": "1Gi"}}}},
+        "in 2 processes, so the kernel would kill them; set 2526Mi or more, or lower MAX_IMAGE_PIXELS",
+    ),
+    "many-workers": (
+        {"api": {"workers": 3}},
+        "api.resources.limits.memory: 2560Mi is too small for the largest images in 3 processes",
+    ),
+    "many-threads": (
+        {"worker": {"processes": 1, "settings": {"WORK_THREADS": 4}}},
+        "worker.resources.limits.memory: 2Gi is too small for the largest images in 1 process, so the kernel would",
+    ),
+    "image-size-as-a-variable": (
+        {"api": {"env": {"WORK_THREADS": "4"}}},
+        "api.env.WORK_THREADS: ",
+    ),
     "twice-scraped": (
         {"metrics": {"serviceMonitor": ON, "podMonitor": ON}},
         "metrics.serviceMonitor.enabled and metrics.podMonitor.enabled: every pod would be scraped twice; enable",
@@ -165,6 +181,24 @@ CASES: dict[str, tuple[Values, str]] = {
         "env.MAX_BODY_BYTES: ",
     ),
 }
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {
+            "settings": {"MAX_IMAGE_PIXELS": 100_000_000},
+            "api": {"resources": {"limits": None}},
+            "worker": {"resources": {"limits": None}},
+        },
+        {"api": {"workers": 8, "resources": {"limits": {"memory": "11Gi"}}}},
+        {"settings": {"MAX_IMAGE_PIXELS": 16_000_000}, "worker": {"resources": {"limits": {"memory": "893386752"}}}},
+        {"worker": {"enabled": False, "resources": {"limits": {"memory": "64Mi"}}}},
+    ],
+    ids=["no-limit", "much-memory", "small-images", "no-workers"],
+)
+def test_sufficient_memory_is_accepted(values: Values) -> None:
+    assert template(values=values)
 
 
 @pytest.mark.parametrize("name", CASES)

@@ -120,7 +120,8 @@ class Server:
 @pytest.fixture
 def served(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[dict[str, Any]]:
     """`/varz` of a server with the chart's configuration."""
-    server = Server(template(values=request.param), tmp_path, token=None)
+    unlimited = {**request.param.get("api", {}), "resources": {"limits": None}}
+    server = Server(template(values={**request.param, "api": unlimited}), tmp_path, token=None)
     try:
         yield server.figures()
     finally:

@@ -126,7 +126,9 @@ def test_spread_counts_the_components_own_pods(release: Release) -> None:
 
 @pytest.mark.parametrize("processes", [1, 2, 8, 64])
 def test_metric_files_find_room_in_memory(processes: int) -> None:
-    release = template(values={"api": {"workers": processes}, "worker": {"processes": processes}})
+    unlimited: Values = {"resources": {"limits": None}}
+    values = {"api": {"workers": processes, **unlimited}, "worker": {"processes": processes, **unlimited}}
+    release = template(values=values)
     for component in ("api", "worker"):
         volumes = {volume["name"]: volume for volume in pod_of(release, component).spec["volumes"]}
         metrics = volumes["metrics"]["emptyDir"]

@@ -75,8 +75,8 @@ def test_defaults_are_the_services_own(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_values_of_the_charts_own(monkeypatch: pytest.MonkeyPatch) -> None:
     values: Values = {
-        "api": {"workers": 7, "gracefulTimeoutSeconds": 21},
-        "worker": {"processes": 5, "gracefulTimeoutSeconds": 90},
+        "api": {"workers": 7, "gracefulTimeoutSeconds": 21, "resources": {"limits": {"memory": "9Gi"}}},
+        "worker": {"processes": 5, "gracefulTimeoutSeconds": 90, "resources": {"limits": {"memory": "5Gi"}}},
         "apiKeys": {"existingSecret": "facial-api-keys"},
         "nats": {"auth": {"existingSecret": "facial-nats"}},
     }
@@ -197,6 +197,7 @@ def test_every_setting_arrives_as_it_was_meant(*, is_large: bool, monkeypatch: p
     assert len(names) > 30
     given = {name: sample(name, is_large=is_large) for name in names}
     values: Values = {"settings": given, "nats": {"persistence": {"size": "900Ti"}}}
+    values |= {component: {"resources": {"limits": None}} for component in ("api", "worker")}
     release = template(values=values)
     for component in ("api", "worker"):
         variables = environment(release, pod_of(release, component))

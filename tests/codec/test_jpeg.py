@@ -6,7 +6,7 @@ import cv2
 import numpy as np
 import pytest
 
-from app.codec.decoding_policy import DecodingForbiddenError, forbid_decoding
+from app.codec.decoding_policy import DecodingForbiddenError, limit_decoding
 from app.codec.jpeg import read_jpeg_header, verify_jpeg
 from app.face.errors import ImageCorruptError, ImageFormatError, ImageTruncatedError
 from app.face.frame import Size
@@ -149,7 +149,7 @@ def test_complete_scan_without_end_marker_is_complete(
     cut = whole[: -len(whole) // 3]
     with pytest.raises((ImageCorruptError, ImageTruncatedError)):
         verify_jpeg(memoryview(cut + trailer[:40]))
-    with forbid_decoding(), pytest.raises(DecodingForbiddenError):
+    with limit_decoding(0), pytest.raises(DecodingForbiddenError):
         verify_jpeg(memoryview(whole[:-2] + trailer))
 
 

@@ -12,7 +12,7 @@ import pytest
 
 from app.codec import png
 from app.codec.decode import decode_image, decode_label_image
-from app.codec.decoding_policy import DecodingForbiddenError, forbid_decoding
+from app.codec.decoding_policy import DecodingForbiddenError, limit_decoding
 from app.codec.png import PngHeader, iter_chunks, read_png_header, strip_png, verify_png
 from app.codec.sniff import ImageInfo, sniff_image, verify_structure
 from app.face.errors import ImageCorruptError, ImageTruncatedError
@@ -192,7 +192,7 @@ def test_first_group_of_image_data_must_be_complete(make: SimpleNamespace) -> No
     split = make.png.join(make.png.head, make.png.chunk(b"IDAT", stream[:9]), text, more, make.png.end)
     with CORRUPT:
         verify_png(memoryview(split))
-    with forbid_decoding(), pytest.raises(DecodingForbiddenError):
+    with limit_decoding(0), pytest.raises(DecodingForbiddenError):
         verify_png(memoryview(whole))
 
 

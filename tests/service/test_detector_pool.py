@@ -8,6 +8,7 @@ import re
 import subprocess
 import sys
 import threading
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import cv2
@@ -15,6 +16,7 @@ import numpy as np
 import orjson
 import pytest
 
+from app.face.detection.landmark_detector import LandmarkDetector
 from app.face.detection.model_files import IRIS_FILE, KNOWN_FILES
 from app.face.errors import DetectionUnavailableError, FaceIndexError, ImageTooLargeError, NoFaceError
 from app.face.frame import transform_points
@@ -29,9 +31,10 @@ from app.service.serialization import result_to_json
 from benchmarks import variants
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
+    from app.face.pipeline import OnStep
     from tests.conftest import Sample
 
     MakeInput = Callable[..., CropInput]
@@ -88,7 +91,8 @@ def test_steps_and_faces_are_counted(service: CropService, photo: bytes, sample:
         service.process(alone(sample.jpeg))
     counted = scrape()
     steps = {key[1]: value for key, value in counted.items() if key[0] == "image_processing_duration_seconds_count"}
-    others = {"decode": 3, "detect": 3, "mesh": 2, "iris": 2, "warp": 1, "encode": 1, "contours": 2, "svg": 2}
+    # Without a face, tiles at two scales are searched as well.
+    others = {"decode": 3, "detect": 5, "mesh": 2, "iris": 2, "warp": 1, "encode": 1, "contours": 2, "svg": 2}
     assert {step: count for step, count in steps.items() if count} == {"sniff": 3, **others}
     assert {result: counted["faces_detected_total", result] for result in ("one", "several", "none")} == {
         "one": 1,
@@ -236,7 +240,42 @@ def test_error_without_models_contains_the_remedy(
     assert service.process(with_points).face.regions, "everything else works"
 
 
-def test_each_thread_has_its_own_detector(face_models: Path) -> None:
+def test_threads_share_a_detector_unless_they_use_it_concurrently(
+    face_models: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    del face_models
+    loaded: list[LandmarkDetector] = []
+
+    def load(folder: str) -> LandmarkDetector:
+        loaded.append(LandmarkDetector(folder))
+        return loaded[-1]
+
+    monkeypatch.setattr("app.service.detector_pool.LandmarkDetector", load)
+    detectors, sample = DetectorPool(), variants.read_sample()
+    both_detect = threading.Barrier(2, timeout=30)
+
+    @contextmanager
+    def meet(_step: str) -> Iterator[None]:
+        both_detect.wait()
+        yield
+
+    def detect(on_step: OnStep = no_step) -> None:
+        detectors.detect(sample.image, on_step, 0, 1)
+
+    for _ in range(2):
+        single = threading.Thread(target=detect)
+        single.start()
+        single.join()
+    assert len(loaded) == 1
+    together = [threading.Thread(target=detect, args=(meet,)) for _ in range(2)]
+    for thread in together:
+        thread.start()
+    for thread in together:
+        thread.join()
+    assert len(loaded) == 2
+
+
+def test_concurrent_threads_find_the_same_landmarks(face_models: Path) -> None:
     del face_models
     detectors, sample = DetectorPool(), variants.read_sample()
     found: list[Any] = []

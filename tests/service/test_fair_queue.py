@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections import Counter
+from concurrent.futures import CancelledError
 from contextvars import copy_context
 from itertools import pairwise
 
 import pytest
 
+from app.codec.decoding_policy import require_decoding
 from app.service import fair_queue as module
-from app.service.fair_queue import MAX_IDLE, FairQueue, Job
+from app.service.fair_queue import EXPRESS_IMAGE_BYTES, MAX_IDLE, FairQueue, Job
 
 
 class Machine:
@@ -19,9 +21,13 @@ class Machine:
         self.now = 0.0
         self.used: Counter[str] = Counter()
         self.order: list[str] = []
+        self.next_calls = 0
         self.express_calls = 0
-        self.queue = FairQueue(1, self.note_express)
+        self.queue = FairQueue(1, self.note_next, self.note_express)
         monkeypatch.setattr(module.time, "thread_time", lambda: self.now)
+
+    def note_next(self) -> None:
+        self.next_calls += 1
 
     def note_express(self) -> None:
         self.express_calls += 1
@@ -155,3 +161,39 @@ def test_the_express_thread_runs_no_expensive_jobs(machine: Machine) -> None:
     before = machine.express_calls
     machine.put("two", 1.0)
     assert machine.express_calls == before
+
+
+@pytest.mark.parametrize("end", ["run", "close", "discard"])
+def test_large_images_are_moved_from_the_express_thread(machine: Machine, end: str) -> None:
+    def decode() -> str:
+        require_decoding(EXPRESS_IMAGE_BYTES + 1)
+        return "decoded"
+
+    machine.put("busy", 1.0)
+    running = machine.queue._take(is_express=False)
+    assert running is not None
+    job = Job("other", decode, copy_context())
+    machine.queue.put(job)
+    machine.put("other", 0.01)
+    starts = machine.next_calls
+    machine.queue.run_express()
+    assert (job.is_started, machine.next_calls) == (False, starts + 1)
+    assert machine.order == [], "jobs of a caller stay in their order"
+    if end == "close":
+        machine.queue.close()
+        assert isinstance(job.future.exception(), CancelledError)
+    elif end == "discard":
+        assert machine.queue.discard(job)
+    else:
+        machine.queue._settle(running[1], running[2], 1.0, is_express=False)
+        machine.queue.run_next()
+        assert job.future.result() == "decoded"
+
+
+def test_small_images_are_decoded_on_the_express_thread(machine: Machine) -> None:
+    machine.put("busy", 1.0)
+    assert machine.queue._take(is_express=False) is not None
+    job = Job("other", lambda: require_decoding(EXPRESS_IMAGE_BYTES), copy_context())
+    machine.queue.put(job)
+    machine.queue.run_express()
+    assert job.future.done()

@@ -158,7 +158,7 @@ CATALOGUE: Final[dict[str, CatalogueEntry]] = {
         "the folder, or a killed master (see FacialServiceMetricFilesGrowing)",
     ),
     "limits.memory": CatalogueEntry(
-        "The memory limit of the container, compared with the memory that its processes need: 120 MiB for each "
+        "The memory limit of the container, compared with the memory that its processes need: 128 MiB for each "
         "worker, and the other processes.",
         "error: the limit is too low. warning: the need exceeds 80 % of it, 90 % is in use, or the kernel has killed "
         "processes. note: too low if every worker handles the largest bodies and images at once.",

@@ -12,6 +12,7 @@ import psutil
 from app.cli.doctor.catalogue import CATALOGUE
 from app.cli.doctor.check_folders import inspect_folder
 from app.cli.doctor.findings import Finding, error, format_bytes, note, ok, skipped, warning
+from app.service.fair_queue import EXPRESS_IMAGE_BYTES
 from app.settings import MIB
 
 if TYPE_CHECKING:
@@ -22,9 +23,9 @@ if TYPE_CHECKING:
 OWN_CGROUP = Path("/proc/self/cgroup")
 HIGH_RATIO, IN_USE_RATIO, THROTTLED_RATIO = 0.8, 0.9, 0.25
 MIN_FILES, FEW_FILES = 256, 1024
-# Measured on x86-64 Linux after images of 0.5 megapixels without landmarks: 115 to 120 MB resident for each worker, of
+# Measured on x86-64 Linux after images of 0.6 megapixels without landmarks: 132 MB resident for each worker, of
 # the API and of tasks. Master and exporter share most of their memory with them. An idle nats-server takes 33 MB.
-WORKER_BYTES = 120 * MIB
+WORKER_BYTES = 128 * MIB
 MASTER_BYTES = 100 * MIB
 NATS_SERVER_BYTES = 64 * MIB
 BYTES_PER_PIXEL = 12  # a PNG with transparency while OpenCV decodes it
@@ -162,6 +163,7 @@ def _check_memory_need(context: Context, limit: int) -> Finding:
     need = MASTER_BYTES + WORKER_BYTES * workers + (NATS_SERVER_BYTES if settings.is_queue_embedded else 0)
     bodies = settings.max_concurrency * settings.max_body_bytes * context.api_worker_count
     images = BYTES_PER_PIXEL * settings.max_image_pixels * settings.work_threads * workers
+    images += EXPRESS_IMAGE_BYTES * context.api_worker_count
     maximum = need + bodies + images
     found = f"{format_bytes(limit)}; {workers} workers and the other processes need {format_bytes(need)}"
     if need > HIGH_RATIO * limit:

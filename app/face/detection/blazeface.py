@@ -17,11 +17,16 @@ import numpy.typing as npt
 
 from app.face.detection.model import Model
 from app.face.frame import ByteArray
+from app.face.image_pyramid import shrink
 from app.face.landmarks import FloatArray
 
 RIGHT_EYE_KEYPOINT: Final = 0
 LEFT_EYE_KEYPOINT: Final = 1
 KEYPOINTS: Final = 6
+
+MIN_HINT: Final = 0.04
+"""Confidence above which an anchor hints at a face, even if it is too low for a detection. On the 93 photos of the
+benchmark, 0.05 loses no face that searching all tiles finds, 0.1 loses a frontal one of 57 px."""
 
 _VALUES: Final = 4 + 2 * KEYPOINTS
 _MAX_IOU: Final = 0.3
@@ -34,6 +39,13 @@ class Detection(NamedTuple):
     box: tuple[float, float, float, float]  # `(x, y, width, height)` in pixels, from the brows to below the chin
     keypoints: FloatArray  # `(6, 2)` in pixels: right eye, left eye, nose, mouth, right and left tragion
     confidence: float  # 0 to 1
+
+
+class Scan(NamedTuple):
+    """Detections in an image, and hints at faces that may be too small for a detection at this scale."""
+
+    hints: npt.NDArray[np.float64]  # `(N, 2)` in pixels: anchors with a confidence of at least `MIN_HINT`
+    detections: list[Detection]  # by descending confidence
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +73,10 @@ class FaceDetector:
 
     def detect(self, image_bgr: ByteArray) -> list[Detection]:
         """Detect faces in an image of any size, and return them by descending confidence."""
+        return self.scan(image_bgr).detections
+
+    def scan(self, image_bgr: ByteArray) -> Scan:
+        """Detect faces in an image of any size, and return hints at further ones."""
         side = self._config.side
         square, scale, left, top = letterbox(image_bgr, side)
         values, logits = (output[0] for output in self._model.run(square))
@@ -73,7 +89,8 @@ class FaceDetector:
         points[:, 2:] += anchors[:, None]
         points -= (left, top)
         points[:, 1] += (left, top)
-        return weighted_non_max_suppression(points / scale, scores[is_face])
+        hints = (self._anchors[scores >= MIN_HINT] * side - (left, top)) / scale
+        return Scan(hints, weighted_non_max_suppression(points / scale, scores[is_face]))
 
 
 def sigmoid(logits: npt.NDArray[np.floating]) -> npt.NDArray[np.float64]:
@@ -114,13 +131,13 @@ def letterbox(image: ByteArray, side: int) -> tuple[ByteArray, float, float, flo
     height, width = image.shape[:2]
     scale = side / max(height, width)
     new_width, new_height = max(1, round(width * scale)), max(1, round(height * scale))
-    # Shrink by averaging, because sampling turns a large image into noise.
-    method = cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR
     left, top = (side - new_width) // 2, (side - new_height) // 2
+    # Halve the image first, because sampling turns a large image into noise. OpenCV averages blocks of 2 by 2 pixels
+    # several times as fast as others.
+    while max(image.shape[:2]) >= 2 * side and min(image.shape[:2]) > 1:
+        image = shrink(image, 2)
     square = np.zeros((side, side, 3), np.uint8)
-    square[top : top + new_height, left : left + new_width] = cv2.resize(
-        image, (new_width, new_height), interpolation=method
-    )
+    square[top : top + new_height, left : left + new_width] = cv2.resize(image, (new_width, new_height))
     return square, scale, float(left), float(top)
 
 

@@ -8,7 +8,7 @@ models are MediaPipe's (Google, Apache-2.0), run by LiteRT.
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final, NamedTuple
 
 import cv2
@@ -22,6 +22,7 @@ from app.face.detection.blazeface import (
     SHORT_RANGE,
     Detection,
     FaceDetector,
+    Scan,
     merge_detections,
     non_max_suppression,
     translate_detection,
@@ -63,9 +64,8 @@ fifth. On 41 photos of the benchmark, more levels find no more frontal faces of 
 _MIN_TILE_SCALE: Final = 1.5
 """Smaller tiles, relative to the input of the model, show little more than the larger scale does."""
 
-_LARGE_RATIO: Final = 0.2
-"""An image with a face wider than this fraction of the longer side is not searched for small ones. On the 93 photos of
-the benchmark, 0.2 loses no frontal face of 30 px, 0.15 loses two of 162 and saves a quarter of the time."""
+_HINT_REACH: Final = 0.75
+"""Hints at most this far from the centre of a detected face belong to it, as a fraction of its width and height."""
 
 _Points = npt.NDArray[np.floating]
 
@@ -81,12 +81,37 @@ class DetectedFace:
     depths_px: DepthArray | None = None  # `(478,)`
 
 
+class _Tile(NamedTuple):
+    """A square part of an image, in pixels."""
+
+    left: int
+    top: int
+    side: int
+
+
 class _Face(NamedTuple):
     """A candidate that the mesh model confirmed, in pixels of the image."""
 
     detection: Detection  # with the box of the mesh
     mesh_px: npt.NDArray[np.float64]  # `(468, 3)`
     presence: float
+
+
+@dataclass(slots=True)
+class _Search:
+    """Faces found so far in an overview that is searched after a rotation by quarter turns."""
+
+    overview: Level
+    quarter_turns: int
+    confirmed: list[Detection] = field(default_factory=list)  # in pixels of the rotated overview
+    faces: list[_Face] = field(default_factory=list)  # the same ones, in pixels of the image
+
+    def undo_rotation(self, candidate: Detection) -> Detection:
+        """Transform a detection in the rotated overview to the overview."""
+        height, width = self.overview.pixels.shape[:2]
+        if self.quarter_turns % 2:
+            width, height = height, width
+        return undo_rotation(candidate, width, height, self.quarter_turns)
 
 
 class LandmarkDetector:
@@ -136,56 +161,56 @@ class LandmarkDetector:
         return self._complete(pyramid, overview, faces, range(len(faces)), on_step)
 
     def _find_faces(self, pyramid: ImagePyramid, on_step: OnStep, quarter_turns: int) -> tuple[Level, list[_Face]]:
-        """Return the overview and the faces that the mesh model confirms in it, each once, largest first."""
+        """Return the overview and the faces that the mesh model confirms in it, each once, largest first.
+
+        The overview is searched as a whole, then in tiles, the larger ones first, while there are hints at faces that
+        have not been found.
+        """
         level = pyramid.get_level(max(pyramid.size) / OVERVIEW_SIDE)
         with on_step("detect"):
             overview = make_overview(level)
-            pixels = cv2.rotate(overview.pixels, _ROTATIONS[quarter_turns]) if quarter_turns else overview.pixels
-            height, width = pixels.shape[:2]
-            candidates = [
-                undo_rotation(one, width, height, quarter_turns)
-                for one in self._detect_faces(np.ascontiguousarray(pixels, np.uint8))
-            ]
-        found: list[_Face] = []
-        if candidates:
-            with on_step("mesh"):
-                found = self._confirm_faces(overview, candidates)
-        if not found:
+            rotated = cv2.rotate(overview.pixels, _ROTATIONS[quarter_turns]) if quarter_turns else overview.pixels
+            pixels = np.ascontiguousarray(rotated, np.uint8)
+            hints, detections = self._full.scan(pixels)
+            candidates = merge_detections(self._short.detect(pixels) + detections)
+        search = _Search(overview, quarter_turns)
+        self._confirm_faces(search, candidates, on_step)
+        for ratio in _TILE_RATIOS:
+            tiles = _choose_tiles(pixels, ratio, hints, search.confirmed)
+            if not tiles:
+                break
+            with on_step("detect"):
+                hints, detections = self._scan_tiles(pixels, tiles)
+                candidates = [one for one in merge_detections(detections) if not _overlaps(one, search.confirmed)]
+            self._confirm_faces(search, candidates, on_step)
+        if not search.faces:
             raise NoFaceError("image: expected a face, got none; send landmarks if the image has a face")
-        return overview, found
+        return overview, _sort_faces(search.faces)
 
-    def _detect_faces(self, image_bgr: ByteArray) -> list[Detection]:
-        """Detect candidates at all scales, by descending confidence."""
-        longest = max(image_bgr.shape[:2])
-        detections = self._short.detect(image_bgr) + self._full.detect(image_bgr)
-        if max((detection.box[2] for detection in detections), default=0.0) < _LARGE_RATIO * longest:
-            for side in (round(ratio * longest) for ratio in _TILE_RATIOS):
-                if side >= _MIN_TILE_SCALE * FULL_RANGE.side:
-                    detections += self._detect_in_tiles(image_bgr, side)
-        return merge_detections(detections)[:MAX_FACES]
-
-    def _detect_in_tiles(self, image_bgr: ByteArray, side: int) -> list[Detection]:
-        """Detect faces that are too small at the scale of the whole image, in overlapping squares."""
-        height, width = image_bgr.shape[:2]
+    def _scan_tiles(self, image_bgr: ByteArray, tiles: Sequence[_Tile]) -> Scan:
+        """Detect faces that are too small at the scale of the whole image."""
         detections: list[Detection] = []
-        for top in _tile_starts(height, side):
-            for left in _tile_starts(width, side):
-                tile = image_bgr[top : top + side, left : left + side]
-                detections += [translate_detection(one, left, top) for one in self._full.detect(tile)]
-        return detections
+        hints = [np.empty((0, 2))]
+        for left, top, side in tiles:
+            scan = self._full.scan(image_bgr[top : top + side, left : left + side])
+            hints.append(np.add(scan.hints, (left, top)))
+            detections += [translate_detection(one, left, top) for one in scan.detections]
+        return Scan(np.concatenate(hints), detections)
 
-    def _confirm_faces(self, overview: Level, candidates: list[Detection]) -> list[_Face]:
-        found = []
-        for candidate in candidates:
-            mesh_px, presence = self._find_mesh(overview.pixels, candidate)
-            if presence >= MIN_PRESENCE:
-                mesh_px = _move_mesh(mesh_px, overview.to_image, overview.reduction)
-                moved = _move_detection(candidate, overview.to_image)
-                found.append(_Face(moved._replace(box=compute_bbox(mesh_px[:, :2])), mesh_px, presence))
-        found.sort(key=lambda face: -face.presence)
-        # Several candidates may lead to the same mesh.
-        kept = non_max_suppression([face.detection.box for face in found], [face.presence for face in found])
-        return sorted((found[index] for index in kept), key=lambda face: -face.detection.box[2] * face.detection.box[3])
+    def _confirm_faces(self, search: _Search, candidates: Sequence[Detection], on_step: OnStep) -> None:
+        """Add the candidates that the mesh model confirms to the faces that were found."""
+        checked = candidates[: MAX_FACES - len(search.faces)]
+        if not checked:
+            return
+        with on_step("mesh"):
+            for candidate in checked:
+                overview, upright = search.overview, search.undo_rotation(candidate)
+                mesh_px, presence = self._find_mesh(overview.pixels, upright)
+                if presence >= MIN_PRESENCE:
+                    mesh_px = _move_mesh(mesh_px, overview.to_image, overview.reduction)
+                    detection = _move_detection(upright, overview.to_image)._replace(box=compute_bbox(mesh_px[:, :2]))
+                    search.confirmed.append(candidate)
+                    search.faces.append(_Face(detection, mesh_px, presence))
 
     def _find_mesh(self, image_bgr: ByteArray, detection: Detection) -> tuple[npt.NDArray[np.float64], float]:
         """Find the mesh from a detection, then again from the mesh itself until its roll settles."""
@@ -259,6 +284,40 @@ def _move_mesh(
 ) -> npt.NDArray[np.float64]:
     """Apply a transform of points with this scale to a mesh ``(N, 3)``."""
     return np.column_stack((move(mesh_px[:, :2]), scale * mesh_px[:, 2]))
+
+
+def _sort_faces(faces: Sequence[_Face]) -> list[_Face]:
+    """Return each face once, largest first; several candidates may lead to the same mesh."""
+    ordered = sorted(faces, key=lambda face: -face.presence)
+    kept = non_max_suppression([face.detection.box for face in ordered], [face.presence for face in ordered])
+    return sorted((ordered[index] for index in kept), key=lambda face: -face.detection.box[2] * face.detection.box[3])
+
+
+def _choose_tiles(
+    image_bgr: ByteArray, ratio: float, hints: npt.NDArray[np.float64], confirmed: Sequence[Detection]
+) -> list[_Tile]:
+    """Return the tiles of one scale that may show a face which has not been found.
+
+    At the coarser scale, these are all tiles if there is any hint outside of the confirmed faces, or if there are none:
+    a face may leave no trace at the scale of the whole image. At the finer scale, they are the tiles with such a hint.
+    """
+    height, width = image_bgr.shape[:2]
+    side = round(ratio * max(height, width))
+    if side < _MIN_TILE_SCALE * FULL_RANGE.side:
+        return []
+    for detection in confirmed:
+        x, y, w, h = detection.box
+        reach = np.array([w, h]) * _HINT_REACH
+        hints = hints[(np.abs(hints - (x + w / 2, y + h / 2)) > reach).any(axis=1)]
+    tiles = [_Tile(left, top, side) for top in _tile_starts(height, side) for left in _tile_starts(width, side)]
+    if ratio == _TILE_RATIOS[0]:
+        return tiles if len(hints) or not confirmed else []
+    return [tile for tile in tiles if ((hints >= tile[:2]) & (hints < np.add(tile[:2], side))).all(axis=1).any()]
+
+
+def _overlaps(detection: Detection, others: Sequence[Detection]) -> bool:
+    kept = non_max_suppression([detection.box, *(other.box for other in others)], [0.5, *(1.0 for _ in others)])
+    return 0 not in kept
 
 
 def _tile_starts(length: int, side: int) -> list[int]:

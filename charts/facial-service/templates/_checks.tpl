@@ -37,7 +37,7 @@ records, and the worker validates again what the API has accepted.
 
 {{/* Settings that templates read, as a JSON list. Templates cannot read them from environment variables. */}}
 {{- define "facial-service.readSettings" -}}
-{{- list "MAX_BODY_BYTES" "ENABLE_METRICS" "TASK_QUEUE_MAX_BYTES" "RESULT_MAX_BYTES" "TASK_DEAD_MAX_BYTES" | toJson }}
+{{- list "MAX_BODY_BYTES" "MAX_CONCURRENCY" "MAX_IMAGE_PIXELS" "WORK_THREADS" "ENABLE_METRICS" "TASK_QUEUE_MAX_BYTES" "RESULT_MAX_BYTES" "TASK_DEAD_MAX_BYTES" | toJson }}
 {{- end }}
 
 {{/*
@@ -145,6 +145,35 @@ worker.autoscaling.enabled and worker.keda.enabled: only one autoscaler can mana
 {{- end }}
 {{- end }}
 
+{{/*
+The memory limits must suffice for the largest images and bodies in all processes at once. docs/limits.md explains the
+sum: 100 MiB for master and exporter, 128 MiB per process, 12 bytes per pixel and thread; for the API, also 96 MiB for
+the express thread and the bodies of all slots, and for the workers, 64 MiB for a message and its result.
+*/}}
+{{- define "facial-service.checkMemory" -}}
+{{- range $component, $processes := dict "api" .Values.api.workers "worker" .Values.worker.processes }}
+{{- $limit := dig "resources" "limits" "memory" "" (get $.Values $component) }}
+{{- if and $limit (or (eq $component "api") $.Values.worker.enabled) }}
+{{- $get := dict "root" $ "component" $component }}
+{{- $pixels := include "facial-service.setting" (merge (dict "name" "MAX_IMAGE_PIXELS" "default" 64000000) $get) | int64 }}
+{{- $threads := include "facial-service.setting" (merge (dict "name" "WORK_THREADS" "default" 1) $get) | int64 }}
+{{- $other := 64 }}
+{{- $names := "MAX_IMAGE_PIXELS" }}
+{{- if eq $component "api" }}
+{{- $slots := include "facial-service.setting" (merge (dict "name" "MAX_CONCURRENCY" "default" 16) $get) | int64 }}
+{{- $body := include "facial-service.setting" (merge (dict "name" "MAX_BODY_BYTES" "default" 16777216) $get) | int64 }}
+{{- $other = mulf $slots (divf $body 1048576) | ceil | int64 | add 96 }}
+{{- $names = "MAX_IMAGE_PIXELS, MAX_CONCURRENCY or MAX_BODY_BYTES" }}
+{{- end }}
+{{- $image := divf (mul 12 $pixels $threads) 1048576 | ceil | int64 }}
+{{- $minimum := add 100 (mul (int64 $processes) (add 128 $image $other)) }}
+{{- if lt (include "facial-service.bytes" $limit | int64) (mul $minimum 1048576) }}
+{{ $component }}.resources.limits.memory: {{ include "facial-service.text" $limit }} is too small for the largest images in {{ int $processes }} {{ int $processes | plural "process" "processes" }}, so the kernel would kill them; set {{ $minimum }}Mi or more, or lower {{ $names }} in `settings` or {{ eq $component "api" | ternary "api.workers" "worker.processes" }}
+{{- end }}
+{{- end }}
+{{- end }}
+{{- end }}
+
 {{- define "facial-service.checkMetrics" -}}
 {{- $isOff := has (include "facial-service.setting" (dict "root" . "component" "api" "name" "ENABLE_METRICS" "default" true) | lower) (list "false" "0" "no" "off" "f" "n") }}
 {{- if and $isOff (or .Values.metrics.serviceMonitor.enabled .Values.metrics.podMonitor.enabled) }}
@@ -171,7 +200,7 @@ extraContainers: the name {{ .name }} is reserved for a container of the chart; 
 {{/* Fail with all contradictions in the values at once. */}}
 {{- define "facial-service.checks" -}}
 {{- $errors := list }}
-{{- range list "Settings" "Grace" "Queue" "Scaling" "Metrics" "Pods" }}
+{{- range list "Settings" "Grace" "Queue" "Scaling" "Memory" "Metrics" "Pods" }}
 {{- with trim (include (printf "facial-service.check%s" .) $) }}{{ $errors = append $errors . }}{{ end }}
 {{- end }}
 {{- with $errors }}

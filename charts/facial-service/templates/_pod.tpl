@@ -17,7 +17,7 @@ Format a value as the string of an environment variable. Integers have no expone
 {{/* Convert a Kubernetes quantity, such as 8Gi or 1.5G, to bytes. */}}
 {{- define "facial-service.bytes" -}}
 {{- $text := include "facial-service.text" . }}
-{{- $units := dict "" 1 "k" 1e3 "M" 1e6 "G" 1e9 "T" 1e12 "P" 1e15 "Ki" 1024 "Mi" 1048576 "Gi" 1073741824 "Ti" 1099511627776 "Pi" 1125899906842624 }}
+{{- $units := dict "m" 1e-3 "" 1 "k" 1e3 "M" 1e6 "G" 1e9 "T" 1e12 "P" 1e15 "E" 1e18 "Ki" 1024 "Mi" 1048576 "Gi" 1073741824 "Ti" 1099511627776 "Pi" 1125899906842624 "Ei" 1152921504606846976 }}
 {{- $number := regexFind "^[0-9]+([.][0-9]*)?([eE][0-9]+)?" $text }}
 {{- $unit := trimPrefix $number $text }}
 {{- if or (not $number) (not (hasKey $units $unit)) }}

@@ -93,6 +93,24 @@ def test_steps_are_reported_in_order(detector: LandmarkDetector, portrait: Varia
     assert list(steps.items()) == [("detect", 1), ("mesh", 1), ("iris", 1)]
 
 
+@pytest.mark.parametrize("turns", [0, 1])
+def test_tiles_are_searched_for_small_faces_beside_a_large_one(
+    detector: LandmarkDetector, portrait: Variant, turns: int
+) -> None:
+    steps: Counter[str] = Counter()
+
+    def count_step(name: str) -> AbstractContextManager[None]:
+        steps[name] += 1
+        return nullcontext()
+
+    image = np.full((1200, 1800, 3), 110, np.uint8)
+    image[:1000, :1000] = cv2.resize(portrait.image, (1000, 1000))
+    image[900:1100, 1500:1700] = cv2.resize(portrait.image, (200, 200), interpolation=cv2.INTER_AREA)
+    face = detector.detect(np.ascontiguousarray(np.rot90(image, turns)), count_step, quarter_turns=turns)
+    assert [round(max(one.box[2:]) / 10) for one in face.faces] == [21, 4]
+    assert steps["detect"] > 1
+
+
 @pytest.mark.parametrize(
     ("index", "expected"),
     [
