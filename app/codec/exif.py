@@ -5,7 +5,9 @@ JPEG, PNG and WebP files all embed the same block, so this parser is shared by t
 
 import struct
 
-UPRIGHT = 1
+from app.face import frame
+
+UPRIGHT = frame.UPRIGHT
 """The orientation of an upright image, and the default if a file has no orientation tag."""
 
 _ORIENTATION_TAG = 0x0112

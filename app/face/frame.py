@@ -67,6 +67,14 @@ class Frame:
         """Length in the frame divided by length in the image."""
         return math.sqrt(abs(float(np.linalg.det(self.transform[:, :2]))))
 
+    def from_stored(self, size: Size, orientation: int) -> "Frame":
+        """Return the frame for an image of this size before its EXIF orientation is applied; see `orient_size`."""
+        if orientation == UPRIGHT:
+            return self
+        oriented = make_orientation_transform(size, orientation)
+        transform = compose_transforms(self.transform, oriented)
+        return Frame(self.size, transform, invert_transform(transform))
+
     def reduce(self, reduction: int) -> "Frame":
         """Return the frame for an image whose pixels are squares of this side in the original image."""
         if reduction == 1:
@@ -74,6 +82,57 @@ class Frame:
         transform = self.transform.copy()
         transform[:, :2] *= reduction
         return Frame(self.size, transform, self.inverse / reduction)
+
+
+UPRIGHT: Final = 1
+"""The EXIF orientation of an image that viewers show as it is stored."""
+
+# By EXIF orientation, from stored to displayed: the linear part, and the translation in stored widths and heights.
+_ORIENTATIONS: Final[dict[int, tuple[list[list[int]], list[list[int]]]]] = {
+    2: ([[-1, 0], [0, 1]], [[1, 0], [0, 0]]),
+    3: ([[-1, 0], [0, -1]], [[1, 0], [0, 1]]),
+    4: ([[1, 0], [0, -1]], [[0, 0], [0, 1]]),
+    5: ([[0, 1], [1, 0]], [[0, 0], [0, 0]]),
+    6: ([[0, -1], [1, 0]], [[0, 1], [0, 0]]),
+    7: ([[0, -1], [-1, 0]], [[0, 1], [1, 0]]),
+    8: ([[0, 1], [-1, 0]], [[0, 0], [1, 0]]),
+}
+_TRANSPOSED: Final = range(5, 9)
+
+
+def orient_size(size: Size, orientation: int) -> Size:
+    """Return the size at which viewers show an image of this EXIF orientation, 1 to 8.
+
+    Example:
+        >>> orient_size(Size(40, 30), 6)
+        Size(width=30, height=40)
+    """
+    return Size(size.height, size.width) if orientation in _TRANSPOSED else size
+
+
+def make_orientation_transform(size: Size, orientation: int) -> Transform:
+    """Return the transform from an image as stored, of this size, to the image as viewers show it.
+
+    Example:
+        >>> transform_points(np.array([[1.0, 2.0]]), make_orientation_transform(Size(40, 30), 6)).tolist()
+        [[28.0, 1.0]]
+    """
+    if orientation == UPRIGHT:
+        return IDENTITY_TRANSFORM
+    linear, sides = _ORIENTATIONS[orientation]
+    return np.column_stack((linear, np.array(sides) @ size)).astype(np.float64)
+
+
+def orient_pixels(image: ByteArray, orientation: int) -> ByteArray:
+    """Apply an EXIF orientation to the pixels of an image as stored."""
+    if orientation == UPRIGHT:
+        return image
+    linear, _ = _ORIENTATIONS[orientation]
+    pixels = cv2.transpose(image) if orientation in _TRANSPOSED else image
+    is_flipped_x, is_flipped_y = -1 in linear[0], -1 in linear[1]
+    if is_flipped_x or is_flipped_y:
+        pixels = cv2.flip(pixels, -1 if is_flipped_x and is_flipped_y else int(is_flipped_x))
+    return pixels.astype(np.uint8, copy=False)
 
 
 def make_frame(image_size: Size, landmarks_px: npt.NDArray[np.floating], roll_deg: float, framing: Framing) -> Frame:
@@ -133,6 +192,13 @@ def invert_transform(transform: Transform) -> Transform:
     return inverse
 
 
+def compose_transforms(second: Transform, first: Transform) -> Transform:
+    """Return the transform that applies the first one, then the second."""
+    linear = second[:, :2] @ first[:, :2]
+    composed: Transform = np.column_stack((linear, second[:, :2] @ first[:, 2] + second[:, 2])) + 0.0
+    return composed
+
+
 def transform_points(points: npt.NDArray[np.floating], transform: Transform) -> npt.NDArray[np.float64]:
     """Apply a transform to points ``(N, 2)``."""
     moved: npt.NDArray[np.float64] = points @ transform[:, :2].T + transform[:, 2]
@@ -177,7 +243,7 @@ def _warp(part: ByteArray, transform: Transform, size: Size) -> ByteArray:
     """Warp colours and alpha separately, because colours are extended beyond the image edge but alpha is not."""
     warped = cv2.warpAffine(part, transform, size, flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
     # A level edge is between two pixels; a slanted edge is antialiased.
-    method = cv2.INTER_LINEAR if transform[0, 1] else cv2.INTER_NEAREST
+    method = cv2.INTER_LINEAR if transform[0, 0] and transform[0, 1] else cv2.INTER_NEAREST
     opaque = np.full(part.shape[:2], _OPAQUE, np.uint8)
     alpha = cv2.warpAffine(opaque, transform, size, flags=method, borderMode=cv2.BORDER_CONSTANT)
     if part.shape[2] == BGRA_CHANNELS:

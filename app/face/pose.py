@@ -33,7 +33,7 @@ def compute_yaw_pitch_deg(landmarks_px: FloatArray, depths_px: DepthArray) -> tu
     """Compute how far a face is turned and nodded, whatever its roll.
 
     The rotation of the face is taken apart as roll in the image plane, then yaw, then pitch, as in
-    ``roll @ yaw @ pitch``.
+    ``roll @ yaw @ pitch``. In an image that is stored mirrored, the face is that of the mirrored subject.
 
     Returns:
         yaw in degrees, -90 to 90, positive if the face is turned towards the image's right (to the subject's left), and
@@ -49,15 +49,20 @@ def compute_yaw_pitch_deg(landmarks_px: FloatArray, depths_px: DepthArray) -> tu
         (45.0, 0.0)
     """
     points = np.column_stack((landmarks_px, depths_px)).astype(np.float64)
-    x, y, z = (points[_LEFT] - points[_RIGHT]).mean(axis=0).tolist()
+    across = (points[_LEFT] - points[_RIGHT]).mean(axis=0)
+    height = points[_CHIN].mean(axis=0) - points[_FOREHEAD].mean(axis=0)
+    side = 1.0
+    if across[0] * height[1] < across[1] * height[0]:  # the face is mirrored
+        side = -1.0
+        across[0], height[0] = -across[0], -height[0]
+    x, y, z = across.tolist()
     roll, yaw = math.atan2(y, x), math.atan2(z, math.hypot(x, y))
     # The axes of a face with this roll and yaw, but without pitch.
     down = np.array([-math.sin(roll), math.cos(roll), 0.0])
     into = np.array([-math.sin(yaw) * math.cos(roll), -math.sin(yaw) * math.sin(roll), math.cos(yaw)])
-    height = points[_CHIN].mean(axis=0) - points[_FOREHEAD].mean(axis=0)
     pitch = math.atan2(-float(height @ into), float(height @ down))
     # Adding 0.0 turns -0.0 into 0.0, which matters in responses.
-    return math.degrees(yaw) + 0.0, math.degrees(pitch) + 0.0
+    return side * math.degrees(yaw) + 0.0, math.degrees(pitch) + 0.0
 
 
 def points_to_depths_px(

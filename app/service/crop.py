@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections import Counter
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from hashlib import sha256
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -25,8 +25,21 @@ from app.codec.decoding_policy import require_decoding
 from app.codec.encode import encode_image
 from app.codec.icc import read_icc_profile
 from app.codec.sniff import MAX_SIDE_PX, ImageInfo, sniff_image, verify_structure
+from app.face.detection.landmark_detector import DetectedFace, move_detection
 from app.face.errors import ImageTooLargeError, InputError
-from app.face.frame import ByteArray, Frame, Size, make_frame, warp_image
+from app.face.frame import (
+    UPRIGHT,
+    ByteArray,
+    Frame,
+    Size,
+    drop_opaque_alpha,
+    make_frame,
+    make_orientation_transform,
+    orient_pixels,
+    orient_size,
+    transform_points,
+    warp_image,
+)
 from app.face.image_pyramid import ImagePyramid
 from app.face.landmarks import (
     MESH_POINTS_WITH_IRISES,
@@ -54,9 +67,8 @@ if TYPE_CHECKING:
 
     import numpy.typing as npt
 
-    from app.face.detection.landmark_detector import DetectedFace
     from app.face.landmarks import DepthArray, FloatArray
-    from app.service.options import CropOptions
+    from app.service.options import CropOptions, LandmarkOptions
 
 # Backgrounds of several faces that differ have this fraction of the pixels of a single one, because detecting several
 # faces takes as long as encoding the rest.
@@ -90,7 +102,8 @@ class CheckedInput:
 
     image: bytes | memoryview
     image_info: ImageInfo
-    landmarks_px: FloatArray | None  # `(468, 2)` or `(478, 2)` in pixels of the image; None to detect them
+    # `(468, 2)` or `(478, 2)` in pixels of the image, stored or displayed; None to detect them
+    landmarks_px: FloatArray | None
     depths_px: DepthArray | None = None  # of the landmarks; None if they are unknown or not meaningful
     label_image: bytes | memoryview | None = None
     label_info: ImageInfo | None = None
@@ -108,6 +121,16 @@ class CheckedInput:
     def needs_image(self) -> bool:
         """Whether the image must be decoded."""
         return self.landmarks_px is None or self.options.background == "image" or self.options.verify == "pixels"
+
+    @property
+    def orientation(self) -> int:
+        """The EXIF orientation to apply to the image."""
+        return choose_orientation(self.image_info, self.options)
+
+    @property
+    def image_size(self) -> Size:
+        """Size of the image that all coordinates refer to."""
+        return orient_size(self.image_info.size, self.orientation)
 
     def digest(self) -> str:
         """Return the SHA-256 of everything that the result depends on, in hexadecimal."""
@@ -129,6 +152,7 @@ class CropResult:
     image: ImageInfo
     face: FaceResult
     detected: DetectedFace | None  # None if the request contained the landmarks
+    orientation: int = UPRIGHT  # the EXIF orientation that was applied to the image
     processing_time_ms: float
     are_units_guessed: bool = False  # see `CheckedInput`
 
@@ -199,7 +223,7 @@ class CropService:
             landmarks_px, depths_px, are_units_guessed = convert_points(
                 request.points,
                 request.options,
-                info.size,
+                orient_size(info.size, choose_orientation(info, request.options)),
                 self._limits,
                 are_normalized=request.are_points_normalized,
             )
@@ -259,7 +283,7 @@ class CropService:
         label_image = _decode_labels(checked, on_step)
         requests = [
             FaceRequest(
-                image_size=checked.image_info.size,
+                image_size=checked.image_size,
                 landmarks_px=face.landmarks_px,
                 depths_px=face.depths_px,
                 label_image=label_image,
@@ -284,6 +308,7 @@ class CropService:
                 image=checked.image_info,
                 face=face,
                 detected=one.detected,
+                orientation=checked.orientation,
                 processing_time_ms=elapsed_ms,
                 are_units_guessed=checked.are_units_guessed,
             )
@@ -295,12 +320,7 @@ class CropService:
         """Return the faces of a request: that of the landmarks sent, or those selected among the detected ones."""
         if checked.landmarks_px is not None:
             return [_LocatedFace(checked.landmarks_px, checked.depths_px, None)]
-        orientation, choice = checked.image_info.exif_orientation, checked.options.face
-        found = (
-            self.detectors.detect_all(image, on_step, orientation)
-            if choice == "all"
-            else (self.detectors.detect(image, on_step, choice, orientation),)
-        )
+        found = find_faces(self.detectors, image, checked.image_info, checked.options, on_step)
         return [_LocatedFace(detected.landmarks_px, detected.depths_px, detected) for detected in found]
 
     @track_image_processing("sniff")
@@ -313,6 +333,41 @@ class CropService:
             end = time.thread_time() + self._fault_work_s
             while time.thread_time() < end:
                 pass
+
+
+def choose_orientation(info: ImageInfo, options: CropOptions | LandmarkOptions) -> int:
+    """Return the EXIF orientation to apply to an image by the options of a request."""
+    return info.exif_orientation if options.orientation == "displayed" else UPRIGHT
+
+
+def find_faces(
+    detectors: DetectorPool,
+    image: ImagePyramid,
+    info: ImageInfo,
+    options: CropOptions | LandmarkOptions,
+    on_step: OnStep,
+) -> tuple[DetectedFace, ...]:
+    """Detect the face that the options select, or all faces, in pixels of the image in the orientation of the options.
+
+    Raises:
+        InputError: see `DetectorPool.detect`.
+    """
+    if options.face == "all":
+        faces = detectors.detect_all(image, on_step, info.exif_orientation)
+    else:
+        faces = (detectors.detect(image, on_step, options.face, info.exif_orientation),)
+    orientation = choose_orientation(info, options)
+    if orientation == UPRIGHT:
+        return faces
+    transform = make_orientation_transform(info.size, orientation)
+
+    def orient(points: npt.NDArray[np.floating]) -> npt.NDArray[np.float64]:
+        return transform_points(points.astype(np.float64), transform)
+
+    boxes = tuple(move_detection(face, orient) for face in faces[0].faces)
+    return tuple(
+        replace(face, landmarks_px=orient(face.landmarks_px).astype(np.float32), faces=boxes) for face in faces
+    )
 
 
 def convert_points(
@@ -398,7 +453,7 @@ def _decode_labels(checked: CheckedInput, on_step: OnStep) -> ByteArray | None:
 
 
 def _choose_frames(checked: CheckedInput, faces: Sequence[_LocatedFace], limits: ImageLimits) -> list[Frame]:
-    size, framing = checked.image_info.size, checked.options.framing()
+    size, framing = checked.image_size, checked.options.framing()
     frames = [make_frame(size, face.landmarks_px, compute_roll_deg(face.landmarks_px), framing) for face in faces]
     if checked.options.background == "image":
         for frame in frames:
@@ -443,7 +498,11 @@ def _encode_backgrounds(
             continue
         level = image.get_level(1 / frame.scale)
         with on_step("warp"):
-            warped = warp_image(level.pixels, frame.reduce(level.reduction))
+            if frame.is_identity:
+                warped = drop_opaque_alpha(orient_pixels(level.pixels, checked.orientation))
+            else:
+                stored = frame.from_stored(checked.image_info.size, checked.orientation)
+                warped = warp_image(level.pixels, stored.reduce(level.reduction))
         with on_step("encode"):
             data, media_type = encode_image(warped, profile)
             backgrounds.append(EmbeddedImage(pybase64.b64encode_as_string(data), media_type))

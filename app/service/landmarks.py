@@ -10,11 +10,11 @@ import numpy as np
 import orjson
 
 from app.face.contours import COORDINATE_DECIMALS
-from app.face.frame import Frame
+from app.face.frame import Frame, orient_size
 from app.face.landmarks import compute_bbox, compute_interocular_px, compute_roll_deg
 from app.face.pose import compute_yaw_pitch_deg
 from app.observability.recording import image_step
-from app.service.crop import open_image
+from app.service.crop import choose_orientation, find_faces, open_image
 from app.service.serialization import (
     detection_to_dict,
     face_to_dict,
@@ -54,33 +54,33 @@ def find_landmarks(service: CropService, request: LandmarksInput) -> bytes:
     service.detectors.require_models()
     info = service.check_image(request.image)
     image = open_image(request.image, info, image_step)
-    choice, orientation = request.options.face, info.exif_orientation
-    if choice == "all":
-        faces = service.detectors.detect_all(image, image_step, orientation)
-    else:
-        faces = (service.detectors.detect(image, image_step, choice, orientation),)
+    faces = find_faces(service.detectors, image, info, request.options, image_step)
     elapsed_ms = 1000 * (time.perf_counter() - start)
     with image_step("document"):
         documents = [_face_to_dict(face, info, request.options) for face in faces]
         for document in documents:
             document["processing_time_ms"] = round(elapsed_ms, 3)
-        return orjson.dumps(documents if choice == "all" else documents[0], option=orjson.OPT_SERIALIZE_NUMPY)
+        return orjson.dumps(
+            documents if request.options.face == "all" else documents[0], option=orjson.OPT_SERIALIZE_NUMPY
+        )
 
 
 def _face_to_dict(detected: DetectedFace, info: ImageInfo, options: LandmarkOptions) -> dict[str, Any]:
     exact_px, depths_px = detected.landmarks_px, detected.depths_px
+    orientation = choose_orientation(info, options)
+    size = orient_size(info.size, orientation)
     landmarks_px = np.round(exact_px, COORDINATE_DECIMALS)
     landmarks = landmarks_to_json(landmarks_px, depths_px)
     if options.landmark_units == "normalized":
-        depths = None if depths_px is None else depths_px / np.float64(info.size.width)
-        landmarks = landmarks_to_json(exact_px / np.array(info.size, np.float64), depths, _NORMALIZED_DECIMALS)
+        depths = None if depths_px is None else depths_px / np.float64(size.width)
+        landmarks = landmarks_to_json(exact_px / np.array(size, np.float64), depths, _NORMALIZED_DECIMALS)
     pose = None if depths_px is None else compute_yaw_pitch_deg(exact_px, depths_px)
     return {
         "landmarks": landmarks,
-        "detection": detection_to_dict(detected, Frame(info.size)),
+        "detection": detection_to_dict(detected, Frame(size)),
         "face": face_to_dict(
             compute_roll_deg(exact_px), compute_interocular_px(exact_px), compute_bbox(landmarks_px), pose
         ),
-        "image": image_to_dict(info),
-        "warnings": [*image_warnings(info), *pose_warnings(pose)],
+        "image": image_to_dict(info, orientation),
+        "warnings": [*image_warnings(info, orientation), *pose_warnings(pose)],
     }

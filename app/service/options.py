@@ -15,6 +15,15 @@ if TYPE_CHECKING:
 FaceChoice = Annotated[int, Meta(ge=0, le=99)] | Literal["all"]
 
 
+Orientation = Annotated[
+    Literal["stored", "displayed"],
+    Meta(
+        description="Image that all coordinates of the request and the response refer to: `stored`, the pixels as they "
+        "are in the file, or `displayed`, as viewers show them according to the EXIF orientation."
+    ),
+]
+
+
 class LandmarkOptions(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_fields=True):
     """Options of a landmarks request. Each is a query parameter, which takes precedence, and a field of the body."""
 
@@ -26,6 +35,7 @@ class LandmarkOptions(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_
         Literal["pixels", "normalized"],
         Meta(description="`pixels` of the image, or `normalized` to 0..1 of its width and height."),
     ] = "pixels"
+    orientation: Orientation = "stored"
 
 
 class CropOptions(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_fields=True):
@@ -72,6 +82,7 @@ class CropOptions(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_fiel
     background: Annotated[
         Literal["none", "image"], Meta(description="`image` embeds the image below the regions of the overlay.")
     ] = "none"
+    orientation: Orientation = "stored"
 
     def framing(self) -> Framing:
         """Return the options of the output frame."""

@@ -9,7 +9,7 @@ import orjson
 import pybase64
 
 from app.face.contours import COORDINATE_DECIMALS, measure_rings
-from app.face.frame import transform_points
+from app.face.frame import orient_size, transform_points
 from app.face.landmarks import compute_bbox
 from app.face.pose import MAX_FRONTAL_DEG
 from app.service.crop import CropResult, CropResults
@@ -23,7 +23,6 @@ if TYPE_CHECKING:
     from app.face.pipeline import FaceResult
     from app.face.regions import Region
 
-UPRIGHT_ORIENTATION = 1
 CONFIDENCE_DECIMALS = 4
 
 
@@ -43,7 +42,7 @@ def _crop_to_json(result: CropResult) -> bytes:
         "regions": [_region_to_dict(region) for region in face.regions],
         "regions_detected": len(face.regions),
         "omitted": [{"id": region.label_id, "name": region.name, "reason": region.reason} for region in face.omitted],
-        "image": image_to_dict(result.image),
+        "image": image_to_dict(result.image, result.orientation),
         "face": face_to_dict(face.roll_deg, face.interocular_px, face.bbox, _pose(face)),
         "landmarks": landmarks_to_json(face.landmarks_px, face.depths_px)
         if result.detected is not None or not frame.is_identity
@@ -82,11 +81,12 @@ def _region_to_dict(region: Region) -> dict[str, Any]:
     }
 
 
-def image_to_dict(image: ImageInfo) -> dict[str, Any]:
-    """Return the properties of an image."""
+def image_to_dict(image: ImageInfo, orientation: int) -> dict[str, Any]:
+    """Return the properties of an image to which this EXIF orientation was applied; 1 for none."""
+    size = orient_size(image.size, orientation)
     return {
-        "width": image.size.width,
-        "height": image.size.height,
+        "width": size.width,
+        "height": size.height,
         "format": image.format,
         "exif_orientation": image.exif_orientation,
     }
@@ -156,7 +156,7 @@ def warning_codes(result: CropResult | CropResults) -> list[str]:
 
 def result_warnings(result: CropResult) -> list[dict[str, str]]:
     """List the warnings about a result, each with a stable code."""
-    warnings = [*image_warnings(result.image), *pose_warnings(_pose(result.face))]
+    warnings = [*image_warnings(result.image, result.orientation), *pose_warnings(_pose(result.face))]
     if result.are_units_guessed:
         message = (
             "All landmarks are between -1 and 2, so they were read as normalized coordinates. Set landmark_units to "
@@ -185,13 +185,12 @@ def pose_warnings(yaw_pitch_deg: tuple[float, float] | None) -> list[dict[str, s
     return [{"code": "not_frontal", "message": message}]
 
 
-def image_warnings(image: ImageInfo) -> list[dict[str, str]]:
-    """List the warnings about an image."""
-    orientation = image.exif_orientation
-    if orientation == UPRIGHT_ORIENTATION:
+def image_warnings(image: ImageInfo, orientation: int) -> list[dict[str, str]]:
+    """List the warnings about an image to which this EXIF orientation was applied; 1 for none."""
+    if orientation == image.exif_orientation:
         return []
     message = (
-        f"The image has EXIF orientation {orientation}, so viewers rotate or mirror it. Landmarks, contours and the "
-        "overlay refer to the pixels as stored."
+        f"The image has EXIF orientation {image.exif_orientation}, so viewers rotate or mirror it. Landmarks, contours "
+        "and the overlay refer to the pixels as stored. Set orientation to displayed for a result as viewers show it."
     )
     return [{"code": "exif_orientation", "message": message}]

@@ -30,7 +30,7 @@ from app.tasks.records import Record
 if TYPE_CHECKING:
     from app.face.landmarks import FloatArray
 
-VERSION: Final = 3
+VERSION: Final = 4
 _LENGTH: Final = struct.Struct(">I")
 _POINT_BYTES: Final = 8
 _DEPTH_BYTES: Final = 4

@@ -65,10 +65,12 @@ class OmittedRegion(msgspec.Struct):
 class ImageInfo(msgspec.Struct):
     """Properties of the image."""
 
-    width: Annotated[int, Meta(ge=1)]
+    width: Annotated[int, Meta(ge=1, description="As stored, or as displayed with `orientation=displayed`.")]
     height: Annotated[int, Meta(ge=1)]
     format: str
-    exif_orientation: Annotated[int, Meta(ge=1, le=8, description="1 if the pixels are stored upright.")]
+    exif_orientation: Annotated[
+        int, Meta(ge=1, le=8, description="As in the file; 1 if viewers show the pixels as they are stored.")
+    ]
 
 
 class FaceMeasurements(msgspec.Struct, kw_only=True):

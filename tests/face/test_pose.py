@@ -52,6 +52,15 @@ def test_yaw_and_pitch_are_those_of_the_rotation(
     assert found == pytest.approx((yaw_deg, pitch_deg), abs=0.1)
 
 
+@given(st.floats(-180, 180), turns, turns)
+def test_pose_in_a_mirrored_image_is_that_of_the_mirrored_face(
+    roll_deg: float, yaw_deg: float, pitch_deg: float
+) -> None:
+    points = (rotate(roll_deg, yaw_deg, pitch_deg) * (-1, 1, 1)).astype(np.float32)
+    found = compute_yaw_pitch_deg(points[:, :2], points[:, 2])
+    assert found == pytest.approx((-yaw_deg, pitch_deg), abs=0.1)
+
+
 @given(st.floats(-170, 170), st.floats(-60, 60))
 def test_roll_is_that_of_the_eye_axis(roll_deg: float, yaw_deg: float) -> None:
     points = rotate(roll_deg, yaw_deg, 0.0).astype(np.float32)

@@ -208,7 +208,7 @@ class LandmarkDetector:
                 mesh_px, presence = self._find_mesh(overview.pixels, upright)
                 if presence >= MIN_PRESENCE:
                     mesh_px = _move_mesh(mesh_px, overview.to_image, overview.reduction)
-                    detection = _move_detection(upright, overview.to_image)._replace(box=compute_bbox(mesh_px[:, :2]))
+                    detection = move_detection(upright, overview.to_image)._replace(box=compute_bbox(mesh_px[:, :2]))
                     search.confirmed.append(candidate)
                     search.faces.append(_Face(detection, mesh_px, presence))
 
@@ -248,7 +248,7 @@ class LandmarkDetector:
                 landmarks = _move_mesh(found, closeup.to_image, closeup.reduction)
                 landmarks_px = pyramid.undo_flip(landmarks[:, :2]).astype(np.float32)
                 completed.append((index, landmarks_px, landmarks[:, 2].astype(np.float32)))
-        boxes = tuple(_move_detection(face.detection, pyramid.undo_flip) for face in faces)
+        boxes = tuple(move_detection(face.detection, pyramid.undo_flip) for face in faces)
         return tuple(
             DetectedFace(landmarks_px, faces[index].presence, index, boxes, depths_px)
             for index, landmarks_px, depths_px in completed
@@ -268,10 +268,10 @@ def undo_rotation(detection: Detection, width: int, height: int, quarter_turns: 
         columns = {0: (x, y), 1: (y, width - x), 2: (width - x, height - y), 3: (height - y, x)}[quarter_turns]
         return np.stack(columns, axis=1)
 
-    return _move_detection(detection, rotate_back)
+    return move_detection(detection, rotate_back)
 
 
-def _move_detection(detection: Detection, move: Callable[[_Points], npt.NDArray[np.float64]]) -> Detection:
+def move_detection(detection: Detection, move: Callable[[_Points], npt.NDArray[np.float64]]) -> Detection:
     """Apply a transform of points to a detection. Rotations must be by quarter turns."""
     x, y, width, height = detection.box
     corners = move(np.array([[x, y], [x + width, y + height]]))
