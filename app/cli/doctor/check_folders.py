@@ -36,23 +36,14 @@ _OTHER_PROCESSES = {"main", "master", "exporter", "task-master"}
 
 
 class Folder(NamedTuple):
-    """A folder, or its nearest existing parent.
+    """A folder, or its nearest existing parent."""
 
-    Attributes:
-        path: the folder that was inspected.
-        exists: whether it is the requested folder.
-        problem: why it is not writable; empty if it is.
-        file_system: type of the file system, such as ``ext4``; "unknown file system" if it cannot be determined.
-        free: free space, in bytes.
-        size: size of the file system, in bytes.
-    """
-
-    path: Path
-    exists: bool
-    problem: str
-    file_system: str
-    free: int
-    size: int
+    path: Path  # the folder that was inspected
+    exists: bool  # whether it is the requested folder
+    problem: str  # why it is not writable; empty if it is
+    file_system: str  # type of the file system, such as ``ext4``; "unknown file system" if it cannot be determined
+    free: int  # free space, in bytes
+    size: int  # size of the file system, in bytes
 
 
 def inspect_folder(requested: Path) -> Folder:

@@ -33,25 +33,15 @@ WORKER_THREADS, OTHER_THREADS = 4, 24
 
 
 class CgroupLimits(NamedTuple):
-    """Limits and usage of a cgroup; a limit of None means unlimited.
+    """Limits and usage of a cgroup; a limit of None means unlimited."""
 
-    Attributes:
-        memory: memory limit, in bytes.
-        memory_used: memory in use without reclaimable file cache, in bytes; None if unknown.
-        oom_kills: processes killed because of the memory limit.
-        cores: CPU limit, in cores.
-        throttled: fraction of periods in which the CPU limit throttled the cgroup.
-        processes: limit on processes and threads.
-        processes_used: current number of processes and threads; None if unknown.
-    """
-
-    memory: int | None
-    memory_used: int | None
-    oom_kills: int
-    cores: float | None
-    throttled: float
-    processes: int | None
-    processes_used: int | None
+    memory: int | None  # memory limit, in bytes
+    memory_used: int | None  # memory in use without reclaimable file cache, in bytes; None if unknown
+    oom_kills: int  # processes killed because of the memory limit
+    cores: float | None  # CPU limit, in cores
+    throttled: float  # fraction of periods in which the CPU limit throttled the cgroup
+    processes: int | None  # limit on processes and threads
+    processes_used: int | None  # current number of processes and threads; None if unknown
 
 
 def check_limits(context: Context) -> Iterator[Finding]:
@@ -73,10 +63,7 @@ def check_limits(context: Context) -> Iterator[Finding]:
 
 
 def read_cgroup(root: Path) -> CgroupLimits | None:
-    """Read the limits of this process's cgroup.
-
-    Args:
-        root: mount point of the cgroup file system.
+    """Read the limits of this process's cgroup, of a file system mounted at `root`.
 
     Returns:
         The limits, or None if the file system is not cgroup v2.

@@ -54,21 +54,14 @@ class HttpResponse:
 
 @dataclass(frozen=True, slots=True)
 class Port:
-    """A port of the settings.
+    """A port of the settings."""
 
-    Attributes:
-        host: address to connect to.
-        number: port number; 0 means that the service picks a free port.
-        listener: what listens there.
-        health: the document of ``/health``; empty unless this service listens.
-        processes: the processes that listen, as ``name (process 7)``, if this user can see them.
-    """
-
-    host: str
-    number: int
+    host: str  # address to connect to
+    number: int  # port number; 0 means that the service picks a free port
     listener: Listener = Listener.NONE
+    # The document of ``/health``; empty unless this service listens.
     health: Mapping[str, Any] = field(default_factory=dict)
-    processes: tuple[str, ...] = ()
+    processes: tuple[str, ...] = ()  # the processes that listen, as ``name (process 7)``, if this user can see them
 
     @property
     def address(self) -> str:
@@ -115,21 +108,13 @@ class LocalInstance:
 
 @dataclass(frozen=True)
 class Context:
-    """Input of the checks.
+    """Input of the checks."""
 
-    Attributes:
-        settings: the settings of the deployment, with defaults in place of invalid values.
-        environment: all environment variables.
-        invalid: the settings with invalid values.
-        cgroup_root: mount point of the cgroup file system.
-        temporary: folder for temporary files; None if no such folder is writable.
-    """
-
-    settings: Settings
-    environment: Mapping[str, str]
-    invalid: tuple[InvalidSetting, ...]
-    cgroup_root: Path
-    temporary: Path | None
+    settings: Settings  # the settings of the deployment, with defaults in place of invalid values
+    environment: Mapping[str, str]  # all environment variables
+    invalid: tuple[InvalidSetting, ...]  # the settings with invalid values
+    cgroup_root: Path  # mount point of the cgroup file system
+    temporary: Path | None  # folder for temporary files; None if no such folder is writable
     _lock: threading.Lock = field(default_factory=threading.Lock, repr=False)
 
     @property

@@ -63,13 +63,9 @@ class ServerInfo(msgspec.Struct, frozen=True):
 
 @dataclass(frozen=True)
 class JetStreamResponses:
-    """Responses of the JetStream API.
+    """Responses of the JetStream API."""
 
-    Attributes:
-        documents: response by request, or the reason why there is none.
-    """
-
-    documents: dict[str, dict[str, Any] | str]
+    documents: dict[str, dict[str, Any] | str]  # response by request, or the reason why there is none
 
     def get(self, request: str) -> dict[str, Any]:
         """Return a response; empty if there is none, or if it is an error."""

@@ -35,14 +35,7 @@ NEARLY_FULL, FULL = 0.8, 0.95
 def check_jetstream(
     context: Context, settings: Settings, servers: Sequence[ServerInfo], responses: JetStreamResponses
 ) -> Iterator[Finding]:
-    """Check a server that has accepted the credentials.
-
-    Args:
-        context: input of the checks.
-        settings: the settings, with the address of the embedded server if that is used.
-        servers: the reachable servers.
-        responses: responses of the JetStream API.
-    """
+    """Check reachable servers that have accepted the credentials; the settings contain the address."""
     yield _check_version(servers)
     yield _check_payload(settings, servers)
     if problem := responses.problem(ACCOUNT_INFO):

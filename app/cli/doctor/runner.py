@@ -41,10 +41,7 @@ def run_checks(
 ) -> list[Finding]:
     """Run checks at the same time, for at most `TIMEOUT_S` seconds.
 
-    Args:
-        checks: the checks to run.
-        cgroup_root: mount point of the cgroup file system.
-        on_done: called after each check has finished.
+    `on_done` is called after each check has finished.
 
     Returns:
         The findings in the order of `Check`, without secrets.

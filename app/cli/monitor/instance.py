@@ -68,38 +68,24 @@ def parse_health(body: bytes) -> HealthReport:
 
 @dataclass(frozen=True, slots=True)
 class Scrape:
-    """One successful scrape of an instance.
+    """One successful scrape of an instance."""
 
-    Attributes:
-        at: when the requests were sent, on a monotonic clock. The service reads its counters at the start of a scrape.
-        took_s: time until both responses were complete.
-        health: the health report.
-        samples: the metrics; None if the instance serves none.
-    """
-
+    # When the requests were sent, on a monotonic clock. The service reads its counters at the start of a scrape.
     at: float
-    took_s: float
+    took_s: float  # time until both responses were complete
     health: HealthReport
-    samples: Samples | None
+    samples: Samples | None  # the metrics; None if the instance serves none
 
 
 @dataclass(frozen=True, slots=True)
 class TrackedProcess:
-    """A process of an instance.
+    """A process of an instance."""
 
-    Attributes:
-        name: value of the label ``process``.
-        pid: process ID; 0 for processes that the health report does not list (masters, exporter, nats-server).
-        state: state in the health report; ``up`` if only metrics list the process, ``gone`` if it has disappeared.
-        last_beat_s: age of the last heartbeat; None for processes without one.
-        changed_at: when the process was replaced or disappeared; None if neither was observed.
-    """
-
-    name: str
-    pid: int
-    state: str
-    last_beat_s: float | None = None
-    changed_at: float | None = None
+    name: str  # value of the label ``process``
+    pid: int  # process ID; 0 for processes that the health report does not list (masters, exporter, nats-server)
+    state: str  # state in the health report; ``up`` if only metrics list the process, ``gone`` if it has disappeared
+    last_beat_s: float | None = None  # age of the last heartbeat; None for processes without one
+    changed_at: float | None = None  # when the process was replaced or disappeared; None if neither was observed
 
 
 def process_kind(name: str) -> str:
@@ -114,35 +100,19 @@ def process_kind(name: str) -> str:
 
 
 class TrackedInstance:
-    """An instance and its state over successive scrapes.
-
-    Args:
-        name: display name.
-        window_s: look-back window for rates and quantiles.
-
-    Attributes:
-        window: increases within the look-back window. It is empty after an outage, until two scrapes have succeeded.
-        latest: the last successful scrape; kept during an outage.
-        last_increase: increase since the previous scrape; None if that scrape failed.
-        seen: increase of each counter since the monitor started, outages excluded.
-        unreachable_since: when the current outage began; None if the last scrape succeeded.
-        reason: why the last scrape failed; empty if it succeeded.
-        restarted_at: when the last restart was observed.
-        exits: when an exit of a worker process was last observed, by reason.
-        processes: processes by name.
-    """
+    """An instance and its state over successive scrapes."""
 
     def __init__(self, name: str, window_s: float) -> None:
         self.name = name
-        self.window = Window(window_s)
-        self.latest: Scrape | None = None
-        self.last_increase: Increase | None = None
-        self.seen: dict[str, dict[Labels, float]] = {}
-        self.unreachable_since: float | None = None
-        self.reason = ""
+        self.window = Window(window_s)  # empty after an outage, until two scrapes have succeeded
+        self.latest: Scrape | None = None  # last successful scrape; kept during an outage
+        self.last_increase: Increase | None = None  # since the previous scrape; None if that scrape failed
+        self.seen: dict[str, dict[Labels, float]] = {}  # increases since the monitor started, outages excluded
+        self.unreachable_since: float | None = None  # None if the last scrape succeeded
+        self.reason = ""  # why the last scrape failed; empty if it succeeded
         self.restarted_at: float | None = None
-        self.exits: dict[str, float] = {}
-        self.processes: dict[str, TrackedProcess] = {}
+        self.exits: dict[str, float] = {}  # when an exit of a worker process was last observed, by reason
+        self.processes: dict[str, TrackedProcess] = {}  # by name
 
     @property
     def is_unreachable(self) -> bool:

@@ -14,36 +14,22 @@ UNREACHABLE: Final = "away"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CounterStats:
-    """A counter, summed over all instances.
+    """A counter, summed over all instances."""
 
-    Attributes:
-        per_s: rate over the window; None until an instance has been scraped twice in a row.
-        seen: increase since the monitor started, outages excluded.
-        total: increase since the instances started.
-    """
-
-    per_s: float | None
-    seen: float
-    total: float
+    per_s: float | None  # rate over the window; None until an instance has been scraped twice in a row
+    seen: float  # increase since the monitor started, outages excluded
+    total: float  # increase since the instances started
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LatencyStats:
-    """Quantiles of the observations in the window, in seconds; None without observations.
+    """Quantiles of the observations in the window, in seconds; None without observations."""
 
-    Attributes:
-        p50_s: median.
-        p95_s: 95th percentile.
-        p99_s: 99th percentile.
-        count: number of observations.
-        bound_s: highest finite bucket bound; a quantile above it is reported as this value.
-    """
-
-    p50_s: float | None
-    p95_s: float | None
-    p99_s: float | None
-    count: float
-    bound_s: float | None
+    p50_s: float | None  # median
+    p95_s: float | None  # 95th percentile
+    p99_s: float | None  # 99th percentile
+    count: float  # number of observations
+    bound_s: float | None  # highest finite bucket bound; a quantile above it is reported as this value
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -78,43 +64,24 @@ class ErrorStats:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TaskStats:
-    """State of the queue, as reported by the first instance that reaches it, and task counters of all instances.
+    """State of the queue, as reported by the first instance that reaches it, and task counters of all instances."""
 
-    Attributes:
-        queue_up: whether all instances reach the queue; None if tasks are disabled.
-        waiting: tasks that wait for a worker.
-        active: tasks that a worker has not acknowledged yet.
-        oldest_age_s: age of the oldest unfinished task; 0 if there is none.
-        dead_kept: stored dead letters.
-        storage_bytes: storage that the queue uses.
-        storage_limit_bytes: storage that the queue may use.
-        has_leader: whether the cluster of queue servers has a leader; None for a single server.
-        submitted: tasks accepted.
-        succeeded: tasks that finished with a result.
-        failed: tasks that finished with an error.
-        cancelled: tasks that a client cancelled.
-        redelivered: repeated deliveries of a task.
-        dead: dead-lettered tasks.
-        wait: time from submission to the first attempt.
-        work: processing time of each attempt.
-    """
-
-    queue_up: bool | None
-    waiting: float | None
-    active: float | None
-    oldest_age_s: float | None
-    dead_kept: float | None
-    storage_bytes: float | None
-    storage_limit_bytes: float | None
-    has_leader: bool | None
-    submitted: CounterStats
-    succeeded: CounterStats
-    failed: CounterStats
+    queue_up: bool | None  # whether all instances reach the queue; None if tasks are disabled
+    waiting: float | None  # tasks that wait for a worker
+    active: float | None  # tasks that a worker has not acknowledged yet
+    oldest_age_s: float | None  # age of the oldest unfinished task; 0 if there is none
+    dead_kept: float | None  # stored dead letters
+    storage_bytes: float | None  # storage that the queue uses
+    storage_limit_bytes: float | None  # storage that the queue may use
+    has_leader: bool | None  # whether the cluster of queue servers has a leader; None for a single server
+    submitted: CounterStats  # tasks accepted
+    succeeded: CounterStats  # tasks that finished with a result
+    failed: CounterStats  # tasks that finished with an error
     cancelled: CounterStats
     redelivered: CounterStats
     dead: CounterStats
-    wait: LatencyStats
-    work: LatencyStats
+    wait: LatencyStats  # time from submission to the first attempt
+    work: LatencyStats  # processing time of each attempt
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -142,29 +109,17 @@ class ProcessStatus:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class InstanceStatus:
-    """One instance.
+    """One instance."""
 
-    Attributes:
-        name: host and port.
-        state: ready, not_ready, draining or away (unreachable).
-        away_s: duration of the current outage; None if the instance is reachable.
-        reason: why the instance is unreachable.
-        version: version of the service.
-        scraped_s: age of the last successful scrape.
-        scrape_ms: duration of that scrape.
-        queue_up: whether the instance reaches the queue; None if tasks are disabled.
-        processes: workers first.
-    """
-
-    name: str
-    state: str
-    away_s: float | None
-    reason: str
-    version: str | None
-    scraped_s: float | None
-    scrape_ms: float | None
-    queue_up: bool | None
-    processes: list[ProcessStatus]
+    name: str  # host and port
+    state: str  # ready, not_ready, draining or away (unreachable)
+    away_s: float | None  # duration of the current outage; None if the instance is reachable
+    reason: str  # why the instance is unreachable
+    version: str | None  # version of the service
+    scraped_s: float | None  # age of the last successful scrape
+    scrape_ms: float | None  # duration of that scrape
+    queue_up: bool | None  # whether the instance reaches the queue; None if tasks are disabled
+    processes: list[ProcessStatus]  # workers first
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -177,40 +132,21 @@ class Problem:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Snapshot:
-    """State of all instances after one round of scrapes.
+    """State of all instances after one round of scrapes."""
 
-    Attributes:
-        time: time of the scrapes, in UTC and ISO 8601.
-        view_s: time since the monitor started.
-        interval_s: time between scrapes.
-        window_s: look-back window for rates and quantiles.
-        state: ready, degraded, not_ready or away (no instance is reachable).
-        problems: severe ones first.
-        instances: one per URL.
-        requests: requests to the API.
-        routes: busiest first.
-        errors: errors by code and component; the highest current rate first.
-        rejections: requests rejected before processing, by reason.
-        worker_exits: exits of worker processes, by reason.
-        tasks: tasks and their queue.
-        steps: steps of image processing, in order of execution.
-        cpu_percent: CPU usage of all processes, in percent of one core.
-        memory_bytes: memory of all processes.
-    """
-
-    time: str
-    view_s: float
-    interval_s: float
-    window_s: float
-    state: str
-    problems: list[Problem]
-    instances: list[InstanceStatus]
+    time: str  # time of the scrapes, in UTC and ISO 8601
+    view_s: float  # time since the monitor started
+    interval_s: float  # time between scrapes
+    window_s: float  # look-back window for rates and quantiles
+    state: str  # ready, degraded, not_ready or away (no instance is reachable)
+    problems: list[Problem]  # severe ones first
+    instances: list[InstanceStatus]  # one per URL
     requests: RequestStats
-    routes: list[RouteStats]
-    errors: list[ErrorStats]
-    rejections: dict[str, CounterStats]
-    worker_exits: dict[str, CounterStats]
+    routes: list[RouteStats]  # busiest first
+    errors: list[ErrorStats]  # errors by code and component; the highest current rate first
+    rejections: dict[str, CounterStats]  # requests rejected before processing, by reason
+    worker_exits: dict[str, CounterStats]  # exits of worker processes, by reason
     tasks: TaskStats
-    steps: list[StepStats]
-    cpu_percent: float | None
+    steps: list[StepStats]  # steps of image processing, in order of execution
+    cpu_percent: float | None  # CPU usage of all processes, in percent of one core
     memory_bytes: float | None

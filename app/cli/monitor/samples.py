@@ -31,14 +31,10 @@ class ResponseError(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class Buckets:
-    """Cumulative buckets of a histogram.
+    """Cumulative buckets of a histogram."""
 
-    Attributes:
-        bounds: upper bounds in ascending order; the last one is ``+Inf``.
-        counts: observations up to each bound, never decreasing; the last one is the number of all observations.
-    """
-
-    bounds: tuple[float, ...]
+    bounds: tuple[float, ...]  # upper bounds in ascending order; the last one is ``+Inf``
+    # Observations up to each bound, never decreasing; the last one is the number of all observations.
     counts: tuple[float, ...]
 
 
@@ -133,17 +129,11 @@ def _non_decreasing(counts: Iterable[float]) -> tuple[float, ...]:
 
 @dataclass(frozen=True, slots=True)
 class Increase:
-    """Increase of an instance's counters and histograms between two scrapes.
+    """Increase of an instance's counters and histograms between two scrapes."""
 
-    Attributes:
-        seconds: time between the scrapes.
-        samples: the series that increased, and by how much.
-        is_restart: whether the service restarted between the scrapes.
-    """
-
-    seconds: float
-    samples: Samples
-    is_restart: bool = False
+    seconds: float  # time between the scrapes
+    samples: Samples  # the series that increased, and by how much
+    is_restart: bool = False  # whether the service restarted between the scrapes
 
 
 def compute_increase(before: Samples, after: Samples, seconds: float) -> Increase:
@@ -151,11 +141,6 @@ def compute_increase(before: Samples, after: Samples, seconds: float) -> Increas
 
     A series that is new has increased from 0. If any counter decreased or disappeared, the service restarted and all
     of its counters started at 0 again, including those that already exceed their old value.
-
-    Args:
-        before: the earlier scrape.
-        after: the later scrape.
-        seconds: time between them.
 
     Raises:
         ValueError: the time is not positive.
@@ -259,19 +244,12 @@ def quantile(q: float, buckets: Buckets | None) -> float | None:
 
 
 class Window:
-    """Sliding window over the latest increases of one instance.
-
-    Args:
-        limit_s: length of the window. It always keeps the latest increase, even a longer one.
-
-    Attributes:
-        seconds: time that the increases in the window cover.
-    """
+    """Sliding window over the latest increases of one instance; it keeps the latest one even if that is longer."""
 
     def __init__(self, limit_s: float) -> None:
         self._limit_s = limit_s
         self._increases: deque[Increase] = deque()
-        self.seconds = 0.0
+        self.seconds = 0.0  # that the increases in the window cover
 
     def add(self, increase: Increase) -> None:
         """Add the latest increase, and drop those that have left the window."""

@@ -92,13 +92,7 @@ def build_snapshot(
 ) -> Snapshot:
     """Build the snapshot of a round of scrapes.
 
-    Args:
-        instances: all instances.
-        at: time of the round, on the clock of the scrapes.
-        time: the same time, with its time zone.
-        started_at: when the monitor started, on the clock of the scrapes.
-        interval_s: time between scrapes.
-        window_s: look-back window for rates and quantiles.
+    `at` and `started_at` are on the clock of the scrapes; `time` is the time of the round with its time zone.
     """
     statuses = [_instance_status(instance, at) for instance in instances]
     tasks = _task_stats(instances)
@@ -143,10 +137,7 @@ def _group_counter(
 ) -> dict[K, CounterStats]:
     """Sum a counter over all instances, by group.
 
-    Args:
-        instances: all instances. One that is unreachable has no rate, but keeps its counts.
-        name: name of the metric.
-        group: returns the group of a series, or None to skip the series.
+    An instance that is unreachable has no rate, but keeps its counts. `group` returns None to skip a series.
 
     Returns:
         Statistics by group, the busiest group first.
@@ -406,19 +397,13 @@ def _series() -> deque[float | None]:
 
 @dataclass(frozen=True, slots=True)
 class History:
-    """Values of past rounds for the charts, None where a value is missing.
+    """Values of past rounds for the charts, None where a value is missing."""
 
-    Attributes:
-        rate: API requests per second, between two scrapes.
-        p95_s: 95th percentile of the latency of requests that process images, between two scrapes.
-        waiting: tasks that wait for a worker.
-        cpu_percent: CPU usage of all processes.
-    """
-
-    rate: deque[float | None] = field(default_factory=_series)
+    rate: deque[float | None] = field(default_factory=_series)  # API requests per second, between two scrapes
+    # 95th percentile of the latency of requests that process images, between two scrapes.
     p95_s: deque[float | None] = field(default_factory=_series)
-    waiting: deque[float | None] = field(default_factory=_series)
-    cpu_percent: deque[float | None] = field(default_factory=_series)
+    waiting: deque[float | None] = field(default_factory=_series)  # tasks that wait for a worker
+    cpu_percent: deque[float | None] = field(default_factory=_series)  # CPU usage of all processes
 
     def add(self, snapshot: Snapshot, instances: Sequence[TrackedInstance]) -> None:
         """Append the values of a round."""

@@ -40,22 +40,13 @@ _QUIT_SIGNALS: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WatchOptions:
-    """Options of the command.
-
-    Attributes:
-        targets: addresses of the instances.
-        interval_s: time between scrapes.
-        window_s: look-back window for rates and quantiles.
-        timeout_s: response timeout of an instance.
-        is_once: whether to print one frame and exit.
-        is_json: whether to print JSON.
-    """
+    """Options of the command."""
 
     targets: Sequence[Target]
-    interval_s: float
-    window_s: float
-    timeout_s: float
-    is_once: bool
+    interval_s: float  # time between scrapes
+    window_s: float  # look-back window for rates and quantiles
+    timeout_s: float  # response timeout of an instance
+    is_once: bool  # whether to print one frame and exit
     is_json: bool
 
 
@@ -172,10 +163,7 @@ def _call_on_signals(on_quit: Callable[[], object]) -> Iterator[None]:
 class _Terminal:
     """Full-screen terminal that redraws on resize, suspends on Ctrl-Z, and is restored on exit.
 
-    Args:
-        console: console of the terminal.
-        draw: draws the screen for a width and a height.
-        on_quit: called when the user presses the quit key.
+    `draw` is called with the width and the height, and `on_quit` when the user presses the quit key.
     """
 
     def __init__(

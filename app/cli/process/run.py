@@ -44,35 +44,20 @@ REQUESTS_PER_CORE: Final = 2
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunOptions:
-    """How to run.
+    """How to run."""
 
-    Attributes:
-        out: results folder.
-        jobs: number of images to process at a time; None for the default.
-        url: URL of a service; None to process locally.
-        stall_timeout_s: how long to wait while the service makes no progress.
-        is_forced: replace all results.
-        is_dry_run: only list what the run would do.
-        is_json: print a machine-readable summary.
-        report: path of the report file; None for no report.
-    """
-
-    out: str
-    jobs: int | None
-    url: str | None
-    stall_timeout_s: float
+    out: str  # results folder
+    jobs: int | None  # number of images to process at a time; None for the default
+    url: str | None  # URL of a service; None to process locally
+    stall_timeout_s: float  # how long to wait while the service makes no progress
     is_forced: bool
-    is_dry_run: bool
-    is_json: bool
-    report: str | None
+    is_dry_run: bool  # only list what the run would do
+    is_json: bool  # print a machine-readable summary
+    report: str | None  # path of the report file; None for no report
 
 
 class StopEvent(threading.Event):
-    """Event that is set by the first stop signal.
-
-    Attributes:
-        signal_number: the signal; None before it arrives.
-    """
+    """Event that is set by the first stop signal."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -103,11 +88,6 @@ def _stop_on_signals() -> Iterator[StopEvent]:
 
 def run(selection: Selection, options: RunOptions, crop_options: CropOptions) -> int:
     """Process the selected images, and report the outcome.
-
-    Args:
-        selection: images and results.
-        options: how to run.
-        crop_options: options of the API.
 
     Returns:
         The exit status.
