@@ -88,34 +88,20 @@ class MaxAttemptsError(Exception):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WorkerContext:
-    """Resources that the attempts of a process share.
-
-    Attributes:
-        settings: time limits and number of attempts.
-        records: the bucket of records.
-        service: the use case.
-        pool: work threads.
-        work_slots: one slot per work thread. A task that waits for a slot has not started, so that it does not lose an
-            attempt if the process dies.
-        stopping: set when the process stops; tasks that wait for a slot are then requeued.
-    """
+    """Resources that the attempts of a process share."""
 
     settings: Settings
     records: Records
     service: CropService
-    pool: Executor
+    pool: Executor  # work threads
+    # One slot per work thread. A task that waits for a slot has not started, so that it does not lose an attempt if the
+    # process dies.
     work_slots: asyncio.Semaphore
-    stopping: asyncio.Event
+    stopping: asyncio.Event  # set when the process stops; tasks that wait for a slot are then requeued
 
 
 class Attempt:
-    """One attempt.
-
-    Args:
-        context: resources of the process.
-        message: message of the task, to send heartbeats.
-        task: the decoded message.
-    """
+    """One attempt at a task, which sends heartbeats for the message of the task."""
 
     def __init__(self, context: WorkerContext, message: Msg, task: Task) -> None:
         self._context = context
@@ -133,10 +119,7 @@ class Attempt:
         self._is_light = not is_faulty and _is_quick(task.checked)
 
     async def run(self, *, is_first: bool) -> None:
-        """Process the task and store its end, unless it has ended.
-
-        Args:
-            is_first: whether no other attempt can have started.
+        """Process the task and store its end, unless it has ended; no other attempt can precede the first.
 
         Raises:
             ShuttingDownError: the process is stopping, and the task was not started.

@@ -39,18 +39,12 @@ _FINAL: Final = frozenset(status.value for status in TaskStatus if status.is_fin
 
 
 class LongPoll:
-    """One waiting request.
-
-    Attributes:
-        caller: identity of the caller.
-        task_id: id of the task.
-        is_over: whether the request must return the current record, because another caller needs its slot.
-    """
+    """One waiting request."""
 
     def __init__(self, caller: str, task_id: str) -> None:
         self.caller = caller
         self.task_id = task_id
-        self.is_over = False
+        self.is_over = False  # the request must return the current record, because another caller needs its slot
         self._woken = asyncio.Event()
 
     def wake(self) -> None:
@@ -69,9 +63,6 @@ class LongPolls:
 
     If all slots are in use, a caller takes over the newest slot of the caller with the most. It does not if that would
     leave the other caller with fewer.
-
-    Args:
-        connection: connection to the queue.
     """
 
     def __init__(self, connection: Connection) -> None:

@@ -73,21 +73,13 @@ class _Header(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Task:
-    """A decoded task.
+    """A decoded task."""
 
-    Attributes:
-        record: record at the time of the submission.
-        revision: revision of that record.
-        checked: validated input; the images are views of the message.
-        request_id: id of the request that submitted the task.
-        trace_id: id of the trace of that request.
-    """
-
-    record: Record
-    revision: int
-    checked: CheckedInput
-    request_id: str | None
-    trace_id: str | None
+    record: Record  # record at the time of the submission
+    revision: int  # revision of that record
+    checked: CheckedInput  # validated input; the images are views of the message
+    request_id: str | None  # id of the request that submitted the task
+    trace_id: str | None  # id of the trace of that request
 
 
 _VERSION = msgspec.msgpack.Decoder(_Version)

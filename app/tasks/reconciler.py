@@ -80,11 +80,7 @@ class _Open:
 class Reconciler:
     """Compares records, stream and consumer while it holds the lease.
 
-    Args:
-        connection: connection to the queue.
-        records: the bucket of records.
-        settings: time limits of tasks and processes.
-        is_standby: whether to leave a free lease to other processes for one lease time first.
+    In standby, it leaves a free lease to other processes for one lease time first.
     """
 
     def __init__(
@@ -320,11 +316,7 @@ class Reconciler:
 
 
 class Lease:
-    """The right to reconcile, held by one process at a time.
-
-    Args:
-        connection: connection to the queue.
-    """
+    """The right to reconcile, held by one process at a time."""
 
     def __init__(self, connection: Connection) -> None:
         self._connection = connection

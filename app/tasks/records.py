@@ -82,44 +82,26 @@ class TaskError(msgspec.Struct, frozen=True):
 
 
 class Record(msgspec.Struct, frozen=True, kw_only=True):
-    """Record of one task.
+    """Record of one task."""
 
-    Attributes:
-        task_id: 32 hexadecimal digits.
-        type: type of the task.
-        status: state of the task.
-        submitted_at: time of the submission, in seconds since the epoch.
-        started_at: start of the first attempt.
-        completed_at: end of the task.
-        attempts: number of attempts that were started.
-        progress: completed part of the work, 0 to 1.
-        processing_time_ms: duration of the attempt that produced the result.
-        result: the JSON document that the synchronous route would return, an array for all faces.
-        error: the reason if the task failed.
-        digest: digest of everything that the result depends on; empty if it is not needed.
-        run: identifier of the attempt that wrote the record; empty before the first.
-        owner: identity of the API key that submitted the task; empty if no keys are set.
-        open_ttl_s: TTL of the first revision, in seconds; later revisions are stored at least as long, whatever the
-            settings of their writers.
-        is_withdrawn: whether the submission failed, so that the task does not exist for callers.
-    """
-
-    task_id: str
+    task_id: str  # 32 hexadecimal digits
     type: str = TASK_TYPE
     status: TaskStatus = TaskStatus.PENDING
-    submitted_at: float
-    started_at: float | None = None
-    completed_at: float | None = None
-    attempts: int = 0
-    progress: Annotated[float, Meta(ge=0, le=1)] = 0.0
-    processing_time_ms: float | None = None
-    result: msgspec.Raw = NO_RESULT
-    error: TaskError | None = None
-    digest: str = ""
-    run: str = ""
-    owner: str = ""
+    submitted_at: float  # time of the submission, in seconds since the epoch
+    started_at: float | None = None  # start of the first attempt
+    completed_at: float | None = None  # end of the task
+    attempts: int = 0  # number of attempts that were started
+    progress: Annotated[float, Meta(ge=0, le=1)] = 0.0  # completed part of the work, 0 to 1
+    processing_time_ms: float | None = None  # duration of the attempt that produced the result
+    result: msgspec.Raw = NO_RESULT  # the JSON document that the synchronous route would return, an array for all faces
+    error: TaskError | None = None  # the reason if the task failed
+    digest: str = ""  # digest of everything that the result depends on; empty if it is not needed
+    run: str = ""  # identifier of the attempt that wrote the record; empty before the first
+    owner: str = ""  # identity of the API key that submitted the task; empty if no keys are set
+    # TTL of the first revision, in seconds; later revisions are stored at least as long, whatever the settings of their
+    # writers.
     open_ttl_s: int = 0
-    is_withdrawn: bool = False
+    is_withdrawn: bool = False  # whether the submission failed, so that the task does not exist for callers
 
     def replace(self, **changes: object) -> Record:
         """Return the record with some fields changed."""
@@ -127,15 +109,10 @@ class Record(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Lifetime(NamedTuple):
-    """Expiry of a stored message, in seconds since the epoch.
+    """Expiry of a stored message, in seconds since the epoch."""
 
-    Attributes:
-        expires_at: when it expires for callers.
-        removed_at: when the server deletes it.
-    """
-
-    expires_at: float
-    removed_at: float
+    expires_at: float  # when it expires for callers
+    removed_at: float  # when the server deletes it
 
 
 UNLIMITED: Final = Lifetime(math.inf, math.inf)
@@ -143,16 +120,10 @@ UNLIMITED: Final = Lifetime(math.inf, math.inf)
 
 @dataclass(frozen=True, slots=True)
 class StoredRecord:
-    """A record with its revision.
-
-    Attributes:
-        record: the record.
-        revision: its revision, which the write that replaces it must name; 0 if it is not stored.
-        lifetime: when it expires.
-    """
+    """A record with its revision."""
 
     record: Record
-    revision: int = 0
+    revision: int = 0  # its revision, which the write that replaces it must name; 0 if it is not stored
     lifetime: Lifetime = UNLIMITED
 
     @property
@@ -178,19 +149,12 @@ def _result_subject(digest: str) -> str:
 
 
 class Records:
-    """The bucket of task records.
-
-    Attributes:
-        open_ttl_s: TTL of a record that is not final, in seconds.
-
-    Args:
-        connection: connection to the queue.
-        settings: TTL of results, and number of replicas.
-    """
+    """The bucket of task records."""
 
     def __init__(self, connection: Connection, settings: Settings) -> None:
         self._connection = connection
         self._ttl_s = settings.result_ttl
+        # TTL of a record that is not final.
         self.open_ttl_s: Final = min(max(settings.result_ttl, OPEN_TTL_MIN_S), OPEN_TTL_MAX_S)
         # A replica that lags behind may not have the latest record yet.
         self._is_replicated = settings.nats_replicas > 1
@@ -384,12 +348,7 @@ def decode_record(data: bytes) -> Record:
 
 
 def read_lifetime(headers: Mapping[str, str], timestamp: str) -> Lifetime:
-    """Return when a stored message expires.
-
-    Args:
-        headers: headers of the message.
-        timestamp: when the server stored the message, in RFC 3339.
-    """
+    """Return when a message expires that the server stored at a time in RFC 3339."""
     stored_at = parse_time(timestamp)
     removed_s = headers.get(TTL_HEADER)
     visible_s = headers.get(VISIBLE_HEADER, removed_s)

@@ -20,23 +20,14 @@ LISTING_TIMEOUT_S: Final = 30.0  # a listing of 100,000 subjects is several mega
 
 
 class StreamState(msgspec.Struct, frozen=True):
-    """State of a stream.
-
-    Attributes:
-        messages: number of messages.
-        bytes: size of all messages.
-        first_seq: sequence of the oldest message.
-        first_ts: time of the oldest message, in RFC 3339.
-        last_seq: sequence of the last message that the stream received.
-        subjects: number of messages by subject, if requested.
-    """
+    """State of a stream."""
 
     messages: int = 0
-    bytes: int = 0
-    first_seq: int = 0
-    first_ts: str = ""
-    last_seq: int = 0
-    subjects: dict[str, int] | None = None
+    bytes: int = 0  # size of all messages
+    first_seq: int = 0  # sequence of the oldest message
+    first_ts: str = ""  # time of the oldest message, in RFC 3339
+    last_seq: int = 0  # sequence of the last message that the stream received
+    subjects: dict[str, int] | None = None  # number of messages by subject, if requested
 
 
 class _StreamInfo(msgspec.Struct):
@@ -50,20 +41,13 @@ class _Position(msgspec.Struct):
 
 
 class ConsumerInfo(msgspec.Struct, frozen=True):
-    """State of a consumer.
-
-    Attributes:
-        name: name of the consumer.
-        num_pending: messages that were not delivered.
-        num_ack_pending: messages that were delivered and not acknowledged.
-        delivered: position of the last delivery.
-        ack_floor: position up to which all messages are acknowledged.
-    """
+    """State of a consumer."""
 
     name: str = ""
-    num_pending: int = 0
-    num_ack_pending: int = 0
-    delivered: _Position = msgspec.field(default_factory=_Position)
+    num_pending: int = 0  # messages that were not delivered
+    num_ack_pending: int = 0  # messages that were delivered and not acknowledged
+    delivered: _Position = msgspec.field(default_factory=_Position)  # position of the last delivery
+    # Position up to which all messages are acknowledged.
     ack_floor: _Position = msgspec.field(default_factory=_Position)
 
     @property
@@ -107,19 +91,12 @@ _MESSAGE_RESPONSE: Final = msgspec.json.Decoder(MessageResponse)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class QueueState:
-    """The work queue and its consumers at about the same time.
+    """The work queue and its consumers at about the same time."""
 
-    Attributes:
-        lanes: lane of each task whose message the stream holds, by task id.
-        first_seq: sequence of the oldest message.
-        before: state of each lane's consumer before the stream was read, by lane.
-        after: the same after it.
-    """
-
-    lanes: dict[str, int]
-    first_seq: int
-    before: dict[int, ConsumerInfo]
-    after: dict[int, ConsumerInfo]
+    lanes: dict[str, int]  # lane of each task whose message the stream holds, by task id
+    first_seq: int  # sequence of the oldest message
+    before: dict[int, ConsumerInfo]  # state of each lane's consumer before the stream was read, by lane
+    after: dict[int, ConsumerInfo]  # the same after it
 
     def untracked(self, lane: int) -> int:
         """Return how many messages of a lane its consumer does not track; negative if it tracks more.

@@ -55,11 +55,7 @@ EXIT_GRACE_S: Final = 1  # to requeue messages before the process exits
 async def work(settings: Settings, *, stop: asyncio.Event, on_ready: Callable[[], None], name: str) -> None:
     """Process tasks until stopped, then finish those in progress, within ``GRACEFUL_TIMEOUT_S``.
 
-    Args:
-        settings: settings of the worker.
-        stop: set to stop.
-        on_ready: called once, when the queue is available for the first time.
-        name: name of the process in the server's list of connections.
+    `on_ready` is called once, when the queue is available for the first time.
     """
     connection = Connection(settings, f"facial-service {name}")
     await connection.start()
@@ -75,12 +71,7 @@ async def work(settings: Settings, *, stop: asyncio.Event, on_ready: Callable[[]
 
 
 class Worker:
-    """Receives tasks and processes them.
-
-    Args:
-        settings: settings of the worker.
-        connection: connection to the queue.
-    """
+    """Receives tasks and processes them."""
 
     def __init__(self, settings: Settings, connection: Connection) -> None:
         self._settings = settings
