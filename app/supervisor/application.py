@@ -43,25 +43,13 @@ RESPONSE_MARGIN_S = 3  # after the graceful timeout, for workers to respond to t
 
 
 class ServiceApplication(BaseApplication):
-    """One instance: a master, its workers and its managed processes.
-
-    Args:
-        settings: settings of the instance.
-        scoreboard: shared with all processes of the instance.
-
-    Attributes:
-        settings: see above.
-        scoreboard: see above.
-        managed_processes: in the order of their start.
-        registry: read by scrapes; None if metrics are disabled.
-        metrics_directory: directory of the value files; None if metrics are disabled.
-        metrics_url: URL of the port for metrics and probes.
-    """
+    """One instance: a master, its workers and its managed processes, which share the scoreboard."""
 
     def __init__(self, settings: Settings, scoreboard: Scoreboard) -> None:
         self.settings = settings
         self.scoreboard = scoreboard
-        self.managed_processes: list[ManagedProcess] = []
+        self.managed_processes: list[ManagedProcess] = []  # in the order of their start
+        # Read by scrapes, and the directory of the value files; None if metrics are disabled.
         self.registry: CollectorRegistry | None = None
         self.metrics_directory: Path | None = None
         self.metrics_url = ""

@@ -55,12 +55,7 @@ class _LogLimit:
 
 
 def exporter_app(scoreboard: ScoreboardView, registry: CollectorRegistry | None) -> Callable[..., Iterable[bytes]]:
-    """Create the WSGI application of the metrics port.
-
-    Args:
-        scoreboard: health of the instance.
-        registry: read by ``/metrics``; None disables the path (404).
-    """
+    """Create the WSGI application of the metrics port; without a registry, ``/metrics`` does not exist."""
     metrics_app = make_wsgi_app(registry) if registry is not None else None
     scrape_errors = _LogLimit()
 
@@ -206,10 +201,7 @@ class _QuietHandler(WSGIRequestHandler):
 def serve_exporter(listener: socket.socket, scoreboard: ScoreboardView, registry: CollectorRegistry | None) -> None:
     """Serve metrics and probes until the master ends or SIGTERM arrives.
 
-    Args:
-        listener: listening socket of the master, which passes it to the next exporter if this process dies.
-        scoreboard: health of the instance.
-        registry: read by scrapes; None if metrics are disabled.
+    The socket is that of the master, which passes it to the next exporter if this process dies.
     """
     server = _Server(listener.getsockname()[:2], _QuietHandler, bind_and_activate=False)
     server.socket.close()

@@ -60,20 +60,13 @@ class SlotWorker(Worker):
     """A worker process that occupies a slot and reports its health on the scoreboard.
 
     The arbiter sets the first four attributes before the fork.
-
-    Attributes:
-        slot: number of the slot.
-        scoreboard: shared with the master and the exporter.
-        settings: settings of the instance.
-        is_socket_shared: whether the listening socket outlives the instance.
-        exit_code: exit status, or the negative number of the signal that ended the process.
     """
 
     slot: int
-    scoreboard: Scoreboard
+    scoreboard: Scoreboard  # shared with the master and the exporter
     settings: Settings
-    is_socket_shared: bool = False
-    exit_code: int | None = None
+    is_socket_shared: bool = False  # the listening socket outlives the instance
+    exit_code: int | None = None  # exit status, or the negative number of the signal that ended the process
     pid: Any  # a text until the process has been forked
     aborted: bool  # whether gunicorn ended the process because it sent no heartbeat
 
@@ -105,13 +98,8 @@ class SlotWorker(Worker):
 class ServiceArbiter(Arbiter):
     """Master process: supervises the workers, each in a slot, and the managed processes.
 
-    Args:
-        application: the gunicorn application.
-        settings: settings of the instance.
-        scoreboard: shared with every process.
-        managed_processes: in the order of their start; they are stopped in the reverse order.
-        metrics_directory: directory of the value files; None if metrics are disabled.
-        parent_pid: process whose end stops this one; None if there is no such process.
+    Managed processes are started in their order and stopped in the reverse one. If the process `parent_pid` ends, the
+    master stops. The directory of the value files is None if metrics are disabled.
     """
 
     def __init__(

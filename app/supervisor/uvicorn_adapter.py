@@ -356,12 +356,7 @@ class ServiceProtocol(HttpToolsProtocol):
 
 
 class _FlowControl(FlowControl):
-    """Flow control that keeps reading paused while many bytes are unread, although each request resumes it.
-
-    Args:
-        transport: the connection.
-        unread: bytes that have been received and not parsed.
-    """
+    """Flow control that keeps reading paused while many bytes are not parsed, although each request resumes it."""
 
     def __init__(self, transport: asyncio.Transport, unread: bytearray) -> None:
         super().__init__(transport)
@@ -373,12 +368,7 @@ class _FlowControl(FlowControl):
 
 
 class GracefulServer(Server):
-    """uvicorn's server with a shutdown in which every request gets a response.
-
-    Args:
-        worker: the worker process.
-        web: state of the application.
-    """
+    """uvicorn's server with a shutdown in which every request gets a response."""
 
     def __init__(self, worker: ApiWorker, web: WebState) -> None:
         super().__init__(worker.config)
