@@ -22,8 +22,7 @@ from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 from uvicorn.server import Server
 from uvicorn_worker import UvicornWorker
 
-from app.observability import context
-from app.observability.context import accept_request_id
+from app.observability import rich_logging
 from app.observability.health import WorkerState
 from app.observability.recording import record_error
 from app.observability.rich_logging import get_logger
@@ -334,8 +333,8 @@ class ServiceProtocol(HttpToolsProtocol):
         status, title = PROBLEMS[code]
         if self._is_busy():
             # The application logs and counts the request itself, as one whose client has disconnected.
-            request_id = accept_request_id(None)
-            context.request_id.set(request_id)
+            request_id = rich_logging.accept_request_id(None)
+            rich_logging.request_id.set(request_id)
         else:
             request_id = record_unparsed_request(self.client[0] if self.client else "-", status)
         every = {

@@ -22,7 +22,7 @@ from msgspec import Meta
 
 from app.codec.sniff import ImageInfo
 from app.face.frame import Size
-from app.observability import context
+from app.observability import rich_logging
 from app.service.crop import CheckedInput
 from app.service.options import CropOptions  # noqa: TC001 - msgspec reads the annotation at run time
 from app.tasks.records import Record
@@ -103,8 +103,8 @@ def encode_task(record: Record, revision: int, checked: CheckedInput) -> bytes:
         else _describe(checked.label_image, checked.label_info),
         regions=None if regions is None else [(name, list(indices)) for name, indices in regions.items()],
         are_units_guessed=checked.are_units_guessed,
-        request_id=context.request_id.get(),
-        trace_id=context.trace_id.get(),
+        request_id=rich_logging.request_id.get(),
+        trace_id=rich_logging.trace_id.get(),
     )
     packed = msgspec.msgpack.encode(header)
     return b"".join((_LENGTH.pack(len(packed)), packed, checked.image, checked.label_image or b""))

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Final, NoReturn
 
 import nats.errors
 
-from app.observability import context
+from app.observability import rich_logging
 from app.observability.recording import record_error, record_task_redelivered
 from app.observability.rich_logging import get_logger, log_task_retried
 from app.service.crop import CropService, ImageLimits
@@ -139,8 +139,8 @@ class Worker:
     async def _attempt(self, message: Msg, deliveries: int) -> None:
         try:
             task = decode_task(message.data)
-            context.request_id.set(task.request_id)
-            context.trace_id.set(task.trace_id)
+            rich_logging.request_id.set(task.request_id)
+            rich_logging.trace_id.set(task.trace_id)
             await Attempt(self._context, message, task).run(is_first=deliveries == 1)
         except MaxAttemptsError as error:
             await self._dead_letter(message, error.record.attempts, str(error))

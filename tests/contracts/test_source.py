@@ -31,7 +31,7 @@ CALLS = {
     "Console": (
         "app/observability/rich_logging.py",
         "app/cli/tasks.py",
-        "app/cli/doctor/command.py",
+        "app/cli/main.py",
         "app/cli/doctor/findings.py",
         "app/cli/monitor/watch.py",
         "app/cli/process/report.py",

@@ -7,7 +7,7 @@ import ipaddress
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
-from app.cli.doctor.findings import Finding, error, format_bytes, note, ok, warning
+from app.cli.doctor.findings import Finding, format_bytes, invalid_value, note, ok, warning
 from app.settings import Settings
 
 if TYPE_CHECKING:
@@ -48,10 +48,7 @@ def check_settings(context: Context) -> Iterator[Finding]:
 
 
 def _check_values(context: Context) -> Iterator[Finding]:
-    for setting in context.invalid:
-        yield error(
-            "settings.values", setting.name, "invalid value", expected=setting.message.removeprefix("expected ")
-        )
+    yield from map(invalid_value, context.invalid)
     if not context.invalid:
         count = sum(name.upper() in NAMES for name, value in context.environment.items() if value)
         yield ok("settings.values", "environment variables", f"{count} set, all valid")

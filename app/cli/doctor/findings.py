@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
     from rich.text import Text
 
+    from app.settings import InvalidSetting
+
 DOCUMENT = "docs/doctor.md"
 
 
@@ -91,6 +93,12 @@ def warning(name: str, looked_at: str, found: str, *, expected: str, advice: str
 def error(name: str, looked_at: str, found: str, *, expected: str, advice: str | None = None) -> Finding:
     """Report something that stops the service, or a part of it, from working. The default advice is the remedy."""
     return Finding(name, Status.ERROR, looked_at, found, expected, CATALOGUE[name].remedy if advice is None else advice)
+
+
+def invalid_value(setting: InvalidSetting) -> Finding:
+    """Report an invalid setting."""
+    expected = setting.message.removeprefix("expected ")
+    return error("settings.values", setting.name, "invalid value", expected=expected)
 
 
 def format_bytes(size: float) -> str:

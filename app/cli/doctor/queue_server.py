@@ -10,12 +10,11 @@ import contextlib
 import os
 import socket
 import ssl
-import threading
-from concurrent.futures import Future
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any
-from urllib.parse import SplitResult, urlsplit
+from urllib.parse import urlsplit
 
 import msgspec
 import nats.errors
@@ -27,6 +26,7 @@ from app.tasks.stream import CONSUMER, DEAD_STREAM, RECORDS_STREAM, STREAM
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from concurrent.futures import Future
 
     from nats.aio.client import Client
 
@@ -90,8 +90,11 @@ def probe_servers(settings: Settings) -> Iterator[tuple[Finding, ServerInfo | No
     """Probe all servers of `NATS_URL` at the same time, and yield a finding and the ``INFO`` message of each."""
     part = "queue.address"
     servers = [urlsplit(server) for server in settings.nats_servers]
-    probes = [_start_probe(server) for server in servers]
-    results = [_finish_probe(probe) for probe in probes]
+    # In threads, because a DNS lookup has no timeout.
+    pool = ThreadPoolExecutor(len(servers), thread_name_prefix="doctor-probe")
+    probes = [pool.submit(_read_info, server.hostname or "", server.port or DEFAULT_PORT) for server in servers]
+    pool.shutdown(wait=False)
+    results = list(map(_finish_probe, probes))
     judge = warning if any(isinstance(result, ServerInfo) for result in results) else error
     for server, result in zip(servers, results, strict=True):
         subject = f"{server.hostname}:{server.port or DEFAULT_PORT}"
@@ -99,20 +102,6 @@ def probe_servers(settings: Settings) -> Iterator[tuple[Finding, ServerInfo | No
             yield ok(part, subject, f"NATS server {result.version}"), result
         else:
             yield judge(part, subject, result, expected="a reachable NATS server"), None
-
-
-def _start_probe(server: SplitResult) -> Future[ServerInfo]:
-    """Probe a server in a thread, because a DNS lookup has no timeout."""
-    future: Future[ServerInfo] = Future()
-
-    def probe() -> None:
-        try:
-            future.set_result(_read_info(server.hostname or "", server.port or DEFAULT_PORT))
-        except Exception as failure:  # noqa: BLE001 - raised by `_finish_probe`
-            future.set_exception(failure)
-
-    threading.Thread(target=probe, name="doctor-probe", daemon=True).start()
-    return future
 
 
 def _finish_probe(probe: Future[ServerInfo]) -> ServerInfo | str:

@@ -11,8 +11,7 @@ from typing import TYPE_CHECKING, Final
 
 import httpx
 
-from app.cli.monitor.instance import Scrape, TrackedInstance, parse_health
-from app.cli.monitor.samples import ResponseError, parse_metrics
+from app.cli.monitor.instance import ResponseError, Scrape, TrackedInstance, parse_health, parse_metrics
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence

@@ -27,16 +27,22 @@ from app.cli.monitor.formatting import (
     printable,
     table,
 )
-from app.cli.monitor.model import DEGRADED, NOT_READY, READY, UNREACHABLE
-from app.cli.monitor.snapshot import API_PREFIX, STORAGE_NEARLY_FULL
+from app.cli.monitor.snapshot import API_PREFIX, DEGRADED, NOT_READY, READY, STORAGE_NEARLY_FULL, UNREACHABLE
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
     from rich.console import RenderableType
 
-    from app.cli.monitor.model import CounterStats, InstanceStatus, LatencyStats, ProcessStatus, RouteStats, Snapshot
-    from app.cli.monitor.snapshot import History
+    from app.cli.monitor.snapshot import (
+        CounterStats,
+        History,
+        InstanceStatus,
+        LatencyStats,
+        ProcessStatus,
+        RouteStats,
+        Snapshot,
+    )
 
 GOOD: Final = "green"
 WARN: Final = "yellow"

@@ -17,18 +17,17 @@ from typing import TYPE_CHECKING, Any, Final
 import orjson
 from rich.console import Console
 
-from app.cli.monitor.model import READY, UNREACHABLE
 from app.cli.monitor.scraper import Scraper, clock
 from app.cli.monitor.screen import View, draw_screen
-from app.cli.monitor.snapshot import History, build_snapshot
+from app.cli.monitor.snapshot import READY, UNREACHABLE, History, build_snapshot
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 
     from rich.console import RenderableType
 
-    from app.cli.monitor.model import Snapshot
     from app.cli.monitor.scraper import Target
+    from app.cli.monitor.snapshot import Snapshot
 
 OK: Final = 0
 NOT_ALL_READY: Final = 1
