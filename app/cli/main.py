@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import math
 import os
 import sys
@@ -130,9 +131,9 @@ def monitor(
         targets = parse_targets(urls or [MONITOR_URL])
     except AddressError as error:
         _exit_with_usage_error(f"URL: {error}")
-    from app.cli.monitor.watch import WatchOptions, watch  # noqa: PLC0415 - lazily, as above
+    from app.cli.monitor.watch import Watch  # noqa: PLC0415 - lazily, as above
 
-    options = WatchOptions(
+    watch = Watch(
         targets=targets,
         interval_s=interval,
         window_s=max(window, interval),
@@ -140,7 +141,7 @@ def monitor(
         is_once=is_once,
         is_json=is_json,
     )
-    sys.exit(watch(options))
+    sys.exit(asyncio.run(watch.run()))
 
 
 cli.command(

@@ -223,11 +223,7 @@ class ServiceArbiter(Arbiter):
             resource.close()
 
     def free_slot(self, worker: SlotWorker) -> str:
-        """Free the slot of a worker that has ended.
-
-        Returns:
-            Why it exited: ``stopped``, ``timeout``, ``killed`` or ``crashed``.
-        """
+        """Free the slot of a worker; return why it exited: ``stopped``, ``timeout``, ``killed`` or ``crashed``."""
         if self.metrics_directory is not None:
             multiprocess.forget_slot(worker.slot_name, self.metrics_directory)
         reason = _exit_reason(worker, self.scoreboard.state(worker.slot))

@@ -140,10 +140,7 @@ class Connection:
         return True
 
     async def store(self, subject: str, payload: bytes, headers: dict[str, str] | None = None) -> int:
-        """Publish a message to a stream, and wait until it is stored.
-
-        Returns:
-            The sequence number of the message.
+        """Publish a message to a stream, wait until it is stored, and return its sequence number.
 
         Raises:
             QueueUnavailableError: the server does not respond or cannot store the message.

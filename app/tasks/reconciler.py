@@ -291,13 +291,10 @@ class Reconciler:
         self._stuck_seq = -1
 
     async def _remove_ended_messages(self, state: QueueState, lane: int) -> bool:
-        """Delete messages that the consumer counts as acknowledged although the stream holds them.
+        """Delete messages that the consumer counts as acknowledged although the stream holds them; return if any.
 
         A killed server may restore them. If such a message were delivered again after its record has expired, a worker
         would process it again.
-
-        Returns:
-            Whether any message was deleted.
         """
         floor, removed = state.after[lane].ack_floor.stream_seq, 0
         ended = [task_id for task_id, at in state.lanes.items() if at == lane and task_id not in self._open]

@@ -149,7 +149,11 @@ def _result_subject(digest: str) -> str:
 
 
 class Records:
-    """The bucket of task records."""
+    """The bucket of task records.
+
+    Reading and deleting raise `QueueUnavailableError` if the server does not respond. Writing raises `QueueError` if
+    the record could not be stored.
+    """
 
     def __init__(self, connection: Connection, settings: Settings) -> None:
         self._connection = connection
@@ -162,14 +166,10 @@ class Records:
         self._reading = Coalescer[_StoredMessage | None]()
 
     async def create(self, record: Record) -> int:
-        """Write the first record of a task, or replace an expired record.
-
-        Returns:
-            Its revision.
+        """Write the first record of a task, or replace an expired record; return its revision.
 
         Raises:
             RevisionConflictError: a record exists.
-            QueueError: the record could not be stored.
         """
         try:
             return await self.update(record, 0)
@@ -180,14 +180,10 @@ class Records:
             return await self.update(record, stored.revision)
 
     async def update(self, record: Record, revision: int) -> int:
-        """Replace the record of a revision.
-
-        Returns:
-            The new revision.
+        """Replace the record of a revision; return the new revision.
 
         Raises:
             RevisionConflictError: the record has another revision or does not exist.
-            QueueError: the record could not be stored.
         """
         visible_s = max(self.open_ttl_s, record.open_ttl_s)
         if record.is_withdrawn:
@@ -201,7 +197,6 @@ class Records:
 
         Raises:
             RevisionConflictError: the record has another revision.
-            QueueError: the record could not be stored.
         """
         visible_s = stored.lifetime.expires_at - time.time()
         record = stored.record if visible_s > 0 else stored.record.replace(result=NO_RESULT)
@@ -227,7 +222,6 @@ class Records:
 
         Raises:
             TaskUnknownError: the record does not exist.
-            QueueUnavailableError: the server does not respond.
         """
         found = await self.find(task_id) if is_task_id(task_id) else None
         if found is None or found[0].is_withdrawn:
@@ -235,20 +229,12 @@ class Records:
         return found
 
     async def find(self, task_id: str) -> tuple[Record, int] | None:
-        """Return a record and its revision, even if the task was not accepted; None if the record does not exist.
-
-        Raises:
-            QueueUnavailableError: the server does not respond.
-        """
+        """Return a record and its revision, even if the task was not accepted; None if the record does not exist."""
         stored = await self.load(task_id)
         return None if stored is None or stored.is_expired else (stored.record, stored.revision)
 
     async def load(self, task_id: str) -> StoredRecord | None:
-        """Return a record even if it has expired; None if none is stored.
-
-        Raises:
-            QueueUnavailableError: the server does not respond.
-        """
+        """Return a record even if it has expired; None if none is stored."""
         found = await self._read(record_subject(task_id))
         # A key that an operator deletes with the `nats` command becomes an empty message.
         if found is None or not found.data:
@@ -256,29 +242,17 @@ class Records:
         return StoredRecord(decode_record(found.data), found.sequence, found.lifetime)
 
     async def remove(self, task_id: str, revision: int) -> None:
-        """Delete the revisions of a record up to an expired one.
-
-        Raises:
-            QueueUnavailableError: the server does not respond.
-        """
+        """Delete the revisions of a record up to an expired one."""
         request = msgspec.json.encode({"filter": record_subject(task_id), "seq": revision + 1})
         await self._connection.request(f"$JS.API.STREAM.PURGE.{RECORDS_STREAM}", request)
 
     async def index_result(self, digest: str, task_id: str) -> None:
-        """Store which task has the result for a digest, with the TTL of the result.
-
-        Raises:
-            QueueError: the entry could not be stored.
-        """
+        """Store which task has the result for a digest, with the TTL of the result."""
         headers = {"Nats-TTL": str(self._ttl_s)}
         await self._connection.store(_result_subject(digest), task_id.encode(), headers)
 
     async def find_result(self, digest: str) -> Record | None:
-        """Return the record of a task that has the result for a digest; None if there is none.
-
-        Raises:
-            QueueUnavailableError: the server does not respond.
-        """
+        """Return the record of a task that has the result for a digest; None if there is none."""
         found = await self._read(_result_subject(digest))
         if found is None or time.time() > found.lifetime.expires_at:
             return None
@@ -289,11 +263,7 @@ class Records:
         return record if record.status is TaskStatus.SUCCESS and record.digest == digest else None
 
     async def usage_bytes(self) -> int:
-        """Return the size of all records in bytes, at most a second old.
-
-        Raises:
-            QueueUnavailableError: the server does not respond.
-        """
+        """Return the size of all records in bytes, at most a second old."""
         now = time.monotonic()
         if now - self._usage[0] >= USAGE_AGE_S:
             self._usage = (now, self._usage[1])  # concurrent callers use the previous value

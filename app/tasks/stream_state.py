@@ -1,4 +1,7 @@
-"""State of the streams and consumers, and single messages of the work queue, through the JetStream API."""
+"""State of the streams and consumers, and single messages of the work queue, through the JetStream API.
+
+All functions raise `QueueUnavailableError` if the server does not respond, or if a stream or a consumer is missing.
+"""
 
 from __future__ import annotations
 
@@ -113,9 +116,6 @@ async def is_queued(connection: Connection, task_id: str) -> bool:
 
     The message may be in any lane: without API keys, the lane is that of an address, and a client may repeat a
     submission from another address.
-
-    Raises:
-        QueueUnavailableError: the server does not respond.
     """
     for subject in (task_subject(task_id), any_lane_subject(task_id)):
         if (await _list_subjects(connection, subject))[1]:
@@ -124,11 +124,7 @@ async def is_queued(connection: Connection, task_id: str) -> bool:
 
 
 async def list_consumers(connection: Connection, timeout_s: float | None = None) -> dict[int, ConsumerInfo]:
-    """Return the state of each lane's consumer, by lane.
-
-    Raises:
-        QueueUnavailableError: the server does not respond, or a consumer is missing.
-    """
+    """Return the state of each lane's consumer, by lane."""
     response = await connection.call_api(f"CONSUMER.LIST.{STREAM}", _ConsumerList, timeout_s=timeout_s)
     found = {consumer.name: consumer for consumer in response.consumers or ()}
     try:
@@ -139,11 +135,7 @@ async def list_consumers(connection: Connection, timeout_s: float | None = None)
 
 
 async def read_state(connection: Connection) -> QueueState:
-    """Return the state of the work queue and of its consumers.
-
-    Raises:
-        QueueUnavailableError: the server does not respond, or the stream or a consumer is missing.
-    """
+    """Return the state of the work queue and of its consumers."""
     before = await list_consumers(connection)
     first_seq, subjects = await _list_subjects(connection, "tasks.>")
     after = await list_consumers(connection)
@@ -151,50 +143,30 @@ async def read_state(connection: Connection) -> QueueState:
 
 
 async def read_stream(connection: Connection, stream: str, timeout_s: float | None = None) -> StreamState:
-    """Return the state of a stream.
-
-    Raises:
-        QueueUnavailableError: the server does not respond, or the stream is missing.
-    """
+    """Return the state of a stream."""
     return (await connection.call_api(f"STREAM.INFO.{stream}", _StreamInfo, timeout_s=timeout_s)).state
 
 
 async def read_storage_limit(connection: Connection, timeout_s: float | None = None) -> int | None:
-    """Return how many bytes this account may store; None if only the server has a limit.
-
-    Raises:
-        QueueUnavailableError: the server does not respond.
-    """
+    """Return how many bytes this account may store; None if only the server has a limit."""
     limit = (await connection.call_api("INFO", _AccountInfo, timeout_s=timeout_s)).limits.max_storage
     return limit if limit > 0 else None
 
 
 async def read_last_message(connection: Connection, stream: str, subject: str) -> MessageResponse:
-    """Return the last message of a subject, from the leader of the stream.
-
-    Raises:
-        QueueUnavailableError: the server does not respond.
-    """
+    """Return the last message of a subject, from the leader of the stream."""
     request = msgspec.json.encode({"last_by_subj": subject})
     return _MESSAGE_RESPONSE.decode((await connection.request(f"$JS.API.STREAM.MSG.GET.{stream}", request)).data)
 
 
 async def read_message(connection: Connection, task_id: str, lane: int) -> tuple[int, bytes] | None:
-    """Return the sequence and the data of a task's message; None if the stream does not hold it.
-
-    Raises:
-        QueueUnavailableError: the server does not respond.
-    """
+    """Return the sequence and the data of a task's message; None if the stream does not hold it."""
     message = (await read_last_message(connection, STREAM, task_subject(task_id, lane))).message
     return None if message is None else (message.seq, pybase64.b64decode(message.data))
 
 
 async def delete_message(connection: Connection, sequence: int) -> None:
-    """Delete a message of the work queue.
-
-    Raises:
-        QueueUnavailableError: the server does not respond.
-    """
+    """Delete a message of the work queue."""
     request = msgspec.json.encode({"seq": sequence, "no_erase": True})
     await connection.request(f"$JS.API.STREAM.MSG.DELETE.{STREAM}", request)
 

@@ -55,13 +55,10 @@ def check_queue(context: Context) -> Iterator[Finding]:
         try:
             settings = find_running_server(settings)
         except QueueUnavailableError:
-            yield error(
-                "queue.access",
-                f"{settings.data_dir.absolute()}/nats-server.conf",
-                "cannot be read, although it contains the password of the server",
-                expected="a readable file",
-                advice="run this command as the service's user",
-            )
+            subject, expected = f"{settings.data_dir.absolute()}/nats-server.conf", "a readable file"
+            found = "cannot be read, although it contains the password of the server"
+            advice = "run this command as the service's user"
+            yield error("queue.access", subject, found, expected=expected, advice=advice)
             return
     yield from _check_server(context, settings)
 
@@ -100,11 +97,7 @@ def _check_program() -> Finding:
 
 
 def _check_lock(context: Context) -> tuple[Finding, bool]:
-    """Check which instance has locked `DATA_DIR`.
-
-    Returns:
-        The finding, and whether the server to check has been started from that folder.
-    """
+    """Check which instance has locked `DATA_DIR`; return also whether the server to check was started from there."""
     settings = context.settings
     part, subject, file = "queue.holder", f"DATA_DIR {settings.data_dir.absolute()}", settings.data_dir / LOCK
     try:
@@ -206,10 +199,8 @@ def _check_streams(settings: Settings, responses: JetStreamResponses, *, is_runn
         if all(responses.is_not_found(requests[name]) for name in absent):
             yield _report_missing(names, problems, is_running=is_running)
         else:
-            advice = (
-                "retry in a moment, because a cluster that has lost a server elects new leaders; if it remains, see "
-            )
-            advice += "the logs of the servers"
+            advice = "retry in a moment, because a cluster that has lost a server elects new leaders; if it "
+            advice += "remains, see the logs of the servers"
             yield warning(part, names, f"no response: {problems}", expected="a response", advice=advice)
     configs = {str(config.name): config.as_dict() for config in stream_configs(settings)}
     configs[CONSUMER] = consumer_config(settings).as_dict()
@@ -228,14 +219,10 @@ def _report_missing(names: str, problems: str, *, is_running: bool) -> Finding:
     part, found = "queue.streams", f"missing ({problems})"
     if not is_running:
         return note(part, names, found, "no action needed: the service creates them when it connects")
-    return error(
-        part,
-        names,
-        found,
-        expected="streams and consumer, created by the running service",
-        advice="search its log for `The queue is unavailable`; the account needs the permission to create streams, "
-        "and storage for their limits",
-    )
+    expected = "streams and consumer, created by the running service"
+    advice = "search its log for `The queue is unavailable`; the account needs the permission to create streams, and "
+    advice += "storage for their limits"
+    return error(part, names, found, expected=expected, advice=advice)
 
 
 def _compare(name: str, wanted: dict[str, Any], actual: dict[str, Any]) -> Iterator[Finding]:
@@ -267,14 +254,10 @@ def _check_replicas(settings: Settings, servers: Sequence[ServerInfo], responses
     known = max(len(settings.nats_servers), *(len(server.connect_urls) for server in servers), 1)
     count = known if any(server.cluster for server in servers) else 1
     if wanted > count:
-        return error(
-            part,
-            subject,
-            "one server without a cluster" if count == 1 else f"{count} servers",
-            expected=f"a cluster of at least {wanted} servers",
-            advice=f"set NATS_REPLICAS={count if count % 2 else count - 1}, or add servers (chart: `nats.replicas`, "
-            "`externalNats.replicas`)",
-        )
+        found = "one server without a cluster" if count == 1 else f"{count} servers"
+        expected, odd = f"a cluster of at least {wanted} servers", count if count % 2 else count - 1
+        advice = f"set NATS_REPLICAS={odd}, or add servers (chart: `nats.replicas`, `externalNats.replicas`)"
+        return error(part, subject, found, expected=expected, advice=advice)
     streams = [responses.get(stream_info(stream)) for stream in STREAMS]
     replicas = [replica for stream in streams for replica in stream.get("cluster", {}).get("replicas") or []]
     bad = {

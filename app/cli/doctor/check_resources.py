@@ -138,9 +138,8 @@ def _check_names(folder: Path, names: list[str]) -> Finding:
     if not foreign:
         return ok(part, str(folder), f"{len(names)} files, all of this service")
     listed = ", ".join([*foreign[:MAX_NAMES], *["…"] * (len(foreign) > MAX_NAMES)])
-    return warning(
-        part, str(folder), f"{len(foreign)} unexpected files: {listed}", expected="files of this instance only"
-    )
+    found = f"{len(foreign)} unexpected files: {listed}"
+    return warning(part, str(folder), found, expected="files of this instance only")
 
 
 def _is_ours(name: str) -> bool:
@@ -160,12 +159,8 @@ def _check_slots(context: Context, folder: Path, names: list[str]) -> Iterator[F
     running = {str(worker["name"]) for worker in context.instance.workers}
     stale = sorted({match["process"] for match in files if (match["mode"] or "").startswith("live")} - running)
     if stale:
-        yield warning(
-            part,
-            str(folder),
-            f"live values of processes that no longer run: {', '.join(stale)}",
-            expected="live values of running processes only",
-        )
+        found = f"live values of processes that no longer run: {', '.join(stale)}"
+        yield warning(part, str(folder), found, expected="live values of running processes only")
     elif processes - running:
         stopped = ", ".join(sorted(processes - running))
         yield note(part, str(folder), f"files of {stopped}, which no longer run; their counters are still exported")
@@ -266,11 +261,7 @@ def check_limits(context: Context) -> Iterator[Finding]:
 
 
 def read_cgroup(root: Path) -> CgroupLimits | None:
-    """Read the limits of this process's cgroup, of a file system mounted at `root`.
-
-    Returns:
-        The limits, or None if the file system is not cgroup v2.
-    """
+    """Read the limits of this process's cgroup below the mount point `root`; None if that is not cgroup v2."""
     if not (root / "cgroup.controllers").exists() and not (root / "memory.max").exists():
         return None
     chain = _cgroup_chain(root)  # because the limits of the parents apply as well
@@ -335,13 +326,12 @@ def _check_memory(context: Context, limits: CgroupLimits) -> Iterator[Finding]:
         return
     yield _check_memory_need(context, limit)
     if limits.memory_used is not None and limits.memory_used > IN_USE_RATIO * limit:
-        yield warning(
-            part,
-            "memory in use",
+        found, expected = (
             f"{format_bytes(limits.memory_used)} of {format_bytes(limit)}",
-            expected=f"less than {IN_USE_RATIO:.0%}",
-            advice=f"{remedy}; see FacialServiceMemoryNearLimit",
+            f"less than {IN_USE_RATIO:.0%}",
         )
+        advice = f"{remedy}; see FacialServiceMemoryNearLimit"
+        yield warning(part, "memory in use", found, expected=expected, advice=advice)
     if limits.oom_kills:
         found = f"processes killed by the kernel because of the limit: {limits.oom_kills}"
         yield warning(part, "memory", found, expected="none", advice=f"{remedy}; see FacialServiceOomKilled")

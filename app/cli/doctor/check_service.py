@@ -50,9 +50,8 @@ def _check_port(part: str, setting: str, host: str, port: Port) -> Finding:
     if port.listener is Listener.NONE:
         return _try_bind(part, setting, host, port.number)
     suffix = ", which does not respond" if port.listener is Listener.UNRESPONSIVE else ""
-    return error(
-        part, subject, f"in use by {port.process_names}{suffix}", expected="a free port, or facial-service on it"
-    )
+    found = f"in use by {port.process_names}{suffix}"
+    return error(part, subject, found, expected="a free port, or facial-service on it")
 
 
 def _try_bind(part: str, setting: str, host: str, port: int) -> Finding:
@@ -111,9 +110,8 @@ def _check_health(health: Mapping[str, Any], address: str) -> Finding:
     part, expected = "service.health", "live and ready"
     if not health["live"]:
         advice = "search the log for `ended:`; see FacialServiceCrashLooping"
-        return error(
-            part, address, "not live: no worker has sent a heartbeat in time", expected=expected, advice=advice
-        )
+        found = "not live: no worker has sent a heartbeat in time"
+        return error(part, address, found, expected=expected, advice=advice)
     if not health["ready"]:
         found = "draining, because it is shutting down" if health["draining"] else "not ready: workers are starting"
         return warning(part, address, found, expected=expected)

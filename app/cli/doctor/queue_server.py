@@ -139,14 +139,11 @@ def check_files(settings: Settings) -> Iterator[Finding]:
     for name in ("nats_creds_file", "nats_tls_ca_file", "nats_tls_cert_file", "nats_tls_key_file"):
         path = getattr(settings, name)
         if path is not None and not os.access(path, os.R_OK):
-            yield error(
-                "queue.access",
-                f"{name.upper()} {path}",
-                "cannot be read" if path.exists() else "does not exist",
-                expected="a readable file",
-                advice=f"correct {name.upper()} or the mode of the file (chart: `externalNats.credsSecret`, "
-                "`externalNats.tlsSecret`)",
-            )
+            found = "cannot be read" if path.exists() else "does not exist"
+            chart = "`externalNats.credsSecret`, `externalNats.tlsSecret`"
+            advice = f"correct {name.upper()} or the mode of the file (chart: {chart})"
+            subject = f"{name.upper()} {path}"
+            yield error("queue.access", subject, found, expected="a readable file", advice=advice)
 
 
 def query_jetstream(settings: Settings) -> tuple[Finding, JetStreamResponses | None]:

@@ -198,11 +198,7 @@ def sum_series(parts: Iterable[dict[Labels, float]]) -> dict[Labels, float]:
 
 
 def merge_buckets(parts: Iterable[Buckets]) -> Buckets | None:
-    """Sum histograms. If their bounds differ, keep the bounds that all of them have.
-
-    Returns:
-        The sum, or None if there are no histograms.
-    """
+    """Sum histograms; None if there are none. If their bounds differ, keep the bounds that all of them have."""
     histograms = [part for part in parts if part.bounds]
     if not histograms:
         return None

@@ -91,10 +91,7 @@ def _stop_on_signals() -> Iterator[StopEvent]:
 
 
 def run(selection: Selection, options: RunOptions, crop_options: CropOptions) -> int:
-    """Process the selected images, and report the outcome.
-
-    Returns:
-        The exit status.
+    """Process the selected images, report the outcome, and return the exit status.
 
     Raises:
         OutputError: the results folder cannot be used.

@@ -159,10 +159,7 @@ def result_of_face(result: str, face: int) -> str:
 
 
 def _find_companions(image: InputImage, selection: Selection) -> tuple[str | None, str | None, int]:
-    """Find the landmark file and the segmentation map of an image.
-
-    Returns:
-        Both paths, and the later modification time of the two.
+    """Find the landmark file and the segmentation map of an image, and the later modification time of the two.
 
     Raises:
         JobError: a required file is missing or cannot be read.

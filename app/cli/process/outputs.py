@@ -152,10 +152,7 @@ class OutputFolder:
 
 
 def write_temporary(path: str, content: bytes) -> str:
-    """Write content that will be renamed to ``path`` to a temporary file in the same folder.
-
-    Returns:
-        The path of the temporary file.
+    """Write content that will be renamed to ``path`` to a temporary file in the same folder; return its path.
 
     Raises:
         OSError: the file cannot be written; it is removed in that case.
