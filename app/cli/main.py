@@ -10,14 +10,14 @@ import threading
 import time
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, NoReturn
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from app import __version__
+from app.cli.common import EXIT_FAILED, PROGRAM, exit_with_error, settings_or_exit
 from app.cli.doctor.catalogue import Check
 from app.cli.process.command import ProcessCommand, process
-from app.cli.settings import settings_or_exit
 from app.cli.tasks import tasks
 from app.cli.typer_adapter import completion_script
 
@@ -27,7 +27,6 @@ if TYPE_CHECKING:
     from app.cli.doctor.findings import Finding
     from app.settings import Settings
 
-PROGRAM = "facial-service"
 CGROUP_ROOT = Path("/sys/fs/cgroup")
 MONITOR_URL = "http://127.0.0.1:9000"
 MIN_S, MAX_S = 0.2, 3600.0  # of the monitor's options
@@ -68,7 +67,7 @@ def doctor(
     """
     checks = [check for check in only or Check if check not in (skip or ())]
     if not checks:
-        _exit_with_usage_error("--skip: expected at least one remaining check, got none")
+        exit_with_error("--skip: expected at least one remaining check, got none")
     started_at = time.monotonic()
     findings = _run_checks(checks, cgroup_root, show_progress=not is_json and sys.stderr.isatty())
 
@@ -123,14 +122,14 @@ def monitor(
     """
     for name, value in (("--interval", interval), ("--window", window), ("--timeout", timeout)):
         if not (math.isfinite(value) and MIN_S <= value <= MAX_S):
-            _exit_with_usage_error(f"{name}: expected {MIN_S:g} to {MAX_S:g} seconds, got {value:g}")
+            exit_with_error(f"{name}: expected {MIN_S:g} to {MAX_S:g} seconds, got {value:g}")
     # Import lazily: `--help` does not load the HTTP client, the metrics parser and the renderer.
     from app.cli.monitor.scraper import AddressError, parse_targets  # noqa: PLC0415
 
     try:
         targets = parse_targets(urls or [MONITOR_URL])
     except AddressError as error:
-        _exit_with_usage_error(f"URL: {error}")
+        exit_with_error(f"URL: {error}")
     from app.cli.monitor.watch import Watch  # noqa: PLC0415 - lazily, as above
 
     watch = Watch(
@@ -185,7 +184,7 @@ def worker() -> None:
     """Process the tasks of the NATS server at NATS_URL, and serve metrics and probes."""
     settings = settings_or_exit()
     if not settings.nats_url:
-        _exit_with_usage_error(
+        exit_with_error(
             "NATS_URL: expected the URL of a NATS server, got nothing; "
             f"without one, `{PROGRAM} serve` processes tasks itself"
         )
@@ -205,13 +204,7 @@ def _run(program: Callable[[Settings], None], settings: Settings) -> None:
         program(settings)
     except OSError as error:
         path = f"{error.filename}: " if error.filename else ""
-        typer.echo(f"{PROGRAM}: {path}{error.strerror or error}", err=True)
-        sys.exit(1)
-
-
-def _exit_with_usage_error(text: str) -> NoReturn:
-    typer.echo(f"{PROGRAM}: {text}", err=True)
-    sys.exit(2)
+        exit_with_error(f"{path}{error.strerror or error}", EXIT_FAILED)
 
 
 def main() -> None:

@@ -14,6 +14,7 @@ import psutil
 
 from app.cli.doctor.catalogue import CATALOGUE
 from app.cli.doctor.findings import Finding, error, format_bytes, note, ok, skipped, warning
+from app.observability.value_store import FILE_NAME
 from app.settings import MIB
 
 if TYPE_CHECKING:
@@ -31,8 +32,6 @@ MIN_DATA_BYTES, LOW_DATA_BYTES = 64 * MIB, 512 * MIB
 METRIC_BYTES_PER_PROCESS = 4 * MIB
 MIN_METRIC_BYTES = MIB
 MAX_NAMES = 5
-# The metric type, the multi-process mode of a gauge, and the process that wrote the file.
-_METRIC_FILE = re.compile(r"(?:counter|histogram|summary|gauge_(?P<mode>[a-z]+))_(?P<process>[^_]+)\.db")
 _WORKER = re.compile(r"(?:worker|task)-\d+")
 _OTHER_PROCESSES = {"main", "master", "exporter", "task-master"}
 
@@ -110,7 +109,7 @@ def _find_metrics_folder(context: Context) -> Path | None:
     for worker in context.instance.metrics.health.get("workers", []):
         with suppress(psutil.Error, OSError):
             for file in psutil.Process(worker["pid"]).open_files():
-                if _METRIC_FILE.fullmatch(Path(file.path).name):
+                if FILE_NAME.fullmatch(Path(file.path).name):
                     return Path(file.path).parent
     return None
 
@@ -143,21 +142,21 @@ def _check_names(folder: Path, names: list[str]) -> Finding:
 
 
 def _is_ours(name: str) -> bool:
-    match = _METRIC_FILE.fullmatch(name)
-    return match is not None and (match["process"] in _OTHER_PROCESSES or bool(_WORKER.fullmatch(match["process"])))
+    match = FILE_NAME.fullmatch(name)
+    return match is not None and (match["slot"] in _OTHER_PROCESSES or bool(_WORKER.fullmatch(match["slot"])))
 
 
 def _check_slots(context: Context, folder: Path, names: list[str]) -> Iterator[Finding]:
     part = "metric-files.slots"
-    files = [match for match in map(_METRIC_FILE.fullmatch, names) if match and _WORKER.fullmatch(match["process"])]
-    processes = {match["process"] for match in files}
+    files = [match for match in map(FILE_NAME.fullmatch, names) if match and _WORKER.fullmatch(match["slot"])]
+    processes = {match["slot"] for match in files}
     if not context.instance.is_running:
         if processes:
             found = f"files of {len(processes)} processes of an earlier run; the next start removes them"
             yield note(part, str(folder), found)
         return
     running = {str(worker["name"]) for worker in context.instance.workers}
-    stale = sorted({match["process"] for match in files if (match["mode"] or "").startswith("live")} - running)
+    stale = sorted({match["slot"] for match in files if (match["mode"] or "").startswith("live")} - running)
     if stale:
         found = f"live values of processes that no longer run: {', '.join(stale)}"
         yield warning(part, str(folder), found, expected="live values of running processes only")

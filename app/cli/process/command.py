@@ -13,6 +13,7 @@ from typing import IO, TYPE_CHECKING, Annotated, Any, Final, NoReturn, get_type_
 import msgspec
 import typer
 
+from app.cli.common import EXIT_FAILED, EXIT_USAGE, caller_settings_or_exit, exit_with_error, settings_or_exit
 from app.cli.process.inputs import escape_path, find_images, has_heic_decoder, os_error_text
 from app.cli.process.jobs import LANDMARKS_PATTERN, Format, JobConfig, RunError, Selection, check_pattern, plan_jobs
 from app.cli.process.outputs import FolderInUseError, OutputError, OutputFolder
@@ -26,7 +27,6 @@ from app.cli.process.report import (
     print_summary,
     record_all,
 )
-from app.cli.settings import caller_settings_or_exit, settings_or_exit
 from app.cli.typer_adapter import EagerCommand, replace_parameters
 from app.service.options import OPTION_NAMES, CropOptions
 
@@ -40,8 +40,6 @@ if TYPE_CHECKING:
     from app.cli.process.remote_pool import RemotePool
     from app.settings import Settings
 
-EXIT_FAILED: Final = 1
-EXIT_USAGE: Final = 2
 EXIT_SIGNAL: Final = 128
 REQUESTS_PER_CORE: Final = 2
 
@@ -327,7 +325,7 @@ def process(  # noqa: PLR0913 - one parameter per documented option
     To resume a stopped run, start it again: images whose results are up to date are skipped.
     """
     if detect and landmarks is not None:
-        _exit(EXIT_USAGE, "--detect, --landmarks: expected at most one of them, got both")
+        exit_with_error("--detect, --landmarks: expected at most one of them, got both")
     _check_pattern("--landmarks", landmarks)
     _check_pattern("--segmentation-map", segmentation_map)
     _check_url(url)
@@ -336,7 +334,7 @@ def process(  # noqa: PLR0913 - one parameter per documented option
     except msgspec.ValidationError as error:
         from app.web.msgspec_errors import validation_problem  # noqa: PLC0415 - only if there is an error
 
-        _exit(EXIT_USAGE, validation_problem(error, "options", OPTION_NAMES).detail)
+        exit_with_error(validation_problem(error, "options", OPTION_NAMES).detail)
     selection = Selection(
         inputs=images,
         formats=tuple(one for one in Format if one in (formats or [Format.SVG])),
@@ -363,10 +361,10 @@ def _run(selection: Selection, run_options: RunOptions, crop_options: CropOption
         sys.exit(run(selection, run_options, crop_options))
     except OutputError as error:
         status = EXIT_FAILED if isinstance(error, FolderInUseError) else EXIT_USAGE
-        _exit(status, f"{escape_path(run_options.out)}: {error}")
+        exit_with_error(f"{escape_path(run_options.out)}: {error}", status)
     except OSError as error:
         path = f"{escape_path(str(error.filename))}: " if error.filename else ""
-        _exit(EXIT_FAILED, f"{path}{os_error_text(error)}")
+        exit_with_error(f"{path}{os_error_text(error)}", EXIT_FAILED)
 
 
 def to_crop_options(given: dict[str, Any]) -> CropOptions:
@@ -382,7 +380,7 @@ def _check_pattern(option: str, pattern: str | None) -> None:
     try:
         check_pattern(pattern or "")
     except ValueError as error:
-        _exit(EXIT_USAGE, f"{option}: {error}")
+        exit_with_error(f"{option}: {error}")
 
 
 def _check_url(url: str | None) -> None:
@@ -392,9 +390,4 @@ def _check_url(url: str | None) -> None:
 
     if not is_service_url(url):
         # Do not repeat the URL, because it may contain a password.
-        _exit(EXIT_USAGE, f"{URL}: expected a URL such as http://127.0.0.1:8000, without credentials")
-
-
-def _exit(status: int, text: str) -> NoReturn:
-    print_line(text)
-    sys.exit(status)
+        exit_with_error(f"{URL}: expected a URL such as http://127.0.0.1:8000, without credentials")
