@@ -10,9 +10,11 @@ the cost, so the level of the ``images`` component is WARNING there.
 from __future__ import annotations
 
 import logging
+import math
 import re
 import secrets
 import sys
+import time
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -116,6 +118,22 @@ def parse_trace_id(traceparent: str | None) -> str | None:
 def get_logger(component: str) -> logging.Logger:
     """Return the logger of a component: ``api``, ``images``, ``tasks`` or ``server``."""
     return logging.getLogger(f"{ROOT}.{component}")
+
+
+class LogLimit:
+    """Rate limit for logging an error that may occur again and again."""
+
+    def __init__(self, pause_s: float) -> None:
+        self._pause_s = pause_s
+        self._next_at = -math.inf
+
+    def is_due(self) -> bool:
+        """Return whether the pause has passed since the last time this returned true."""
+        now = time.monotonic()
+        if now < self._next_at:
+            return False
+        self._next_at = now + self._pause_s
+        return True
 
 
 def configure_logging(options: LogOptions) -> None:

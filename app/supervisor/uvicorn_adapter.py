@@ -25,7 +25,7 @@ from uvicorn_worker import UvicornWorker
 from app.observability import rich_logging
 from app.observability.health import WorkerState
 from app.observability.recording import record_error
-from app.observability.rich_logging import get_logger
+from app.observability.rich_logging import LogLimit, get_logger
 from app.supervisor.connections import (
     WRITE_TIMEOUT_S,
     LingeringTransport,
@@ -480,11 +480,11 @@ class ApiWorker(SlotWorker, UvicornWorker):
 
     server: GracefulServer
     _is_exhausted = False
-    _last_exhausted_log = -math.inf
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.config.timeout_notify = HEARTBEAT_S
+        self._exhausted_lines = LogLimit(EXHAUSTED_LOG_S)
 
     async def _serve(self) -> None:
         self.config.app = self.wsgi
@@ -520,9 +520,7 @@ class ApiWorker(SlotWorker, UvicornWorker):
         try:
             os.close(os.dup(self.sockets[0].fileno()))
         except OSError as error:
-            now = time.monotonic()
-            if now - self._last_exhausted_log >= EXHAUSTED_LOG_S:
-                self._last_exhausted_log = now
+            if self._exhausted_lines.is_due():
                 server_log.error("connections: cannot accept more (%s); raise the limit on open files", error.strerror)
             self._is_exhausted = True
             return WorkerState.EXHAUSTED

@@ -21,7 +21,6 @@ CALLS = {
     # In the service and task layers, this is collections.Counter.
     "Counter": (
         "app/observability/metrics.py",
-        "app/service/body_budget.py",
         "app/service/crop.py",
         "app/tasks/admission.py",
     ),
