@@ -33,7 +33,7 @@ MIN_S, MAX_S = 0.2, 3600.0  # of the monitor's options
 
 cli = typer.Typer(
     name=PROGRAM,
-    help="Face regions from an image and its MediaPipe landmarks, over HTTP.",
+    help="Segment faces in images into labelled regions: as an HTTP service, from a task queue, or in batches.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
@@ -102,7 +102,7 @@ Urls = Annotated[
 Interval = Annotated[float, typer.Option("--interval", "-n", metavar="S", help="Seconds between scrapes.")]
 Window = Annotated[float, typer.Option("--window", metavar="S", help="Time window of rates and quantiles, in seconds.")]
 Timeout = Annotated[float, typer.Option("--timeout", metavar="S", help="Response timeout per instance, in seconds.")]
-Once = Annotated[bool, typer.Option("--once", help="Print one frame and exit; code 1 if an instance is not ready.")]
+Once = Annotated[bool, typer.Option("--once", help="Print one frame and exit; status 1 if an instance is not ready.")]
 
 
 @cli.command(epilog="Example: facial-service monitor http://127.0.0.1:9000 http://127.0.0.1:9001")

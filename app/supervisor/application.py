@@ -83,7 +83,7 @@ class ServiceApplication(BaseApplication):
         """Start the background work of the exporter process."""
 
     def run(self) -> None:
-        """Run until a signal stops the instance; leaves by `SystemExit`.
+        """Run until a signal stops the instance, which raises `SystemExit`.
 
         Raises:
             OSError: a port is in use, or a configured directory or file is not writable.
@@ -111,7 +111,7 @@ class ServiceApplication(BaseApplication):
                 metrics_directory=self.metrics_directory,
             ).run()
         finally:
-            # Workers leave through here too. A directory that the operator configured is kept.
+            # Workers end here too. A directory that the operator configured is kept.
             is_own = self.settings.prometheus_multiproc_dir is None
             if self.metrics_directory is not None and is_own and os.getpid() == master:
                 value_directory.remove(self.metrics_directory)

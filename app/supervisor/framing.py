@@ -202,7 +202,7 @@ def split_target(target: bytes) -> tuple[bytes | None, bytes]:
 
 
 def require_valid_headers(version: str, headers: Headers) -> None:
-    """Refuse headers, with lower-case names, that are ambiguous or invalid, and requests without a host.
+    """Refuse ambiguous headers, control characters and requests without a host; names are in lower case.
 
     Raises:
         RefusedError: ``http_invalid``.

@@ -140,11 +140,11 @@ class ServiceArbiter(Arbiter):
             time.sleep(POLL_S)
 
     def run(self) -> None:
-        """Run until a signal arrives, then stop the managed processes; leaves by `SystemExit`."""
+        """Run until a signal arrives, which raises `SystemExit`, then stop the managed processes."""
         try:
             super().run()
         finally:
-            if os.getpid() == self.scoreboard.master_pid:  # workers leave through here too
+            if os.getpid() == self.scoreboard.master_pid:  # workers end here too
                 self._stop_processes()
 
     def manage_workers(self) -> None:

@@ -107,7 +107,7 @@ class Scoreboard:
         return workers
 
     def record_managed_process(self, number: int, name: str, pid: int) -> None:
-        """Record a managed process: its index (at most 7), its name (at most 28 bytes), and 0 if it is not running."""
+        """Record a managed process: index (at most 7), name (at most 28 bytes), and id; 0 if it is not running."""
         offset = _FIRST_MANAGED_PROCESS + number * _MANAGED_PROCESS.size
         _MANAGED_PROCESS.pack_into(self._memory, offset, pid, name.encode())
 

@@ -115,7 +115,7 @@ def run_standalone(settings: Settings) -> None:
 def run_embedded(
     settings: Settings, scoreboard: Scoreboard, metrics_directory: Path | None, *, parent_pid: int
 ) -> None:
-    """Run task workers as part of an API instance until a signal stops them; leaves by `SystemExit`.
+    """Run task workers as part of an API instance until a signal stops them, which raises `SystemExit`.
 
     The API's probes report the scoreboard too, and its master, the parent process, has created the directory.
     """

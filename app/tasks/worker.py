@@ -145,7 +145,7 @@ class Attempt:
         self._is_light = not is_faulty and _is_quick(task.checked)
 
     async def run(self, *, is_first: bool) -> None:
-        """Process the task and store its end, unless it has ended; no other attempt can precede the first.
+        """Process the task and store its end, unless it has ended; if it is the first, no other attempt has started.
 
         Raises:
             ShuttingDownError: the process is stopping, and the task was not started.

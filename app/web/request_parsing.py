@@ -84,9 +84,10 @@ async def process_body(
 ) -> AsyncIterator[T]:
     """Read the body, run `work` on it, and yield the result; the body's memory stays accounted for in the block.
 
-    `work` runs on a work thread, and the body is released after it. Without `keeps_slot`, the block only waits for the
-    queue, so the slot is released first, and a slow queue delays no other request. `work` is then a check, which for a
-    small body takes less time than a thread switch, so it runs on the event loop, unless it needs to decode an image.
+    `work` runs on a work thread, and the body is released after it. Without `keeps_slot`, the slot is released before
+    the block, which then only waits for the queue, so that a slow queue delays no other request. In that case, `work`
+    is a check. For a small body, it takes less time than a thread switch, so it runs on the event loop unless it needs
+    to decode an image.
 
     Raises:
         ProblemError: ``body_too_large``, ``body_timeout``, or an error of `work`.

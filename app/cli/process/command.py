@@ -227,7 +227,11 @@ LabelMap = Annotated[
 ]
 Detect = Annotated[
     bool | None,
-    typer.Option("--detect/--no-detect", show_default=False, help="Detect landmarks in every image, or in none."),
+    typer.Option(
+        "--detect/--no-detect",
+        show_default="images without a landmark file",
+        help="Detect landmarks in every image, or in none.",
+    ),
 ]
 Jobs = Annotated[
     int | None,

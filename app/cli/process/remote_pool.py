@@ -189,7 +189,9 @@ class RemotePool:
         raise error
 
     def _check_stall(self, unreachable_since: float, error: JobError) -> None:
-        """Raise an error if a request, unreachable since a time or never (infinity), should not be retried.
+        """Raise an error if a request should not be retried.
+
+        Its attempts have failed to reach the service since a time, which is infinite if the service has responded.
 
         Raises:
             JobError: the service has since responded to other requests, but not to this one.
