@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from app.cli.doctor.findings import Finding
     from app.settings import Settings
 
+EXIT_INTERRUPTED = 130
 CGROUP_ROOT = Path("/sys/fs/cgroup")
 MONITOR_URL = "http://127.0.0.1:9000"
 MIN_S, MAX_S = 0.2, 3600.0  # of the monitor's options
@@ -69,7 +70,10 @@ def doctor(
     if not checks:
         exit_with_error("--skip: expected at least one remaining check, got none")
     started_at = time.monotonic()
-    findings = _run_checks(checks, cgroup_root, show_progress=not is_json and sys.stderr.isatty())
+    try:
+        findings = _run_checks(checks, cgroup_root, show_progress=not is_json and sys.stderr.isatty())
+    except KeyboardInterrupt:
+        os._exit(EXIT_INTERRUPTED)  # because a normal exit would wait for a library call that hangs in a thread
 
     from app.cli.doctor.findings import Status, worst_status, write_report  # noqa: PLC0415 - keeps `--help` fast
 
@@ -78,7 +82,7 @@ def doctor(
     code = int(worst_status(findings).rank >= limit.rank)
     if any(thread.name.startswith("doctor-") for thread in threading.enumerate()):
         sys.stdout.flush()
-        os._exit(code)  # because a normal exit would wait for a library call that hangs in a check's thread
+        os._exit(code)  # as above
     sys.exit(code)
 
 
