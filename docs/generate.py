@@ -54,7 +54,7 @@ def _default(field: Any) -> str:
     if value in (None, "", ()):
         return ""
     if isinstance(value, tuple):
-        return f"`{','.join(f'{bound:g}' for bound in value)}`"
+        return f"`{','.join(f'{bound:.10g}' for bound in value)}`"
     return f"`{_text(value)}`"
 
 

@@ -1,38 +1,152 @@
-"""Command line ``facial-service``, with the commands that need no module of their own."""
+"""Command line ``facial-service``. ``tasks`` and ``process`` are defined in modules of their own."""
 
 from __future__ import annotations
 
+import asyncio
+import math
+import os
 import sys
+import threading
+import time
 from enum import StrEnum
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from app import __version__
-from app.cli.doctor.command import doctor
-from app.cli.monitor.command import monitor
+from app.cli.common import EXIT_FAILED, PROGRAM, exit_with_error, settings_or_exit
+from app.cli.doctor.catalogue import Check
 from app.cli.process.command import ProcessCommand, process
-from app.cli.settings import settings_or_exit
 from app.cli.tasks import tasks
 from app.cli.typer_adapter import completion_script
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from app.cli.doctor.findings import Finding
     from app.settings import Settings
 
-PROGRAM = "facial-service"
+EXIT_INTERRUPTED = 130
+CGROUP_ROOT = Path("/sys/fs/cgroup")
+MONITOR_URL = "http://127.0.0.1:9000"
+MIN_S, MAX_S = 0.2, 3600.0  # of the monitor's options
 
 cli = typer.Typer(
     name=PROGRAM,
-    help="Face regions from an image and its MediaPipe landmarks, over HTTP.",
+    help="Segment faces in images into labelled regions: as an HTTP service, from a task queue, or in batches.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 cli.add_typer(tasks, name="tasks")
-cli.command(epilog="Example: facial-service doctor --only queue --json")(doctor)
-cli.command(epilog="Example: facial-service monitor http://127.0.0.1:9000 http://127.0.0.1:9001")(monitor)
+
+
+Only = Annotated[list[Check] | None, typer.Option("--only", help="Run only this check; repeatable.")]
+Skip = Annotated[list[Check] | None, typer.Option("--skip", help="Skip this check; repeatable.")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Show only notes, warnings and errors.")]
+Strict = Annotated[bool, typer.Option("--strict", help="Treat warnings as errors in the exit status.")]
+CgroupRoot = Annotated[
+    Path,
+    typer.Option("--cgroup-root", help="Mount point of the cgroup v2 file system.", exists=True, file_okay=False),
+]
+
+
+@cli.command(epilog="Example: facial-service doctor --only queue --json")
+def doctor(
+    *,
+    only: Only = None,
+    skip: Skip = None,
+    is_json: Annotated[bool, typer.Option("--json", help="Write machine-readable JSON.")] = False,
+    is_quiet: Quiet = False,
+    is_strict: Strict = False,
+    cgroup_root: CgroupRoot = CGROUP_ROOT,
+) -> None:
+    """Check this deployment and print a remedy for each problem. Run it in the environment of the service.
+
+    The command changes nothing. Exit status: 0 without errors, 1 with errors, 2 for invalid usage.
+    """
+    checks = [check for check in only or Check if check not in (skip or ())]
+    if not checks:
+        exit_with_error("--skip: expected at least one remaining check, got none")
+    started_at = time.monotonic()
+    try:
+        findings = _run_checks(checks, cgroup_root, show_progress=not is_json and sys.stderr.isatty())
+    except KeyboardInterrupt:
+        os._exit(EXIT_INTERRUPTED)  # because a normal exit would wait for a library call that hangs in a thread
+
+    from app.cli.doctor.findings import Status, worst_status, write_report  # noqa: PLC0415 - keeps `--help` fast
+
+    write_report(findings, time.monotonic() - started_at, is_json=is_json, is_quiet=is_quiet)
+    limit = Status.WARNING if is_strict else Status.ERROR
+    code = int(worst_status(findings).rank >= limit.rank)
+    if any(thread.name.startswith("doctor-") for thread in threading.enumerate()):
+        sys.stdout.flush()
+        os._exit(code)  # as above
+    sys.exit(code)
+
+
+def _run_checks(checks: list[Check], cgroup_root: Path, *, show_progress: bool) -> list[Finding]:
+    from app.cli.doctor.runner import run_checks  # noqa: PLC0415 - as above
+
+    if not show_progress:
+        return run_checks(checks, cgroup_root)
+    from rich.console import Console  # noqa: PLC0415 - as above
+    from rich.progress import Progress  # noqa: PLC0415 - as above
+
+    with Progress(console=Console(stderr=True), transient=True) as progress:
+        bar = progress.add_task("Checking", total=len(checks))
+        return run_checks(checks, cgroup_root, lambda _: progress.advance(bar))
+
+
+Urls = Annotated[
+    list[str] | None,
+    typer.Argument(metavar="URL", show_default=False, help=f"Metrics port of each instance; default: {MONITOR_URL}"),
+]
+Interval = Annotated[float, typer.Option("--interval", "-n", metavar="S", help="Seconds between scrapes.")]
+Window = Annotated[float, typer.Option("--window", metavar="S", help="Time window of rates and quantiles, in seconds.")]
+Timeout = Annotated[float, typer.Option("--timeout", metavar="S", help="Response timeout per instance, in seconds.")]
+Once = Annotated[bool, typer.Option("--once", help="Print one frame and exit; status 1 if an instance is not ready.")]
+
+
+@cli.command(epilog="Example: facial-service monitor http://127.0.0.1:9000 http://127.0.0.1:9001")
+def monitor(
+    urls: Urls = None,
+    *,
+    interval: Interval = 2.0,
+    window: Window = 10.0,
+    timeout: Timeout = 3.0,
+    is_once: Once = False,
+    is_json: Annotated[bool, typer.Option("--json", help="Print one JSON object per interval.")] = False,
+) -> None:
+    """Watch running instances in the terminal: health, requests, latency, errors, tasks and processes.
+
+    Pass one URL per instance, such as an API pod and a worker pod, to sum their counters.
+    Press q or Ctrl-C to quit. If standard output is not a terminal, frames are printed as text.
+    """
+    for name, value in (("--interval", interval), ("--window", window), ("--timeout", timeout)):
+        if not (math.isfinite(value) and MIN_S <= value <= MAX_S):
+            exit_with_error(f"{name}: expected {MIN_S:g} to {MAX_S:g} seconds, got {value:g}")
+    # Import lazily: `--help` does not load the HTTP client, the metrics parser and the renderer.
+    from app.cli.monitor.scraper import AddressError, parse_targets  # noqa: PLC0415
+
+    try:
+        targets = parse_targets(urls or [MONITOR_URL])
+    except AddressError as error:
+        exit_with_error(f"URL: {error}")
+    from app.cli.monitor.watch import Watch  # noqa: PLC0415 - lazily, as above
+
+    watch = Watch(
+        targets=targets,
+        interval_s=interval,
+        window_s=max(window, interval),
+        timeout_s=timeout,
+        is_once=is_once,
+        is_json=is_json,
+    )
+    sys.exit(asyncio.run(watch.run()))
+
+
 cli.command(
     cls=ProcessCommand, epilog="Example: facial-service process photos/ --out regions --format svg --format json"
 )(process)
@@ -74,12 +188,10 @@ def worker() -> None:
     """Process the tasks of the NATS server at NATS_URL, and serve metrics and probes."""
     settings = settings_or_exit()
     if not settings.nats_url:
-        typer.echo(
-            f"{PROGRAM}: NATS_URL: expected the URL of a NATS server, got nothing; "
-            f"without one, `{PROGRAM} serve` processes tasks itself",
-            err=True,
+        exit_with_error(
+            "NATS_URL: expected the URL of a NATS server, got nothing; "
+            f"without one, `{PROGRAM} serve` processes tasks itself"
         )
-        sys.exit(2)
     from app.supervisor.task_server import run_standalone  # noqa: PLC0415 - see above
 
     _run(run_standalone, settings)
@@ -96,8 +208,7 @@ def _run(program: Callable[[Settings], None], settings: Settings) -> None:
         program(settings)
     except OSError as error:
         path = f"{error.filename}: " if error.filename else ""
-        typer.echo(f"{PROGRAM}: {path}{error.strerror or error}", err=True)
-        sys.exit(1)
+        exit_with_error(f"{path}{error.strerror or error}", EXIT_FAILED)
 
 
 def main() -> None:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from app.cli.settings import settings_or_exit
+from app.cli.common import exit_with_error, print_error, settings_or_exit
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -67,8 +67,7 @@ def _for_each(
     act: Callable[[DeadLetterQueue], Callable[[str], Awaitable[None]]],
 ) -> None:
     if bool(ids) == is_all:
-        typer.echo("facial-service: expected task ids, or --all", err=True)
-        sys.exit(2)
+        exit_with_error("expected task ids, or --all")
 
     async def run(dead_letters: DeadLetterQueue) -> None:
         # Imported here, because `--help` does not need it.
@@ -83,7 +82,7 @@ def _for_each(
                 await act(dead_letters)(task_id)
             except (TaskUnknownError, TaskEndedError) as error:
                 failed += 1
-                typer.echo(f"facial-service: {task_id}: {error}", err=True)
+                print_error(f"{task_id}: {error}")
         typer.echo(f"{len(selected) - failed} of {len(selected)} done")
         if failed:
             sys.exit(EXIT_UNKNOWN_TASK)
@@ -107,8 +106,7 @@ def _with_dead_letters(act: Callable[[DeadLetterQueue], Awaitable[None]]) -> Non
     try:
         asyncio.run(run())
     except QueueError as error:
-        typer.echo(f"facial-service: {error}", err=True)
-        sys.exit(EXIT_NO_QUEUE)
+        exit_with_error(str(error), EXIT_NO_QUEUE)
 
 
 def _print_json(found: list[DeadLetter]) -> None:

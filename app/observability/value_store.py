@@ -17,7 +17,6 @@ import os
 import re
 import struct
 import threading
-import time
 from typing import TYPE_CHECKING, Any, Final
 
 import orjson
@@ -25,7 +24,7 @@ from prometheus_client import Metric, values
 from prometheus_client.mmap_dict import mmap_key
 from prometheus_client.multiprocess import MultiProcessCollector
 
-from app.observability.rich_logging import get_logger
+from app.observability.rich_logging import LogLimit, get_logger
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -228,7 +227,7 @@ class ValueStore:
         self._files: dict[str, ValueFile] = {}
         self._values: list[StoredValue] = []
         self.is_failing = False  # some values are only in memory, because they could not be written
-        self._next_line = 0.0
+        self._error_lines = LogLimit(LOG_PAUSE_S)
 
     def add(self, value: StoredValue) -> None:
         """Add a new value to its file."""
@@ -241,7 +240,7 @@ class ValueStore:
     def follow_fork(self) -> None:
         """Open the files of the new slot if the process was forked."""
         if self._identity != self._get_identity():
-            self._identity, self._next_line = self._get_identity(), 0.0
+            self._identity, self._error_lines = self._get_identity(), LogLimit(LOG_PAUSE_S)
             for value in self._values:
                 value.reset()
             self._rebuild()
@@ -263,8 +262,7 @@ class ValueStore:
     def fail(self, error: OSError) -> None:
         """Record that a value could not be written, and log it at a limited rate."""
         self.is_failing = True
-        if time.monotonic() >= self._next_line:
-            self._next_line = time.monotonic() + LOG_PAUSE_S
+        if self._error_lines.is_due():
             log.error(
                 "Metrics of %s cannot be written to %s: %s; they are kept in memory, retrying every second",
                 self._identity,

@@ -25,6 +25,16 @@ class SaturatedError(Exception):
     """The process is at capacity."""
 
 
+class CallerCounter(Counter[str]):
+    """Number of things that each caller holds; a caller that holds none has no entry."""
+
+    def release(self, caller: str) -> None:
+        """Count one less."""
+        self[caller] -= 1
+        if not self[caller]:
+            del self[caller]
+
+
 class BodyBudget:
     """Buffered bytes of the bodies of one event loop.
 
@@ -41,7 +51,7 @@ class BodyBudget:
         self._max_body = max_body_bytes
         self._shared = self._max - max_body_bytes
         self._used = 0
-        self._open: Counter[str] = Counter()
+        self._open = CallerCounter()
         self._arriving: set[BodyBuffer] = set()
         self._waiting: dict[BodyBuffer, tuple[int, asyncio.Future[None]]] = {}
         self._leader: BodyBuffer | None = None
@@ -59,9 +69,7 @@ class BodyBudget:
         finally:
             self.finish(buffer)
             self._used -= buffer.size
-            self._open[client] -= 1
-            if not self._open[client]:
-                del self._open[client]
+            self._open.release(client)
             self._grant()
 
     def reserve(self, buffer: BodyBuffer, size: int) -> bool:

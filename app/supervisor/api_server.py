@@ -27,11 +27,7 @@ TASK_MARGIN_S = 5.0  # after the graceful timeout, for the master of the task wo
 
 
 class ApiApplication(ServiceApplication):
-    """One API instance.
-
-    Args:
-        settings: settings of the instance.
-    """
+    """One API instance."""
 
     def __init__(self, settings: Settings) -> None:
         self.embedded: EmbeddedServer | None = None

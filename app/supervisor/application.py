@@ -43,25 +43,13 @@ RESPONSE_MARGIN_S = 3  # after the graceful timeout, for workers to respond to t
 
 
 class ServiceApplication(BaseApplication):
-    """One instance: a master, its workers and its managed processes.
-
-    Args:
-        settings: settings of the instance.
-        scoreboard: shared with all processes of the instance.
-
-    Attributes:
-        settings: see above.
-        scoreboard: see above.
-        managed_processes: in the order of their start.
-        registry: read by scrapes; None if metrics are disabled.
-        metrics_directory: directory of the value files; None if metrics are disabled.
-        metrics_url: URL of the port for metrics and probes.
-    """
+    """One instance: a master, its workers and its managed processes, which share the scoreboard."""
 
     def __init__(self, settings: Settings, scoreboard: Scoreboard) -> None:
         self.settings = settings
         self.scoreboard = scoreboard
-        self.managed_processes: list[ManagedProcess] = []
+        self.managed_processes: list[ManagedProcess] = []  # in the order of their start
+        # Read by scrapes, and the directory of the value files; None if metrics are disabled.
         self.registry: CollectorRegistry | None = None
         self.metrics_directory: Path | None = None
         self.metrics_url = ""
@@ -95,7 +83,7 @@ class ServiceApplication(BaseApplication):
         """Start the background work of the exporter process."""
 
     def run(self) -> None:
-        """Run until a signal stops the instance; leaves by `SystemExit`.
+        """Run until a signal stops the instance, which raises `SystemExit`.
 
         Raises:
             OSError: a port is in use, or a configured directory or file is not writable.
@@ -123,7 +111,7 @@ class ServiceApplication(BaseApplication):
                 metrics_directory=self.metrics_directory,
             ).run()
         finally:
-            # Workers leave through here too. A directory that the operator configured is kept.
+            # Workers end here too. A directory that the operator configured is kept.
             is_own = self.settings.prometheus_multiproc_dir is None
             if self.metrics_directory is not None and is_own and os.getpid() == master:
                 value_directory.remove(self.metrics_directory)

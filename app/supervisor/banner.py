@@ -22,14 +22,7 @@ SAMPLE_LANDMARKS = Path("examples/astronaut.landmarks.json")
 
 
 def announce_api(settings: Settings, api_url: str, metrics_url: str, *, is_queue_embedded: bool) -> None:
-    """Log the URLs of an API instance; on a terminal, also print a banner.
-
-    Args:
-        settings: settings of the instance.
-        api_url: URL of the API's port.
-        metrics_url: URL of the port for metrics and probes.
-        is_queue_embedded: whether the instance has started its own queue.
-    """
+    """Log the URLs of an API instance; on a terminal, also print a banner."""
     if log_options(settings).is_rich:
         _print_banner(settings, api_url, metrics_url, is_queue_embedded=is_queue_embedded)
     log.info(
@@ -43,12 +36,7 @@ def announce_api(settings: Settings, api_url: str, metrics_url: str, *, is_queue
 
 
 def announce_task_workers(settings: Settings, metrics_url: str) -> None:
-    """Log the queue and the metrics URL of a worker instance.
-
-    Args:
-        settings: settings of the instance.
-        metrics_url: URL of the port for metrics and probes.
-    """
+    """Log the queue and the metrics URL of a worker instance."""
     count = count_task_workers(settings)
     log.info(
         "facial-service %s processes tasks from %s in %d worker processes, metrics and probes on %s",

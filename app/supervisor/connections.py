@@ -42,16 +42,7 @@ class LingeringTransport:
     """A transport that keeps reading for a moment after its last response if the client may still be sending.
 
     The kernel resets a connection that is closed with unread bytes, and a reset discards the response that the client
-    has received but not read yet.
-
-    Args:
-        transport: the connection.
-        loop: its event loop, for the time limit.
-        is_client_sending: returns whether more of a request may arrive.
-
-    Attributes:
-        is_lingering: whether the last response has been sent, and received bytes are discarded.
-        written_bytes: total number of bytes written.
+    has received but not read yet. `is_client_sending` returns whether more of a request may arrive.
     """
 
     def __init__(
@@ -60,8 +51,8 @@ class LingeringTransport:
         self._transport = transport
         self._loop = loop
         self._is_client_sending = is_client_sending
-        self.is_lingering = False
-        self.written_bytes = 0
+        self.is_lingering = False  # the last response has been sent, and received bytes are discarded
+        self.written_bytes = 0  # in total
         self._discarded = 0
 
     def __getattr__(self, name: str) -> Any:
@@ -128,11 +119,7 @@ class WriteTimeout:
 
     It measures what the client's system acknowledges. The transport's buffer alone can stand still for minutes while a
     slow client reads, because the kernel accepts more only when a third of its own buffer, up to megabytes, is free.
-
-    Args:
-        transport: the connection.
-        loop: its event loop. It checks once per `WRITE_TIMEOUT_S`, so a client has one to two times that long.
-        on_timeout: called at most once.
+    It checks once per `WRITE_TIMEOUT_S`, so a client has one to two times that long, and calls `on_timeout` once.
     """
 
     def __init__(
@@ -174,9 +161,6 @@ class ResponseBudget:
 
     While they exceed `MAX_BUFFERED_BYTES`, the connections of slow clients are closed, those with the most bytes first.
     A client has at least one tick to start reading.
-
-    Args:
-        loop: the event loop.
     """
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
@@ -185,12 +169,7 @@ class ResponseBudget:
         self._ticker: asyncio.TimerHandle | None = None
 
     def watch(self, transport: LingeringTransport, on_drop: Callable[[], None]) -> None:
-        """Watch a connection that has more than `WATCHED_BYTES` buffered.
-
-        Args:
-            transport: the connection.
-            on_drop: closes it immediately.
-        """
+        """Watch a connection that has more than `WATCHED_BYTES` buffered; `on_drop` closes it immediately."""
         if transport.get_write_buffer_size() < WATCHED_BYTES:
             return
         self._watched.setdefault(transport, (on_drop, None))

@@ -17,7 +17,7 @@ from wsgiref.simple_server import WSGIRequestHandler, WSGIServer
 from prometheus_client import make_wsgi_app
 
 from app.observability.health import probe
-from app.observability.rich_logging import get_logger
+from app.observability.rich_logging import LogLimit, get_logger
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -39,30 +39,10 @@ ERROR_LOG_S = 10.0  # minimum time between two log lines about the same kind of 
 NOSNIFF = ("X-Content-Type-Options", "nosniff")
 
 
-class _LogLimit:
-    """Rate limit for logging an error that may occur with every request."""
-
-    def __init__(self) -> None:
-        self._last = -ERROR_LOG_S
-
-    def is_due(self) -> bool:
-        """Return whether `ERROR_LOG_S` has passed since the last time this returned true."""
-        now = time.monotonic()
-        if now - self._last < ERROR_LOG_S:
-            return False
-        self._last = now
-        return True
-
-
 def exporter_app(scoreboard: ScoreboardView, registry: CollectorRegistry | None) -> Callable[..., Iterable[bytes]]:
-    """Create the WSGI application of the metrics port.
-
-    Args:
-        scoreboard: health of the instance.
-        registry: read by ``/metrics``; None disables the path (404).
-    """
+    """Create the WSGI application of the metrics port; without a registry, ``/metrics`` does not exist."""
     metrics_app = make_wsgi_app(registry) if registry is not None else None
-    scrape_errors = _LogLimit()
+    scrape_errors = LogLimit(ERROR_LOG_S)
 
     def application(environ: dict[str, Any], start: StartResponse) -> Iterable[bytes]:
         def start_response(status: str, headers: list[tuple[str, str]], *rest: Any) -> Any:
@@ -103,7 +83,7 @@ class _Server(ThreadingMixIn, WSGIServer):
         self._lock = threading.Lock()
         self._starts: dict[socket.socket, float] = {}  # oldest first
         self._complete: set[socket.socket] = set()  # connections whose request head has arrived
-        self._accept_errors, self._response_errors = _LogLimit(), _LogLimit()
+        self._accept_errors, self._response_errors = LogLimit(ERROR_LOG_S), LogLimit(ERROR_LOG_S)
         self._is_failing = False
 
     def get_request(self) -> tuple[socket.socket, Any]:
@@ -206,10 +186,7 @@ class _QuietHandler(WSGIRequestHandler):
 def serve_exporter(listener: socket.socket, scoreboard: ScoreboardView, registry: CollectorRegistry | None) -> None:
     """Serve metrics and probes until the master ends or SIGTERM arrives.
 
-    Args:
-        listener: listening socket of the master, which passes it to the next exporter if this process dies.
-        scoreboard: health of the instance.
-        registry: read by scrapes; None if metrics are disabled.
+    The socket is that of the master, which passes it to the next exporter if this process dies.
     """
     server = _Server(listener.getsockname()[:2], _QuietHandler, bind_and_activate=False)
     server.socket.close()

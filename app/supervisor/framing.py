@@ -45,12 +45,7 @@ _ABSOLUTE_TARGET = re.compile(rb"https?://(?=[^/?:])(" + _HOST_PATTERN + rb")(/[
 
 
 class RefusedError(Exception):
-    """A request is refused before it reaches the application.
-
-    Args:
-        code: error code, a key of `PROBLEMS`.
-        detail: the field, the expected value and the received value.
-    """
+    """A request is refused before it reaches the application; the code is a key of `PROBLEMS`."""
 
     def __init__(self, code: str, detail: str) -> None:
         super().__init__(detail)
@@ -59,19 +54,14 @@ class RefusedError(Exception):
 
 
 class Part(Protocol):
-    """One part of a request.
+    """One part of a request."""
 
-    Attributes:
-        is_complete: whether all of its bytes have been measured.
-    """
-
-    is_complete: bool
+    is_complete: bool  # all of its bytes have been measured
 
     def measure(self, unread: bytes | bytearray) -> int:
         """Return how many of the next bytes belong to this part and can be parsed; 0 if more are needed first.
 
-        Args:
-            unread: received bytes; the caller removes as many as this returns before the next call.
+        The caller removes as many bytes as this returns before the next call.
 
         Raises:
             RefusedError: the part exceeds a limit, or is not HTTP.
@@ -79,16 +69,11 @@ class Part(Protocol):
 
 
 class Head:
-    """The request line and the headers, measured as a whole; empty lines before them count against the limit.
-
-    Attributes:
-        is_complete: see `Part`.
-        method: method of the request; empty until the request line has arrived.
-    """
+    """The request line and the headers, measured as a whole; empty lines before them count against the limit."""
 
     def __init__(self) -> None:
         self.is_complete = False
-        self.method = b""
+        self.method = b""  # empty until the request line has arrived
         self._skipped = 0
         self._searched = 0
 
@@ -123,11 +108,7 @@ class Head:
 
 
 class SizedBody:
-    """A body with a Content-Length.
-
-    Args:
-        size: in bytes.
-    """
+    """A body with a Content-Length."""
 
     def __init__(self, size: int) -> None:
         self.is_complete = False
@@ -221,11 +202,7 @@ def split_target(target: bytes) -> tuple[bytes | None, bytes]:
 
 
 def require_valid_headers(version: str, headers: Headers) -> None:
-    """Refuse headers that are ambiguous or contain control characters, and requests without a host.
-
-    Args:
-        version: HTTP version.
-        headers: names in lower case, and values.
+    """Refuse ambiguous headers, control characters and requests without a host; names are in lower case.
 
     Raises:
         RefusedError: ``http_invalid``.
@@ -246,9 +223,6 @@ def invalid_body() -> RefusedError:
 
 def _require_request_line(line: bytes) -> None:
     """Refuse a request line with an unknown method, an invalid target or a version other than HTTP/1.0 and HTTP/1.1.
-
-    Args:
-        line: with its line break.
 
     Raises:
         RefusedError: ``http_invalid`` or ``method_unknown``.

@@ -60,20 +60,13 @@ class SlotWorker(Worker):
     """A worker process that occupies a slot and reports its health on the scoreboard.
 
     The arbiter sets the first four attributes before the fork.
-
-    Attributes:
-        slot: number of the slot.
-        scoreboard: shared with the master and the exporter.
-        settings: settings of the instance.
-        is_socket_shared: whether the listening socket outlives the instance.
-        exit_code: exit status, or the negative number of the signal that ended the process.
     """
 
     slot: int
-    scoreboard: Scoreboard
+    scoreboard: Scoreboard  # shared with the master and the exporter
     settings: Settings
-    is_socket_shared: bool = False
-    exit_code: int | None = None
+    is_socket_shared: bool = False  # the listening socket outlives the instance
+    exit_code: int | None = None  # exit status, or the negative number of the signal that ended the process
     pid: Any  # a text until the process has been forked
     aborted: bool  # whether gunicorn ended the process because it sent no heartbeat
 
@@ -105,13 +98,8 @@ class SlotWorker(Worker):
 class ServiceArbiter(Arbiter):
     """Master process: supervises the workers, each in a slot, and the managed processes.
 
-    Args:
-        application: the gunicorn application.
-        settings: settings of the instance.
-        scoreboard: shared with every process.
-        managed_processes: in the order of their start; they are stopped in the reverse order.
-        metrics_directory: directory of the value files; None if metrics are disabled.
-        parent_pid: process whose end stops this one; None if there is no such process.
+    Managed processes are started in their order and stopped in the reverse one. If the process `parent_pid` ends, the
+    master stops. The directory of the value files is None if metrics are disabled.
     """
 
     def __init__(
@@ -152,11 +140,11 @@ class ServiceArbiter(Arbiter):
             time.sleep(POLL_S)
 
     def run(self) -> None:
-        """Run until a signal arrives, then stop the managed processes; leaves by `SystemExit`."""
+        """Run until a signal arrives, which raises `SystemExit`, then stop the managed processes."""
         try:
             super().run()
         finally:
-            if os.getpid() == self.scoreboard.master_pid:  # workers leave through here too
+            if os.getpid() == self.scoreboard.master_pid:  # workers end here too
                 self._stop_processes()
 
     def manage_workers(self) -> None:
@@ -235,11 +223,7 @@ class ServiceArbiter(Arbiter):
             resource.close()
 
     def free_slot(self, worker: SlotWorker) -> str:
-        """Free the slot of a worker that has ended.
-
-        Returns:
-            Why it exited: ``stopped``, ``timeout``, ``killed`` or ``crashed``.
-        """
+        """Free the slot of a worker; return why it exited: ``stopped``, ``timeout``, ``killed`` or ``crashed``."""
         if self.metrics_directory is not None:
             multiprocess.forget_slot(worker.slot_name, self.metrics_directory)
         reason = _exit_reason(worker, self.scoreboard.state(worker.slot))

@@ -87,8 +87,7 @@ class ManagedProcess:
     def keep_running(self, close_unneeded: Callable[[ManagedProcess], None]) -> None:
         """Start the process unless it is running or ended a moment ago; called about once a second.
 
-        Args:
-            close_unneeded: called in the new process to close the master's resources that it does not need.
+        `close_unneeded` is called in the new process to close the master's resources that it does not need.
         """
         now = time.monotonic()
         self._restart_if_requested(now)
@@ -124,8 +123,7 @@ class ManagedProcess:
     def stop(self, is_hurried: Callable[[], bool]) -> None:
         """Ask the process to stop, wait for it, and kill it at the time limit.
 
-        Args:
-            is_hurried: returns whether to stop quickly; called repeatedly, because the answer may change.
+        `is_hurried` returns whether to stop quickly; it is called repeatedly, because the answer may change.
         """
         self._is_stopping = True
         limit, is_quick = time.monotonic() + self._stop_limit_s, False
@@ -214,13 +212,9 @@ class ManagedProcess:
 def execute(
     command: Sequence[str], *, keep: Sequence[int], output: Path, defaults: Mapping[str, str] = NO_VARIABLES
 ) -> NoReturn:
-    """Replace this process with another program.
+    """Replace this process with another program, whose output is appended to a file.
 
-    Args:
-        command: path of the program and its arguments.
-        keep: file descriptors that the program inherits.
-        output: file to which standard output and standard error are appended.
-        defaults: environment variables for the program, unless the operator has set them.
+    The program inherits the descriptors `keep`, and the variables `defaults` unless the operator has set them.
 
     Raises:
         OSError: the program or the file cannot be opened.

@@ -35,11 +35,7 @@ def end_with_parent(parent: int, number: signal.Signals) -> None:
 
     Only Linux offers this, so every process also checks its parent from time to time. The kernel sends the signal when
     the *thread* that forked this process ends: masters fork in their main thread, which lives as long as they do. The
-    setting survives `exec`, unless the program changes its user.
-
-    Args:
-        parent: process id of the parent, read before the fork.
-        number: signal to send.
+    setting survives `exec`, unless the program changes its user. The parent's process id is read before the fork.
 
     Raises:
         SystemExit: the parent has ended.
@@ -51,10 +47,7 @@ def end_with_parent(parent: int, number: signal.Signals) -> None:
 
 
 def describe_exit(code: int | None) -> str:
-    """Describe how a process ended.
-
-    Args:
-        code: exit status, or the negative number of the signal that killed it; None if unknown.
+    """Describe an exit status, or the negative number of the signal that killed a process; None if unknown.
 
     Example:
         >>> describe_exit(3)

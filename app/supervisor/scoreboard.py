@@ -31,11 +31,8 @@ _SIZE = _FIRST_MANAGED_PROCESS + _MANAGED_PROCESSES * _MANAGED_PROCESS.size
 class Scoreboard:
     """Health of an instance's processes, readable by all of them.
 
-    Args:
-        expected_workers: number of workers that must have booted before the instance is ready.
-        timeout_s: worker heartbeat timeout.
-        worker_name: prefix of the workers' names, as in ``worker-0``.
-        task_scoreboard: scoreboard of the instance's task workers, which have a master of their own.
+    The instance is ready once the expected number of workers has booted. Names of workers are like ``worker-0``. The
+    instance's task workers have a master and a scoreboard of their own.
     """
 
     def __init__(
@@ -77,13 +74,7 @@ class Scoreboard:
         _FLAG.pack_into(self._memory, _DRAINING, 1)
 
     def heartbeat(self, slot: int, state: WorkerState, *, is_failing: bool = False) -> None:
-        """Record a heartbeat of this process.
-
-        Args:
-            slot: the process's slot.
-            state: its current state.
-            is_failing: whether it cannot write its metrics.
-        """
+        """Record a heartbeat of this process, and whether it cannot write its metrics."""
         _ROW.pack_into(self._memory, self._offset(slot), os.getpid(), state, time.monotonic(), is_failing)
 
     def record_master(self, *, is_failing: bool) -> None:
@@ -116,13 +107,7 @@ class Scoreboard:
         return workers
 
     def record_managed_process(self, number: int, name: str, pid: int) -> None:
-        """Record a managed process.
-
-        Args:
-            number: its index, at most 7.
-            name: at most 28 characters.
-            pid: its process id; 0 if it is not running.
-        """
+        """Record a managed process: index (at most 7), name (at most 28 bytes), and id; 0 if it is not running."""
         offset = _FIRST_MANAGED_PROCESS + number * _MANAGED_PROCESS.size
         _MANAGED_PROCESS.pack_into(self._memory, offset, pid, name.encode())
 

@@ -82,12 +82,7 @@ class TaskWorker(SlotWorker):
 
 
 class TaskApplication(ServiceApplication):
-    """One set of task workers under a master.
-
-    Args:
-        settings: settings of the instance.
-        scoreboard: shared with an API instance; None creates one.
-    """
+    """One set of task workers under a master; an API instance shares its scoreboard."""
 
     def __init__(self, settings: Settings, scoreboard: Scoreboard | None = None) -> None:
         super().__init__(settings, scoreboard or make_task_scoreboard(settings))
@@ -120,13 +115,9 @@ def run_standalone(settings: Settings) -> None:
 def run_embedded(
     settings: Settings, scoreboard: Scoreboard, metrics_directory: Path | None, *, parent_pid: int
 ) -> None:
-    """Run task workers as part of an API instance until a signal stops them; leaves by `SystemExit`.
+    """Run task workers as part of an API instance until a signal stops them, which raises `SystemExit`.
 
-    Args:
-        settings: settings of the instance.
-        scoreboard: the task workers' scoreboard, which the API's probes report too.
-        metrics_directory: directory of the API's value files.
-        parent_pid: process id of the API's master, which forked this process.
+    The API's probes report the scoreboard too, and its master, the parent process, has created the directory.
     """
     set_process_name(MASTER)
     scoreboard.take_over()

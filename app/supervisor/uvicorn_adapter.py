@@ -22,11 +22,10 @@ from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 from uvicorn.server import Server
 from uvicorn_worker import UvicornWorker
 
-from app.observability import context
-from app.observability.context import accept_request_id
+from app.observability import rich_logging
 from app.observability.health import WorkerState
 from app.observability.recording import record_error
-from app.observability.rich_logging import get_logger
+from app.observability.rich_logging import LogLimit, get_logger
 from app.supervisor.connections import (
     WRITE_TIMEOUT_S,
     LingeringTransport,
@@ -334,8 +333,8 @@ class ServiceProtocol(HttpToolsProtocol):
         status, title = PROBLEMS[code]
         if self._is_busy():
             # The application logs and counts the request itself, as one whose client has disconnected.
-            request_id = accept_request_id(None)
-            context.request_id.set(request_id)
+            request_id = rich_logging.accept_request_id(None)
+            rich_logging.request_id.set(request_id)
         else:
             request_id = record_unparsed_request(self.client[0] if self.client else "-", status)
         every = {
@@ -356,12 +355,7 @@ class ServiceProtocol(HttpToolsProtocol):
 
 
 class _FlowControl(FlowControl):
-    """Flow control that keeps reading paused while many bytes are unread, although each request resumes it.
-
-    Args:
-        transport: the connection.
-        unread: bytes that have been received and not parsed.
-    """
+    """Flow control that keeps reading paused while many bytes are not parsed, although each request resumes it."""
 
     def __init__(self, transport: asyncio.Transport, unread: bytearray) -> None:
         super().__init__(transport)
@@ -373,12 +367,7 @@ class _FlowControl(FlowControl):
 
 
 class GracefulServer(Server):
-    """uvicorn's server with a shutdown in which every request gets a response.
-
-    Args:
-        worker: the worker process.
-        web: state of the application.
-    """
+    """uvicorn's server with a shutdown in which every request gets a response."""
 
     def __init__(self, worker: ApiWorker, web: WebState) -> None:
         super().__init__(worker.config)
@@ -491,11 +480,11 @@ class ApiWorker(SlotWorker, UvicornWorker):
 
     server: GracefulServer
     _is_exhausted = False
-    _last_exhausted_log = -math.inf
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.config.timeout_notify = HEARTBEAT_S
+        self._exhausted_lines = LogLimit(EXHAUSTED_LOG_S)
 
     async def _serve(self) -> None:
         self.config.app = self.wsgi
@@ -531,9 +520,7 @@ class ApiWorker(SlotWorker, UvicornWorker):
         try:
             os.close(os.dup(self.sockets[0].fileno()))
         except OSError as error:
-            now = time.monotonic()
-            if now - self._last_exhausted_log >= EXHAUSTED_LOG_S:
-                self._last_exhausted_log = now
+            if self._exhausted_lines.is_due():
                 server_log.error("connections: cannot accept more (%s); raise the limit on open files", error.strerror)
             self._is_exhausted = True
             return WorkerState.EXHAUSTED

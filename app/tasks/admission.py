@@ -38,13 +38,7 @@ NEWEST_WEIGHT: Final = 0.1
 
 
 class QueueAdmission:
-    """Decides whether a task may be submitted.
-
-    Args:
-        connection: connection to the queue.
-        records: the bucket of records.
-        settings: limits of the queue.
-    """
+    """Decides whether a task may be submitted."""
 
     def __init__(self, connection: Connection, records: Records, settings: Settings) -> None:
         self._connection = connection
@@ -65,11 +59,7 @@ class QueueAdmission:
         return min(self._connection.client.max_payload, self._settings.task_queue_max_bytes) - HEADERS_BYTES
 
     async def admit(self, size: int, lane: int) -> None:
-        """Check that a task may be submitted, and count it.
-
-        Args:
-            size: bytes of its images.
-            lane: lane of its caller.
+        """Check that a task with images of this size may be submitted, and count it.
 
         Raises:
             TaskTooLargeError: the images exceed the largest message.
@@ -93,11 +83,7 @@ class QueueAdmission:
 
 
 class StorageSpace:
-    """Free space of the embedded server's disk, read at most every 0.2 s.
-
-    Args:
-        folder: folder of the storage.
-    """
+    """Free space of the embedded server's disk, read at most every 0.2 s."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
@@ -128,10 +114,6 @@ class QueueShares:
     It is read at most every half second, and messages that this process sends are added. The server reports the
     messages of each lane, but only the total of their bytes. That is divided among the lanes by the sizes of the
     messages that this process sends.
-
-    Args:
-        connection: connection to the queue.
-        settings: limits of the queue.
     """
 
     def __init__(self, connection: Connection, settings: Settings) -> None:
@@ -144,11 +126,7 @@ class QueueShares:
         self._read_at = -RELAXED_EVERY_S
 
     async def take(self, lane: int, size: int) -> None:
-        """Count a message of a lane.
-
-        Args:
-            lane: lane of the message.
-            size: size in bytes.
+        """Count a message of a lane, of a size in bytes.
 
         Raises:
             QueueFullError: the rest of the queue is reserved for lanes with fewer messages or bytes.

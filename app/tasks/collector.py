@@ -39,23 +39,14 @@ GRACE_S: Final = 0.05  # for the second of two parallel requests, if the first h
 
 
 class QueueStats(msgspec.Struct, frozen=True, kw_only=True):
-    """Statistics of the queue.
+    """Statistics of the queue."""
 
-    Attributes:
-        waiting: tasks that no worker has received.
-        unacknowledged: tasks that a worker has received and not acknowledged.
-        oldest_s: age of the oldest task, in seconds; 0 if there is none.
-        dead: dead letters.
-        storage: bytes used by all streams.
-        storage_limit: bytes that this account may use; None if only the server has a limit.
-    """
-
-    waiting: int
-    unacknowledged: int
-    oldest_s: float
+    waiting: int  # tasks that no worker has received
+    unacknowledged: int  # tasks that a worker has received and not acknowledged
+    oldest_s: float  # age of the oldest task, in seconds; 0 if there is none
     dead: int
-    storage: int
-    storage_limit: int | None
+    storage: int  # bytes used by all streams
+    storage_limit: int | None  # bytes that this account may use; None if only the server has a limit
 
 
 class QueueCollector(Collector):
@@ -63,9 +54,6 @@ class QueueCollector(Collector):
 
     It is created before the processes fork. The process that is scraped connects in a separate thread, on the first
     scrape.
-
-    Args:
-        settings: address of the queue.
     """
 
     def __init__(self, settings: Settings) -> None:
@@ -154,11 +142,7 @@ def _result(future: Future[T], limit_s: float) -> T | None:
 
 
 async def read_stats(connection: Connection, *, wait_s: float = 0.0) -> QueueStats:
-    """Request the statistics of the queue.
-
-    Args:
-        connection: connection to the queue.
-        wait_s: how long to wait for the connection.
+    """Request the statistics of the queue, after waiting for the connection.
 
     Raises:
         QueueUnavailableError: the server does not respond.

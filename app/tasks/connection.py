@@ -85,13 +85,10 @@ _PUBLISH_RESPONSE = msgspec.json.Decoder(_PublishResponse)
 
 
 class Connection:
-    """A connection to the NATS server.
+    """A connection to the NATS server, under a name in the server's list of connections.
 
-    Args:
-        settings: address, credentials and limits.
-        name: name of the client in the server's list of connections.
-        manages_streams: whether to create the streams and to update them to the settings. Commands must not, because
-            the settings of their shell may differ from those of the service.
+    It creates the streams and updates them to the settings if `manages_streams`. Commands must not do that, because the
+    settings of their shell may differ from those of the service.
     """
 
     def __init__(self, settings: Settings, name: str, *, manages_streams: bool = True) -> None:
@@ -153,12 +150,9 @@ class Connection:
         return True
 
     async def store(self, subject: str, payload: bytes, headers: dict[str, str] | None = None) -> int:
-        """Publish a message to a stream, and wait until it is stored.
+        """Publish a message to a stream, wait until it is stored, and return its sequence number.
 
         After `QueueUnavailableError`, the message may have been stored, or may be stored later.
-
-        Returns:
-            The sequence number of the message.
 
         Raises:
             QueueUnavailableError: the server does not respond or cannot store the message.
@@ -200,13 +194,9 @@ class Connection:
     async def call_api(
         self, path: str, response_type: type[T], payload: bytes = b"", timeout_s: float | None = None
     ) -> T:
-        """Call the JetStream API and decode the response.
+        """Call the JetStream API at a path below ``$JS.API.``, and decode the response.
 
-        Args:
-            path: subject without ``$JS.API.``.
-            response_type: structure of the response; its field ``error``, if it has one, receives an error.
-            payload: body of the request.
-            timeout_s: timeout; the default is that of the settings.
+        The response may have a field ``error``. The default timeout is that of the settings.
 
         Raises:
             QueueUnavailableError: the server does not respond or returns an error.

@@ -30,30 +30,17 @@ _LIST_TIMEOUT_S: Final = 2.0
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DeadLetter:
-    """A dead letter; the names of the fields are those of ``tasks dead list --json``.
-
-    Attributes:
-        task_id: id of the task.
-        buried_at: time at which it was dead-lettered, in seconds since the epoch.
-        attempts: number of attempts that were started.
-        reason: why it was dead-lettered.
-        size: size of its message, in bytes.
-    """
+    """A dead letter; the names of the fields are those of ``tasks dead list --json``."""
 
     task_id: str
-    buried_at: float
-    attempts: int
-    reason: str
-    size: int
+    buried_at: float  # time at which it was dead-lettered, in seconds since the epoch
+    attempts: int  # number of attempts that were started
+    reason: str  # why it was dead-lettered
+    size: int  # size of its message, in bytes
 
 
 class DeadLetterQueue:
-    """The stream of dead letters.
-
-    Args:
-        connection: connection to the queue.
-        records: the bucket of records.
-    """
+    """The stream of dead letters."""
 
     def __init__(self, connection: Connection, records: Records) -> None:
         self._connection = connection

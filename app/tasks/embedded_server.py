@@ -83,21 +83,14 @@ class EmbeddedServerError(OSError):
 
 @dataclass(frozen=True, slots=True)
 class EmbeddedServer:
-    """A server that can be started repeatedly at the same address.
-
-    Attributes:
-        command: the program and its arguments.
-        settings: the settings, with the server's address and passwords.
-        lock: lock of the folder. The server inherits it, so that the folder is free only after both have ended.
-        log_file: log of the server.
-        configuration: content of its configuration file.
-    """
+    """A server that can be started repeatedly at the same address."""
 
     command: tuple[str, ...]
-    settings: Settings
+    settings: Settings  # the settings, with the server's address and passwords
+    # Lock of the folder. The server inherits it, so that the folder is free only after both have ended.
     lock: FileIO
     log_file: Path
-    configuration: bytes
+    configuration: bytes  # content of its configuration file
 
     def restore_configuration(self) -> None:
         """Write the configuration again if the folder was deleted, so that the server can be started again.
@@ -146,8 +139,7 @@ def _write_private(file: Path, content: bytes) -> None:
 def find_running_server(settings: Settings) -> Settings:
     """Return the settings with the address and the passwords of the embedded server in `DATA_DIR`.
 
-    Args:
-        settings: returned unchanged if they name a server.
+    Settings that name a server are returned unchanged.
 
     Raises:
         QueueUnavailableError: no instance has started a server there, or this user may not read its passwords.
@@ -211,13 +203,6 @@ def configuration(settings: Settings, folder: Path, *, password: str, system_pas
     """Return the server's configuration.
 
     It has no monitoring port, which every local user could read; the system account provides the same statistics.
-
-    Args:
-        settings: the maximum request body and the flush interval are used.
-        folder: folder of its storage and of its log.
-        password: password of the user for tasks.
-        system_password: password of the user of the system account.
-        port: port for clients.
     """
     payload = max(MAX_PAYLOAD, settings.max_body_bytes + PAYLOAD_MARGIN)
     store = {
@@ -308,10 +293,7 @@ def reserve_bytes(folder: Path) -> int:
 class StorageWatch:
     """A watchdog that requests a restart of the server if a write error persists although the disk has free space.
 
-    Args:
-        monitor_url: URL of the server's system account.
-        folder: folder of its storage.
-        restart: function that requests a restart.
+    The URL is that of the server's system account, and the folder that of its storage.
     """
 
     def __init__(self, monitor_url: str, folder: Path, restart: Callable[[], None]) -> None:
@@ -337,13 +319,7 @@ class StorageWatch:
             await asyncio.sleep(CHECK_S)
 
     def note(self, fault: str | None, free: int | None, now: float) -> None:
-        """Evaluate the state of the storage, and request a restart if one is due.
-
-        Args:
-            fault: see `NatsServerStats.storage_fault`.
-            free: bytes free on the disk; None if unknown.
-            now: a monotonic time, in seconds.
-        """
+        """Evaluate `NatsServerStats.storage_fault` and the free bytes, and request a restart if one is due."""
         if fault is None:  # no response, or the server is starting
             return
         if not fault:

@@ -10,13 +10,12 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections import Counter
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Final
 
 import nats.errors
 
-from app.service.admission import SaturatedError
+from app.service.body_budget import CallerCounter, SaturatedError
 from app.tasks.records import STATUS_HEADER, TaskStatus
 from app.tasks.stream import NOTICES
 
@@ -39,18 +38,12 @@ _FINAL: Final = frozenset(status.value for status in TaskStatus if status.is_fin
 
 
 class LongPoll:
-    """One waiting request.
-
-    Attributes:
-        caller: identity of the caller.
-        task_id: id of the task.
-        is_over: whether the request must return the current record, because another caller needs its slot.
-    """
+    """One waiting request."""
 
     def __init__(self, caller: str, task_id: str) -> None:
         self.caller = caller
         self.task_id = task_id
-        self.is_over = False
+        self.is_over = False  # the request must return the current record, because another caller needs its slot
         self._woken = asyncio.Event()
 
     def wake(self) -> None:
@@ -69,16 +62,13 @@ class LongPolls:
 
     If all slots are in use, a caller takes over the newest slot of the caller with the most. It does not if that would
     leave the other caller with fewer.
-
-    Args:
-        connection: connection to the queue.
     """
 
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
         self._polls: dict[LongPoll, None] = {}  # in order of arrival
         self._by_task: dict[str, set[LongPoll]] = {}
-        self._held = Counter[str]()
+        self._held = CallerCounter()
         self._client: Client | None = None
         self._subscription: Subscription | None = None
         self._subscribing = asyncio.Lock()
@@ -109,7 +99,7 @@ class LongPolls:
             if not self._by_task[task_id]:
                 del self._by_task[task_id]
             if not poll.is_over:
-                self._release(caller)
+                self._held.release(caller)
 
     async def subscribe(self) -> None:
         """Subscribe to the notices of all tasks, unless this process has done so on the current connection.
@@ -143,9 +133,4 @@ class LongPolls:
         victim = next(poll for poll in reversed(self._polls) if poll.caller == largest and not poll.is_over)
         victim.is_over = True
         victim.wake()
-        self._release(largest)
-
-    def _release(self, caller: str) -> None:
-        self._held[caller] -= 1
-        if not self._held[caller]:
-            del self._held[caller]
+        self._held.release(largest)

@@ -22,7 +22,7 @@ from msgspec import Meta
 
 from app.codec.sniff import ImageInfo
 from app.face.frame import Size
-from app.observability import context
+from app.observability import rich_logging
 from app.service.crop import CheckedInput
 from app.service.options import CropOptions  # noqa: TC001 - msgspec reads the annotation at run time
 from app.tasks.records import Record
@@ -73,21 +73,13 @@ class _Header(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Task:
-    """A decoded task.
+    """A decoded task."""
 
-    Attributes:
-        record: record at the time of the submission.
-        revision: revision of that record.
-        checked: validated input; the images are views of the message.
-        request_id: id of the request that submitted the task.
-        trace_id: id of the trace of that request.
-    """
-
-    record: Record
-    revision: int
-    checked: CheckedInput
-    request_id: str | None
-    trace_id: str | None
+    record: Record  # record at the time of the submission
+    revision: int  # revision of that record
+    checked: CheckedInput  # validated input; the images are views of the message
+    request_id: str | None  # id of the request that submitted the task
+    trace_id: str | None  # id of the trace of that request
 
 
 _VERSION = msgspec.msgpack.Decoder(_Version)
@@ -111,8 +103,8 @@ def encode_task(record: Record, revision: int, checked: CheckedInput) -> bytes:
         else _describe(checked.label_image, checked.label_info),
         regions=None if regions is None else [(name, list(indices)) for name, indices in regions.items()],
         are_units_guessed=checked.are_units_guessed,
-        request_id=context.request_id.get(),
-        trace_id=context.trace_id.get(),
+        request_id=rich_logging.request_id.get(),
+        trace_id=rich_logging.trace_id.get(),
     )
     packed = msgspec.msgpack.encode(header)
     return b"".join((_LENGTH.pack(len(packed)), packed, checked.image, checked.label_image or b""))

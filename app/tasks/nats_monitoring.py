@@ -28,25 +28,16 @@ _STORAGE_FAULTS: Final = ("write error", "JetStream not enabled")
 
 
 class NatsServerStats(msgspec.Struct, frozen=True, kw_only=True):
-    """Statistics of a NATS server; None if it does not report a value.
+    """Statistics of a NATS server; None if it does not report a value."""
 
-    Attributes:
-        memory: resident memory of the server's process, in bytes.
-        connections: number of connected clients.
-        storage_limit: bytes that the server may store.
-        reserved: bytes of its storage that streams reserve with their limits.
-        has_leader: whether the cluster has a leader; None if the server is not part of a cluster.
-        storage_fault: why a stream is not writable; empty if all are. nats-server 2.11 does not report it.
-        free: bytes free on the disk of the storage, if it is local.
-    """
-
-    memory: int | None = None
+    memory: int | None = None  # resident memory of the server's process, in bytes
     connections: int | None = None
-    storage_limit: int | None = None
-    reserved: int | None = None
-    has_leader: bool | None = None
+    storage_limit: int | None = None  # bytes that the server may store
+    reserved: int | None = None  # bytes of its storage that streams reserve with their limits
+    has_leader: bool | None = None  # whether the cluster has a leader; None if the server is not part of a cluster
+    # Why a stream is not writable; empty if all are. nats-server 2.11 does not report it.
     storage_fault: str | None = None
-    free: int | None = None
+    free: int | None = None  # bytes free on the disk of the storage, if it is local
 
 
 class _Server(msgspec.Struct):
@@ -89,9 +80,8 @@ _RESPONSE: Final = msgspec.json.Decoder(_Response)
 class ServerMonitor:
     """Client for the statistics of one server.
 
-    Args:
-        url: ``http://nats:8222``, or ``nats://user:password@host:port`` of a user of the system account; empty if
-            neither is known.
+    The URL is ``http://nats:8222``, or ``nats://user:password@host:port`` of a user of the system account, or empty if
+    neither is known.
     """
 
     def __init__(self, url: str) -> None:

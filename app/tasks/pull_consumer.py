@@ -42,21 +42,14 @@ _EMPTY: Final = {"404", "408"}
 
 
 class _Lane:
-    """State of one lane.
-
-    Attributes:
-        number: number of the lane.
-        has_more: whether it holds more messages, according to the last response.
-        requested: times of the requests without a response.
-        requested_at: time of the last request.
-    """
+    """State of one lane."""
 
     def __init__(self, number: int) -> None:
         self.number = number
         self.subject = f"$JS.API.CONSUMER.MSG.NEXT.{STREAM}.{consumer_name(number)}"
-        self.has_more = False
-        self.requested: deque[float] = deque()
-        self.requested_at = 0.0
+        self.has_more = False  # according to the last response
+        self.requested: deque[float] = deque()  # times of the requests without a response
+        self.requested_at = 0.0  # time of the last request
 
     def forget_lost(self, now: float) -> None:
         """Drop requests that are considered lost."""
@@ -67,11 +60,9 @@ class _Lane:
 class PullConsumer:
     """Consumer that keeps a pull request at the server for each free slot.
 
-    Args:
-        connection: connection to the queue.
-        threads: messages that are processed at the same time.
-        prefetch: messages that are fetched in advance, so that the next task starts without a round trip.
-        on_message: called with each message; call `release` when the message has been acknowledged or requeued.
+    There is a slot for each thread, and for each message that is fetched in advance so that the next task starts
+    without a round trip. `on_message` is called with each message; call `release` when the message has been
+    acknowledged or requeued.
     """
 
     def __init__(self, connection: Connection, threads: int, prefetch: int, on_message: Callable[[Msg], None]) -> None:

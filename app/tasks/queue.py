@@ -43,11 +43,7 @@ T = TypeVar("T")
 
 
 class TaskQueue:
-    """The queue of one process; everything runs in the event loop in which `start` was called.
-
-    Args:
-        settings: address and limits of the queue.
-    """
+    """The queue of one process; everything runs in the event loop in which `start` was called."""
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings

@@ -80,11 +80,7 @@ class _Open:
 class Reconciler:
     """Compares records, stream and consumer while it holds the lease.
 
-    Args:
-        connection: connection to the queue.
-        records: the bucket of records.
-        settings: time limits of tasks and processes.
-        is_standby: whether to leave a free lease to other processes for one lease time first.
+    In standby, it leaves a free lease to other processes for one lease time first.
     """
 
     def __init__(
@@ -295,13 +291,10 @@ class Reconciler:
         self._stuck_seq = -1
 
     async def _remove_ended_messages(self, state: QueueState, lane: int) -> bool:
-        """Delete messages that the consumer counts as acknowledged although the stream holds them.
+        """Delete messages that the consumer counts as acknowledged although the stream holds them; return if any.
 
         A killed server may restore them. If such a message were delivered again after its record has expired, a worker
         would process it again.
-
-        Returns:
-            Whether any message was deleted.
         """
         floor, removed = state.after[lane].ack_floor.stream_seq, 0
         ended = [task_id for task_id, at in state.lanes.items() if at == lane and task_id not in self._open]
@@ -320,11 +313,7 @@ class Reconciler:
 
 
 class Lease:
-    """The right to reconcile, held by one process at a time.
-
-    Args:
-        connection: connection to the queue.
-    """
+    """The right to reconcile, held by one process at a time."""
 
     def __init__(self, connection: Connection) -> None:
         self._connection = connection

@@ -82,44 +82,26 @@ class TaskError(msgspec.Struct, frozen=True):
 
 
 class Record(msgspec.Struct, frozen=True, kw_only=True):
-    """Record of one task.
+    """Record of one task."""
 
-    Attributes:
-        task_id: 32 hexadecimal digits.
-        type: type of the task.
-        status: state of the task.
-        submitted_at: time of the submission, in seconds since the epoch.
-        started_at: start of the first attempt.
-        completed_at: end of the task.
-        attempts: number of attempts that were started.
-        progress: completed part of the work, 0 to 1.
-        processing_time_ms: duration of the attempt that produced the result.
-        result: the JSON document that the synchronous route would return, an array for all faces.
-        error: the reason if the task failed.
-        digest: digest of everything that the result depends on; empty if it is not needed.
-        run: identifier of the attempt that wrote the record; empty before the first.
-        owner: identity of the API key that submitted the task; empty if no keys are set.
-        open_ttl_s: TTL of the first revision, in seconds; later revisions are stored at least as long, whatever the
-            settings of their writers.
-        is_withdrawn: whether the submission failed, so that the task does not exist for callers.
-    """
-
-    task_id: str
+    task_id: str  # 32 hexadecimal digits
     type: str = TASK_TYPE
     status: TaskStatus = TaskStatus.PENDING
-    submitted_at: float
-    started_at: float | None = None
-    completed_at: float | None = None
-    attempts: int = 0
-    progress: Annotated[float, Meta(ge=0, le=1)] = 0.0
-    processing_time_ms: float | None = None
-    result: msgspec.Raw = NO_RESULT
-    error: TaskError | None = None
-    digest: str = ""
-    run: str = ""
-    owner: str = ""
+    submitted_at: float  # time of the submission, in seconds since the epoch
+    started_at: float | None = None  # start of the first attempt
+    completed_at: float | None = None  # end of the task
+    attempts: int = 0  # number of attempts that were started
+    progress: Annotated[float, Meta(ge=0, le=1)] = 0.0  # completed part of the work, 0 to 1
+    processing_time_ms: float | None = None  # duration of the attempt that produced the result
+    result: msgspec.Raw = NO_RESULT  # the JSON document that the synchronous route would return, an array for all faces
+    error: TaskError | None = None  # the reason if the task failed
+    digest: str = ""  # digest of everything that the result depends on; empty if it is not needed
+    run: str = ""  # identifier of the attempt that wrote the record; empty before the first
+    owner: str = ""  # identity of the API key that submitted the task; empty if no keys are set
+    # TTL of the first revision, in seconds; later revisions are stored at least as long, whatever the settings of their
+    # writers.
     open_ttl_s: int = 0
-    is_withdrawn: bool = False
+    is_withdrawn: bool = False  # whether the submission failed, so that the task does not exist for callers
 
     def replace(self, **changes: object) -> Record:
         """Return the record with some fields changed."""
@@ -127,15 +109,10 @@ class Record(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Lifetime(NamedTuple):
-    """Expiry of a stored message, in seconds since the epoch.
+    """Expiry of a stored message, in seconds since the epoch."""
 
-    Attributes:
-        expires_at: when it expires for callers.
-        removed_at: when the server deletes it.
-    """
-
-    expires_at: float
-    removed_at: float
+    expires_at: float  # when it expires for callers
+    removed_at: float  # when the server deletes it
 
 
 UNLIMITED: Final = Lifetime(math.inf, math.inf)
@@ -143,16 +120,10 @@ UNLIMITED: Final = Lifetime(math.inf, math.inf)
 
 @dataclass(frozen=True, slots=True)
 class StoredRecord:
-    """A record with its revision.
-
-    Attributes:
-        record: the record.
-        revision: its revision, which the write that replaces it must name; 0 if it is not stored.
-        lifetime: when it expires.
-    """
+    """A record with its revision."""
 
     record: Record
-    revision: int = 0
+    revision: int = 0  # its revision, which the write that replaces it must name; 0 if it is not stored
     lifetime: Lifetime = UNLIMITED
 
     @property
@@ -180,17 +151,14 @@ def _result_subject(digest: str) -> str:
 class Records:
     """The bucket of task records.
 
-    Attributes:
-        open_ttl_s: TTL of a record that is not final, in seconds.
-
-    Args:
-        connection: connection to the queue.
-        settings: TTL of results, and number of replicas.
+    Reading and deleting raise `QueueUnavailableError` if the server does not respond. Writing raises `QueueError` if
+    the record could not be stored.
     """
 
     def __init__(self, connection: Connection, settings: Settings) -> None:
         self._connection = connection
         self._ttl_s = settings.result_ttl
+        # TTL of a record that is not final.
         self.open_ttl_s: Final = min(max(settings.result_ttl, OPEN_TTL_MIN_S), OPEN_TTL_MAX_S)
         # A replica that lags behind may not have the latest record yet.
         self._is_replicated = settings.nats_replicas > 1
@@ -198,14 +166,10 @@ class Records:
         self._reading = Coalescer[_StoredMessage | None]()
 
     async def create(self, record: Record) -> int:
-        """Write the first record of a task, or replace an expired record.
-
-        Returns:
-            Its revision.
+        """Write the first record of a task, or replace an expired record; return its revision.
 
         Raises:
             RevisionConflictError: a record exists.
-            QueueError: the record could not be stored.
         """
         try:
             return await self.update(record, 0)
@@ -216,14 +180,10 @@ class Records:
             return await self.update(record, stored.revision)
 
     async def update(self, record: Record, revision: int) -> int:
-        """Replace the record of a revision.
-
-        Returns:
-            The new revision.
+        """Replace the record of a revision; return the new revision.
 
         Raises:
             RevisionConflictError: the record has another revision or does not exist.
-            QueueError: the record could not be stored.
         """
         visible_s = max(self.open_ttl_s, record.open_ttl_s)
         if record.is_withdrawn:
@@ -237,7 +197,6 @@ class Records:
 
         Raises:
             RevisionConflictError: the record has another revision.
-            QueueError: the record could not be stored.
         """
         visible_s = stored.lifetime.expires_at - time.time()
         record = stored.record if visible_s > 0 else stored.record.replace(result=NO_RESULT)
@@ -263,7 +222,6 @@ class Records:
 
         Raises:
             TaskUnknownError: the record does not exist.
-            QueueUnavailableError: the server does not respond.
         """
         found = await self.find(task_id) if is_task_id(task_id) else None
         if found is None or found[0].is_withdrawn:
@@ -271,20 +229,12 @@ class Records:
         return found
 
     async def find(self, task_id: str) -> tuple[Record, int] | None:
-        """Return a record and its revision, even if the task was not accepted; None if the record does not exist.
-
-        Raises:
-            QueueUnavailableError: the server does not respond.
-        """
+        """Return a record and its revision, even if the task was not accepted; None if the record does not exist."""
         stored = await self.load(task_id)
         return None if stored is None or stored.is_expired else (stored.record, stored.revision)
 
     async def load(self, task_id: str) -> StoredRecord | None:
-        """Return a record even if it has expired; None if none is stored.
-
-        Raises:
-            QueueUnavailableError: the server does not respond.
-        """
+        """Return a record even if it has expired; None if none is stored."""
         found = await self._read(record_subject(task_id))
         # A key that an operator deletes with the `nats` command becomes an empty message.
         if found is None or not found.data:
@@ -292,29 +242,17 @@ class Records:
         return StoredRecord(decode_record(found.data), found.sequence, found.lifetime)
 
     async def remove(self, task_id: str, revision: int) -> None:
-        """Delete the revisions of a record up to an expired one.
-
-        Raises:
-            QueueUnavailableError: the server does not respond.
-        """
+        """Delete the revisions of a record up to an expired one."""
         request = msgspec.json.encode({"filter": record_subject(task_id), "seq": revision + 1})
         await self._connection.request(f"$JS.API.STREAM.PURGE.{RECORDS_STREAM}", request)
 
     async def index_result(self, digest: str, task_id: str) -> None:
-        """Store which task has the result for a digest, with the TTL of the result.
-
-        Raises:
-            QueueError: the entry could not be stored.
-        """
+        """Store which task has the result for a digest, with the TTL of the result."""
         headers = {"Nats-TTL": str(self._ttl_s)}
         await self._connection.store(_result_subject(digest), task_id.encode(), headers)
 
     async def find_result(self, digest: str) -> Record | None:
-        """Return the record of a task that has the result for a digest; None if there is none.
-
-        Raises:
-            QueueUnavailableError: the server does not respond.
-        """
+        """Return the record of a task that has the result for a digest; None if there is none."""
         found = await self._read(_result_subject(digest))
         if found is None or time.time() > found.lifetime.expires_at:
             return None
@@ -325,11 +263,7 @@ class Records:
         return record if record.status is TaskStatus.SUCCESS and record.digest == digest else None
 
     async def usage_bytes(self) -> int:
-        """Return the size of all records in bytes, at most a second old.
-
-        Raises:
-            QueueUnavailableError: the server does not respond.
-        """
+        """Return the size of all records in bytes, at most a second old."""
         now = time.monotonic()
         if now - self._usage[0] >= USAGE_AGE_S:
             self._usage = (now, self._usage[1])  # concurrent callers use the previous value
@@ -384,12 +318,7 @@ def decode_record(data: bytes) -> Record:
 
 
 def read_lifetime(headers: Mapping[str, str], timestamp: str) -> Lifetime:
-    """Return when a stored message expires.
-
-    Args:
-        headers: headers of the message.
-        timestamp: when the server stored the message, in RFC 3339.
-    """
+    """Return when a message expires that the server stored at a time in RFC 3339."""
     stored_at = parse_time(timestamp)
     removed_s = headers.get(TTL_HEADER)
     visible_s = headers.get(VISIBLE_HEADER, removed_s)

@@ -1,4 +1,7 @@
-"""State of the streams and consumers, and single messages of the work queue, through the JetStream API."""
+"""State of the streams and consumers, and single messages of the work queue, through the JetStream API.
+
+All functions raise `QueueUnavailableError` if the server does not respond, or if a stream or a consumer is missing.
+"""
 
 from __future__ import annotations
 
@@ -20,23 +23,14 @@ LISTING_TIMEOUT_S: Final = 30.0  # a listing of 100,000 subjects is several mega
 
 
 class StreamState(msgspec.Struct, frozen=True):
-    """State of a stream.
-
-    Attributes:
-        messages: number of messages.
-        bytes: size of all messages.
-        first_seq: sequence of the oldest message.
-        first_ts: time of the oldest message, in RFC 3339.
-        last_seq: sequence of the last message that the stream received.
-        subjects: number of messages by subject, if requested.
-    """
+    """State of a stream."""
 
     messages: int = 0
-    bytes: int = 0
-    first_seq: int = 0
-    first_ts: str = ""
-    last_seq: int = 0
-    subjects: dict[str, int] | None = None
+    bytes: int = 0  # size of all messages
+    first_seq: int = 0  # sequence of the oldest message
+    first_ts: str = ""  # time of the oldest message, in RFC 3339
+    last_seq: int = 0  # sequence of the last message that the stream received
+    subjects: dict[str, int] | None = None  # number of messages by subject, if requested
 
 
 class _StreamInfo(msgspec.Struct):
@@ -50,20 +44,13 @@ class _Position(msgspec.Struct):
 
 
 class ConsumerInfo(msgspec.Struct, frozen=True):
-    """State of a consumer.
-
-    Attributes:
-        name: name of the consumer.
-        num_pending: messages that were not delivered.
-        num_ack_pending: messages that were delivered and not acknowledged.
-        delivered: position of the last delivery.
-        ack_floor: position up to which all messages are acknowledged.
-    """
+    """State of a consumer."""
 
     name: str = ""
-    num_pending: int = 0
-    num_ack_pending: int = 0
-    delivered: _Position = msgspec.field(default_factory=_Position)
+    num_pending: int = 0  # messages that were not delivered
+    num_ack_pending: int = 0  # messages that were delivered and not acknowledged
+    delivered: _Position = msgspec.field(default_factory=_Position)  # position of the last delivery
+    # Position up to which all messages are acknowledged.
     ack_floor: _Position = msgspec.field(default_factory=_Position)
 
     @property
@@ -107,19 +94,12 @@ _MESSAGE_RESPONSE: Final = msgspec.json.Decoder(MessageResponse)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class QueueState:
-    """The work queue and its consumers at about the same time.
+    """The work queue and its consumers at about the same time."""
 
-    Attributes:
-        lanes: lane of each task whose message the stream holds, by task id.
-        first_seq: sequence of the oldest message.
-        before: state of each lane's consumer before the stream was read, by lane.
-        after: the same after it.
-    """
-
-    lanes: dict[str, int]
-    first_seq: int
-    before: dict[int, ConsumerInfo]
-    after: dict[int, ConsumerInfo]
+    lanes: dict[str, int]  # lane of each task whose message the stream holds, by task id
+    first_seq: int  # sequence of the oldest message
+    before: dict[int, ConsumerInfo]  # state of each lane's consumer before the stream was read, by lane
+    after: dict[int, ConsumerInfo]  # the same after it
 
     def untracked(self, lane: int) -> int:
         """Return how many messages of a lane its consumer does not track; negative if it tracks more.
@@ -136,9 +116,6 @@ async def is_queued(connection: Connection, task_id: str) -> bool:
 
     The message may be in any lane: without API keys, the lane is that of an address, and a client may repeat a
     submission from another address.
-
-    Raises:
-        QueueUnavailableError: the server does not respond.
     """
     for subject in (task_subject(task_id), any_lane_subject(task_id)):
         # A single subject; the timeout of a full listing would be longer than a client waits for its response.
@@ -148,11 +125,7 @@ async def is_queued(connection: Connection, task_id: str) -> bool:
 
 
 async def list_consumers(connection: Connection, timeout_s: float | None = None) -> dict[int, ConsumerInfo]:
-    """Return the state of each lane's consumer, by lane.
-
-    Raises:
-        QueueUnavailableError: the server does not respond, or a consumer is missing.
-    """
+    """Return the state of each lane's consumer, by lane."""
     response = await connection.call_api(f"CONSUMER.LIST.{STREAM}", _ConsumerList, timeout_s=timeout_s)
     found = {consumer.name: consumer for consumer in response.consumers or ()}
     try:
@@ -163,11 +136,7 @@ async def list_consumers(connection: Connection, timeout_s: float | None = None)
 
 
 async def read_state(connection: Connection) -> QueueState:
-    """Return the state of the work queue and of its consumers.
-
-    Raises:
-        QueueUnavailableError: the server does not respond, or the stream or a consumer is missing.
-    """
+    """Return the state of the work queue and of its consumers."""
     before = await list_consumers(connection)
     first_seq, subjects = await _list_subjects(connection, "tasks.>")
     after = await list_consumers(connection)
@@ -175,50 +144,30 @@ async def read_state(connection: Connection) -> QueueState:
 
 
 async def read_stream(connection: Connection, stream: str, timeout_s: float | None = None) -> StreamState:
-    """Return the state of a stream.
-
-    Raises:
-        QueueUnavailableError: the server does not respond, or the stream is missing.
-    """
+    """Return the state of a stream."""
     return (await connection.call_api(f"STREAM.INFO.{stream}", _StreamInfo, timeout_s=timeout_s)).state
 
 
 async def read_storage_limit(connection: Connection, timeout_s: float | None = None) -> int | None:
-    """Return how many bytes this account may store; None if only the server has a limit.
-
-    Raises:
-        QueueUnavailableError: the server does not respond.
-    """
+    """Return how many bytes this account may store; None if only the server has a limit."""
     limit = (await connection.call_api("INFO", _AccountInfo, timeout_s=timeout_s)).limits.max_storage
     return limit if limit > 0 else None
 
 
 async def read_last_message(connection: Connection, stream: str, subject: str) -> MessageResponse:
-    """Return the last message of a subject, from the leader of the stream.
-
-    Raises:
-        QueueUnavailableError: the server does not respond.
-    """
+    """Return the last message of a subject, from the leader of the stream."""
     request = msgspec.json.encode({"last_by_subj": subject})
     return _MESSAGE_RESPONSE.decode((await connection.request(f"$JS.API.STREAM.MSG.GET.{stream}", request)).data)
 
 
 async def read_message(connection: Connection, task_id: str, lane: int) -> tuple[int, bytes] | None:
-    """Return the sequence and the data of a task's message; None if the stream does not hold it.
-
-    Raises:
-        QueueUnavailableError: the server does not respond.
-    """
+    """Return the sequence and the data of a task's message; None if the stream does not hold it."""
     message = (await read_last_message(connection, STREAM, task_subject(task_id, lane))).message
     return None if message is None else (message.seq, pybase64.b64decode(message.data))
 
 
 async def delete_message(connection: Connection, sequence: int) -> None:
-    """Delete a message of the work queue.
-
-    Raises:
-        QueueUnavailableError: the server does not respond.
-    """
+    """Delete a message of the work queue."""
     request = msgspec.json.encode({"seq": sequence, "no_erase": True})
     await connection.request(f"$JS.API.STREAM.MSG.DELETE.{STREAM}", request)
 

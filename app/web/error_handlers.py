@@ -22,7 +22,7 @@ from starlette.requests import ClientDisconnect
 from starlette.routing import Match
 
 from app.face.errors import InputError
-from app.observability import context, metrics, recording
+from app.observability import metrics, recording, rich_logging
 from app.service.admission import SaturatedError
 from app.tasks.errors import (
     IdempotencyConflictError,
@@ -76,7 +76,7 @@ def problem_response(
 ) -> Response:
     """Return a problem document as a response."""
     document = {"type": TYPE_PREFIX + code, "title": title, "status": status, "code": code, "detail": detail, **extra}
-    request_id = context.request_id.get()
+    request_id = rich_logging.request_id.get()
     if request_id is not None:
         document["request_id"] = request_id
     return Response(orjson.dumps(document), status, headers=dict(headers or {}), media_type=MEDIA_TYPE)

@@ -99,16 +99,12 @@ class LandmarkResult(msgspec.Struct):
 
 
 class SentLandmarks(NamedTuple):
-    """Landmarks of a request.
+    """Landmarks of a request."""
 
-    Attributes:
-        points: ``(N, 2)``, or ``(F, N, 2)`` for a result with several faces; None if there are none. With depths, the
-            last axis is 3.
-        are_normalized: whether their form shows that they are normalized.
-    """
-
+    # ``(N, 2)``, or ``(F, N, 2)`` for a result with several faces; None if there are none. With depths, the last axis
+    # is 3.
     points: npt.NDArray[np.float64] | None = None
-    are_normalized: bool = False
+    are_normalized: bool = False  # whether their form shows that they are normalized
 
 
 _CROP_REQUEST = msgspec.json.Decoder(CropRequest)

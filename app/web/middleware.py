@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Final
 
 from starlette.datastructures import Headers
 
-from app.observability import context, metrics, recording
+from app.observability import metrics, recording, rich_logging
 from app.observability.rich_logging import get_logger
 from app.web.error_handlers import NO_STORE, internal_error_response, problem_response
 from app.web.problems import PROBLEMS
@@ -49,9 +49,9 @@ class RequestContext:
             return
         start = time.perf_counter()
         headers = Headers(scope=scope)
-        request_id = context.accept_request_id(headers.get("x-request-id"))
-        context.request_id.set(request_id)
-        context.trace_id.set(context.parse_trace_id(headers.get("traceparent")))
+        request_id = rich_logging.accept_request_id(headers.get("x-request-id"))
+        rich_logging.request_id.set(request_id)
+        rich_logging.trace_id.set(rich_logging.parse_trace_id(headers.get("traceparent")))
         status = 0
 
         async def send_with_id(message: Message) -> None:
@@ -148,8 +148,8 @@ def record_unparsed_request(client: str, status: int) -> str:
     Returns:
         The new request id, which is also set in the context.
     """
-    request_id = context.accept_request_id(None)
-    context.request_id.set(request_id)
+    request_id = rich_logging.accept_request_id(None)
+    rich_logging.request_id.set(request_id)
     fields = {"method": metrics.OTHER_METHOD, "path": "-", "status": status, "duration_ms": 0.0, "client": client}
     log.info("%s - %d 0.0ms %s", metrics.OTHER_METHOD, status, client, extra=fields)
     recording.record_response(metrics.OTHER_METHOD, metrics.UNMATCHED_ENDPOINT, status)

@@ -39,7 +39,7 @@ _SCHEMA_TYPES: Final = {"integer": "an integer", "number": "a number", "null": "
 
 
 def _list_choices(schema: dict[str, Any]) -> str:
-    """Return the values of an option with documented strings, possibly besides other types."""
+    """List the documented values of an option, and the types that it accepts besides them."""
     forms = schema.get("anyOf", [schema])
     texts = [
         text

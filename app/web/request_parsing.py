@@ -68,10 +68,7 @@ class RequestHead:
 def read_head(request: Request, state: WebState, options: Sequence[str] = OPTION_NAMES) -> RequestHead:
     """Validate everything except the body, so that invalid requests are rejected before their body is read.
 
-    Args:
-        request: the request.
-        state: dependencies of the routes.
-        options: names that the query may contain.
+    The query may contain the given options.
 
     Raises:
         ProblemError: ``unsupported_media_type``, ``body_too_large`` or ``parameter_invalid``.
@@ -87,9 +84,10 @@ async def process_body(
 ) -> AsyncIterator[T]:
     """Read the body, run `work` on it, and yield the result; the body's memory stays accounted for in the block.
 
-    `work` runs on a work thread, and the body is released after it. Without `keeps_slot`, the block only waits for the
-    queue, so the slot is released first, and a slow queue delays no other request. `work` is then a check, which for a
-    small body takes less time than a thread switch, so it runs on the event loop, unless it needs to decode an image.
+    `work` runs on a work thread, and the body is released after it. Without `keeps_slot`, the slot is released before
+    the block, which then only waits for the queue, so that a slow queue delays no other request. In that case, `work`
+    is a check. For a small body, it takes less time than a thread switch, so it runs on the event loop unless it needs
+    to decode an image.
 
     Raises:
         ProblemError: ``body_too_large``, ``body_timeout``, or an error of `work`.
@@ -134,12 +132,8 @@ def parse_crop_input(head: RequestHead, body: bytes) -> CropInput:
         ProblemError: the body is invalid.
     """
     with image_step("parse"):
-        kind = media_type(head.content_type)
-        if kind == JSON:
-            request = parse_json(body)
-        elif kind == MULTIPART:
-            request = parse_multipart(body, head.content_type)
-        else:
+        request = _parse_body(head, body, parse_json, parse_multipart)
+        if request is None:
             request = CropInput(image=body, points=None, segmentation_map=None, options=CropOptions())
         return replace(request, options=_override(request.options, head.options, CropOptions))
 
@@ -151,14 +145,20 @@ def parse_landmarks_input(head: RequestHead, body: bytes) -> LandmarksInput:
         ProblemError: the body is invalid.
     """
     with image_step("parse"):
-        kind = media_type(head.content_type)
-        if kind == JSON:
-            request = parse_landmarks_json(body)
-        elif kind == MULTIPART:
-            request = parse_landmarks_multipart(body, head.content_type)
-        else:
+        request = _parse_body(head, body, parse_landmarks_json, parse_landmarks_multipart)
+        if request is None:
             request = LandmarksInput(image=body, options=LandmarkOptions())
         return replace(request, options=_override(request.options, head.options, LandmarkOptions))
+
+
+def _parse_body(
+    head: RequestHead, body: bytes, from_json: Callable[[bytes], T], from_multipart: Callable[[bytes, str], T]
+) -> T | None:
+    """Parse a body that is a document or a form; None if it is an image alone."""
+    kind = media_type(head.content_type)
+    if kind == JSON:
+        return from_json(body)
+    return from_multipart(body, head.content_type) if kind == MULTIPART else None
 
 
 def check_input(

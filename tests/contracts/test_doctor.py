@@ -15,9 +15,9 @@ import pytest
 import yaml
 
 from app.cli.doctor.catalogue import CATALOGUE, Check
-from app.cli.doctor.command import doctor
 from app.cli.doctor.findings import Status, to_json, warning
 from app.cli.doctor.runner import MODULES, load_check
+from app.cli.main import doctor
 from app.face.detection.model_files import KNOWN_FILES
 from app.settings import Settings
 

@@ -21,7 +21,6 @@ CALLS = {
     # In the service and task layers, this is collections.Counter.
     "Counter": (
         "app/observability/metrics.py",
-        "app/service/body_budget.py",
         "app/service/crop.py",
         "app/tasks/admission.py",
     ),
@@ -31,7 +30,7 @@ CALLS = {
     "Console": (
         "app/observability/rich_logging.py",
         "app/cli/tasks.py",
-        "app/cli/doctor/command.py",
+        "app/cli/main.py",
         "app/cli/doctor/findings.py",
         "app/cli/monitor/watch.py",
         "app/cli/process/report.py",

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from app.observability import context, rich_logging
+from app.observability import rich_logging
 from app.observability.rich_logging import LogOptions, configure_logging, get_logger, log_image_processing
 
 if TYPE_CHECKING:
@@ -40,15 +40,15 @@ def logged(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., io.StringI
 
 def test_json_is_one_object_per_line_with_the_ids_of_the_request(logged: Callable[..., io.StringIO]) -> None:
     stream = logged(format="json")
-    request = context.request_id.set("order-17")
-    trace = context.trace_id.set("0af7651916cd43dd8448eb211c80319c")
+    request = rich_logging.request_id.set("order-17")
+    trace = rich_logging.trace_id.set("0af7651916cd43dd8448eb211c80319c")
     get_logger("api").info("one\ntwo %s", "[red]x[/]", extra={"status": 200})
     try:
         int("cause")
     except ValueError:
         get_logger("api").exception("Unhandled error")
-    context.request_id.reset(request)
-    context.trace_id.reset(trace)
+    rich_logging.request_id.reset(request)
+    rich_logging.trace_id.reset(trace)
     get_logger("server").warning("no request")
     first, second, third = (json.loads(line) for line in stream.getvalue().splitlines())
     assert first["message"] == "one\ntwo [red]x[/]"
@@ -62,9 +62,9 @@ def test_json_is_one_object_per_line_with_the_ids_of_the_request(logged: Callabl
 def test_rich_lines_contain_the_component_and_parse_no_markup(logged: Callable[..., io.StringIO]) -> None:
     stream = logged(format="rich", time_format="at %H")
     get_logger("api").info("GET /[bold]x[/] 200")
-    request = context.request_id.set("order-17")
+    request = rich_logging.request_id.set("order-17")
     get_logger("images").warning("odd")
-    context.request_id.reset(request)
+    rich_logging.request_id.reset(request)
     text = stream.getvalue()
     assert "API     GET /[bold]x[/] 200" in text
     assert "Images  odd [order-17]" in text
@@ -140,7 +140,7 @@ def test_line_is_written_once_after_two_setups(logged: Callable[..., io.StringIO
     ],
 )
 def test_request_id_is_accepted_if_safe(header: str | None, is_taken: bool) -> None:
-    made = context.accept_request_id(header)
+    made = rich_logging.accept_request_id(header)
     assert (made == header) is is_taken
     assert made.isprintable()
 
@@ -156,4 +156,4 @@ def test_request_id_is_accepted_if_safe(header: str | None, is_taken: bool) -> N
     ],
 )
 def test_trace_id(header: str | None, trace: str | None) -> None:
-    assert context.parse_trace_id(header) == trace
+    assert rich_logging.parse_trace_id(header) == trace

@@ -14,7 +14,7 @@ import uvloop
 from uvicorn.config import Config
 from uvicorn.server import ServerState
 
-from app.observability.context import request_id
+from app.observability.rich_logging import request_id
 from app.supervisor import connections, uvicorn_adapter
 from app.supervisor.framing import MAX_HEAD_BYTES
 from app.supervisor.uvicorn_adapter import ServiceProtocol, api_log

@@ -12,12 +12,12 @@ import orjson
 import pytest
 
 from app.observability.recording import deferred
-from app.tasks.attempt import Attempt, MaxAttemptsError, WorkerContext
 from app.tasks.connection import RevisionConflictError
 from app.tasks.errors import QueueUnavailableError
 from app.tasks.message import decode_task
 from app.tasks.records import Record, Records, TaskStatus
 from app.tasks.stream import TASK_TYPE
+from app.tasks.worker import Attempt, MaxAttemptsError, WorkerContext
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

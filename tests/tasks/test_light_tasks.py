@@ -15,7 +15,7 @@ from app.observability.recording import deferred
 from app.service.crop import CheckedInput
 from app.service.options import CropOptions
 from app.service.serialization import result_to_json
-from app.tasks.attempt import _is_quick
+from app.tasks.worker import _is_quick
 
 if TYPE_CHECKING:
     from collections.abc import Callable

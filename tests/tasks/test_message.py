@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from app.codec.sniff import ImageInfo
 from app.face.frame import Size
-from app.observability import context
+from app.observability import rich_logging
 from app.service.crop import CheckedInput
 from app.service.options import CropOptions
 from app.tasks.message import VERSION, MessageError, NewerTaskError, decode_task, encode_task
@@ -94,12 +94,12 @@ def test_a_round_trip_changes_nothing(checked: CheckedInput, revision: int) -> N
 
 
 def test_the_ids_of_the_request_are_included(check: Callable[..., CheckedInput]) -> None:
-    tokens = context.request_id.set("order-17"), context.trace_id.set("ab" * 16)
+    tokens = rich_logging.request_id.set("order-17"), rich_logging.trace_id.set("ab" * 16)
     try:
         task = decode_task(encode_task(RECORD, 1, check()))
     finally:
-        context.request_id.reset(tokens[0])
-        context.trace_id.reset(tokens[1])
+        rich_logging.request_id.reset(tokens[0])
+        rich_logging.trace_id.reset(tokens[1])
     assert (task.request_id, task.trace_id) == ("order-17", "ab" * 16)
 
 

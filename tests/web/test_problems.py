@@ -14,7 +14,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
 from app.face.errors import PUBLIC_CODES, InputError, NoFaceError
-from app.observability import context
+from app.observability import rich_logging
 from app.service.admission import SaturatedError
 from app.tasks.dead_letters import TASK_GAVE_UP
 from app.tasks.errors import QueueError
@@ -167,11 +167,11 @@ def test_router_errors_are_problems(status: int, code: str) -> None:
 
 
 def test_internal_error_does_not_reveal_its_cause() -> None:
-    token = context.request_id.set("id-1")
+    token = rich_logging.request_id.set("id-1")
     try:
         problem = document(internal_error_response())
     finally:
-        context.request_id.reset(token)
+        rich_logging.request_id.reset(token)
     assert (problem["status"], problem["code"], problem["request_id"]) == (500, "internal_error", "id-1")
 
 

@@ -25,17 +25,11 @@ class Check(StrEnum):
 
 
 class CatalogueEntry(NamedTuple):
-    """Description of one kind of finding.
+    """Description of one kind of finding."""
 
-    Attributes:
-        subject: what is checked.
-        results: the problems that can be found, by status.
-        remedy: what to do about them.
-    """
-
-    subject: str
-    results: str
-    remedy: str
+    subject: str  # what is checked
+    results: str  # the problems that can be found, by status
+    remedy: str  # what to do about them
 
 
 CATALOGUE: Final[dict[str, CatalogueEntry]] = {

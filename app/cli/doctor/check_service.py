@@ -3,25 +3,25 @@
 from __future__ import annotations
 
 import errno
-import http.client
 import os
-import re
 import socket
 from typing import TYPE_CHECKING, Any
 
+import httpx
+from prometheus_client.parser import text_string_to_metric_families
+
 from app import __version__
-from app.cli.doctor.context import HttpResponse, Listener, LocalInstance, Port, Role, find_listeners, http_get
+from app.cli.doctor.context import Listener, LocalInstance, Port, Role, find_listeners, http_get
 from app.cli.doctor.findings import Finding, error, note, ok, skipped, warning
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
+    from prometheus_client.samples import Sample
+
     from app.cli.doctor.context import Context
 
 SCRAPE_TIMEOUT_S, SLOW_SCRAPE_S = 5.0, 1.0
-_SAMPLE = re.compile(r"^(?P<name>\w+)(?:\{(?P<labels>[^}]*)\})? (?P<value>\S+)$", re.MULTILINE)
-
-Samples = dict[tuple[str, str], str]
 
 
 def check_ports(context: Context) -> Iterator[Finding]:
@@ -50,9 +50,8 @@ def _check_port(part: str, setting: str, host: str, port: Port) -> Finding:
     if port.listener is Listener.NONE:
         return _try_bind(part, setting, host, port.number)
     suffix = ", which does not respond" if port.listener is Listener.UNRESPONSIVE else ""
-    return error(
-        part, subject, f"in use by {port.process_names}{suffix}", expected="a free port, or facial-service on it"
-    )
+    found = f"in use by {port.process_names}{suffix}"
+    return error(part, subject, found, expected="a free port, or facial-service on it")
 
 
 def _try_bind(part: str, setting: str, host: str, port: int) -> Finding:
@@ -111,9 +110,8 @@ def _check_health(health: Mapping[str, Any], address: str) -> Finding:
     part, expected = "service.health", "live and ready"
     if not health["live"]:
         advice = "search the log for `ended:`; see FacialServiceCrashLooping"
-        return error(
-            part, address, "not live: no worker has sent a heartbeat in time", expected=expected, advice=advice
-        )
+        found = "not live: no worker has sent a heartbeat in time"
+        return error(part, address, found, expected=expected, advice=advice)
     if not health["ready"]:
         found = "draining, because it is shutting down" if health["draining"] else "not ready: workers are starting"
         return warning(part, address, found, expected=expected)
@@ -135,47 +133,44 @@ def _check_metrics(instance: LocalInstance) -> Iterator[Finding]:
     part, port = "service.metrics", instance.metrics
     subject, expected = f"{port.address}/metrics", "metrics within a second"
     try:
-        response = http_get(port.host, port.number, "/metrics", timeout_s=SCRAPE_TIMEOUT_S)
-    except (OSError, http.client.HTTPException):
+        response = http_get(f"http://{subject}", SCRAPE_TIMEOUT_S)
+    except httpx.HTTPError:
         yield error(part, subject, f"no response within {SCRAPE_TIMEOUT_S:g} s", expected=expected)
         return
-    if response.status != http.client.OK:
+    if response.status_code != httpx.codes.OK:
         advice = "set ENABLE_METRICS as in the service; search its log for `A scrape failed`"
-        yield error(part, subject, f"status {response.status}", expected=expected, advice=advice)
+        yield error(part, subject, f"status {response.status_code}", expected=expected, advice=advice)
         return
-    samples = {
-        (match["name"], match["labels"] or ""): match["value"] for match in _SAMPLE.finditer(response.body.decode())
-    }
+    families = text_string_to_metric_families(response.text)
+    samples = [sample for family in families for sample in family.samples]
     yield _check_samples(instance, response, samples)
-    if samples.get(("queue_up", "")) == "0.0":
+    if any(sample.name == "queue_up" and not sample.value for sample in samples):
         advice = "see the findings of `queue`; if there are none, restart the instance; see "
         advice += "FacialServiceQueueUnreachableFromInstance"
         yield error(part, "queue_up", "0: the instance cannot reach the NATS server", expected="1", advice=advice)
     yield _check_version(samples)
 
 
-def _check_samples(instance: LocalInstance, response: HttpResponse, samples: Samples) -> Finding:
+def _check_samples(instance: LocalInstance, response: httpx.Response, samples: list[Sample]) -> Finding:
     part, subject = "service.metrics", f"{instance.metrics.address}/metrics"
-    reported = {labels for metric, labels in samples if metric == "memory_usage_bytes"}
-    workers = [str(worker["name"]) for worker in instance.workers]
-    problems = []
-    if missing := [worker for worker in workers if f'process="{worker}"' not in reported]:
+    reported = {sample.labels["process"] for sample in samples if sample.name == "memory_usage_bytes"}
+    elapsed_s, problems = response.elapsed.total_seconds(), []
+    if missing := [str(worker["name"]) for worker in instance.workers if worker["name"] not in reported]:
         problems.append(f"no metrics of {', '.join(missing)}")
-    if response.elapsed_s > SLOW_SCRAPE_S:
-        problems.append(f"response after {response.elapsed_s:.1f} s")
-    exits = {labels: float(value) for (metric, labels), value in samples.items() if metric == "app_worker_exits_total"}
-    if unexpected := sum(value for labels, value in exits.items() if 'reason="stopped"' not in labels):
+    if elapsed_s > SLOW_SCRAPE_S:
+        problems.append(f"response after {elapsed_s:.1f} s")
+    exits = [sample for sample in samples if sample.name == "app_worker_exits_total"]
+    if unexpected := sum(sample.value for sample in exits if sample.labels["reason"] != "stopped"):
         problems.append(f"{unexpected:.0f} worker processes have exited unexpectedly since the start")
     if problems:
         expected = "metrics of each process within a second, and no unexpected exits"
         return warning(part, subject, "; ".join(problems), expected=expected)
-    return ok(part, subject, f"{len(samples)} samples in {1000 * response.elapsed_s:.0f} ms")
+    return ok(part, subject, f"{len(samples)} samples in {1000 * elapsed_s:.0f} ms")
 
 
-def _check_version(samples: Samples) -> Finding:
-    labels = next((labels for metric, labels in samples if metric == "app_build_info"), "")
-    match = re.search(r'version="([^"]*)"', labels)
-    version = match[1] if match else "unknown"
+def _check_version(samples: list[Sample]) -> Finding:
+    builds = (sample.labels["version"] for sample in samples if sample.name == "app_build_info")
+    version = next(builds, "unknown")
     if version == __version__:
         return ok("service.version", "version", version)
     found = f"the service has {version}, this command {__version__}"

@@ -7,7 +7,7 @@ import ipaddress
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
-from app.cli.doctor.findings import Finding, error, format_bytes, note, ok, warning
+from app.cli.doctor.findings import Finding, format_bytes, invalid_value, note, ok, warning
 from app.settings import Settings
 
 if TYPE_CHECKING:
@@ -48,10 +48,7 @@ def check_settings(context: Context) -> Iterator[Finding]:
 
 
 def _check_values(context: Context) -> Iterator[Finding]:
-    for setting in context.invalid:
-        yield error(
-            "settings.values", setting.name, "invalid value", expected=setting.message.removeprefix("expected ")
-        )
+    yield from map(invalid_value, context.invalid)
     if not context.invalid:
         count = sum(name.upper() in NAMES for name, value in context.environment.items() if value)
         yield ok("settings.values", "environment variables", f"{count} set, all valid")
@@ -106,13 +103,9 @@ def _check_fault_injection(settings: Settings) -> Iterator[Finding]:
         ("FAULT_POISON_REGION", bool(settings.fault_poison_region)),
     ):
         if is_enabled:
-            yield warning(
-                COMBINATIONS,
-                name,
-                "fault injection is enabled",
-                expected="not set in production",
-                advice=f"unset {name} and restart the service (chart: `settings.{name}`)",
-            )
+            found, expected = "fault injection is enabled", "not set in production"
+            advice = f"unset {name} and restart the service (chart: `settings.{name}`)"
+            yield warning(COMBINATIONS, name, found, expected=expected, advice=advice)
 
 
 def _check_queue_settings(settings: Settings) -> Iterator[Finding]:
@@ -124,30 +117,19 @@ def _check_queue_settings(settings: Settings) -> Iterator[Finding]:
         return
     unused = sorted(names & _EXTERNAL_SERVER_ONLY)
     if not settings.nats_url and unused:
-        yield warning(
-            COMBINATIONS,
-            ", ".join(unused),
-            "no effect, because NATS_URL is empty and `serve` starts its own NATS server",
-            expected="NATS_URL with the address of the server",
-            advice="set NATS_URL (chart: `externalNats.url`), or unset them",
-        )
+        found = "no effect, because NATS_URL is empty and `serve` starts its own NATS server"
+        expected = "NATS_URL with the address of the server"
+        advice = "set NATS_URL (chart: `externalNats.url`), or unset them"
+        yield warning(COMBINATIONS, ", ".join(unused), found, expected=expected, advice=advice)
     has_credentials = settings.nats_user or settings.nats_token.get_secret_value() or settings.nats_creds_file
     if has_credentials and any(urlsplit(server).username for server in settings.nats_servers):
-        yield warning(
-            COMBINATIONS,
-            "NATS_URL",
-            "credentials both in the URL and in other settings; those in the URL are ignored",
-            expected="credentials in one place",
-            advice="remove them from NATS_URL",
-        )
+        found = "credentials both in the URL and in other settings; those in the URL are ignored"
+        expected, advice = "credentials in one place", "remove them from NATS_URL"
+        yield warning(COMBINATIONS, "NATS_URL", found, expected=expected, advice=advice)
     if settings.nats_url and settings.nats_replicas in {2, 4}:
-        yield warning(
-            COMBINATIONS,
-            "NATS_REPLICAS",
-            f"{settings.nats_replicas}: tolerates no more failures than {settings.nats_replicas - 1}",
-            expected="1, 3 or 5",
-            advice="set NATS_REPLICAS to 3 or 5 (chart: `nats.replicas`, `externalNats.replicas`)",
-        )
+        found = f"{settings.nats_replicas}: tolerates no more failures than {settings.nats_replicas - 1}"
+        advice = "set NATS_REPLICAS to 3 or 5 (chart: `nats.replicas`, `externalNats.replicas`)"
+        yield warning(COMBINATIONS, "NATS_REPLICAS", found, expected="1, 3 or 5", advice=advice)
 
 
 def _check_sizes(settings: Settings) -> Iterator[Finding]:
@@ -159,14 +141,10 @@ def _check_sizes(settings: Settings) -> Iterator[Finding]:
         ("TASK_DEAD_MAX_BYTES", settings.task_dead_max_bytes),
     ):
         if limit < settings.max_body_bytes:
-            yield warning(
-                COMBINATIONS,
-                name,
-                f"{format_bytes(limit)}: less than one request may have (MAX_BODY_BYTES, "
-                f"{format_bytes(settings.max_body_bytes)})",
-                expected="enough for many requests of the maximum size",
-                advice=f"raise {name}, or lower MAX_BODY_BYTES (chart: `settings`)",
-            )
+            size, expected = format_bytes(settings.max_body_bytes), "enough for many requests of the maximum size"
+            found = f"{format_bytes(limit)}: less than one request may have (MAX_BODY_BYTES, {size})"
+            advice = f"raise {name}, or lower MAX_BODY_BYTES (chart: `settings`)"
+            yield warning(COMBINATIONS, name, found, expected=expected, advice=advice)
     if settings.result_ttl < MAX_POLL_S:
         found = f"{settings.result_ttl} s: a result can expire during a long poll, which takes up to {MAX_POLL_S} s"
         yield note(COMBINATIONS, "RESULT_TTL", found, "raise RESULT_TTL")
@@ -176,13 +154,9 @@ def _check_network(context: Context) -> Iterator[Finding]:
     settings = context.settings
     is_local = _is_loopback(settings.host)
     if is_local and context.is_in_container:
-        yield warning(
-            COMBINATIONS,
-            "HOST",
-            f"{settings.host}: the API, metrics and probes are unreachable from outside the container",
-            expected="HOST=0.0.0.0, or :: for IPv6",
-            advice="set HOST=0.0.0.0, as the image and the chart do",
-        )
+        found = f"{settings.host}: the API, metrics and probes are unreachable from outside the container"
+        advice = "set HOST=0.0.0.0, as the image and the chart do"
+        yield warning(COMBINATIONS, "HOST", found, expected="HOST=0.0.0.0, or :: for IPv6", advice=advice)
     if not is_local and not (settings.api_keys or settings.api_keys_file):
         advice = "set API_KEYS (chart: `apiKeys.existingSecret`), unless a proxy authenticates clients"
         yield note(COMBINATIONS, "API_KEYS", "empty: every client that reaches the port can use the API", advice)

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import http.client
 import tempfile
 import threading
-import time
 from contextlib import suppress
 from dataclasses import dataclass, field
 from enum import Enum
@@ -13,6 +11,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import httpx
 import orjson
 import psutil
 from pydantic import ValidationError
@@ -24,7 +23,6 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
 RESPONSE_TIMEOUT_S = 2.0
-MAX_RESPONSE_BYTES = 8 << 20
 
 
 class Listener(Enum):
@@ -44,31 +42,15 @@ class Role(Enum):
 
 
 @dataclass(frozen=True, slots=True)
-class HttpResponse:
-    """A response, and the time that it took."""
-
-    status: int
-    body: bytes
-    elapsed_s: float
-
-
-@dataclass(frozen=True, slots=True)
 class Port:
-    """A port of the settings.
+    """A port of the settings."""
 
-    Attributes:
-        host: address to connect to.
-        number: port number; 0 means that the service picks a free port.
-        listener: what listens there.
-        health: the document of ``/health``; empty unless this service listens.
-        processes: the processes that listen, as ``name (process 7)``, if this user can see them.
-    """
-
-    host: str
-    number: int
+    host: str  # address to connect to
+    number: int  # port number; 0 means that the service picks a free port
     listener: Listener = Listener.NONE
+    # The document of ``/health``; empty unless this service listens.
     health: Mapping[str, Any] = field(default_factory=dict)
-    processes: tuple[str, ...] = ()
+    processes: tuple[str, ...] = ()  # the processes that listen, as ``name (process 7)``, if this user can see them
 
     @property
     def address(self) -> str:
@@ -115,21 +97,13 @@ class LocalInstance:
 
 @dataclass(frozen=True)
 class Context:
-    """Input of the checks.
+    """Input of the checks."""
 
-    Attributes:
-        settings: the settings of the deployment, with defaults in place of invalid values.
-        environment: all environment variables.
-        invalid: the settings with invalid values.
-        cgroup_root: mount point of the cgroup file system.
-        temporary: folder for temporary files; None if no such folder is writable.
-    """
-
-    settings: Settings
-    environment: Mapping[str, str]
-    invalid: tuple[InvalidSetting, ...]
-    cgroup_root: Path
-    temporary: Path | None
+    settings: Settings  # the settings of the deployment, with defaults in place of invalid values
+    environment: Mapping[str, str]  # all environment variables
+    invalid: tuple[InvalidSetting, ...]  # the settings with invalid values
+    cgroup_root: Path  # mount point of the cgroup file system
+    temporary: Path | None  # folder for temporary files; None if no such folder is writable
     _lock: threading.Lock = field(default_factory=threading.Lock, repr=False)
 
     @property
@@ -203,22 +177,14 @@ def _find_temporary_folder() -> Path | None:
         return None
 
 
-def http_get(host: str, port: int, path: str, *, timeout_s: float = RESPONSE_TIMEOUT_S) -> HttpResponse:
-    """Send a GET request.
+def http_get(url: str, timeout_s: float = RESPONSE_TIMEOUT_S) -> httpx.Response:
+    """Send a GET request to this host, without a proxy.
 
     Raises:
-        OSError: nothing listens there, or it does not respond in time.
-        http.client.HTTPException: the response is not HTTP.
+        httpx.HTTPError: nothing listens there, it does not respond in time, or the response is not HTTP.
     """
-    connection = http.client.HTTPConnection(host, port, timeout=timeout_s)
-    try:
-        started_at = time.monotonic()
-        connection.request("GET", path)
-        with connection.getresponse() as response:
-            elapsed_s = time.monotonic() - started_at
-            return HttpResponse(response.status, response.read(MAX_RESPONSE_BYTES), elapsed_s)
-    finally:
-        connection.close()
+    # Uncompressed, because compression would count as time of the service.
+    return httpx.get(url, headers={"Accept-Encoding": "identity"}, timeout=timeout_s, trust_env=False)
 
 
 def find_listeners(port: int) -> tuple[str, ...]:
@@ -237,12 +203,15 @@ def _query_port(host: str, number: int) -> Port:
     if not number:
         return Port(host, number)
     try:
-        health = _parse_health(http_get(host, number, "/health").body)
-    except TimeoutError:
+        health = _parse_health(http_get(f"http://{Port(host, number).address}/health").content)
+    except httpx.TimeoutException:
         return Port(host, number, Listener.UNRESPONSIVE, processes=find_listeners(number))
-    except http.client.HTTPException:
+    except httpx.RemoteProtocolError:
         return Port(host, number, Listener.OTHER, processes=find_listeners(number))
-    except OSError:  # refused, or not an address of this host; the check of the port then tries to bind it
+    except (
+        httpx.TransportError,
+        httpx.InvalidURL,
+    ):  # refused, or not an address of this host; the check of the port then tries to bind it
         return Port(host, number)
     return Port(host, number, Listener.SERVICE if health else Listener.OTHER, health, find_listeners(number))
 

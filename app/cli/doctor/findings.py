@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
     from rich.text import Text
 
+    from app.settings import InvalidSetting
+
 DOCUMENT = "docs/doctor.md"
 
 
@@ -48,24 +50,16 @@ STYLES = {
 class Finding:
     """One result of a check. The attributes are also the keys of the JSON output.
 
-    Attributes:
-        name: key in `CATALOGUE`.
-        status: the result.
-        looked_at: the variable, file or address that was checked.
-        found: the state that was found.
-        expected: the state that was expected; required for warnings and errors.
-        advice: what to do; required for warnings and errors.
-
     Raises:
         ValueError: the catalogue has no such name, or a warning or an error lacks the expected state or the advice.
     """
 
-    name: str
+    name: str  # key in `CATALOGUE`
     status: Status
-    looked_at: str
-    found: str
-    expected: str = ""
-    advice: str = ""
+    looked_at: str  # the variable, file or address that was checked
+    found: str  # the state that was found
+    expected: str = ""  # the state that was expected; required for warnings and errors
+    advice: str = ""  # what to do; required for warnings and errors
 
     def __post_init__(self) -> None:
         if self.name not in CATALOGUE:
@@ -99,6 +93,12 @@ def warning(name: str, looked_at: str, found: str, *, expected: str, advice: str
 def error(name: str, looked_at: str, found: str, *, expected: str, advice: str | None = None) -> Finding:
     """Report something that stops the service, or a part of it, from working. The default advice is the remedy."""
     return Finding(name, Status.ERROR, looked_at, found, expected, CATALOGUE[name].remedy if advice is None else advice)
+
+
+def invalid_value(setting: InvalidSetting) -> Finding:
+    """Report an invalid setting."""
+    expected = setting.message.removeprefix("expected ")
+    return error("settings.values", setting.name, "invalid value", expected=expected)
 
 
 def format_bytes(size: float) -> str:

@@ -10,12 +10,11 @@ import contextlib
 import os
 import socket
 import ssl
-import threading
-from concurrent.futures import Future
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any
-from urllib.parse import SplitResult, urlsplit
+from urllib.parse import urlsplit
 
 import msgspec
 import nats.errors
@@ -27,6 +26,7 @@ from app.tasks.stream import CONSUMER, DEAD_STREAM, RECORDS_STREAM, STREAM
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from concurrent.futures import Future
 
     from nats.aio.client import Client
 
@@ -63,13 +63,9 @@ class ServerInfo(msgspec.Struct, frozen=True):
 
 @dataclass(frozen=True)
 class JetStreamResponses:
-    """Responses of the JetStream API.
+    """Responses of the JetStream API."""
 
-    Attributes:
-        documents: response by request, or the reason why there is none.
-    """
-
-    documents: dict[str, dict[str, Any] | str]
+    documents: dict[str, dict[str, Any] | str]  # response by request, or the reason why there is none
 
     def get(self, request: str) -> dict[str, Any]:
         """Return a response; empty if there is none, or if it is an error."""
@@ -94,8 +90,11 @@ def probe_servers(settings: Settings) -> Iterator[tuple[Finding, ServerInfo | No
     """Probe all servers of `NATS_URL` at the same time, and yield a finding and the ``INFO`` message of each."""
     part = "queue.address"
     servers = [urlsplit(server) for server in settings.nats_servers]
-    probes = [_start_probe(server) for server in servers]
-    results = [_finish_probe(probe) for probe in probes]
+    # In threads, because a DNS lookup has no timeout.
+    pool = ThreadPoolExecutor(len(servers), thread_name_prefix="doctor-probe")
+    probes = [pool.submit(_read_info, server.hostname or "", server.port or DEFAULT_PORT) for server in servers]
+    pool.shutdown(wait=False)
+    results = list(map(_finish_probe, probes))
     judge = warning if any(isinstance(result, ServerInfo) for result in results) else error
     for server, result in zip(servers, results, strict=True):
         subject = f"{server.hostname}:{server.port or DEFAULT_PORT}"
@@ -103,20 +102,6 @@ def probe_servers(settings: Settings) -> Iterator[tuple[Finding, ServerInfo | No
             yield ok(part, subject, f"NATS server {result.version}"), result
         else:
             yield judge(part, subject, result, expected="a reachable NATS server"), None
-
-
-def _start_probe(server: SplitResult) -> Future[ServerInfo]:
-    """Probe a server in a thread, because a DNS lookup has no timeout."""
-    future: Future[ServerInfo] = Future()
-
-    def probe() -> None:
-        try:
-            future.set_result(_read_info(server.hostname or "", server.port or DEFAULT_PORT))
-        except Exception as failure:  # noqa: BLE001 - raised by `_finish_probe`
-            future.set_exception(failure)
-
-    threading.Thread(target=probe, name="doctor-probe", daemon=True).start()
-    return future
 
 
 def _finish_probe(probe: Future[ServerInfo]) -> ServerInfo | str:
@@ -154,14 +139,11 @@ def check_files(settings: Settings) -> Iterator[Finding]:
     for name in ("nats_creds_file", "nats_tls_ca_file", "nats_tls_cert_file", "nats_tls_key_file"):
         path = getattr(settings, name)
         if path is not None and not os.access(path, os.R_OK):
-            yield error(
-                "queue.access",
-                f"{name.upper()} {path}",
-                "cannot be read" if path.exists() else "does not exist",
-                expected="a readable file",
-                advice=f"correct {name.upper()} or the mode of the file (chart: `externalNats.credsSecret`, "
-                "`externalNats.tlsSecret`)",
-            )
+            found = "cannot be read" if path.exists() else "does not exist"
+            chart = "`externalNats.credsSecret`, `externalNats.tlsSecret`"
+            advice = f"correct {name.upper()} or the mode of the file (chart: {chart})"
+            subject = f"{name.upper()} {path}"
+            yield error("queue.access", subject, found, expected="a readable file", advice=advice)
 
 
 def query_jetstream(settings: Settings) -> tuple[Finding, JetStreamResponses | None]:

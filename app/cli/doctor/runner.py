@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import importlib
-import queue
-import threading
-import time
-from dataclasses import replace
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import unquote
 
 from app.cli.doctor.catalogue import Check
 from app.cli.doctor.context import Context, load_context
-from app.cli.doctor.findings import Finding, error, skipped
+from app.cli.doctor.findings import Finding, error, invalid_value, skipped
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -26,10 +24,10 @@ MODULES = {
     Check.PORTS: "check_service",
     Check.QUEUE: "check_queue",
     Check.MODELS: "check_installation",
-    Check.METRIC_FILES: "check_folders",
-    Check.LIMITS: "check_limits",
+    Check.METRIC_FILES: "check_resources",
+    Check.LIMITS: "check_resources",
     Check.SERVICE: "check_service",
-    Check.DISK: "check_folders",
+    Check.DISK: "check_resources",
     Check.PYTHON: "check_installation",
 }
 _SECRETS = ("API_KEYS", "NATS_PASSWORD", "NATS_TOKEN", "NATS_NKEY_SEED")
@@ -41,10 +39,7 @@ def run_checks(
 ) -> list[Finding]:
     """Run checks at the same time, for at most `TIMEOUT_S` seconds.
 
-    Args:
-        checks: the checks to run.
-        cgroup_root: mount point of the cgroup file system.
-        on_done: called after each check has finished.
+    `on_done` is called after each check has finished.
 
     Returns:
         The findings in the order of `Check`, without secrets.
@@ -54,19 +49,13 @@ def run_checks(
     if not isinstance(context, Context):
         return [finding for check in selected for finding in _without_settings(check, context)]
     findings: dict[Check, list[Finding]] = {check: [] for check in selected}
-    finished: queue.SimpleQueue[Check] = queue.SimpleQueue()
-    for check in selected:
-        arguments = (check, context, findings[check], finished)
-        threading.Thread(target=_run, args=arguments, name=f"doctor-{check}", daemon=True).start()
-    running, deadline = set(selected), time.monotonic() + TIMEOUT_S
-    while running and (remaining_s := deadline - time.monotonic()) > 0:
-        try:
-            check = finished.get(timeout=remaining_s)
-        except queue.Empty:
-            break
-        running.discard(check)
-        on_done(check)
-    for check in running:
+    pool = ThreadPoolExecutor(len(selected), thread_name_prefix="doctor-check")
+    running = {pool.submit(_run, check, context, findings[check]): check for check in selected}
+    pool.shutdown(wait=False)
+    with suppress(TimeoutError):
+        for finished in as_completed(tuple(running), TIMEOUT_S):
+            on_done(running.pop(finished))
+    for check in running.values():
         findings[check].append(_failed(check, f"not finished within {TIMEOUT_S:g} s"))
     secrets = find_secrets(context.environment)
     return [redact(finding, secrets) for check in selected for finding in tuple(findings[check])]
@@ -79,14 +68,12 @@ def load_check(check: Check) -> Callable[[Context], Iterator[Finding]]:
     return function
 
 
-def _run(check: Check, context: Context, findings: list[Finding], finished: queue.SimpleQueue[Check]) -> None:
+def _run(check: Check, context: Context, findings: list[Finding]) -> None:
     try:
         for finding in load_check(check)(context):
             findings.append(finding)  # noqa: PERF402 - keeps what was found before an exception
     except Exception as failure:  # noqa: BLE001 - isolates the other checks
         findings.append(_failed(check, f"failed ({_describe(failure)})"))
-    finally:
-        finished.put(check)
 
 
 def _describe(failure: Exception) -> str:
@@ -106,10 +93,7 @@ def _without_settings(check: Check, invalid: tuple[InvalidSetting, ...]) -> Iter
     if check is not Check.SETTINGS:
         yield skipped(f"{check}.check", "settings", "not run, because the settings are invalid")
         return
-    for setting in invalid:
-        yield error(
-            "settings.values", setting.name, "invalid value", expected=setting.message.removeprefix("expected ")
-        )
+    yield from map(invalid_value, invalid)
 
 
 def find_secrets(environment: Mapping[str, str]) -> tuple[str, ...]:
@@ -134,10 +118,5 @@ def redact(finding: Finding, secrets: Iterable[str]) -> Finding:
             text = text.replace(secret, "***")
         return text
 
-    return replace(
-        finding,
-        looked_at=clean(finding.looked_at),
-        found=clean(finding.found),
-        expected=clean(finding.expected),
-        advice=clean(finding.advice),
-    )
+    texts = finding.looked_at, finding.found, finding.expected, finding.advice
+    return Finding(finding.name, finding.status, *map(clean, texts))

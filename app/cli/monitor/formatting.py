@@ -71,11 +71,7 @@ def format_count(value: float | None) -> str:
 
 
 def format_seconds(seconds: float | None, *, is_lower_bound: bool = False) -> str:
-    """Format a latency.
-
-    Args:
-        seconds: the latency.
-        is_lower_bound: whether the latency is at least this long, but how long is unknown.
+    """Format a latency, which may be a lower bound of an unknown one.
 
     Example:
         >>> [format_seconds(value) for value in (0, 0.00042, 0.0031, 0.0425, 0.31, 2.345, 75)]

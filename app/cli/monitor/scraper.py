@@ -11,8 +11,7 @@ from typing import TYPE_CHECKING, Final
 
 import httpx
 
-from app.cli.monitor.instance import Scrape, TrackedInstance, parse_health
-from app.cli.monitor.samples import ResponseError, parse_metrics
+from app.cli.monitor.instance import ResponseError, Scrape, TrackedInstance, parse_health, parse_metrics
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
@@ -37,14 +36,9 @@ class AddressError(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """Address of an instance.
+    """Address of an instance."""
 
-    Attributes:
-        name: host and port; never credentials.
-        url: base URL.
-    """
-
-    name: str
+    name: str  # host and port; never credentials
     url: httpx.URL
 
 
@@ -94,19 +88,10 @@ def parse_targets(texts: Iterable[str]) -> list[Target]:
 
 
 class Scraper:
-    """Scrapes instances over HTTP.
-
-    Args:
-        targets: addresses of the instances.
-        timeout_s: time limit of a scrape, from connecting to the last byte.
-        window_s: look-back window for rates and quantiles.
-
-    Attributes:
-        instances: the instances, in the order of ``targets``.
-    """
+    """Scrapes instances over HTTP; the timeout covers a scrape from connecting to the last byte."""
 
     def __init__(self, targets: Sequence[Target], *, timeout_s: float, window_s: float) -> None:
-        self.instances = [TrackedInstance(target.name, window_s) for target in targets]
+        self.instances = [TrackedInstance(target.name, window_s) for target in targets]  # in the same order
         self._targets = targets
         self._timeout_s = timeout_s
         # Ignore HTTP_PROXY: instances are in this network, or on this machine behind a forwarded port.

@@ -27,16 +27,22 @@ from app.cli.monitor.formatting import (
     printable,
     table,
 )
-from app.cli.monitor.model import DEGRADED, NOT_READY, READY, UNREACHABLE
-from app.cli.monitor.snapshot import API_PREFIX, STORAGE_NEARLY_FULL
+from app.cli.monitor.snapshot import API_PREFIX, DEGRADED, NOT_READY, READY, STORAGE_NEARLY_FULL, UNREACHABLE
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
     from rich.console import RenderableType
 
-    from app.cli.monitor.model import CounterStats, InstanceStatus, LatencyStats, ProcessStatus, RouteStats, Snapshot
-    from app.cli.monitor.snapshot import History
+    from app.cli.monitor.snapshot import (
+        CounterStats,
+        History,
+        InstanceStatus,
+        LatencyStats,
+        ProcessStatus,
+        RouteStats,
+        Snapshot,
+    )
 
 GOOD: Final = "green"
 WARN: Final = "yellow"
@@ -62,47 +68,26 @@ _WIDE: Final = 54  # width of a panel
 
 @dataclass(frozen=True, slots=True)
 class View:
-    """A snapshot to draw, with its history.
-
-    Attributes:
-        snapshot: the snapshot.
-        history: values for the charts.
-        is_ascii: whether the terminal's encoding supports ASCII only.
-    """
+    """A snapshot to draw, with its history."""
 
     snapshot: Snapshot
-    history: History
-    is_ascii: bool = False
+    history: History  # values for the charts
+    is_ascii: bool = False  # whether the terminal's encoding supports ASCII only
 
 
 @dataclass(frozen=True, slots=True)
 class Panel:
-    """A panel and the heights at which it is useful.
-
-    Attributes:
-        title: title of the panel.
-        min_lines: lines below which the panel is omitted.
-        content_lines: lines that its content fills.
-        max_lines: lines that it fills with charts of the largest useful height.
-        draw: draws the panel for a width and a height, in at most that many lines.
-    """
+    """A panel and the heights at which it is useful."""
 
     title: str
-    min_lines: int
-    content_lines: int
-    max_lines: int
-    draw: Callable[[int, int], list[Text]]
+    min_lines: int  # lines below which the panel is omitted
+    content_lines: int  # lines that its content fills
+    max_lines: int  # lines that it fills with charts of the largest useful height
+    draw: Callable[[int, int], list[Text]]  # draws the panel for a width and a height, in at most that many lines
 
 
 def draw_screen(view: View, width: int, height: int | None, *, hint: str = "") -> RenderableType:
-    """Draw the whole screen.
-
-    Args:
-        view: what to draw.
-        width: columns of the terminal.
-        height: lines of the terminal; None to show everything, as for a file.
-        hint: how to quit, shown in the status bar.
-    """
+    """Draw the whole screen, with a hint how to quit; a height of None shows everything, as for a file."""
     top = [_encodable(line, view) for line in (_status_bar(view.snapshot, width, hint), *_problems(view, width))]
     count = 1 if width < TWO_COLUMNS else 2 if width < THREE_COLUMNS else 3
     columns = [

@@ -1,4 +1,4 @@
-"""Snapshot of all instances: sums of their metrics, the overall state, and problems in sentences."""
+"""Snapshot of all instances, which the screen shows and ``--json`` prints: sums of metrics, state and problems."""
 
 from __future__ import annotations
 
@@ -9,33 +9,160 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Final, TypeVar
 
 from app.cli.monitor.formatting import format_percent, format_span, printable
-from app.cli.monitor.instance import EXITS, MEMORY, RECENT_S, process_kind
-from app.cli.monitor.model import (
-    DEGRADED,
-    DRAINING,
-    NOT_READY,
-    READY,
-    UNREACHABLE,
-    CounterStats,
-    ErrorStats,
-    InstanceStatus,
-    LatencyStats,
-    Problem,
-    ProcessStatus,
-    RequestStats,
-    RouteStats,
-    Snapshot,
-    StepStats,
-    TaskStats,
-)
-from app.cli.monitor.samples import merge_buckets, quantile, require_metric
+from app.cli.monitor.instance import EXITS, MEMORY, RECENT_S, merge_buckets, process_kind, quantile, require_metric
 from app.observability.metrics import METRICS
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
-    from app.cli.monitor.instance import TrackedInstance, TrackedProcess
-    from app.cli.monitor.samples import Buckets, Increase, Labels
+    from app.cli.monitor.instance import Buckets, Increase, Labels, TrackedInstance, TrackedProcess
+
+READY: Final = "ready"
+DEGRADED: Final = "degraded"
+NOT_READY: Final = "not_ready"
+DRAINING: Final = "draining"
+UNREACHABLE: Final = "away"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CounterStats:
+    """A counter, summed over all instances."""
+
+    per_s: float | None  # rate over the window; None until an instance has been scraped twice in a row
+    seen: float  # increase since the monitor started, outages excluded
+    total: float  # increase since the instances started
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LatencyStats:
+    """Quantiles of the observations in the window, in seconds; None without observations."""
+
+    p50_s: float | None  # median
+    p95_s: float | None  # 95th percentile
+    p99_s: float | None  # 99th percentile
+    count: float  # number of observations
+    bound_s: float | None  # highest finite bucket bound; a quantile above it is reported as this value
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RequestStats:
+    """Requests to ``/api/``. Latency covers POST requests only, because clients choose how long a status poll waits."""
+
+    flow: CounterStats
+    in_progress: float | None
+    latency: LatencyStats
+    by_status: dict[str, CounterStats]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RouteStats:
+    """Requests of one method and route, including routes outside ``/api/``."""
+
+    method: str
+    endpoint: str
+    flow: CounterStats
+    errors: CounterStats
+    latency: LatencyStats
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ErrorStats:
+    """Errors with one code in one component."""
+
+    type: str
+    component: str
+    flow: CounterStats
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TaskStats:
+    """State of the queue, as reported by the first instance that reaches it, and task counters of all instances."""
+
+    queue_up: bool | None  # whether all instances reach the queue; None if tasks are disabled
+    waiting: float | None  # tasks that wait for a worker
+    active: float | None  # tasks that a worker has not acknowledged yet
+    oldest_age_s: float | None  # age of the oldest unfinished task; 0 if there is none
+    dead_kept: float | None  # stored dead letters
+    storage_bytes: float | None  # storage that the queue uses
+    storage_limit_bytes: float | None  # storage that the queue may use
+    has_leader: bool | None  # whether the cluster of queue servers has a leader; None for a single server
+    submitted: CounterStats  # tasks accepted
+    succeeded: CounterStats  # tasks that finished with a result
+    failed: CounterStats  # tasks that finished with an error
+    cancelled: CounterStats
+    redelivered: CounterStats
+    dead: CounterStats
+    wait: LatencyStats  # time from submission to the first attempt
+    work: LatencyStats  # processing time of each attempt
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StepStats:
+    """One step of image processing."""
+
+    operation: str
+    per_s: float | None
+    latency: LatencyStats
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ProcessStatus:
+    """One process; ``kind`` is api, tasks or other, ``state`` is starting, ready, draining, up or gone."""
+
+    name: str
+    kind: str
+    pid: int | None
+    state: str
+    last_beat_s: float | None
+    changed_s: float | None
+    cpu_percent: float | None
+    memory_bytes: float | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class InstanceStatus:
+    """One instance."""
+
+    name: str  # host and port
+    state: str  # ready, not_ready, draining or away (unreachable)
+    away_s: float | None  # duration of the current outage; None if the instance is reachable
+    reason: str  # why the instance is unreachable
+    version: str | None  # version of the service
+    scraped_s: float | None  # age of the last successful scrape
+    scrape_ms: float | None  # duration of that scrape
+    queue_up: bool | None  # whether the instance reaches the queue; None if tasks are disabled
+    processes: list[ProcessStatus]  # workers first
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Problem:
+    """A problem in one sentence; ``is_severe`` if it degrades the service, otherwise it is a notice."""
+
+    is_severe: bool
+    text: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Snapshot:
+    """State of all instances after one round of scrapes."""
+
+    time: str  # time of the scrapes, in UTC and ISO 8601
+    view_s: float  # time since the monitor started
+    interval_s: float  # time between scrapes
+    window_s: float  # look-back window for rates and quantiles
+    state: str  # ready, degraded, not_ready or away (no instance is reachable)
+    problems: list[Problem]  # severe ones first
+    instances: list[InstanceStatus]  # one per URL
+    requests: RequestStats
+    routes: list[RouteStats]  # busiest first
+    errors: list[ErrorStats]  # errors by code and component; the highest current rate first
+    rejections: dict[str, CounterStats]  # requests rejected before processing, by reason
+    worker_exits: dict[str, CounterStats]  # exits of worker processes, by reason
+    tasks: TaskStats
+    steps: list[StepStats]  # steps of image processing, in order of execution
+    cpu_percent: float | None  # CPU usage of all processes, in percent of one core
+    memory_bytes: float | None
+
 
 K = TypeVar("K", bound=Hashable)
 
@@ -92,13 +219,7 @@ def build_snapshot(
 ) -> Snapshot:
     """Build the snapshot of a round of scrapes.
 
-    Args:
-        instances: all instances.
-        at: time of the round, on the clock of the scrapes.
-        time: the same time, with its time zone.
-        started_at: when the monitor started, on the clock of the scrapes.
-        interval_s: time between scrapes.
-        window_s: look-back window for rates and quantiles.
+    `at` and `started_at` are on the clock of the scrapes; `time` is the time of the round with its time zone.
     """
     statuses = [_instance_status(instance, at) for instance in instances]
     tasks = _task_stats(instances)
@@ -143,10 +264,7 @@ def _group_counter(
 ) -> dict[K, CounterStats]:
     """Sum a counter over all instances, by group.
 
-    Args:
-        instances: all instances. One that is unreachable has no rate, but keeps its counts.
-        name: name of the metric.
-        group: returns the group of a series, or None to skip the series.
+    An instance that is unreachable has no rate, but keeps its counts. `group` returns None to skip a series.
 
     Returns:
         Statistics by group, the busiest group first.
@@ -406,19 +524,13 @@ def _series() -> deque[float | None]:
 
 @dataclass(frozen=True, slots=True)
 class History:
-    """Values of past rounds for the charts, None where a value is missing.
+    """Values of past rounds for the charts, None where a value is missing."""
 
-    Attributes:
-        rate: API requests per second, between two scrapes.
-        p95_s: 95th percentile of the latency of requests that process images, between two scrapes.
-        waiting: tasks that wait for a worker.
-        cpu_percent: CPU usage of all processes.
-    """
-
-    rate: deque[float | None] = field(default_factory=_series)
+    rate: deque[float | None] = field(default_factory=_series)  # API requests per second, between two scrapes
+    # 95th percentile of the latency of requests that process images, between two scrapes.
     p95_s: deque[float | None] = field(default_factory=_series)
-    waiting: deque[float | None] = field(default_factory=_series)
-    cpu_percent: deque[float | None] = field(default_factory=_series)
+    waiting: deque[float | None] = field(default_factory=_series)  # tasks that wait for a worker
+    cpu_percent: deque[float | None] = field(default_factory=_series)  # CPU usage of all processes
 
     def add(self, snapshot: Snapshot, instances: Sequence[TrackedInstance]) -> None:
         """Append the values of a round."""

@@ -17,18 +17,17 @@ from typing import TYPE_CHECKING, Any, Final
 import orjson
 from rich.console import Console
 
-from app.cli.monitor.model import READY, UNREACHABLE
 from app.cli.monitor.scraper import Scraper, clock
 from app.cli.monitor.screen import View, draw_screen
-from app.cli.monitor.snapshot import History, build_snapshot
+from app.cli.monitor.snapshot import READY, UNREACHABLE, History, build_snapshot
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 
     from rich.console import RenderableType
 
-    from app.cli.monitor.model import Snapshot
     from app.cli.monitor.scraper import Target
+    from app.cli.monitor.snapshot import Snapshot
 
 OK: Final = 0
 NOT_ALL_READY: Final = 1
@@ -38,66 +37,48 @@ QUIT_KEYS: Final = frozenset(b"qQ")
 _QUIT_SIGNALS: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class WatchOptions:
-    """Options of the command.
-
-    Attributes:
-        targets: addresses of the instances.
-        interval_s: time between scrapes.
-        window_s: look-back window for rates and quantiles.
-        timeout_s: response timeout of an instance.
-        is_once: whether to print one frame and exit.
-        is_json: whether to print JSON.
-    """
+@dataclass(kw_only=True)
+class Watch:
+    """One run of the monitor, with the options of the command."""
 
     targets: Sequence[Target]
-    interval_s: float
-    window_s: float
-    timeout_s: float
-    is_once: bool
+    interval_s: float  # time between scrapes
+    window_s: float  # look-back window for rates and quantiles
+    timeout_s: float  # response timeout of an instance
+    is_once: bool  # whether to print one frame and exit
     is_json: bool
 
-
-def watch(options: WatchOptions) -> int:
-    """Run the monitor until the user quits.
-
-    Returns:
-        0. With ``--once``, 1 if an instance is unreachable or not ready, and 130 if the command was interrupted.
-    """
-    return asyncio.run(_Watch(options).run())
-
-
-class _Watch:
-    def __init__(self, options: WatchOptions) -> None:
-        self._options = options
+    def __post_init__(self) -> None:
         self._history = History()
         self._latest: Snapshot | None = None
         self._reachable: Snapshot | None = None  # the last one with a reachable instance
         self._console = Console(highlight=False, markup=False, emoji=False)
 
     async def run(self) -> int:
+        """Run until the user quits, and return the exit status.
+
+        It is 0. With ``--once``, it is 1 if an instance is unreachable or not ready, and 130 after an interruption.
+        """
         task = asyncio.current_task()
         if task is None:
             raise RuntimeError("expected to run in a task")
-        options = self._options
-        scraper = Scraper(options.targets, timeout_s=options.timeout_s, window_s=options.window_s)
+        scraper = Scraper(self.targets, timeout_s=self.timeout_s, window_s=self.window_s)
         with _call_on_signals(task.cancel):
             try:
                 async with aclosing(scraper):
-                    if options.is_once:
+                    if self.is_once:
                         return await self._print_once(scraper)
-                    if options.is_json or not sys.stdout.isatty() or self._console.is_dumb_terminal:
+                    if self.is_json or not sys.stdout.isatty() or self._console.is_dumb_terminal:
                         await self._print_each(scraper)
                     else:
                         await self._show(scraper, task.cancel)
             except asyncio.CancelledError:  # only a signal or the quit key cancels this task
-                return INTERRUPTED if options.is_once else OK
+                return INTERRUPTED if self.is_once else OK
         return OK
 
     async def _snapshots(self, scraper: Scraper) -> AsyncIterator[Snapshot]:
         """Scrape once per interval and yield snapshots. Intervals that a slow scrape misses are skipped."""
-        started_at, interval_s = clock(), self._options.interval_s
+        started_at, interval_s = clock(), self.interval_s
         due = 0
         while True:
             await asyncio.sleep(max(0.0, started_at + due * interval_s - clock()))
@@ -108,7 +89,7 @@ class _Watch:
                 time=datetime.now(UTC).astimezone(),
                 started_at=started_at,
                 interval_s=interval_s,
-                window_s=self._options.window_s,
+                window_s=self.window_s,
             )
             self._history.add(self._latest, scraper.instances)
             if self._latest.state != UNREACHABLE:
@@ -118,7 +99,7 @@ class _Watch:
 
     async def _print_once(self, scraper: Scraper) -> int:
         snapshots = self._snapshots(scraper)
-        with Console(stderr=True).status(f"Next scrape in {self._options.interval_s:g} s"):
+        with Console(stderr=True).status(f"Next scrape in {self.interval_s:g} s"):
             await anext(snapshots)  # rates need two scrapes
             snapshot = await anext(snapshots)
         self._print(snapshot)
@@ -134,7 +115,7 @@ class _Watch:
             self._print(snapshot)
 
     def _print(self, snapshot: Snapshot) -> None:
-        if self._options.is_json:
+        if self.is_json:
             sys.stdout.write(orjson.dumps(snapshot).decode() + "\n")
         else:
             self._console.print(self._draw(self._console.width, None), "")
@@ -172,10 +153,7 @@ def _call_on_signals(on_quit: Callable[[], object]) -> Iterator[None]:
 class _Terminal:
     """Full-screen terminal that redraws on resize, suspends on Ctrl-Z, and is restored on exit.
 
-    Args:
-        console: console of the terminal.
-        draw: draws the screen for a width and a height.
-        on_quit: called when the user presses the quit key.
+    `draw` is called with the width and the height, and `on_quit` when the user presses the quit key.
     """
 
     def __init__(

@@ -2,5 +2,5 @@
 
 ``inputs`` finds the images, ``jobs`` pairs each one with its input files and result paths, and ``outputs`` decides
 which results are up to date. ``processor`` processes one image, ``local_pool`` and ``remote_pool`` process many, and
-``report`` shows the progress. ``run`` connects them, and ``command`` is the command line.
+``report`` shows the progress. ``command`` is the command line, which connects them.
 """

@@ -19,58 +19,35 @@ HEIC_DECODER: Final = "pillow_heif"
 
 
 class InputImage(NamedTuple):
-    """An image file.
+    """An image file."""
 
-    Attributes:
-        path: path to open and to report.
-        sub: its folder, relative to the common folder of all inputs; empty for that folder itself.
-        modified_ns: its modification time.
-    """
-
-    path: str
-    sub: str
+    path: str  # path to open and to report
+    sub: str  # its folder, relative to the common folder of all inputs; empty for that folder itself
     modified_ns: int
 
 
 class Failure(NamedTuple):
-    """An image or a folder that failed.
-
-    Attributes:
-        path: its path.
-        code: stable, machine-readable.
-        reason: sentence for the user.
-    """
+    """An image or a folder that failed."""
 
     path: str
-    code: str
-    reason: str
+    code: str  # stable, machine-readable
+    reason: str  # sentence for the user
 
 
 class IgnoredFile(NamedTuple):
-    """A file in an input folder that is not processed.
-
-    Attributes:
-        path: its path.
-        reason: sentence for the user.
-    """
+    """A file in an input folder that is not processed."""
 
     path: str
-    reason: str
+    reason: str  # sentence for the user
 
 
 @dataclass(frozen=True, slots=True)
 class FoundImages:
-    """Result of a search.
+    """Result of a search."""
 
-    Attributes:
-        images: sorted by path within each input.
-        failures: files and folders that cannot be read.
-        ignored: other files in the folders, except hidden ones.
-    """
-
-    images: list[InputImage] = field(default_factory=list)
-    failures: list[Failure] = field(default_factory=list)
-    ignored: list[IgnoredFile] = field(default_factory=list)
+    images: list[InputImage] = field(default_factory=list)  # sorted by path within each input
+    failures: list[Failure] = field(default_factory=list)  # files and folders that cannot be read
+    ignored: list[IgnoredFile] = field(default_factory=list)  # other files in the folders, except hidden ones
 
 
 def has_heic_decoder() -> bool:
@@ -83,12 +60,7 @@ def find_images(inputs: Sequence[str], out: str, *, has_heic: bool = True) -> Fo
 
     A file is an image whatever its suffix. In a folder, only files with one of `SUFFIXES` are images, in either case;
     hidden files and folders are skipped. Symbolic links to folders are followed after all real folders, and each folder
-    is searched once. The results folder is never searched.
-
-    Args:
-        inputs: existing files and folders.
-        out: results folder, which may be missing.
-        has_heic: whether HEIC files in folders can be decoded; otherwise, they are ignored.
+    is searched once. The results folder is never searched. Without `has_heic`, HEIC files in folders are ignored.
 
     Raises:
         OSError: an input is missing, or is the results folder.

@@ -42,62 +42,37 @@ class Format(StrEnum):
 
 
 class Job(NamedTuple):
-    """One image to process.
+    """One image to process."""
 
-    Attributes:
-        number: index of the image, unique in the run.
-        image: path of the image.
-        landmarks: path of its landmarks; None to detect them.
-        label_map: path of its segmentation map; None if it has none.
-        results: path of each result, in the order of `JobConfig.formats`; those of the largest face for all faces.
-    """
-
-    number: int
+    number: int  # index of the image, unique in the run
     image: str
-    landmarks: str | None
-    label_map: str | None
+    landmarks: str | None  # path of its landmarks; None to detect them
+    label_map: str | None  # path of its segmentation map; None if it has none
+    # Path of each result, in the order of `JobConfig.formats`; those of the largest face for all faces.
     results: tuple[str, ...]
 
 
 class Outcome(NamedTuple):
-    """The outcome of a job.
-
-    Attributes:
-        number: number of the job.
-        seconds: processing time.
-        code: error code; empty on success.
-        reason: error message; empty on success.
-        faces: number of faces with results; None unless the results are those of all faces.
-    """
+    """The outcome of a job."""
 
     number: int
-    seconds: float
-    code: str = ""
-    reason: str = ""
-    faces: int | None = None
+    seconds: float  # processing time
+    code: str = ""  # error code; empty on success
+    reason: str = ""  # error message; empty on success
+    faces: int | None = None  # number of faces with results; None unless the results are those of all faces
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class JobConfig:
-    """Configuration that all jobs of a run share.
-
-    Attributes:
-        options: options of the API.
-        formats: result formats.
-        max_bytes: limit of all input files of one image together.
-        max_image_pixels: see the setting.
-        landmark_margin: see the setting.
-        models: folder of the models; None for the package's own.
-        fault_work_s: see the setting.
-        fault_poison_region: see the setting.
-    """
+    """Configuration that all jobs of a run share."""
 
     options: CropOptions
     formats: tuple[Format, ...]
-    max_bytes: int
+    # Settings of the service have the same names.
+    max_bytes: int  # limit of all input files of one image together
     max_image_pixels: int
     landmark_margin: float
-    models: Path | None
+    models: Path | None  # folder of the models; None for the package's own
     fault_work_s: float = 0.0
     fault_poison_region: str = ""
 
@@ -107,12 +82,7 @@ class RunError(Exception):
 
 
 class JobError(Exception):
-    """One image cannot be processed; the others can.
-
-    Args:
-        code: stable, machine-readable.
-        reason: sentence for the user.
-    """
+    """One image cannot be processed; the others can. The code is stable, and the reason a sentence for the user."""
 
     def __init__(self, code: str, reason: str) -> None:
         super().__init__(reason)
@@ -122,51 +92,32 @@ class JobError(Exception):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Selection:
-    """Which images to process, and into which results.
-
-    Attributes:
-        inputs: images and folders.
-        formats: result formats.
-        landmarks: path pattern of the landmark files.
-        label_map: path pattern of the segmentation maps; None for none.
-        detect: True to detect landmarks in every image, False in none, None in images without a landmark file.
-        has_all_faces: whether each image has results for all faces.
-    """
+    """Which images to process, and into which results."""
 
     inputs: Sequence[str]
     formats: tuple[Format, ...]
-    landmarks: str = LANDMARKS_PATTERN
-    label_map: str | None = None
+    landmarks: str = LANDMARKS_PATTERN  # path pattern of the landmark files
+    label_map: str | None = None  # path pattern of the segmentation maps; None for none
+    # True to detect landmarks in every image, False in none, None in images without a landmark file.
     detect: bool | None = None
-    has_all_faces: bool = False
+    has_all_faces: bool = False  # whether each image has results for all faces
 
 
 @dataclass(slots=True)
 class Plan:
-    """The work of a run.
-
-    Attributes:
-        jobs: jobs to run.
-        up_to_date: jobs whose results exist already.
-        failures: images and folders that cannot be processed.
-        ignored: files in the input folders that are neither images nor used by one.
-        has_full_names: whether results include the suffix of their image, because names would collide otherwise.
-    """
+    """The work of a run."""
 
     jobs: list[Job] = field(default_factory=list)
-    up_to_date: list[Job] = field(default_factory=list)
-    failures: list[Failure] = field(default_factory=list)
+    up_to_date: list[Job] = field(default_factory=list)  # jobs whose results exist already
+    failures: list[Failure] = field(default_factory=list)  # images and folders that cannot be processed
+    # Files in the input folders that are neither images nor used by one.
     ignored: list[IgnoredFile] = field(default_factory=list)
+    # Whether results include the suffix of their image, because names would collide otherwise.
     has_full_names: bool = False
 
 
 def plan_jobs(selection: Selection, found: FoundImages, out: OutputFolder) -> Plan:
     """Pair each image with its input files, and separate the jobs whose results are up to date.
-
-    Args:
-        selection: what to process.
-        found: the images.
-        out: results folder.
 
     Raises:
         OutputError: a result would overwrite an input.
@@ -208,10 +159,7 @@ def result_of_face(result: str, face: int) -> str:
 
 
 def _find_companions(image: InputImage, selection: Selection) -> tuple[str | None, str | None, int]:
-    """Find the landmark file and the segmentation map of an image.
-
-    Returns:
-        Both paths, and the later modification time of the two.
+    """Find the landmark file and the segmentation map of an image, and the later modification time of the two.
 
     Raises:
         JobError: a required file is missing or cannot be read.
@@ -260,9 +208,6 @@ def name_results(images: Sequence[tuple[str, str]]) -> list[str]:
     names: ``a.png`` and ``a.jpg`` become ``a.png.svg`` and ``a.jpg.svg``. None of them gets the short name, so that
     adding an image cannot turn an existing result into the result of another image.
 
-    Args:
-        images: folder, relative to the results folder, and name of each image; no two are equal.
-
     Returns:
         A path for each image, relative to the results folder and without the suffix of the format.
 
@@ -295,12 +240,7 @@ def check_pattern(pattern: str) -> None:
 
 
 def fill_pattern(pattern: str, image: str, sub: str) -> str:
-    """Return the path that a pattern gives for an image.
-
-    Args:
-        pattern: path with placeholders, valid for `check_pattern`.
-        image: path of the image.
-        sub: its folder, relative to the common folder of all inputs.
+    """Return the path that a valid pattern gives for an image in the folder `sub`, as in `InputImage`.
 
     Example:
         >>> fill_pattern("{dir}/../points/{stem}.json", "photos/a.png", "")

@@ -124,12 +124,7 @@ class _Worker:
 
 
 class LocalPool:
-    """Processes jobs on worker processes.
-
-    Args:
-        config: configuration of the jobs.
-        size: number of workers.
-    """
+    """Processes jobs on worker processes."""
 
     def __init__(self, config: JobConfig, size: int) -> None:
         self._config = config

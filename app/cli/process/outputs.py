@@ -44,11 +44,7 @@ class _Manifest(msgspec.Struct):
 
 
 class OutputFolder:
-    """The results folder, used by one run at a time.
-
-    Args:
-        path: its path; `lock` creates the folder if it is missing.
-    """
+    """The results folder, used by one run at a time; `lock` creates it if it is missing."""
 
     def __init__(self, path: str) -> None:
         self.path = path
@@ -84,10 +80,7 @@ class OutputFolder:
     def check_manifest(self, options: Mapping[str, Any], *, is_forced: bool, is_dry_run: bool = False) -> None:
         """Compare the options with the manifest, and write a manifest if there is none.
 
-        Args:
-            options: JSON values by name.
-            is_forced: replace the manifest, so that no existing result counts as up to date.
-            is_dry_run: change nothing.
+        If `is_forced`, the manifest is replaced, so that no existing result counts as up to date.
 
         Raises:
             OutputError: the existing results were made with different options.
@@ -159,10 +152,7 @@ class OutputFolder:
 
 
 def write_temporary(path: str, content: bytes) -> str:
-    """Write content that will be renamed to ``path`` to a temporary file in the same folder.
-
-    Returns:
-        The path of the temporary file.
+    """Write content that will be renamed to ``path`` to a temporary file in the same folder; return its path.
 
     Raises:
         OSError: the file cannot be written; it is removed in that case.
@@ -186,10 +176,7 @@ def write_temporary(path: str, content: bytes) -> str:
 
 
 def write_files(contents: Mapping[str, bytes]) -> None:
-    """Write all results of one image, and rename them when all are complete.
-
-    Args:
-        contents: content by path.
+    """Write all results of one image, given by path, and rename them when all are complete.
 
     Raises:
         OSError: a result cannot be written.

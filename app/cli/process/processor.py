@@ -40,11 +40,7 @@ class JobFiles(NamedTuple):
 
 
 class LocalProcessor:
-    """Processes images in this process.
-
-    Args:
-        config: configuration of the jobs.
-    """
+    """Processes images in this process."""
 
     def __init__(self, config: JobConfig) -> None:
         self._config = config

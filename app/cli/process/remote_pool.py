@@ -62,15 +62,7 @@ class _Problem(msgspec.Struct):
 
 
 class RemotePool:
-    """Processes jobs on a service.
-
-    Args:
-        config: configuration of the jobs.
-        url: URL of the service, valid for `is_service_url`.
-        key: API key; empty for none.
-        size: number of concurrent requests.
-        stall_timeout_s: how long to wait while no request succeeds.
-    """
+    """Processes jobs on a service whose URL is valid for `is_service_url`; an empty API key means none."""
 
     def __init__(self, config: JobConfig, *, url: str, key: str, size: int, stall_timeout_s: float) -> None:
         headers = {"Accept": "application/json", "User-Agent": f"facial-service/{__version__}"}
@@ -199,9 +191,7 @@ class RemotePool:
     def _check_stall(self, unreachable_since: float, error: JobError) -> None:
         """Raise an error if a request should not be retried.
 
-        Args:
-            unreachable_since: time of the first attempt that did not reach the service; infinity if all did.
-            error: error of the last attempt.
+        Its attempts have failed to reach the service since a time, which is infinite if the service has responded.
 
         Raises:
             JobError: the service has since responded to other requests, but not to this one.

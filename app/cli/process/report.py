@@ -29,12 +29,7 @@ MAX_IGNORED_ROWS: Final = 20
 
 
 class Progress:
-    """Counts of a run, and its report file.
-
-    Args:
-        plan: work of the run.
-        report: receives a JSON line for each image that is done or failed; None for no report.
-    """
+    """Counts of a run, and its report file, which receives a JSON line for each image that is done or failed."""
 
     def __init__(self, plan: Plan, report: IO[bytes] | None) -> None:
         self.total = len(plan.jobs)

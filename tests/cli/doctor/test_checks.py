@@ -11,9 +11,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.cli.doctor import check_installation, check_limits, queue_streams
-from app.cli.doctor.check_folders import inspect_folder
+from app.cli.doctor import check_installation, check_queue, check_resources
 from app.cli.doctor.check_installation import run_python
+from app.cli.doctor.check_queue import check_storage
+from app.cli.doctor.check_resources import inspect_folder
 from app.cli.doctor.findings import Finding, Status, format_bytes, format_line, summarize, to_json, warning
 from app.cli.doctor.queue_server import (
     ACCOUNT_INFO,
@@ -23,7 +24,6 @@ from app.cli.doctor.queue_server import (
     probe_servers,
     stream_info,
 )
-from app.cli.doctor.queue_streams import check_storage
 from app.settings import Settings
 
 if TYPE_CHECKING:
@@ -55,7 +55,7 @@ def statuses(findings: Any) -> list[tuple[str, str]]:
 )
 def test_version_of_the_server(version: str, status: Status) -> None:
     servers = [ServerInfo(version="2.15.1"), ServerInfo(version=version)]
-    assert queue_streams._check_version(servers).status is status
+    assert check_queue._check_version(servers).status is status
 
 
 @pytest.mark.parametrize(
@@ -133,7 +133,7 @@ def test_workers_that_request_tasks(pending: int, unacknowledged: int, requests:
     documents: dict[str, Any] = {
         CONSUMER_INFO: {"num_pending": pending, "num_ack_pending": unacknowledged, "num_waiting": requests}
     }
-    (finding,) = queue_streams._check_workers(JetStreamResponses(documents))
+    (finding,) = check_queue._check_workers(JetStreamResponses(documents))
     assert finding.status.value == status
 
 
@@ -150,7 +150,7 @@ def test_workers_that_request_tasks(pending: int, unacknowledged: int, requests:
 def test_replicas(replicas: int, server: ServerInfo, peers: list[Any], status: str) -> None:
     documents: dict[str, Any] = {stream_info("TASKS"): {"cluster": {"replicas": peers}}}
     settings = Settings(nats_url="nats://a:1", nats_replicas=replicas)
-    assert queue_streams._check_replicas(settings, [server], JetStreamResponses(documents)).status.value == status
+    assert check_queue._check_replicas(settings, [server], JetStreamResponses(documents)).status.value == status
 
 
 def write(folder: Path, files: dict[str, str]) -> Path:
@@ -171,19 +171,19 @@ def test_cgroup_limits(tmp_path: Path) -> None:
         "pids.max": "max\n",
         "pids.current": "7\n",
     }
-    limits = check_limits.read_cgroup(write(tmp_path, files))
-    assert limits == check_limits.CgroupLimits(1073741824, 800_000_000, 3, 1.5, 0.4, None, 7)
+    limits = check_resources.read_cgroup(write(tmp_path, files))
+    assert limits == check_resources.CgroupLimits(1073741824, 800_000_000, 3, 1.5, 0.4, None, 7)
 
 
 def test_other_cgroup_versions_are_skipped(tmp_path: Path) -> None:
-    assert check_limits.read_cgroup(write(tmp_path, {"memory/memory.limit_in_bytes": "1\n"})) is None
+    assert check_resources.read_cgroup(write(tmp_path, {"memory/memory.limit_in_bytes": "1\n"})) is None
 
 
 def test_limits_of_parent_cgroups_apply(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     own = write(tmp_path, {"own": "0::/pods/mine\n"}) / "own"
-    monkeypatch.setattr(check_limits, "OWN_CGROUP", own)
+    monkeypatch.setattr(check_resources, "OWN_CGROUP", own)
     files = {"memory.max": "max", "pods/memory.max": "300", "pods/mine/memory.max": "400", "pods/mine/cpu.max": "max 9"}
-    limits = check_limits.read_cgroup(write(tmp_path / "groups", files))
+    limits = check_resources.read_cgroup(write(tmp_path / "groups", files))
     assert limits is not None
     assert (limits.memory, limits.cores) == (300, None)
 
@@ -196,7 +196,7 @@ def test_any_content_of_cgroup_files_is_parsed_or_ignored(text: bytes) -> None:
     with tempfile.TemporaryDirectory() as name:
         for file in ("memory.max", "cpu.max", "cpu.stat", "memory.events", "pids.max"):
             (Path(name) / file).write_bytes(text)
-        limits = check_limits.read_cgroup(Path(name))
+        limits = check_resources.read_cgroup(Path(name))
     assert limits is not None
     assert limits.memory is None or limits.memory >= 0
     assert limits.oom_kills >= 0

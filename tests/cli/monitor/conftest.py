@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from hypothesis import strategies as st
 
-from app.cli.monitor.instance import HealthReport, Scrape, TrackedInstance, WorkerHealth
-from app.cli.monitor.samples import Buckets, Samples
+from app.cli.monitor.instance import Buckets, HealthReport, Samples, Scrape, TrackedInstance, WorkerHealth
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -16,7 +16,7 @@ import pytest
 from typer.testing import CliRunner
 
 from app.cli.main import cli
-from app.cli.monitor.model import Snapshot
+from app.cli.monitor.snapshot import Snapshot
 
 ROOT = Path(__file__).parents[3]
 
@@ -44,7 +44,7 @@ def test_help_loads_nothing_heavy() -> None:
     script += "print(*sys.modules, file=sys.stderr)"
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     loaded = set(done.stderr.split())
-    assert "app.cli.monitor.command" in loaded
+    assert "app.cli.main" in loaded
     assert not {"cv2", "numpy", "fastapi", "gunicorn", "httpx", "prometheus_client"} & loaded
 
 

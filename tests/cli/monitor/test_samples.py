@@ -15,14 +15,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
 
-from app.cli.monitor.instance import parse_health
-from app.cli.monitor.samples import (
+from app.cli.monitor.instance import (
     Buckets,
     ResponseError,
     Samples,
     Window,
     compute_increase,
     merge_buckets,
+    parse_health,
     parse_metrics,
     quantile,
     require_metric,

@@ -15,7 +15,7 @@ from prometheus.source import model
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from app.cli.monitor.model import Snapshot
+    from app.cli.monitor.snapshot import Snapshot
 
 T = "facial_processing"
 

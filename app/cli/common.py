@@ -1,9 +1,9 @@
-"""Settings for commands; invalid values end the command with a message."""
+"""What commands share: their settings, and the end with an error message."""
 
 from __future__ import annotations
 
 import sys
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, NoReturn, TypeVar
 
 import typer
 
@@ -11,6 +11,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from app.settings import CallerSettings, Settings
+
+PROGRAM = "facial-service"
+EXIT_FAILED, EXIT_USAGE = 1, 2
 
 T = TypeVar("T")
 
@@ -39,5 +42,16 @@ def _load_or_exit(load: Callable[[], T]) -> T:
         return load()
     except ValidationError as error:
         for setting in find_invalid_settings(error):
-            typer.echo(f"facial-service: {setting.name}: {setting.message}", err=True)
-        sys.exit(2)
+            print_error(f"{setting.name}: {setting.message}")
+        sys.exit(EXIT_USAGE)
+
+
+def print_error(text: str) -> None:
+    """Print an error message."""
+    typer.echo(f"{PROGRAM}: {text}", err=True)
+
+
+def exit_with_error(text: str, status: int = EXIT_USAGE) -> NoReturn:
+    """Print an error message, and end the command."""
+    print_error(text)
+    sys.exit(status)
