@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from prometheus.source.slo import REQUESTS_RATE
 from tests.alerting import LINKS, Monitoring, Notice, Webhook, alert_rules, monitoring, require
 from tests.live.alerts.lanes import PATIENT, Lanes, patient_job
 from tests.live.alerts.rehearsal import Rehearsal, Row
@@ -164,7 +165,7 @@ def targets_of(fleet: Fleet) -> list[dict[str, Any]]:
 
 def have_been_quiet(monitoring: Monitoring) -> bool:
     """Return whether the rules have seen traffic of every release in a number of evaluations."""
-    rates = f'namespace_job:api_requests:rate5m{{namespace!="{PATIENT}"}}'
+    rates = f'{REQUESTS_RATE}{{namespace!="{PATIENT}"}}'
     return len(monitoring.ask(f"count_over_time({rates}[10m]) >= {QUIET_EVALUATIONS}")) == 4
 
 
