@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 # Minimum number of bad requests in the long window. Without it, one failure among ten requests at night would fire.
 MIN_BAD_REQUESTS: Final = 10
 # For a page about slow requests, so that a single caller with slow requests does not cause it.
-MIN_SLOW_REQUESTS_PER_HOUR: Final = 60
+MIN_SLOW_REQUESTS_PER_MINUTE: Final = 1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,14 +33,12 @@ class BurnRate:
     Attributes:
         long: long window.
         short: short window.
-        long_hours: hours of the long window.
         hold: the `for` duration of the alert.
         severity: severity of the alert.
     """
 
     long: str
     short: str
-    long_hours: int
     hold: str
     severity: Severity
 
@@ -50,10 +48,10 @@ class BurnRate:
 
 
 BURN_RATES = (
-    BurnRate(long="1h", short="5m", long_hours=1, hold="2m", severity="critical"),
-    BurnRate(long="6h", short="30m", long_hours=6, hold="15m", severity="critical"),
-    BurnRate(long="1d", short="2h", long_hours=24, hold="1h", severity="warning"),
-    BurnRate(long="3d", short="6h", long_hours=72, hold="3h", severity="warning"),
+    BurnRate(long="1h", short="5m", hold="2m", severity="critical"),
+    BurnRate(long="6h", short="30m", hold="15m", severity="critical"),
+    BurnRate(long="1d", short="2h", hold="1h", severity="warning"),
+    BurnRate(long="3d", short="6h", hold="3h", severity="warning"),
 )
 WINDOWS = ("5m", "30m", "1h", "2h", "6h", "1d", "3d")
 _WINDOW_TEXTS = {"1h": "hour", "6h": "6 hours", "1d": "day", "3d": "3 days"}
@@ -74,7 +72,7 @@ class Objective:
         bad: metric part of the recording rule name for bad requests.
         requests: selector of all requests.
         bad_rate: PromQL for bad requests per second; may use the recording rule for all requests.
-        page_floor: minimum number of bad requests per hour of the long window, for a page.
+        page_floor: minimum number of bad requests per minute of the long window, for a page; 0 for none.
         summary: summary of the alert.
         failure: verb phrase for the failure, for the description.
     """
@@ -140,7 +138,7 @@ def objectives(texts: Texts) -> tuple[Objective, Objective]:
         bad="api_slow_requests",
         requests=timed,
         bad_rate=f"{series(_TIMED_RATE)}\n  -\nsum {BY} (rate({fast}[5m]))",
-        page_floor=MIN_SLOW_REQUESTS_PER_HOUR,
+        page_floor=MIN_SLOW_REQUESTS_PER_MINUTE,
         summary="Too many API requests are too slow for the latency objective.",
         failure=f"took longer than {texts.latency_seconds} s",
     )
@@ -193,14 +191,15 @@ def _ratio_recording(slo: Objective, window: str) -> Recording:
 def _alert(slo: Objective, burn: BurnRate, texts: Texts) -> Alert:
     factor = burn.factor(texts)
     limit = f"{factor} * {slo.budget}"
-    is_page = burn.severity == "critical"
-    floor = max(MIN_BAD_REQUESTS, slo.page_floor * burn.long_hours if is_page else 0)
     long, short = series(slo.ratio + burn.long), series(slo.ratio + burn.short)
+    page = ""
+    if burn.severity == "critical" and slo.page_floor:
+        page = f"\n  and\n60 * {long} * sum {BY} (rate({slo.requests}[{burn.long}])) >= {slo.page_floor}"
     return Alert(
         name=slo.alert,
         expr=(
             f"{long} > {limit}\n  and\n{short} > {limit}\n"
-            f"  and\n{long} * sum {BY} (increase({slo.requests}[{burn.long}])) >= {floor}"
+            f"  and\n{long} * sum {BY} (increase({slo.requests}[{burn.long}])) >= {MIN_BAD_REQUESTS}{page}"
         ),
         hold=burn.hold,
         severity=burn.severity,

@@ -104,6 +104,17 @@ def workers_killed(release: Release) -> Iterator[None]:
 
 
 @contextmanager
+def damaged_metric_file(folder: Path) -> Iterator[None]:
+    """A metric file has invalid content."""
+    file = folder / f"counter_worker-{LEFT_BEHIND.stop}.db"
+    file.write_bytes(b"\xff" * 4096)
+    try:
+        yield
+    finally:
+        file.unlink()
+
+
+@contextmanager
 def files_left_behind(release: Release, folder: Path) -> Iterator[None]:
     """Metric files of dead worker processes accumulate."""
     assert any(folder.glob("counter_*.db")), f"{release.service.pid} writes elsewhere"

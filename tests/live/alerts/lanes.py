@@ -71,6 +71,7 @@ class Lanes:
         with (
             under("API processes are killed one after the other", place, faults.workers_killed(alone)),
             under("files of processes that are gone stay", place, left),
+            under("a metric file is damaged", place, faults.damaged_metric_file(self._folder / "values")),
         ):
             pass
         with under("the exporter hangs", PATIENT, faults.halted(faults.exporter_of(alone))):
