@@ -171,11 +171,13 @@ PROCESS_DETAILS: Final = collapsed_section(
         ),
         timeseries_panel(
             "Memory relative to the container's limit",
-            "Resident memory of all processes of an instance, relative to the memory limit of its container.",
+            "Resident memory of all processes of an instance, relative to the memory limit of its container; 0 if "
+            "there is no limit.",
             Scale("percentunit", maximum=1),
             Query(
                 expr=f"{aggregate('sum', with_place(MEMORY), 'place')} / on (place) "
-                f"{aggregate('max', with_place(series('memory_limit_bytes')), 'place')}",
+                f"{aggregate('max', with_place(series('memory_limit_bytes')), 'place')} or 0 * "
+                f"{aggregate('sum', with_place(MEMORY), 'place')}",
                 legend="{{place}}",
             ),
         ),

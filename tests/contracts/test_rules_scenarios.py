@@ -9,6 +9,7 @@ import re
 import shutil
 import subprocess
 from dataclasses import dataclass, field
+from decimal import Decimal
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -451,7 +452,7 @@ OUTAGES: dict[str, Callable[[Data], None]] = {
     "FacialServiceSaturated": _shed,
     "FacialServiceQueueFull": _queue_full,
     "FacialServiceLatencyHigh": _slow,
-    "FacialServiceErrorSurge": replaced("errors_total", from_outage(60), component="images"),
+    "FacialServiceErrorSurge": replaced("errors_total", from_outage(3000), component="images"),
     "FacialServiceDecodeFailures": replaced("errors_total", from_outage(40), type="image_corrupt"),
     "FacialServiceQueueUnreachable": replaced("queue_up", in_outage(0, 1)),
     "FacialServiceQueueNotWritable": replaced("queue_writable", in_outage(0, 1)),
@@ -495,9 +496,7 @@ def test_every_alert_has_an_outage() -> None:
         *((alert, OWN) for alert in ("FacialServiceAbsent", "FacialServiceUnavailable")),
     ],
 )
-def test_alert_fires_two_hours_into_an_outage_and_resolves_after_it(
-    alert: str, scope: Scope | None, tmp_path: Path
-) -> None:
+def test_alert_still_fires_two_hours_into_an_outage(alert: str, scope: Scope | None, tmp_path: Path) -> None:
     data = normal()
     OUTAGES[alert](data)
     firing = f'group(ALERTS{{alertname="{alert}", alertstate="firing"}})'
@@ -609,7 +608,7 @@ def test_a_missed_deadline_pages_if_it_is_a_value(tmp_path: Path) -> None:
     data = normal()
     data.change(lambda _: in_outage(900, 3), "task_oldest_age_seconds")
     firing = 'group(ALERTS{alertname="FacialServiceOldestTaskTooOld", alertstate="firing"})'
-    for folder, deadline in (("without", None), ("with", 600)):
+    for folder, deadline in (("without", None), ("with", Decimal(600))):
         (tmp_path / folder).mkdir()
         samples = [] if deadline is None else ["{}"]
         test = {"input_series": data.written(), "promql_expr_test": [expecting(firing, 60, *samples)]}
