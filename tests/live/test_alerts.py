@@ -40,7 +40,7 @@ FAULTS = {
     "API processes are killed one after the other": ("FacialServiceWorkerExits",),
     "files of processes that are gone stay": ("FacialServiceMetricFilesGrowing",),
     "a metric file is damaged": ("FacialServiceMetricsLost",),
-    "the exporter hangs": ("FacialServiceScrapeSlow",),
+    "the exporter hangs again and again": ("FacialServiceScrapeSlow",),
     "the API is stopped": ("FacialServiceDown", "FacialServiceInstanceDown"),
     "Prometheus no longer finds the API": ("FacialServiceAbsent",),
     "more large photos come than there are places": (
