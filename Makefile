@@ -98,6 +98,12 @@ generate: $(VENV)/.dev ## Regenerate generated files: README, docs, rules, dashb
 	@$(BIN)/python docs/draw_overlay.py docs/overlay.jpg
 	@$(BIN)/python docs/draw_page.py docs
 
+OUTPUT ?= build/monitoring
+.PHONY: monitoring
+monitoring: $(VENV)/.dev ## Write rules and dashboards for the objectives in VALUES to OUTPUT (ARGS="--release …")
+	@$(BIN)/python -m prometheus.source.generate --output $(OUTPUT)/rules $(if $(VALUES),--values $(VALUES)) $(ARGS)
+	@$(BIN)/python -m grafana.builder --output $(OUTPUT)/dashboards $(if $(VALUES),--values $(VALUES))
+
 .PHONY: screenshots
 screenshots: $(VENV)/.dev ## Render the screenshots of the documentation from a running service
 	@$(BIN)/python docs/draw_monitor.py docs/monitor.svg

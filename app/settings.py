@@ -212,6 +212,12 @@ class Settings(BaseSettings):
     request_duration_buckets: Buckets = Field(
         REQUEST_SECONDS, description="Histogram buckets of request durations, in seconds."
     )
+    slo_latency_threshold_s: float = Field(
+        1.0,
+        gt=0,
+        description="Longest duration that the latency objective allows, in seconds; must be a boundary of "
+        "REQUEST_DURATION_BUCKETS.",
+    )
     image_duration_buckets: Buckets = Field(
         STEP_SECONDS, description="Histogram buckets of image-processing steps, in seconds."
     )
@@ -401,6 +407,12 @@ class Settings(BaseSettings):
     def _check_combinations(self) -> Self:
         if self.port and self.port == self.metrics_port:
             raise ValueError(f"PORT, METRICS_PORT: expected different ports, got {self.port} for both")
+        if self.slo_latency_threshold_s not in self.request_duration_buckets:
+            bounds = ", ".join(f"{bound:g}" for bound in self.request_duration_buckets)
+            raise ValueError(
+                f"SLO_LATENCY_THRESHOLD_S: expected a boundary of REQUEST_DURATION_BUCKETS ({bounds}), "
+                f"got {self.slo_latency_threshold_s:g}"
+            )
         credentials = {
             "NATS_USER": self.nats_user,
             "NATS_TOKEN": self.nats_token.get_secret_value(),

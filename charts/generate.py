@@ -1,7 +1,6 @@
-"""Generate the files of the Helm chart: the values schema, the tables of its README, its rules and its dashboards.
+"""Generate the values schema of the Helm chart and the tables of its README, from values.yaml and its comments.
 
-values.schema.json and the tables are generated from values.yaml and its comments. Rules and dashboards are copies of
-prometheus/rules/*.yaml and grafana/dashboards/*.json.
+The generators of the rules and of the dashboards also write those of the chart.
 """
 
 from __future__ import annotations
@@ -22,15 +21,10 @@ from values_table import managed_settings_table, values_tables
 from app import __version__
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Mapping, Sequence
 
 ROOT = Path(__file__).parent.parent
 CHART = Path("charts/facial-service")
-COPIES = {
-    CHART / "files/rules": ("prometheus/rules", "*.yaml"),
-    CHART / "files/dashboards": ("grafana/dashboards", "*.json"),
-}
-"""Folders of the chart that contain copies, each with the source folder and the file pattern."""
 
 EXAMPLE = """examples:
   python charts/generate.py           write the files
@@ -64,7 +58,6 @@ def make_files(root: Path) -> dict[Path, bytes]:
     return {
         CHART / "values.schema.json": (json.dumps(schema, indent=2, ensure_ascii=False) + "\n").encode(),
         CHART / "README.md": _fill(readme.read_text(encoding="utf-8"), tables).encode(),
-        **dict(_copy(root)),
     }
 
 
@@ -90,30 +83,13 @@ def _fill(text: str, tables: Mapping[str, str]) -> str:
     return _BLOCK.sub(lambda match: match[1] + tables[match[2]] + match[3], text)
 
 
-def _copy(root: Path) -> Iterator[tuple[Path, bytes]]:
-    for target, (source, pattern) in COPIES.items():
-        files = sorted((root / source).glob(pattern))
-        if not files:
-            raise ChartError(f"{source}: no files match {pattern}")
-        for file in files:
-            yield target / file.name, file.read_bytes()
-
-
-def find_orphans(root: Path, files: Mapping[Path, bytes]) -> list[Path]:
-    """Return the copied files whose source no longer exists."""
-    present = (path.relative_to(root) for folder in COPIES for path in sorted((root / folder).rglob("*")))
-    return [path for path in present if path not in files and (root / path).is_file()]
-
-
 def find_stale(root: Path, files: Mapping[Path, bytes]) -> list[Path]:
     """Return the generated files that are missing or out of date."""
     return [path for path, data in files.items() if not (root / path).is_file() or (root / path).read_bytes() != data]
 
 
 def write(root: Path, files: Mapping[Path, bytes]) -> None:
-    """Write the generated files and remove orphaned copies."""
-    for path in find_orphans(root, files):
-        (root / path).unlink()
+    """Write the generated files."""
     for path in find_stale(root, files):
         (root / path).parent.mkdir(parents=True, exist_ok=True)
         (root / path).write_bytes(files[path])
@@ -132,7 +108,7 @@ def main(arguments: Sequence[str] | None = None, root: Path = ROOT) -> None:
         sys.exit(str(error))
     if not is_check:
         write(root, files)
-    elif stale := [*find_stale(root, files), *find_orphans(root, files)]:
+    elif stale := find_stale(root, files):
         sys.exit(f"out of date: {', '.join(map(str, stale))}; run `make generate`")
 
 

@@ -14,6 +14,7 @@ MANAGED_SETTINGS = {
     "DATA_DIR": "",
     "LOG_FILE": "",
     "MODELS_DIR": "",
+    "SLO_LATENCY_THRESHOLD_S": "`slo.latency.threshold`",
     "WORKERS": "`api.workers`",
     "TASK_WORKERS": "`worker.processes`",
     "GRACEFUL_TIMEOUT_S": "`api.gracefulTimeoutSeconds`, `worker.gracefulTimeoutSeconds`",

@@ -28,8 +28,10 @@ from prometheus.source.model import Alert
 from prometheus.source.render import Links, SpeedUp
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
     from pathlib import Path
+
+    from prometheus.source.model import Scope
 
 Target = dict[str, Any]
 """Addresses and their labels, as Prometheus reads them from a file."""
@@ -193,9 +195,16 @@ def require(program: str) -> str:
 
 @contextmanager
 def monitoring(
-    folder: Path, webhook: Webhook, targets: list[Target], jobs: list[dict[str, Any]]
+    folder: Path,
+    webhook: Webhook,
+    targets: list[Target],
+    jobs: list[dict[str, Any]],
+    *,
+    absent: Iterable[Scope] = (),
 ) -> Iterator[Monitoring]:
-    """Run both, with scrapes and evaluations each second; `jobs` are additional scrape jobs.
+    """Run both, with scrapes and evaluations each second.
+
+    `jobs` are additional scrape jobs, and `absent` the releases with an alert on their absence, as the chart has it.
 
     The rules are added after the first scrapes: Prometheus takes some seconds to discover its targets, which is longer
     than the `for` of an alert on their absence.
@@ -219,10 +228,21 @@ def monitoring(
         process = stack.enter_context(_running(folder, "prometheus", ports[1], options))
         watching = Monitoring(f"http://127.0.0.1:{ports[1]}", targets, file)
         _wait_for(lambda: len(watching.ask("up == 1")) >= len(targets), "targets that are up")
-        for name, text in (rule_files(LINKS, USUAL) | _objectives()).items():
+        for name, text in (rule_files(LINKS, USUAL) | _objectives() | _absent(absent)).items():
             (folder / name).write_text(text, encoding="utf-8")
         process.send_signal(signal.SIGHUP)
         yield watching
+
+
+def _absent(scopes: Iterable[Scope]) -> dict[str, str]:
+    """Return the alert on the absence of each release, in a file of its own."""
+    files = {}
+    for scope in scopes:
+        rules = yaml.safe_load(rule_files(LINKS, USUAL, scope=scope)["facial-service-api.yaml"])["groups"]
+        found = [rule for group in rules for rule in group["rules"] if rule.get("alert") == "FacialServiceAbsent"]
+        groups = [{"name": f"absent-{scope.release}", "rules": found}]
+        files[f"facial-service-absent-{scope.release}.yaml"] = yaml.safe_dump({"groups": groups})
+    return files
 
 
 def _objectives() -> dict[str, str]:

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 COUNTER_FUNCTIONS = {"rate", "irate", "increase", "resets"}
 GAUGE_FUNCTIONS = {"deriv", "delta", "predict_linear", "changes"}
 # Added by Prometheus or by relabeling to every target; without Kubernetes, most are missing.
-TARGET_LABELS = frozenset({"job", "instance", "namespace", "pod", "container", "role"})
+TARGET_LABELS = frozenset({"cluster", "namespace", "release", "job", "instance", "pod", "container", "role"})
 SET_OPERATORS = {"and", "unless"}
 COMPARISONS = {"==", "!=", ">", "<", ">=", "<="}
 
@@ -122,6 +122,10 @@ class Expression:
         if matching is not None and matching.type == promql.LabelModifierType.Include:
             joined = frozenset(matching.labels)
             assert joined <= left & right, f"{set(joined - (left & right))} is not on both sides"
+            added = frozenset(binary.modifier.group_labels or ())
+            assert added <= right, f"{set(added - right)} is not there to add"
+            if added:
+                return left | added
             if str(binary.op) in SET_OPERATORS or binary.modifier.card != promql.VectorMatchCardinality.OneToOne:
                 return left
             return joined
@@ -138,6 +142,8 @@ def _is_scalar(node: Any) -> bool:
             return True
         case promql.ParenExpr() | promql.UnaryExpr():
             return _is_scalar(node.expr)
+        case promql.Call():
+            return bool(node.func.name == "time")
         case promql.BinaryExpr():
             return _is_scalar(node.lhs) and _is_scalar(node.rhs)
     return False

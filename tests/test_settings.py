@@ -62,6 +62,13 @@ def test_every_setting_has_a_default_and_a_description() -> None:
         ("port", "-1", rejected("port", "at least 0, got -1")),
         ("port", "tcp://10.0.0.1:8000", rejected("port", "an integer, got other text")),
         ("port", "9000", rejected("port, metrics_port", "expected different ports, got 9000 for both")),
+        ("slo_latency_threshold_s", "0.5", nullcontext(0.5)),
+        (
+            "slo_latency_threshold_s",
+            "0.3",
+            rejected("slo_latency_threshold_s", "expected a boundary of REQUEST_DURATION_BUCKETS (0.001, "),
+        ),
+        ("request_duration_buckets", "0.5,2", rejected("slo_latency_threshold_s", "(0.5, 2), got 1")),
         ("workers", "3", nullcontext(3)),
         ("workers", "0", rejected("workers", "at least 1, got 0")),
         ("workers", "257", rejected("workers", "at most 256, got 257")),

@@ -59,7 +59,14 @@ METRICS: tuple[MetricSpec, ...] = (
     MetricSpec(
         "api_request_duration_seconds",
         "histogram",
-        "HTTP request duration, from the request head to the last byte of the response, in seconds.",
+        "HTTP request duration, from the complete request body to the start of the response, in seconds.",
+        {"method": _METHOD, "endpoint": _ENDPOINT},
+        buckets="request_duration_buckets",
+    ),
+    MetricSpec(
+        "api_request_upload_seconds",
+        "histogram",
+        "Time to receive an HTTP request body, from the request head to the last byte of the body, in seconds.",
         {"method": _METHOD, "endpoint": _ENDPOINT},
         buckets="request_duration_buckets",
     ),
@@ -138,6 +145,17 @@ METRICS: tuple[MetricSpec, ...] = (
         _TYPE,
     ),
     MetricSpec("task_dead_kept", "gauge", "Tasks in the dead-letter stream."),
+    MetricSpec(
+        "task_queue_used_ratio",
+        "gauge",
+        "Usage of TASK_QUEUE_MAX_MESSAGES or TASK_QUEUE_MAX_BYTES, whichever is higher, 0 to 1; at 1, submissions get "
+        "503.",
+    ),
+    MetricSpec(
+        "result_store_used_ratio",
+        "gauge",
+        "Usage of RESULT_MAX_BYTES, 0 to 1; at 1, submissions get 503.",
+    ),
     MetricSpec("queue_up", "gauge", "Whether the NATS server responds, 0 or 1."),
     MetricSpec(
         "queue_writable",
@@ -217,6 +235,22 @@ METRICS: tuple[MetricSpec, ...] = (
         {"process": "`master`, `exporter`, `worker-0`, `task-master`, `task-0`, `nats-server`, …"},
     ),
     MetricSpec(
+        "memory_limit_bytes",
+        "gauge",
+        "Memory limit of the container, in bytes; absent without a limit.",
+    ),
+    MetricSpec(
+        "process_start_time_seconds",
+        "gauge",
+        "Start time of a process, in seconds since the epoch.",
+        {"process": "`master`, `exporter`, `worker-0`, `task-master`, `task-0`, `nats-server`, …"},
+    ),
+    MetricSpec(
+        "service_ready",
+        "gauge",
+        "Whether the instance is ready, as `/health/ready` reports it, 0 or 1.",
+    ),
+    MetricSpec(
         "app_build_info",
         "gauge",
         "Constant 1, with the versions as labels.",
@@ -227,6 +261,12 @@ METRICS: tuple[MetricSpec, ...] = (
         "counter",
         "Worker process exits, by reason: stopped, killed (usually out of memory), heartbeat timeout or crash.",
         {"reason": ("stopped", "killed", "timeout", "crashed")},
+    ),
+    MetricSpec(
+        "app_child_exits_total",
+        "counter",
+        "Unexpected exits of child processes that are not workers; the master restarts them.",
+        {"process": ("exporter", "nats-server", "task-master")},
     ),
     MetricSpec(
         "file_descriptors_exhausted",

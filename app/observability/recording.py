@@ -26,7 +26,13 @@ R = TypeVar("R")
 _STEPS = "image_processing_duration_seconds"
 _WORK = "task_processing_duration_seconds"
 _WAIT = "task_wait_seconds"
-_OBSERVED = {_STEPS, _WORK, _WAIT}
+_REQUEST_HISTOGRAMS = (
+    "api_request_duration_seconds",
+    "api_request_upload_seconds",
+    "api_request_size_bytes",
+    "api_response_size_bytes",
+)
+_OBSERVED = {_STEPS, _WORK, _WAIT, *_REQUEST_HISTOGRAMS}
 
 _deferred: ContextVar[list[tuple[str, tuple[str, ...], float]] | None] = ContextVar("deferred", default=None)
 
@@ -89,8 +95,10 @@ def record_error(error_type: str, component: str) -> None:
 
 
 def record_response(method: str, endpoint: str, status: int) -> None:
-    """Count a response that no middleware sees, because no valid request was received."""
+    """Record a response that no middleware sees, because no valid request was received; it took no time."""
     _record("api_requests_total", (method, endpoint, str(status)))
+    for name in _REQUEST_HISTOGRAMS:
+        _record(name, (method, endpoint), 0)
 
 
 def record_rejection(reason: str) -> None:
@@ -101,6 +109,11 @@ def record_rejection(reason: str) -> None:
 def record_worker_exit(reason: str) -> None:
     """Count a worker process that ended; called by the master."""
     _record("app_worker_exits_total", (reason,))
+
+
+def record_child_exit(process: str) -> None:
+    """Count an unexpected exit of a child process that is not a worker; called by the master."""
+    _record("app_child_exits_total", (process,))
 
 
 def record_task_submitted(task_type: str) -> None:

@@ -1,9 +1,10 @@
-"""Memory and CPU usage of all processes of the service, read at scrape time."""
+"""Readiness of the instance, and memory and CPU usage of all its processes, read at scrape time."""
 
 from __future__ import annotations
 
 import platform
 import time
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import psutil
@@ -21,10 +22,13 @@ if TYPE_CHECKING:
 
 
 WINDOW_S = 5.0
+# Memory limit of the container: of cgroup v2, then of v1, which reports a huge number if there is none.
+MEMORY_LIMIT_FILES = (Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"))
+UNLIMITED_BYTES = 2**62
 
 
 class ResourceCollector(Collector):
-    """Collector of memory, CPU usage and failures of every process on the scoreboard.
+    """Collector of readiness, and of memory, CPU usage and failures of every process on the scoreboard.
 
     CPU usage is the mean since an earlier scrape, at least `WINDOW_S` seconds ago, so that several scrapers do not
     shorten each other's window. At first, it is the mean since the process started.
@@ -42,6 +46,7 @@ class ResourceCollector(Collector):
         """Yield samples of each process, without those that have ended, and the number that cannot write metrics."""
         memory = gauge_family("memory_usage_bytes")
         cpu = gauge_family("cpu_usage_percent")
+        starts = gauge_family("process_start_time_seconds")
         now, seen = time.monotonic(), {}
         for name, pid in self._processes():
             try:
@@ -54,11 +59,16 @@ class ResourceCollector(Collector):
             at, before = self._earlier.get(pid, (now - max(time.time() - started, 0.01), 0.0))
             memory.add_metric([name], rss)
             cpu.add_metric([name], 100 * max(0.0, used - before) / max(now - at, 0.01))
+            starts.add_metric([name], started)
             seen[pid] = (now, used)
         if now - self._rotated >= WINDOW_S:
             self._earlier, self._later, self._rotated = self._later, seen, now
         yield memory
         yield cpu
+        yield starts
+        if (limit := read_memory_limit()) is not None:
+            yield gauge_family("memory_limit_bytes", limit)
+        yield gauge_family("service_ready", self._scoreboard.health().is_ready)
         exhausted = gauge_family("file_descriptors_exhausted")
         for worker in self._scoreboard.workers():
             exhausted.add_metric([worker.name], worker.state is WorkerState.EXHAUSTED)
@@ -76,6 +86,17 @@ class ResourceCollector(Collector):
             for worker in scoreboard.workers():
                 if worker.pid != self._scoreboard.master_pid:
                     yield worker.name, worker.pid
+
+
+def read_memory_limit() -> int | None:
+    """Return the memory limit of the container in bytes, or None if there is none."""
+    for path in MEMORY_LIMIT_FILES:
+        try:
+            limit = int(path.read_text(encoding="ascii"))
+        except (OSError, ValueError):  # not this version, or "max"
+            continue
+        return limit if limit < UNLIMITED_BYTES else None
+    return None
 
 
 class BuildCollector(Collector):

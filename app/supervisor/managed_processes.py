@@ -10,6 +10,7 @@ import time
 from types import MappingProxyType
 from typing import TYPE_CHECKING, NoReturn, Protocol
 
+from app.observability.recording import record_child_exit
 from app.observability.rich_logging import get_logger
 from app.settings import read_environment
 from app.supervisor.processes import describe_exit, end_with_parent
@@ -118,6 +119,7 @@ class ManagedProcess:
             hint = f"; see {self._hint}" if self._hint else ""
             fields = {"companion": self.name, "pid": pid, "how": how}
             log.error("%s exited unexpectedly (pid %d): %s%s", self.name, pid, how, hint, extra=fields)
+            record_child_exit(self.name)
         return False
 
     def stop(self, is_hurried: Callable[[], bool]) -> None:

@@ -44,7 +44,10 @@ class QueueStats(msgspec.Struct, frozen=True, kw_only=True):
     waiting: int  # tasks that no worker has received
     unacknowledged: int  # tasks that a worker has received and not acknowledged
     oldest_s: float  # age of the oldest task, in seconds; 0 if there is none
-    dead: int
+    messages: int  # messages of the work queue, waiting or not
+    stored: int  # bytes of the work queue
+    records: int  # bytes of all task records
+    dead: int  # dead letters
     storage: int  # bytes used by all streams
     storage_limit: int | None  # bytes that this account may use; None if only the server has a limit
 
@@ -79,6 +82,8 @@ class QueueCollector(Collector):
                 ("task_queue_size", [TASK_TYPE], stats.waiting),
                 ("active_tasks_count", [TASK_TYPE], stats.unacknowledged),
                 ("task_oldest_age_seconds", [TASK_TYPE], stats.oldest_s),
+                ("task_queue_used_ratio", [], self._queue_used(stats)),
+                ("result_store_used_ratio", [], stats.records / self._settings.result_max_bytes),
                 ("task_dead_kept", [], stats.dead),
                 ("queue_storage_bytes", [], stats.storage),
                 ("queue_storage_limit_bytes", [], _storage_limit(stats, server)),
@@ -105,6 +110,10 @@ class QueueCollector(Collector):
         end = time.monotonic() + limit_s
         found = _result(stats, limit_s)
         return found, _result(server, end - time.monotonic() + GRACE_S) or NatsServerStats()
+
+    def _queue_used(self, stats: QueueStats) -> float:
+        settings = self._settings
+        return max(stats.messages / settings.task_queue_max_messages, stats.stored / settings.task_queue_max_bytes)
 
     def _is_writable(self, stats: QueueStats | None, server: NatsServerStats) -> bool | None:
         if stats is None:
@@ -160,6 +169,9 @@ async def read_stats(connection: Connection, *, wait_s: float = 0.0) -> QueueSta
         waiting=sum(consumer.num_pending for consumer in consumers.values()),
         unacknowledged=sum(consumer.num_ack_pending for consumer in consumers.values()),
         oldest_s=age_s(tasks.first_ts) if tasks.messages else 0.0,
+        messages=tasks.messages,
+        stored=tasks.bytes,
+        records=records.bytes,
         dead=dead.messages,
         storage=tasks.bytes + records.bytes + dead.bytes,
         storage_limit=storage_limit,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeVar
 
@@ -55,7 +56,7 @@ async def read_body(request: Request, buffer: BodyBuffer, limits: BodyLimits) ->
         SaturatedError: no memory became free for the body.
         starlette.requests.ClientDisconnect: the client disconnected.
     """
-    chunks = _Chunks()
+    chunks, waited_s = _Chunks(), 0.0
     loop = asyncio.get_running_loop()
     try:
         async with asyncio.timeout(limits.timeout_s) as timer:
@@ -77,6 +78,7 @@ async def read_body(request: Request, buffer: BodyBuffer, limits: BodyLimits) ->
                 if not message.get("more_body", False):
                     break
                 now = loop.time()
+                waited_s += now - before
                 deadline = _extend(deadline + now - before, now, len(chunk), limits)
                 if not buffer.is_dropped:
                     timer.reschedule(deadline)
@@ -86,6 +88,8 @@ async def read_body(request: Request, buffer: BodyBuffer, limits: BodyLimits) ->
     finally:
         buffer.on_drop = lambda: None
         request.state.body_bytes = chunks.size
+        # The time in which the service did not read is its own, and not that of the client's network.
+        request.state.body_read_s = time.perf_counter() - waited_s
     return chunks.join()
 
 

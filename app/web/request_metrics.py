@@ -7,6 +7,7 @@ and the method that it relies on are listed in `tests/contracts/test_web_interna
 
 from __future__ import annotations
 
+import time
 from typing import TYPE_CHECKING, Any, cast
 
 from prometheus_fastapi_instrumentator.middleware import PrometheusInstrumentatorMiddleware
@@ -62,15 +63,24 @@ class RequestMetrics(PrometheusInstrumentatorMiddleware):
 
 
 def record_request(info: Info) -> None:
-    """Record the count, duration and sizes of a request."""
+    """Record the count, durations and sizes of a request.
+
+    The duration excludes the time that the client's network takes, for the body and for the response: a slow client is
+    not a slow service.
+    """
     method, endpoint = metrics.method_label(info.method), _endpoint_label(info.modified_handler)
+    state = info.request.scope.get("state", {})
+    start_s = time.perf_counter() - info.modified_duration
+    upload_s = max(0.0, state.get("body_read_s", start_s) - start_s)
+    # 0 if no response was sent, because the client disconnected or the request failed.
+    until_response_s = info.modified_duration_without_streaming or info.modified_duration
     metrics.child("api_requests_total", method, endpoint, info.modified_status).inc()
-    metrics.child("api_request_duration_seconds", method, endpoint).observe(info.modified_duration)
+    metrics.child("api_request_duration_seconds", method, endpoint).observe(max(0.0, until_response_s - upload_s))
+    metrics.child("api_request_upload_seconds", method, endpoint).observe(upload_s)
     # The received size, because Content-Length can contain any number.
-    body_bytes = info.request.scope.get("state", {}).get("body_bytes", 0)
-    metrics.child("api_request_size_bytes", method, endpoint).observe(body_bytes)
-    if info.response is not None:
-        metrics.child("api_response_size_bytes", method, endpoint).observe(_content_length(info.response.raw_headers))
+    metrics.child("api_request_size_bytes", method, endpoint).observe(state.get("body_bytes", 0))
+    response_bytes = 0 if info.response is None else _content_length(info.response.raw_headers)
+    metrics.child("api_response_size_bytes", method, endpoint).observe(response_bytes)
 
 
 def _content_length(headers: list[tuple[bytes, bytes]]) -> int:

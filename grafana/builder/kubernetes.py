@@ -11,8 +11,8 @@ from grafana.builder.queries import aggregate, own_objects
 from grafana.builder.thresholds import alert_threshold
 
 IN_CONTAINER: Final = 'container!=""'
-POD: Final = "namespace, pod"
-CONTAINER: Final = "namespace, pod, container"
+POD: Final = "cluster, namespace, pod"
+CONTAINER: Final = "cluster, namespace, pod, container"
 
 
 def _container(metric: str, *matchers: str, over: str = "", by: str = CONTAINER, operator: str = "sum") -> str:
@@ -33,7 +33,7 @@ USED_CPU: Final = _container("container_cpu_usage_seconds_total", IN_CONTAINER, 
 USED_MEMORY: Final = _container("container_memory_working_set_bytes", IN_CONTAINER, by=POD)
 
 UNREADY: Final = _container(
-    "kube_pod_status_ready", 'condition!="true"', by="namespace, fullname, pod, condition", operator="max"
+    "kube_pod_status_ready", 'condition!="true"', by="cluster, namespace, fullname, pod, condition", operator="max"
 )
 
 PODS: Final = section(
@@ -93,7 +93,7 @@ PODS: Final = section(
             "Number of pods that are starting, terminating or failing. Normal: only briefly more than 0.",
             Scale("short"),
             Query(
-                expr=aggregate("sum", UNREADY, "namespace, fullname"),
+                expr=aggregate("sum", UNREADY, "cluster, namespace, fullname"),
                 legend="{{fullname}}",
                 colour=ORANGE,
             ),
@@ -103,7 +103,7 @@ PODS: Final = section(
 
 
 def _workload(label: str, metric: str) -> str:
-    return aggregate("max", own_objects(metric, label), f"namespace, {label}")
+    return aggregate("max", own_objects(metric, label), f"cluster, namespace, {label}")
 
 
 WORKLOADS: Final = section(

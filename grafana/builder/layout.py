@@ -13,7 +13,8 @@ from grafana_foundation_sdk.models import dashboard as models
 
 from grafana.builder.colours import BLUE, ORANGE, RED
 from grafana.builder.panels import DATASOURCE
-from grafana.builder.queries import own_objects, series
+from grafana.builder.queries import ALERT_SELECTOR, own_objects, series
+from prometheus.source.model import LABELS
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -118,22 +119,21 @@ def _variables() -> list[Builder[models.VariableModel]]:
     job = models.VariableOption(selected=True, text=["facial-service"], value=["facial-service"])
     return [
         source,
-        _variable("namespace", "Namespace", "app_build_info").include_all(True).all_value(".*").current(ALL),
-        # No "All" option: `.+` would match `errors_total` of other applications, and `up` of every target.
-        _variable("job", "Job", 'app_build_info{namespace=~"$namespace"}').include_all(False).current(job),
-        _variable("pod", "Pod", 'app_build_info{namespace=~"$namespace", job=~"$job"}')
-        .include_all(True)
-        .all_value(".*")
-        .current(ALL),
-        _variable("instance", "Instance", 'app_build_info{namespace=~"$namespace", job=~"$job", pod=~"$pod"}')
-        .include_all(True)
-        .all_value(".+")
-        .current(ALL),
+        # No "All" option for the job: `.+` would match `errors_total` of other applications, and `up` of every target.
+        *(
+            _variable(name, LABELS[:at]).include_all(False).current(job)
+            if name == "job"
+            else _variable(name, LABELS[:at]).include_all(True).all_value(".*").current(ALL)
+            for at, name in enumerate(LABELS)
+        ),
+        _variable("pod", LABELS).include_all(True).all_value(".*").current(ALL),
+        _variable("instance", (*LABELS, "pod")).include_all(True).all_value(".+").current(ALL),
     ]
 
 
-def _variable(name: str, label: str, metric: str) -> dashboard.QueryVariable:
-    query = f"label_values({metric}, {name})"
+def _variable(name: str, earlier: tuple[str, ...]) -> dashboard.QueryVariable:
+    label, matchers = name.title(), ", ".join(f'{label}=~"${label}"' for label in earlier)
+    query = f"label_values(app_build_info{f'{{{matchers}}}' if matchers else ''}, {name})"
     model: dict[str, object] = {"qryType": 1, "query": query, "refId": "PrometheusVariableQueryEditor-VariableQuery"}
     variable = dashboard.QueryVariable(name).label(label).query(model).definition(query).datasource(DATASOURCE)
     variable.refresh(models.VariableRefresh.ON_TIME_RANGE_CHANGED).sort(models.VariableSort.NATURAL_ASC)
@@ -144,7 +144,7 @@ def _annotations() -> list[Builder[models.AnnotationQuery]]:
     current = f"count by (version) ({series('app_build_info')})"
     previous = f"count by (version) ({series('app_build_info')} offset $__interval)"
     changes = own_objects("kube_deployment_status_observed_generation", "deployment", over="changes")
-    alerts = 'ALERTS{alertname=~"FacialService.+", alertstate="firing", namespace=~"$namespace"}'
+    alerts = f'ALERTS{{alertname=~"FacialService.+", alertstate="firing", {ALERT_SELECTOR}}}'
     return [
         _annotation("New version", BLUE, f"{current} unless on (version) {previous}")
         .title_format("Version {{version}}")
@@ -156,7 +156,7 @@ def _annotations() -> list[Builder[models.AnnotationQuery]]:
         )
         .title_format("{{deployment}} was changed or scaled")
         .tag_keys("namespace,deployment"),
-        _annotation("Alert firing", RED, alerts).title_format("{{alertname}}").tag_keys("severity,namespace"),
+        _annotation("Alert firing", RED, alerts).title_format("{{alertname}}").tag_keys("severity,namespace,release"),
     ]
 
 

@@ -27,12 +27,13 @@ DATASOURCE: Final = kinds.DataSourceRef(type_val="prometheus", uid="${datasource
 
 # Sources of metrics that the service does not export, by the prefix of the metric name.
 SOURCES: Final = {
-    "namespace_job:": "the recording rules",
+    "cluster_namespace_release_job": "the recording rules",
     "kube_": "kube-state-metrics",
     "container_": "cAdvisor",
     "kubelet_": "the kubelet",
 }
-_METRIC = re.compile(r"([a-zA-Z_:][\w:]*)[{]")
+# In the dashboards of the chart, a name may contain a token.
+_METRIC = re.compile(r"([a-zA-Z_:][\w:@]*)[{]")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

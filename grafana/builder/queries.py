@@ -5,17 +5,26 @@ from __future__ import annotations
 from typing import Final
 
 from prometheus.source.kubernetes import AUTOSCALER, CLAIM, DEPLOYED_POD, DEPLOYMENT, POD, STATEFUL_SET
-from prometheus.source.model import JOB
+from prometheus.source.model import JOB, LABELS
+from prometheus.source.model import by as by_release
 
-SELECTOR: Final = 'namespace=~"$namespace", job=~"$job", pod=~"$pod", instance=~"$instance"'
+
+def _selector(labels: tuple[str, ...]) -> str:
+    return ", ".join(f'{label}=~"${label}"' for label in labels)
+
+
+SELECTOR: Final = _selector((*LABELS, "pod", "instance"))
 """Label matchers for metrics of the service.
 
-Targets outside Kubernetes have no namespace and no pod. By default these variables expand to ``.*``, which also matches
-missing labels.
+Targets outside Kubernetes have only the labels job and instance. By default the variables of the other labels expand to
+``.*``, which also matches missing labels.
 """
 
-RECORDED_SELECTOR: Final = 'namespace=~"$namespace", job=~"$job"'
-"""Label matchers for recorded series, which cover all pods of a namespace."""
+RECORDED_SELECTOR: Final = _selector(LABELS)
+"""Label matchers for recorded series, which cover all pods of a release."""
+
+ALERT_SELECTOR: Final = _selector(tuple(label for label in LABELS if label != "job"))
+"""Label matchers for alerts."""
 
 WINDOW: Final = "[$__rate_interval]"
 
@@ -34,7 +43,8 @@ def series(metric: str, *matchers: str) -> str:
 
     Example:
         >>> series("queue_up")
-        'queue_up{namespace=~"$namespace", job=~"$job", pod=~"$pod", instance=~"$instance"}'
+        'queue_up{cluster=~"$cluster", namespace=~"$namespace", release=~"$release", job=~"$job", pod=~"$pod", \
+instance=~"$instance"}'
     """
     return f"{metric}{{{', '.join((*matchers, SELECTOR))}}}"
 
@@ -102,8 +112,8 @@ def buckets(histogram: str, *matchers: str) -> str:
 
 
 def queue_gauge(metric: str) -> str:
-    """Return a gauge of the queue. All instances export the same queue, so it counts once per namespace and job."""
-    return f"sum(max by (namespace, job) ({series(metric)}))"
+    """Return a gauge of the queue. All instances export the same queue, so it counts once per release."""
+    return f"sum(max {by_release()} ({series(metric)}))"
 
 
 def with_place(vector: str) -> str:
@@ -126,10 +136,10 @@ def own_objects(metric: str, label: str, *matchers: str, over: str = "") -> str:
     """
     pattern = _NAME_PATTERNS[label]
     pod_matchers = ['pod=~"$pod"'] if label == "pod" else []
-    joined = ", ".join([*matchers, f'{label}=~"{pattern}"', 'namespace=~"$namespace"', *pod_matchers])
+    joined = ", ".join([*matchers, f'{label}=~"{pattern}"', _selector(("cluster", "namespace")), *pod_matchers])
     vector = f"{over}({metric}{{{joined}}}{WINDOW})" if over else f"{metric}{{{joined}}}"
     targets = series("up", f'pod=~"{DEPLOYED_POD}"')
     return (
-        f'label_replace({vector}, "fullname", "$1", "{label}", "{pattern}") and on (namespace, fullname) '
+        f'label_replace({vector}, "fullname", "$1", "{label}", "{pattern}") and on (cluster, namespace, fullname) '
         f'label_replace(last_over_time({targets}[1h]), "fullname", "$1", "pod", "{DEPLOYED_POD}")'
     )

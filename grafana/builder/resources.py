@@ -157,10 +157,51 @@ METRIC_STORAGE: Final = collapsed_section(
     ),
 )
 
+PROCESS_DETAILS: Final = collapsed_section(
+    "Process details",
+    panel_row(
+        timeseries_panel(
+            "Time since process start",
+            "Time since each process started. A drop shows that the process was replaced.",
+            Scale("s"),
+            Query(
+                expr=aggregate("max", f"time() - {with_place(series('process_start_time_seconds'))}", "place, process"),
+                legend="{{place}} {{process}}",
+            ),
+        ),
+        timeseries_panel(
+            "Memory relative to the container's limit",
+            "Resident memory of all processes of an instance, relative to the memory limit of its container; 0 if "
+            "there is no limit.",
+            Scale("percentunit", maximum=1),
+            Query(
+                expr=f"{aggregate('sum', with_place(MEMORY), 'place')} / on (place) "
+                f"{aggregate('max', with_place(series('memory_limit_bytes')), 'place')} or 0 * "
+                f"{aggregate('sum', with_place(MEMORY), 'place')}",
+                legend="{{place}}",
+            ),
+        ),
+        timeseries_panel(
+            "Instances that are not ready",
+            "Instances that are up but not ready: they are starting, stopping or failing. Normal: only briefly.",
+            Scale("short"),
+            Query(
+                expr=f"{aggregate('max', with_place(series('service_ready')), 'place')} == bool 0",
+                legend="{{place}}",
+            ),
+        ),
+        timeseries_panel(
+            "Child process exits",
+            "Unexpected exits of processes that are not workers; the master restarts them. Normal: none.",
+            Scale("short"),
+            Query(expr=increase(series("app_child_exits_total"), "process"), legend="{{process}}"),
+        ),
+    ),
+)
 
 DASHBOARD: Final = DashboardSpec(
     "facial-service-resources",
     "Resources",
     "Resource usage: CPU, memory and processes; in Kubernetes also pods, limits, restarts and autoscaling.",
-    (section("", STATS, PROCESSES, METRICS), PODS, WORKLOADS, METRIC_STORAGE),
+    (section("", STATS, PROCESSES, METRICS), PODS, WORKLOADS, PROCESS_DETAILS, METRIC_STORAGE),
 )

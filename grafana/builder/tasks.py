@@ -188,6 +188,19 @@ PROBLEMS: Final = section(
             has_table_legend=True,
         ),
         timeseries_panel(
+            "Queue limits used",
+            "Usage of TASK_QUEUE_MAX_MESSAGES or TASK_QUEUE_MAX_BYTES, whichever is higher. At 100 %, submissions get "
+            "503.",
+            Scale("percentunit", (alert_threshold("FacialServiceQueueNearlyFull"),), maximum=1),
+            Query(expr=aggregate("max", series("task_queue_used_ratio")), legend="used", colour=BLUE),
+        ),
+        timeseries_panel(
+            "Result store used",
+            "Usage of RESULT_MAX_BYTES by task records. At 100 %, submissions get 503 until results expire.",
+            Scale("percentunit", (alert_threshold("FacialServiceResultStoreNearlyFull"),), maximum=1),
+            Query(expr=aggregate("max", series("result_store_used_ratio")), legend="used", colour=BLUE),
+        ),
+        timeseries_panel(
             "Redeliveries",
             "Redeliveries per second, after a worker exited or stopped reporting progress. Normal: none.",
             Scale("ops"),

@@ -4,21 +4,21 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from typing import Final
+from typing import TYPE_CHECKING, Final, cast
 
 from grafana.builder.colours import BLUE, DARK_RED, ORANGE, RED, YELLOW
-from prometheus.source import api, kubernetes, processes, slo, tasks
+from prometheus.source import processes, slo
+from prometheus.source.generate import FILES
 from prometheus.source.model import Alert
+
+if TYPE_CHECKING:
+    from prometheus.source.objectives import Texts
 
 _COLOURS: Final = {"critical": RED, "warning": ORANGE, "info": BLUE}
 # The right-hand side of a comparison, if it is a plain number.
 _COMPARISON: Final = re.compile(r"[<>]=?\s*([0-9.]+)(?=\s*(?:$|[,)]|\b(?:and|or|unless)\b))", re.MULTILINE)
 _ALERTS: Final = {
-    rule.name: rule
-    for module in (api, kubernetes, processes, tasks)
-    for group in module.GROUPS
-    for rule in group.rules
-    if isinstance(rule, Alert)
+    rule.name: rule for groups in FILES.values() for group in groups for rule in group.rules if isinstance(rule, Alert)
 }
 
 
@@ -60,14 +60,22 @@ def count_threshold(name: str) -> Threshold:
     return Threshold(threshold.value + 1, threshold.colour, name)
 
 
-def burn_rate_thresholds(objective: slo.Objective) -> tuple[Threshold, ...]:
-    """Return the burn rates at which the alert of an objective fires."""
+def burn_rate_thresholds(objective: slo.Objective, texts: Texts) -> tuple[Threshold, ...]:
+    """Return the burn rates at which the alert of an objective fires, in ascending order."""
     colours = (DARK_RED, RED, ORANGE, YELLOW)
-    thresholds = (
-        Threshold(float(burn.factor), colour, objective.alert)
+    thresholds = [
+        Threshold(number(burn.factor(texts)), colour, objective.alert)
         for burn, colour in zip(slo.BURN_RATES, colours, strict=True)
-    )
-    return tuple(sorted(thresholds, key=lambda threshold: threshold.value))
+    ]
+    return tuple(reversed(thresholds))
+
+
+def number(text: str) -> float:
+    """Return the number of a text of an objective.
+
+    In the dashboards of the chart, the text is a token, which stays a string until the chart replaces it.
+    """
+    return cast("float", text) if text.startswith("@") else float(text)
 
 
 METRIC_FILES = Threshold(processes.FILES_PER_PROCESS, ORANGE, "FacialServiceMetricFilesGrowing")

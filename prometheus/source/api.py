@@ -7,24 +7,31 @@ from textwrap import dedent
 from prometheus.source.model import (
     API,
     BY,
+    COUNT,
     DURATION,
     INSTANCE,
     LOCATION,
+    ON,
     PERCENT,
     SUBMIT,
     WORK,
     Alert,
     Group,
     Recording,
+    by,
+    level,
     series,
 )
 
 # API instances. `role` is absent if API and workers run in one instance.
 UP = series("up", 'role!="worker"')
+READY = series("service_ready", 'role!="worker"')
 
 SATURATED = series("api_rejections_total", 'reason="saturated"')
 QUEUE_FULL = series("api_rejections_total", 'reason="queue_full"')
 WORK_REQUESTS = series("api_requests_total", WORK)
+FAILED_WORK = series("api_requests_total", WORK, 'status=~"5.."')
+ANSWERED_WORK = series("api_requests_total", WORK, 'status!~"5.."')
 SUBMISSIONS = series("api_requests_total", 'method="POST"', f'endpoint="{SUBMIT}"')
 REQUESTS = series("api_requests_total", API)
 DURATION_METRIC = "api_request_duration_seconds"
@@ -33,15 +40,19 @@ COMPLETIONS = series("task_completions_total")
 # Exclude responses to port scans.
 ERRORS = series("errors_total", 'type!~"not_found|method_not_allowed|http_invalid|head_too_large|head_timeout"')
 DECODE_ERRORS = series("errors_total", 'type=~"image_(corrupt|empty|encoding|truncated|unsupported_format)"')
-ERROR_RATIO = "namespace_job_component:errors_per_work:ratio_rate"
+ERROR_RATIO = f"{level('component')}:errors_per_work:ratio_rate"
+# Exists as soon as there are targets, even if no request has arrived yet.
+TARGETS_UP = f"{level()}:up:sum"
+# Recorded where kube-state-metrics exists: the API was scaled to zero on purpose.
+SCALED_TO_ZERO = f"{level('fullname')}:api_scaled_to_zero:group"
 
 
 def _error_ratio(window: str) -> Recording:
     return Recording(
         name=ERROR_RATIO + window,
         expr=dedent(f"""\
-            sum by (namespace, job, component) (rate({ERRORS}[{window}]))
-              / on (namespace, job) group_left ()
+            sum {by("component")} (rate({ERRORS}[{window}]))
+              / {ON} group_left ()
             (
                 sum {BY} (rate({REQUESTS}[{window}]))
               +
@@ -61,16 +72,25 @@ AVAILABILITY_ALERTS = (
         dashboard="facial-service-overview",
     ),
     Alert(
+        name="FacialServiceNotReady",
+        # All instances drain at once only if the API is being removed, which takes less than this.
+        expr=f"sum {BY} ({READY}) == 0",
+        hold="5m",
+        severity="critical",
+        summary="No API instance is ready.",
+        description=(
+            f"Prometheus can scrape API instances{LOCATION}, but none of them is ready, so requests do not reach them."
+        ),
+        dashboard="facial-service-overview",
+    ),
+    Alert(
         name="FacialServiceAbsent",
-        # absent() covers a service that has had no target for an hour or longer; its result has no namespace.
+        # Only a rule that knows its release can distinguish one without targets from one that was uninstalled. So the
+        # rules of the chart select their own release; these fire only if there is no target at all.
         expr=dedent(f"""\
-            (
-                group {BY} (last_over_time({UP}[1h]))
-              unless
-                group {BY} ({UP})
-            )
-              or on (job)
-            absent({UP})"""),
+            absent({UP})
+              unless on (job)
+            group by (job) ({series(SCALED_TO_ZERO)})"""),
         hold="5m",
         severity="critical",
         summary="Prometheus has no API targets.",
@@ -92,6 +112,21 @@ AVAILABILITY_ALERTS = (
 )
 
 REJECTION_ALERTS = (
+    Alert(
+        name="FacialServiceAllRequestsFail",
+        # Unlike the alerts on the error budget, it includes requests that were rejected because of load.
+        expr=dedent(f"""\
+            sum {BY} (increase({FAILED_WORK}[10m])) >= 10
+              unless
+            sum {BY} (increase({ANSWERED_WORK}[10m])) > 0"""),
+        hold="5m",
+        severity="critical",
+        summary="Every processing request fails.",
+        description=(
+            f"All of about {COUNT} processing requests{LOCATION} in the last 10 minutes failed with a 5xx status."
+        ),
+        dashboard="facial-service-overview",
+    ),
     Alert(
         name="FacialServiceSaturated",
         expr=dedent(f"""\
@@ -136,17 +171,17 @@ LATENCY_ALERTS = (
         expr=dedent(f"""\
             histogram_quantile(
               0.95,
-              sum by (namespace, job, endpoint, le) (rate({series(DURATION_METRIC + "_bucket", WORK)}[5m]))
+              sum {by("endpoint", "le")} (rate({series(DURATION_METRIC + "_bucket", WORK)}[5m]))
             )
               > 1
               and
-            sum by (namespace, job, endpoint) (increase({series(DURATION_METRIC + "_count", WORK)}[5m])) >= 20"""),
+            sum {by("endpoint")} (increase({series(DURATION_METRIC + "_count", WORK)}[5m])) >= 20"""),
         hold="10m",
         severity="warning",
         summary="An API endpoint is slow.",
         description=(
-            f"The 95th percentile of the request duration of {{{{ $labels.endpoint }}}}{LOCATION} is {DURATION}, "
-            "including the time to receive the body."
+            f"The 95th percentile of the request duration of {{{{ $labels.endpoint }}}}{LOCATION} is {DURATION}. "
+            "The time to receive the body does not count."
         ),
         dashboard="facial-service-overview",
     ),
@@ -158,16 +193,16 @@ ERROR_ALERTS = (
         # A ratio that is always high is accepted, unless it exceeds one half.
         expr=dedent(f"""\
             (
-                {ERROR_RATIO}10m > 0.1
+                {series(ERROR_RATIO + "10m")} > 0.1
               unless
                 (
-                    {ERROR_RATIO}10m <= 0.5
+                    {series(ERROR_RATIO + "10m")} <= 0.5
                   and
-                    {ERROR_RATIO}10m <= 3 * {ERROR_RATIO}1d
+                    {series(ERROR_RATIO + "10m")} <= 3 * {series(ERROR_RATIO + "1d")}
                 )
             )
               and
-            sum by (namespace, job, component) (increase({ERRORS}[10m])) >= 30"""),
+            sum {by("component")} (increase({ERRORS}[10m])) >= 30"""),
         hold="10m",
         severity="warning",
         summary="The error ratio of a component is unusually high.",
@@ -198,6 +233,13 @@ ERROR_ALERTS = (
 )
 
 GROUPS = (
-    Group(name="facial-service-api.rules", rules=(_error_ratio("10m"), _error_ratio("1d"))),
+    Group(
+        name="facial-service-api.rules",
+        rules=(
+            Recording(name=TARGETS_UP, expr=f"sum {BY} ({series('up')})"),
+            _error_ratio("10m"),
+            _error_ratio("1d"),
+        ),
+    ),
     Group(name="facial-service-api", rules=AVAILABILITY_ALERTS + REJECTION_ALERTS + LATENCY_ALERTS + ERROR_ALERTS),
 )

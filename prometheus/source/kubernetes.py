@@ -1,50 +1,60 @@
 """Rules on metrics of kube-state-metrics, cAdvisor and the kubelet. All other rules work without Kubernetes.
 
 These metrics cover the objects of all applications. The chart names its objects ``<fullname>-api``,
-``<fullname>-worker`` and ``<fullname>-nats``. The rules derive the fullname from the scraped pods, and join each
-expression with it. These rules are optional with kube-prometheus-stack, which has similar rules for all workloads.
+``<fullname>-worker`` and ``<fullname>-nats``. The rules join each expression with the fullnames of the releases, and
+the join adds the labels of the release. The chart knows its fullname; other rules derive it from the scraped pods, and
+remember it while an outage lasts. The alerts on pods and workloads are optional with kube-prometheus-stack, which has
+similar alerts for all workloads.
 """
 
 from __future__ import annotations
 
 from textwrap import dedent, indent
+from typing import TYPE_CHECKING
 
-from prometheus.source.model import COUNT, PERCENT, Alert, Group, Recording, series
+from prometheus.source.api import SCALED_TO_ZERO
+from prometheus.source.model import CLUSTER, COUNT, JOB, PERCENT, Alert, Group, Recording, by, level, series
 
-FULLNAMES = "namespace_fullname:up:last_over_time1h"
+if TYPE_CHECKING:
+    from prometheus.source.model import Scope
 
-# Patterns that extract the fullname from object names. Objects without a match drop out of the join.
-DEPLOYED_POD = "(.+)-(?:api|worker)-[^-]+-[^-]+"
-POD = "(.+)-(?:(?:api|worker)-[^-]+-[^-]+|nats-[0-9]+)"
+SCRAPED_FULLNAMES = f"{level('fullname')}:up:group"
+FULLNAMES = f"{level('fullname')}:up:last"
+
+# Patterns that extract the fullname from object names. Objects without a match drop out of the join. Kubernetes
+# truncates the name of a pod whose prefix has more than 58 characters, so that the last hyphen may be missing.
+DEPLOYED_POD = "(.+)-(?:api|worker)-[^-]+(?:-[^-]+)?"
+POD = "(.+)-(?:(?:api|worker)-[^-]+(?:-[^-]+)?|nats-[0-9]+)"
 DEPLOYMENT = "(.+)-(?:api|worker)"
 STATEFUL_SET = "(.+)-nats"
 AUTOSCALER = "(?:keda-hpa-)?(.+)-(?:api|worker)"  # KEDA adds a prefix to the ScaledObject's name
 CLAIM = "(?:cluster-)?store-(.+)-nats-[0-9]+"
 
-IN_NAMESPACE = "in namespace {{ $labels.namespace }}"
+IN_NAMESPACE = f"in namespace {{{{ $labels.namespace }}}}{CLUSTER}"
 CONTAINER = f"{{{{ $labels.container }}}} of {{{{ $labels.pod }}}} {IN_NAMESPACE}"
 
 # Deduplicate, because two instances of kube-state-metrics may run during a rollout.
-BY_CONTAINER = "by (namespace, pod, container)"
-BY_DEPLOYMENT = "by (namespace, deployment)"
-BY_STATEFUL_SET = "by (namespace, statefulset)"
-BY_AUTOSCALER = "by (namespace, horizontalpodautoscaler)"
-BY_CLAIM = "by (namespace, persistentvolumeclaim)"
+BY_CONTAINER = "by (cluster, namespace, pod, container)"
+BY_DEPLOYMENT = "by (cluster, namespace, deployment)"
+BY_STATEFUL_SET = "by (cluster, namespace, statefulset)"
+BY_AUTOSCALER = "by (cluster, namespace, horizontalpodautoscaler)"
+BY_CLAIM = "by (cluster, namespace, persistentvolumeclaim)"
 
 # Matchers that only reduce the number of series to join.
 IN_POD = 'pod=~".+-(api|worker|nats)-.+"'
 IN_CONTAINER = f'container!="", {IN_POD}'
 IN_DEPLOYMENT = 'deployment=~".+-(api|worker)"'
+IN_API = 'deployment=~".+-api"'
 IN_STATEFUL_SET = 'statefulset=~".+-nats"'
 IN_AUTOSCALER = 'horizontalpodautoscaler=~".+-(api|worker)"'
 IN_CLAIM = 'persistentvolumeclaim=~".+-nats-[0-9]+"'
 
-MEMORY = "namespace_fullname_pod_container:memory_working_set_bytes_per_limit:ratio"
-FREE = "namespace_fullname_persistentvolumeclaim:available_bytes_per_capacity:ratio"
+MEMORY = f"{level('fullname', 'pod', 'container')}:memory_working_set_bytes_per_limit:ratio"
+FREE = f"{level('fullname', 'persistentvolumeclaim')}:available_bytes_per_capacity:ratio"
 
 
 def own_objects(expr: str, label: str, pattern: str) -> str:
-    """Filter an expression by objects of the service, and add their fullname as a label.
+    """Filter an expression by objects of the service, and add the fullname and the labels of their release.
 
     Args:
         expr: PromQL for objects of all applications.
@@ -53,21 +63,45 @@ def own_objects(expr: str, label: str, pattern: str) -> str:
     """
     return (
         f'label_replace(\n{indent(expr, "  ")},\n  "fullname", "$1", "{label}", "{pattern}"\n)\n'
-        f"  and on (namespace, fullname)\n{FULLNAMES}"
+        f"  * on (cluster, namespace, fullname) group_left (release, job)\n{series(FULLNAMES)}"
     )
 
 
-RECORDINGS = (
-    Recording(
-        name=FULLNAMES,
+def _scraped_fullnames() -> Recording:
+    return Recording(
+        name=SCRAPED_FULLNAMES,
         expr=dedent(f"""\
-            group by (namespace, fullname) (
+            group {by("fullname")} (
               label_replace(
-                last_over_time({series("up", f'pod=~"{DEPLOYED_POD}"')}[1h]),
+                {series("up", f'pod=~"{DEPLOYED_POD}"')},
                 "fullname", "$1", "pod", "{DEPLOYED_POD}"
               )
             )"""),
-    ),
+    )
+
+
+def _fullnames(scope: Scope | None) -> Recording:
+    """Return the rule for the fullnames of the releases.
+
+    Without a scope, they are those of the scraped pods, or of the pods of the last week, so that alerts do not resolve
+    during an outage. The release of a fullname must be unique, although the label may have been added since.
+    """
+    if scope is None:
+        return Recording(
+            name=FULLNAMES,
+            expr=dedent(f"""\
+                {series(SCRAPED_FULLNAMES)}
+                  or on (cluster, namespace, fullname)
+                topk by (cluster, namespace, fullname) (1, last_over_time({series(SCRAPED_FULLNAMES)}[7d]))"""),
+        )
+    own = f'namespace="{scope.namespace}", deployment=~"{scope.fullname}-(api|worker)"{scope.cluster}'
+    expr = f"group by (cluster, namespace) (kube_deployment_spec_replicas{{{own}}})"
+    for label, value in (("release", scope.release), ("fullname", scope.fullname), ("job", JOB)):
+        expr = f'label_replace(\n{indent(expr, "  ")},\n  "{label}", "{value}", "", ""\n)'
+    return Recording(name=FULLNAMES, expr=expr)
+
+
+RECORDINGS = (
     Recording(
         name=MEMORY,
         expr=own_objects(
@@ -78,6 +112,17 @@ RECORDINGS = (
             "pod",
             POD,
         ),
+    ),
+    Recording(
+        name=SCALED_TO_ZERO,
+        expr=f"group {by('fullname')} (\n"
+        + indent(
+            own_objects(
+                f"max {BY_DEPLOYMENT} (kube_deployment_spec_replicas{{{IN_API}}}) == 0", "deployment", DEPLOYMENT
+            ),
+            "  ",
+        )
+        + "\n)",
     ),
     Recording(
         name=FREE,
@@ -92,10 +137,29 @@ RECORDINGS = (
     ),
 )
 
+AVAILABLE_ALERTS = (
+    Alert(
+        name="FacialServiceUnavailable",
+        expr=own_objects(
+            dedent(f"""\
+                max {BY_DEPLOYMENT} (kube_deployment_spec_replicas{{{IN_API}}}) > 0
+                  and
+                max {BY_DEPLOYMENT} (kube_deployment_status_replicas_available{{{IN_API}}}) == 0"""),
+            "deployment",
+            DEPLOYMENT,
+        ),
+        hold="5m",
+        severity="critical",
+        summary="No API pod is available.",
+        description=f"None of the {COUNT} pods of {{{{ $labels.deployment }}}} {IN_NAMESPACE} is available.",
+        dashboard="facial-service-resources",
+    ),
+)
+
 POD_ALERTS = (
     Alert(
         name="FacialServiceMemoryNearLimit",
-        expr=f"{MEMORY} > 0.9",
+        expr=f"{series(MEMORY)} > 0.9",
         hold="10m",
         severity="warning",
         summary="A container is close to its memory limit.",
@@ -230,12 +294,12 @@ WORKLOAD_ALERTS = (
     Alert(
         name="FacialServiceVolumeFilling",
         expr=dedent(f"""\
-            {FREE} < 0.05
+            {series(FREE)} < 0.05
               or
             (
-                {FREE} < 0.2
+                {series(FREE)} < 0.2
               and
-                predict_linear({FREE}[6h], 86400) < 0
+                predict_linear({series(FREE)}[6h], 86400) < 0
             )"""),
         hold="15m",
         severity="warning",
@@ -248,7 +312,11 @@ WORKLOAD_ALERTS = (
     ),
 )
 
-GROUPS = (
-    Group(name="facial-service-kubernetes.rules", rules=RECORDINGS),
-    Group(name="facial-service-kubernetes", rules=POD_ALERTS + WORKLOAD_ALERTS),
-)
+
+def groups(scope: Scope | None) -> tuple[Group, ...]:
+    """Return the groups for a release, or for all releases."""
+    return (
+        Group(name="facial-service-kubernetes.rules", rules=(_scraped_fullnames(), _fullnames(scope), *RECORDINGS)),
+        Group(name="facial-service-kubernetes-availability", rules=AVAILABLE_ALERTS),
+        Group(name="facial-service-kubernetes", rules=POD_ALERTS + WORKLOAD_ALERTS),
+    )

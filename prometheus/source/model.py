@@ -1,7 +1,8 @@
 """Data model of rules, and the PromQL and text fragments that rules share.
 
 Every selector includes the job, because other applications may use metric names such as ``queue_up``. Every result is
-grouped by namespace and job. Outside Kubernetes the namespace label is empty, and the same rules apply.
+grouped by `LABELS`, so that releases in one namespace, and clusters in one Prometheus, are judged separately. Outside
+Kubernetes most of these labels are absent, and the same rules apply.
 """
 
 from __future__ import annotations
@@ -20,7 +21,27 @@ Dashboard = Literal[
 ]
 
 JOB = "facial-service"
-BY = "by (namespace, job)"
+LABELS = ("cluster", "namespace", "release", "job")
+"""Labels that identify a release. Rules aggregate and join by them, and dashboards have a variable for each."""
+
+
+def by(*labels: str) -> str:
+    """Return the grouping by release, and by more labels.
+
+    Example:
+        >>> by("type")
+        'by (cluster, namespace, release, job, type)'
+    """
+    return f"by ({', '.join((*LABELS, *labels))})"
+
+
+def level(*labels: str) -> str:
+    """Return the first part of the name of a recording rule that is grouped by release, and by more labels."""
+    return "_".join((*LABELS, *labels))
+
+
+BY = by()
+ON = BY.replace("by", "on", 1)
 
 # API routes only; excludes probes, scrapes and requests that match no route.
 API = 'endpoint=~"/api/.+"'
@@ -34,7 +55,11 @@ COUNT = '{{ $value | printf "%.0f" }}'
 PERCENT = "{{ $value | humanizePercentage }}"
 DURATION = "{{ $value | humanizeDuration }}"
 INSTANCE = "{{ $labels.instance }}{{ with $labels.pod }} (pod {{ . }}){{ end }}"
-LOCATION = "{{ with $labels.namespace }} in namespace {{ . }}{{ end }}"
+CLUSTER = "{{ with $labels.cluster }} of cluster {{ . }}{{ end }}"
+LOCATION = (
+    "{{ with $labels.release }} of release {{ . }}{{ end }}"
+    f"{{{{ with $labels.namespace }}}} in namespace {{{{ . }}}}{{{{ end }}}}{CLUSTER}"
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -85,8 +110,30 @@ class Group:
     interval: str | None = None
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Scope:
+    """The release that rules are limited to.
+
+    Attributes:
+        namespace: namespace of the release.
+        release: name of the release.
+        fullname: prefix of the names of its objects.
+        cluster: additional matcher with a leading comma, for targets with the label ``cluster``; or empty.
+    """
+
+    namespace: str
+    release: str
+    fullname: str
+    cluster: str = ""
+
+    def apply(self, expr: str) -> str:
+        """Add the labels of the release to every selector of the service."""
+        selected = f'job="{JOB}", namespace="{self.namespace}", release="{self.release}"{self.cluster}'
+        return expr.replace(f'job="{JOB}"', selected)
+
+
 def series(name: str, *matchers: str) -> str:
-    """Return a selector for a metric of the service.
+    """Return a selector for a metric of the service, or for a recorded series.
 
     Example:
         >>> series("queue_up")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from textwrap import dedent
 
-from prometheus.source.model import BY, COUNT, DURATION, INSTANCE, LOCATION, NUMBER, Alert, Group, series
+from prometheus.source.model import BY, COUNT, DURATION, INSTANCE, LOCATION, NUMBER, Alert, Group, by, series
 
 EXITS = series("app_worker_exits_total", 'reason!="stopped"')
 CPU = series("cpu_usage_percent", 'process=~"worker-[0-9]+"')
@@ -21,7 +21,7 @@ GROUPS = (
         rules=(
             Alert(
                 name="FacialServiceWorkerExits",
-                expr=f"sum by (namespace, job, reason) (increase({EXITS}[15m])) >= 3",
+                expr=f"sum {by('reason')} (increase({EXITS}[15m])) >= 3",
                 hold="1m",
                 severity="warning",
                 summary="Worker processes exit unexpectedly.",
@@ -29,6 +29,45 @@ GROUPS = (
                     f"About {COUNT} worker processes{LOCATION} exited in the last 15 minutes with the reason "
                     "{{ $labels.reason }}. Usual causes: lack of memory (killed), no heartbeat (timeout), a defect "
                     "(crashed)."
+                ),
+                dashboard="facial-service-resources",
+            ),
+            Alert(
+                name="FacialServiceChildExits",
+                expr=f"sum {by('process')} (increase({series('app_child_exits_total')}[15m])) >= 3",
+                hold="1m",
+                severity="warning",
+                summary="A child process exits unexpectedly.",
+                description=(
+                    f"{{{{ $labels.process }}}}{LOCATION} exited about {COUNT} times in the last 15 minutes. The "
+                    "master restarts it. Without nats-server there is no queue, and without the exporter no metrics."
+                ),
+                dashboard="facial-service-resources",
+            ),
+            Alert(
+                name="FacialServiceFileDescriptorsExhausted",
+                expr=f"{series('file_descriptors_exhausted')} == 1",
+                hold="5m",
+                severity="warning",
+                summary="A process has no free file descriptors.",
+                description=(
+                    f"{{{{ $labels.process }}}} of {INSTANCE}{LOCATION} cannot accept connections, because it has no "
+                    "free file descriptors. The instance is not ready."
+                ),
+                dashboard="facial-service-resources",
+            ),
+            Alert(
+                name="FacialServiceMetricsLost",
+                expr=dedent(f"""\
+                    {series("multiprocess_failing_processes")} > 0
+                      or
+                    {series("multiprocess_unreadable_files")} > 0"""),
+                hold="10m",
+                severity="warning",
+                summary="Metrics of an instance are incomplete.",
+                description=(
+                    f"{INSTANCE}{LOCATION} has processes that cannot write their metrics, or metric files with invalid "
+                    f"content: {COUNT}. Its counters and histograms are too low."
                 ),
                 dashboard="facial-service-resources",
             ),
@@ -62,7 +101,11 @@ GROUPS = (
             ),
             Alert(
                 name="FacialServiceScrapeSlow",
-                expr=f"avg_over_time({series('scrape_duration_seconds')}[5m]) > 2",
+                # The scrapes of an instance that is down take as long as the scrape timeout.
+                expr=dedent(f"""\
+                    avg_over_time({series("scrape_duration_seconds")}[5m]) > 2
+                      and
+                    {series("up")} == 1"""),
                 hold="10m",
                 severity="warning",
                 summary="Scrapes of an instance are slow.",

@@ -6,24 +6,32 @@ Every instance exports the state of the same queue, so the rules use the maximum
 from __future__ import annotations
 
 from textwrap import dedent
+from typing import TYPE_CHECKING
 
 from prometheus.source.model import (
     BY,
+    COUNT,
     DURATION,
     INSTANCE,
     LOCATION,
     NUMBER,
+    ON,
     PERCENT,
     Alert,
     Group,
     Recording,
+    by,
+    level,
     series,
 )
 
-BY_TYPE = "by (namespace, job, type)"
-SIZE = "namespace_job_type:task_queue_size:max"
-OLDEST = "namespace_job_type:task_oldest_age_seconds:max"
-STORAGE = "namespace_job:queue_storage_bytes_per_limit:ratio_max"
+if TYPE_CHECKING:
+    from prometheus.source.objectives import Texts
+
+BY_TYPE = by("type")
+SIZE = f"{level('type')}:task_queue_size:max"
+OLDEST = f"{level('type')}:task_oldest_age_seconds:max"
+STORAGE = f"{level()}:queue_storage_bytes_per_limit:ratio_max"
 
 # A scrape waits less than a second for the queue, so a single failure is not yet an outage.
 QUEUE_UP = f"max_over_time({series('queue_up')}[2m])"
@@ -47,6 +55,34 @@ RECORDINGS = (
     ),
 )
 
+
+def _oldest_task_alert(deadline_s: str) -> Alert:
+    """Return the alert on the oldest task.
+
+    A backlog from which tasks are completed is not an outage: unless a deadline is given, it fires only if nothing
+    completes. A task that exceeds TASK_TIMEOUT_S on every attempt is dead-lettered after six minutes, before the alert.
+    """
+    return Alert(
+        name="FacialServiceOldestTaskTooOld",
+        expr=dedent(f"""\
+            (
+                {series(OLDEST)} > 300
+              unless
+                sum {BY_TYPE} (increase({COMPLETED}[10m])) > 0
+            )
+              or
+            {series(OLDEST)} > {deadline_s}"""),
+        hold="5m",
+        severity="critical",
+        summary="Tasks are not completed in time.",
+        description=(
+            f"The oldest unfinished task{LOCATION} was submitted {DURATION} ago, and no task was completed in the last "
+            "10 minutes, or the task has missed its deadline."
+        ),
+        dashboard="facial-service-tasks",
+    )
+
+
 QUEUE_ALERTS = (
     Alert(
         name="FacialServiceQueueUnreachable",
@@ -61,10 +97,25 @@ QUEUE_ALERTS = (
         dashboard="facial-service-tasks",
     ),
     Alert(
+        name="FacialServiceQueueNotWritable",
+        expr=dedent(f"""\
+            max {BY} (max_over_time({series("queue_writable")}[2m])) == 0
+              and
+            max {BY} ({QUEUE_UP}) == 1"""),
+        hold="2m",
+        severity="critical",
+        summary="The queue responds, but cannot store tasks.",
+        description=(
+            f"The queue{LOCATION} stores nothing, because its disk is full or a write has failed. Task submissions "
+            "fail with 503. Synchronous requests are not affected."
+        ),
+        dashboard="facial-service-tasks",
+    ),
+    Alert(
         name="FacialServiceQueueUnreachableFromInstance",
         expr=dedent(f"""\
             {QUEUE_UP} == 0
-              and on (namespace, job)
+              and {ON}
             max {BY} ({QUEUE_UP}) == 1"""),
         hold="5m",
         severity="warning",
@@ -77,7 +128,7 @@ QUEUE_ALERTS = (
     ),
     Alert(
         name="FacialServiceQueueStorageNearlyFull",
-        expr=f"{STORAGE} > 0.8",
+        expr=f"{series(STORAGE)} > 0.8",
         hold="15m",
         severity="warning",
         summary="The queue's storage is nearly full.",
@@ -88,22 +139,36 @@ QUEUE_ALERTS = (
         dashboard="facial-service-tasks",
     ),
     Alert(
+        name="FacialServiceQueueNearlyFull",
+        expr=f"max {BY} ({series('task_queue_used_ratio')}) > 0.8",
+        hold="5m",
+        severity="warning",
+        summary="The queue is close to its limits.",
+        description=(
+            f"The queue{LOCATION} uses {PERCENT} of TASK_QUEUE_MAX_MESSAGES or TASK_QUEUE_MAX_BYTES. At the limit, the "
+            "API rejects submissions with 503 queue_full."
+        ),
+        dashboard="facial-service-tasks",
+    ),
+    Alert(
+        name="FacialServiceResultStoreNearlyFull",
+        expr=f"max {BY} ({series('result_store_used_ratio')}) > 0.8",
+        hold="5m",
+        severity="warning",
+        summary="The result store is close to its limit.",
+        description=(
+            f"Task records{LOCATION} use {PERCENT} of RESULT_MAX_BYTES. At the limit, the API rejects submissions with "
+            "503 queue_full until results expire."
+        ),
+        dashboard="facial-service-tasks",
+    ),
+    Alert(
         name="FacialServiceQueueBacklogGrowing",
-        expr=f"{SIZE} > 100\n  and\nderiv({SIZE}[15m]) > 0",
+        expr=f"{series(SIZE)} > 100\n  and\nderiv({series(SIZE)}[15m]) > 0",
         hold="15m",
         severity="warning",
         summary="Tasks arrive faster than workers process them.",
         description=f"Number of tasks waiting for a worker{LOCATION}: {NUMBER}, and increasing.",
-        dashboard="facial-service-tasks",
-    ),
-    Alert(
-        name="FacialServiceOldestTaskTooOld",
-        # A task that exceeds TASK_TIMEOUT_S on every attempt is dead-lettered after six minutes, before the alert.
-        expr=f"{OLDEST} > 300",
-        hold="5m",
-        severity="critical",
-        summary="The oldest unfinished task is too old.",
-        description=f"The oldest unfinished task{LOCATION} was submitted {DURATION} ago.",
         dashboard="facial-service-tasks",
     ),
 )
@@ -113,7 +178,7 @@ TASK_ALERTS = (
         name="FacialServiceNoTaskWorkers",
         # Tasks of a worker that disappeared count as active until another worker receives them.
         expr=dedent(f"""\
-            sum {BY} ({SIZE} + max {BY_TYPE} ({series("active_tasks_count")})) > 0
+            sum {BY} ({series(SIZE)} + max {BY_TYPE} ({series("active_tasks_count")})) > 0
               unless
             group {BY} ({WORKERS})"""),
         hold="5m",
@@ -160,6 +225,22 @@ TASK_ALERTS = (
         dashboard="facial-service-tasks",
     ),
     Alert(
+        name="FacialServiceTaskRepairs",
+        # One lost task is enough. Other repairs are normal in small numbers, after the NATS server was killed.
+        expr=dedent(f"""\
+            sum {by("reason")} (increase({series("task_repairs_total", 'reason="task_lost"')}[1h])) > 0
+              or
+            sum {by("reason")} (increase({series("task_repairs_total", 'reason!="task_lost"')}[1h])) >= 20"""),
+        hold="1m",
+        severity="warning",
+        summary="The reconciler repairs records and messages of tasks.",
+        description=(
+            f"In the last hour, the reconciler{LOCATION} made about {COUNT} repairs with the reason "
+            "{{ $labels.reason }}. The records, the stream and the consumers differ more often than a restart explains."
+        ),
+        dashboard="facial-service-tasks",
+    ),
+    Alert(
         name="FacialServiceDeadTasks",
         # One is enough: invalid input does not cause dead letters; only TASK_MAX_DELIVERIES failed attempts do.
         expr=f"max {BY} ({series('task_dead_kept')}) > 0",
@@ -171,7 +252,11 @@ TASK_ALERTS = (
     ),
 )
 
-GROUPS = (
-    Group(name="facial-service-tasks.rules", rules=RECORDINGS),
-    Group(name="facial-service-tasks", rules=QUEUE_ALERTS + TASK_ALERTS),
-)
+
+def groups(texts: Texts) -> tuple[Group, ...]:
+    """Return the groups for objectives."""
+    alerts = (*QUEUE_ALERTS, _oldest_task_alert(texts.task_deadline_s), *TASK_ALERTS)
+    return (
+        Group(name="facial-service-tasks.rules", rules=RECORDINGS),
+        Group(name="facial-service-tasks", rules=alerts),
+    )

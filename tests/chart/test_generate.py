@@ -18,7 +18,7 @@ from tests.chart.helm import CHART, ROOT
 if TYPE_CHECKING:
     from pathlib import Path
 
-SOURCES = ("charts", "prometheus/rules", "grafana/dashboards")
+SOURCES = ("charts",)
 HEAD = "# A file.\n\n## Section\n\n"
 
 
@@ -55,8 +55,6 @@ def test_help_shows_an_example() -> None:
     [
         "values.schema.json",
         "README.md",
-        f"files/rules/{min(file.name for file in (ROOT / 'prometheus/rules').glob('*.yaml'))}",
-        f"files/dashboards/{min(file.name for file in (ROOT / 'grafana/dashboards').glob('*.json'))}",
     ],
 )
 @pytest.mark.parametrize("is_gone", [True, False])
@@ -75,16 +73,6 @@ def test_check_finds_what_differs_and_writing_mends_it(tree: Path, path: str, *,
     generate.main([], tree)
     assert file.read_bytes() == good
     generate.main(["--check"], tree)
-
-
-def test_copies_of_what_is_gone_go(tree: Path) -> None:
-    source = min((tree / "grafana/dashboards").glob("*.json"))
-    source.unlink()
-    with pytest.raises(SystemExit, match=source.name):
-        generate.main(["--check"], tree)
-    generate.main([], tree)
-    assert not (tree / generate.CHART / "files/dashboards" / source.name).exists()
-    assert (tree / generate.CHART / "files/nats_access.py").exists()
 
 
 @pytest.mark.parametrize(
@@ -123,12 +111,6 @@ def test_what_does_not_fit_is_said(tree: Path, file: str, old: str, new: str, me
     for arguments in ([], ["--check"]):
         with pytest.raises(SystemExit, match=message):
             generate.main(arguments, tree)
-
-
-def test_no_rules_is_an_error(tree: Path) -> None:
-    shutil.rmtree(tree / "prometheus/rules")
-    with pytest.raises(SystemExit, match=r"prometheus/rules: no files match \*.yaml"):
-        generate.main([], tree)
 
 
 @pytest.mark.parametrize(

@@ -1,16 +1,22 @@
-"""Monitors, rules and dashboards: the repository's files, unchanged or with overrides by name."""
+"""Monitors, rules and dashboards: those of the generators for the release and its objectives, with overrides."""
 
 from __future__ import annotations
 
 import copy
 import json
+import re
 from collections import Counter
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from tests.chart.helm import CHART, NAMESPACE, ROOT, HelmError, Values, read_objects, template
+from grafana.builder.__main__ import dashboard_files
+from prometheus.source.generate import rule_files
+from prometheus.source.model import Scope
+from prometheus.source.objectives import Objectives, ObjectivesError, Texts
+from prometheus.source.render import Links
+from tests.chart.helm import NAMESPACE, RELEASE, ROOT, HelmError, Values, read_objects, template
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -26,9 +32,13 @@ OFF = "facial-service-kubernetes"
 Group = dict[str, Any]
 
 
+OWN = Scope(namespace=NAMESPACE, release=RELEASE, fullname=f"{RELEASE}-facial-service")
+
+
 @lru_cache
 def read_rules(file: Path) -> dict[str, Any]:
-    (rules,) = read_objects(file.read_text(encoding="utf-8"))
+    """Return the rules of a file for the release."""
+    (rules,) = read_objects(rule_files(scope=OWN)[file.name])
     return rules
 
 
@@ -147,14 +157,100 @@ def test_labels_for_all_yield_to_those_of_an_alert() -> None:
 
 
 def test_links_lead_to_where_pages_and_dashboards_are() -> None:
-    bases = {"runbook_url": "https://git.example.com/faces/", "dashboard_url": "https://grafana.example.com"}
-    told = with_rules(runbookBaseUrl=bases["runbook_url"], dashboardBaseUrl=bases["dashboard_url"])
-    alerts = [rule for group in rendered_groups(told) for rule in group["rules"] if "alert" in rule]
-    plain = [rule for group in file_groups() if group["name"] != OFF for rule in group["rules"] if "alert" in rule]
-    assert alerts
-    for key, base in bases.items():
-        expected = [f"{base.rstrip('/')}{rule['annotations'][key]}" for rule in plain]
-        assert [rule["annotations"][key] for rule in alerts] == expected
+    bases = {"runbookBaseUrl": "https://git.example.com/faces/", "dashboardBaseUrl": "https://grafana.example.com"}
+    links = Links(runbooks="https://git.example.com/faces", dashboards="https://grafana.example.com")
+    expected = [group for text in rule_files(links, scope=OWN).values() for group in read_objects(text)[0]["groups"]]
+    found = by_name(rendered_groups(with_rules(kubernetes={"enabled": True}, **bases)))
+    assert found == by_name(expected)
+    assert all(rule["annotations"]["runbook_url"].startswith("https://") for rule in alerts(found.values()))
+
+
+def test_a_link_without_its_address_is_left_out() -> None:
+    annotations = [rule["annotations"] for rule in alerts(rendered_groups(with_rules()))]
+    assert not any({"runbook_url", "dashboard_url"} & each.keys() for each in annotations)
+
+
+OBJECTIVES: list[Values] = [
+    {},
+    {"availability": {"objective": 0.995}, "latency": {"objective": 0.95, "threshold": 0.5}},
+    {"countShedding": True, "windowDays": 28, "taskDeadlineSeconds": 900, "routes": "/api/v1/frontal/.+"},
+    {"availability": {"objective": 0.9999}, "latency": {"threshold": 2.5}, "windowDays": 7},
+]
+
+
+@pytest.mark.parametrize("slo", OBJECTIVES, ids=str)
+def test_objectives_change_rules_dashboards_and_service_alike(slo: Values) -> None:
+    """The chart computes the same texts as the generator."""
+    values = {
+        "slo": slo,
+        "prometheusRule": {"enabled": True, "kubernetes": {"enabled": True}},
+        "dashboards": {"enabled": True},
+    }
+    release = template(values=values)
+    texts = Texts.of(Objectives.from_values(values))
+    expected = [
+        group for text in rule_files(texts=texts, scope=OWN).values() for group in read_objects(text)[0]["groups"]
+    ]
+    assert by_name(rendered_groups(release)) == by_name(expected)
+    shown = {name: json.loads(text) for name, text in dashboard_files(texts).items()}
+    assert dashboards_of(release) == shown
+    (container,) = release.named("Deployment", "-api")["spec"]["template"]["spec"]["containers"]
+    environment = {entry["name"]: entry.get("value") for entry in container["env"]}
+    assert float(environment["SLO_LATENCY_THRESHOLD_S"] or 0) == float(texts.latency_seconds)
+
+
+def dashboards_of(release: Release) -> dict[str, Any]:
+    maps = [item for item in release.all("ConfigMap") if "grafana_dashboard" in item["metadata"]["labels"]]
+    return {name: json.loads(text) for item in maps for name, text in item["data"].items()}
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"slo": {"latency": {"threshold": 0.3}}}, "slo.latency.threshold: expected a boundary of"),
+        ({"slo": {"availability": {"objective": 0.9}}}, "slo.availability.objective: expected more than 0.9306"),
+        ({"slo": {"latency": {"objective": 0.6}}}, "slo.latency.objective: expected more than 0.9306"),
+        ({"settings": {"REQUEST_DURATION_BUCKETS": [0.5, 2]}}, "slo.latency.threshold: expected a boundary of"),
+        ({"slo": {"latency": {"limit": 1}}}, "additional properties 'limit' not allowed"),
+    ],
+)
+def test_an_impossible_objective_is_refused(values: Values, message: str) -> None:
+    with pytest.raises(HelmError, match=re.escape(message)):
+        template(values=values)
+    with pytest.raises(ObjectivesError, match=r"slo"):
+        Objectives.from_values(values)
+
+
+def test_custom_buckets_with_the_threshold_are_accepted() -> None:
+    values: Values = {"slo": {"latency": {"threshold": 2}}, "settings": {"REQUEST_DURATION_BUCKETS": "0.5,2"}}
+    assert template(values=values).objects
+    assert Objectives.from_values(values).latency_threshold_s == 2
+
+
+@pytest.mark.parametrize(("interval", "is_refused"), [("60s", False), ("2m", True), ("61s", True)])
+def test_scrape_interval_leaves_two_samples_in_each_window(interval: str, *, is_refused: bool) -> None:
+    values = {"metrics": {"interval": interval}, "prometheusRule": {"enabled": True}}
+    if not is_refused:
+        template(values=values)
+        return
+    with pytest.raises(HelmError, match=r"metrics.interval: expected at most 1m"):
+        template(values=values)
+
+
+def test_rules_select_a_cluster_if_targets_have_the_label() -> None:
+    groups = by_name(rendered_groups(with_rules(cluster="eu-1", kubernetes={"enabled": True})))
+    scope = Scope(namespace=OWN.namespace, release=OWN.release, fullname=OWN.fullname, cluster=', cluster="eu-1"')
+    expected = [group for text in rule_files(scope=scope).values() for group in read_objects(text)[0]["groups"]]
+    assert groups == by_name(expected)
+
+
+def test_two_releases_in_one_namespace_have_rules_of_their_own() -> None:
+    """Each series that a rule reads is of its own release, or of Kubernetes objects with its own names."""
+    values = {"prometheusRule": {"enabled": True, "kubernetes": {"enabled": True}}}
+    releases = {name: rendered_groups(template(values=values, release=name)) for name in ("a", "b")}
+    for name, groups in releases.items():
+        for rule in (rule for group in groups for rule in group["rules"]):
+            assert rule["expr"].count('job="facial-service"') == rule["expr"].count(f'release="{name}"')
 
 
 def test_groups_of_ones_own_come_along() -> None:
@@ -198,8 +294,8 @@ def test_dashboards_are_the_files_byte_by_byte() -> None:
         assert len(item["data"]) == 1
         assert not carried.keys() & item["data"].keys()
         carried |= item["data"]
-    assert {name: text.encode() for name, text in carried.items()} == {
-        file.name: file.read_bytes() for file in DASHBOARDS
+    assert {name: json.loads(text) for name, text in carried.items()} == {
+        file.name: json.loads(file.read_bytes()) for file in DASHBOARDS
     }
     for name, text in carried.items():
         assert name.startswith("facial-service")
@@ -237,6 +333,7 @@ def test_targets_are_called_what_rules_look_for(kind: str) -> None:
     assert (endpoint["port"], endpoint["path"], endpoint["honorLabels"]) == ("metrics", "/metrics", False)
     relabelings = endpoint["relabelings"]
     assert {"targetLabel": "job", "replacement": "facial-service"} in relabelings
+    assert {"targetLabel": "release", "replacement": RELEASE} in relabelings
     role = next(item for item in relabelings if item["targetLabel"] == "role")
     assert role["sourceLabels"] == ["__meta_kubernetes_pod_label_app_kubernetes_io_component"]
     assert relabelings[-1] == {"targetLabel": "own", "replacement": "x"}
@@ -282,10 +379,3 @@ def test_annotations_for_prometheus_stand_in_where_no_monitor_is(monitor: str | 
     for service in annotated:
         annotations = service["metadata"]["annotations"]
         assert annotations["prometheus.io/port"] == str(service["spec"]["ports"][0]["port"]) == "9000"
-
-
-def test_chart_carries_its_copies() -> None:
-    """A package contains only the chart's folder."""
-    for folder, files in (("rules", RULE_FILES), ("dashboards", DASHBOARDS)):
-        copies = {file.name: file.read_bytes() for file in (CHART / "files" / folder).iterdir()}
-        assert copies == {file.name: file.read_bytes() for file in files}

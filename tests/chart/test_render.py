@@ -110,6 +110,10 @@ SPECIAL: dict[str, Any] = {
     "prometheusRule.runbookBaseUrl": "https://git.example.com/a",
     "prometheusRule.dashboardBaseUrl": "https://grafana.example.com",
     "extraObjects": ["kind: A\n"],
+    "slo.availability.objective": 0.997,
+    "slo.latency.objective": 0.97,
+    "slo.latency.threshold": 0.5,
+    "slo.taskDeadlineSeconds": 600,
     "podSecurityContext": {"runAsUser": 7},
     "securityContext": {"privileged": True},
 }

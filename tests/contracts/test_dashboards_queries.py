@@ -15,6 +15,7 @@ from app.main import create_app
 from app.observability.metrics import METRICS
 from app.settings import Settings
 from app.web.problems import PROBLEMS, TASK_ERRORS
+from prometheus.source.model import LABELS
 from tests.dashboards import ROOT, RULES, Target, alerts, fill, load, needs, panels, targets
 from tests.promql import COUNTER_FUNCTIONS, GAUGE_FUNCTIONS, TARGET_LABELS, Expression, Metric
 
@@ -26,14 +27,16 @@ if TYPE_CHECKING:
 # Unique values, so that the use of a variable in a query is visible.
 RATE_WINDOW_S = 73.0
 VALUES = {
+    "cluster": "a-cluster",
     "namespace": "a-namespace",
+    "release": "a-release",
     "job": "a-job",
     "pod": "a-pod",
     "instance": "an-instance",
     "__rate_interval": f"{RATE_WINDOW_S:.0f}s",
     "__interval": "7s",
 }
-SELECTED = {name: VALUES[name] for name in ("namespace", "job", "pod", "instance")}
+SELECTED = {name: VALUES[name] for name in (*LABELS, "pod", "instance")}
 OF_SCRAPES = ("up", "scrape_duration_seconds", "scrape_samples_scraped")
 EXPORTERS = {"kube_": "kube-state-metrics", "container_": "cAdvisor", "kubelet_": "the kubelet"}
 SEVERITY_COLOURS = {"critical": {"red", "dark-red"}, "warning": {"orange", "yellow"}, "info": {"blue"}}
@@ -63,13 +66,13 @@ def of_kubernetes() -> Iterator[tuple[str, Metric]]:
     text = (ROOT / "tests" / "kubernetes.prom").read_text(encoding="utf-8")
     for family in text_string_to_metric_families(text):
         for sample in family.samples:
-            yield sample.name, Metric(family.type, frozenset(sample.labels) | {"job", "instance"})
+            yield sample.name, Metric(family.type, frozenset(sample.labels) | {"cluster", "job", "instance"})
 
 
 @cache
 def metrics() -> dict[str, Metric]:
     """Return all metrics that a query may name: of the service, of scrapes, of Kubernetes, and recorded by rules."""
-    alert = frozenset({"alertname", "alertstate", "severity", "namespace"})
+    alert = frozenset({"alertname", "alertstate", "severity", *LABELS})
     known = {name: Metric("gauge", TARGET_LABELS) for name in OF_SCRAPES} | {"ALERTS": Metric("gauge", alert)}
     known |= dict(of_service()) | dict(of_kubernetes())
     for rule in rules():
@@ -114,11 +117,11 @@ def test_query_selects_by_the_variables(target: Target) -> None:
 
 def selected_by(use: Use) -> set[str]:
     if use.name == "ALERTS":
-        return {"namespace"}
+        return {"cluster", "namespace", "release"}
     if use.name.startswith(tuple(EXPORTERS)):
-        return {"namespace", "pod"} & metrics()[use.name].labels
+        return {"cluster", "namespace", "pod"} & metrics()[use.name].labels
     if ":" in use.name:
-        return {"namespace", "job"}
+        return set(LABELS)
     return set(SELECTED)
 
 

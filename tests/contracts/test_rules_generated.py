@@ -11,13 +11,13 @@ from typing import Any
 
 import pytest
 import yaml
-from prometheus_client.utils import floatToGoString
 
 from app.settings import Settings
 from prometheus.source.generate import FILES, rule_files
-from prometheus.source.model import Alert
+from prometheus.source.model import Alert, Scope
+from prometheus.source.objectives import DEFAULT, Objectives, ObjectivesError, Texts
 from prometheus.source.render import Links, SpeedUp, format_duration, parse_duration_ms
-from prometheus.source.slo import BURN_RATES, LATENCY_S, MIN_BAD_REQUESTS, OBJECTIVES, PERIOD_DAYS, WINDOWS
+from prometheus.source.slo import BURN_RATES, MIN_BAD_REQUESTS, WINDOWS, objectives
 
 ROOT = Path(__file__).parents[2]
 RULES = ROOT / "prometheus" / "rules"
@@ -64,7 +64,7 @@ def test_yaml_says_what_the_tables_say() -> None:
 
 def test_check_finds_what_was_changed_by_hand(tmp_path: Path) -> None:
     folder = tmp_path / "copy"
-    for source in ("prometheus/source", "prometheus/rules", "docs/runbooks"):
+    for source in ("prometheus/source", "prometheus/rules", "docs/runbooks", "charts/facial-service/files/rules"):
         (folder / source).mkdir(parents=True)
         for path in (ROOT / source).iterdir():
             if path.is_file():
@@ -79,29 +79,71 @@ def test_check_finds_what_was_changed_by_hand(tmp_path: Path) -> None:
     assert "left-behind.yaml" in done.stderr
 
 
-def test_burn_rates_are_those_of_the_workbook() -> None:
+@pytest.mark.parametrize("days", [30, 28, 7])
+def test_burn_rates_are_those_of_the_workbook(days: int) -> None:
     """A factor is the share of the budget that the long window may use, times the number of windows in the period."""
     shares = {"1h": "0.02", "6h": "0.05", "1d": "0.10", "3d": "0.10"}
-    period_ms = PERIOD_DAYS * parse_duration_ms("1d")
+    period_ms = days * parse_duration_ms("1d")
+    texts = Texts.of(Objectives(window_days=days))
     for burn in BURN_RATES:
         long_ms, short_ms = parse_duration_ms(burn.long), parse_duration_ms(burn.short)
-        assert burn.factor == Decimal(shares[burn.long]) * period_ms / long_ms
+        assert Decimal(burn.factor(texts)) == round(Decimal(shares[burn.long]) * period_ms / long_ms, 4)
         assert long_ms == 12 * short_ms
         assert parse_duration_ms(burn.hold) <= short_ms
         assert {burn.long, burn.short} <= set(WINDOWS)
     assert [burn.severity for burn in BURN_RATES] == ["critical", "critical", "warning", "warning"]
 
 
-@pytest.mark.parametrize("slo", OBJECTIVES, ids=lambda slo: slo.name)
+@pytest.mark.parametrize("slo", objectives(DEFAULT), ids=lambda slo: slo.name)
 def test_every_alert_on_an_objective_can_fire_and_none_on_one_request(slo: Any) -> None:
     for burn in BURN_RATES:
-        assert 0 < burn.factor * slo.budget < 1, "no share of requests is above one"
+        assert 0 < Decimal(burn.factor(DEFAULT)) * Decimal(slo.budget) < 1, "no share of requests is above one"
     assert MIN_BAD_REQUESTS > 1
 
 
-def test_latency_is_measured_at_a_bound_of_the_default_buckets() -> None:
-    bounds = Settings.model_fields["request_duration_buckets"].default
-    assert LATENCY_S in {floatToGoString(bound) for bound in bounds}
+@pytest.mark.parametrize(
+    ("slo", "message"),
+    [
+        ({"availability": {"objective": 0.9}}, "slo.availability.objective: expected less than 1 and more than 0.9306"),
+        ({"availability": {"objective": 1}}, "slo.availability.objective: expected less than 1"),
+        ({"latency": {"threshold": 0.3}}, "slo.latency.threshold: expected a boundary of REQUEST_DURATION_BUCKETS"),
+        ({"windowDays": 0}, "slo.windowDays: expected 1 to 90, got 0"),
+        ({"latency": {"limit": 1}}, "got limit"),
+        ({"route": "/api"}, "got route"),
+    ],
+)
+def test_an_impossible_objective_is_refused_in_a_sentence(slo: Any, message: str, tmp_path: Path) -> None:
+    with pytest.raises(ObjectivesError, match=re.escape(message)):
+        Objectives.from_values({"slo": slo})
+    values = tmp_path / "values.yaml"
+    values.write_text(yaml.safe_dump({"slo": slo}), encoding="utf-8")
+    for module in ("prometheus.source.generate", "grafana.builder"):
+        command = [sys.executable, "-m", module, "--output", str(tmp_path / "out"), "--values", str(values)]
+        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+        assert done.returncode == 1
+        assert message in done.stderr
+        assert not (tmp_path / "out").exists()
+
+
+def test_objectives_and_a_release_change_the_rules(tmp_path: Path) -> None:
+    values = tmp_path / "values.yaml"
+    slo = {"availability": {"objective": 0.995}, "latency": {"threshold": 0.5}, "taskDeadlineSeconds": 900}
+    values.write_text(yaml.safe_dump({"slo": slo, "api": {"replicas": 3}}), encoding="utf-8")
+    done = generate("--output", str(tmp_path), "--values", str(values), "--release", "faces/a/a-facial-service")
+    assert (done.returncode, done.stderr) == (0, "")
+    texts = Texts.of(Objectives.from_values({"slo": slo}))
+    scope = Scope(namespace="faces", release="a", fullname="a-facial-service")
+    for name, text in rule_files(texts=texts, scope=scope).items():
+        written = (tmp_path / name).read_text(encoding="utf-8")
+        assert written == text
+        assert "@" not in written
+    assert "14.4 * 0.005" in rule_files(texts=texts)["facial-service-slo.yaml"]
+    assert 'le="0.5"' in rule_files(texts=texts)["facial-service-slo.yaml"]
+
+
+def test_service_and_rules_have_the_same_default_threshold() -> None:
+    assert Settings.model_fields["slo_latency_threshold_s"].default == float(Objectives().latency_threshold_s)
+    Objectives().check(Settings.model_fields["request_duration_buckets"].default)
 
 
 def test_durations_are_read_and_written_as_prometheus_does() -> None:
@@ -148,7 +190,7 @@ def test_addresses_are_put_before_the_paths(tmp_path: Path) -> None:
 
 
 def test_the_committed_rules_are_never_written_in_another_form() -> None:
-    for arguments in (["--speed-up", "60"], ["--dashboards", "https://grafana.example.org"]):
+    for arguments in (["--speed-up", "60"], ["--dashboards", "https://grafana.example.org"], ["--values", "a.yaml"]):
         done = generate(*arguments)
         assert done.returncode == 2
         assert "--output" in done.stderr

@@ -95,7 +95,7 @@ def read_by(rule: dict[str, Any]) -> set[str]:
 
 
 def test_expectations_are_whole() -> None:
-    annotations = {"summary", "description", "runbook_url", "dashboard_url"}
+    annotations = {"summary", "description"}
     for cases in CASES.values():
         for test, case in cases:
             for expected in case.get("exp_alerts") or ():

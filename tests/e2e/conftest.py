@@ -32,6 +32,7 @@ SMALL = {
     "worker": {"processes": 1, "resources": RESOURCES},
     "nats": {"resources": RESOURCES},
 }
+RUNBOOKS = "https://code.example.org/main"
 SOON = {name: {"for": "10s"} for name in ("FacialServiceDown", "FacialServiceNoTaskWorkers")}
 POD_SECURITY = "pod-security.kubernetes.io/enforce"
 
@@ -171,7 +172,7 @@ def watched(make_lasting_release: Callable[..., Release]) -> Release:
     if not has_prometheus():
         leave_out("no Prometheus of the Operator runs in the namespace monitoring")
     release = make_lasting_release()
-    rules = {"enabled": True, "labels": PROMETHEUS_LABELS, "overrides": SOON}
+    rules = {"enabled": True, "labels": PROMETHEUS_LABELS, "overrides": SOON, "runbookBaseUrl": RUNBOOKS}
     release.deploy(
         {"metrics": monitoring("serviceMonitor"), "prometheusRule": rules, "dashboards": {"enabled": True}, **SMALL}
     )

@@ -48,6 +48,7 @@ def require_targets(release: Release, kind: str) -> None:
     pods = {(role, pod["metadata"]["name"]) for role in ("api", "worker") for pod in release.ready(role)}
     assert told == pods
     assert {target["labels"]["job"] for target in found} == {"facial-service"}
+    assert {target["labels"]["release"] for target in found} == {release.name}
     assert all(target["lastError"] == "" for target in found)
 
 

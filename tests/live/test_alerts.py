@@ -16,6 +16,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from prometheus.source.model import Scope
+from prometheus.source.slo import REQUESTS_RATE
 from tests.alerting import LINKS, Monitoring, Notice, Webhook, alert_rules, monitoring, require
 from tests.live.alerts.lanes import PATIENT, Lanes, patient_job
 from tests.live.alerts.rehearsal import Rehearsal, Row
@@ -37,7 +39,8 @@ FAULTS = {
     "callers send damaged images": ("FacialServiceErrorSurge", "FacialServiceDecodeFailures"),
     "API processes are killed one after the other": ("FacialServiceWorkerExits",),
     "files of processes that are gone stay": ("FacialServiceMetricFilesGrowing",),
-    "the exporter hangs": ("FacialServiceScrapeSlow",),
+    "a metric file is damaged": ("FacialServiceMetricsLost",),
+    "the exporter hangs again and again": ("FacialServiceScrapeSlow",),
     "the API is stopped": ("FacialServiceDown", "FacialServiceInstanceDown"),
     "Prometheus no longer finds the API": ("FacialServiceAbsent",),
     "more large photos come than there are places": (
@@ -52,15 +55,25 @@ FAULTS = {
     ),
     "the workers' user is unknown to the queue": ("FacialServiceQueueUnreachableFromInstance",),
     "callers submit images that do not decode": ("FacialServiceTaskFailureRatioHigh",),
-    "results are larger than there is room for": ("FacialServiceQueueStorageNearlyFull",),
+    "results are larger than there is room for": (
+        "FacialServiceQueueStorageNearlyFull",
+        "FacialServiceResultStoreNearlyFull",
+    ),
     "tasks kill their worker": ("FacialServiceRedeliveries", "FacialServiceDeadTasks"),
     "the workers are stopped": ("FacialServiceNoTaskWorkers",),
     "tasks go on to come in": ("FacialServiceQueueBacklogGrowing",),
-    "tasks with large photos go on to come in": ("FacialServiceQueueFull",),
+    "tasks with large photos go on to come in": ("FacialServiceQueueFull", "FacialServiceQueueNearlyFull"),
 }
 CAUSED = [rule for rules in FAULTS.values() for rule in rules]
 
 NOT_HERE = {
+    "FacialServiceUnavailable": "a Deployment, from kube-state-metrics",
+    "FacialServiceNotReady": "all instances of a release that stay unready without being replaced",
+    "FacialServiceAllRequestsFail": "a defect that affects every request",
+    "FacialServiceQueueNotWritable": "a full disk; see tests/live/test_storage.py",
+    "FacialServiceTaskRepairs": "a damaged queue; see tests/tasks/test_reconciler.py",
+    "FacialServiceChildExits": "a child process that exits again and again",
+    "FacialServiceFileDescriptorsExhausted": "a limit on open files; see tests/live/test_file_descriptors.py",
     "FacialServiceMemoryNearLimit": "a container and its limit, from cAdvisor and kube-state-metrics",
     "FacialServiceOomKilled": "a container, from cAdvisor or kube-state-metrics",
     "FacialServiceCpuThrottled": "a container's CPU limit, from cAdvisor",
@@ -70,6 +83,8 @@ NOT_HERE = {
     "FacialServiceVolumeFilling": "a volume of the cluster, from the kubelet",
 }
 
+# Rules of the chart select their release, and only they report that it has no targets.
+BUSY = Scope(namespace="busy", release="busy", fullname="busy")
 TASKS = {"type": "facial_processing"}
 # In addition to the name, severity, job, namespace and, for alerts on one instance, the instance.
 MORE_LABELS = {
@@ -136,7 +151,7 @@ def report(
         for release in fleet.releases:
             stack.enter_context(release.traffic())
         jobs = [patient_job(alone.address)]
-        watching = stack.enter_context(monitoring(folder, webhook, targets_of(fleet), jobs))
+        watching = stack.enter_context(monitoring(folder, webhook, targets_of(fleet), jobs, absent=[BUSY]))
         wait_until(lambda: have_been_quiet(watching), limit_s=300, what="normal traffic for a while")
         report.quiet = webhook.notices()
         runs = [threads.submit(lane) for lane in lanes.side_by_side(fleet, watching)]
@@ -156,15 +171,16 @@ def targets_of(fleet: Fleet) -> list[dict[str, Any]]:
     """Return the scraped addresses, with labels as in Kubernetes or without it."""
     targets: list[dict[str, Any]] = [{"targets": [fleet.alone.address]}]
     for release in (fleet.calm, fleet.apart, fleet.busy):
+        labels = {"namespace": release.place, "release": release.place}
         for role, instance in (("api", release.api), ("worker", release.workers)):
             if instance is not None:
-                targets.append({"targets": [instance.address], "labels": {"namespace": release.place, "role": role}})
+                targets.append({"targets": [instance.address], "labels": {**labels, "role": role}})
     return targets
 
 
 def have_been_quiet(monitoring: Monitoring) -> bool:
     """Return whether the rules have seen traffic of every release in a number of evaluations."""
-    rates = f'namespace_job:api_requests:rate5m{{namespace!="{PATIENT}"}}'
+    rates = f'{REQUESTS_RATE}{{namespace!="{PATIENT}"}}'
     return len(monitoring.ask(f"count_over_time({rates}[10m]) >= {QUIET_EVALUATIONS}")) == 4
 
 
@@ -173,6 +189,7 @@ def instances_of(fleet: Fleet) -> dict[str, dict[str, str]]:
     assert fleet.apart.workers is not None
     return {
         "FacialServiceMetricFilesGrowing": {"instance": fleet.alone.address},
+        "FacialServiceMetricsLost": {"instance": fleet.alone.address},
         "FacialServiceScrapeSlow": {"instance": fleet.alone.address},
         "FacialServiceInstanceDown": {"instance": fleet.busy.address, "role": "api"},
         "FacialServiceQueueUnreachableFromInstance": {"instance": fleet.apart.workers.address, "role": "worker"},
@@ -208,6 +225,8 @@ def test_alert_fires_and_resolves(report: Report, rule: str) -> None:
     assert row.seconds_to_resolve is not None, "it did not resolve"
     assert row.seconds_to_resolve > 0, "it resolved before there was a reason to"
     place = {"namespace": row.place} if row.place else {}
+    if row.place and row.place != PATIENT:
+        place["release"] = row.place
     more = MORE_LABELS.get(rule, {}) | report.instances.get(rule, {}) | place
     assert row.fired.labels == {
         "alertname": alert.name,
@@ -230,6 +249,7 @@ def require_annotations(row: Row) -> None:
     assert annotations["runbook_url"] == f"{LINKS.runbooks}/docs/runbooks/{alert.name}.md"
     assert (ROOT / "docs" / "runbooks" / f"{alert.name}.md").is_file()
     query = f"?var-namespace={row.place}" if row.place else ""
+    query += f"&var-release={row.place}" if "release" in row.fired.labels else ""
     assert annotations["dashboard_url"] == f"{LINKS.dashboards}/d/{alert.dashboard}{query}"
     assert (ROOT / "grafana" / "dashboards" / f"{alert.dashboard}.json").is_file()
 

@@ -5,13 +5,18 @@ from __future__ import annotations
 import os
 import signal
 import time
+from typing import TYPE_CHECKING
 
 import pytest
 from prometheus_client.core import GaugeMetricFamily
 
+from app.observability import resources
 from app.observability.health import WorkerState
 from app.observability.resources import BuildCollector, ResourceCollector
 from app.supervisor.scoreboard import Scoreboard
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 
 @pytest.fixture
@@ -53,3 +58,44 @@ def test_resources_of_managed_processes_and_task_workers(scoreboard: Scoreboard)
     finally:
         os.kill(child, signal.SIGKILL)
         os.waitpid(child, 0)
+
+
+def test_readiness_is_that_of_the_probe(scoreboard: Scoreboard) -> None:
+    def read() -> float:
+        return next(
+            family.samples[0].value
+            for family in ResourceCollector(scoreboard).collect()
+            if family.name == "service_ready"
+        )
+
+    assert read() == scoreboard.health().is_ready == 1
+    scoreboard.drain()
+    assert read() == scoreboard.health().is_ready == 0
+
+
+def test_start_time_tells_a_replaced_process_apart(scoreboard: Scoreboard) -> None:
+    families = {family.name: family for family in ResourceCollector(scoreboard).collect()}
+    (start,) = families["process_start_time_seconds"].samples
+    assert start.labels == {"process": "master"}
+    assert 0 < time.time() - start.value < 86_400 * 7
+
+
+@pytest.mark.parametrize(
+    ("contents", "expected"),
+    [
+        (("1048576\n", None), 1_048_576),
+        (("max\n", None), None),
+        ((None, "2097152\n"), 2_097_152),
+        ((None, "9223372036854771712\n"), None),
+        ((None, None), None),
+    ],
+)
+def test_memory_limit_of_both_cgroup_versions(
+    contents: tuple[str | None, str | None], expected: int | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    files = (tmp_path / "v2", tmp_path / "v1")
+    for file, content in zip(files, contents, strict=True):
+        if content is not None:
+            file.write_text(content, encoding="ascii")
+    monkeypatch.setattr(resources, "MEMORY_LIMIT_FILES", files)
+    assert resources.read_memory_limit() == expected

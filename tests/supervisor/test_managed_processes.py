@@ -56,8 +56,12 @@ def make() -> Iterator[Make]:
         process.stop(lambda: True)
 
 
-def test_it_is_restarted_and_its_exit_is_logged_once(make: Make, caplog: pytest.LogCaptureFixture) -> None:
+def test_it_is_restarted_and_its_exit_is_logged_and_counted_once(
+    make: Make, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
     process = make(signal.pause, hint="/var/log/helper")
+    exits: list[str] = []
+    monkeypatch.setattr(managed_processes, "record_child_exit", exits.append)
     process.keep_running(close_nothing)
     first = process.pid
     process.keep_running(close_nothing)
@@ -66,6 +70,7 @@ def test_it_is_restarted_and_its_exit_is_logged_once(make: Make, caplog: pytest.
     wait_for(lambda: not process.is_alive())
     wait_for(lambda: process.keep_running(close_nothing) or process.pid)
     assert process.pid != first
+    assert exits == ["helper"]
     assert [record.message for record in caplog.records] == [
         f"helper exited unexpectedly (pid {first}): killed by SIGKILL (possibly out of memory); see /var/log/helper"
     ]

@@ -108,7 +108,8 @@ def test_the_values_are_correct(
     make_settings: Callable[..., Settings],
     make_collector: Callable[[Settings], QueueCollector],
 ) -> None:
-    collector = make_collector(make_settings(nats_monitor_url=f"{nats_server.monitor_url}/"))
+    settings = make_settings(nats_monitor_url=f"{nats_server.monitor_url}/", task_queue_max_messages=10)
+    collector = make_collector(settings)
 
     async def main() -> None:
         async with desk() as opened:
@@ -119,7 +120,9 @@ def test_the_values_are_correct(
                 ("active_tasks_count", TASK_TYPE): 0,
                 ("task_oldest_age_seconds", TASK_TYPE): 0,
                 ("task_dead_kept",): 0,
+                ("task_queue_used_ratio",): 0,
             }
+            assert empty["result_store_used_ratio",] == 0
             assert empty["queue_storage_bytes",] == 0
             assert empty["queue_writable",] == 1
             assert empty["queue_storage_limit_bytes",] > 0
@@ -138,6 +141,8 @@ def test_the_values_are_correct(
             found = await asyncio.to_thread(read, collector)
             assert found["task_queue_size", TASK_TYPE] == 3
             assert found["active_tasks_count", TASK_TYPE] == 2
+            assert found["task_queue_used_ratio",] == 0.5
+            assert 0 < found["result_store_used_ratio",] < 1
             assert found["task_dead_kept",] == 3
             assert found["queue_storage_bytes",] > 5 * len(messages[0].data)
             # The clock of the server is the same.

@@ -8,12 +8,13 @@ import json
 import logging
 import re
 import sys
+from collections import Counter
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from app.observability.rich_logging import LogOptions, configure_logging
-from app.web.middleware import MAX_LOGGED_PATH, RequestContext, ShutdownGuard
+from app.web.middleware import MAX_LOGGED_PATH, RequestContext, ShutdownGuard, record_unparsed_request
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterator
@@ -217,6 +218,40 @@ def test_sizes_of_bodies_are_recorded_with_and_without_content_length(
     assert counted["api_response_size_bytes_sum", *labels] == sum(sizes)
     assert counted["api_request_duration_seconds_count", *labels] == 2
     assert counted["landmarks_processed_total",] == 2 * 478
+
+
+def test_a_slow_upload_is_not_a_slow_service(scrape: Scrape, make_app: MakeApp, call: Call, sample: Sample) -> None:
+    """The caller's network takes far longer than the service, and only its own metric shows it."""
+
+    async def stream() -> Any:
+        yield sample.json()[:1000]
+        await asyncio.sleep(1)
+        yield sample.json()[1000:]
+
+    call(make_app(), content=stream(), headers={"content-type": "application/json"})
+    counted = scrape()
+    labels = "/api/v1/frontal/crop", "POST"
+    upload_s, duration_s = (counted[f"api_request_{part}_seconds_sum", *labels] for part in ("upload", "duration"))
+    assert upload_s >= 1
+    assert 0 < duration_s < upload_s
+
+
+def test_histograms_observe_every_counted_request(
+    scrape: Scrape, make_app: MakeApp, call: Call, sample: Sample
+) -> None:
+    app = make_app()
+    call(app, content=sample.json(), headers={"content-type": "application/json"})
+    call(app, "GET", "/version")
+    call(app, "GET", "/nowhere")
+    record_unparsed_request("127.0.0.1", 400)
+    counted = scrape()
+    requests: Counter[tuple[str, ...]] = Counter()
+    for key, value in counted.items():
+        if key[0] == "api_requests_total":
+            requests[key[1:3]] += int(value)
+    assert requests.total() == 4
+    for name in ("api_request_duration_seconds", "api_request_upload_seconds", "api_request_size_bytes"):
+        assert {key[1:]: value for key, value in counted.items() if key[0] == f"{name}_count"} == requests
 
 
 SCOPE = {"type": "http", "method": "POST", "path": "/", "headers": []}

@@ -7,6 +7,7 @@ PROMETHEUS_MULTIPROC_DIR: ""
 DATA_DIR: ""
 LOG_FILE: ""
 MODELS_DIR: ""
+SLO_LATENCY_THRESHOLD_S: slo.latency.threshold
 WORKERS: api.workers
 TASK_WORKERS: worker.processes
 GRACEFUL_TIMEOUT_S: api.gracefulTimeoutSeconds and worker.gracefulTimeoutSeconds
@@ -200,7 +201,7 @@ extraContainers: the name {{ .name }} is reserved for a container of the chart; 
 {{/* Fail with all contradictions in the values at once. */}}
 {{- define "facial-service.checks" -}}
 {{- $errors := list }}
-{{- range list "Settings" "Grace" "Queue" "Scaling" "Memory" "Metrics" "Pods" }}
+{{- range list "Settings" "Grace" "Queue" "Scaling" "Memory" "Metrics" "Objectives" "Pods" }}
 {{- with trim (include (printf "facial-service.check%s" .) $) }}{{ $errors = append $errors . }}{{ end }}
 {{- end }}
 {{- with $errors }}

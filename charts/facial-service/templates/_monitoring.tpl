@@ -57,6 +57,8 @@ relabelings:
   # Rules and dashboards select this job, independent of the release name.
   - targetLabel: job
     replacement: facial-service
+  - targetLabel: release
+    replacement: {{ .Release.Name }}
   # Not `component`, because some metrics have a label of that name.
   - sourceLabels: [__meta_kubernetes_pod_label_app_kubernetes_io_component]
     targetLabel: role

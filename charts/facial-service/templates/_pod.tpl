@@ -107,6 +107,7 @@ NATS_TLS_KEY_FILE: /etc/nats-access/tls.key
 {{- $values := get .root.Values .component -}}
 HOST: 0.0.0.0
 METRICS_PORT: "9000"
+SLO_LATENCY_THRESHOLD_S: {{ include "facial-service.text" .root.Values.slo.latency.threshold | quote }}
 GRACEFUL_TIMEOUT_S: {{ int $values.gracefulTimeoutSeconds | quote }}
 PROMETHEUS_MULTIPROC_DIR: /run/metrics
 ENABLE_TASKS: {{ .root.Values.worker.enabled | quote }}

@@ -3,9 +3,9 @@
 facial-service-kubernetes
 {{- end }}
 
-{{/* Groups of a rule file, as a YAML list: (dict "path" $path "content" $bytes). */}}
+{{/* Groups of a rule file for this release, as a YAML list: (dict "root" $ "path" $path "content" $bytes). */}}
 {{- define "facial-service.fileGroups" -}}
-{{- $parsed := fromYaml (toString .content) }}
+{{- $parsed := include "facial-service.fillTexts" (dict "root" .root "text" (toString .content)) | fromYaml }}
 {{- if not (kindIs "slice" (get $parsed "groups")) }}
 {{- fail (printf "%s: expected a rule file: %s" .path (get $parsed "Error" | default "it has no list of groups")) }}
 {{- end }}
@@ -16,7 +16,7 @@ facial-service-kubernetes
 {{- define "facial-service.alertNames" -}}
 {{- $names := list }}
 {{- range $path, $content := .Files.Glob "files/rules/*.yaml" }}
-{{- range include "facial-service.fileGroups" (dict "path" $path "content" $content) | fromYamlArray }}
+{{- range include "facial-service.fileGroups" (dict "root" $ "path" $path "content" $content) | fromYamlArray }}
 {{- range .rules }}
 {{- with get . "alert" }}{{ $names = append $names . }}{{ end }}
 {{- end }}
@@ -76,9 +76,13 @@ an override enables.
 {{- range $key, $value := .root.Values.prometheusRule.additionalLabels }}
 {{- if not (hasKey $labels $key) }}{{ $_ := set $labels $key (toString $value) }}{{ end }}
 {{- end }}
+{{- /* A path would not open, so a link without its base URL is left out. */}}
 {{- range $key, $base := dict "runbook_url" .root.Values.prometheusRule.runbookBaseUrl "dashboard_url" .root.Values.prometheusRule.dashboardBaseUrl }}
 {{- $link := get $annotations $key }}
-{{- if and $base (hasPrefix "/" $link) }}{{ $_ := set $annotations $key (printf "%s%s" (trimSuffix "/" $base) $link) }}{{ end }}
+{{- if hasPrefix "/" $link }}
+{{- if $base }}{{ $_ := set $annotations $key (printf "%s%s" (trimSuffix "/" $base) $link) }}
+{{- else }}{{ $_ := unset $annotations $key }}{{ end }}
+{{- end }}
 {{- end }}
 {{- range $key, $value := .override }}
 {{- if kindIs "invalid" $value }}

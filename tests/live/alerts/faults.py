@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any
@@ -29,6 +30,8 @@ LEFT_BEHIND = range(100, 140)
 LARGE_SIDE = 4800
 # Share of the store that results fill: more than the threshold of the alert, but not everything.
 STORE_SHARE = 0.88
+# The sum is no multiple of the interval of patient scrapes, so that they come at all phases.
+SUSPENDED_S, RUNNING_S = 8.5, 0.5
 
 
 @contextmanager
@@ -74,6 +77,22 @@ def halted(process: psutil.Process) -> Iterator[None]:
 
 
 @contextmanager
+def stuttering(process: psutil.Process) -> Iterator[None]:
+    """A process is suspended for most of the time, but never longer than the timeout of a patient scrape."""
+    end = threading.Event()
+
+    def stutter() -> None:
+        with halted(process):
+            end.wait(SUSPENDED_S)
+
+    with repeating(stutter, every_s=RUNNING_S):
+        try:
+            yield
+        finally:
+            end.set()
+
+
+@contextmanager
 def hanging_with_a_task(alone: Release, wait_until: Callable[..., Any]) -> Iterator[None]:
     """The only task process is suspended, and a task waits."""
     (process,) = alone.service.task_workers()
@@ -101,6 +120,17 @@ def workers_killed(release: Release) -> Iterator[None]:
 
     with repeating(kill_one, every_s=1):
         yield
+
+
+@contextmanager
+def damaged_metric_file(folder: Path) -> Iterator[None]:
+    """A metric file has invalid content."""
+    file = folder / f"counter_worker-{LEFT_BEHIND.stop}.db"
+    file.write_bytes(b"\xff" * 4096)
+    try:
+        yield
+    finally:
+        file.unlink()
 
 
 @contextmanager

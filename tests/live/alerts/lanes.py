@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 # Namespace of an additional scrape with a longer timeout: a scrape with a timeout of one second, like the others,
 # cannot take more than two.
 PATIENT = "patient"
-PATIENCE = "3s"
+PATIENCE = "10s"
 # The threshold of the alert is an age, not a window, so that it is not shortened.
 AGE_LIMIT_S = 450.0
 
@@ -71,9 +71,10 @@ class Lanes:
         with (
             under("API processes are killed one after the other", place, faults.workers_killed(alone)),
             under("files of processes that are gone stay", place, left),
+            under("a metric file is damaged", place, faults.damaged_metric_file(self._folder / "values")),
         ):
             pass
-        with under("the exporter hangs", PATIENT, faults.halted(faults.exporter_of(alone))):
+        with under("the exporter hangs again and again", PATIENT, faults.stuttering(faults.exporter_of(alone))):
             pass
         self._settle(PATIENT)
 

@@ -230,6 +230,7 @@ class Starter:
             "TASK_QUEUE_MAX_BYTES": QUEUE_BYTES,
             "TASK_DEAD_MAX_BYTES": DEAD_BYTES,
             "RESULT_TTL": RESULT_TTL_S,
+            "RESULT_MAX_BYTES": STORE_BYTES,
         }
         apart = self._separated(queue, users=names, **settings)
         fleet = Fleet(
