@@ -80,14 +80,14 @@ STATS: Final = stat_row(
         no_value="no targets",
     ),
     stat_panel(
-        "Availability, 30 days",
+        "Availability (30 d)",
         f"Ratio of API requests without a 5xx status. Objective: {AVAILABILITY.target:%}.",
         Scale("percentunit", (Threshold(float(AVAILABILITY.target), GREEN),), base=RED, decimals=3),
         Query(expr=f"1 - {_bad_ratio(AVAILABILITY, '30d')}"),
         no_value=NO_RECORDINGS,
     ),
     stat_panel(
-        "Error budget left, 30 days",
+        "Budget left (30 d)",
         f"Remaining budget of failed requests ({AVAILABILITY.budget:%}) and of requests longer than "
         f"{float(slo.LATENCY_S):g} s ({LATENCY.budget:%}). Below zero, the objective is missed.",
         BUDGET_LEFT,
@@ -96,7 +96,7 @@ STATS: Final = stat_row(
         no_value=NO_RECORDINGS,
     ),
     stat_panel(
-        "Burn rate, last hour",
+        "Burn rate (1 h)",
         "Consumption of the error budgets, relative to the sustainable rate. Normal: below 1.",
         Scale("suffix:×", BURN_RATE_THRESHOLDS, decimals=1),
         Query(expr=_burn_rate(AVAILABILITY, "1h"), legend="availability"),
@@ -110,7 +110,7 @@ STATS: Final = stat_row(
         Query(expr=rate(REQUESTS)),
     ),
     stat_panel(
-        "Request duration, 95th percentile",
+        "Duration (p95)",
         "95th percentile of the duration of processing requests (POST), including the time to receive the body. Task "
         "status requests are excluded. The alert evaluates each route separately.",
         Scale("s", (alert_threshold("FacialServiceLatencyHigh"),)),
@@ -286,6 +286,7 @@ VERSIONS: Final = collapsed_section(
                 "version": "Version",
                 "python": "Python",
             },
+            {"Namespace": 110, "Role": 90, "Version": 110, "Python": 100},
         ),
     ),
 )
