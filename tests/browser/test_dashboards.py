@@ -143,8 +143,9 @@ def send_requests(apis: list[str], sample: Sample, number: int, has_ended: Calla
     with httpx.Client(headers={"Content-Type": "application/json", "Connection": "close"}, timeout=60) as client:
 
         def submit(api: str, content: bytes) -> None:
-            response = client.post(f"{api}{CROP}/submit", content=content).raise_for_status()
-            client.get(f"{api}{response.headers['location']}", params={"wait": 5})
+            response = client.post(f"{api}{CROP}/submit", content=content)
+            if response.status_code == 202:  # a busy machine may be too slow for the queue
+                client.get(f"{api}{response.headers['location']}", params={"wait": 5})
 
         for content in bad:
             client.post(f"{apis[0]}{CROP}", content=content)
