@@ -108,6 +108,10 @@ monitoring: $(VENV)/.dev ## Write rules and dashboards for the objectives in VAL
 screenshots: $(VENV)/.dev ## Render the screenshots of the documentation from a running service
 	@$(BIN)/python docs/draw_monitor.py docs/monitor.svg
 
+.PHONY: pictures
+pictures: $(VENV)/.dev tools models ## Draw the dashboards of the documentation from a running service (10 minutes)
+	@DASHBOARD_PICTURES=docs BROWSER_REQUIRED=1 $(BIN)/pytest -q tests/browser/test_dashboards.py
+
 .PHONY: golden
 golden: $(VENV)/.dev ## Regenerate the golden overlays; inspect them before you commit
 	@$(BIN)/python tests/golden/regenerate.py

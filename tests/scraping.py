@@ -137,28 +137,37 @@ def serve(handler: type[BaseHTTPRequestHandler]) -> Iterator[str]:
         server.server_close()
 
 
-def write_rules(folder: Path) -> None:
-    """Write the project's rules, evaluated at the scrape interval, and an alert that always fires."""
+def write_rules(folder: Path, interval: str, *, has_test_alert: bool) -> None:
+    """Write the project's rules, evaluated at the scrape interval, and perhaps an alert that always fires."""
     groups = [
-        {**group, "interval": "1s"}
+        {**group, "interval": interval}
         for path in sorted((ROOT / "prometheus" / "rules").glob("*.yaml"))
         for group in yaml.safe_load(path.read_text(encoding="utf-8"))["groups"]
     ]
     expr = 'sum by (namespace, job) (up{job="facial-service"})'
     alert = {"alert": "FacialServiceOfThisTest", "expr": expr, "labels": {"severity": "warning"}}
-    groups.append({"name": "of-this-test", "interval": "1s", "rules": [alert]})
+    if has_test_alert:
+        groups.append({"name": "of-this-test", "interval": interval, "rules": [alert]})
     (folder / "rules.yaml").write_text(yaml.safe_dump({"groups": groups}), encoding="utf-8")
 
 
 @contextmanager
-def prometheus(folder: Path, jobs: list[dict[str, Any]], wait_until: Callable[..., Any]) -> Iterator[Server]:
-    """Run a Prometheus with the project's rules that scrapes each second."""
+def prometheus(
+    folder: Path,
+    jobs: list[dict[str, Any]],
+    wait_until: Callable[..., Any],
+    *,
+    interval_s: int = 1,
+    has_test_alert: bool = True,
+) -> Iterator[Server]:
+    """Run a Prometheus with the project's rules that scrapes at this interval."""
     if shutil.which("prometheus") is None:
         pytest.skip("prometheus is not on PATH; `make tools` sets it up")
     folder.mkdir()
-    write_rules(folder)
+    interval = f"{interval_s}s"
+    write_rules(folder, interval, has_test_alert=has_test_alert)
     configuration = {
-        "global": {"scrape_interval": "1s", "evaluation_interval": "1s"},
+        "global": {"scrape_interval": interval, "scrape_timeout": interval, "evaluation_interval": interval},
         "rule_files": ["rules.yaml"],
         "scrape_configs": jobs,
     }

@@ -1,14 +1,16 @@
 #!/usr/bin/env python3
-"""Install into `.tools` what tests need and pip does not provide: programs, and definitions of custom resources.
+"""Install into `.tools` what tests need and pip does not provide: programs, definitions, and a page for dashboards.
 
 A program is used from `.tools/bin` or `PATH` if its version suffices. Otherwise its Debian package is unpacked, which
 takes seconds, or Go builds the version that `tools/*/go.mod` pins, which takes minutes. Debian packages are not
-installed, so that no service starts. Definitions are copied from the Go modules that `tools/crds/go.mod` pins.
+installed, so that no service starts. Definitions of custom resources are copied from the Go modules that
+`tools/crds/go.mod` pins. npm installs what `tools/dashboards/package-lock.json` pins and builds the page from it.
 """
 
 import argparse
 import fcntl
 import gzip
+import hashlib
 import json
 import os
 import re
@@ -25,6 +27,7 @@ from typing import Any, NamedTuple
 FOLDER = Path(__file__).resolve().parent
 HOME = FOLDER.parent / ".tools"
 PROGRESS_INTERVAL_S = 10.0
+PAGE_NAME = "dashboards"
 PAGE = b"<!doctype html><title>Alertmanager</title><p>Built without its web page; the API is complete.</p>"
 
 Version = tuple[int, int, int]
@@ -379,11 +382,32 @@ def set_up_definitions(definitions: Definitions, home: Path) -> str:
     return f"{target.name.partition('@')[2]:<10}{target}"
 
 
+def set_up_page(source: Path, home: Path) -> str:
+    """Build the page that draws dashboards, unless its sources are unchanged, and return its folder.
+
+    Raises:
+        SetupError: npm is missing, or it failed.
+    """
+    files = sorted(path for path in source.iterdir() if path.is_file())
+    version = hashlib.sha256(b"".join(path.read_bytes() for path in files)).hexdigest()[:8]
+    target = home / PAGE_NAME / version
+    if not target.is_dir():
+        shutil.rmtree(target.parent, ignore_errors=True)
+        target.parent.mkdir(parents=True)
+        with tempfile.TemporaryDirectory(dir=target.parent) as folder:
+            for path in files:
+                shutil.copyfile(path, Path(folder, path.name))
+            run("npm", "ci", label="installing Grafana's components", cwd=Path(folder))
+            run("npm", "run", "build", label="building the page for dashboards", cwd=Path(folder))
+            Path(folder, "built").replace(target)
+    return f"{version:<10}{target}"
+
+
 def main(arguments: Sequence[str] | None = None, home: Path = HOME) -> int:
-    """Install the named programs, or all programs and definitions; return the exit status."""
+    """Install what is named, or everything; return the exit status."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    names = [tool.name for tool in TOOLS]
-    parser.add_argument("names", metavar="NAME", nargs="*", help=f"program to install: {', '.join(names)}")
+    names = [*(tool.name for tool in TOOLS), PAGE_NAME]
+    parser.add_argument("names", metavar="NAME", nargs="*", help=f"what to install: {', '.join(names)}")
     wanted: list[str] = parser.parse_args(arguments).names
     if unknown := set(wanted) - set(names):
         parser.error(f"NAME: expected {', '.join(names)}, got {', '.join(sorted(unknown))}")
@@ -395,10 +419,12 @@ def main(arguments: Sequence[str] | None = None, home: Path = HOME) -> int:
                 _report(tool.name, set_up_tool, tool, home)
         for definitions in () if wanted else DEFINITIONS:
             _report(definitions.name, set_up_definitions, definitions, home)
+        if not wanted or PAGE_NAME in wanted:
+            _report(PAGE_NAME, set_up_page, FOLDER / PAGE_NAME, home)
     return 0
 
 
-def _report(name: str, set_up: Callable[[Any, Path], str], item: Tool | Definitions, home: Path) -> None:
+def _report(name: str, set_up: Callable[[Any, Path], str], item: Tool | Definitions | Path, home: Path) -> None:
     try:
         print(f"{name:<20}{set_up(item, home)}", flush=True)
     except (SetupError, OSError) as error:

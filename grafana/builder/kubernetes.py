@@ -41,15 +41,27 @@ PODS: Final = section(
     panel_row(
         timeseries_panel(
             "CPU by pod",
-            "CPU usage of each pod, in cores, with its request and limit.",
+            "CPU usage of each pod, in cores. Dashed: requests (orange) and limits (red).",
             Scale("short"),
             Query(expr=USED_CPU, legend="{{pod}}"),
-            Query(expr=_pod_resource("requests", "cpu"), legend="{{pod}} request", colour=ORANGE, is_dashed=True),
-            Query(expr=_pod_resource("limits", "cpu"), legend="{{pod}} limit", colour=RED, is_dashed=True),
+            Query(
+                expr=_pod_resource("requests", "cpu"),
+                legend="{{pod}} request",
+                colour=ORANGE,
+                is_dashed=True,
+                is_in_legend=False,
+            ),
+            Query(
+                expr=_pod_resource("limits", "cpu"),
+                legend="{{pod}} limit",
+                colour=RED,
+                is_dashed=True,
+                is_in_legend=False,
+            ),
         ),
         timeseries_panel(
             "Memory by pod",
-            "Working set of each pod, with its request and limit. The in-memory metric files count.",
+            "Working set of each pod, with the in-memory metric files. Dashed: requests (orange) and limits (red).",
             Scale("bytes"),
             Query(expr=USED_MEMORY, legend="{{pod}}"),
             Query(
@@ -57,8 +69,15 @@ PODS: Final = section(
                 legend="{{pod}} request",
                 colour=ORANGE,
                 is_dashed=True,
+                is_in_legend=False,
             ),
-            Query(expr=_pod_resource("limits", "memory"), legend="{{pod}} limit", colour=RED, is_dashed=True),
+            Query(
+                expr=_pod_resource("limits", "memory"),
+                legend="{{pod}} limit",
+                colour=RED,
+                is_dashed=True,
+                is_in_legend=False,
+            ),
         ),
         timeseries_panel(
             "Memory usage relative to the limit",
@@ -111,13 +130,14 @@ WORKLOADS: Final = section(
     panel_row(
         timeseries_panel(
             "Replicas",
-            "Desired and available pods of each workload. Normal: both are equal.",
+            "Available pods of each workload. Dashed: desired pods. Normal: both are equal.",
             Scale("short"),
             Query(
                 expr=_workload("deployment", "kube_deployment_spec_replicas"),
                 legend="{{deployment}} desired",
                 colour=GREY,
                 is_dashed=True,
+                is_in_legend=False,
             ),
             Query(
                 expr=_workload("deployment", "kube_deployment_status_replicas_available"),
@@ -128,6 +148,7 @@ WORKLOADS: Final = section(
                 legend="{{statefulset}} desired",
                 colour=GREY,
                 is_dashed=True,
+                is_in_legend=False,
             ),
             Query(
                 expr=_workload("statefulset", "kube_statefulset_status_replicas_ready"),
@@ -136,8 +157,8 @@ WORKLOADS: Final = section(
         ),
         timeseries_panel(
             "Autoscaling",
-            "Current, desired, minimum and maximum pods of each autoscaler. At the maximum, FacialServiceHpaAtMaximum "
-            "fires.",
+            "Current and desired pods of each autoscaler. Dashed: minimum (green) and maximum (red). At the maximum, "
+            "FacialServiceHpaAtMaximum fires.",
             Scale("short"),
             *(
                 Query(
@@ -145,6 +166,7 @@ WORKLOADS: Final = section(
                     legend=f"{{{{horizontalpodautoscaler}}}} {name}",
                     colour=colour,
                     is_dashed=colour is not None,
+                    is_in_legend=colour is None,
                 )
                 for metric, name, colour in (
                     ("status_current_replicas", "current", None),

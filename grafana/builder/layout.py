@@ -59,8 +59,8 @@ class Section:
 
 
 def stat_row(*panels: AnyPanel) -> PanelRow:
-    """Create a row of stat panels."""
-    return PanelRow(4, panels)
+    """Create a row of stat panels, high enough for Grafana to draw a sparkline below the value."""
+    return PanelRow(5, panels)
 
 
 def panel_row(*panels: AnyPanel) -> PanelRow:

@@ -88,14 +88,14 @@ def _stats(texts: Texts) -> PanelRow:
             no_value="no targets",
         ),
         stat_panel(
-            f"Availability, {texts.window_days} days",
+            f"Availability ({texts.window_days} d)",
             f"Ratio of API requests without a 5xx status. Objective: {availability.target_percent}.",
             Scale("percentunit", (Threshold(thresholds.number(availability.target), GREEN),), base=RED, decimals=3),
             Query(expr=f"1 - {_bad_ratio(availability, f'{texts.window_days}d')}"),
             no_value=NO_RECORDINGS,
         ),
         stat_panel(
-            f"Error budget left, {texts.window_days} days",
+            f"Budget left ({texts.window_days} d)",
             f"Remaining budget of failed requests ({availability.budget_percent}) and of requests longer than "
             f"{texts.latency_seconds} s ({latency.budget_percent}). Below zero, the objective is missed.",
             BUDGET_LEFT,
@@ -104,7 +104,7 @@ def _stats(texts: Texts) -> PanelRow:
             no_value=NO_RECORDINGS,
         ),
         stat_panel(
-            "Burn rate, last hour",
+            "Burn rate (1 h)",
             "Consumption of the error budgets, relative to the sustainable rate. Normal: below 1.",
             Scale("suffix:×", burn_rates, decimals=1),
             Query(expr=_burn_rate(availability, "1h"), legend="availability"),
@@ -118,7 +118,7 @@ def _stats(texts: Texts) -> PanelRow:
             Query(expr=rate(REQUESTS)),
         ),
         stat_panel(
-            "Request duration, 95th percentile",
+            "Duration (p95)",
             "95th percentile of the duration of processing requests (POST), without the time to receive the body. "
             "Task status requests are excluded. The alert evaluates each route separately.",
             Scale("s", (alert_threshold("FacialServiceLatencyHigh"),)),
@@ -317,6 +317,7 @@ VERSIONS: Final = collapsed_section(
                 "version": "Version",
                 "python": "Python",
             },
+            {"Namespace": 110, "Role": 90, "Version": 110, "Python": 100},
         ),
     ),
 )

@@ -32,6 +32,8 @@ SOURCES: Final = {
     "container_": "cAdvisor",
     "kubelet_": "the kubelet",
 }
+# Units of values that are normally 0, with the least maximum of their axis.
+_SMALL_VALUES: Final = {"percentunit": 0.01, "reqps": 0.1, "ops": 0.1, "short": 1.0}
 # In the dashboards of the chart, a name may contain a token.
 _METRIC = re.compile(r"([a-zA-Z_:][\w:@]*)[{]")
 
@@ -45,6 +47,7 @@ class Query:
         legend: legend format, with labels in double braces.
         colour: colour of its series. If None, from the palette.
         is_dashed: whether to draw a dashed line, for limits.
+        is_in_legend: whether the legend has an entry for each series.
         thresholds: thresholds of this query in a stat panel. If None, those of the panel.
     """
 
@@ -52,6 +55,7 @@ class Query:
     legend: str = ""
     colour: str | None = None
     is_dashed: bool = False
+    is_in_legend: bool = True
     thresholds: Sequence[Threshold] | None = None
 
 
@@ -147,11 +151,13 @@ def timeseries_panel(
     panel.show_points(kinds.VisibilityMode.AUTO).span_nulls(False).axis_soft_min(0)
     panel.tooltip(common.VizTooltipOptions().mode(kinds.TooltipDisplayMode.MULTI).sort(kinds.SortOrder.DESCENDING))
     panel.legend(_legend(is_table=has_table_legend)).unit(scale.unit)
-    panel.color_scheme(_colour(models.FieldColorModeId.PALETTE_CLASSIC_BY_NAME))
+    panel.color_scheme(_colour(models.FieldColorModeId.PALETTE_CLASSIC))
     if is_stacked:
         panel.stacking(common.StackingConfig().mode(kinds.StackingMode.NORMAL).group("A"))
     if scale.maximum is not None:
         panel.max(scale.maximum)
+    elif (top := _soft_maximum(scale)) is not None:
+        panel.axis_soft_max(top)
     if scale.thresholds:
         style = common.GraphThresholdsStyleConfig().mode(kinds.GraphThresholdsStyleMode.DASHED)
         panel.thresholds(_thresholds(scale, NONE)).thresholds_style(style)
@@ -179,7 +185,9 @@ def heatmap_panel(title: str, description: str, unit: str, query: Query) -> heat
     return _finish(panel, title, description, [query], PromQueryFormat.HEATMAP)
 
 
-def table_panel(title: str, description: str, query: Query, columns: Mapping[str, str]) -> table.Panel:
+def table_panel(
+    title: str, description: str, query: Query, columns: Mapping[str, str], widths: Mapping[str, int]
+) -> table.Panel:
     """Create a table panel with one line per current series.
 
     Args:
@@ -187,11 +195,14 @@ def table_panel(title: str, description: str, query: Query, columns: Mapping[str
         description: meaning of the lines.
         query: query for the series; their values are not shown.
         columns: column titles by label, in display order.
+        widths: widths in pixels, by title; the other columns share the rest.
     """
     panel = table.Panel().unit("none").show_header(True).filterable(True)
     order = {label: index for index, label in enumerate(columns)}
     options = {"excludeByName": {"Time": True, "Value": True}, "indexByName": order, "renameByName": dict(columns)}
     panel.with_transformation(models.DataTransformerConfig(id_val="organize", options=options))
+    for name, width in widths.items():
+        panel.override_by_name(name, [models.DynamicConfigValue(id_val="custom.width", value=width)])
     return _finish(panel, title, description, [query], PromQueryFormat.TABLE)
 
 
@@ -227,6 +238,9 @@ def _style_series(panel: timeseries.Panel, queries: Sequence[Query]) -> None:
             properties.append(models.DynamicConfigValue(id_val="custom.fillOpacity", value=0))
             # Limits are not stacked.
             properties.append(models.DynamicConfigValue(id_val="custom.stacking", value={"mode": "none"}))
+        if not query.is_in_legend:
+            hidden = {"legend": True, "tooltip": False, "viz": False}
+            properties.append(models.DynamicConfigValue(id_val="custom.hideFrom", value=hidden))
         if properties:
             panel.override_by_query(letter, properties)
 
@@ -251,6 +265,16 @@ def _legend(*, is_table: bool) -> common.VizLegendOptions:
         return legend.display_mode(kinds.LegendDisplayMode.LIST).placement(kinds.LegendPlacement.BOTTOM).calcs([])
     legend.display_mode(kinds.LegendDisplayMode.TABLE).placement(kinds.LegendPlacement.RIGHT)
     return legend.calcs(["mean", "max", "lastNotNull"]).sort_by("Max").sort_desc(True)
+
+
+def _soft_maximum(scale: Scale) -> float | None:
+    """Return what the axis shows at least: the first threshold, or a small value.
+
+    If all values are 0, Grafana would draw the axis to 100, which is 10000% for a ratio.
+    """
+    if scale.thresholds:
+        return scale.thresholds[0].value
+    return _SMALL_VALUES.get(scale.unit)
 
 
 def _link(uid: str) -> dashboard.DashboardLink:

@@ -203,7 +203,7 @@ def test_progress_is_printed(monkeypatch: pytest.MonkeyPatch, capsys: pytest.Cap
 def test_an_unknown_name_is_rejected(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit, match="2"):
         setup.main(["kubectl"], home)
-    expected = "NAME: expected prometheus, promtool, alertmanager, amtool, helm, got kubectl"
+    expected = "NAME: expected prometheus, promtool, alertmanager, amtool, helm, dashboards, got kubectl"
     assert expected in capsys.readouterr().err
 
 
@@ -259,3 +259,28 @@ def test_help_lists_the_programs() -> None:
     command = [sys.executable, str(setup.FOLDER / "setup.py"), "--help"]
     printed = subprocess.run(command, capture_output=True, text=True, check=True).stdout
     assert all(name in printed for name in TOOLS)
+
+
+def test_page_is_built_once_for_each_version_of_its_sources(
+    home: Path, search_path: Path, write_program: WriteProgram, tmp_path: Path
+) -> None:
+    source = tmp_path / "source"
+    source.mkdir()
+    (source / "page.jsx").write_text("one", encoding="utf-8")
+    calls = search_path / "calls"
+    build = f'echo "$@" >> {calls}; /bin/mkdir -p built; /bin/cp page.jsx built/page.js'
+    write_program(search_path, "npm", build)
+    for _ in range(2):
+        first = Path(setup.set_up_page(source, home).split()[-1])
+    assert (first / "page.js").read_text(encoding="utf-8") == "one"
+    assert calls.read_text(encoding="utf-8").splitlines() == ["ci", "run build"]
+    (source / "page.jsx").write_text("two", encoding="utf-8")
+    second = Path(setup.set_up_page(source, home).split()[-1])
+    assert (second / "page.js").read_text(encoding="utf-8") == "two"
+    assert [path.name for path in (home / "dashboards").iterdir()] == [second.name], "only the current one"
+
+
+@pytest.mark.usefixtures("search_path")
+def test_page_needs_npm(home: Path, tmp_path: Path) -> None:
+    with pytest.raises(setup.SetupError, match="npm is not on PATH"):
+        setup.set_up_page(tmp_path, home)
