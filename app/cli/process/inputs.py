@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import importlib.util
 import os
 import stat
 from collections import deque
@@ -15,7 +14,6 @@ if TYPE_CHECKING:
 
 HEIC_SUFFIXES: Final = (".heic", ".heif", ".hif")
 SUFFIXES: Final = (".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".webp", ".avif", *HEIC_SUFFIXES)
-HEIC_DECODER: Final = "pillow_heif"
 
 
 class InputImage(NamedTuple):
@@ -71,11 +69,6 @@ class FoundImages:
     images: list[InputImage] = field(default_factory=list)
     failures: list[Failure] = field(default_factory=list)
     ignored: list[IgnoredFile] = field(default_factory=list)
-
-
-def has_heic_decoder() -> bool:
-    """Return whether HEIC files can be decoded, without loading the decoder."""
-    return importlib.util.find_spec(HEIC_DECODER) is not None
 
 
 def find_images(inputs: Sequence[str], out: str, *, has_heic: bool = True) -> FoundImages:

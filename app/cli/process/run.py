@@ -9,7 +9,7 @@ from contextlib import closing, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import IO, TYPE_CHECKING, Any, Final
 
-from app.cli.process.inputs import escape_path, find_images, has_heic_decoder, os_error_text
+from app.cli.process.inputs import escape_path, find_images, os_error_text
 from app.cli.process.jobs import JobConfig, RunError, plan_jobs
 from app.cli.process.outputs import OutputFolder
 from app.cli.process.report import (
@@ -23,6 +23,7 @@ from app.cli.process.report import (
     record_all,
 )
 from app.cli.settings import caller_settings_or_exit, settings_or_exit
+from app.codec.sniff import is_heic_supported
 from app.service.options import OPTION_NAMES
 
 if TYPE_CHECKING:
@@ -119,7 +120,7 @@ def run(selection: Selection, options: RunOptions, crop_options: CropOptions) ->
     settings = settings_or_exit()
     try:
         # A service may decode HEIC even if this machine cannot.
-        has_heic = options.url is not None or has_heic_decoder()
+        has_heic = options.url is not None or is_heic_supported()
         found = find_images(selection.inputs, options.out, has_heic=has_heic)
     except (FileNotFoundError, FileExistsError) as error:
         print_line(f"{escape_path(str(error.filename))}: {os_error_text(error)}")
