@@ -3,18 +3,26 @@
 The decoders that OpenCV uses fill in missing data silently, so call ``sniff.verify_structure`` first.
 """
 
+from functools import cache
+from importlib import import_module
+from types import ModuleType
 from typing import Any, Final
 
 import cv2
 import numpy as np
 import numpy.typing as npt
 
-from app.codec import png, webp
-from app.codec.sniff import ImageInfo
-from app.face.errors import ImageCorruptError, LabelMapFormatError
+from app.codec import isobmff, png, webp
+from app.codec.sniff import HEIC_DECODER, ImageInfo
+from app.face.errors import ImageCorruptError, ImageFormatError, LabelMapFormatError
 from app.face.frame import BGRA_CHANNELS, ByteArray, Size
 
 _LABEL_BITS = 8
+# Samples of 16 (black) to 235 (white) to 0 to 255.
+_FULL_RANGE: Final = np.clip(np.round((np.arange(256) - 16) * (255 / 219)), 0, 255).astype(np.uint8)
+
+# What pillow-heif declares, and an index into an empty list of images.
+_HEIF_ERRORS: Final = (ValueError, EOFError, SyntaxError, RuntimeError, OSError, LookupError)
 
 _COLOUR_FLAGS: Final = {
     1: cv2.IMREAD_COLOR,
@@ -22,6 +30,10 @@ _COLOUR_FLAGS: Final = {
     4: cv2.IMREAD_REDUCED_COLOR_4,
     8: cv2.IMREAD_REDUCED_COLOR_8,
 }
+
+
+# OpenCV would write the errors of libavif to stderr; they are part of the errors that are raised here.
+cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
 
 
 def list_reductions(info: ImageInfo) -> tuple[int, ...]:
@@ -51,6 +63,8 @@ def decode_image(data: bytes | memoryview, info: ImageInfo, reduction: int = 1) 
         ImageTruncatedError: the file ends too early.
     """
     view = memoryview(data)
+    if info.format in {"avif", "heic"}:
+        return _decode_isobmff(view, info, is_alpha_kept=False)
     source = png.strip_png(view) if info.format == "png" else view
     size = Size(-(-info.size.width // reduction), -(-info.size.height // reduction))
     return _decode(source, _COLOUR_FLAGS[reduction] | cv2.IMREAD_IGNORE_ORIENTATION, size)
@@ -61,6 +75,8 @@ def decode_image_with_alpha(data: bytes | memoryview, info: ImageInfo, reduction
     view = memoryview(data)
     if reduction != 1 or info.format == "jpeg":
         return decode_image(view, info, reduction)
+    if info.format in {"avif", "heic"}:
+        return _decode_isobmff(view, info, is_alpha_kept=True)
     source = png.strip_png(view, is_alpha_kept=True) if info.format == "png" else view
     image = _imdecode(source, cv2.IMREAD_UNCHANGED)
     alpha = _find_transparent_grey(view, image) if info.format == "png" else None
@@ -73,6 +89,72 @@ def decode_image_with_alpha(data: bytes | memoryview, info: ImageInfo, reduction
     if alpha is not None:
         image = cv2.insertChannel(alpha, cv2.cvtColor(image, cv2.COLOR_BGR2BGRA), 3)
     return _check_pixels(image.astype(np.uint8, copy=False), info.size)
+
+
+def _decode_isobmff(view: memoryview, info: ImageInfo, *, is_alpha_kept: bool) -> ByteArray:
+    """Decode the primary image of an AVIF or HEIC to the pixels of its clean aperture, without rotating them."""
+    header = isobmff.read_header(view)
+    is_alpha_kept = is_alpha_kept and header.has_alpha
+    if header.format == "avif":
+        image = _decode_avif(view, header, is_alpha_kept=is_alpha_kept)
+    else:
+        image = _decode_heic(view, is_alpha_kept=is_alpha_kept)
+    if image.shape[:2] != (header.decoded_size.height, header.decoded_size.width):
+        raise ImageCorruptError("expected pixels of the size and depth in the header, got others")
+    left, top = header.offset
+    cropped = image[top : top + header.size.height, left : left + header.size.width]
+    return _check_pixels(np.ascontiguousarray(cropped), info.size)
+
+
+def _decode_avif(view: memoryview, header: isobmff.IsobmffHeader, *, is_alpha_kept: bool) -> ByteArray:
+    source = isobmff.strip(view, is_alpha_kept=is_alpha_kept and not header.is_grey)
+    if is_alpha_kept and not header.is_grey:
+        return _reduce_depth(_imdecode(source, cv2.IMREAD_UNCHANGED), header.bit_depth)
+    image = _imdecode(source, _COLOUR_FLAGS[1] | cv2.IMREAD_IGNORE_ORIENTATION).astype(np.uint8, copy=False)
+    if not header.is_grey:
+        return image
+    if not header.is_full_range:
+        # OpenCV returns the samples of grey images as they are stored.
+        image = cv2.LUT(image, _FULL_RANGE).astype(np.uint8, copy=False)
+    if not is_alpha_kept:
+        return image
+    # OpenCV cannot decode grey with alpha, but each of them.
+    alpha = _imdecode(isobmff.strip(view, is_alpha_primary=True), cv2.IMREAD_COLOR)
+    image = cv2.cvtColor(image, cv2.COLOR_BGR2BGRA).astype(np.uint8, copy=False)
+    return cv2.insertChannel(cv2.extractChannel(alpha, 0), image, 3).astype(np.uint8, copy=False)
+
+
+def _reduce_depth(image: npt.NDArray[Any], bits: int) -> ByteArray:
+    """Reduce samples of more than 8 bits to their 8 highest bits."""
+    if image.dtype == np.uint16:
+        np.right_shift(image, bits - _LABEL_BITS, out=image)
+    return image.astype(np.uint8, copy=False)
+
+
+def _decode_heic(view: memoryview, *, is_alpha_kept: bool) -> ByteArray:
+    source = bytes(isobmff.strip(view, is_alpha_kept=is_alpha_kept))
+    heif = _load_heif()
+    try:
+        image = np.asarray(heif.open_heif(source, convert_hdr_to_8bit=True, bgr_mode=True))
+    except _HEIF_ERRORS as error:
+        raise ImageCorruptError("expected pixel data that can be decoded, got invalid data") from error
+    if image.ndim < 3:  # noqa: PLR2004 - a grey image has two dimensions
+        return cv2.cvtColor(image, cv2.COLOR_GRAY2BGR).astype(np.uint8, copy=False)
+    return image
+
+
+@cache
+def _load_heif() -> ModuleType:
+    try:
+        heif = import_module(HEIC_DECODER)
+    except ImportError as error:
+        raise ImageFormatError(
+            "expected another format than HEIC; to decode it, install facial-service[heif]"
+        ) from error
+    # Requests are processed side by side, so each uses one thread. Other images in the file are not used.
+    heif.options.DECODE_THREADS = 1
+    heif.options.THUMBNAILS = heif.options.DEPTH_IMAGES = heif.options.AUX_IMAGES = False
+    return heif
 
 
 def _find_transparent_grey(view: memoryview, image: npt.NDArray[Any]) -> ByteArray | None:
@@ -108,11 +190,12 @@ def check_label_format(data: bytes | memoryview, info: ImageInfo) -> None:
     """Check by the header alone that a file can store exact 8-bit labels.
 
     Raises:
-        LabelMapFormatError: the file is a JPEG or a lossy WebP, or has 16 bits per sample.
+        LabelMapFormatError: the file is a JPEG, AVIF, HEIC or lossy WebP, or has 16 bits per sample.
     """
     view = memoryview(data)
-    if info.format == "jpeg":
-        raise LabelMapFormatError("expected a PNG or lossless WebP, got a JPEG, whose compression alters labels")
+    if info.format in {"jpeg", "avif", "heic"}:
+        name = info.format.upper()
+        raise LabelMapFormatError(f"expected a PNG or lossless WebP, got {name}, whose compression alters labels")
     if info.format == "webp" and not webp.is_lossless_webp(view):
         raise LabelMapFormatError("expected a PNG or lossless WebP, got a lossy WebP, whose compression alters labels")
     if info.format == "png" and (depth := png.read_png_header(view).bit_depth) > _LABEL_BITS:

@@ -10,7 +10,7 @@ from typing import Final, Literal, NamedTuple
 
 from isal import isal_zlib
 
-from app.codec import jpeg, png, webp
+from app.codec import isobmff, jpeg, png, webp
 from app.codec.sniff import ImageInfo
 from app.face.errors import ImageError
 
@@ -49,6 +49,9 @@ def read_icc_profile(data: bytes | memoryview, info: ImageInfo) -> IccProfile | 
                 profile = _inflate(png.find_chunk(view, b"iCCP"))
             case "webp":
                 profile = bytes(webp.find_chunk(view, b"ICCP"))
+            case "avif" | "heic":
+                header = isobmff.read_header(view)
+                is_grey, profile = header.is_grey, header.profile
     except ImageError:
         return None
     size = int.from_bytes(profile[:4])

@@ -1,17 +1,21 @@
 """Format, size and integrity of an image file, without decoding its pixels."""
 
 from dataclasses import dataclass, replace
+from importlib.util import find_spec
 from typing import Literal
 
-from app.codec import jpeg, png, webp
+from app.codec import isobmff, jpeg, png, webp
 from app.codec.exif import UPRIGHT
 from app.face.errors import ImageEmptyError, ImageFormatError, ImageTooLargeError, ImageTruncatedError
 from app.face.frame import Size
 
-ImageFormat = Literal["png", "jpeg", "webp"]
+ImageFormat = Literal["png", "jpeg", "webp", "avif", "heic"]
 
 MAX_SIDE_PX = 65_535
 """Maximum width and height: the limit of JPEG, and far below the limits of libpng and OpenCV."""
+
+HEIC_DECODER = "pillow_heif"
+"""The module that decodes HEIC, of the extra `heif`."""
 
 _SIGNATURE_BYTES = 12
 _USUAL_BITS = 8
@@ -26,8 +30,14 @@ _OTHER_FORMATS = {
     b"<svg": "SVG",
     b"<?xm": "SVG or XML",
 }
-_ISO_MEDIA_SPAN, _ISO_MEDIA_BRAND = slice(4, 8), b"ftyp"
-_VERIFIERS = {"png": png.verify_png, "jpeg": jpeg.verify_jpeg, "webp": webp.verify_webp}
+_ZEROS = b"\0\0\0"  # the first bytes of a box of less than 256 bytes
+_VERIFIERS = {
+    "png": png.verify_png,
+    "jpeg": jpeg.verify_jpeg,
+    "webp": webp.verify_webp,
+    "avif": isobmff.verify_isobmff,
+    "heic": isobmff.verify_isobmff,
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +46,8 @@ class ImageInfo:
 
     format: ImageFormat  # detected from the content
     size: Size  # of the stored pixels, before the orientation is applied
-    # 1 to 8; 1 if upright or unknown. PNG and WebP may store it after the pixels, so the value is reliable only after
+    # 1 to 8; 1 if upright or unknown. Of an AVIF or HEIC, the one with the effect of its rotation and mirroring. PNG
+    # and WebP may store it after the pixels, so the value is reliable only after
     # `verify_structure`.
     exif_orientation: int = UPRIGHT
 
@@ -48,7 +59,8 @@ def sniff_image(data: bytes | memoryview, *, max_pixels: int) -> ImageInfo:
 
     Raises:
         ImageEmptyError: there are no bytes.
-        ImageFormatError: the file is not PNG, JPEG or WebP, or uses an unsupported variant of them.
+        ImageFormatError: the file is not PNG, JPEG, WebP, AVIF or HEIC, or uses an unsupported variant of them, or the
+            decoder of HEIC is not installed.
         ImageTruncatedError: the file ends inside its header.
         ImageCorruptError: the header is invalid.
         ImageTooLargeError: the image has more than ``max_pixels`` pixels, or a side longer than ``MAX_SIDE_PX``.
@@ -69,6 +81,8 @@ def sniff_image(data: bytes | memoryview, *, max_pixels: int) -> ImageInfo:
             info = ImageInfo("jpeg", header.size, header.exif_orientation)
         case "webp":
             info = ImageInfo("webp", webp.read_webp_size(view))
+        case "avif" | "heic":
+            info = _sniff_isobmff(view, max_pixels)
     _check_size(info.size, max_pixels)
     return info
 
@@ -77,7 +91,8 @@ def verify_structure(data: bytes | memoryview, info: ImageInfo) -> ImageInfo:
     """Verify that a file is complete, at a small part of the cost of decoding it.
 
     PNG: the checksums of the chunks up to IEND. JPEG: segments and scans up to the end of the image. WebP: the
-    container and its chunks. What libpng, libjpeg and libwebp ignore is ignored, such as the data that cameras append.
+    container and its chunks. AVIF and HEIC: the boxes, and the headers in the primary image. What the decoders ignore
+    is ignored, such as the data that cameras append.
 
     The result has the EXIF orientation from anywhere in the file.
 
@@ -90,8 +105,31 @@ def verify_structure(data: bytes | memoryview, info: ImageInfo) -> ImageInfo:
     return replace(info, exif_orientation=_VERIFIERS[info.format](memoryview(data)))
 
 
+def is_heic_supported() -> bool:
+    """Return whether HEIC files can be decoded, without loading the decoder."""
+    return find_spec(HEIC_DECODER) is not None
+
+
+def _sniff_isobmff(view: memoryview, max_pixels: int) -> ImageInfo:
+    """Read the header of an AVIF or HEIC, and check the sizes of everything that would be decoded."""
+    if not isobmff.is_image(view):
+        raise ImageFormatError("expected PNG, JPEG, WebP, AVIF or HEIC, got a video or another ISO media file")
+    header = isobmff.read_header(view)
+    if header.format == "heic" and not is_heic_supported():
+        raise ImageFormatError("expected PNG, JPEG, WebP or AVIF, got HEIC; to decode it, install facial-service[heif]")
+    limit, kind = max_pixels, ""
+    if header.format == "avif":
+        # The decoder uses 17 to 20 bytes per pixel, and twice as many with alpha; a PNG, 9 to 12.
+        limit, kind = (limit // 4, " in an AVIF with alpha") if header.has_alpha else (limit // 2, " in an AVIF")
+    _check_size(header.decoded_size, limit, kind)
+    _check_size(header.largest_image, max_pixels, " in each tile and in the alpha")
+    if header.tiles_pixels > 2 * max_pixels:
+        raise ImageTooLargeError(f"expected at most {2 * max_pixels} pixels in all tiles, got {header.tiles_pixels}")
+    return ImageInfo(header.format, header.size, header.exif_orientation)
+
+
 def _detect_format(signature: bytes) -> ImageFormat:
-    """Detect the format from the first 12 bytes.
+    """Detect the format from the first 12 bytes. That of AVIF and HEIC is only tentative.
 
     Raises:
         ImageTruncatedError: there are fewer bytes, and they match the start of a supported format.
@@ -104,15 +142,18 @@ def _detect_format(signature: bytes) -> ImageFormat:
         return "jpeg"
     if (container, form) == (webp.RIFF, webp.WEBP):
         return "webp"
+    if len(signature) == _SIGNATURE_BYTES and signature[isobmff.FTYP_SPAN] == isobmff.FTYP:
+        return "avif"
     is_start_of_webp = webp.RIFF.startswith(container) and webp.WEBP.startswith(form)
-    if png.SIGNATURE.startswith(signature) or jpeg.SIGNATURE.startswith(signature) or is_start_of_webp:
+    start_of_type = signature[isobmff.FTYP_SPAN]
+    is_start_of_box = isobmff.FTYP.startswith(start_of_type) and signature[:3] == _ZEROS[: len(signature)]
+    is_start = png.SIGNATURE.startswith(signature) or jpeg.SIGNATURE.startswith(signature)
+    if is_start or is_start_of_webp or (is_start_of_box and len(signature) < _SIGNATURE_BYTES):
         raise ImageTruncatedError("expected a complete image, got end of file in the signature")
-    raise ImageFormatError(f"expected PNG, JPEG or WebP, got {_name_other_format(signature)}")
+    raise ImageFormatError(f"expected PNG, JPEG, WebP, AVIF or HEIC, got {_name_other_format(signature)}")
 
 
 def _name_other_format(signature: bytes) -> str:
-    if signature[_ISO_MEDIA_SPAN] == _ISO_MEDIA_BRAND:
-        return "HEIC, AVIF or a video"
     return next(
         (name for start, name in _OTHER_FORMATS.items() if signature.startswith(start)), "a file of unknown format"
     )

@@ -201,7 +201,7 @@ METRICS: tuple[MetricSpec, ...] = (
         "images_processed_total",
         "counter",
         "Images processed successfully, by format.",
-        {"format": ("png", "jpeg", "webp")},
+        {"format": ("png", "jpeg", "webp", "avif", "heic")},
     ),
     MetricSpec("landmarks_processed_total", "counter", "Landmarks in results."),
     MetricSpec(

@@ -70,7 +70,7 @@ def _write(entries: list[tuple[str, tuple[str, ...], float]]) -> None:
 
 
 def record_image_processed(image_format: str) -> None:
-    """Count an image with a result, by its format: ``png``, ``jpeg`` or ``webp``."""
+    """Count an image with a result, by its format: ``png``, ``jpeg``, ``webp``, ``avif`` or ``heic``."""
     _record("images_processed_total", (image_format,))
 
 

@@ -139,7 +139,7 @@ def _text_header(description: str) -> dict[str, Any]:
     return {"description": description, "schema": {"type": "string"}}
 
 
-_IMAGE_PART: Final = {"type": "string", "format": "binary", "description": "PNG, JPEG or WebP image."}
+_IMAGE_PART: Final = {"type": "string", "format": "binary", "description": "PNG, JPEG, WebP, AVIF or HEIC image."}
 _CROP_BODY: Final = _request_body(
     json_body.CropRequest,
     {

@@ -154,7 +154,7 @@ def test_invalid_landmarks_and_label_maps_are_explained(visitor: Visitor, sample
         expect(page.locator("#error-notice h2")).to_have_text(heading)
         text = visitor.error_text()
         assert hint in text, content
-        assert "JPEG or WebP, and choose" not in text
+        assert "WebP or AVIF, and choose" not in text
         assert "segmentation_map:" not in text
         if slot == "map":
             page.click("#map-clear")

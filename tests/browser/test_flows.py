@@ -107,7 +107,7 @@ def test_file_that_is_not_an_image(visitor: Visitor) -> None:
     visitor.choose(image=("notes.png", "image/png", b"these are notes, not an image, and long enough"))
     text = visitor.error_text()
     assert "The image format is not supported" in text
-    assert "as PNG, JPEG or WebP" in text
+    assert "as PNG, JPEG, WebP or AVIF" in text
     assert "image_unsupported_format" in text
     expect(visitor.page.locator("#welcome")).to_be_visible()
     expect(visitor.page.locator(".region")).to_have_count(0)

@@ -1,5 +1,6 @@
 """Builders of valid and invalid image files, so that tests need no binary files."""
 
+import io
 import struct
 import zlib
 from collections.abc import Iterable
@@ -8,6 +9,7 @@ from types import SimpleNamespace
 import cv2
 import numpy as np
 import numpy.typing as npt
+import pillow_heif
 import pytest
 
 ADAM7 = ((0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4), (0, 2, 2, 4), (1, 0, 2, 2), (0, 1, 1, 2))
@@ -158,6 +160,115 @@ class WebpBuilder:
         return data[20 : 20 + struct.unpack_from("<I", data, 16)[0]]
 
 
+class IsobmffBuilder:
+    """AVIF and HEIC files, from images that OpenCV and libheif encode."""
+
+    alpha_type = b"urn:mpeg:mpegB:cicp:systems:auxiliary:alpha\0"
+
+    def __init__(self, pixels: npt.NDArray[np.uint8]) -> None:
+        self.size = pixels.shape[1], pixels.shape[0]
+        self.av1, self.av1c = self.split(cv2.imencode(".avif", pixels)[1].tobytes(), b"av1C")
+        grey = np.ascontiguousarray(pixels[:, :, 0])
+        self.grey, self.grey_av1c = self.split(cv2.imencode(".avif", grey)[1].tobytes(), b"av1C")
+        self.hevc, self.hvcc = self.split(self.encode_heic(pixels), b"hvcC")
+
+    def encode_heic(self, pixels: npt.NDArray[np.uint8], **options: object) -> bytes:
+        mode = {2: "L", 3: "BGR", 4: "BGRA"}[pixels.shape[2] if pixels.ndim == 3 else 2]
+        file = io.BytesIO()
+        size = pixels.shape[1], pixels.shape[0]
+        pillow_heif.from_bytes(mode, size, pixels.tobytes()).save(file, quality=90, **options)
+        return file.getvalue()
+
+    def split(self, data: bytes, config: bytes) -> tuple[bytes, bytes]:
+        """Return the coded image of a file, and the content of the configuration of its decoder."""
+        start = data.index(config) - 4
+        length = int.from_bytes(data[start : start + 4])
+        return data[data.rindex(b"mdat") + 4 :], data[start + 8 : start + length]
+
+    def box(self, kind: bytes, content: bytes = b"") -> bytes:
+        return struct.pack(">I", 8 + len(content)) + kind + content
+
+    def full(self, kind: bytes, content: bytes = b"", version: int = 0, flags: int = 0) -> bytes:
+        return self.box(kind, struct.pack(">I", version << 24 | flags) + content)
+
+    def ispe(self, width: int, height: int) -> bytes:
+        return self.full(b"ispe", struct.pack(">II", width, height))
+
+    def clap(self, width: int, height: int, right: tuple[int, int], down: tuple[int, int]) -> bytes:
+        return self.box(b"clap", struct.pack(">IIIIiIiI", width, 1, height, 1, *right, *down))
+
+    def nclx(self, primaries: int, *, is_full_range: bool = True) -> bytes:
+        return self.box(b"colr", b"nclx" + struct.pack(">HHHB", primaries, 13, 6, is_full_range << 7))
+
+    def icc(self, profile: bytes) -> bytes:
+        return self.box(b"colr", b"prof" + profile)
+
+    def item(self, data: bytes, *properties: bytes, kind: bytes = b"av01", **refs: list[int]) -> SimpleNamespace:
+        return SimpleNamespace(kind=kind, data=data, properties=properties, refs=refs)
+
+    def colour(self, *properties: bytes, size: tuple[int, int] | None = None, **refs: list[int]) -> SimpleNamespace:
+        return self.item(self.av1, self.ispe(*(size or self.size)), self.box(b"av1C", self.av1c), *properties, **refs)
+
+    def alpha(self, *properties: bytes, **refs: list[int]) -> SimpleNamespace:
+        config = self.box(b"av1C", self.grey_av1c)
+        return self.item(
+            self.grey, self.ispe(*self.size), config, self.full(b"auxC", self.alpha_type), *properties, **refs
+        )
+
+    def heic(self, *properties: bytes, size: tuple[int, int] | None = None) -> SimpleNamespace:
+        size = size or self.size
+        return self.item(self.hevc, self.ispe(*size), self.box(b"hvcC", self.hvcc), *properties, kind=b"hvc1")
+
+    def grid(self, rows: int, columns: int, size: tuple[int, int], *properties: bytes) -> SimpleNamespace:
+        data = struct.pack(">BBBBHH", 0, 0, rows - 1, columns - 1, *size)
+        tiles = list(range(2, 2 + rows * columns))
+        return self.item(data, self.ispe(*size), *properties, kind=b"grid", dimg=tiles)
+
+    def join(
+        self,
+        *items: SimpleNamespace,
+        brands: bytes = b"avif\0\0\0\0avifmif1miaf",
+        before: bytes = b"",
+        is_idat: bool = False,
+    ) -> bytes:
+        """Return a file of items with the ids 1, 2, …, of which the first is the primary one."""
+        ftyp = self.box(b"ftyp", brands) + before
+        meta = b""
+        for _ in range(2):  # the length of the box must be known to write it
+            meta = self.meta(items, len(ftyp) + len(meta) + 8, is_idat=is_idat)
+        return ftyp + meta + self.box(b"mdat", b"" if is_idat else b"".join(item.data for item in items))
+
+    def meta(self, items: tuple[SimpleNamespace, ...], start: int, *, is_idat: bool = False) -> bytes:
+        entries, places, references, associations, properties = b"", b"", b"", b"", []
+        offset = 0 if is_idat else start
+        for number, item in enumerate(items, 1):
+            entries += self.full(b"infe", struct.pack(">HH", number, 0) + item.kind + b"\0", version=2)
+            places += struct.pack(">HHHHII", number, int(is_idat), 0, 1, offset, len(item.data))
+            offset += len(item.data)
+            for kind, targets in item.refs.items():
+                ids = struct.pack(f">HH{len(targets)}H", number, len(targets), *targets)
+                references += self.box(kind.encode(), ids)
+            indices = range(len(properties) + 1, len(properties) + 1 + len(item.properties))
+            associations += struct.pack(">HB", number, len(indices)) + bytes(0x80 | index for index in indices)
+            properties += item.properties
+        parts = [
+            self.full(b"hdlr", b"\0\0\0\0pict" + bytes(13)),
+            self.full(b"pitm", struct.pack(">H", 1)),
+            self.full(b"iloc", struct.pack(">BBH", 0x44, 0, len(items)) + places, version=1),
+            self.full(b"iinf", struct.pack(">H", len(items)) + entries),
+            self.box(
+                b"iprp",
+                self.box(b"ipco", b"".join(properties))
+                + self.full(b"ipma", struct.pack(">I", len(items)) + associations),
+            ),
+        ]
+        if references:
+            parts.append(self.full(b"iref", references))
+        if is_idat:
+            parts.append(self.box(b"idat", b"".join(item.data for item in items)))
+        return self.full(b"meta", b"".join(parts))
+
+
 @pytest.fixture(scope="session")
 def make() -> SimpleNamespace:
     """Return the builders, and 5 x 4 pixels of each kind to build from."""
@@ -168,6 +279,7 @@ def make() -> SimpleNamespace:
         png=PngBuilder(),
         jpeg=JpegBuilder(bgr),
         webp=WebpBuilder(bgr),
+        isobmff=IsobmffBuilder(bgr),
         grey=rng.integers(0, 256, (4, 5), dtype=np.uint8),
         bgr=bgr,
         bgra=rng.integers(1, 256, (4, 5, 4), dtype=np.uint8),
@@ -178,7 +290,8 @@ def make() -> SimpleNamespace:
 @pytest.fixture(scope="session")
 def samples(make: SimpleNamespace) -> dict[str, bytes]:
     """Return a small complete file of every supported kind, each 5 x 4 pixels."""
-    png, jpeg, webp, exif = make.png, make.jpeg, make.webp, make.exif
+    png, jpeg, webp, exif, isobmff = make.png, make.jpeg, make.webp, make.exif, make.isobmff
+    ten_bits = make.bgr.astype(np.uint16) * 4
     animation = cv2.Animation()
     animation.frames = [make.bgr, 255 - make.bgr]
     animation.durations = [100, 100]
@@ -201,4 +314,12 @@ def samples(make: SimpleNamespace) -> dict[str, bytes]:
         "webp lossless": webp.join(webp.vp8l),
         "webp extended": webp.join(webp.vp8x(5, 4, 0x08), webp.vp8, webp.chunk(b"EXIF", exif.tiff())),
         "webp alpha": alpha,
+        "avif colour": cv2.imencode(".avif", make.bgr)[1].tobytes(),
+        "avif grey": cv2.imencode(".avif", make.grey)[1].tobytes(),
+        "avif alpha": cv2.imencode(".avif", make.bgra)[1].tobytes(),
+        "avif 10 bit": cv2.imencode(".avif", ten_bits, [cv2.IMWRITE_AVIF_DEPTH, 10])[1].tobytes(),
+        "avif rotated": isobmff.join(isobmff.colour(isobmff.box(b"irot", b"\3"))),
+        "heic colour": isobmff.encode_heic(make.bgr),
+        "heic grey": isobmff.encode_heic(make.grey),
+        "heic alpha": isobmff.encode_heic(make.bgra),
     }

@@ -30,11 +30,36 @@ NAMES = [
     "webp lossless",
     "webp extended",
     "webp alpha",
+    "avif colour",
+    "avif grey",
+    "avif alpha",
+    "avif 10 bit",
+    "avif rotated",
+    "heic colour",
+    "heic grey",
+    "heic alpha",
 ]
 LIMIT = 4_096
 # An edit: position (modulo the length), number of bytes to remove, and their replacement.
 EDITS = st.lists(st.tuples(st.integers(0, 4_096), st.integers(0, 8), st.binary(max_size=8)), max_size=4)
-MARKS = [b"\xff\xd8", b"\xff\xd9", b"\xff\xda", b"\xff\xc0", b"IHDR", b"IDAT", b"IEND", b"VP8X", b"ANMF", b"\xff" * 4]
+MARKS = [
+    b"\xff\xd8",
+    b"\xff\xd9",
+    b"\xff\xda",
+    b"\xff\xc0",
+    b"IHDR",
+    b"IDAT",
+    b"IEND",
+    b"VP8X",
+    b"ANMF",
+    b"moov",
+    b"meta",
+    b"av01",
+    b"hvc1",
+    b"grid",
+    b"\0\0\0\1",
+    b"\xff" * 4,
+]
 NASTY_EDITS = st.lists(st.tuples(st.integers(0, 4_096), st.integers(0, 8), st.sampled_from(MARKS)), max_size=3)
 
 
@@ -56,7 +81,7 @@ def test_complete_files_are_accepted(
 ) -> None:
     data = kind(samples[name])
     info = verify_structure(data, sniff_image(data, max_pixels=LIMIT))
-    orientation = 6 if name in {"png exif", "jpeg exif", "webp extended"} else 1
+    orientation = 6 if name in {"png exif", "jpeg exif", "webp extended", "avif rotated"} else 1
     assert info == ImageInfo(name.split(maxsplit=1)[0], Size(5, 4), orientation)
 
 
@@ -96,7 +121,7 @@ def test_edited_files_return_pixels_or_raise_image_error(
 
 
 @settings(max_examples=300, deadline=None)
-@given(st.sampled_from(["png", "jpeg", "webp"]), st.sampled_from(NAMES), EDITS)
+@given(st.sampled_from(["png", "jpeg", "webp", "avif", "heic"]), st.sampled_from(NAMES), EDITS)
 def test_any_bytes_with_any_info_are_accepted_or_raise_image_error(
     samples: dict[str, bytes], image_format: str, name: str, edits: list[tuple[int, int, bytes]]
 ) -> None:
@@ -110,7 +135,7 @@ def test_any_bytes_with_any_info_are_accepted_or_raise_image_error(
         assert decode_label_image(data, info).shape[:2] == (4, 5)
 
 
-@pytest.mark.parametrize("image_format", ["png", "jpeg", "webp"])
+@pytest.mark.parametrize("image_format", ["png", "jpeg", "webp", "avif", "heic"])
 @pytest.mark.parametrize("function", [verify_structure, decode_image, decode_label_image])
 @pytest.mark.parametrize("data", [b"", b"x", b"\x89PNG", b"\xff\xd8\xff", b"RIFF\0\0\0\0WEBP", bytes(100)])
 def test_bytes_that_contradict_the_info_raise_errors(

@@ -194,8 +194,10 @@ class TestLabelFormat:
     @pytest.mark.parametrize(
         ("name", "reason"),
         [
-            ("jpeg baseline", "got a JPEG"),
-            ("jpeg grey", "got a JPEG"),
+            ("jpeg baseline", "got JPEG"),
+            ("jpeg grey", "got JPEG"),
+            ("avif colour", "got AVIF"),
+            ("heic colour", "got HEIC"),
             ("webp lossy", "got a lossy WebP"),
             ("webp extended", "got a lossy WebP"),
             ("webp alpha", "got a lossy WebP"),

@@ -100,7 +100,7 @@ PHOTOS: list[tuple[str, Build, str]] = [
     ("webp of 268 Mpx", lambda s: patch(s.lossless_webp, 21, b"\xff\xff\xff\x0f"), "image_too_large"),
     ("no bytes", lambda _: b"", "image_empty"),
     ("gif", lambda _: b"GIF89a" + bytes(100), "image_unsupported_format"),
-    ("heic", lambda _: b"\0\0\0\x18ftypheic" + bytes(100), "image_unsupported_format"),
+    ("heic", lambda _: b"\0\0\0\x18ftypheic" + bytes(100), "image_truncated"),
     ("svg", lambda _: f"<svg onload='{CANARY}'/>".encode(), "image_unsupported_format"),
     ("text", lambda _: CANARY.encode() * 10, "image_unsupported_format"),
     ("base64 of base64", lambda s: s.fields()["image"].encode(), "image_unsupported_format"),

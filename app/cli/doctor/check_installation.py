@@ -87,6 +87,8 @@ def _check_versions() -> Finding:
 
 def _find_outdated_packages() -> Iterator[str]:
     for requirement in importlib.metadata.requires(PACKAGE) or ():
+        if "extra ==" in requirement:
+            continue
         match = re.match(r"([\w.-]+)(?:\[[^\]]*\])?[^;]*>=\s*([\d.]+)", requirement)
         if match is None:
             continue

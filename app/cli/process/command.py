@@ -14,7 +14,7 @@ import msgspec
 import typer
 
 from app.cli.common import EXIT_FAILED, EXIT_USAGE, caller_settings_or_exit, exit_with_error, settings_or_exit
-from app.cli.process.inputs import escape_path, find_images, has_heic_decoder, os_error_text
+from app.cli.process.inputs import escape_path, find_images, os_error_text
 from app.cli.process.jobs import LANDMARKS_PATTERN, Format, JobConfig, RunError, Selection, check_pattern, plan_jobs
 from app.cli.process.outputs import FolderInUseError, OutputError, OutputFolder
 from app.cli.process.report import (
@@ -28,6 +28,7 @@ from app.cli.process.report import (
     record_all,
 )
 from app.cli.typer_adapter import EagerCommand, replace_parameters
+from app.codec.sniff import is_heic_supported
 from app.service.options import OPTION_NAMES, CropOptions
 
 if TYPE_CHECKING:
@@ -98,7 +99,7 @@ def run(selection: Selection, options: RunOptions, crop_options: CropOptions) ->
     settings = settings_or_exit()
     try:
         # A service may decode HEIC even if this machine cannot.
-        has_heic = options.url is not None or has_heic_decoder()
+        has_heic = options.url is not None or is_heic_supported()
         found = find_images(selection.inputs, options.out, has_heic=has_heic)
     except (FileNotFoundError, FileExistsError) as error:
         print_line(f"{escape_path(str(error.filename))}: {os_error_text(error)}")

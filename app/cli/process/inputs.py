@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import importlib.util
 import os
 import stat
 from collections import deque
@@ -15,7 +14,6 @@ if TYPE_CHECKING:
 
 HEIC_SUFFIXES: Final = (".heic", ".heif", ".hif")
 SUFFIXES: Final = (".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".webp", ".avif", *HEIC_SUFFIXES)
-HEIC_DECODER: Final = "pillow_heif"
 
 
 class InputImage(NamedTuple):
@@ -48,11 +46,6 @@ class FoundImages:
     images: list[InputImage] = field(default_factory=list)  # sorted by path within each input
     failures: list[Failure] = field(default_factory=list)  # files and folders that cannot be read
     ignored: list[IgnoredFile] = field(default_factory=list)  # other files in the folders, except hidden ones
-
-
-def has_heic_decoder() -> bool:
-    """Return whether HEIC files can be decoded, without loading the decoder."""
-    return importlib.util.find_spec(HEIC_DECODER) is not None
 
 
 def find_images(inputs: Sequence[str], out: str, *, has_heic: bool = True) -> FoundImages:

@@ -17,7 +17,7 @@ const MESSAGES = /** @type {Record<string, [string, string]>} */ ({
     "This service cannot detect faces",
     "Add the landmarks of the face as a JSON file, or ask the operator to install the face-detection models.",
   ],
-  image_unsupported_format: ["The image format is not supported", "Save the image as PNG, JPEG or WebP, and choose it again."],
+  image_unsupported_format: ["The image format is not supported", "Save the image as PNG, JPEG, WebP or AVIF, and choose it again."],
   image_empty: ["The file is empty", "Choose another file."],
   image_truncated: ["The image is truncated", "It may not have been saved or downloaded completely. Get the file again."],
   image_corrupt: ["The image is corrupt", "Open it in an image editor, save it again, and choose the new file."],

@@ -1,0 +1,747 @@
+"""AVIF and HEIC files: the boxes of the ISO base media file format, and the headers of AV1 and HEVC images inside them.
+
+Only the primary image is decoded, with its alpha. Thumbnails, depth maps, gain maps and animations are ignored.
+
+References: ISO/IEC 14496-12 (boxes), ISO/IEC 23008-12 (HEIF), the AV1 image file format and bitstream specifications,
+ITU-T H.265 (7.3), ISO/IEC 14496-15 (hvcC).
+"""
+
+import re
+import struct
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from fractions import Fraction
+from typing import Final, Literal, NamedTuple
+
+from app.codec.exif import UPRIGHT
+from app.face.errors import ImageCorruptError, ImageFormatError, ImageTooLargeError, ImageTruncatedError
+from app.face.frame import Size
+
+IsobmffFormat = Literal["avif", "heic"]
+
+FTYP: Final = b"ftyp"
+FTYP_SPAN: Final = slice(4, 8)
+
+_CODECS: Final[dict[bytes, IsobmffFormat]] = {b"av01": "avif", b"hvc1": "heic"}
+_CONFIGS: Final[dict[IsobmffFormat, bytes]] = {"avif": b"av1C", "heic": b"hvcC"}
+# The last three mean that a file contains images of some codec; the item types decide which.
+_IMAGE_BRANDS: Final = frozenset(
+    b"avif avis heic heix heim heis hevc hevx mif1 mif2 msf1".split(),
+)
+_ALPHA_TYPES: Final = {b"urn:mpeg:mpegB:cicp:systems:auxiliary:alpha", b"urn:mpeg:hevc:2015:auxid:1"}
+_TRANSFORMS: Final = {b"clap", b"irot", b"imir"}
+
+# Where the corners of the stored image, numbered clockwise from its top left, are displayed, by EXIF orientation.
+_CORNERS: Final = {
+    (0, 1, 2, 3): 1,
+    (1, 0, 3, 2): 2,
+    (2, 3, 0, 1): 3,
+    (3, 2, 1, 0): 4,
+    (0, 3, 2, 1): 5,
+    (3, 0, 1, 2): 6,
+    (2, 1, 0, 3): 7,
+    (1, 2, 3, 0): 8,
+}
+
+# Empty boxes are 8 bytes, so the file size alone does not bound the work. A 48-megapixel image of a phone has about 250
+# items, each with up to 8 properties.
+_MAX_BOXES = 2_048
+_MAX_ITEMS = 1_024
+_MAX_ENTRIES = 16_384
+_MAX_BRANDS = 256
+# An image of AV1 may consist of up to four layers. More frames would be decoded without being seen.
+_MAX_FRAMES = 4
+_MAX_UNITS = 16_384
+# The pixels of the largest image and its alpha, and what tiles extend beyond it. Decoding costs time for each.
+_MAX_DECODED_PIXELS = 160_000_000
+# Encoders enlarge images to whole blocks, which are at most this long.
+_MAX_BLOCK = 128
+_MAX_HEADER_BYTES = 512
+_MAX_OVERLAP = 4
+
+_LARGE_SIZE, _TO_END = 1, 0
+_AV1_SEQUENCE, _AV1_FRAME_HEADER, _AV1_FRAME = 1, 3, 6
+_HEVC_LAST_SLICE, _HEVC_SPS, _HEVC_444 = 31, 33, 3
+_HVCC_BYTES = 23
+_NOT_PADDING = re.compile(rb"[^\0]")  # decoders skip zeros after a frame
+
+
+@dataclass(slots=True)
+class _Item:
+    """An item of the file: an image, a grid of images, or metadata."""
+
+    kind: bytes = b""
+    extents: list[tuple[int, int]] = field(default_factory=list)  # start in the file, and length
+    properties: list[int] = field(default_factory=list)  # indices into the properties of the file
+    # Start and length of the association with each property.
+    associations: list[tuple[int, int]] = field(default_factory=list)
+
+
+@dataclass(slots=True)
+class _Meta:
+    """What the boxes up to the end of the `meta` box describe."""
+
+    view: memoryview
+    brands: tuple[int, int] = 0, 0  # start and end in the file
+    movie: int | None = None  # position of the type of the box `moov`
+    primary: int = 0
+    primary_span: tuple[int, int] = 0, 0  # of the id of the primary item
+    items: dict[int, _Item] = field(default_factory=dict)
+    properties: list[tuple[bytes, memoryview]] = field(default_factory=list)
+    # Positions of the types of references that need not be followed: those of auxiliary images and of metadata.
+    auxiliaries: list[int] = field(default_factory=list)
+    descriptions: list[int] = field(default_factory=list)
+    # Ids of the items that an item refers to, in order, by type of reference and id of the item.
+    references: dict[tuple[bytes, int], list[int]] = field(default_factory=dict)
+
+    def find(self, item: _Item, kind: bytes) -> memoryview | None:
+        """Return the content of the first property of a type, or None."""
+        for index in item.properties:
+            found, content = self.properties[index]
+            if found == kind:
+                return content
+        return None
+
+    def item(self, number: int) -> _Item:
+        found = self.items.get(number)
+        if found is None or not found.kind:
+            raise ImageCorruptError("expected an item for each image in the file, got none")
+        return found
+
+    def find_alphas(self) -> dict[int, int]:
+        """Return the ids of the alphas of images, by id of the image."""
+        alphas: dict[int, int] = {}
+        for (kind, source), targets in self.references.items():
+            if kind == b"auxl" and self.is_image(source):
+                content = self.find(self.items[source], b"auxC")
+                if content is not None and bytes(content[4:]).partition(b"\0")[0] in _ALPHA_TYPES:
+                    alphas.update((target, source) for target in targets if target not in alphas)
+        return alphas
+
+    def is_image(self, number: int) -> bool:
+        """Return whether an item is an image that can be decoded; decoders ignore other auxiliary items."""
+        return number in self.items and (self.items[number].kind in _CODECS or self.items[number].kind == b"grid")
+
+    def images_of(self, number: int) -> list[int]:
+        """Return the ids of the coded images that an image consists of: itself, or the tiles of a grid."""
+        return self.references.get((b"dimg", number), []) if self.item(number).kind == b"grid" else [number]
+
+
+class IsobmffHeader(NamedTuple):
+    """The properties of the primary image."""
+
+    format: IsobmffFormat
+    size: Size  # of the clean aperture, before rotation and mirroring
+    offset: tuple[int, int]  # of the clean aperture in the decoded pixels
+    decoded_size: Size
+    largest_image: Size  # of the image itself, its tiles and its alpha
+    tiles_pixels: int  # of all tiles, without alpha
+    exif_orientation: int  # the one that has the same effect as the rotation and mirroring
+    bit_depth: int
+    is_grey: bool
+    is_full_range: bool  # of grey pixels; others are converted
+    has_alpha: bool
+    profile: bytes  # ICC profile, or nothing
+    primaries: int  # of the colours; see ITU-T H.273, table 2
+
+
+def is_image(view: memoryview) -> bool:
+    """Return whether the brands of a file declare still images or image sequences.
+
+    Raises:
+        ImageTruncatedError: the file ends inside the brands.
+        ImageCorruptError: the brands are malformed.
+    """
+    _, start, end = next(_iter_boxes(view, 0, len(view), is_nested=False))
+    return not _IMAGE_BRANDS.isdisjoint(_read_brands(view, start, end))
+
+
+def read_header(view: memoryview) -> IsobmffHeader:
+    """Read the properties of the primary image.
+
+    Raises:
+        ImageTruncatedError: the file ends before the end of the `meta` box.
+        ImageCorruptError: a box is malformed.
+        ImageFormatError: the file has no still image, or one of another codec.
+    """
+    return _describe(_read_meta(view))
+
+
+def verify_isobmff(view: memoryview) -> int:
+    """Verify that the primary image and its alpha are complete, and that their frames have the size in the header.
+
+    The formats have no checksums, so damage inside an image shows only in the pixels. Return the EXIF orientation, 1 to
+    8, that has the same effect as the rotation and mirroring of the image; decoders ignore the orientation in EXIF.
+
+    Raises:
+        ImageTruncatedError: the file ends before the end of the image.
+        ImageCorruptError: a box or image is malformed, or larger than in the header.
+        ImageTooLargeError: decoding the frames would take too long.
+        ImageFormatError: the file has no still image, or one of another codec.
+    """
+    meta = _read_meta(view)
+    header = _describe(meta)
+    # Encoders write equal tiles once.
+    scans: dict[tuple[tuple[int, int], ...], _Scan] = {}
+    pixels = units = scanned_bytes = 0
+    for number in _list_decoded(meta, header.decoded_size):
+        item = meta.item(number)
+        key = tuple(item.extents)
+        if key not in scans:
+            data = _read_data(view, item)
+            # Parts of items may overlap, so the file size alone does not bound the work.
+            scanned_bytes += len(data)
+            if scanned_bytes > _MAX_OVERLAP * len(view):
+                raise ImageCorruptError("expected images with data of their own, got shared ones")
+            scans[key] = _scan_image(meta, item, data)
+        scan, size = scans[key], _read_size(meta, item, header.decoded_size)
+        if any(each.width >= size.width + _MAX_BLOCK or each.height >= size.height + _MAX_BLOCK for each in scan.sizes):
+            raise ImageCorruptError("expected frames of the size in the header, got larger ones")
+        pixels += scan.frames * size.width * size.height
+        units += scan.units
+        if pixels > _MAX_DECODED_PIXELS or units > _MAX_UNITS:
+            raise ImageTooLargeError(
+                f"expected at most {_MAX_DECODED_PIXELS} pixels in all frames, tiles and alpha, got more"
+            )
+    return header.exif_orientation
+
+
+def _describe(meta: _Meta) -> IsobmffHeader:
+    item = meta.item(meta.primary)
+    images = meta.images_of(meta.primary)
+    kinds = {meta.item(number).kind for number in images}
+    image_format = _CODECS.get(next(iter(kinds))) if len(kinds) == 1 else None
+    if image_format is None:
+        raise ImageFormatError("expected an image of AV1 (AVIF) or HEVC (HEIC), got one of another kind")
+    decoded_size = _read_size(meta, item)
+    sizes = [_read_size(meta, meta.item(number)) for number in images]
+    alphas = meta.find_alphas()
+    decoded_alphas = [alphas[number] for number in {meta.primary, *images} if number in alphas]
+    alpha_sizes = [_read_size(meta, meta.item(number), decoded_size) for number in decoded_alphas]
+    offset, size = _read_aperture(meta.find(item, b"clap"), decoded_size)
+    first = meta.item(images[0])
+    bit_depth, is_grey = _read_config(meta, first, image_format)
+    profile, primaries, is_full_range = _read_colours(meta, [item, first])
+    return IsobmffHeader(
+        format=image_format,
+        size=size,
+        offset=offset,
+        decoded_size=decoded_size,
+        largest_image=max(decoded_size, *sizes, *alpha_sizes, key=lambda each: each.width * each.height),
+        tiles_pixels=sum(each.width * each.height for each in sizes),
+        exif_orientation=_read_orientation(meta, item),
+        bit_depth=bit_depth,
+        is_grey=is_grey,
+        is_full_range=is_full_range,
+        has_alpha=bool(decoded_alphas),
+        profile=profile,
+        primaries=primaries,
+    )
+
+
+def _list_decoded(meta: _Meta, size: Size) -> list[int]:
+    """Return the ids of the coded images that are decoded: the primary one or its tiles, and the alpha of each."""
+    alphas = meta.find_alphas()
+    decoded: list[int] = []
+    for number in [meta.primary, alphas.get(meta.primary)]:
+        if number is None:
+            continue
+        images = meta.images_of(number)
+        if meta.item(number).kind == b"grid":
+            if _read_grid(_read_data(meta.view, meta.item(number))) != (len(images), size):
+                raise ImageCorruptError("expected a grid with the tiles and size in the header, got others")
+            decoded += [alphas[image] for image in images if image in alphas]
+        decoded += images
+    return decoded
+
+
+def strip(view: memoryview, *, is_alpha_kept: bool = True, is_alpha_primary: bool = False) -> bytearray:
+    """Return a copy in which decoders see only the primary image, as it is stored.
+
+    Without `is_alpha_kept`, they do not see its alpha. With `is_alpha_primary`, they see only the alpha.
+
+    Rotation, mirroring and clean aperture are removed, because some decoders apply them and some do not. So are
+    animations, brands, which let decoders prefer an animation, and EXIF and XMP, which decoders would parse.
+
+    Raises:
+        ImageError: see `read_header`.
+    """
+    meta = _read_meta(view)
+    header = _describe(meta)
+    image = bytearray(view)
+    start, end = meta.brands
+    for position in [start, *range(start + 8, end - 3, 4)]:
+        image[position : position + 4] = header.format.encode()
+    if meta.movie is not None:
+        image[meta.movie : meta.movie + 4] = b"free"
+    item = meta.item(meta.primary)
+    for index, (position, length) in zip(item.properties, item.associations, strict=True):
+        if meta.properties[index][0] in _TRANSFORMS:
+            image[position : position + length] = bytes(length)
+    alpha = meta.find_alphas().get(meta.primary)
+    if is_alpha_primary and alpha is not None:
+        position, end = meta.primary_span
+        image[position:end] = alpha.to_bytes(end - position)
+    hidden = meta.descriptions if is_alpha_kept or is_alpha_primary else meta.descriptions + meta.auxiliaries
+    for position in hidden:
+        image[position : position + 4] = b"free"
+    return image
+
+
+def _iter_boxes(view: memoryview, start: int, end: int, *, is_nested: bool = True) -> Iterator[tuple[bytes, int, int]]:
+    """Yield the type, start and end of the content of each box in a part of the file.
+
+    Raises:
+        ImageTruncatedError: the file ends inside a box.
+        ImageCorruptError: a box has an invalid length.
+    """
+    for _ in range(_MAX_BOXES):
+        if start >= end:
+            return
+        content = start + 8
+        size = int.from_bytes(view[start : start + 4])
+        if size == _LARGE_SIZE:
+            size, content = int.from_bytes(view[content : content + 8]), content + 8
+        elif size == _TO_END:
+            size = end - start
+        if content <= end and start + size < content:
+            raise ImageCorruptError(f"expected a box of valid length at byte {start}, got an invalid length")
+        if content > end or start + size > end:
+            if not is_nested:
+                raise ImageTruncatedError(f"expected a complete file, got end of file in the box at byte {start}")
+            return  # libheif ignores it
+        yield bytes(view[start + 4 : start + 8]), content, start + size
+        start += size
+    raise ImageCorruptError(f"expected at most {_MAX_BOXES} boxes, got more")
+
+
+def _read_brands(view: memoryview, start: int, end: int) -> set[bytes]:
+    if end - start < 8 or end - start > 4 * _MAX_BRANDS:  # noqa: PLR2004 - the major brand and its version
+        raise ImageCorruptError("expected a list of brands of valid length, got an invalid length")
+    return {bytes(view[position : position + 4]) for position in [start, *range(start + 8, end - 3, 4)]}
+
+
+def _read_meta(view: memoryview) -> _Meta:
+    """Parse the boxes up to the end of the first `meta` box. What follows it is ignored."""
+    meta = _Meta(view)
+    for kind, start, end in _iter_boxes(view, 0, len(view), is_nested=False):
+        if kind == FTYP:
+            meta.brands = start, end
+            _read_brands(view, start, end)
+        elif kind == b"moov":
+            meta.movie = start - 4
+        elif kind == b"meta":
+            _parse_meta(view, start + 4, end, meta)
+            return meta
+    if meta.movie is not None:
+        raise ImageFormatError("expected a still image, got an animation or a video")
+    raise ImageTruncatedError("expected a complete file, got end of file before the description of its images")
+
+
+def _parse_meta(view: memoryview, start: int, end: int, meta: _Meta) -> None:
+    boxes: dict[bytes, tuple[int, int]] = {}
+    for kind, first, last in _iter_boxes(view, start, end):
+        boxes.setdefault(kind, (first, last))
+    missing = {b"iinf", b"iloc", b"iprp", b"pitm"} - boxes.keys()
+    if missing:
+        raise ImageCorruptError("expected the boxes iinf, iloc, iprp and pitm, got fewer")
+    try:
+        first, last = boxes[b"pitm"]
+        meta.primary_span = first + 4, first + (8 if view[first] else 6)
+        meta.primary = int.from_bytes(view[slice(*meta.primary_span)])
+        _parse_items(view, *boxes[b"iinf"], meta)
+        idat = boxes.get(b"idat")
+        _parse_locations(_Reader(view, *boxes[b"iloc"]), idat, meta)
+        _parse_properties(view, *boxes[b"iprp"], meta)
+        if b"iref" in boxes:
+            _parse_references(_Reader(view, *boxes[b"iref"]), meta)
+    except (IndexError, struct.error) as error:
+        raise ImageCorruptError("expected complete descriptions of images, got shorter ones") from error
+
+
+class _Reader:
+    """Numbers in a part of the file, from start to end."""
+
+    def __init__(self, view: memoryview, start: int, end: int) -> None:
+        self._view, self.position, self._end = view, start, end
+        self.version, self.flags = self.take(1), self.take(3)
+
+    @property
+    def has_more(self) -> bool:
+        return self.position < self._end
+
+    def take(self, length: int) -> int:
+        start = self.position
+        self.position += length
+        if self.position > self._end:
+            raise IndexError
+        return int.from_bytes(self._view[start : self.position])
+
+
+def _parse_items(view: memoryview, start: int, end: int, meta: _Meta) -> None:
+    reader = _Reader(view, start, end)
+    reader.take(4 if reader.version else 2)
+    for kind, first, last in _iter_boxes(view, reader.position, end):
+        if kind != b"infe":
+            raise ImageCorruptError("expected only descriptions of items, got another box")
+        entry = _Reader(view, first, last)
+        number = entry.take(2 if entry.version == 2 else 4)  # noqa: PLR2004 - ids of version 3 have 32 bits
+        entry.take(2)
+        meta.items[number] = _Item(entry.take(4).to_bytes(4))
+    if len(meta.items) > _MAX_ITEMS:
+        raise ImageCorruptError(f"expected at most {_MAX_ITEMS} items, got more")
+
+
+def _parse_locations(reader: _Reader, idat: tuple[int, int] | None, meta: _Meta) -> None:
+    sizes = reader.take(2)
+    offset_bytes, length_bytes, base_bytes, index_bytes = (sizes >> shift & 15 for shift in (12, 8, 4, 0))
+    if reader.version == 0:
+        index_bytes = 0
+    offset_bytes, length_bytes, base_bytes, index_bytes = (
+        size if size in {4, 8} else 0 for size in (offset_bytes, length_bytes, base_bytes, index_bytes)
+    )
+    entries = 0
+    for _ in range(reader.take(4 if reader.version == 2 else 2)):  # noqa: PLR2004 - ids of version 2 have 32 bits
+        item = meta.items.get(reader.take(4 if reader.version == 2 else 2))  # noqa: PLR2004
+        is_in_idat = bool(reader.version and reader.take(2) & 15 == 1)
+        reader.take(2)
+        base = reader.take(base_bytes)
+        for _ in range(reader.take(2)):
+            entries += 1
+            if entries > _MAX_ENTRIES:
+                raise ImageCorruptError(f"expected at most {_MAX_ENTRIES} parts of items, got more")
+            reader.take(index_bytes)
+            start, length = base + reader.take(offset_bytes), reader.take(length_bytes)
+            if is_in_idat:
+                if idat is None or idat[0] + start + length > idat[1]:
+                    raise ImageCorruptError("expected parts of items that fit in the box idat, got a longer one")
+                start += idat[0]
+            if item is not None:
+                item.extents.append((start, length))
+
+
+def _parse_properties(view: memoryview, start: int, end: int, meta: _Meta) -> None:
+    for kind, first, last in _iter_boxes(view, start, end):
+        if kind == b"ipco":
+            meta.properties += [(name, view[one:two]) for name, one, two in _iter_boxes(view, first, last)]
+    entries = 0
+    for kind, first, last in _iter_boxes(view, start, end):
+        if kind != b"ipma":
+            continue
+        reader = _Reader(view, first, last)
+        length = 2 if reader.flags & 1 else 1
+        for _ in range(reader.take(4)):
+            if not reader.has_more:
+                break  # libheif ignores a number that is too high
+            item = meta.items.get(reader.take(4 if reader.version else 2))
+            for _ in range(reader.take(1)):
+                entries += 1
+                position = reader.position
+                # The highest bit declares that readers must support the property.
+                index = reader.take(length) & (1 << (8 * length - 1)) - 1
+                if index > len(meta.properties) or entries > _MAX_ENTRIES:
+                    raise ImageCorruptError("expected associations with existing properties, got others or too many")
+                if item is not None and index:
+                    item.properties.append(index - 1)
+                    item.associations.append((position, length))
+
+
+def _parse_references(reader: _Reader, meta: _Meta) -> None:
+    """Parse references as decoders do: one after the other, by their numbers of targets, whatever the lengths are."""
+    if reader.version > 1:
+        return  # decoders ignore unknown versions
+    length = 4 if reader.version else 2
+    entries = 0
+    while reader.has_more:
+        reader.take(4)
+        position, kind, source = reader.position, reader.take(4).to_bytes(4), reader.take(length)
+        count = reader.take(2)
+        entries += 1 + count
+        if entries > _MAX_ENTRIES:
+            raise ImageCorruptError(f"expected at most {_MAX_ENTRIES} references between items, got more")
+        meta.references.setdefault((kind, source), []).extend(reader.take(length) for _ in range(count))
+        if kind == b"auxl":
+            meta.auxiliaries.append(position)
+        elif kind == b"cdsc":
+            meta.descriptions.append(position)
+
+
+def _read_size(meta: _Meta, item: _Item, default: Size | None = None) -> Size:
+    """Return the size of an image, from its description or, as decoders of HEIC do, from the image itself."""
+    content = meta.find(item, b"ispe")
+    if content is not None and len(content) >= 12:  # noqa: PLR2004 - the version and two numbers
+        size = Size(int.from_bytes(content[4:8]), int.from_bytes(content[8:12]))
+    elif default is not None:
+        size = default
+    elif item.kind == b"grid":
+        _, size = _read_grid(_read_data(meta.view, item))
+    else:
+        config = meta.find(item, b"hvcC") or meta.view[:0]
+        sizes = _scan_hevc(config, config[:0]).visible_sizes if len(config) >= _HVCC_BYTES else []
+        if not sizes:
+            raise ImageCorruptError("expected the size of each image, got none")
+        size = sizes[0]
+    if 0 in size:
+        raise ImageCorruptError("expected a valid size of each image, got 0")
+    return size
+
+
+def _read_aperture(content: memoryview | None, size: Size) -> tuple[tuple[int, int], Size]:
+    """Return the offset and size of the clean aperture. One that is invalid or not of whole pixels is ignored."""
+    if content is None or len(content) < 32:  # noqa: PLR2004 - eight numbers
+        return (0, 0), size
+    numbers = struct.unpack(">IIIIiIiI", content[:32])
+    if 0 in numbers[1::2]:
+        return (0, 0), size
+    width, height, right, down = (Fraction(*pair) for pair in zip(numbers[::2], numbers[1::2], strict=True))
+    left, top = (size.width - width) / 2 + right, (size.height - height) / 2 + down
+    is_whole = all(each.denominator == 1 for each in (width, height, left, top))
+    if not is_whole or min(left, top) < 0 or min(width, height) < 1:
+        return (0, 0), size
+    if left + width > size.width or top + height > size.height:
+        return (0, 0), size
+    return (int(left), int(top)), Size(int(width), int(height))
+
+
+def _read_orientation(meta: _Meta, item: _Item) -> int:
+    """Return the EXIF orientation that has the same effect as the rotations and mirrorings of an image in their order.
+
+    Rotations are anticlockwise in steps of 90 degrees. A mirroring exchanges top and bottom (0), or left and right (1).
+    """
+    corners = [0, 1, 2, 3]
+    for kind, content in (meta.properties[index] for index in item.properties):
+        value = content[0] if content else 0
+        if kind == b"irot":
+            turns = value & 3
+            corners = corners[turns:] + corners[:turns]
+        elif kind == b"imir":
+            order = (1, 0, 3, 2) if value & 1 else (3, 2, 1, 0)
+            corners = [corners[position] for position in order]
+    return _CORNERS.get((corners[0], corners[1], corners[2], corners[3]), UPRIGHT)
+
+
+def _read_config(meta: _Meta, item: _Item, image_format: IsobmffFormat) -> tuple[int, bool]:
+    """Return the bits per sample of an image, and whether it is grey."""
+    config = meta.find(item, _CONFIGS[image_format])
+    if config is None or len(config) < (4 if image_format == "avif" else _HVCC_BYTES):
+        raise ImageCorruptError("expected the configuration of the decoder, got none or a shorter one")
+    if image_format == "avif":
+        return 8 + 2 * (config[2] >> 6 & 1) + 2 * (config[2] >> 5 & 1), bool(config[2] >> 4 & 1)
+    return 8 + (config[17] & 7), config[16] & 3 == 0
+
+
+def _read_colours(meta: _Meta, items: list[_Item]) -> tuple[bytes, int, bool]:
+    """Return the ICC profile, the colour primaries, and whether samples use their full range."""
+    profile, primaries, is_full_range = b"", 2, True
+    for index in (index for item in reversed(items) for index in reversed(item.properties)):
+        kind, content = meta.properties[index]
+        if kind != b"colr":
+            continue
+        form = bytes(content[:4])
+        if form in {b"prof", b"rICC"}:
+            profile = bytes(content[4:])
+        elif form == b"nclx" and len(content) >= 11:  # noqa: PLR2004 - its four values
+            primaries, is_full_range = int.from_bytes(content[4:6]), bool(content[10] >> 7)
+    return profile, primaries, is_full_range
+
+
+def _read_data(view: memoryview, item: _Item) -> memoryview:
+    """Return the data of an item.
+
+    Raises:
+        ImageTruncatedError: the file ends before the data do.
+        ImageCorruptError: the item has no data.
+    """
+    if not sum(length for _, length in item.extents):
+        raise ImageCorruptError("expected data of each image, got none")
+    # Parts that overlap could otherwise add up to much more than the file.
+    if sum(length for _, length in item.extents) > len(view) or max(sum(extent) for extent in item.extents) > len(view):
+        raise ImageTruncatedError("expected a complete file, got end of file in the data of an image")
+    if len(item.extents) == 1:
+        start, length = item.extents[0]
+        return view[start : start + length]
+    return memoryview(b"".join(view[start : start + length] for start, length in item.extents))
+
+
+def _read_grid(data: memoryview) -> tuple[int, Size]:
+    """Return the number of tiles of a grid, and its size in pixels."""
+    length = 4 if len(data) > 1 and data[1] & 1 else 2
+    if len(data) < 4 + 2 * length:
+        raise ImageCorruptError("expected a complete description of a grid, got a shorter one")
+    size = Size(int.from_bytes(data[4 : 4 + length]), int.from_bytes(data[4 + length : 4 + 2 * length]))
+    return (data[2] + 1) * (data[3] + 1), size
+
+
+class _Scan(NamedTuple):
+    """What the headers inside a coded image contain."""
+
+    sizes: list[Size]
+    frames: int
+    units: int  # OBUs or NAL units
+    visible_sizes: list[Size]  # without what extends them to whole blocks
+
+
+def _scan_image(meta: _Meta, item: _Item, data: memoryview) -> _Scan:
+    """Scan the headers of a coded image without decoding it."""
+    image_format = _CODECS.get(item.kind)
+    if image_format is None:
+        raise ImageFormatError("expected an image of AV1 (AVIF) or HEVC (HEIC), got one of another kind")
+    if image_format == "avif":
+        scan = _scan_av1(data)
+    else:
+        _read_config(meta, item, image_format)
+        scan = _scan_hevc(meta.find(item, b"hvcC") or data[:0], data)
+    if not scan.frames or not scan.sizes:
+        raise ImageCorruptError("expected a frame in each image, got none")
+    if scan.frames > _MAX_FRAMES:
+        raise ImageCorruptError(f"expected at most {_MAX_FRAMES} frames in an image, got more")
+    return scan
+
+
+class _Bits:
+    """Bits of a short header, the highest bit of each byte first."""
+
+    def __init__(self, data: bytes) -> None:
+        self._value, self._left = int.from_bytes(data), 8 * len(data)
+
+    def take(self, count: int) -> int:
+        self._left -= count
+        if self._left < 0:
+            raise ImageCorruptError("expected a complete header of the image, got a shorter one")
+        return self._value >> self._left & (1 << count) - 1
+
+    def take_exponential(self) -> int:
+        """Return a number in the Exp-Golomb code of H.265 and AV1."""
+        zeros = 0
+        while not self.take(1):
+            zeros += 1
+        return (1 << zeros) - 1 + self.take(zeros)
+
+
+def _scan_av1(data: memoryview) -> _Scan:
+    """Scan the OBUs of an AV1 image; the sizes are the maximum ones in sequence headers."""
+    sizes: list[Size] = []
+    position = frames = units = 0
+    while position < len(data):
+        following = _NOT_PADDING.search(data, position)
+        if following is None:
+            break
+        position = following.start()
+        head = data[position]
+        units += 1
+        if head & 0x80 or units > _MAX_UNITS:
+            raise ImageCorruptError("expected an AV1 image, got other data")
+        kind = head >> 3 & 15
+        position += 2 if head & 4 else 1
+        length, position = _read_leb128(data, position) if head & 2 else (len(data) - position, position)
+        if position + length > len(data):
+            raise ImageCorruptError("expected a complete AV1 image, got the end of its data")
+        if kind == _AV1_SEQUENCE:
+            sizes.append(_parse_av1_sequence(bytes(data[position : position + min(length, _MAX_HEADER_BYTES)])))
+        frames += kind in {_AV1_FRAME_HEADER, _AV1_FRAME}
+        position += length
+    return _Scan(sizes, frames, units, sizes)
+
+
+def _read_leb128(data: memoryview, position: int) -> tuple[int, int]:
+    value = 0
+    for shift in range(0, 56, 7):
+        if position >= len(data):
+            break
+        byte = data[position]
+        position += 1
+        value |= (byte & 0x7F) << shift
+        if byte < 0x80:  # noqa: PLR2004 - the highest bit means that another byte follows
+            return value, position
+    raise ImageCorruptError("expected a valid length in an AV1 image, got an invalid one")
+
+
+def _parse_av1_sequence(data: bytes) -> Size:
+    """Return the maximum frame size of a sequence header; see section 5.5 of the AV1 specification."""
+    bits = _Bits(data)
+    bits.take(4)
+    if bits.take(1):  # reduced_still_picture_header
+        bits.take(5)
+    else:
+        delay_bits = 0
+        if bits.take(1):  # timing_info_present_flag
+            bits.take(64)
+            if bits.take(1):
+                bits.take_exponential()
+            if bits.take(1):  # decoder_model_info_present_flag
+                delay_bits = bits.take(5) + 1
+                bits.take(42)
+        has_display_delay = bits.take(1)
+        for _ in range(bits.take(5) + 1):
+            bits.take(12)
+            if bits.take(5) > 7:  # noqa: PLR2004 - higher levels have a tier
+                bits.take(1)
+            if delay_bits and bits.take(1):
+                bits.take(2 * delay_bits + 1)
+            if has_display_delay and bits.take(1):
+                bits.take(4)
+    width_bits, height_bits = bits.take(4) + 1, bits.take(4) + 1
+    return Size(bits.take(width_bits) + 1, bits.take(height_bits) + 1)
+
+
+def _scan_hevc(config: memoryview, data: memoryview) -> _Scan:
+    """Scan the NAL units of an HEVC image; the sizes are those in sequence parameter sets."""
+    length_bytes = (config[21] & 3) + 1
+    sizes: list[tuple[Size, Size]] = []
+    pictures = units = 0
+    for unit in _iter_nal_units(config, data, length_bytes):
+        units += 1
+        if units > _MAX_UNITS:
+            raise ImageCorruptError("expected fewer parts of an HEVC image, got too many")
+        if len(unit) < 3:  # noqa: PLR2004 - the head of a unit, and some content
+            continue
+        kind = unit[0] >> 1 & 63
+        if kind == _HEVC_SPS:
+            sizes.append(_parse_hevc_sequence(bytes(unit[2:_MAX_HEADER_BYTES]).replace(b"\0\0\3", b"\0\0")))
+        pictures += kind <= _HEVC_LAST_SLICE and unit[2] >> 7
+    return _Scan([size for size, _ in sizes], pictures, units, [size for _, size in sizes])
+
+
+def _iter_nal_units(config: memoryview, data: memoryview, length_bytes: int) -> Iterator[memoryview]:
+    """Yield the NAL units of a configuration and of the data of an image."""
+    position = _HVCC_BYTES
+    for _ in range(config[22]):
+        count, position = int.from_bytes(config[position + 1 : position + 3]), position + 3
+        for _ in range(count):
+            if position >= len(config):
+                raise ImageCorruptError("expected a complete configuration of HEVC, got a shorter one")
+            length = int.from_bytes(config[position : position + 2])
+            yield config[position + 2 : position + 2 + length]
+            position += 2 + length
+    position = 0
+    while position < len(data):
+        length = int.from_bytes(data[position : position + length_bytes])
+        position += length_bytes
+        if position + length > len(data):
+            raise ImageCorruptError("expected a complete HEVC image, got the end of its data")
+        yield data[position : position + length]
+        position += length
+
+
+def _parse_hevc_sequence(data: bytes) -> tuple[Size, Size]:
+    """Return the coded and visible sizes of pictures from a sequence parameter set (ITU-T H.265, section 7.3.2.2)."""
+    bits = _Bits(data)
+    bits.take(4)
+    layers = bits.take(3)
+    bits.take(1 + 88 + 8)
+    has_profile_and_level = [(bits.take(1), bits.take(1)) for _ in range(layers)]
+    if layers:
+        bits.take(2 * (8 - layers))
+    for has_profile, has_level in has_profile_and_level:
+        bits.take(88 * has_profile + 8 * has_level)
+    bits.take_exponential()
+    chroma = bits.take_exponential()
+    if chroma == _HEVC_444:
+        bits.take(1)
+    width, height = bits.take_exponential(), bits.take_exponential()
+    left = right = top = bottom = 0
+    if bits.take(1):  # conformance_window_flag
+        left, right, top, bottom = (bits.take_exponential() for _ in range(4))
+    step_x, step_y = 1 + (chroma in {1, 2}), 1 + (chroma == 1)
+    visible = Size(max(0, width - step_x * (left + right)), max(0, height - step_y * (top + bottom)))
+    return Size(width, height), visible

@@ -1,0 +1,106 @@
+"""AVIF and HEIC: boxes, sizes, transformations and the headers inside images."""
+
+import contextlib
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+from app.codec import sniff
+from app.codec.decode import decode_image, decode_image_with_alpha
+from app.codec.isobmff import read_header
+from app.codec.sniff import sniff_image, verify_structure
+from app.face.errors import ImageCorruptError, ImageError, ImageFormatError, ImageTooLargeError, ImageTruncatedError
+from app.face.frame import Size
+
+LIMIT = 4_096
+
+
+def check(data: bytes) -> sniff.ImageInfo:
+    return verify_structure(data, sniff_image(data, max_pixels=LIMIT))
+
+
+# Files of one item with id 1, from the builder, and what checking them raises.
+FILES = [
+    ("still", lambda b: b.join(b.colour()), contextlib.nullcontext()),
+    ("in idat", lambda b: b.join(b.colour(), is_idat=True), contextlib.nullcontext()),
+    ("HEIC", lambda b: b.join(b.heic(), brands=b"heic\0\0\0\0mif1heic"), contextlib.nullcontext()),
+    ("only mif1", lambda b: b.join(b.colour(), brands=b"mif1\0\0\0\0"), contextlib.nullcontext()),
+    ("animation with a still", lambda b: b.join(b.colour(), before=b.box(b"moov")), contextlib.nullcontext()),
+    ("animation", lambda b: b.box(b"ftyp", b"avis\0\0\0\0") + b.box(b"moov"), pytest.raises(ImageFormatError)),
+    ("video", lambda b: b.box(b"ftyp", b"isom\0\0\0\0"), pytest.raises(ImageFormatError, match="video")),
+    ("another codec", lambda b: b.join(b.item(b"x", b.ispe(5, 4), kind=b"jpeg")), pytest.raises(ImageFormatError)),
+    ("no size", lambda b: b.join(b.item(b.av1, b.box(b"av1C", b.av1c))), pytest.raises(ImageCorruptError)),
+    ("no configuration", lambda b: b.join(b.item(b.av1, b.ispe(5, 4))), pytest.raises(ImageCorruptError)),
+    ("size 0", lambda b: b.join(b.colour(size=(0, 4))), pytest.raises(ImageCorruptError)),
+    ("too large", lambda b: b.join(b.colour(size=(64, 64))), pytest.raises(ImageTooLargeError)),
+    ("no data", lambda b: b.join(b.item(b"", b.ispe(5, 4), b.box(b"av1C", b.av1c))), pytest.raises(ImageCorruptError)),
+    ("truncated", lambda b: b.join(b.colour())[:-1], pytest.raises(ImageTruncatedError)),
+    ("large alpha", lambda b: b.join(b.colour(), b.item(b.grey, b.ispe(90, 90), b.box(b"av1C", b.grey_av1c),
+        b.full(b"auxC", b.alpha_type), auxl=[1])), pytest.raises(ImageTooLargeError)),
+    ("grid without tiles", lambda b: b.join(b.grid(1, 1, (5, 4))), pytest.raises(ImageCorruptError)),
+    ("grid of another size", lambda b: b.join(b.grid(1, 2, (5, 4)), b.colour()), pytest.raises(ImageError)),
+    ("five frames", lambda b: b.join(b.item(b.av1 * 5, b.ispe(5, 4), b.box(b"av1C", b.av1c))),
+        pytest.raises(ImageCorruptError, match="frames")),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("build", "expected"), [pytest.param(*rest, id=name) for name, *rest in FILES])
+def test_files(make: SimpleNamespace, build: object, expected: contextlib.AbstractContextManager[object]) -> None:
+    with expected:
+        assert check(build(make.isobmff)).size == Size(5, 4)  # type: ignore[operator]
+
+
+def test_larger_frames_than_declared_are_refused(make: SimpleNamespace) -> None:
+    builder = make.isobmff
+    data, config = builder.split(builder.encode_heic(np.zeros((400, 400, 3), np.uint8)), b"hvcC")
+    small = builder.item(data, builder.ispe(5, 4), builder.box(b"hvcC", config), kind=b"hvc1")
+    with pytest.raises(ImageCorruptError, match="larger"):
+        check(builder.join(small, brands=b"heic\0\0\0\0mif1heic"))
+
+
+@pytest.mark.parametrize(
+    ("turns", "mirror", "orientation"),
+    [(0, None, 1), (3, None, 6), (2, None, 3), (1, None, 8), (0, 0, 4), (0, 1, 2), (1, 0, 5), (3, 0, 7)],
+)
+def test_rotation_and_mirroring_become_the_orientation(
+    make: SimpleNamespace, turns: int, mirror: int | None, orientation: int
+) -> None:
+    builder = make.isobmff
+    transforms = [builder.box(b"irot", bytes([turns]))]
+    if mirror is not None:
+        transforms.append(builder.box(b"imir", bytes([mirror])))
+    plain, turned = builder.join(builder.colour()), builder.join(builder.colour(*transforms))
+    info = check(turned)
+    assert info.exif_orientation == orientation
+    np.testing.assert_array_equal(decode_image(turned, info), decode_image(plain, check(plain)))
+
+
+def test_clean_aperture_is_cropped(make: SimpleNamespace) -> None:
+    builder = make.isobmff
+    whole = builder.join(builder.colour())
+    data = builder.join(builder.colour(builder.clap(3, 2, (0, 1), (0, 1))))
+    info = check(data)
+    assert info.size == Size(3, 2)
+    np.testing.assert_array_equal(decode_image(data, info), decode_image(whole, check(whole))[1:3, 1:4])
+
+
+def test_alpha_of_grey_is_decoded(make: SimpleNamespace) -> None:
+    builder = make.isobmff
+    grey = builder.item(builder.grey, builder.ispe(5, 4), builder.box(b"av1C", builder.grey_av1c))
+    data = builder.join(grey, builder.alpha(auxl=[1]))
+    image = decode_image_with_alpha(data, check(data))
+    assert image.shape == (4, 5, 4)
+    np.testing.assert_array_equal(image[:, :, 3], image[:, :, 0])
+
+
+def test_profile_is_read(make: SimpleNamespace) -> None:
+    builder = make.isobmff
+    assert read_header(memoryview(builder.join(builder.colour(builder.icc(b"profile"))))).profile == b"profile"
+
+
+def test_missing_decoder_is_named(samples: dict[str, bytes], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sniff, "find_spec", lambda _: None)
+    with pytest.raises(ImageFormatError, match=r"install facial-service\[heif\]"):
+        sniff_image(samples["heic colour"], max_pixels=LIMIT)
+    sniff_image(samples["avif colour"], max_pixels=LIMIT)
