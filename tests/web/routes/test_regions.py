@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import io
 from typing import TYPE_CHECKING, Any
 from xml.etree import ElementTree as ET
 
+import cv2
 import httpx
+import numpy as np
 import orjson
+import pillow_heif
 import pytest
 
 if TYPE_CHECKING:
@@ -175,6 +179,26 @@ def test_a_body_may_be_an_image(make_app: MakeApp, call: Call, sample: Sample, n
     found = call(app, path=CROP + query, content=sample.photo, headers={"content-type": name}).json()
     assert max(found["output"].values()) == 200
     assert found | {"processing_time_ms": 0} == expected | {"processing_time_ms": 0}
+
+
+@pytest.mark.usefixtures("face_models")
+@pytest.mark.parametrize("image_format", ["avif", "heic"])
+def test_avif_and_heic_are_decoded(make_app: MakeApp, call: Call, sample: Sample, image_format: str) -> None:
+    pixels = cv2.imdecode(np.frombuffer(sample.photo, np.uint8), cv2.IMREAD_COLOR)
+    file = io.BytesIO()
+    if image_format == "avif":
+        file.write(cv2.imencode(".avif", pixels)[1].tobytes())
+    else:
+        size = pixels.shape[1], pixels.shape[0]
+        pillow_heif.from_bytes("BGR", size, pixels.tobytes()).save(file, quality=80)
+    headers = {"content-type": f"image/{image_format}"}
+    response = call(make_app(), path=CROP + "?background=image", content=file.getvalue(), headers=headers)
+    assert response.status_code == 200, response.text
+    result = response.json()
+    assert result["image"]["format"] == image_format
+    assert b"data:image/jpeg;base64," in base64.b64decode(result["svg"])
+    truncated = call(make_app(), path=CROP, content=file.getvalue()[:-9], headers=headers)
+    assert (truncated.status_code, truncated.json()["code"]) == (422, "image_truncated")
 
 
 @pytest.mark.usefixtures("face_models")
