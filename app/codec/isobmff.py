@@ -1,18 +1,17 @@
-"""AVIF and HEIC files: the boxes of the ISO base media file format, and the headers of AV1 and HEVC images inside them.
+"""AVIF and HEIC files: the boxes of the ISO base media file format.
 
 Only the primary image is decoded, with its alpha. Thumbnails, depth maps, gain maps and animations are ignored.
 
-References: ISO/IEC 14496-12 (boxes), ISO/IEC 23008-12 (HEIF), the AV1 image file format and bitstream specifications,
-ITU-T H.265 (7.3), ISO/IEC 14496-15 (hvcC).
+References: ISO/IEC 14496-12 (boxes), ISO/IEC 23008-12 (HEIF), the AV1 image file format specification.
 """
 
-import re
 import struct
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from fractions import Fraction
 from typing import Final, Literal, NamedTuple
 
+from app.codec.bitstreams import HVCC_BYTES, MAX_UNITS, CodedHeaders, scan_av1, scan_hevc
 from app.codec.exif import UPRIGHT
 from app.face.errors import ImageCorruptError, ImageFormatError, ImageTooLargeError, ImageTruncatedError
 from app.face.frame import Size
@@ -51,19 +50,13 @@ _MAX_ENTRIES = 16_384
 _MAX_BRANDS = 256
 # An image of AV1 may consist of up to four layers. More frames would be decoded without being seen.
 _MAX_FRAMES = 4
-_MAX_UNITS = 16_384
 # The pixels of the largest image and its alpha, and what tiles extend beyond it. Decoding costs time for each.
 _MAX_DECODED_PIXELS = 160_000_000
 # Encoders enlarge images to whole blocks, which are at most this long.
 _MAX_BLOCK = 128
-_MAX_HEADER_BYTES = 512
 _MAX_OVERLAP = 4
 
 _LARGE_SIZE, _TO_END = 1, 0
-_AV1_SEQUENCE, _AV1_FRAME_HEADER, _AV1_FRAME = 1, 3, 6
-_HEVC_LAST_SLICE, _HEVC_SPS, _HEVC_444 = 31, 33, 3
-_HVCC_BYTES = 23
-_NOT_PADDING = re.compile(rb"[^\0]")  # decoders skip zeros after a frame
 
 
 @dataclass(slots=True)
@@ -182,7 +175,7 @@ def verify_isobmff(view: memoryview) -> int:
     meta = _read_meta(view)
     header = _describe(meta)
     # Encoders write equal tiles once.
-    scans: dict[tuple[tuple[int, int], ...], _Scan] = {}
+    scans: dict[tuple[tuple[int, int], ...], CodedHeaders] = {}
     pixels = units = scanned_bytes = 0
     for number in _list_decoded(meta, header.decoded_size):
         item = meta.item(number)
@@ -199,7 +192,7 @@ def verify_isobmff(view: memoryview) -> int:
             raise ImageCorruptError("expected frames of the size in the header, got larger ones")
         pixels += scan.frames * size.width * size.height
         units += scan.units
-        if pixels > _MAX_DECODED_PIXELS or units > _MAX_UNITS:
+        if pixels > _MAX_DECODED_PIXELS or units > MAX_UNITS:
             raise ImageTooLargeError(
                 f"expected at most {_MAX_DECODED_PIXELS} pixels in all frames, tiles and alpha, got more"
             )
@@ -477,7 +470,7 @@ def _read_size(meta: _Meta, item: _Item, default: Size | None = None) -> Size:
         _, size = _read_grid(_read_data(meta.view, item))
     else:
         config = meta.find(item, b"hvcC") or meta.view[:0]
-        sizes = _scan_hevc(config, config[:0]).visible_sizes if len(config) >= _HVCC_BYTES else []
+        sizes = scan_hevc(config, config[:0]).visible_sizes if len(config) >= HVCC_BYTES else []
         if not sizes:
             raise ImageCorruptError("expected the size of each image, got none")
         size = sizes[0]
@@ -523,7 +516,7 @@ def _read_orientation(meta: _Meta, item: _Item) -> int:
 def _read_config(meta: _Meta, item: _Item, image_format: IsobmffFormat) -> tuple[int, bool]:
     """Return the bits per sample of an image, and whether it is grey."""
     config = meta.find(item, _CONFIGS[image_format])
-    if config is None or len(config) < (4 if image_format == "avif" else _HVCC_BYTES):
+    if config is None or len(config) < (4 if image_format == "avif" else HVCC_BYTES):
         raise ImageCorruptError("expected the configuration of the decoder, got none or a shorter one")
     if image_format == "avif":
         return 8 + 2 * (config[2] >> 6 & 1) + 2 * (config[2] >> 5 & 1), bool(config[2] >> 4 & 1)
@@ -572,176 +565,18 @@ def _read_grid(data: memoryview) -> tuple[int, Size]:
     return (data[2] + 1) * (data[3] + 1), size
 
 
-class _Scan(NamedTuple):
-    """What the headers inside a coded image contain."""
-
-    sizes: list[Size]
-    frames: int
-    units: int  # OBUs or NAL units
-    visible_sizes: list[Size]  # without what extends them to whole blocks
-
-
-def _scan_image(meta: _Meta, item: _Item, data: memoryview) -> _Scan:
+def _scan_image(meta: _Meta, item: _Item, data: memoryview) -> CodedHeaders:
     """Scan the headers of a coded image without decoding it."""
     image_format = _CODECS.get(item.kind)
     if image_format is None:
         raise ImageFormatError("expected an image of AV1 (AVIF) or HEVC (HEIC), got one of another kind")
     if image_format == "avif":
-        scan = _scan_av1(data)
+        scan = scan_av1(data)
     else:
         _read_config(meta, item, image_format)
-        scan = _scan_hevc(meta.find(item, b"hvcC") or data[:0], data)
+        scan = scan_hevc(meta.find(item, b"hvcC") or data[:0], data)
     if not scan.frames or not scan.sizes:
         raise ImageCorruptError("expected a frame in each image, got none")
     if scan.frames > _MAX_FRAMES:
         raise ImageCorruptError(f"expected at most {_MAX_FRAMES} frames in an image, got more")
     return scan
-
-
-class _Bits:
-    """Bits of a short header, the highest bit of each byte first."""
-
-    def __init__(self, data: bytes) -> None:
-        self._value, self._left = int.from_bytes(data), 8 * len(data)
-
-    def take(self, count: int) -> int:
-        self._left -= count
-        if self._left < 0:
-            raise ImageCorruptError("expected a complete header of the image, got a shorter one")
-        return self._value >> self._left & (1 << count) - 1
-
-    def take_exponential(self) -> int:
-        """Return a number in the Exp-Golomb code of H.265 and AV1."""
-        zeros = 0
-        while not self.take(1):
-            zeros += 1
-        return (1 << zeros) - 1 + self.take(zeros)
-
-
-def _scan_av1(data: memoryview) -> _Scan:
-    """Scan the OBUs of an AV1 image; the sizes are the maximum ones in sequence headers."""
-    sizes: list[Size] = []
-    position = frames = units = 0
-    while position < len(data):
-        following = _NOT_PADDING.search(data, position)
-        if following is None:
-            break
-        position = following.start()
-        head = data[position]
-        units += 1
-        if head & 0x80 or units > _MAX_UNITS:
-            raise ImageCorruptError("expected an AV1 image, got other data")
-        kind = head >> 3 & 15
-        position += 2 if head & 4 else 1
-        length, position = _read_leb128(data, position) if head & 2 else (len(data) - position, position)
-        if position + length > len(data):
-            raise ImageCorruptError("expected a complete AV1 image, got the end of its data")
-        if kind == _AV1_SEQUENCE:
-            sizes.append(_parse_av1_sequence(bytes(data[position : position + min(length, _MAX_HEADER_BYTES)])))
-        frames += kind in {_AV1_FRAME_HEADER, _AV1_FRAME}
-        position += length
-    return _Scan(sizes, frames, units, sizes)
-
-
-def _read_leb128(data: memoryview, position: int) -> tuple[int, int]:
-    value = 0
-    for shift in range(0, 56, 7):
-        if position >= len(data):
-            break
-        byte = data[position]
-        position += 1
-        value |= (byte & 0x7F) << shift
-        if byte < 0x80:  # noqa: PLR2004 - the highest bit means that another byte follows
-            return value, position
-    raise ImageCorruptError("expected a valid length in an AV1 image, got an invalid one")
-
-
-def _parse_av1_sequence(data: bytes) -> Size:
-    """Return the maximum frame size of a sequence header; see section 5.5 of the AV1 specification."""
-    bits = _Bits(data)
-    bits.take(4)
-    if bits.take(1):  # reduced_still_picture_header
-        bits.take(5)
-    else:
-        delay_bits = 0
-        if bits.take(1):  # timing_info_present_flag
-            bits.take(64)
-            if bits.take(1):
-                bits.take_exponential()
-            if bits.take(1):  # decoder_model_info_present_flag
-                delay_bits = bits.take(5) + 1
-                bits.take(42)
-        has_display_delay = bits.take(1)
-        for _ in range(bits.take(5) + 1):
-            bits.take(12)
-            if bits.take(5) > 7:  # noqa: PLR2004 - higher levels have a tier
-                bits.take(1)
-            if delay_bits and bits.take(1):
-                bits.take(2 * delay_bits + 1)
-            if has_display_delay and bits.take(1):
-                bits.take(4)
-    width_bits, height_bits = bits.take(4) + 1, bits.take(4) + 1
-    return Size(bits.take(width_bits) + 1, bits.take(height_bits) + 1)
-
-
-def _scan_hevc(config: memoryview, data: memoryview) -> _Scan:
-    """Scan the NAL units of an HEVC image; the sizes are those in sequence parameter sets."""
-    length_bytes = (config[21] & 3) + 1
-    sizes: list[tuple[Size, Size]] = []
-    pictures = units = 0
-    for unit in _iter_nal_units(config, data, length_bytes):
-        units += 1
-        if units > _MAX_UNITS:
-            raise ImageCorruptError("expected fewer parts of an HEVC image, got too many")
-        if len(unit) < 3:  # noqa: PLR2004 - the head of a unit, and some content
-            continue
-        kind = unit[0] >> 1 & 63
-        if kind == _HEVC_SPS:
-            sizes.append(_parse_hevc_sequence(bytes(unit[2:_MAX_HEADER_BYTES]).replace(b"\0\0\3", b"\0\0")))
-        pictures += kind <= _HEVC_LAST_SLICE and unit[2] >> 7
-    return _Scan([size for size, _ in sizes], pictures, units, [size for _, size in sizes])
-
-
-def _iter_nal_units(config: memoryview, data: memoryview, length_bytes: int) -> Iterator[memoryview]:
-    """Yield the NAL units of a configuration and of the data of an image."""
-    position = _HVCC_BYTES
-    for _ in range(config[22]):
-        count, position = int.from_bytes(config[position + 1 : position + 3]), position + 3
-        for _ in range(count):
-            if position >= len(config):
-                raise ImageCorruptError("expected a complete configuration of HEVC, got a shorter one")
-            length = int.from_bytes(config[position : position + 2])
-            yield config[position + 2 : position + 2 + length]
-            position += 2 + length
-    position = 0
-    while position < len(data):
-        length = int.from_bytes(data[position : position + length_bytes])
-        position += length_bytes
-        if position + length > len(data):
-            raise ImageCorruptError("expected a complete HEVC image, got the end of its data")
-        yield data[position : position + length]
-        position += length
-
-
-def _parse_hevc_sequence(data: bytes) -> tuple[Size, Size]:
-    """Return the coded and visible sizes of pictures from a sequence parameter set (ITU-T H.265, section 7.3.2.2)."""
-    bits = _Bits(data)
-    bits.take(4)
-    layers = bits.take(3)
-    bits.take(1 + 88 + 8)
-    has_profile_and_level = [(bits.take(1), bits.take(1)) for _ in range(layers)]
-    if layers:
-        bits.take(2 * (8 - layers))
-    for has_profile, has_level in has_profile_and_level:
-        bits.take(88 * has_profile + 8 * has_level)
-    bits.take_exponential()
-    chroma = bits.take_exponential()
-    if chroma == _HEVC_444:
-        bits.take(1)
-    width, height = bits.take_exponential(), bits.take_exponential()
-    left = right = top = bottom = 0
-    if bits.take(1):  # conformance_window_flag
-        left, right, top, bottom = (bits.take_exponential() for _ in range(4))
-    step_x, step_y = 1 + (chroma in {1, 2}), 1 + (chroma == 1)
-    visible = Size(max(0, width - step_x * (left + right)), max(0, height - step_y * (top + bottom)))
-    return Size(width, height), visible
