@@ -19,6 +19,7 @@ import pytest
 from prometheus.source.model import Scope
 from prometheus.source.slo import REQUESTS_RATE
 from tests.alerting import LINKS, Monitoring, Notice, Webhook, alert_rules, monitoring, require
+from tests.live.alerts import faults
 from tests.live.alerts.lanes import PATIENT, Lanes, patient_job
 from tests.live.alerts.rehearsal import Rehearsal, Row
 from tests.live.alerts.releases import CROP, Fleet, Starter
@@ -40,7 +41,7 @@ FAULTS = {
     "API processes are killed one after the other": ("FacialServiceWorkerExits",),
     "files of processes that are gone stay": ("FacialServiceMetricFilesGrowing",),
     "a metric file is damaged": ("FacialServiceMetricsLost",),
-    "the exporter hangs again and again": ("FacialServiceScrapeSlow",),
+    "responses to scrapes are delayed": ("FacialServiceScrapeSlow",),
     "the API is stopped": ("FacialServiceDown", "FacialServiceInstanceDown"),
     "Prometheus no longer finds the API": ("FacialServiceAbsent",),
     "more large photos come than there are places": (
@@ -141,16 +142,18 @@ def report(
         webhook = Webhook()
         stack.callback(webhook.close)
         rehearsal = Rehearsal(webhook, FAULTS)
-        lanes = Lanes(rehearsal, wait_until, folder)
         starter = Starter(stack, sample, folder, run_service, run_worker, run_nats, wait_until)
         alone = starter.alone()
+        relay = faults.SlowRelay(alone.address)
+        stack.callback(relay.close)
+        lanes = Lanes(rehearsal, wait_until, folder, relay)
         threads = stack.enter_context(ThreadPoolExecutor())
         stack.callback(webhook.stop)
         aging = threads.submit(lanes.age, alone)
         fleet = starter.fleet(alone)
         for release in fleet.releases:
             stack.enter_context(release.traffic())
-        jobs = [patient_job(alone.address)]
+        jobs = [patient_job(relay.address)]
         watching = stack.enter_context(monitoring(folder, webhook, targets_of(fleet), jobs, absent=[BUSY]))
         wait_until(lambda: have_been_quiet(watching), limit_s=300, what="normal traffic for a while")
         report.quiet = webhook.notices()
@@ -161,7 +164,7 @@ def report(
         report.notices = webhook.notices()
         report.rows = {row.rule: row for row in rehearsal.rows}
         report.statuses = set(fleet.calm.statuses)
-        report.instances = instances_of(fleet)
+        report.instances = instances_of(fleet, relay)
         report.cores = lanes.demand.cores
         report.seconds = time.monotonic() - began
     return report
@@ -184,13 +187,13 @@ def have_been_quiet(monitoring: Monitoring) -> bool:
     return len(monitoring.ask(f"count_over_time({rates}[10m]) >= {QUIET_EVALUATIONS}")) == 4
 
 
-def instances_of(fleet: Fleet) -> dict[str, dict[str, str]]:
+def instances_of(fleet: Fleet, relay: faults.SlowRelay) -> dict[str, dict[str, str]]:
     """Return the instance with the fault, for alerts on a single instance."""
     assert fleet.apart.workers is not None
     return {
         "FacialServiceMetricFilesGrowing": {"instance": fleet.alone.address},
         "FacialServiceMetricsLost": {"instance": fleet.alone.address},
-        "FacialServiceScrapeSlow": {"instance": fleet.alone.address},
+        "FacialServiceScrapeSlow": {"instance": relay.address},
         "FacialServiceInstanceDown": {"instance": fleet.busy.address, "role": "api"},
         "FacialServiceQueueUnreachableFromInstance": {"instance": fleet.apart.workers.address, "role": "worker"},
     }

@@ -9,9 +9,11 @@ import sys
 import threading
 import time
 from contextlib import contextmanager, suppress
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import TYPE_CHECKING, Any
 
 import cv2
+import httpx
 import numpy as np
 import orjson
 import psutil
@@ -30,8 +32,6 @@ LEFT_BEHIND = range(100, 140)
 LARGE_SIDE = 4800
 # Share of the store that results fill: more than the threshold of the alert, but not everything.
 STORE_SHARE = 0.88
-# The sum is no multiple of the interval of patient scrapes, so that they come at all phases.
-SUSPENDED_S, RUNNING_S = 8.5, 0.5
 
 
 @contextmanager
@@ -76,20 +76,47 @@ def halted(process: psutil.Process) -> Iterator[None]:
         process.resume()
 
 
-@contextmanager
-def stuttering(process: psutil.Process) -> Iterator[None]:
-    """A process is suspended for most of the time, but never longer than the timeout of a patient scrape."""
-    end = threading.Event()
+class SlowRelay:
+    """An HTTP server in front of a release's metrics, whose responses can be delayed."""
 
-    def stutter() -> None:
-        with halted(process):
-            end.wait(SUSPENDED_S)
+    def __init__(self, address: str) -> None:
+        self._delay_s = 0.0
+        relay = self
 
-    with repeating(stutter, every_s=RUNNING_S):
+        class Handler(BaseHTTPRequestHandler):
+            def do_GET(self) -> None:
+                relay._end.wait(relay._delay_s)
+                response = httpx.get(f"http://{address}{self.path}", headers={"Accept": self.headers["Accept"]})
+                self.send_response(response.status_code)
+                self.send_header("Content-Type", response.headers["Content-Type"])
+                self.end_headers()
+                with suppress(ConnectionError):  # the scrape has timed out
+                    self.wfile.write(response.content)
+
+            def log_message(self, *_: object) -> None:
+                pass
+
+        self._end = threading.Event()
+        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.address = f"127.0.0.1:{self._server.server_port}"
+        self._thread = threading.Thread(target=self._server.serve_forever)
+        self._thread.start()
+
+    @contextmanager
+    def delaying(self, delay_s: float) -> Iterator[None]:
+        """Each response is delayed."""
+        self._delay_s = delay_s
         try:
             yield
         finally:
-            end.set()
+            self._delay_s = 0.0
+
+    def close(self) -> None:
+        """Stop the server."""
+        self._end.set()
+        self._server.shutdown()
+        self._server.server_close()
+        self._thread.join()
 
 
 @contextmanager
@@ -99,15 +126,6 @@ def hanging_with_a_task(alone: Release, wait_until: Callable[..., Any]) -> Itera
     with halted(process):
         wait_until(lambda: alone.submit(alone.sample.json()), limit_s=60, what="a task")
         yield
-
-
-def exporter_of(release: Release) -> psutil.Process:
-    """Return the process that serves metrics."""
-    for child in psutil.Process(release.service.pid).children():
-        with suppress(psutil.Error):  # such as one that has just been killed
-            if "exporter" in " ".join(child.cmdline()):
-                return child
-    raise LookupError("there is no exporter")
 
 
 @contextmanager

@@ -18,7 +18,8 @@ if TYPE_CHECKING:
 # Namespace of an additional scrape with a longer timeout: a scrape with a timeout of one second, like the others,
 # cannot take more than two.
 PATIENT = "patient"
-PATIENCE = "10s"
+PATIENCE = "5s"
+DELAY_S = 3.0
 # The threshold of the alert is an age, not a window, so that it is not shortened.
 AGE_LIMIT_S = 450.0
 
@@ -37,7 +38,10 @@ class Lanes:
         demand: fault that depends on the machine; it reports the CPU time that it got.
     """
 
-    def __init__(self, rehearsal: Rehearsal, wait_until: Callable[..., Any], folder: Path) -> None:
+    def __init__(
+        self, rehearsal: Rehearsal, wait_until: Callable[..., Any], folder: Path, relay: faults.SlowRelay
+    ) -> None:
+        self._relay = relay
         self._under = rehearsal.under
         self._settle = rehearsal.settle
         self._wait_until = wait_until
@@ -74,7 +78,7 @@ class Lanes:
             under("a metric file is damaged", place, faults.damaged_metric_file(self._folder / "values")),
         ):
             pass
-        with under("the exporter hangs again and again", PATIENT, faults.stuttering(faults.exporter_of(alone))):
+        with under("responses to scrapes are delayed", PATIENT, self._relay.delaying(DELAY_S)):
             pass
         self._settle(PATIENT)
 
