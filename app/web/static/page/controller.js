@@ -23,6 +23,7 @@ const KEY = /^[\x20-\x7e]+$/;
 export function requestFields({ image, landmarks, map, options }) {
   const fields = /** @type {Field[]} */ ([]);
   if (image) fields.push({ name: "image", value: image.file, origin: image.origin });
+  fields.push({ name: "orientation", value: "displayed" }); // as browsers display images
   if (landmarks) fields.push({ name: "landmarks", value: landmarks.file, origin: landmarks.origin });
   if (landmarks && options.units !== "pixels") fields.push({ name: "landmark_units", value: options.units });
   if (map) fields.push({ name: "segmentation_map", value: map.file, origin: map.origin });

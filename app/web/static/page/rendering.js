@@ -140,36 +140,16 @@ export function positionImage(image, { image: source, output, transform }) {
 }
 
 /**
- * By EXIF orientation, the transform from the oriented image to the stored one: a, b, c, d of a matrix, and its
- * translation in units of the stored width and height.
- * @type {Record<number, number[]>}
- */
-const INVERSE_ORIENTATION = {
-  2: [-1, 0, 0, 1, 1, 0],
-  3: [-1, 0, 0, -1, 1, 1],
-  4: [1, 0, 0, -1, 0, 1],
-  5: [0, 1, 1, 0, 0, 0],
-  6: [0, -1, 1, 0, 0, 1],
-  7: [0, -1, -1, 0, 1, 1],
-  8: [0, 1, -1, 0, 1, 0],
-};
-
-/**
- * Draw the image on a canvas of the frame's size. A canvas applies the EXIF orientation, but responses refer to the
- * pixels as they are stored, so it is inverted.
+ * Draw the image on a canvas of the frame's size. Both the canvas and the response apply the EXIF orientation.
  * @param {CanvasRenderingContext2D} context
- * @param {HTMLImageElement} image without `image-orientation: none`
+ * @param {HTMLImageElement} image
  * @param {CropResponse} response
  */
 export function drawImage(context, image, { image: source, transform }) {
   const [[a, c, x], [b, d, y]] = transform;
-  const { width, height, exif_orientation: orientation } = source;
-  const inverse = INVERSE_ORIENTATION[orientation] || [1, 0, 0, 1, 0, 0];
-  const isTransposed = inverse[0] === 0;
   context.imageSmoothingQuality = "high";
   context.setTransform(a, b, c, d, x, y);
-  context.transform(inverse[0], inverse[1], inverse[2], inverse[3], inverse[4] * width, inverse[5] * height);
-  context.drawImage(image, 0, 0, isTransposed ? height : width, isTransposed ? width : height);
+  context.drawImage(image, 0, 0, source.width, source.height);
   context.resetTransform();
 }
 
