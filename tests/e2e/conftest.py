@@ -26,7 +26,7 @@ CHART = REPOSITORY / "charts" / "facial-service"
 IMAGE = os.environ.get("E2E_IMAGE", "")
 LOAD_SCRIPT = Path(__file__).with_name("load.py").read_text(encoding="utf-8")
 PROMETHEUS_LABELS = {"release": "kube-prometheus-stack"}
-RESOURCES = {"requests": {"cpu": "20m", "memory": "150Mi"}, "limits": {"memory": "1Gi"}}
+RESOURCES = {"requests": {"cpu": "20m", "memory": "150Mi"}, "limits": {"memory": "2Gi"}}
 SMALL = {
     "api": {"replicas": 1, "workers": 1, "resources": RESOURCES},
     "worker": {"processes": 1, "resources": RESOURCES},

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(900)]
 BETWEEN = 30  # responses
-RESOURCES = {"requests": {"cpu": "50m", "memory": "200Mi"}, "limits": {"memory": "1Gi"}}
+RESOURCES = {"requests": {"cpu": "50m", "memory": "200Mi"}, "limits": {"memory": "2Gi"}}
 VALUES = {
     "api": {"replicas": 3, "workers": 1, "resources": RESOURCES},
     "worker": {"replicas": 2, "processes": 1, "resources": RESOURCES},

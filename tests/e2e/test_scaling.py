@@ -24,7 +24,7 @@ AUTOSCALING = {
     # The chart's values, except for the minutes before a scale-down.
     "behavior": {"scaleDown": {"stabilizationWindowSeconds": 5}},
 }
-RESOURCES = {"requests": {"cpu": "100m", "memory": "200Mi"}, "limits": {"memory": "1Gi"}}
+RESOURCES = {"requests": {"cpu": "100m", "memory": "200Mi"}, "limits": {"memory": "2Gi"}}
 
 
 @pytest.fixture(scope="module")

@@ -28,7 +28,6 @@ from app.cli.process.report import (
     record_all,
 )
 from app.cli.typer_adapter import EagerCommand, replace_parameters
-from app.codec.sniff import is_heic_supported
 from app.service.options import OPTION_NAMES, CropOptions
 
 if TYPE_CHECKING:
@@ -96,6 +95,8 @@ def run(selection: Selection, options: RunOptions, crop_options: CropOptions) ->
         OutputError: the results folder cannot be used.
         OSError: an input, the results folder or the report cannot be read or written.
     """
+    from app.codec.sniff import is_heic_supported  # noqa: PLC0415 - `--help` loads no image libraries
+
     settings = settings_or_exit()
     try:
         # A service may decode HEIC even if this machine cannot.
