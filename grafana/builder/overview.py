@@ -267,7 +267,6 @@ REQUEST_DETAILS: Final = collapsed_section(
             "Client and server errors per second, by the error code of the response.",
             Scale("ops"),
             Query(expr=rate(series("errors_total"), "component, type"), legend="{{component}}: {{type}}"),
-            has_table_legend=True,
         ),
         timeseries_panel(
             "Upload time by route (95th percentile)",

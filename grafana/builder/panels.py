@@ -134,7 +134,6 @@ def timeseries_panel(
     *queries: Query,
     colours: Mapping[str, str] | None = None,
     is_stacked: bool = False,
-    has_table_legend: bool = False,
 ) -> timeseries.Panel:
     """Create a time series panel, with a dashed line at each threshold.
 
@@ -145,12 +144,11 @@ def timeseries_panel(
         queries: queries, each with any number of series.
         colours: colours by regular expression for the series name.
         is_stacked: whether to stack the series.
-        has_table_legend: whether to show the legend as a table on the right.
     """
     panel = timeseries.Panel().line_width(1).fill_opacity(60 if is_stacked else 8)
     panel.show_points(kinds.VisibilityMode.AUTO).span_nulls(False).axis_soft_min(0)
     panel.tooltip(common.VizTooltipOptions().mode(kinds.TooltipDisplayMode.MULTI).sort(kinds.SortOrder.DESCENDING))
-    panel.legend(_legend(is_table=has_table_legend)).unit(scale.unit)
+    panel.legend(_legend()).unit(scale.unit)
     panel.color_scheme(_colour(models.FieldColorModeId.PALETTE_CLASSIC))
     if is_stacked:
         panel.stacking(common.StackingConfig().mode(kinds.StackingMode.NORMAL).group("A"))
@@ -259,12 +257,9 @@ def _thresholds(scale: Scale, base: str) -> dashboard.ThresholdsConfig:
     return dashboard.ThresholdsConfig().mode(models.ThresholdsMode.ABSOLUTE).steps(steps)
 
 
-def _legend(*, is_table: bool) -> common.VizLegendOptions:
-    legend = common.VizLegendOptions().show_legend(True)
-    if not is_table:
-        return legend.display_mode(kinds.LegendDisplayMode.LIST).placement(kinds.LegendPlacement.BOTTOM).calcs([])
-    legend.display_mode(kinds.LegendDisplayMode.TABLE).placement(kinds.LegendPlacement.RIGHT)
-    return legend.calcs(["mean", "max", "lastNotNull"]).sort_by("Max").sort_desc(True)
+def _legend() -> common.VizLegendOptions:
+    legend = common.VizLegendOptions().show_legend(True).calcs([])
+    return legend.display_mode(kinds.LegendDisplayMode.LIST).placement(kinds.LegendPlacement.BOTTOM)
 
 
 def _soft_maximum(scale: Scale) -> float | None:

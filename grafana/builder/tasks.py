@@ -185,7 +185,6 @@ PROBLEMS: Final = section(
             "Errors per second of tasks and task routes, by error code.",
             Scale("ops"),
             Query(expr=rate(series("errors_total", 'component="tasks"'), "type"), legend="{{type}}"),
-            has_table_legend=True,
         ),
         timeseries_panel(
             "Queue limits used",

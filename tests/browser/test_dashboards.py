@@ -133,7 +133,7 @@ def send_requests(apis: list[str], sample: Sample, number: int, has_ended: Calla
     crops = [
         *[sample.json(image=image) for image in (sample.jpeg, sample.jpeg, sample.png, sample.webp, sample.photo)],
         sample.json(image=sample.photo, landmarks=None),
-        sample.json(image=sample.photo, upright=True, crop="face"),
+        sample.json(image=sample.photo, upright=True, crop="face", background="image"),
         sample.json(segmentation_map=sample.labels),
         sample.json(segmentation_map={"mouth": [61, 0, 291, 17]}),
     ]
