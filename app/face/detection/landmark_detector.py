@@ -32,7 +32,7 @@ from app.face.detection.model_files import FULL_RANGE_FILE, IRIS_FILE, MESH_FILE
 from app.face.errors import FaceIndexError, NoFaceError
 from app.face.frame import ByteArray
 from app.face.image_pyramid import OVERVIEW_SIDE, ImagePyramid, Level, make_closeup, make_overview
-from app.face.landmarks import DepthArray, FloatArray, compute_bbox
+from app.face.landmarks import MAX_FACES, DepthArray, FloatArray, compute_bbox
 from app.face.pipeline import OnStep
 
 MIN_PRESENCE: Final = 0.8
@@ -40,10 +40,6 @@ MIN_PRESENCE: Final = 0.8
 
 Higher than MediaPipe's 0.5, because many candidates are checked. On the 93 photos of the benchmark, it rejects
 one of two false positives and one rotated face."""
-
-MAX_FACES: Final = 32
-"""Maximum number of candidates that are checked, and so of faces. Bounds the cost of an image that was made so that
-everything in it looks like a face."""
 
 # Clockwise, by the number of quarter turns. Copying an array rotated by numpy takes three times as long.
 _ROTATIONS: Final = {1: cv2.ROTATE_90_CLOCKWISE, 2: cv2.ROTATE_180, 3: cv2.ROTATE_90_COUNTERCLOCKWISE}
