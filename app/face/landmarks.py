@@ -43,7 +43,8 @@ NORMALIZED_RANGE: Final = (-1.0, 2.0)
 into it, because the outer eye corners would be about a pixel apart."""
 
 MAX_FACES: Final = 32
-"""Maximum number of faces that have a result each."""
+"""Maximum number of candidates for faces that are examined, and of faces that have a result each. Bounds the cost of an
+image that was made so that everything in it looks like a face."""
 
 _FLOAT32_MAX: Final = float(np.finfo(np.float32).max)
 

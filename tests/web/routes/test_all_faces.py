@@ -170,6 +170,22 @@ def test_sent_landmarks_are_the_only_face(
     assert found["detection"] is None
 
 
+def test_a_crowd_has_a_warning(make_app: MakeApp, call: Call, sample: Sample) -> None:
+    head = cv2.imdecode(np.frombuffer(sample.photo, np.uint8), cv2.IMREAD_COLOR)[:300, 60:360]
+    crowd = sample.encode(".png", np.tile(cv2.resize(head, (180, 180), interpolation=cv2.INTER_AREA), (6, 6, 1)))
+    app, path = make_app(), {"headers": {"content-type": "image/png"}, "content": crowd}
+    for route in ("crop", "landmarks"):
+        for face in ("all", "31"):
+            response = call(app, path=f"/api/v1/frontal/{route}?face={face}", **path)
+            results = response.json() if face == "all" else [response.json()]
+            assert len(results) == (32 if face == "all" else 1)
+            assert all([one["code"] for one in result["warnings"]] == ["faces_omitted"] for result in results)
+            assert response.headers.get("x-warnings") == ("faces_omitted" if route == "crop" else None)
+    assert results[0]["warnings"][0]["message"] == (
+        "More than 32 candidates for faces were found. The others were not examined, so faces may be missing."
+    )
+
+
 def send_faces(sample: Sample) -> list[list[dict[str, float]]]:
     """Return normalized landmarks of faces that are smaller from face to face, without depth."""
     points = np.array(sample.pairs) / 512
