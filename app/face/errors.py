@@ -50,7 +50,7 @@ class LandmarkError(InputError):
 
 
 class LandmarkCountError(LandmarkError, code="landmarks_count"):
-    """The number of landmarks is neither 468 nor 478."""
+    """The number of landmarks is neither 468 nor 478, or there are too many faces."""
 
 
 class LandmarkShapeError(LandmarkError, code="landmarks_shape"):

@@ -42,6 +42,10 @@ NORMALIZED_RANGE: Final = (-1.0, 2.0)
 """Range of normalized coordinates: a face may be outside the image by its side at most. In pixels, no usable face fits
 into it, because the outer eye corners would be about a pixel apart."""
 
+MAX_FACES: Final = 32
+"""Maximum number of candidates for faces that are examined, and of faces that have a result each. Bounds the cost of an
+image that was made so that everything in it looks like a face."""
+
 _FLOAT32_MAX: Final = float(np.finfo(np.float32).max)
 
 
@@ -92,22 +96,26 @@ def look_normalized(points: npt.NDArray[np.float64]) -> bool:
     return points.size > 0 and bool(((points[..., :2] >= low) & (points[..., :2] <= high)).all())
 
 
-def select_face(points: npt.NDArray[np.float64], index: int | Literal["all"]) -> npt.NDArray[np.float64]:
-    """Return the points ``(N, 2)`` of one face; points that are not ``(F, N, 2)`` are those of one face already.
+def select_faces(points: npt.NDArray[np.float64], index: int | Literal["all"]) -> list[npt.NDArray[np.float64]]:
+    """Return the points ``(N, 2)`` of one face, or those of each face, in the order in which they were sent.
+
+    Points that are not ``(F, N, 2)`` are those of one face, whatever the index.
 
     Raises:
-        FaceIndexError: there are not that many faces, or there are several and all are selected.
+        FaceIndexError: there are not that many faces.
+        LandmarkCountError: all faces are selected, and there are more than ``MAX_FACES``.
     """
     if points.ndim != 3:  # noqa: PLR2004 - faces, points, coordinates
-        return points
-    if index == "all":
-        if len(points) > 1:
-            raise FaceIndexError(f"face: expected an index, because {len(points)} faces were sent, got all")
-        index = 0
-    if index >= len(points):
-        raise FaceIndexError(f"face: expected an index below {len(points)}, the number of faces sent, got {index}")
-    face: npt.NDArray[np.float64] = points[index]
-    return face
+        return [points]
+    if index != "all":
+        if index >= len(points):
+            raise FaceIndexError(f"face: expected an index below {len(points)}, the number of faces sent, got {index}")
+        return [points[index]]
+    if len(points) > MAX_FACES:
+        raise LandmarkCountError(
+            f"landmarks: expected at most {MAX_FACES} faces for face=all, got {len(points)}; send fewer, or select one"
+        )
+    return list(points)
 
 
 def _to_float_rows(points: npt.ArrayLike) -> npt.NDArray[np.float64]:

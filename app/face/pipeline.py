@@ -13,7 +13,6 @@ from app.face.label_map import LabelMap, image_to_label_map, scale_labels
 from app.face.landmarks import DepthArray, FloatArray, compute_bbox, compute_interocular_px, compute_roll_deg
 from app.face.outlines import (
     Outline,
-    check_regions,
     check_total,
     measure_outlines,
     outline_catalogue,
@@ -71,18 +70,6 @@ class FaceResult:
     depths_px: DepthArray | None = None  # rounded
     yaw_deg: float | None = None  # positive towards the image's right
     pitch_deg: float | None = None  # positive up
-
-
-def check_face(landmarks_px: FloatArray, region_landmarks: Mapping[str, Sequence[int]] | None) -> None:
-    """Run the checks of `process_face` that need no pixels.
-
-    Raises:
-        LandmarkDegenerateError: the landmarks do not form a face.
-        RegionError: the custom regions cannot be used.
-    """
-    compute_roll_deg(landmarks_px)
-    if region_landmarks is not None:
-        check_regions(region_landmarks, len(landmarks_px))
 
 
 def process_face(request: FaceRequest, on_step: OnStep = no_step) -> FaceResult:

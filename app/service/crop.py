@@ -46,10 +46,10 @@ from app.face.landmarks import (
     compute_roll_deg,
     look_normalized,
     points_to_landmarks_px,
-    select_face,
+    select_faces,
 )
 from app.face.outlines import check_regions
-from app.face.pipeline import FaceRequest, FaceResult, OnStep, check_face, process_faces
+from app.face.pipeline import FaceRequest, FaceResult, OnStep, process_faces
 from app.face.pose import points_to_depths_px
 from app.face.rendering.svg import EmbeddedImage, combine_svgs
 from app.observability.recording import (
@@ -96,15 +96,24 @@ class CropInput:
     options: CropOptions
 
 
+class SentFace(NamedTuple):
+    """Landmarks of one face that were sent."""
+
+    landmarks_px: FloatArray  # `(468, 2)` or `(478, 2)` in pixels of the image, stored or displayed
+    depths_px: DepthArray | None = None  # of the landmarks; None if they are unknown or not meaningful
+
+    def to_bytes(self) -> tuple[bytes, bytes | None]:
+        """Return the content of both arrays."""
+        return self.landmarks_px.tobytes(), None if self.depths_px is None else self.depths_px.tobytes()
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CheckedInput:
     """A request that passed all checks that need no pixels."""
 
     image: bytes | memoryview
     image_info: ImageInfo
-    # `(468, 2)` or `(478, 2)` in pixels of the image, stored or displayed; None to detect them
-    landmarks_px: FloatArray | None
-    depths_px: DepthArray | None = None  # of the landmarks; None if they are unknown or not meaningful
+    faces: tuple[SentFace, ...] | None  # selected ones of those that were sent; None to detect them
     label_image: bytes | memoryview | None = None
     label_info: ImageInfo | None = None
     # Landmark indices by region name. Without this and a label image, the catalogue is used.
@@ -120,7 +129,7 @@ class CheckedInput:
     @property
     def needs_image(self) -> bool:
         """Whether the image must be decoded."""
-        return self.landmarks_px is None or self.options.background == "image" or self.options.verify == "pixels"
+        return self.faces is None or self.options.background == "image" or self.options.verify == "pixels"
 
     @property
     def orientation(self) -> int:
@@ -136,7 +145,7 @@ class CheckedInput:
         """Return the SHA-256 of everything that the result depends on, in hexadecimal."""
         # A list keeps the order of the regions, which determines their ids.
         regions = None if self.region_landmarks is None else [list(self.region_landmarks.items())]
-        points = [None if array is None else array.tobytes() for array in (self.landmarks_px, self.depths_px)]
+        points = None if self.faces is None else [face.to_bytes() for face in self.faces]
         parameters = (len(self.image), points, self.options, regions, self.are_units_guessed)
         digest = sha256(msgspec.msgpack.encode(parameters))
         digest.update(self.image)
@@ -166,7 +175,7 @@ class CropResult:
 class CropResults:
     """Results of a crop request for all faces."""
 
-    faces: tuple[CropResult, ...]  # the largest face first
+    faces: tuple[CropResult, ...]  # the largest face first, or in the order in which landmarks were sent
     processing_time_ms: float
 
     @property
@@ -218,9 +227,9 @@ class CropService:
         if request.points is None:
             self.detectors.require_models()
         info = self.check_image(request.image)
-        landmarks_px, depths_px, are_units_guessed = None, None, False
+        faces, are_units_guessed = None, False
         if request.points is not None:
-            landmarks_px, depths_px, are_units_guessed = convert_points(
+            faces, are_units_guessed = convert_points(
                 request.points,
                 request.options,
                 orient_size(info.size, choose_orientation(info, request.options)),
@@ -235,15 +244,12 @@ class CropService:
             with _errors_of("segmentation_map"):
                 label_info = self._sniff(label_image)
                 check_label_format(label_image, label_info)
-        if landmarks_px is not None:
-            check_face(landmarks_px, region_landmarks)
-        elif region_landmarks is not None:
-            check_regions(region_landmarks, MESH_POINTS_WITH_IRISES)
+        if region_landmarks is not None:
+            check_regions(region_landmarks, len(faces[0].landmarks_px) if faces else MESH_POINTS_WITH_IRISES)
         return CheckedInput(
             image=request.image,
             image_info=info,
-            landmarks_px=landmarks_px,
-            depths_px=depths_px,
+            faces=faces,
             label_image=label_image,
             label_info=label_info,
             region_landmarks=region_landmarks,
@@ -317,9 +323,9 @@ class CropService:
         return CropResults(faces=results, processing_time_ms=elapsed_ms) if is_all else results[0]
 
     def _locate_faces(self, image: ImagePyramid, checked: CheckedInput, on_step: OnStep) -> list[_LocatedFace]:
-        """Return the faces of a request: that of the landmarks sent, or those selected among the detected ones."""
-        if checked.landmarks_px is not None:
-            return [_LocatedFace(checked.landmarks_px, checked.depths_px, None)]
+        """Return the selected faces of a request, sent or detected."""
+        if checked.faces is not None:
+            return [_LocatedFace(*face, None) for face in checked.faces]
         found = find_faces(self.detectors, image, checked.image_info, checked.options, on_step)
         return [_LocatedFace(detected.landmarks_px, detected.depths_px, detected) for detected in found]
 
@@ -372,32 +378,38 @@ def find_faces(
 
 def convert_points(
     points: npt.NDArray[np.float64], options: CropOptions, size: Size, limits: ImageLimits, *, are_normalized: bool
-) -> tuple[FloatArray, DepthArray | None, bool]:
+) -> tuple[tuple[SentFace, ...], bool]:
     """Convert the points of a request to pixels of the image.
 
     Args:
-        points: ``(N, 2)`` or ``(N, 3)``, or ``(F, N, 2 or 3)`` for several faces, of which the options select one.
+        points: ``(N, 2)`` or ``(N, 3)``, or ``(F, N, 2 or 3)`` for several faces, of which the options select one or
+            all.
         options: options of the request.
         size: size of the image in pixels.
         limits: limits of the input.
         are_normalized: whether the points are normalized whatever the units of the options.
 
     Returns:
-        The landmarks, their depths if they have meaningful ones, and whether they were read as normalized although the
-        options declare pixels.
+        The selected faces, and whether they were read as normalized although the options declare pixels.
 
     Raises:
-        InputError: the points are invalid, or the selected face is missing.
+        InputError: the points are invalid, the selected face is missing, or all of too many are selected.
     """
-    face = select_face(points, options.face)
+    selected = select_faces(points, options.face)
     is_normalized = are_normalized or options.landmark_units == "normalized"
-    are_units_guessed = not is_normalized and look_normalized(face)
+    # All faces have the same units, whichever are selected.
+    are_units_guessed = not is_normalized and look_normalized(points)
     is_normalized = is_normalized or are_units_guessed
-    landmarks_px = points_to_landmarks_px(
-        face, image_size=size, is_normalized=is_normalized, margin=limits.landmark_margin
-    )
-    depths_px = points_to_depths_px(face, landmarks_px, image_size=size, is_normalized=is_normalized)
-    return landmarks_px, depths_px, are_units_guessed
+    faces = []
+    for number, face in enumerate(selected):
+        with _errors_of(f"face {number}" if len(selected) > 1 else ""):
+            landmarks_px = points_to_landmarks_px(
+                face, image_size=size, is_normalized=is_normalized, margin=limits.landmark_margin
+            )
+            compute_roll_deg(landmarks_px)  # the eyes are apart
+        depths_px = points_to_depths_px(face, landmarks_px, image_size=size, is_normalized=is_normalized)
+        faces.append(SentFace(landmarks_px, depths_px))
+    return tuple(faces), are_units_guessed
 
 
 def _count(image_format: str, faces: Sequence[FaceResult]) -> None:
@@ -411,12 +423,14 @@ def _count(image_format: str, faces: Sequence[FaceResult]) -> None:
 
 
 @contextmanager
-def _errors_of(field: str) -> Iterator[None]:
-    """Add the field to the text of an error, because a request may contain two files."""
+def _errors_of(part: str) -> Iterator[None]:
+    """Add a part of the request to the text of an error, because a request may contain two files or several faces."""
     try:
         yield
     except InputError as error:
-        raise type(error)(f"{field}: {error}") from error
+        if not part:
+            raise
+        raise type(error)(f"{part}: {error}") from error
 
 
 def open_image(data: bytes | memoryview, info: ImageInfo, on_step: OnStep) -> ImagePyramid:
@@ -434,7 +448,7 @@ def _open_image(checked: CheckedInput, on_step: OnStep) -> ImagePyramid:
     """Open the image, and decode it in full if that is necessary in any case."""
     image = open_image(checked.image, checked.image_info, on_step)
     has_background = checked.options.background == "image"
-    is_used = checked.landmarks_px is None or has_background
+    is_used = checked.faces is None or has_background
     if is_used and (checked.options.verify == "pixels" or (has_background and checked.options.output_size is None)):
         image.get_level(1)
     elif checked.options.verify == "pixels":

@@ -17,6 +17,7 @@ from app.observability.recording import image_step
 from app.service.crop import choose_orientation, find_faces, open_image
 from app.service.serialization import (
     detection_to_dict,
+    detection_warnings,
     face_to_dict,
     image_to_dict,
     image_warnings,
@@ -82,5 +83,5 @@ def _face_to_dict(detected: DetectedFace, info: ImageInfo, options: LandmarkOpti
             compute_roll_deg(exact_px), compute_interocular_px(exact_px), compute_bbox(landmarks_px), pose
         ),
         "image": image_to_dict(info, orientation),
-        "warnings": [*image_warnings(info, orientation), *pose_warnings(pose)],
+        "warnings": [*image_warnings(info, orientation), *detection_warnings(detected), *pose_warnings(pose)],
     }

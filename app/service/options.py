@@ -63,8 +63,8 @@ class CropOptions(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_fiel
     face: Annotated[
         FaceChoice,
         Meta(
-            description="Index of the detected face, if no landmarks are sent; 0 is the largest. `all` returns an "
-            "array, one result per face."
+            description="Index of the face: of the detected ones, 0 is the largest; those in a result of MediaPipe "
+            "keep their order. `all` returns an array, one result per face."
         ),
     ] = 0
     upright: Annotated[bool, Meta(description="Rotate the result so that the eyes are level.")] = False

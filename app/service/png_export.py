@@ -88,7 +88,8 @@ def json_to_png(
 ) -> bytes:
     """Render the JSON document that a service returned, to the same image as `result_to_png`.
 
-    The points are the landmarks of the request, as in `CropInput`; None if they were detected.
+    The points are the landmarks of the request, as in `CropInput`; None if they were detected. The option `face` is the
+    index of the face in them.
 
     Raises:
         ImageTooLargeError: the frame has more pixels than an image may have.
@@ -101,8 +102,8 @@ def json_to_png(
         landmarks_px = np.array(pairs, np.float32)
     elif points is not None:
         size = Size(result.image.width, result.image.height)
-        exact_px, _, _ = convert_points(points, options, size, limits, are_normalized=are_points_normalized)
-        landmarks_px = np.round(exact_px, COORDINATE_DECIMALS)
+        (face, *_), _ = convert_points(points, options, size, limits, are_normalized=are_points_normalized)
+        landmarks_px = np.round(face.landmarks_px, COORDINATE_DECIMALS)
     size = Size(result.output.width, result.output.height)
     regions = [_to_region(region) for region in result.regions]
     return _render(size, regions, landmarks_px, pybase64.b64decode(result.svg), options, limits)

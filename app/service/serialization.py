@@ -10,7 +10,7 @@ import pybase64
 
 from app.face.contours import COORDINATE_DECIMALS, measure_rings
 from app.face.frame import orient_size, transform_points
-from app.face.landmarks import compute_bbox
+from app.face.landmarks import MAX_FACES, compute_bbox
 from app.face.pose import MAX_FRONTAL_DEG
 from app.service.crop import CropResult, CropResults
 
@@ -156,7 +156,11 @@ def warning_codes(result: CropResult | CropResults) -> list[str]:
 
 def result_warnings(result: CropResult) -> list[dict[str, str]]:
     """List the warnings about a result, each with a stable code."""
-    warnings = [*image_warnings(result.image, result.orientation), *pose_warnings(_pose(result.face))]
+    warnings = [
+        *image_warnings(result.image, result.orientation),
+        *detection_warnings(result.detected),
+        *pose_warnings(_pose(result.face)),
+    ]
     if result.are_units_guessed:
         message = (
             "All landmarks are between -1 and 2, so they were read as normalized coordinates. Set landmark_units to "
@@ -171,6 +175,16 @@ def result_warnings(result: CropResult) -> list[dict[str, str]]:
         message = f"{len(result.face.omitted)} regions have fewer than 3 points or no area; see omitted."
         warnings.append({"code": "regions_omitted", "message": message})
     return warnings
+
+
+def detection_warnings(detected: DetectedFace | None) -> list[dict[str, str]]:
+    """List the warnings about the detection of a face; None if its landmarks were sent."""
+    if detected is None or detected.are_all_examined:
+        return []
+    message = (
+        f"More than {MAX_FACES} candidates for faces were found. The others were not examined, so faces may be missing."
+    )
+    return [{"code": "faces_omitted", "message": message}]
 
 
 def pose_warnings(yaw_pitch_deg: tuple[float, float] | None) -> list[dict[str, str]]:

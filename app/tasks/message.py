@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import struct
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, Final
+from typing import Annotated, Final
 
 import msgspec
 import numpy as np
@@ -23,12 +23,9 @@ from msgspec import Meta
 from app.codec.sniff import ImageInfo
 from app.face.frame import Size
 from app.observability import rich_logging
-from app.service.crop import CheckedInput
+from app.service.crop import CheckedInput, SentFace
 from app.service.options import CropOptions  # noqa: TC001 - msgspec reads the annotation at run time
 from app.tasks.records import Record
-
-if TYPE_CHECKING:
-    from app.face.landmarks import FloatArray
 
 VERSION: Final = 4
 _LENGTH: Final = struct.Struct(">I")
@@ -56,13 +53,19 @@ class _Image(msgspec.Struct, frozen=True, array_like=True):
     exif_orientation: int
 
 
+class _Face(msgspec.Struct, frozen=True, array_like=True):
+    landmarks: bytes
+    depths: bytes | None
+
+
 class _Header(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     version: int
     record: bytes
     revision: int
     photo: _Image  # named as in version 2 of the format
-    landmarks: bytes | None
+    landmarks: bytes | None  # of the first face
     depths: bytes | None = None
+    other_faces: list[_Face] = []
     options: CropOptions
     label_map: _Image | None = None
     regions: list[tuple[str, list[int]]] | None = None
@@ -90,13 +93,15 @@ _RECORD = msgspec.json.Decoder(Record)
 def encode_task(record: Record, revision: int, checked: CheckedInput) -> bytes:
     """Encode a task, with the ids of the current request."""
     regions = checked.region_landmarks
+    faces = [_Face(*face.to_bytes()) for face in checked.faces or ()]
     header = _Header(
         version=VERSION,
         record=msgspec.json.encode(record),
         revision=revision,
         photo=_describe(checked.image, checked.image_info),
-        landmarks=None if checked.landmarks_px is None else checked.landmarks_px.tobytes(),
-        depths=None if checked.depths_px is None else checked.depths_px.tobytes(),
+        landmarks=faces[0].landmarks if faces else None,
+        depths=faces[0].depths if faces else None,
+        other_faces=faces[1:],
         options=checked.options,
         label_map=None
         if checked.label_image is None or checked.label_info is None
@@ -131,15 +136,15 @@ def decode_task(data: bytes) -> Task:
     image = _LENGTH.size + length
     label_map = image + header.photo.size
     end = label_map + (header.label_map.size if header.label_map else 0)
-    points, rest = divmod(len(header.landmarks or b""), _POINT_BYTES)
-    has_other_depths = header.depths is not None and len(header.depths) != points * _DEPTH_BYTES
-    if end != len(view) or rest or has_other_depths:
+    if end != len(view):
         raise MessageError(f"task: expected {end} bytes, got {len(view)}")
+    faces = None
+    if header.landmarks is not None:
+        faces = tuple(map(_sent_face, [_Face(header.landmarks, header.depths), *header.other_faces]))
     checked = CheckedInput(
         image=view[image:label_map],
         image_info=_info(header.photo),
-        landmarks_px=_landmarks(header.landmarks),
-        depths_px=None if header.depths is None else np.frombuffer(header.depths, np.float32),
+        faces=faces,
         label_image=view[label_map:end] if header.label_map else None,
         label_info=_info(header.label_map) if header.label_map else None,
         region_landmarks=None if header.regions is None else dict(header.regions),
@@ -155,8 +160,12 @@ def decode_task(data: bytes) -> Task:
     )
 
 
-def _landmarks(data: bytes | None) -> FloatArray | None:
-    return None if data is None else np.frombuffer(data, np.float32).reshape(-1, 2)
+def _sent_face(face: _Face) -> SentFace:
+    points, rest = divmod(len(face.landmarks), _POINT_BYTES)
+    if rest or (face.depths is not None and len(face.depths) != points * _DEPTH_BYTES):
+        raise MessageError(f"task: expected whole landmarks and as many depths, got {len(face.landmarks)} bytes")
+    landmarks_px = np.frombuffer(face.landmarks, np.float32).reshape(-1, 2)
+    return SentFace(landmarks_px, None if face.depths is None else np.frombuffer(face.depths, np.float32))
 
 
 def _describe(data: bytes | memoryview, info: ImageInfo) -> _Image:

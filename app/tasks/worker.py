@@ -340,7 +340,7 @@ class Attempt:
 def _is_quick(checked: CheckedInput) -> bool:
     """Return whether the work takes less than about 5 ms, so that it may run on the event loop."""
     # Label placement renders each region and measures distances in it, which takes ten times as long as all other work.
-    if checked.needs_pixels or checked.options.show_labels:
+    if checked.needs_pixels or checked.options.show_labels or len(checked.faces or ()) > 1:
         return False
     regions = checked.region_landmarks or {}
     return sum(map(len, regions.values())) + REGION_INDICES * len(regions) <= LIGHT_INDICES

@@ -37,7 +37,7 @@ _TAIL = msgspec.json.Decoder(_Tail)
 _FACES = msgspec.json.Decoder(list[_FaceResult])
 _SVG = b'{"svg":"'
 _WARNINGS = b',"warnings":'
-_TAIL_BYTES = 4096  # there are four warnings, each one or two sentences
+_TAIL_BYTES = 8192  # there are six warnings, each one or two sentences; that about colours has up to 4,000 bytes
 _BLOCK_BYTES = 65_536
 
 

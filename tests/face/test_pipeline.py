@@ -18,7 +18,8 @@ from app.face.errors import (
 )
 from app.face.frame import IDENTITY_TRANSFORM, Size
 from app.face.landmarks import compute_interocular_px, compute_roll_deg
-from app.face.pipeline import FaceRequest, FaceResult, check_face, process_face
+from app.face.outlines import check_regions
+from app.face.pipeline import FaceRequest, FaceResult, process_face
 from app.face.regions import CATALOGUE, LABELS, REGION_NAMES
 from app.face.rendering.svg import OverlayStyle
 
@@ -232,27 +233,26 @@ def test_region_kinds_are_a_closed_set(landmarks_px: Landmarks, frame: Size) -> 
         ({"a": [1, 2, -1]}, RegionIndexError),
     ],
 )
-def test_check_face_raises_the_same_errors_as_process_face(
+def test_regions_can_be_checked_before_the_work(
     landmarks_px: Landmarks, frame: Size, region_landmarks: dict[str, list[int]], error: type[Exception]
 ) -> None:
     with pytest.raises(error) as by_check:
-        check_face(landmarks_px, region_landmarks)
+        check_regions(region_landmarks, len(landmarks_px))
     with pytest.raises(error) as by_work:
         process_face(FaceRequest(image_size=frame, landmarks_px=landmarks_px, region_landmarks=region_landmarks))
     assert str(by_check.value) == str(by_work.value)
 
 
-def test_check_face_rejects_degenerate_landmarks() -> None:
+def test_degenerate_landmarks_are_rejected(frame: Size) -> None:
     with pytest.raises(LandmarkDegenerateError):
-        check_face(np.full((478, 2), 7.0, np.float32), None)
+        process_face(FaceRequest(image_size=frame, landmarks_px=np.full((478, 2), 7.0, np.float32)))
 
 
-def test_check_face_uses_the_number_of_landmarks(landmarks_px: Landmarks) -> None:
+def test_irises_are_regions_if_they_were_sent(landmarks_px: Landmarks, frame: Size) -> None:
     iris = {"iris": [468, 469, 470, 471]}
-    check_face(landmarks_px, None)
-    check_face(landmarks_px, iris)
+    process_face(FaceRequest(image_size=frame, landmarks_px=landmarks_px, region_landmarks=iris))
     with pytest.raises(RegionIndexError):
-        check_face(landmarks_px[:468], iris)
+        process_face(FaceRequest(image_size=frame, landmarks_px=landmarks_px[:468], region_landmarks=iris))
 
 
 def test_longest_possible_zigzag_is_rejected_before_simplification(landmarks_px: Any) -> None:

@@ -28,6 +28,7 @@ from app.face.errors import (
     LabelMapFormatError,
     LandmarkCountError,
     LandmarkDegenerateError,
+    LandmarkNotFiniteError,
     LandmarkRangeError,
     RegionCountError,
     RegionIndexError,
@@ -74,7 +75,7 @@ def test_results_are_counted_by_image_format(
     with pytest.raises(LandmarkRangeError):
         service.process(make_input(points=[[-1000.0, 0.0]] * 478))
     counted = {labels[0]: value for (name, *labels), value in scrape().items() if name == "images_processed_total"}
-    assert counted == {"png": 1, "jpeg": 2, "webp": 1}
+    assert counted == {"png": 1, "jpeg": 2, "webp": 1, "avif": 0, "heic": 0}
     assert set(counted) == set(get_args(ImageFormat))
 
 
@@ -150,9 +151,40 @@ def test_one_of_several_sent_faces_is_selected(
     faces = np.stack([sample.pairs, np.array(sample.pairs) + 7])
     given = replace(make_input(points=faces), options=CropOptions(face=face))
     with expectation if face == 2 else nullcontext():
-        found = service.check(given).landmarks_px
-        assert found is not None
-        np.testing.assert_allclose(found, faces[expectation], atol=1e-4)
+        (found,) = service.check(given).faces or ()
+        np.testing.assert_allclose(found.landmarks_px, faces[expectation], atol=1e-4)
+
+
+def test_all_sent_faces_are_selected_up_to_a_limit(service: CropService, make_input: MakeInput, sample: Sample) -> None:
+    faces = np.stack([np.array(sample.pairs) + shift for shift in range(33)])
+    given = make_input(points=faces[:32], face="all")
+    for found, sent in zip(service.check(given).faces or (), faces, strict=False):
+        np.testing.assert_allclose(found.landmarks_px, sent, atol=1e-4)
+    assert len(service.check(given).faces or ()) == 32
+    with pytest.raises(LandmarkCountError, match="at most 32 faces for face=all, got 33"):
+        service.check(make_input(points=faces, face="all"))
+    assert len(service.check(make_input(points=faces, face=32)).faces or ()) == 1
+
+
+@pytest.mark.parametrize("face", ["all", 0, 1])
+@pytest.mark.parametrize(
+    ("change", "error"),
+    [
+        (lambda points: points + 1e4, LandmarkRangeError),
+        (lambda points: points * np.nan, LandmarkNotFiniteError),
+        (lambda points: points * 0 + 9, LandmarkDegenerateError),
+        # Faces in one request have the same units.
+        (lambda points: points / 512, LandmarkDegenerateError),
+    ],
+)
+def test_an_error_names_the_face(
+    service: CropService, make_input: MakeInput, sample: Sample, face: Any, change: Any, error: type[Exception]
+) -> None:
+    faces = np.stack([sample.pairs, change(np.array(sample.pairs))])
+    with nullcontext() if face == 0 else pytest.raises(error) as caught:
+        service.check(make_input(points=faces, face=face))
+    if caught is not None:
+        assert str(caught.value).startswith("face 1: landmarks: " if face == "all" else "landmarks: ")
 
 
 @pytest.mark.parametrize("kind", ["grey", "rgb", "rgba", "webp"])
@@ -382,6 +414,9 @@ class TestDigest:
             {"image": sample.webp},
             {"points": moved},
             {"points": sample.pairs[:468]},
+            {"points": sample.pairs, "face": "all"},
+            {"points": np.stack([sample.pairs, moved]), "face": "all"},
+            {"points": np.stack([moved, sample.pairs]), "face": "all"},
             {"show_labels": True},
             {"show_landmarks": True},
             {"region_opacity": 0.5},

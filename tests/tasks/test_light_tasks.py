@@ -12,7 +12,7 @@ import pytest
 from app.codec.sniff import ImageInfo
 from app.face.frame import Size
 from app.observability.recording import deferred
-from app.service.crop import CheckedInput
+from app.service.crop import CheckedInput, SentFace
 from app.service.options import CropOptions
 from app.service.serialization import result_to_json
 from app.tasks.worker import _is_quick
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from app.service.crop import CropService
+    from tests.conftest import Sample
 
     Landmarks = np.ndarray[Any, np.dtype[np.float32]]
 
@@ -63,7 +64,11 @@ OPTIONS: dict[str, tuple[Any, ...]] = {
 def make_checked(landmarks: Landmarks, regions: dict[str, list[int]] | None, side: int, **options: Any) -> CheckedInput:
     info = ImageInfo("jpeg", Size(side, side), exif_orientation=6)
     return CheckedInput(
-        image=b"", image_info=info, landmarks_px=landmarks, region_landmarks=regions, options=CropOptions(**options)
+        image=b"",
+        image_info=info,
+        faces=(SentFace(landmarks),),
+        region_landmarks=regions,
+        options=CropOptions(**options),
     )
 
 
@@ -121,6 +126,11 @@ def test_many_large_or_labelled_regions_do_not_run_on_the_event_loop(
 ) -> None:
     assert _is_quick(check(segmentation_map=regions)) is is_quick
     assert not _is_quick(check(segmentation_map=regions, show_labels=True))
+
+
+def test_several_faces_do_not_run_on_the_event_loop(check: Callable[..., CheckedInput], sample: Sample) -> None:
+    for faces, is_quick in ((1, True), (2, False)):
+        assert _is_quick(check(points=np.stack([sample.pairs] * faces), face="all")) is is_quick
 
 
 @pytest.mark.parametrize("options", [{"verify": "pixels"}, {"background": "image"}])

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from app.codec.sniff import ImageInfo
 from app.face.frame import Size
 from app.observability import rich_logging
-from app.service.crop import CheckedInput
+from app.service.crop import CheckedInput, SentFace
 from app.service.options import CropOptions
 from app.tasks.message import VERSION, MessageError, NewerTaskError, decode_task, encode_task
 from app.tasks.records import Record
@@ -53,12 +53,13 @@ landmarks = st.builds(
 @st.composite
 def checked_inputs(draw: st.DrawFn) -> CheckedInput:
     has_map = draw(st.booleans())
-    points = draw(st.none() | landmarks)
+    points = draw(st.none() | st.lists(landmarks, min_size=1, max_size=3))
     return CheckedInput(
         image=draw(st.binary(max_size=500)),
         image_info=draw(infos),
-        landmarks_px=points,
-        depths_px=None if points is None or draw(st.booleans()) else points[:, 0].copy(),
+        faces=None
+        if points is None
+        else tuple(SentFace(face, face[:, 0].copy() if draw(st.booleans()) else None) for face in points),
         label_image=draw(st.binary(max_size=500)) if has_map else None,
         label_info=draw(infos) if has_map else None,
         region_landmarks=None if has_map else draw(st.none() | regions),
@@ -72,9 +73,9 @@ def plain(checked: CheckedInput) -> dict[str, Any]:
     return {
         "image": bytes(checked.image),
         "image_info": checked.image_info,
-        "landmarks": None if checked.landmarks_px is None else checked.landmarks_px.tolist(),
-        "dtype": None if checked.landmarks_px is None else checked.landmarks_px.dtype,
-        "depths": None if checked.depths_px is None else checked.depths_px.tolist(),
+        "faces": None
+        if checked.faces is None
+        else [[None if array is None else (array.tolist(), array.dtype) for array in face] for face in checked.faces],
         "label_image": None if checked.label_image is None else bytes(checked.label_image),
         "label_info": checked.label_info,
         "are_units_guessed": checked.are_units_guessed,
@@ -152,7 +153,8 @@ def test_changed_bytes_result_in_a_task_or_one_error(whole: bytes, data: st.Data
         return
     assert isinstance(task.record, Record)
     assert len(task.checked.image) + len(task.checked.label_image or b"") <= len(whole)
-    assert task.checked.landmarks_px.shape[1] == 2
+    assert task.checked.faces is not None
+    assert task.checked.faces[0].landmarks_px.shape[1] == 2
 
 
 def rewrite(whole: bytes, **changes: Any) -> bytes:
@@ -187,6 +189,9 @@ def test_a_later_version_is_recognized_whatever_it_changed(whole: bytes, changes
         {"record": b'{"task_id":"\xff","submitted_at":1}'},
         {"landmarks": b"1234567"},
         {"landmarks": b"1234"},
+        {"other_faces": [[b"1234", None]]},
+        {"other_faces": [[b"12345678", b"1"]]},
+        {"other_faces": [[None, None]]},
         {"photo": [-5, 4, 4, "png", 1]},
         {"photo": [2**63, 4, 4, "png", 1]},
         {"label_map": None},

@@ -7,6 +7,7 @@ import time
 from typing import TYPE_CHECKING, Any
 
 import msgspec
+import numpy as np
 import orjson
 import pytest
 
@@ -111,6 +112,16 @@ def test_task_errors_have_titles(code: str, title: str) -> None:
 def test_a_result_is_returned_as_stored() -> None:
     kept = b'{"b": [1.50, 2],"a":null}'
     assert kept in task_to_json(Record(task_id="0" * 32, submitted_at=0, result=msgspec.Raw(kept)))
+
+
+def test_the_longest_warnings_are_read_from_a_document(make_input: Callable[..., CropInput], sample: Sample) -> None:
+    colours = np.arange(256 * 3, dtype=np.uint8).reshape(16, 16, 3)
+    colours[..., 2] = 7
+    labels = np.kron(colours, np.ones((8, 8, 1), np.uint8))
+    labels[:8, :8] = 0
+    given = make_input(image=turned(sample), segmentation_map=sample.encode(".png", labels))
+    result = CropService(ImageLimits()).process(given)
+    assert read_result(result_to_json(result))[1] == ["exif_orientation", "label_colours"]
 
 
 @pytest.mark.parametrize("is_turned", [False, True])

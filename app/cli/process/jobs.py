@@ -48,7 +48,7 @@ class Job(NamedTuple):
     image: str
     landmarks: str | None  # path of its landmarks; None to detect them
     label_map: str | None  # path of its segmentation map; None if it has none
-    # Path of each result, in the order of `JobConfig.formats`; those of the largest face for all faces.
+    # Path of each result, in the order of `JobConfig.formats`; those of the first face for all faces.
     results: tuple[str, ...]
 
 

@@ -16,8 +16,8 @@ from msgspec import Meta
 from app.cli.process.inputs import os_error_text
 from app.cli.process.jobs import Format, JobError, Outcome, result_of_face
 from app.cli.process.outputs import remove_files, write_files
-from app.face.detection.landmark_detector import MAX_FACES
 from app.face.errors import InputError
+from app.face.landmarks import MAX_FACES
 from app.service.crop import CropInput, CropResult, CropService, ImageLimits
 from app.service.detector_pool import DetectorPool
 from app.service.png_export import json_to_png, result_to_png
@@ -104,8 +104,14 @@ def split_document(document: bytes) -> list[bytes]:
     return list(map(bytes, msgspec.json.decode(document, type=Annotated[list[msgspec.Raw], Meta(min_length=1)])))
 
 
-def document_to_results(document: bytes, files: JobFiles, config: JobConfig) -> list[bytes]:
+def document_to_results(document: bytes, files: JobFiles, config: JobConfig, face: int = 0) -> list[bytes]:
     """Return the results in every format from the JSON document that a service returned.
+
+    Args:
+        document: the result for one face.
+        files: the files that were sent.
+        config: its options select one face, or all.
+        face: index of the face if they select all.
 
     Raises:
         InputError: a PNG would be too large.
@@ -120,7 +126,10 @@ def document_to_results(document: bytes, files: JobFiles, config: JobConfig) -> 
             results.append(svg)
         else:
             points, are_normalized = parse_landmarks(files.landmarks)
-            png = json_to_png(document, points, config.options, _limits(config), are_points_normalized=are_normalized)
+            options = config.options
+            if options.face == "all":
+                options = msgspec.structs.replace(options, face=face)
+            png = json_to_png(document, points, options, _limits(config), are_points_normalized=are_normalized)
             results.append(png)
     return results
 
@@ -173,7 +182,7 @@ def write_results(job: Job, contents: Sequence[bytes]) -> None:
 def write_all_results(job: Job, faces: Sequence[Sequence[bytes]]) -> None:
     """Write the results of all faces in an image, and remove those of faces that it had in an earlier run.
 
-    The results of the largest face are written last, because they alone decide whether an image is up to date.
+    The results of the first face are written last, because they alone decide whether an image is up to date.
 
     Raises:
         JobError: a result cannot be written or removed.

@@ -134,7 +134,7 @@ class RemotePool:
         has_all_faces = self._config.options.face == "all"
         try:
             documents = split_document(document) if has_all_faces else [document]
-            results = [document_to_results(one, files, self._config) for one in documents]
+            results = [document_to_results(one, files, self._config, face) for face, one in enumerate(documents)]
         except (msgspec.DecodeError, ValueError):
             raise JobError("answer_invalid", "service: expected a result document, got something else") from None
         if not has_all_faces:

@@ -32,7 +32,7 @@ from app.face.detection.model_files import FULL_RANGE_FILE, IRIS_FILE, MESH_FILE
 from app.face.errors import FaceIndexError, NoFaceError
 from app.face.frame import ByteArray
 from app.face.image_pyramid import OVERVIEW_SIDE, ImagePyramid, Level, make_closeup, make_overview
-from app.face.landmarks import DepthArray, FloatArray, compute_bbox
+from app.face.landmarks import MAX_FACES, DepthArray, FloatArray, compute_bbox
 from app.face.pipeline import OnStep
 
 MIN_PRESENCE: Final = 0.8
@@ -40,10 +40,6 @@ MIN_PRESENCE: Final = 0.8
 
 Higher than MediaPipe's 0.5, because many candidates are checked. On the 93 photos of the benchmark, it rejects
 one of two false positives and one rotated face."""
-
-MAX_FACES: Final = 32
-"""Maximum number of candidates that are checked, and so of faces. Bounds the cost of an image that was made so that
-everything in it looks like a face."""
 
 # Clockwise, by the number of quarter turns. Copying an array rotated by numpy takes three times as long.
 _ROTATIONS: Final = {1: cv2.ROTATE_90_CLOCKWISE, 2: cv2.ROTATE_180, 3: cv2.ROTATE_90_COUNTERCLOCKWISE}
@@ -79,6 +75,7 @@ class DetectedFace:
     index: int  # of this face in `faces`
     faces: tuple[Detection, ...]  # largest first
     depths_px: DepthArray | None = None  # `(478,)`
+    are_all_examined: bool = True  # whether no candidate was left out because of ``MAX_FACES``
 
 
 class _Tile(NamedTuple):
@@ -105,6 +102,7 @@ class _Search:
     quarter_turns: int
     confirmed: list[Detection] = field(default_factory=list)  # in pixels of the rotated overview
     faces: list[_Face] = field(default_factory=list)  # the same ones, in pixels of the image
+    are_all_examined: bool = True  # see `DetectedFace`
 
     def undo_rotation(self, candidate: Detection) -> Detection:
         """Transform a detection in the rotated overview to the overview."""
@@ -141,12 +139,13 @@ class LandmarkDetector:
             FaceIndexError: fewer faces were detected.
         """
         pyramid = _open(image, is_mirrored=is_mirrored)
-        overview, faces = self._find_faces(pyramid, on_step, quarter_turns)
+        search = self._find_faces(pyramid, on_step, quarter_turns)
+        faces = search.faces
         if index >= len(faces):
             raise FaceIndexError(
                 f"face: expected 0 to {len(faces) - 1}, because {len(faces)} faces were detected, got a larger index"
             )
-        return self._complete(pyramid, overview, faces, [index], on_step)[0]
+        return self._complete(pyramid, search, [index], on_step)[0]
 
     def detect_all(
         self, image: ImagePyramid | ByteArray, on_step: OnStep, quarter_turns: int = 0, *, is_mirrored: bool = False
@@ -157,11 +156,11 @@ class LandmarkDetector:
             NoFaceError: no face was detected.
         """
         pyramid = _open(image, is_mirrored=is_mirrored)
-        overview, faces = self._find_faces(pyramid, on_step, quarter_turns)
-        return self._complete(pyramid, overview, faces, range(len(faces)), on_step)
+        search = self._find_faces(pyramid, on_step, quarter_turns)
+        return self._complete(pyramid, search, range(len(search.faces)), on_step)
 
-    def _find_faces(self, pyramid: ImagePyramid, on_step: OnStep, quarter_turns: int) -> tuple[Level, list[_Face]]:
-        """Return the overview and the faces that the mesh model confirms in it, each once, largest first.
+    def _find_faces(self, pyramid: ImagePyramid, on_step: OnStep, quarter_turns: int) -> _Search:
+        """Return the faces that the mesh model confirms in the overview of an image, each once, largest first.
 
         The overview is searched as a whole, then in tiles, the larger ones first, while there are hints at faces that
         have not been found.
@@ -185,7 +184,8 @@ class LandmarkDetector:
             self._confirm_faces(search, candidates, on_step)
         if not search.faces:
             raise NoFaceError("image: expected a face, got none; send landmarks if the image has a face")
-        return overview, _sort_faces(search.faces)
+        search.faces = _sort_faces(search.faces)
+        return search
 
     def _scan_tiles(self, image_bgr: ByteArray, tiles: Sequence[_Tile]) -> Scan:
         """Detect faces that are too small at the scale of the whole image."""
@@ -200,6 +200,7 @@ class LandmarkDetector:
     def _confirm_faces(self, search: _Search, candidates: Sequence[Detection], on_step: OnStep) -> None:
         """Add the candidates that the mesh model confirms to the faces that were found."""
         checked = candidates[: MAX_FACES - len(search.faces)]
+        search.are_all_examined &= len(checked) == len(candidates)
         if not checked:
             return
         with on_step("mesh"):
@@ -226,9 +227,10 @@ class LandmarkDetector:
         return mesh_px, presence
 
     def _complete(
-        self, pyramid: ImagePyramid, overview: Level, faces: list[_Face], indices: Sequence[int], on_step: OnStep
+        self, pyramid: ImagePyramid, search: _Search, indices: Sequence[int], on_step: OnStep
     ) -> tuple[DetectedFace, ...]:
         """Refine the meshes of some faces, add their irises, and undo the mirroring of the image."""
+        overview, faces = search.overview, search.faces
         rois = [make_mesh_roi(faces[index].mesh_px) for index in indices]
         smallest = min(roi.side for roi in rois)
         # Decoded before the steps, and only once for all faces.
@@ -250,7 +252,7 @@ class LandmarkDetector:
                 completed.append((index, landmarks_px, landmarks[:, 2].astype(np.float32)))
         boxes = tuple(move_detection(face.detection, pyramid.undo_flip) for face in faces)
         return tuple(
-            DetectedFace(landmarks_px, faces[index].presence, index, boxes, depths_px)
+            DetectedFace(landmarks_px, faces[index].presence, index, boxes, depths_px, search.are_all_examined)
             for index, landmarks_px, depths_px in completed
         )
 

@@ -14,6 +14,7 @@ import pytest
 from app.face.detection.blazeface import Detection
 from app.face.detection.landmark_detector import LandmarkDetector, undo_rotation
 from app.face.errors import FaceIndexError, NoFaceError
+from app.face.landmarks import MAX_FACES
 from app.face.pipeline import no_step
 from app.face.regions import REGIONS
 from benchmarks import variants
@@ -134,6 +135,18 @@ def test_faces_are_indexed_by_size(
         landmarks_px = (large if scale == 2 else small).landmarks_px + shift
         assert face.index == index
         assert variants.compute_error(face.landmarks_px, landmarks_px) <= MAX_ERROR
+
+
+@pytest.mark.parametrize(("columns", "are_all_examined"), [(5, True), (6, False)])
+def test_candidates_that_are_not_examined_are_reported(
+    detector: LandmarkDetector, portrait: Variant, columns: int, *, are_all_examined: bool
+) -> None:
+    head = cv2.resize(portrait.image[:300, 60:360], (180, 180), interpolation=cv2.INTER_AREA)
+    crowd = np.tile(head, (columns, columns, 1))
+    faces = detector.detect_all(crowd, no_step)
+    assert len(faces) == min(columns**2, MAX_FACES)
+    one = detector.detect(crowd, no_step, len(faces) - 1)
+    assert {face.are_all_examined for face in (*faces, one)} == {are_all_examined}
 
 
 @pytest.mark.parametrize("turns", [1, 2, 3])

@@ -72,6 +72,28 @@ def test_each_face_has_its_results(run_process: Callable[..., Any], sample: Samp
     assert names(out) == expected[:3]
 
 
+@pytest.mark.parametrize("is_remote", [False, True])
+def test_each_face_of_a_landmark_file_has_its_results(
+    run_process: Callable[..., Any], service: Any, sample: Sample, tmp_path: Path, *, is_remote: bool
+) -> None:
+    image, out = tmp_path / "in" / "two.png", tmp_path / "out"
+    image.parent.mkdir()
+    image.write_bytes(sample.photo)
+    whole = np.array(sample.pairs) / 512
+    faces = [[{"x": x, "y": y} for x, y in points.tolist()] for points in (0.5 * whole, whole)]
+    (image.parent / "two.landmarks.json").write_text(json.dumps({"faceLandmarks": faces}))
+    options = (*ALL_FORMATS, "--show-landmarks", *(("--url", service.api) if is_remote else ()))
+    assert run_process(image, "--out", out, "--face", "all", *options).status == 0
+    assert names(out) == [f"two.face-{face}.{suffix}" for face in range(2) for suffix in ("json", "png", "svg")]
+    for face in range(2):
+        single = tmp_path / f"single-{face}"
+        assert run_process(image, "--out", single, "--face", face, *options).status == 0
+        assert read(single / "two.json") == read(out / f"two.face-{face}.json")
+        for suffix in ("svg", "png"):
+            assert (single / f"two.{suffix}").read_bytes() == (out / f"two.face-{face}.{suffix}").read_bytes()
+    assert (out / "two.face-0.png").read_bytes() != (out / "two.face-1.png").read_bytes()
+
+
 def test_results_overwrite_no_input(run_process: Callable[..., Any], sample: Sample, tmp_path: Path) -> None:
     image, other = tmp_path / "a.png", tmp_path / "a.face-1.png"
     make_group(sample, image, 1)

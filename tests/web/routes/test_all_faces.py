@@ -170,6 +170,87 @@ def test_sent_landmarks_are_the_only_face(
     assert found["detection"] is None
 
 
+def test_a_crowd_has_a_warning(make_app: MakeApp, call: Call, sample: Sample) -> None:
+    head = cv2.imdecode(np.frombuffer(sample.photo, np.uint8), cv2.IMREAD_COLOR)[:300, 60:360]
+    crowd = sample.encode(".png", np.tile(cv2.resize(head, (180, 180), interpolation=cv2.INTER_AREA), (6, 6, 1)))
+    app, path = make_app(), {"headers": {"content-type": "image/png"}, "content": crowd}
+    for route in ("crop", "landmarks"):
+        for face in ("all", "31"):
+            response = call(app, path=f"/api/v1/frontal/{route}?face={face}", **path)
+            results = response.json() if face == "all" else [response.json()]
+            assert len(results) == (32 if face == "all" else 1)
+            assert all([one["code"] for one in result["warnings"]] == ["faces_omitted"] for result in results)
+            assert response.headers.get("x-warnings") == ("faces_omitted" if route == "crop" else None)
+    assert results[0]["warnings"][0]["message"] == (
+        "More than 32 candidates for faces were found. The others were not examined, so faces may be missing."
+    )
+
+
+def send_faces(sample: Sample) -> list[list[dict[str, float]]]:
+    """Return normalized landmarks of faces that are smaller from face to face, without depth."""
+    points = np.array(sample.pairs) / 512
+    return [
+        [{"x": x, "y": y, "z": 0.0, "visibility": 0.0} for x, y in (scale * points + shift).tolist()]
+        for scale, shift in ((0.5, 0.4), (1.0, 0.0), (0.7, 0.1))
+    ]
+
+
+FORMS: dict[str, Callable[[list[Any]], Any]] = {
+    "JavaScript": lambda faces: {"faceLandmarks": faces, "faceBlendshapes": []},
+    "Python": lambda faces: {"face_landmarks": faces},
+    "Face Mesh": lambda faces: {"multi_face_landmarks": [{"landmark": face} for face in faces]},
+    "list": lambda faces: faces,
+    "pixels": lambda faces: [[[512 * point["x"], 512 * point["y"]] for point in face] for face in faces],
+}
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("options", OPTIONS)
+def test_each_sent_face_has_a_result_in_the_order_of_the_request(
+    make_app: MakeApp, call: Call, sample: Sample, options: dict[str, Any], form: str
+) -> None:
+    app = make_app()
+    sent = FORMS[form](send_faces(sample))
+    options = {name: sample.labels if value == "labels" else value for name, value in options.items()}
+    response = ask(call, app, sample.photo, sample, landmarks=sent, face="all", **options)
+    assert response.status_code == 200, response.text
+    assert msgspec.to_builtins(msgspec.json.decode(response.content, type=list[CropResponse])) == response.json()
+    single = [
+        ask(call, app, sample.photo, sample, landmarks=sent, face=face, **options).json() for face in range(FACES)
+    ]
+    assert list(map(without_time, response.json())) == list(map(without_time, single))
+    if "output_size" not in options:
+        ratios = [one["face"]["interocular_px"] / single[1]["face"]["interocular_px"] for one in single]
+        assert ratios == pytest.approx([0.5, 1.0, 0.7], abs=1e-3)
+    assert all(one["detection"] is None for one in response.json())
+    svg = ask(call, app, sample.photo, sample, landmarks=sent, face="all", accept="image/svg+xml", **options)
+    assert svg.text.count('<g class="face"') == FACES
+
+
+def test_sent_faces_are_limited(make_app: MakeApp, call: Call, sample: Sample) -> None:
+    app, faces = make_app(), send_faces(sample)
+    for count, code in ((32, None), (33, "landmarks_count")):
+        sent = {"faceLandmarks": [[{"x": one["x"], "y": one["y"]} for one in faces[0]]] * count}
+        response = ask(call, app, sample.photo, sample, landmarks=sent, face="all")
+        if code is None:
+            assert (response.status_code, len(response.json())) == (200, count)
+        else:
+            assert (response.status_code, response.json()["code"]) == (422, code)
+            assert response.json()["detail"] == (
+                "landmarks: expected at most 32 faces for face=all, got 33; send fewer, or select one"
+            )
+    refused = ask(call, app, sample.photo, sample, landmarks={"faceLandmarks": faces}, face=FACES)
+    assert (refused.status_code, refused.json()["code"]) == (422, "face_index")
+
+
+def test_sent_faces_with_a_form(make_app: MakeApp, call: Call, sample: Sample) -> None:
+    app = make_app()
+    sent = orjson.dumps({"face_landmarks": send_faces(sample)})
+    form = sample.form(image=sample.photo, landmarks=sent, face=b"all")
+    response = call(app, content=form, headers={"content-type": sample.multipart})
+    assert (response.status_code, len(response.json())) == (200, FACES)
+
+
 def test_an_image_without_a_face_is_an_error(make_app: MakeApp, call: Call, sample: Sample) -> None:
     response = ask(call, make_app(), sample.jpeg, sample, face="all")
     assert (response.status_code, response.json()["code"]) == (422, "no_face")
@@ -237,6 +318,22 @@ def test_tasks_return_all_faces(with_tasks: Run, sample: Sample, group: bytes) -
             )
             stored = await tasks.status(task["task_id"], accept="image/svg+xml")
             assert (stored.headers["content-type"], stored.content) == ("image/svg+xml", overlay.content)
+
+    with_tasks(scenario)
+
+
+def test_tasks_return_all_sent_faces(with_tasks: Run, sample: Sample) -> None:
+    async def scenario(tasks: Any) -> None:
+        await tasks.start_worker()
+        for face, options in (("all", {}), ("all", {"crop": "face", "upright": True}), (2, {})):
+            body = sample.json(
+                image=sample.photo, landmarks={"faceLandmarks": send_faces(sample)}, face=face, **options
+            )
+            task = await tasks.succeed(body)
+            direct = await tasks.client.post("/api/v1/frontal/crop", content=body, headers=JSON)
+            found, expected = ((one if face == "all" else [one]) for one in (task["result"], direct.json()))
+            assert list(map(without_time, found)) == list(map(without_time, expected))
+            assert len(found) == (FACES if face == "all" else 1)
 
     with_tasks(scenario)
 
