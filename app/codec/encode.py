@@ -1,5 +1,6 @@
 """Pixels to image files: PNG if the image has transparency, otherwise JPEG."""
 
+from collections.abc import Mapping, Sequence
 from typing import Final, NamedTuple
 
 import cv2
@@ -7,7 +8,7 @@ import numpy as np
 from isal import isal_zlib
 
 from app.codec.icc import JPEG_SEGMENT_START, IccProfile
-from app.codec.png import CHECKSUM, CHUNK_HEAD, COLOUR_ALPHA, GREY_ALPHA, IHDR, SIGNATURE
+from app.codec.png import CHECKSUM, CHUNK_HEAD, COLOUR_ALPHA, GREY, GREY_ALPHA, IHDR, SIGNATURE
 from app.face.frame import BGRA_CHANNELS, ByteArray
 
 JPEG_QUALITY: Final = 90
@@ -93,6 +94,32 @@ def _encode_png(image: ByteArray, profile: IccProfile | None) -> bytes:
     chunks = [(b"IHDR", header), (b"IDAT", b"".join(data)), (b"IEND", b"")]
     if profile is not None:
         chunks.insert(1, (b"iCCP", b"icc\0\0" + isal_zlib.compress(profile.data)))
+    return _join_chunks(chunks)
+
+
+def encode_label_png(labels: ByteArray, names: Mapping[int, str]) -> bytes:
+    """Encode label ids ``(H, W)`` as a grey PNG.
+
+    The name of each id is the text of an iTXt chunk with the keyword ``label N``.
+    """
+    height, width = labels.shape
+    compressor = isal_zlib.compressobj(_ISAL_LEVEL)
+    data: list[bytes] = []
+    rows = max(1, _BAND_BYTES // width)
+    for top in range(0, height, rows):
+        band = labels[top : top + rows]
+        filtered = np.zeros((len(band), 1 + width), np.uint8)  # no filter, because flat areas compress best as they are
+        filtered[:, 1:] = band
+        data.append(compressor.compress(filtered))
+    data.append(compressor.flush())
+    # No compression, language or translated keyword.
+    texts = [(b"iTXt", b"label %d\0\0\0\0\0%b" % (label_id, name.encode())) for label_id, name in names.items()]
+    header = IHDR.pack(width, height, 8, GREY, 0, 0, 0)
+    return _join_chunks([(b"IHDR", header), *texts, (b"IDAT", b"".join(data)), (b"IEND", b"")])
+
+
+def _join_chunks(chunks: Sequence[tuple[bytes, bytes]]) -> bytes:
+    """Return a PNG file of chunks, each a type and its content."""
     parts = [SIGNATURE]
     for kind, content in chunks:
         checksum = isal_zlib.crc32(content, isal_zlib.crc32(kind))

@@ -82,7 +82,7 @@ class LabelMapLabelsError(LabelMapError, code="label_map_labels"):
 
 
 class LabelMapComplexityError(LabelMapError, code="label_map_too_complex"):
-    """The segmentation map has too many runs, contours or contour points."""
+    """The segmentation map has too many runs, contours or contour points, or is too large to fill as a mask."""
 
 
 class RegionError(InputError):

@@ -205,7 +205,7 @@ class CropService:
     def __init__(
         self, limits: ImageLimits, detectors: DetectorPool | None = None, *, fault_work_s: float = 0.0
     ) -> None:
-        self._limits = limits
+        self.limits = limits
         self.detectors = detectors or DetectorPool()
         self._fault_work_s = fault_work_s
 
@@ -233,7 +233,7 @@ class CropService:
                 request.points,
                 request.options,
                 orient_size(info.size, choose_orientation(info, request.options)),
-                self._limits,
+                self.limits,
                 are_normalized=request.are_points_normalized,
             )
         source = request.segmentation_map
@@ -281,7 +281,7 @@ class CropService:
         image = _open_image(checked, on_step)
         log_image_processing("verified", *checked.image_info.size, checked.image_info.format.upper())
         located = self._locate_faces(image, checked, on_step)
-        frames = _choose_frames(checked, located, self._limits)
+        frames = _choose_frames(checked, located, self.limits)
         backgrounds = _encode_backgrounds(image, checked, frames, on_step)
         # Decode the label image only now, although a label map that is too complex would then be rejected later. Both
         # decoded images together would raise peak memory by a quarter.
@@ -332,7 +332,7 @@ class CropService:
     @track_image_processing("sniff")
     def _sniff(self, data: bytes) -> ImageInfo:
         """Verify the structure of a file. Read its header first, so that no file that is too large is scanned."""
-        return verify_structure(data, sniff_image(data, max_pixels=self._limits.max_image_pixels))
+        return verify_structure(data, sniff_image(data, max_pixels=self.limits.max_image_pixels))
 
     def _burn(self) -> None:
         if self._fault_work_s:

@@ -10,13 +10,13 @@ import numpy as np
 import pybase64
 from msgspec import Meta
 
-from app.codec.encode import encode_flat_png, encode_image
+from app.codec.encode import encode_flat_png, encode_image, encode_label_png
 from app.codec.icc import read_icc_profile
 from app.codec.sniff import sniff_image
 from app.face.contours import COORDINATE_DECIMALS, Polygon
 from app.face.frame import ByteArray, Size
 from app.face.regions import CUSTOM_REGION, Region
-from app.face.rendering.raster import render_image
+from app.face.rendering.raster import render_image, render_label_mask
 from app.face.rendering.svg import read_background
 from app.service.crop import check_output_size, convert_points
 
@@ -65,7 +65,15 @@ class _Document(msgspec.Struct):
     output: _SizeDocument
 
 
+class _RegionsDocument(msgspec.Struct):
+    """The part of a result document that the label mask is rendered from."""
+
+    regions: list[_RegionDocument]
+    output: _SizeDocument
+
+
 _DOCUMENT = msgspec.json.Decoder(_Document)
+_REGIONS_DOCUMENT = msgspec.json.Decoder(_RegionsDocument)
 
 
 def result_to_png(result: CropResult, options: CropOptions, limits: ImageLimits) -> bytes:
@@ -109,12 +117,42 @@ def json_to_png(
     return _render(size, regions, landmarks_px, pybase64.b64decode(result.svg), options, limits)
 
 
+def result_to_mask(result: CropResult, limits: ImageLimits) -> bytes:
+    """Render the label mask of a result: a grey PNG of the output frame with the ids of the regions, 0 elsewhere.
+
+    Raises:
+        ImageTooLargeError: the frame has more pixels than an image may have.
+        LabelMapComplexityError: filling the contours would take too long.
+    """
+    return _render_mask(result.face.frame.size, result.face.regions, limits)
+
+
+def json_to_mask(document: bytes | msgspec.Raw, limits: ImageLimits) -> bytes:
+    """Render the label mask of a result document; see `result_to_mask`.
+
+    Raises:
+        ImageTooLargeError: the frame has more pixels than an image may have.
+        LabelMapComplexityError: filling the contours would take too long.
+        msgspec.DecodeError: the document is not a result.
+    """
+    result = _REGIONS_DOCUMENT.decode(document)
+    size = Size(result.output.width, result.output.height)
+    return _render_mask(size, [_to_region(region) for region in result.regions], limits)
+
+
+def _render_mask(size: Size, regions: Sequence[Region], limits: ImageLimits) -> bytes:
+    check_output_size("mask", size, limits)
+    names = {region.label_id: region.name for region in regions}
+    return encode_label_png(render_label_mask(size, regions), names)
+
+
 def _to_region(document: _RegionDocument) -> Region:
+    # There may be thousands of each.
+    holes: dict[int, list[FloatArray]] = {}
+    for hole in document.holes:
+        holes.setdefault(hole.parent, []).append(np.array(hole.contour, np.float32))
     polygons = tuple(
-        Polygon(
-            np.array(contour, np.float32),
-            tuple(np.array(hole.contour, np.float32) for hole in document.holes if hole.parent == position),
-        )
+        Polygon(np.array(contour, np.float32), tuple(holes.get(position, ())))
         for position, contour in enumerate(document.contours)
     )
     area_px, bbox = document.area_px, document.bbox

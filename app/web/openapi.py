@@ -13,7 +13,7 @@ from fastapi.openapi.utils import get_openapi
 
 from app.service.options import CropOptions, LandmarkOptions
 from app.web import json_body, schemas
-from app.web.content_negotiation import JSON, SVG
+from app.web.content_negotiation import JSON, PNG, SVG
 from app.web.error_handlers import MEDIA_TYPE, QUEUE_PROBLEMS
 from app.web.problems import INPUT_STATUS, PROBLEMS
 from app.web.request_parsing import IMAGE_TYPES, MAX_KEY, MAX_WAIT_S, MULTIPART
@@ -154,8 +154,15 @@ _CROP_BODY: Final = _request_body(
         **option_schemas(),
     },
 )
-_OVERLAY: Final = {SVG: {"schema": {"type": "string"}}}
+_OVERLAY: Final = {SVG: {"schema": {"type": "string"}}, PNG: {"schema": {"type": "string", "format": "binary"}}}
 _WARNINGS: Final = {"X-Warnings": _text_header("Codes of the result's warnings, if there are any.")}
+_MASK: Final = {
+    "name": "mask",
+    "in": "query",
+    "description": "`labels`: return the label mask of the result, a grey PNG of its size. The values of its pixels "
+    "are the ids of the regions, and 0 elsewhere.",
+    "schema": {"type": "string", "enum": ["labels"]},
+}
 _WAIT: Final = {
     "name": "wait",
     "in": "query",
@@ -176,13 +183,13 @@ CROP: dict[str, Any] = {
     "responses": {
         200: {
             "description": "The regions, or the SVG overlay alone if `Accept` prefers it. With `face=all`, an array of "
-            "results, or an overlay with a group for each face.",
+            "results, or an overlay with a group for each face. With `mask=labels`, the label mask.",
             "headers": {**_WARNINGS, "X-Cache": _text_header("`hit` or `miss`, if the result cache is enabled.")},
             "content": {JSON: {"schema": _ref_or_array(schemas.CropResponse)}, **_OVERLAY},
         },
         **_problem_responses(_CROP_CODES),
     },
-    "openapi_extra": {"parameters": _option_parameters(), "requestBody": _CROP_BODY},
+    "openapi_extra": {"parameters": [*_option_parameters(), _MASK], "requestBody": _CROP_BODY},
 }
 LANDMARKS: dict[str, Any] = {
     "summary": "Landmarks of a face",
@@ -219,13 +226,14 @@ STATUS: dict[str, Any] = {
     "tags": ["tasks"],
     "responses": {
         200: {
-            "description": "The task, or the SVG overlay alone if `Accept` prefers it and the task has succeeded.",
+            "description": "The task. If it has succeeded, the SVG overlay alone if `Accept` prefers it, or the label "
+            "mask with `mask=labels`.",
             "headers": _WARNINGS,
             "content": {JSON: {"schema": _ref(schemas.TaskResponse)}, **_OVERLAY},
         },
         **_problem_responses(_STATUS_CODES),
     },
-    "openapi_extra": {"parameters": [_WAIT]},
+    "openapi_extra": {"parameters": [_WAIT, _MASK]},
 }
 CANCEL: dict[str, Any] = {
     "summary": "Cancel a task",

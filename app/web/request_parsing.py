@@ -41,6 +41,7 @@ MAX_CONTENT_TYPE = 1024
 MAX_PARAMETERS = 100
 MAX_KEY = 255
 MAX_WAIT_S = 60.0  # below the usual timeout of proxies
+MASK_OF_ALL_FACES = "mask: expected the index of one face, got a result for all faces"
 
 # Checking a body takes 0.5 to 1.3 ms per MiB; running it on a thread adds 0.3 ms.
 INLINE_BYTES = 1024 * 1024
@@ -63,6 +64,7 @@ class RequestHead:
 
     content_type: str  # its media type is supported
     options: dict[str, str]  # in the query, as text; they take precedence over those in the body
+    is_mask: bool = False  # the response is the label mask
 
 
 def read_head(request: Request, state: WebState, options: Sequence[str] = OPTION_NAMES) -> RequestHead:
@@ -75,7 +77,9 @@ def read_head(request: Request, state: WebState, options: Sequence[str] = OPTION
     """
     content_type = _require_content_type(request)
     require_declared_size(request, state.body_limits.max_bytes)
-    return RequestHead(content_type, read_query(request, options))
+    query = read_query(request, options)
+    is_mask = _pop_mask(query)
+    return RequestHead(content_type, query, is_mask)
 
 
 @asynccontextmanager
@@ -199,18 +203,38 @@ def read_query(request: Request, names: Sequence[str]) -> dict[str, str]:
     return found
 
 
-def read_wait_s(request: Request) -> float:
-    """Return the maximum time to wait for a task, in seconds; 0 by default.
+def _pop_mask(query: dict[str, str]) -> bool:
+    """Remove `mask` from the query; return whether it selects the label mask as the response."""
+    text = query.pop("mask", None)
+    if text not in {None, "labels"}:
+        raise ProblemError("parameter_invalid", "mask: expected labels, got another value")
+    return text is not None
+
+
+def require_one_face(options: CropOptions) -> None:
+    """Reject a mask of all faces, whose results may have different frames.
 
     Raises:
         ProblemError: ``parameter_invalid``.
     """
-    text = read_query(request, ["wait"]).get("wait", "0")
+    if options.face == "all":
+        raise ProblemError("parameter_invalid", MASK_OF_ALL_FACES)
+
+
+def read_status_query(request: Request) -> tuple[float, bool]:
+    """Return the maximum time to wait for a task, in seconds, 0 by default, and whether to return the label mask.
+
+    Raises:
+        ProblemError: ``parameter_invalid``.
+    """
+    query = read_query(request, ["wait", "mask"])
+    is_mask = _pop_mask(query)
+    text = query.get("wait", "0")
     # float() alone would also accept nan, infinity, underscores and surrounding spaces.
     wait_s = float(text) if _NUMBER.fullmatch(text) else -1.0
     if not 0 <= wait_s <= MAX_WAIT_S:
         raise ProblemError("parameter_invalid", f"wait: expected 0 to {MAX_WAIT_S:g} seconds, got another value")
-    return wait_s
+    return wait_s, is_mask
 
 
 def require_task_id(text: str) -> None:

@@ -10,12 +10,15 @@ import msgspec
 import pybase64
 
 from app.face.rendering.svg import combine_svgs
-from app.web.problems import task_error_title
+from app.service.png_export import json_to_mask
+from app.web.problems import ProblemError, task_error_title
+from app.web.request_parsing import MASK_OF_ALL_FACES
 from app.web.schemas import Warning as ResultWarning  # noqa: TC001 - msgspec reads the annotation
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from app.service.crop import ImageLimits
     from app.tasks.records import Record
 
 
@@ -68,9 +71,14 @@ def read_result(document: bytes | msgspec.Raw) -> tuple[bytes, list[str]]:
     if view[: len(_SVG)] != _SVG:
         raise ValueError("result: expected the overlay as its first member, got another")
     svg = view[len(_SVG) : _find_quote(view, len(_SVG))]
-    tail = bytes(view[-_TAIL_BYTES:])
+    return pybase64.b64decode(svg, validate=True), read_warnings(document)
+
+
+def read_warnings(document: bytes | msgspec.Raw) -> list[str]:
+    """Return the warning codes of a result document for one face."""
+    tail = bytes(memoryview(document)[-_TAIL_BYTES:])
     warnings = _TAIL.decode(b"{" + tail[tail.rindex(_WARNINGS) + 1 :]).warnings
-    return pybase64.b64decode(svg, validate=True), [warning.code for warning in warnings]
+    return [warning.code for warning in warnings]
 
 
 def _find_quote(view: memoryview, start: int) -> int:
@@ -80,6 +88,18 @@ def _find_quote(view: memoryview, start: int) -> int:
         if found >= 0:
             return position + found
     raise ValueError("result: expected a quote, got none")
+
+
+def load_mask(document: bytes | msgspec.Raw, limits: ImageLimits) -> tuple[bytes, list[str]]:
+    """Return the label mask and the warning codes of a result document, on a work thread.
+
+    Raises:
+        ProblemError: ``parameter_invalid`` if the document is an array of results.
+        InputError: see `app.service.png_export.json_to_mask`.
+    """
+    if bytes(memoryview(document)[:1]) == b"[":
+        raise ProblemError("parameter_invalid", MASK_OF_ALL_FACES)
+    return json_to_mask(document, limits), read_warnings(document)
 
 
 def overlay_headers(warnings: Sequence[str]) -> dict[str, str]:

@@ -28,7 +28,7 @@ from app.web.request_parsing import (
     process_body,
     read_idempotency_key,
     read_query,
-    read_wait_s,
+    read_status_query,
 )
 from tests.conftest import BOUNDARY
 
@@ -233,7 +233,7 @@ def test_a_key_is_visible_text_or_rejected(value: bytes) -> None:
 
 @given(st.floats(0, 60) | st.integers(0, 60))
 def test_a_wait_is_parsed_like_a_json_number(wait_s: float) -> None:
-    assert read_wait_s(make_head(f"wait={wait_s!r}".encode())) == wait_s
+    assert read_status_query(make_head(f"wait={wait_s!r}".encode())) == (wait_s, False)
 
 
 @pytest.mark.parametrize("count", [100, 101])

@@ -144,7 +144,8 @@ def test_invalid_submissions_have_the_errors_of_the_synchronous_route(with_tasks
         for request in requests:
             sync, submit = [await tasks.client.post(path, **request) for path in (CROP, f"{CROP}/submit")]
             assert problem(submit) == problem(sync)
-            assert submit.json()["detail"] == sync.json()["detail"]
+            # A submission has no mask; the status has.
+            assert submit.json()["detail"] == sync.json()["detail"].replace(", mask;", ";")
 
     with_tasks(scenario)
 

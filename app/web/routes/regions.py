@@ -9,13 +9,15 @@ from typing import TYPE_CHECKING
 from fastapi import APIRouter, Request, Response
 
 from app.observability.recording import image_step
+from app.service.crop import CropResult
 from app.service.landmarks import find_landmarks
-from app.service.options import LANDMARK_OPTION_NAMES
+from app.service.options import LANDMARK_OPTION_NAMES, OPTION_NAMES
+from app.service.png_export import result_to_mask
 from app.service.serialization import result_to_json, warning_codes
 from app.web import openapi
 from app.web.auth import require_caller, scope_digest
 from app.web.body import cancel_on_disconnect
-from app.web.content_negotiation import JSON, SVG, negotiate_media_type, require_json
+from app.web.content_negotiation import JSON, PNG, SVG, negotiate_media_type, require_json
 from app.web.request_parsing import (
     RequestHead,
     check_input,
@@ -23,12 +25,13 @@ from app.web.request_parsing import (
     parse_landmarks_input,
     process_body,
     read_head,
+    require_one_face,
 )
-from app.web.results import load_result, overlay_headers
+from app.web.results import load_mask, load_result, overlay_headers
 from app.web.state import WebState, caller_of, task_queue, web_state
 
 if TYPE_CHECKING:
-    from app.service.crop import CheckedInput, CropResult, CropResults, CropService
+    from app.service.crop import CheckedInput, CropResults, CropService, ImageLimits
 
 router = APIRouter(prefix="/api/v1/frontal")
 
@@ -46,12 +49,13 @@ class CropContent:
 async def crop(request: Request) -> Response:
     """Return the regions of a face, or of all faces with `face=all`.
 
-    The response is a JSON document, or the SVG overlay alone if `Accept` prefers `image/svg+xml`.
+    The response is a JSON document, or the SVG overlay alone if `Accept` prefers `image/svg+xml`, or the label mask
+    with `mask=labels`.
     """
     state = web_state(request)
     require_caller(request, state.keys, state.limiter)
-    media_type = negotiate_media_type(request.headers.get("accept"))
-    head = read_head(request, state)
+    head = read_head(request, state, (*OPTION_NAMES, "mask"))
+    media_type = negotiate_media_type(request.headers.get("accept"), is_mask=head.is_mask)
     crop_image = _crop_cached if state.has_result_cache else _crop
     result = await crop_image(request, state, head, media_type)
     headers = overlay_headers(result.warnings)
@@ -67,28 +71,40 @@ async def _crop(request: Request, state: WebState, head: RequestHead, media_type
 
 def _process_crop(service: CropService, head: RequestHead, media_type: str, body: bytes) -> CropContent:
     """Parse and process a request, and serialize the result, on a work thread."""
-    return _serialize(service.process(parse_crop_input(head, body)), media_type)
+    request = parse_crop_input(head, body)
+    if head.is_mask:
+        require_one_face(request.options)
+    return _serialize(service.process(request), media_type, service.limits)
 
 
 async def _crop_cached(request: Request, state: WebState, head: RequestHead, media_type: str) -> CropContent:
     """Return the result of an earlier task for the same request, or process the request."""
     async with process_body(request, state, partial(check_input, state.crop, head, is_digested=True)) as checked:
+        if head.is_mask:
+            require_one_face(checked[0].options)
         caller = caller_of(request)
         found = await task_queue(request).find_result(scope_digest(caller, checked[1]) or "")
         if found is None:
             job = request.state.slot.run(_process_checked, state.crop, checked[0], media_type)
             return await cancel_on_disconnect(request, job)
+        if media_type == PNG:
+            job = request.state.slot.run(load_mask, found, state.crop.limits)
+            mask, warnings = await cancel_on_disconnect(request, job)
+            return CropContent(mask, warnings, "hit")
     overlay, warnings = await load_result(found)
     return CropContent(overlay if media_type == SVG else found, warnings, "hit")
 
 
 def _process_checked(service: CropService, checked: CheckedInput, media_type: str) -> CropContent:
-    return replace(_serialize(service.run(checked), media_type), cache="miss")
+    return replace(_serialize(service.run(checked), media_type, service.limits), cache="miss")
 
 
-def _serialize(result: CropResult | CropResults, media_type: str) -> CropContent:
+def _serialize(result: CropResult | CropResults, media_type: str, limits: ImageLimits) -> CropContent:
     with image_step("document"):
-        content = result.svg if media_type == SVG else result_to_json(result)
+        if media_type == PNG and isinstance(result, CropResult):
+            content = result_to_mask(result, limits)
+        else:
+            content = result.svg if media_type == SVG else result_to_json(result)
     return CropContent(content, warning_codes(result))
 
 

@@ -15,10 +15,11 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from app.face.contours import Polygon
+from app.face.errors import LabelMapComplexityError
 from app.face.frame import Size
 from app.face.pipeline import FaceResult, process_face
 from app.face.regions import Region
-from app.face.rendering.raster import cut_dashes, render_image
+from app.face.rendering.raster import cut_dashes, render_image, render_label_mask
 from app.face.rendering.svg import EmbeddedImage, OverlayStyle, read_background, render_svg
 
 if TYPE_CHECKING:
@@ -202,3 +203,51 @@ def test_background_is_read_from_an_overlay() -> None:
     svg = render_svg(size=Size(9, 9), regions=regions, landmarks_px=None, style=PLAIN, background=background)
     assert read_background(svg) == background
     assert read_background(render_svg(size=Size(9, 9), regions=regions, landmarks_px=None, style=PLAIN)) is None
+
+
+def make_region(label_id: int, *rings: list[tuple[float, float]]) -> Region:
+    polygon = Polygon(np.array(rings[0], np.float32), tuple(np.array(ring, np.float32) for ring in rings[1:]))
+    return Region(label_id, f"r{label_id}", "#ffffff", (polygon,), 1.0, (0, 0, 1, 1), "custom")
+
+
+BLOCK = [(0.5, 0.4), (4.5, 0.4), (4.5, 4.4), (0.5, 4.4)]
+
+
+@pytest.mark.parametrize(
+    ("regions", "rows"),
+    [
+        ([make_region(3, BLOCK)], ["3333.", "3333.", "3333.", "3333.", "....."]),
+        ([make_region(3, BLOCK, [(1.2, 1.2), (2.8, 1.2), (2.8, 2.8), (1.2, 2.8)])], ["3333.", "3..3.", "3..3."]),
+        ([make_region(3, BLOCK), make_region(5, [(2, 2.1), (9, 2.1), (9, 9)])], ["3333.", "3333.", "33555", "33355"]),
+        ([make_region(5, [(2, 2.1), (9, 2.1), (9, 9)]), make_region(3, BLOCK)], ["3333.", "3333.", "33335", "33335"]),
+        ([make_region(7, [(-9.5, -9), (2, -9), (2, 1.5), (-9.5, 1.5)])], ["77...", "....."]),
+        ([make_region(7, [(-9.5, -9), (-2, -9), (-2, 50), (-9.5, 50)])], ["....."]),
+    ],
+    ids=["square", "hole", "later on top", "earlier below", "across the edge", "outside"],
+)
+def test_mask_contains_the_pixels_whose_centres_are_inside(regions: list[Region], rows: list[str]) -> None:
+    expected = np.zeros((5, 5), np.uint8)
+    for y, row in enumerate(rows):
+        for x, cell in enumerate(row):
+            expected[y, x] = 0 if cell == "." else int(cell)
+    mask = render_label_mask(Size(5, 5), regions)
+    known = len(rows)
+    assert mask[:known].tolist() == expected[:known].tolist()
+
+
+@given(st.lists(st.tuples(st.integers(-50, 250), st.integers(-50, 250)), min_size=3, max_size=9))
+def test_mask_equals_the_even_odd_rule_at_each_centre(tenths: list[tuple[int, int]]) -> None:
+    ring = [(0.1 * x + 0.03, 0.1 * y + 0.03) for x, y in tenths]
+    points = np.array(ring, np.float32).astype(np.float64)
+    ys, xs = np.mgrid[0:17, 0:20] + 0.5
+    expected = np.zeros((17, 20), np.bool_)
+    for (ax, ay), (bx, by) in zip(points, np.roll(points, -1, axis=0), strict=True):
+        if ay != by:
+            expected ^= ((ay <= ys) != (by <= ys)) & (xs >= ax + (ys - ay) * (bx - ax) / (by - ay))
+    assert (render_label_mask(Size(20, 17), [make_region(9, ring)]) == 9 * expected).all()
+
+
+def test_mask_that_would_take_too_long_is_rejected() -> None:
+    zigzag = [(x + 0.5, 0.5 if x % 2 else 1999.5) for x in range(1024)]
+    with pytest.raises(LabelMapComplexityError, match="expected contours that cross at most 1000000 rows"):
+        render_label_mask(Size(2000, 2000), [make_region(1, zigzag)])
