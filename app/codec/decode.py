@@ -48,7 +48,8 @@ def estimate_decoding_bytes(info: ImageInfo, reduction: int = 1) -> float:
     if info.format == "jpeg":
         # Pixels, and the coefficients of all blocks if it is progressive.
         return pixels * (3 / reduction**2 + 6)
-    return 12 * pixels  # OpenCV holds three copies
+    # OpenCV holds three copies; with libavif, it takes up to 32 bytes per pixel of an image with alpha.
+    return (32 if info.format == "avif" else 12) * pixels
 
 
 def decode_image(data: bytes | memoryview, info: ImageInfo, reduction: int = 1) -> ByteArray:

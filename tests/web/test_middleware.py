@@ -9,6 +9,7 @@ import logging
 import re
 import sys
 from collections import Counter
+from contextvars import copy_context
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -243,7 +244,7 @@ def test_histograms_observe_every_counted_request(
     call(app, content=sample.json(), headers={"content-type": "application/json"})
     call(app, "GET", "/version")
     call(app, "GET", "/nowhere")
-    record_unparsed_request("127.0.0.1", 400)
+    copy_context().run(record_unparsed_request, "127.0.0.1", 400)  # it sets the request id
     counted = scrape()
     requests: Counter[tuple[str, ...]] = Counter()
     for key, value in counted.items():
