@@ -9,7 +9,7 @@ import socket
 import subprocess
 import threading
 import time
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import TYPE_CHECKING, Any
@@ -101,20 +101,32 @@ def exporter() -> Iterator[str]:
     growing = {*re.findall(r"# TYPE (\w+) counter", recorded), "kube_deployment_status_observed_generation"}
     began = time.monotonic()
 
+    def expose() -> str:
+        passed = int(time.monotonic() - began)
+        lines = []
+        for line in recorded.splitlines():
+            name, value = line.partition("{")[0], line.rpartition(" ")[2]
+            grown = float(value) + passed if name in growing else value
+            lines.append(f"{line.rpartition(' ')[0]} {grown}" if not line.startswith("#") else line)
+        return "\n".join([*lines, ""])
+
+    with serve_exposition(expose) as address:
+        yield address
+
+
+@contextmanager
+def serve_exposition(expose: Callable[[], str]) -> Iterator[str]:
+    """Serve metrics on loopback, and yield the address."""
+
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
-            passed = int(time.monotonic() - began)
-            lines = []
-            for line in recorded.splitlines():
-                name, value = line.partition("{")[0], line.rpartition(" ")[2]
-                grown = float(value) + passed if name in growing else value
-                lines.append(f"{line.rpartition(' ')[0]} {grown}" if not line.startswith("#") else line)
-            body = "\n".join([*lines, ""]).encode()
+            body = expose().encode()
             self.send_response(200)
             self.send_header("Content-Type", "text/plain; version=0.0.4")
             self.send_header("Content-Length", str(len(body)))
             self.end_headers()
-            self.wfile.write(body)
+            with suppress(ConnectionError):  # the scrape has timed out
+                self.wfile.write(body)
 
         def log_message(self, *_: object) -> None:
             pass

@@ -1,6 +1,6 @@
 """Pixels to image files: PNG if the image has transparency, otherwise JPEG."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Final, NamedTuple
 
 import cv2
@@ -76,11 +76,9 @@ def _encode_png(image: ByteArray, profile: IccProfile | None) -> bytes:
     is_grey = profile is not None and profile.space == "grey"
     channels = 2 if is_grey else BGRA_CHANNELS
     row_bytes = width * channels
-    compressor = isal_zlib.compressobj(_ISAL_LEVEL)
-    data: list[bytes] = []
-    rows = max(1, _BAND_BYTES // row_bytes)
-    for top in range(0, height, rows):
-        band: ByteArray = np.ascontiguousarray(image[top : top + rows, :, 2:] if is_grey else image[top : top + rows])
+
+    def filter_rows(rows: slice) -> ByteArray:
+        band: ByteArray = np.ascontiguousarray(image[rows, :, 2:] if is_grey else image[rows])
         if not is_grey:
             band = cv2.cvtColor(band, cv2.COLOR_BGRA2RGBA).astype(np.uint8, copy=False)
         pixels = band.reshape(len(band), row_bytes)
@@ -88,13 +86,11 @@ def _encode_png(image: ByteArray, profile: IccProfile | None) -> bytes:
         filtered[:, 0] = _SUB_FILTER
         filtered[:, 1 : 1 + channels] = pixels[:, :channels]
         np.subtract(pixels[:, channels:], pixels[:, :-channels], out=filtered[:, 1 + channels :])
-        data.append(compressor.compress(filtered))
-    data.append(compressor.flush())
+        return filtered
+
     header = IHDR.pack(width, height, 8, GREY_ALPHA if is_grey else COLOUR_ALPHA, 0, 0, 0)
-    chunks = [(b"IHDR", header), (b"IDAT", b"".join(data)), (b"IEND", b"")]
-    if profile is not None:
-        chunks.insert(1, (b"iCCP", b"icc\0\0" + isal_zlib.compress(profile.data)))
-    return _join_chunks(chunks)
+    profiles = [] if profile is None else [(b"iCCP", b"icc\0\0" + isal_zlib.compress(profile.data))]
+    return _join_chunks([(b"IHDR", header), *profiles, (b"IDAT", _compress_rows(height, row_bytes, filter_rows))])
 
 
 def encode_label_png(labels: ByteArray, names: Mapping[int, str]) -> bytes:
@@ -103,25 +99,31 @@ def encode_label_png(labels: ByteArray, names: Mapping[int, str]) -> bytes:
     The name of each id is the text of an iTXt chunk with the keyword ``label N``.
     """
     height, width = labels.shape
-    compressor = isal_zlib.compressobj(_ISAL_LEVEL)
-    data: list[bytes] = []
-    rows = max(1, _BAND_BYTES // width)
-    for top in range(0, height, rows):
-        band = labels[top : top + rows]
+
+    def filter_rows(rows: slice) -> ByteArray:
+        band = labels[rows]
         filtered = np.zeros((len(band), 1 + width), np.uint8)  # no filter, because flat areas compress best as they are
         filtered[:, 1:] = band
-        data.append(compressor.compress(filtered))
-    data.append(compressor.flush())
+        return filtered
+
     # No compression, language or translated keyword.
     texts = [(b"iTXt", b"label %d\0\0\0\0\0%b" % (label_id, name.encode())) for label_id, name in names.items()]
     header = IHDR.pack(width, height, 8, GREY, 0, 0, 0)
-    return _join_chunks([(b"IHDR", header), *texts, (b"IDAT", b"".join(data)), (b"IEND", b"")])
+    return _join_chunks([(b"IHDR", header), *texts, (b"IDAT", _compress_rows(height, width, filter_rows))])
+
+
+def _compress_rows(height: int, row_bytes: int, filter_rows: Callable[[slice], ByteArray]) -> bytes:
+    """Compress the filtered rows of a PNG in bands, which bounds memory."""
+    compressor = isal_zlib.compressobj(_ISAL_LEVEL)
+    rows = max(1, _BAND_BYTES // row_bytes)
+    data = [compressor.compress(filter_rows(slice(top, top + rows))) for top in range(0, height, rows)]
+    return b"".join([*data, compressor.flush()])
 
 
 def _join_chunks(chunks: Sequence[tuple[bytes, bytes]]) -> bytes:
-    """Return a PNG file of chunks, each a type and its content."""
+    """Return a PNG file of chunks, each a type and its content; the last chunk, which is empty, is added."""
     parts = [SIGNATURE]
-    for kind, content in chunks:
+    for kind, content in [*chunks, (b"IEND", b"")]:
         checksum = isal_zlib.crc32(content, isal_zlib.crc32(kind))
         parts += (CHUNK_HEAD.pack(len(content), kind), content, CHECKSUM.pack(checksum))
     return b"".join(parts)

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from contextvars import copy_context
 from functools import partial
 from typing import TYPE_CHECKING, ParamSpec, TypeVar
 
-from app.service.body_budget import BodyBudget, SaturatedError
+from app.service.body_budget import BodyBudget, CallerCounter, SaturatedError
 from app.service.fair_queue import FairQueue, Job
 
 if TYPE_CHECKING:
@@ -36,7 +35,7 @@ class Admission:
 
     def __init__(self, *, max_concurrency: int, threads: int, max_buffered_bytes: int, max_body_bytes: int) -> None:
         self._max = max_concurrency
-        self._held = Counter[str]()  # slots, by caller
+        self._held = CallerCounter()  # slots
         self._slots: dict[Slot, None] = {}  # those with work, in the order of their arrival
         self.bodies = BodyBudget(max_bytes=max_buffered_bytes, max_body_bytes=max_body_bytes)
         self._pool = ThreadPoolExecutor(max_workers=threads, thread_name_prefix="work")
@@ -99,9 +98,7 @@ class Admission:
         self._queue.put(job)
 
     def _release(self, slot: Slot) -> None:
-        self._held[slot.caller] -= 1
-        if not self._held[slot.caller]:
-            del self._held[slot.caller]
+        self._held.release(slot.caller)
         self._slots.pop(slot, None)
 
 

@@ -17,7 +17,6 @@ import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
-from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -30,7 +29,7 @@ import pytest
 from docs.draw_page import encode_png
 from tests.browser.visitor import LIMIT_MS
 from tests.dashboards import ROOT, fill, load, panels
-from tests.scraping import STEP_S, job, prometheus, serve
+from tests.scraping import STEP_S, job, prometheus, serve_exposition
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -111,19 +110,7 @@ def expose_cluster(processes: dict[str, int]) -> str:
 
 @contextmanager
 def cluster_exporter(processes: dict[str, int]) -> Iterator[str]:
-    class Handler(BaseHTTPRequestHandler):
-        def do_GET(self) -> None:
-            body = expose_cluster(processes).encode()
-            self.send_response(200)
-            self.send_header("Content-Type", "text/plain; version=0.0.4")
-            self.send_header("Content-Length", str(len(body)))
-            self.end_headers()
-            self.wfile.write(body)
-
-        def log_message(self, *_: object) -> None:
-            pass
-
-    with serve(Handler) as address:
+    with serve_exposition(lambda: expose_cluster(processes)) as address:
         yield address
 
 

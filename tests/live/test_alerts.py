@@ -23,6 +23,7 @@ from tests.live.alerts import faults
 from tests.live.alerts.lanes import PATIENT, Lanes, patient_job
 from tests.live.alerts.rehearsal import Rehearsal, Row
 from tests.live.alerts.releases import CROP, Fleet, Starter
+from tests.scraping import serve_exposition
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -144,8 +145,8 @@ def report(
         rehearsal = Rehearsal(webhook, FAULTS)
         starter = Starter(stack, sample, folder, run_service, run_worker, run_nats, wait_until)
         alone = starter.alone()
-        relay = faults.SlowRelay(alone.address)
-        stack.callback(relay.close)
+        relay = faults.Relay(alone.address)
+        relay_address = stack.enter_context(serve_exposition(relay.expose))
         lanes = Lanes(rehearsal, wait_until, folder, relay)
         threads = stack.enter_context(ThreadPoolExecutor())
         stack.callback(webhook.stop)
@@ -153,7 +154,7 @@ def report(
         fleet = starter.fleet(alone)
         for release in fleet.releases:
             stack.enter_context(release.traffic())
-        jobs = [patient_job(relay.address)]
+        jobs = [patient_job(relay_address)]
         watching = stack.enter_context(monitoring(folder, webhook, targets_of(fleet), jobs, absent=[BUSY]))
         wait_until(lambda: have_been_quiet(watching), limit_s=300, what="normal traffic for a while")
         report.quiet = webhook.notices()
@@ -164,7 +165,7 @@ def report(
         report.notices = webhook.notices()
         report.rows = {row.rule: row for row in rehearsal.rows}
         report.statuses = set(fleet.calm.statuses)
-        report.instances = instances_of(fleet, relay)
+        report.instances = instances_of(fleet, relay_address)
         report.cores = lanes.demand.cores
         report.seconds = time.monotonic() - began
     return report
@@ -187,13 +188,13 @@ def have_been_quiet(monitoring: Monitoring) -> bool:
     return len(monitoring.ask(f"count_over_time({rates}[10m]) >= {QUIET_EVALUATIONS}")) == 4
 
 
-def instances_of(fleet: Fleet, relay: faults.SlowRelay) -> dict[str, dict[str, str]]:
+def instances_of(fleet: Fleet, relay_address: str) -> dict[str, dict[str, str]]:
     """Return the instance with the fault, for alerts on a single instance."""
     assert fleet.apart.workers is not None
     return {
         "FacialServiceMetricFilesGrowing": {"instance": fleet.alone.address},
         "FacialServiceMetricsLost": {"instance": fleet.alone.address},
-        "FacialServiceScrapeSlow": {"instance": relay.address},
+        "FacialServiceScrapeSlow": {"instance": relay_address},
         "FacialServiceInstanceDown": {"instance": fleet.busy.address, "role": "api"},
         "FacialServiceQueueUnreachableFromInstance": {"instance": fleet.apart.workers.address, "role": "worker"},
     }

@@ -9,7 +9,6 @@ import sys
 import threading
 import time
 from contextlib import contextmanager, suppress
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import TYPE_CHECKING, Any
 
 import cv2
@@ -76,47 +75,29 @@ def halted(process: psutil.Process) -> Iterator[None]:
         process.resume()
 
 
-class SlowRelay:
-    """An HTTP server in front of a release's metrics, whose responses can be delayed."""
+class Relay:
+    """Metrics of a release, whose scrapes can be delayed."""
 
     def __init__(self, address: str) -> None:
+        self._source = f"http://{address}/metrics"
         self._delay_s = 0.0
-        relay = self
+        self._is_prompt = threading.Event()
+        self._is_prompt.set()
 
-        class Handler(BaseHTTPRequestHandler):
-            def do_GET(self) -> None:
-                relay._end.wait(relay._delay_s)
-                response = httpx.get(f"http://{address}{self.path}", headers={"Accept": self.headers["Accept"]})
-                self.send_response(response.status_code)
-                self.send_header("Content-Type", response.headers["Content-Type"])
-                self.end_headers()
-                with suppress(ConnectionError):  # the scrape has timed out
-                    self.wfile.write(response.content)
-
-            def log_message(self, *_: object) -> None:
-                pass
-
-        self._end = threading.Event()
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self.address = f"127.0.0.1:{self._server.server_port}"
-        self._thread = threading.Thread(target=self._server.serve_forever)
-        self._thread.start()
+    def expose(self) -> str:
+        """Return the exposition, after the delay."""
+        self._is_prompt.wait(self._delay_s)
+        return httpx.get(self._source).text
 
     @contextmanager
     def delaying(self, delay_s: float) -> Iterator[None]:
-        """Each response is delayed."""
+        """Each scrape is delayed."""
         self._delay_s = delay_s
+        self._is_prompt.clear()
         try:
             yield
         finally:
-            self._delay_s = 0.0
-
-    def close(self) -> None:
-        """Stop the server."""
-        self._end.set()
-        self._server.shutdown()
-        self._server.server_close()
-        self._thread.join()
+            self._is_prompt.set()
 
 
 @contextmanager

@@ -38,9 +38,7 @@ class Lanes:
         demand: fault that depends on the machine; it reports the CPU time that it got.
     """
 
-    def __init__(
-        self, rehearsal: Rehearsal, wait_until: Callable[..., Any], folder: Path, relay: faults.SlowRelay
-    ) -> None:
+    def __init__(self, rehearsal: Rehearsal, wait_until: Callable[..., Any], folder: Path, relay: faults.Relay) -> None:
         self._relay = relay
         self._under = rehearsal.under
         self._settle = rehearsal.settle
