@@ -138,7 +138,7 @@ def test_a_caller_that_saturates_the_service_leaves_others_their_share(
         assert one.status_code == 200, one.text
         heavy_s = one.json()["processing_time_ms"] / 1000
         saturated = ("api_rejections_total", frozenset({("reason", "saturated")}))
-        # A rate alone and one beside the flood compare only if the machine was as busy with other things during both.
+        # A rate alone and one during the flood compare only if the machine was as busy with other things during both.
         while len(rounds) < ROUNDS and not any(is_fair(*each[:2], heavy_s) for each in rounds):
             alone = measure(service.api, sample.form(), headers, other_source, connections=2)
             before = service.scrape().get(saturated, 0)
