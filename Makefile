@@ -76,7 +76,6 @@ forward: ## Forward ports of the service, Prometheus, Alertmanager and Grafana; 
 
 .PHONY: e2e
 e2e: $(VENV)/.dev ## Run the end-to-end tests on the cluster of KUBECONFIG; IMAGE must be loaded
-	@echo "on the cluster of $$(kubectl config current-context)"
 	@E2E_REQUIRED=1 E2E_IMAGE=$(IMAGE) KUBECONFIG=$${KUBECONFIG:-$$HOME/.kube/config} $(BIN)/pytest tests/e2e --verbose -rP $(ARGS)
 
 ##@ Change

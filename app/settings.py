@@ -139,6 +139,12 @@ class Settings(BaseSettings):
         ge=1,
         description="Idle timeout of connections, in seconds; should be longer than that of a reverse proxy.",
     )
+    connection_max_age_s: float = Field(
+        30,
+        ge=0,
+        description="Age of a connection, in seconds, at which it ends with its next response, up to 20 % earlier, so "
+        "that callers who keep connections open reach new pods; 0 turns the limit off.",
+    )
     backlog: int = Field(2048, ge=64, description="Maximum length of the listen backlog, in connections.")
     forwarded_allow_ips: str = Field(
         "127.0.0.1", description="Trusted proxies (X-Forwarded-For), separated by commas; `*` trusts every client."

@@ -122,6 +122,7 @@ class Definitions(NamedTuple):
         return home / "crds" / f"{self.name}@v{read_pins('crds')[self.module]}"
 
 
+DEFINITIONS_NAME = "crds"
 DEFINITIONS = (
     Definitions(
         "prometheus-operator",
@@ -406,7 +407,7 @@ def set_up_page(source: Path, home: Path) -> str:
 def main(arguments: Sequence[str] | None = None, home: Path = HOME) -> int:
     """Install what is named, or everything; return the exit status."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    names = [*(tool.name for tool in TOOLS), PAGE_NAME]
+    names = [*(tool.name for tool in TOOLS), DEFINITIONS_NAME, PAGE_NAME]
     parser.add_argument("names", metavar="NAME", nargs="*", help=f"what to install: {', '.join(names)}")
     wanted: list[str] = parser.parse_args(arguments).names
     if unknown := set(wanted) - set(names):
@@ -417,7 +418,7 @@ def main(arguments: Sequence[str] | None = None, home: Path = HOME) -> int:
         for tool in TOOLS:
             if not wanted or tool.name in wanted:
                 _report(tool.name, set_up_tool, tool, home)
-        for definitions in () if wanted else DEFINITIONS:
+        for definitions in DEFINITIONS if not wanted or DEFINITIONS_NAME in wanted else ():
             _report(definitions.name, set_up_definitions, definitions, home)
         if not wanted or PAGE_NAME in wanted:
             _report(PAGE_NAME, set_up_page, FOLDER / PAGE_NAME, home)

@@ -35,9 +35,13 @@ QUICK_STOP_S = 1.0  # time to return tasks to the queue in a quick stop
 class TaskWorker(SlotWorker):
     """A process that works on tasks."""
 
+    _has_started = False  # whether it has reached the queue
+
     def run(self) -> None:
         """Work on tasks until a signal stops the process."""
-        self._state = WorkerState.STARTING
+        # Ready without the queue: otherwise, the replacement of an evicted worker would wait for a queue that cannot
+        # return before the next eviction, which waits for the replacement.
+        self._state = WorkerState.READY
         status = asyncio.Runner(loop_factory=uvloop.new_event_loop).run(self._work())
         sys.stderr.flush()
         # Any other exit would wait for threads, even if their tasks have been returned to the queue.
@@ -47,7 +51,7 @@ class TaskWorker(SlotWorker):
         loop = asyncio.get_running_loop()
         self._stop = asyncio.Event()
         self._working = asyncio.create_task(
-            work(self.settings, stop=self._stop, on_ready=self._become_ready, name=self.slot_name)
+            work(self.settings, stop=self._stop, on_ready=self._note_start, name=self.slot_name)
         )
         loop.add_signal_handler(signal.SIGTERM, self._drain)
         loop.add_signal_handler(signal.SIGQUIT, self._stop_quickly)
@@ -61,12 +65,10 @@ class TaskWorker(SlotWorker):
             return 0
         log.error("%s failed", self.slot_name, exc_info=error)
         # A worker that failed to start would fail again. So the master exits too, and its own supervisor backs off.
-        return BOOT_ERROR if self._state is WorkerState.STARTING else 1
+        return 1 if self._has_started else BOOT_ERROR
 
-    def _become_ready(self) -> None:
-        if self._state is WorkerState.STARTING:
-            self._state = WorkerState.READY
-            self.send_heartbeat(self._state)
+    def _note_start(self) -> None:
+        self._has_started = True
 
     def _drain(self) -> None:
         self._state = WorkerState.DRAINING

@@ -7,8 +7,10 @@ document. `tests/contracts/test_server_internals.py` checks each of them.
 from __future__ import annotations
 
 import asyncio
+import functools
 import math
 import os
+import random
 import signal
 import sys
 import time
@@ -50,7 +52,7 @@ from app.web.problems import PROBLEMS
 
 if TYPE_CHECKING:
     import socket
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
     from types import FrameType
 
     from app.supervisor.framing import Part
@@ -60,6 +62,8 @@ api_log = get_logger("api")
 server_log = get_logger("server")
 
 IDLE_LINGER_S = 1.0  # how long a stopping process still accepts a request on an idle connection
+MAX_REQUESTS = 1000  # per connection
+AGE_JITTER = 0.2  # connections that were opened together end at different times
 MAX_HEADERS = 128  # browsers and proxies send up to 50
 HEAD_TIMEOUT_S = 30.0  # from the connection, or a request's first byte, to the end of its head
 HEARTBEAT_S = 1.0
@@ -83,6 +87,9 @@ class ServiceProtocol(HttpToolsProtocol):
 
     A client that offers to upgrade to another protocol (Java's offers HTTP/2 with each request) gets its response in
     HTTP/1.1, as RFC 9110 requires; the parser alone would drop the body of such a request.
+
+    A connection that is old, or has had many requests, ends with the response to its next request. A Service of
+    Kubernetes balances connections, not requests: callers that keep theirs would never reach a new pod.
     """
 
     transport: LingeringTransport  # type: ignore[assignment]
@@ -93,9 +100,12 @@ class ServiceProtocol(HttpToolsProtocol):
     _is_upgrade_offered = False
     _is_refused = False
     _is_stopping = False
+    _requests = 0
+    _old_at = math.inf  # by the event loop's clock
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
+    def __init__(self, *args: Any, max_age_s: float = math.inf, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
+        self._max_age_s = max_age_s
         self._unread = bytearray()
         self._part: Part = Head()
 
@@ -107,6 +117,7 @@ class ServiceProtocol(HttpToolsProtocol):
             self.transport, self.loop, lambda: self._abort(f"the client read no response for {WRITE_TIMEOUT_S:g} s")
         )
         self.flow = _FlowControl(transport, self._unread)
+        self._old_at = self.loop.time() + self._max_age_s * random.uniform(1 - AGE_JITTER, 1)  # noqa: S311
         self._start_head_timer()
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -161,6 +172,7 @@ class ServiceProtocol(HttpToolsProtocol):
             replace_host(self.headers, authority)
         self.expect_100_continue = self.expect_100_continue and version != "1.0"
         super().on_headers_complete()
+        self._requests += 1
         self._close_after_last_request()
 
     def on_message_complete(self) -> None:
@@ -280,7 +292,8 @@ class ServiceProtocol(HttpToolsProtocol):
         return bool(self._unread) or self._is_refused or not isinstance(self._part, Head)
 
     def _close_after_last_request(self) -> None:
-        if self._is_stopping and not self._unread:
+        is_old = self._requests >= MAX_REQUESTS or self.loop.time() >= self._old_at
+        if (self._is_stopping or is_old) and not self._unread:
             self.cycle.keep_alive = False
 
     def _close_idle(self) -> None:
@@ -432,7 +445,8 @@ class GracefulServer(Server):
         return True
 
     def _make_protocol(self) -> ServiceProtocol:
-        return ServiceProtocol(config=self.config, server_state=self.server_state, app_state=self.lifespan.state)
+        protocol = cast("Callable[..., ServiceProtocol]", self.config.http)
+        return protocol(config=self.config, server_state=self.server_state, app_state=self.lifespan.state)
 
     async def _refuse_unfinished(self) -> None:
         in_flight = set(self.server_state.tasks)
@@ -472,7 +486,6 @@ class ApiWorker(SlotWorker, UvicornWorker):
 
     CONFIG_KWARGS: dict[str, Any] = {  # noqa: RUF012 - declared like this in the base class
         "loop": "uvloop",
-        "http": ServiceProtocol,
         "ws": "none",
         "access_log": False,
         "server_header": False,
@@ -488,6 +501,8 @@ class ApiWorker(SlotWorker, UvicornWorker):
 
     async def _serve(self) -> None:
         self.config.app = self.wsgi
+        max_age_s = self.settings.connection_max_age_s or math.inf
+        self.config.http = functools.partial(ServiceProtocol, max_age_s=max_age_s)
         self.server = GracefulServer(self, cast("Any", self.wsgi).state.web)
         # The handler of the base class sets an attribute that uvicorn never reads, so it would not stop quickly.
         asyncio.get_running_loop().add_signal_handler(signal.SIGQUIT, self._stop_quickly)

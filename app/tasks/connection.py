@@ -18,7 +18,7 @@ import nats.errors
 
 from app.observability.rich_logging import get_logger
 from app.tasks.errors import QueueFullError, QueueUnavailableError, TaskTooLargeError
-from app.tasks.nats_client import StrictTlsClient, connect_options
+from app.tasks.nats_client import ServiceClient, connect_options
 from app.tasks.stream import StreamSetupError, ensure_streams, require_streams
 
 if TYPE_CHECKING:
@@ -33,6 +33,12 @@ if TYPE_CHECKING:
 log = get_logger("tasks")
 
 RECONNECT_PAUSE_S = 0.5
+POLL_S = 0.05
+CONNECT_TIMEOUT_S = 2.0  # of one server
+# An outage that is shorter than this many timeouts delays requests; the servers of a cluster elect a new leader within
+# 4 to 9 seconds.
+OUTAGE_TIMEOUTS = 2
+IN_PROCESS_ATTEMPTS, IN_PROCESS_PAUSE_S = 20, 0.25
 # After a failed handshake, nats-py may retry forever or hang; the attempt is then abandoned and started again.
 CONNECT_LIMIT_S = 10.0
 CLOSE_LIMIT_S = 1
@@ -55,6 +61,7 @@ TOO_LARGE = "image: the task exceeds the message size that the queue accepts; se
 _WRONG_REVISION = {10071, 10164}
 _FULL = {10002, 10023, 10047, 10077}
 _TOO_LARGE = {10054}
+_IN_PROCESS = 10158  # an earlier copy of the message is being stored
 _EXPECTED_ERRORS = (nats.errors.Error, OSError, StreamSetupError)
 
 T = TypeVar("T", bound=msgspec.Struct)
@@ -101,6 +108,7 @@ class Connection:
         self._is_prepared = False
         self._is_closing = False
         self._reported: set[str] = set()  # problems since the last success
+        self._outage_began: float | None = None  # when the server stopped to respond
         # First tokens of subjects whose stream stores nothing although the server responds, and when to retry.
         self._stuck: dict[str, float] = {}
 
@@ -120,8 +128,14 @@ class Connection:
             raise QueueUnavailableError(UNAVAILABLE)
         return self._client
 
+    @property
+    def is_in_outage(self) -> bool:
+        """Whether requests wait, because the server has stopped to respond a short time ago."""
+        return self._outage_began is not None and time.monotonic() < self._outage_limit()
+
     async def start(self) -> None:
         """Start to connect, in the background, and stay connected until `close`."""
+        self._outage_began = time.monotonic()
         # In an empty context, because log lines would otherwise carry the id of an unrelated request.
         self._connecting = asyncio.create_task(self._stay_connected(), context=Context())
 
@@ -141,12 +155,16 @@ class Connection:
         limit = time.monotonic() + self._settings.nats_timeout_s
         await self.wait_up(lambda: time.monotonic() > limit)
 
+    async def wait_outage(self) -> None:
+        """Wait until the connection is up or the outage is no longer short."""
+        await self.wait_up(lambda: not self.is_in_outage)
+
     async def wait_up(self, stop: Callable[[], bool]) -> bool:
         """Wait until the connection is up, or until ``stop`` returns True; return whether it is up."""
         while not self.is_up:
             if stop():
                 return False
-            await asyncio.sleep(0.05)
+            await asyncio.sleep(POLL_S)
         return True
 
     async def store(self, subject: str, payload: bytes, headers: dict[str, str] | None = None) -> int:
@@ -164,7 +182,11 @@ class Connection:
         limit_s = STUCK_TIMEOUT_S if target in self._stuck else None
         generation = self._generation()
         try:
-            response = _PUBLISH_RESPONSE.decode((await self._exchange(subject, payload, headers, limit_s)).data)
+            for _ in range(IN_PROCESS_ATTEMPTS):
+                response = _PUBLISH_RESPONSE.decode((await self._exchange(subject, payload, headers, limit_s)).data)
+                if response.error is None or response.error.err_code != _IN_PROCESS:
+                    break
+                await asyncio.sleep(IN_PROCESS_PAUSE_S)
         except _ResponseTimeoutError as error:
             if generation == self._generation():  # otherwise the server has restarted meanwhile
                 await self._note_not_stored(target, error)
@@ -201,12 +223,16 @@ class Connection:
         Raises:
             QueueUnavailableError: the server does not respond or returns an error.
         """
-        message = await self.request(f"$JS.API.{path}", payload, timeout_s=timeout_s)
-        response = msgspec.json.decode(message.data, type=response_type)
-        if getattr(response, "error", None) is not None:
+        limit = time.monotonic() if timeout_s else self._outage_limit()
+        while True:
+            message = await self.request(f"$JS.API.{path}", payload, timeout_s=timeout_s)
+            response = msgspec.json.decode(message.data, type=response_type)
+            if getattr(response, "error", None) is None:
+                return response
             self.recheck_streams()
-            raise QueueUnavailableError("the queue's streams are missing and are being created; retry later")
-        return response
+            if time.monotonic() > limit:
+                raise QueueUnavailableError("the queue's streams are missing and are being created; retry later")
+            await asyncio.sleep(POLL_S)
 
     async def subscribe(self, subject: str, callback: Callable[[Msg], Awaitable[None]]) -> Subscription:
         """Call a function with each message that is published to a subject from now on.
@@ -257,18 +283,46 @@ class Connection:
             )
         self._stuck[target] = time.monotonic() + STUCK_PAUSE_S
 
+    def _outage_limit(self) -> float:
+        """Return until when requests wait for the end of an outage that has begun, or would begin now."""
+        began = time.monotonic() if self._outage_began is None else self._outage_began
+        return began + OUTAGE_TIMEOUTS * self._settings.nats_timeout_s
+
     async def _exchange(
         self, subject: str, payload: bytes = b"", headers: dict[str, str] | None = None, timeout_s: float | None = None
     ) -> Msg:
-        limit_s = timeout_s or self._settings.nats_timeout_s
+        """Send a request and return the response; without a timeout, wait for the end of a short outage.
+
+        A request may be sent repeatedly, and must have the same effect then.
+        """
+        limit = 0.0 if timeout_s else self._outage_limit()
+        while True:
+            sent_at = time.monotonic()
+            try:
+                response = await self._send(subject, payload, headers, timeout_s or self._settings.nats_timeout_s)
+            except (QueueUnavailableError, _ResponseTimeoutError):
+                self._note_outage(sent_at)
+                if time.monotonic() > limit:
+                    raise
+                await asyncio.sleep(POLL_S)
+                await self.wait_up(lambda: time.monotonic() > limit)
+            else:
+                self._outage_began = None
+                return response
+
+    def _note_outage(self, began: float) -> None:
+        if self._outage_began is None:
+            self._outage_began = began
+
+    async def _send(self, subject: str, payload: bytes, headers: dict[str, str] | None, timeout_s: float) -> Msg:
         client = self.client
         # The limit includes headers, which nats-py does not check; the server disconnects clients that exceed it.
         if len(payload) + _header_size(headers or {}) > client.max_payload:
             raise TaskTooLargeError(TOO_LARGE)
         try:
-            return await client.request(subject, payload, timeout=limit_s, headers=headers)
+            return await client.request(subject, payload, timeout=timeout_s, headers=headers)
         except nats.errors.NoRespondersError:
-            # The stream is missing: the server has just started or has lost its store.
+            # The stream is missing: the server has just started or has lost its store, or a cluster has no leader.
             self.recheck_streams()
             raise _unavailable() from None
         except TimeoutError as error:
@@ -281,7 +335,7 @@ class Connection:
 
     async def _stay_connected(self) -> None:
         while not self._is_closing:
-            client, lost = StrictTlsClient(), asyncio.Event()
+            client, lost = ServiceClient(), asyncio.Event()
             try:
                 async with asyncio.timeout(max(CONNECT_LIMIT_S, 2 * self._settings.nats_timeout_s)):
                     await client.connect(**self._options(client, lost))
@@ -307,16 +361,18 @@ class Connection:
                 await asyncio.sleep(RECONNECT_PAUSE_S)
             else:
                 self._is_prepared = True
+                self._outage_began = None
                 self._stuck = dict.fromkeys(self._stuck, 0.0)  # the server may have restarted: retry at once
                 self._note_success()
                 return
 
-    def _options(self, client: StrictTlsClient, lost: asyncio.Event) -> dict[str, Any]:
+    def _options(self, client: ServiceClient, lost: asyncio.Event) -> dict[str, Any]:
         async def on_error(error: Exception) -> None:
             self._report(error)
 
         async def on_disconnect() -> None:
             self._is_prepared = False
+            self._note_outage(time.monotonic())
             client.fail_requests()
 
         async def on_reconnect() -> None:
@@ -335,7 +391,7 @@ class Connection:
             "closed_cb": on_close,
             "max_reconnect_attempts": -1,
             "reconnect_time_wait": RECONNECT_PAUSE_S,
-            "connect_timeout": self._settings.nats_timeout_s,
+            "connect_timeout": min(CONNECT_TIMEOUT_S, self._settings.nats_timeout_s),
             "ping_interval": PING_INTERVAL_S,
             **connect_options(self._settings),
         }
@@ -360,7 +416,7 @@ class Connection:
             log.error("Internal error in the connection to the queue: %s", problem, exc_info=error)
 
 
-async def _disconnect(client: StrictTlsClient) -> None:
+async def _disconnect(client: ServiceClient) -> None:
     try:
         with contextlib.suppress(Exception):  # because a client that never connected may fail to close
             async with asyncio.timeout(CLOSE_LIMIT_S):

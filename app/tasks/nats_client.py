@@ -6,6 +6,7 @@ upgrade changes one of them.
 
 from __future__ import annotations
 
+import asyncio
 import ssl
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote, urlsplit
@@ -15,17 +16,53 @@ from nats.aio.client import Client
 
 if TYPE_CHECKING:
     from nats.aio.client import Srv
+    from nats.aio.msg import Msg
 
     from app.settings import Settings
 
+REPEAT_S = 1.0  # how long a request has no response until it is sent again; doubled each time
 
-class StrictTlsClient(Client):
-    """A client that sends no credentials without TLS if TLS is configured, and that leaks no socket.
+
+class ServiceClient(Client):
+    """A client that sends no credentials without TLS if TLS is configured, leaks no socket and repeats lost requests.
 
     nats-py lets the server decide whether to use TLS, so an impostor could ask for the credentials in plain text. It
     also leaks the socket if a handshake fails during a reconnect or is interrupted. And if the connection is lost, it
     lets requests in flight wait for their whole timeout, although no response can arrive.
     """
+
+    async def request(
+        self,
+        subject: str,
+        payload: bytes = b"",
+        timeout: float = REPEAT_S,  # noqa: ASYNC109 - as in the base class
+        old_style: bool = False,
+        headers: dict[str, Any] | None = None,
+    ) -> Msg:
+        """Send a request until it has a response; a cluster loses requests while it elects a leader.
+
+        An earlier copy may still get its response after a later one was sent. So a request must have the same effect
+        if it is sent twice.
+
+        Raises:
+            nats.errors.Error: there is no response within the timeout, the connection is lost, or no client listens.
+        """
+        loop = asyncio.get_running_loop()
+        end, pause_s = loop.time() + timeout, REPEAT_S
+        copies: set[asyncio.Task[Msg]] = set()
+        try:
+            while (left_s := end - loop.time()) > 0:
+                send = super().request(subject, payload, timeout=left_s, old_style=old_style, headers=headers)
+                copies.add(asyncio.create_task(send))
+                done, _ = await asyncio.wait(copies, timeout=min(pause_s, left_s), return_when=asyncio.FIRST_COMPLETED)
+                if done:
+                    return done.pop().result()
+                pause_s *= 2
+            raise nats.errors.TimeoutError
+        finally:
+            for copy in copies:
+                if not copy.cancel() and not copy.cancelled():
+                    copy.exception()  # asyncio would log it if it were not read
 
     def fail_requests(self) -> None:
         """Fail the requests in flight with `nats.errors.ConnectionReconnectingError`."""

@@ -18,7 +18,7 @@ from urllib.parse import unquote, urlsplit
 import msgspec
 import nats.errors
 
-from app.tasks.nats_client import StrictTlsClient
+from app.tasks.nats_client import ServiceClient
 
 RESPONSE_TIMEOUT_S: Final = 0.3
 CONNECT_TIMEOUT_S: Final = 0.3
@@ -86,7 +86,7 @@ class ServerMonitor:
 
     def __init__(self, url: str) -> None:
         self._url = url
-        self._client: StrictTlsClient | None = None
+        self._client: ServiceClient | None = None
         self._lock = asyncio.Lock()
 
     async def read(self) -> NatsServerStats:
@@ -120,11 +120,11 @@ class ServerMonitor:
         )
         return [bytes(_RESPONSE.decode(response.data).data) for response in responses]
 
-    async def _connect(self) -> StrictTlsClient:
+    async def _connect(self) -> ServiceClient:
         if self._client is not None and self._client.is_connected:
             return self._client
         await self.close()
-        url, client = urlsplit(self._url), StrictTlsClient()
+        url, client = urlsplit(self._url), ServiceClient()
         self._client = client
         options: dict[str, Any] = {
             "servers": [f"nats://{url.hostname}:{url.port}"],

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Final, TypeVar
 
 from app.observability.recording import record_cache_lookup, record_task_completed, record_task_submitted
 from app.tasks.admission import QueueAdmission
-from app.tasks.connection import TOO_LARGE, Connection, RevisionConflictError
+from app.tasks.connection import TOO_LARGE, UNAVAILABLE, Connection, RevisionConflictError
 from app.tasks.errors import (
     IdempotencyConflictError,
     QueueError,
@@ -38,6 +38,8 @@ if TYPE_CHECKING:
 CACHE_TIMEOUT_S: Final = 0.5
 CACHE_PAUSE_S: Final = 5.0  # after a timeout, so that the synchronous route does not wait each time
 ATTEMPTS: Final = 8
+# Submissions that wait for the end of an outage hold memory that other requests need.
+MAX_WAITING_BYTES: Final = 32 * 1024 * 1024
 
 T = TypeVar("T")
 
@@ -53,6 +55,7 @@ class TaskQueue:
         self._long_polls = LongPolls(self._connection)
         self._admission = QueueAdmission(self._connection, self._records, settings)
         self._no_cache_until = 0.0
+        self._submitting_bytes = 0
 
     async def start(self) -> None:
         """Start to connect, in the background, and reconcile if no worker does."""
@@ -77,7 +80,7 @@ class TaskQueue:
         owner: str = "",
         digest: str | None = None,
     ) -> Record:
-        """Submit a task.
+        """Submit a task; a short outage of the queue delays it.
 
         Args:
             checked: validated input of the task.
@@ -95,6 +98,9 @@ class TaskQueue:
             TaskTooLargeError: the task exceeds the largest message.
             IdempotencyConflictError: the key was used for another request.
         """
+        size = len(checked.image) + len(checked.label_image or b"")
+        if self._connection.is_in_outage and self._submitting_bytes + size > MAX_WAITING_BYTES:
+            raise QueueUnavailableError(UNAVAILABLE)
         task_id = uuid.uuid4().hex if idempotency_key is None else _derive_id(owner, idempotency_key)
         record = Record(
             task_id=task_id,
@@ -103,15 +109,23 @@ class TaskQueue:
             owner=owner,
             open_ttl_s=self._records.open_ttl_s,
         )
-        lane = lane_of(caller_number)
-        if idempotency_key is not None:  # before admission, because the task may exist although the queue is full now
+        self._submitting_bytes += size
+        try:
+            return await self._submit(record, checked, lane_of(caller_number), is_keyed=idempotency_key is not None)
+        finally:
+            self._submitting_bytes -= size
+
+    async def _submit(self, record: Record, checked: CheckedInput, lane: int, *, is_keyed: bool) -> Record:
+        await self._connection.wait_outage()
+        if is_keyed:  # before admission, because the task may exist although the queue is full now
             existing = await _retry_on_conflict(lambda: self._find_existing(record, checked, lane))
             if existing is not None:
                 return existing
         await self._admission.admit(len(checked.image) + len(checked.label_image or b""), lane)
-        if self._settings.result_cache and digest and (found := await self._find(digest)) is not None:
-            record = _copy_result(found, record)
-        return await _retry_on_conflict(lambda: self._create(record, checked, lane))
+        new = record
+        if self._settings.result_cache and record.digest and (found := await self._find(record.digest)) is not None:
+            new = _copy_result(found, record)
+        return await _retry_on_conflict(lambda: self._create(new, checked, lane))
 
     async def status(
         self,
@@ -216,21 +230,11 @@ class TaskQueue:
         if record.status is TaskStatus.PENDING:
             # The process that wrote the record may be about to withdraw it, because it got no response when it sent the
             # message; the new revision prevents that.
-            revision = await self._renew(record, revision)
+            revision = await self._records.update(record, revision)
             if not await is_queued(self._connection, record.task_id):
                 # It may have been killed before it sent the message. The server drops a message that is sent twice.
                 await self._publish(record, revision, checked, lane)
         return record
-
-    async def _renew(self, record: Record, revision: int) -> int:
-        """Write a record again without a change; a concurrent writer of the same record counts as success."""
-        try:
-            return await self._records.update(record, revision)
-        except RevisionConflictError:
-            found = await self._records.find(record.task_id)
-            if found is None or found[0] != record:
-                raise
-            return found[1]
 
     async def _publish_or_withdraw(self, record: Record, revision: int, checked: CheckedInput, lane: int) -> None:
         try:

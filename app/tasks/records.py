@@ -180,7 +180,7 @@ class Records:
             return await self.update(record, stored.revision)
 
     async def update(self, record: Record, revision: int) -> int:
-        """Replace the record of a revision; return the new revision.
+        """Replace the record of a revision; return the new revision, or that of an equal record.
 
         Raises:
             RevisionConflictError: the record has another revision or does not exist.
@@ -215,7 +215,14 @@ class Records:
             VISIBLE_HEADER: f"{visible_s:.3f}",
             STATUS_HEADER: record.status.value,
         }
-        return await self._connection.store(record_subject(record.task_id), encode_record(record), headers)
+        try:
+            return await self._connection.store(record_subject(record.task_id), encode_record(record), headers)
+        except RevisionConflictError:
+            # A write whose response was lost is sent again, and then finds itself.
+            stored = await self.load(record.task_id)
+            if stored is None or stored.record != record:
+                raise
+            return stored.revision
 
     async def get(self, task_id: str) -> tuple[Record, int]:
         """Return a record and its revision.

@@ -1,6 +1,6 @@
 """Internals of nats-py that `app/tasks/nats_client.py` relies on; an upgrade that changes one fails with a sentence.
 
-Then read the new source, adapt `StrictTlsClient`, update the expectation here, and raise the upper bound of
+Then read the new source, adapt `ServiceClient`, update the expectation here, and raise the upper bound of
 nats-py in ``pyproject.toml``.
 """
 
@@ -65,7 +65,7 @@ def source_of(name: str) -> str:
 def test_overridden_method_is_as_expected(name: str) -> None:
     signature, fragments, reason = OVERRIDDEN[name]
     method = getattr(Client, name, None)
-    assert method is not None, f"nats-py {VERSION} has no Client.{name}; StrictTlsClient relies on it: {reason}"
+    assert method is not None, f"nats-py {VERSION} has no Client.{name}; ServiceClient relies on it: {reason}"
     found = str(inspect.signature(method))
     normalized = found.replace("'", "")
     assert normalized == signature.replace("'", ""), (
@@ -92,7 +92,7 @@ def test_credentials_are_sent_after_the_check() -> None:
     first_write = lines.find("self._transport.write(")
     assert -1 < info < command < first_write, (
         f"nats-py {VERSION}: Client._process_connect_init no longer reads INFO, builds CONNECT and then writes, in "
-        "this order; StrictTlsClient may send credentials without TLS"
+        "this order; ServiceClient may send credentials without TLS"
     )
 
 

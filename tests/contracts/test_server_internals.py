@@ -329,7 +329,7 @@ ATTRIBUTES = (
         SERVER, "state of the server", ("config", "lifespan", "server_state", "servers", "should_exit", "started")
     ),
     Attributes("uvicorn.server:ServerState", "requests that a shutdown waits for", ("connections", "tasks")),
-    Attributes("uvicorn.config:Config", "interval of the heartbeat", ("timeout_notify",)),
+    Attributes("uvicorn.config:Config", "interval of the heartbeat, and the protocol", ("http", "timeout_notify")),
     Attributes(PROTOCOL, "connection", ("client", "flow", "loop", "transport")),
     Attributes(PROTOCOL, "request", ("cycle", "expect_100_continue", "headers", "parser", "url")),
     Attributes(PROTOCOL, "keep-alive timer", ("timeout_keep_alive", "timeout_keep_alive_task")),

@@ -52,6 +52,12 @@ def why_not() -> str:
     return "" if done.returncode == 0 else f"the cluster of KUBECONFIG does not respond: {done.stderr.strip()[:200]}"
 
 
+def pytest_sessionstart(session: pytest.Session) -> None:
+    """End at once, with one sentence, if the tests are required and no cluster can be used."""
+    if os.environ.get("E2E_REQUIRED") and (reason := why_not()):
+        pytest.exit(reason, returncode=2)
+
+
 @pytest.fixture(scope="session")
 def cluster() -> None:
     """Skip the test if no cluster is available or enabled."""

@@ -144,6 +144,19 @@ def test_full_queue_refuses_and_loses_nothing(run_service: Any, sample: Any, wai
     assert scraped["task_submissions_total", frozenset({("type", "facial_processing")})] == len(taken)
 
 
+def test_a_worker_is_ready_before_its_queue(
+    run_service: Any, run_nats: Any, run_worker: Any, sample: Any, wait_until: Callable[..., Any]
+) -> None:
+    with run_nats() as nats:
+        nats.kill()
+        with run_worker(NATS_URL=nats.url) as worker:  # waits until it is ready
+            assert worker.health()["ready"]
+            nats.start()
+            with run_service(NATS_URL=nats.url) as service:
+                task_id = take(service, sample.json(), wait_until)
+                assert status(service, task_id, 30)["status"] == "SUCCESS"
+
+
 def test_queue_away_leaves_the_synchronous_route_alone(
     run_service: Any, run_nats: Any, run_worker: Any, sample: Any, wait_until: Callable[..., Any]
 ) -> None:

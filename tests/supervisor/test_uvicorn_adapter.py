@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import functools
 import logging
+import math
 import socket
 from typing import TYPE_CHECKING, Any
 
@@ -116,7 +117,7 @@ def code_of(response: tuple[int, bytes]) -> tuple[int, str]:
     return response[0], orjson.loads(response[1])["code"]
 
 
-def converse(talk: Talk, *, keep_alive_s: float = 60) -> Connection:
+def converse(talk: Talk, *, keep_alive_s: float = 60, max_age_s: float = math.inf) -> Connection:
     """Run a client against the protocol; return once the service has ended the connection."""
 
     async def main() -> Connection:
@@ -139,7 +140,7 @@ def converse(talk: Talk, *, keep_alive_s: float = 60) -> Connection:
                 connection.lost.set()
 
         def accept() -> ServiceProtocol:
-            connection.protocol = Observed(config, ServerState(), {})
+            connection.protocol = Observed(config, ServerState(), {}, max_age_s=max_age_s)
             return connection.protocol  # type: ignore[no-any-return]
 
         loop = asyncio.get_running_loop()
@@ -450,6 +451,57 @@ def test_an_idle_connection_is_closed_silently_after_its_responses(data: bytes) 
         assert await connection.read_all() == [(200, b"/early")] * (data[:4] == b"POST")
 
     converse(talk, keep_alive_s=0.5)
+
+
+async def close_header_of(connection: Connection, request: bytes) -> bool:
+    """Send a request, and return whether its response announces that the connection ends."""
+    await connection.send(request)
+    head = await connection.reader.readuntil(b"\r\n\r\n")
+    assert status_of(head) == 200
+    await connection.reader.readexactly(length_of(head))
+    return b"connection: close" in head.lower()
+
+
+def test_an_old_connection_ends_with_its_next_response() -> None:
+    async def talk(connection: Connection) -> None:
+        loop = asyncio.get_running_loop()
+        start = loop.time()
+        while not await close_header_of(connection, GET + b"\r\n"):
+            assert loop.time() < start + LIMIT_S
+            await asyncio.sleep(0.01)
+        assert loop.time() >= start + 0.5 * (1 - uvicorn_adapter.AGE_JITTER)
+        assert await connection.reader.read() == b""
+
+    converse(talk, max_age_s=0.5)
+
+
+def test_a_connection_becomes_old_during_a_request() -> None:
+    async def talk(connection: Connection) -> None:
+        head = POST + b"Content-Length: 2\r\n\r\n"
+        await connection.send(head)
+        await asyncio.sleep(0.1)
+        assert await close_header_of(connection, b"ab")
+
+    assert converse(talk, max_age_s=0.1).requests == [("POST", "/", b"ab")]
+
+
+def test_the_last_request_of_an_old_connection_is_the_last_that_was_sent() -> None:
+    async def talk(connection: Connection) -> None:
+        await asyncio.sleep(0.05)
+        await connection.send(3 * (GET + b"\r\n"))
+        assert [status for status, _ in await connection.read_all()] == [200, 200, 200]
+
+    converse(talk, max_age_s=0.05)
+
+
+def test_a_connection_ends_after_many_requests(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(uvicorn_adapter, "MAX_REQUESTS", 3)
+
+    async def talk(connection: Connection) -> None:
+        assert [await close_header_of(connection, GET + b"\r\n") for _ in range(3)] == [False, False, True]
+        assert await connection.reader.read() == b""
+
+    converse(talk)
 
 
 def test_the_head_timeout_is_paused_while_the_request_waits(monkeypatch: pytest.MonkeyPatch) -> None:

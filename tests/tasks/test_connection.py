@@ -7,26 +7,30 @@ import json
 import logging
 import shutil
 import subprocess
+import time
+from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any
 
 import nats
 import nkeys  # type: ignore[import-untyped]
 import pytest
+from nats.aio.client import Client
 from nats.js import api
 
 from app.tasks import connection as module
-from app.tasks import stream_state
+from app.tasks import nats_client, stream_state
+from app.tasks import queue as queue_module
 from app.tasks.connection import Connection, RevisionConflictError
 from app.tasks.errors import QueueFullError, QueueUnavailableError, TaskTooLargeError
+from app.tasks.records import TaskStatus
 from app.tasks.stream import CONSUMER, RECORDS_STREAM, STREAM, task_subject
 from tests.tasks.conftest import until
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import AsyncIterator, Callable
     from contextlib import AbstractAsyncContextManager
     from pathlib import Path
 
-    from nats.aio.client import Client
     from nats.aio.msg import Msg
 
     from app.service.crop import CheckedInput
@@ -413,6 +417,7 @@ class TestLostConnection:
         self, desk: OpenDesk, run_server: RunServer, check: Callable[..., CheckedInput], monkeypatch: pytest.MonkeyPatch
     ) -> None:
         server = run_server()
+        monkeypatch.setattr(module, "OUTAGE_TIMEOUTS", 0)  # the outage is not waited for
 
         async def main() -> None:
             async with desk(nats_url=server.url) as opened:
@@ -606,6 +611,7 @@ def test_a_server_that_stores_nothing_gets_one_request_at_a_time(
             request = opened.connection.client.request
             is_stuck = True
             asked: list[str] = []
+            first = 0  # requests until the problem was known
 
             async def respond(subject: str, *arguments: Any, **options: Any) -> Any:
                 if subject.startswith("tasks.") and is_stuck:
@@ -617,7 +623,8 @@ def test_a_server_that_stores_nothing_gets_one_request_at_a_time(
             for _ in range(5):
                 with pytest.raises(QueueUnavailableError):
                     await opened.queue.submit(check())
-            assert len(asked) == 1
+                first = first or len(asked)
+            assert len(asked) == first
             is_stuck = False
             monkeypatch.setattr(module, "STUCK_PAUSE_S", 0.0)
             opened.connection._stuck = dict.fromkeys(opened.connection._stuck, 0.0)
@@ -630,3 +637,124 @@ def test_a_server_that_stores_nothing_gets_one_request_at_a_time(
     assert sum("does not store messages of tasks" in message for message in messages) == 1
     assert sum("stores messages of tasks again" in message for message in messages) == 1
     assert "The queue is available again" not in messages
+
+
+class TestRepeatedRequests:
+    """Requests that get lost, as in a cluster without a leader."""
+
+    @pytest.fixture(autouse=True)
+    def _repeat_soon(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(nats_client, "REPEAT_S", 0.1)
+
+    @pytest.mark.parametrize("lost", [0, 1, 3])
+    def test_a_request_without_a_response_is_sent_again(self, nats_server: NatsServer, lost: int) -> None:
+        async def main() -> tuple[bytes, int]:
+            received: list[bytes] = []
+            async with connected(nats_server) as (client, other):
+
+                async def respond(message: Msg) -> None:
+                    received.append(message.data)
+                    if len(received) > lost:
+                        await message.respond(b"answer")
+
+                await other.subscribe("repeat.a", cb=respond)
+                await other.flush()
+                response = await client.request("repeat.a", b"question", timeout=10)
+                await finish_cancelled()
+                assert not client._resp_map, "no copy waits any longer"
+                return response.data, len(received)
+
+        assert asyncio.run(main()) == (b"answer", lost + 1)
+
+    def test_a_late_response_to_the_first_copy_counts(self, nats_server: NatsServer) -> None:
+        async def main() -> None:
+            received: list[Msg] = []
+            async with connected(nats_server) as (client, other):
+
+                async def respond(message: Msg) -> None:
+                    received.append(message)
+                    if len(received) == 3:
+                        await received[0].respond(b"late")
+
+                await other.subscribe("repeat.b", cb=respond)
+                await other.flush()
+                assert (await client.request("repeat.b", timeout=10)).data == b"late"
+
+        asyncio.run(main())
+
+    def test_errors_are_those_of_the_library(self, nats_server: NatsServer) -> None:
+        async def main() -> None:
+            async with connected(nats_server) as (client, other):
+                with pytest.raises(nats.errors.NoRespondersError):
+                    await client.request("repeat.none", timeout=10)
+                await other.subscribe("repeat.c", cb=ignore)
+                await other.flush()
+                with pytest.raises(nats.errors.TimeoutError):
+                    await client.request("repeat.c", timeout=0.3)
+                request = asyncio.create_task(client.request("repeat.c", timeout=10))
+                await asyncio.sleep(0.3)
+                client.fail_requests()
+                with pytest.raises(nats.errors.ConnectionReconnectingError):
+                    await request
+                request = asyncio.create_task(client.request("repeat.c", timeout=10))
+                await asyncio.sleep(0.3)
+                request.cancel()
+                await asyncio.wait({request})
+                await finish_cancelled()
+                assert not client._resp_map
+
+        asyncio.run(main())
+
+
+async def finish_cancelled() -> None:
+    """Let the event loop end the tasks that were cancelled."""
+    for _ in range(5):
+        await asyncio.sleep(0)
+
+
+async def ignore(message: Msg) -> None:
+    """Receive a message and send no response."""
+
+
+@asynccontextmanager
+async def connected(server: NatsServer) -> AsyncIterator[tuple[nats_client.ServiceClient, Client]]:
+    """Connect the service's client and another one."""
+    client, other = nats_client.ServiceClient(), Client()
+    for each in (client, other):
+        await each.connect(server.url)
+    try:
+        yield client, other
+    finally:
+        for each in (client, other):
+            await each.close()
+
+
+def test_a_short_outage_delays_submissions_and_a_long_one_refuses_them(
+    desk: OpenDesk, run_server: RunServer, check: Callable[..., CheckedInput], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server = run_server()
+
+    async def main() -> None:
+        async with desk(nats_url=server.url) as opened:
+            server.stop(is_killed=True)
+            await opened.until(lambda: not opened.connection.is_up, "the outage")
+            waiting = [asyncio.create_task(opened.queue.submit(check())) for _ in range(3)]
+            await asyncio.sleep(0.2)
+            # Others are refused at once, because those that wait hold memory.
+            monkeypatch.setattr(queue_module, "MAX_WAITING_BYTES", opened.queue._submitting_bytes)
+            with pytest.raises(QueueUnavailableError):
+                await opened.queue.submit(check())
+            assert not any(each.done() for each in waiting)
+            server.start()
+            assert {record.status for record in await asyncio.gather(*waiting)} == {TaskStatus.PENDING}
+            assert await opened.count() == 3
+            assert not opened.connection.is_in_outage
+            server.stop(is_killed=True)
+            await opened.until(lambda: not opened.connection.is_up, "the outage")
+            opened.connection._outage_began = time.monotonic() - 60
+            begin = time.monotonic()
+            with pytest.raises(QueueUnavailableError):
+                await opened.queue.submit(check())
+            assert time.monotonic() - begin < opened.settings.nats_timeout_s
+
+    asyncio.run(main())

@@ -226,15 +226,17 @@ class TestIdempotency:
         async def main() -> None:
             async with desk() as opened:
                 first = await opened.queue.submit(check(), idempotency_key="k", digest="d")
-                renew = opened.queue._renew
+                records = opened.queue._records
+                update = records.update
 
                 async def end_before(record: Record, revision: int) -> int:
+                    monkeypatch.setattr(records, "update", update)
                     await end(opened, first.task_id)
-                    return await renew(record, revision)
+                    return await update(record, revision)
 
                 # The worker is faster than the repeated request: the record was read, then the task ends.
                 await opened.connection.client.jetstream().purge_stream(STREAM)
-                monkeypatch.setattr(opened.queue, "_renew", end_before)
+                monkeypatch.setattr(records, "update", end_before)
                 again = await opened.queue.submit(check(), idempotency_key="k", digest="d")
                 assert (again.task_id, again.status) == (first.task_id, TaskStatus.SUCCESS)
                 assert await opened.count() == 0

@@ -203,7 +203,7 @@ def test_progress_is_printed(monkeypatch: pytest.MonkeyPatch, capsys: pytest.Cap
 def test_an_unknown_name_is_rejected(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit, match="2"):
         setup.main(["kubectl"], home)
-    expected = "NAME: expected prometheus, promtool, alertmanager, amtool, helm, dashboards, got kubectl"
+    expected = "NAME: expected prometheus, promtool, alertmanager, amtool, helm, crds, dashboards, got kubectl"
     assert expected in capsys.readouterr().err
 
 

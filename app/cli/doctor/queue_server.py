@@ -21,7 +21,7 @@ import nats.errors
 import orjson
 
 from app.cli.doctor.findings import Finding, error, ok, warning
-from app.tasks.nats_client import StrictTlsClient, connect_options
+from app.tasks.nats_client import ServiceClient, connect_options
 from app.tasks.stream import CONSUMER, DEAD_STREAM, RECORDS_STREAM, STREAM
 
 if TYPE_CHECKING:
@@ -152,7 +152,7 @@ def query_jetstream(settings: Settings) -> tuple[Finding, JetStreamResponses | N
 
 
 async def _query(settings: Settings) -> tuple[Finding, JetStreamResponses | None]:
-    client, failures = StrictTlsClient(), list[Exception]()
+    client, failures = ServiceClient(), list[Exception]()
 
     async def on_error(failure: Exception) -> None:
         failures.append(failure)
