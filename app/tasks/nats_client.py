@@ -20,7 +20,8 @@ if TYPE_CHECKING:
 
     from app.settings import Settings
 
-REPEAT_S = 1.0  # how long a request has no response until it is sent again; doubled each time
+REPEAT_S = 1.0  # how long a small request has no response until it is sent again; doubled each time
+LARGE_BYTES = 1024 * 1024  # a request of this size is repeated half as often, because its copies take memory
 
 
 class ServiceClient(Client):
@@ -48,7 +49,7 @@ class ServiceClient(Client):
             nats.errors.Error: there is no response within the timeout, the connection is lost, or no client listens.
         """
         loop = asyncio.get_running_loop()
-        end, pause_s = loop.time() + timeout, REPEAT_S
+        end, pause_s = loop.time() + timeout, REPEAT_S * (1 + len(payload) / LARGE_BYTES)
         copies: set[asyncio.Task[Msg]] = set()
         try:
             while (left_s := end - loop.time()) > 0:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import socket
 import time
 import urllib.parse
 from typing import TYPE_CHECKING, Any
@@ -99,9 +100,12 @@ def test_each_dashboard_is_a_config_map_that_the_sidecar_looks_for(watched: Rele
 
 @pytest.fixture(scope="module")
 def webhook(cluster: None) -> Iterator[Webhook]:
-    """Listen at the webhook address of the cluster's Alertmanager, on the node, which is this machine."""
+    """Listen where the cluster's Alertmanager posts to: on this machine, at the address that the nodes reach."""
     (node, *_) = json.loads(run("kubectl", "get", "nodes", "--output=json"))["items"]
-    (address,) = (item["address"] for item in node["status"]["addresses"] if item["type"] == "InternalIP")
+    node_address = next(item["address"] for item in node["status"]["addresses"] if item["type"] == "InternalIP")
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        probe.connect((node_address, WEBHOOK_PORT))  # sends nothing
+        address = probe.getsockname()[0]
     try:
         found = Webhook(address, WEBHOOK_PORT)
     except OSError as error:

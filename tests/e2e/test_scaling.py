@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from typing import TYPE_CHECKING
 
 import pytest
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(900)]
 SCALE_S = 240
+SPREAD_S, NEW_REQUESTS = 60, 20
 COMPONENTS = ("api", "worker")
 AUTOSCALING = {
     "enabled": True,
@@ -40,6 +42,18 @@ def release(cluster: None, make_release: Callable[..., Release]) -> Release:
     return made
 
 
+def count_requests(release: Release) -> dict[str, float]:
+    """Return the number of requests that each API pod has served."""
+    return {
+        pod["metadata"]["name"]: sum(
+            float(line.rpartition(" ")[2])
+            for line in release.metrics(pod).splitlines()
+            if line.startswith("api_requests_total{")
+        )
+        for pod in release.ready("api")
+    }
+
+
 def test_pods_come_with_the_load_and_go_after_it(release: Release, start_load: Callable[..., Load]) -> None:
     def all_have(count: int) -> bool:
         return all(len(release.pods(part)) == len(release.ready(part)) == count for part in COMPONENTS)
@@ -47,6 +61,14 @@ def test_pods_come_with_the_load_and_go_after_it(release: Release, start_load: C
     wait_for(lambda: all_have(1), "one pod of each", limit_s=SCALE_S)
     loads = [start_load(release, mode, callers=3, query="verify=pixels") for mode in ("sync", "tasks")]
     wait_for(lambda: all_have(2), "two pods of each", limit_s=SCALE_S)
+    # The callers keep their connections; a new pod serves them only because those end after a while.
+    start, before = time.monotonic(), count_requests(release)
+    wait_for(
+        lambda: all(now - before.get(pod, 0) >= NEW_REQUESTS for pod, now in count_requests(release).items()),
+        "requests on each pod",
+        limit_s=SPREAD_S,
+    )
+    print(f"load on each pod {time.monotonic() - start:.0f} s after scaling up")
     accounts = [load.stop() for load in loads]
     assert [account["failed"] for account in accounts] == [0, 0], accounts
     wait_for(lambda: all_have(1), "one pod of each again", limit_s=SCALE_S)
