@@ -36,7 +36,7 @@ from tests.live.queue_state import describe_rest
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-pytestmark = [pytest.mark.live, pytest.mark.slow, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.live, pytest.mark.slow, pytest.mark.timeout(1800)]
 
 CROP = "/api/v1/frontal/crop"
 SEED = int(os.environ.get("CAMPAIGN_SEED", "1"))
@@ -61,7 +61,7 @@ EVENTS = {
     "kill master": 1,
 }
 REUSED_KEYS = 10  # of expired tasks, for new ones at the end
-LIMIT_S = 600
+LIMIT_S = 1200  # several times what a run takes on an idle machine
 RESPONSE_LIMIT_S = 30  # far above what any event delays
 EXPIRY_SLACK_S = 2.0  # between the clocks' readings, and for a response to arrive
 STORE_SLACK_S = 15.0  # a result that is ready while the queue is down expires as long after it is stored
