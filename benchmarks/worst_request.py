@@ -2,8 +2,8 @@
 
 A request is described by genes: type and size of the image, type and density of the label map, regions, options. The
 search mutates the worst requests found so far. It is seeded and bounded, and measures the CPU time of the whole use
-case, from the body to the response document. The worst requests are saved. `python -m benchmarks.run --only
-worst_request` sends them to a running service.
+case, from the body to the response document, in addition to that of decoding the files. The worst requests are saved.
+`python -m benchmarks.run --only worst_request` sends them to a running service.
 
 Example: python -m benchmarks.worst_request --seed 7 --seconds 300
 """
@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import functools
 import http.client
+import io
 import json
 import random
 import statistics
@@ -26,6 +27,7 @@ from typing import TYPE_CHECKING, Any
 import cv2
 import msgspec
 import numpy as np
+import pillow_heif
 
 from app.face.errors import InputError
 from app.service.crop import CropService, ImageLimits
@@ -71,6 +73,10 @@ GENES: dict[str, tuple[Any, ...]] = {
         "webp",
         "webp_lossless",
         "webp_alpha",
+        "avif",
+        "avif_alpha",
+        "heic",
+        "heic_alpha",
     ),
     "pixels": (0.25, 1, 4, 8, 16, 24, 32, 48, 64),
     "aspect": (0.0056, 0.1, 1.0, 1.5, 60.0),
@@ -140,9 +146,9 @@ def encode_image(kind: str, name: str, width: int, height: int, orientation: int
     if kind.startswith("webp"):
         width, height = min(width, MAX_WEBP_SIDE), min(height, MAX_WEBP_SIDE)
     pixels = content(name, width, height)
-    if kind in {"png_alpha", "png16_alpha", "webp_alpha"}:
+    if kind.endswith("_alpha"):
         alpha = content("noise" if name == "noise" else "blocks", width, height)[:, :, 0]
-        pixels = np.dstack((pixels, alpha if kind == "webp_alpha" else alpha // 32 * 32)).astype(np.uint8)
+        pixels = np.dstack((pixels, alpha // 32 * 32 if kind.startswith("png") else alpha)).astype(np.uint8)
     if kind.startswith("jpeg"):
         quality = 50 if kind == "jpeg_noise" or name == "noise" else 95
         options = [cv2.IMWRITE_JPEG_QUALITY, quality, cv2.IMWRITE_JPEG_PROGRESSIVE, int(kind == "jpeg_progressive")]
@@ -153,6 +159,15 @@ def encode_image(kind: str, name: str, width: int, height: int, orientation: int
         return cv2.imencode(".webp", pixels, [cv2.IMWRITE_WEBP_QUALITY, 101 if kind == "webp_lossless" else 20])[
             1
         ].tobytes()
+    if kind.startswith("avif"):
+        options = [cv2.IMWRITE_AVIF_QUALITY, 40, cv2.IMWRITE_AVIF_SPEED, 10]
+        return cv2.imencode(".avif", pixels, options)[1].tobytes()
+    if kind.startswith("heic"):
+        file = io.BytesIO()
+        mode = "BGRA" if kind == "heic_alpha" else "BGR"
+        image = pillow_heif.from_bytes(mode, (width, height), pixels.tobytes())
+        image.save(file, quality=30, enc_params={"preset": "ultrafast"})
+        return file.getvalue()
     row_filter = 4 if kind in {"png_paeth", "png16", "png16_alpha", "png_interlaced"} else 1
     return write_png(pixels, depth=16 if "16" in kind else 8, row_filter=row_filter, is_interlaced="inter" in kind)
 
@@ -305,7 +320,7 @@ def build(genes: Genes) -> bytes:
 
 
 def measure(service: CropService, genes: Genes) -> tuple[float, str]:
-    """Return the CPU time of one request in this process in seconds, and its outcome."""
+    """Return the CPU time of one request in addition to decoding its files, in seconds, and its outcome."""
     body = build(genes)
     if len(body) > MAX_BODY_BYTES:
         return 0.0, "body_too_large"
@@ -315,7 +330,7 @@ def measure(service: CropService, genes: Genes) -> tuple[float, str]:
         outcome = "ok"
     except (InputError, ProblemError) as error:
         outcome = error.code
-    return time.process_time() - start, outcome
+    return time.process_time() - start - measure_decoding(genes), outcome
 
 
 def mutate(genes: Genes, generator: random.Random) -> Genes:
@@ -327,11 +342,14 @@ def mutate(genes: Genes, generator: random.Random) -> Genes:
 
 
 def measure_decoding(genes: Genes) -> float:
-    """Return the CPU time of decoding the files of a request with OpenCV alone, in seconds."""
+    """Return the CPU time of decoding the files of a request with OpenCV or libheif alone, in seconds."""
     files = [build_image(genes), *([encode_map(genes)] if genes["map"] != "none" else [])]
     start = time.process_time()
     for file in files:
-        cv2.imdecode(np.frombuffer(file, np.uint8), cv2.IMREAD_UNCHANGED)
+        if file[4:12] == b"ftypheic":
+            np.asarray(pillow_heif.open_heif(file))  # OpenCV does not decode it
+        else:
+            cv2.imdecode(np.frombuffer(file, np.uint8), cv2.IMREAD_UNCHANGED)
     return time.process_time() - start
 
 
@@ -364,14 +382,15 @@ def worst_request() -> dict[str, float]:
 
 
 def worst_request_others() -> dict[str, float]:
-    """Latency of the sample while four other callers at different addresses send the most expensive request."""
-    body = build(json.loads(SAVED.read_text())[0])
+    """Latency of the sample while four other callers at different addresses send the saved requests in turn."""
+    bodies = [build(genes) for genes in json.loads(SAVED.read_text())]
     sample = inputs.multipart_request()
     stop = threading.Event()
     sent = [0] * CALLERS
 
     def send_worst(number: int) -> None:
         while not stop.is_set():
+            body = bodies[(number * len(bodies) // CALLERS + sent[number]) % len(bodies)]
             post(server.port, body, MULTIPART, source=f"127.0.0.{number + 2}")
             sent[number] += 1
 

@@ -49,6 +49,8 @@ _MAX_DEFLATE_RATIO = 1032
 # libpng inflates the data after the last row and discards it: a file of 16 MiB would keep it busy for half a minute.
 # This much surplus costs no more than decoding a photo does, so it is allowed.
 _MAX_SURPLUS_BYTES = 64 * 1024 * 1024
+# Above this size, inflating the data twice costs less than copying it, which touches much new memory.
+_MAX_COPIED_BYTES = 64 * 1024 * 1024
 # The inflater copies its remaining input each time the output is full, so it gets the input in small pieces.
 _PIECE_BYTES = 8 * 1024
 _ZLIB_HEAD = b"\x78\x01"
@@ -243,7 +245,8 @@ def strip_png(view: memoryview, *, as_grey: bool = False, is_alpha_kept: bool = 
         ):
             _append_chunk(stripped, kind, view[start:end])
     raw_bytes = _count_raw_bytes(header)
-    if sum(map(len, data)) * _MAX_DEFLATE_RATIO <= raw_bytes + _MAX_SURPLUS_BYTES:
+    is_bounded = sum(map(len, data)) * _MAX_DEFLATE_RATIO <= raw_bytes + _MAX_SURPLUS_BYTES
+    if is_bounded or (raw_bytes > _MAX_COPIED_BYTES and _inflates_to(data, raw_bytes)):
         _append_chunk(stripped, b"IDAT", *data)
     else:
         _append_stored(stripped, data, raw_bytes)
@@ -271,6 +274,27 @@ def _append_stored(target: bytearray, data: Sequence[memoryview], raw_bytes: int
         checksum = isal_zlib.adler32(block, checksum)
         _append_chunk(target, b"IDAT", _BLOCK_HEAD.pack(0, len(block), len(block) ^ 0xFFFF), block)
     _append_chunk(target, b"IDAT", _BLOCK_HEAD.pack(1, 0, 0xFFFF), CHECKSUM.pack(checksum))
+
+
+def _inflates_to(data: Sequence[memoryview], raw_bytes: int) -> bool:
+    """Return whether image data is a complete zlib stream of this many bytes."""
+    inflater = isal_zlib.decompressobj()
+    count = 0
+    for chunk in data:
+        for start in range(0, len(chunk), _PIECE_BYTES):
+            piece: memoryview | bytes = chunk[start : start + _PIECE_BYTES]
+            while not inflater.eof:
+                try:
+                    block = inflater.decompress(piece, _MAX_BLOCK_BYTES)
+                except isal_zlib.error:  # type: ignore[misc]  # the stub declares an instance instead of a class
+                    return False
+                if not block:
+                    break
+                count += len(block)
+                if count > raw_bytes:
+                    return False
+                piece = inflater.unconsumed_tail
+    return inflater.eof and count == raw_bytes
 
 
 def _iter_inflated(data: Sequence[memoryview], raw_bytes: int) -> Iterator[bytes]:

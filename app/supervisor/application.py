@@ -86,9 +86,13 @@ class ServiceApplication(BaseApplication):
         """Run until a signal stops the instance, which raises `SystemExit`.
 
         Raises:
-            OSError: a port is in use, or a configured directory or file is not writable.
+            OSError: a port is in use, a configured directory or file is not writable, or a file is invalid.
         """
         configure_logging(log_options(self.settings))
+        if self.settings.enable_tasks and self.settings.nats_creds_file is not None:
+            from app.tasks.nats_client import require_credentials  # noqa: PLC0415 - as in `_make_registry`
+
+            require_credentials(self.settings.nats_creds_file)
         keep_freed_memory()
         multiprocess.set_identity("master")
         with bind(self.settings.host, self.settings.metrics_port, "METRICS_PORT") as listener:

@@ -21,8 +21,9 @@ if TYPE_CHECKING:
 
 log = get_logger("server")
 
-# Minimum time between two starts. It doubles until the process has run for `STEADY_S`.
-PAUSE_S, PAUSE_MAX_S, STEADY_S = 0.5, 30.0, 60.0
+# Minimum time between two starts. It doubles while the process exits within `STEADY_S` of its start (a crash loop). A
+# process that ran for longer is restarted at once, however often it is killed.
+PAUSE_S, PAUSE_MAX_S, STEADY_S = 0.5, 30.0, 5.0
 QUICK_STOP_S = 3.0  # time limit of a quick stop
 ORPHANS_S = 5.0  # time for the children of a process that died to end by themselves
 POLL_S = 0.02
@@ -74,6 +75,7 @@ class ManagedProcess:
         self._quick_signal = quick_signal
         self._hint = hint
         self._group = 0
+        self._started_at = 0.0
         self._ended_at = 0.0
         self._next = 0.0
         self._pause = PAUSE_S
@@ -94,9 +96,7 @@ class ManagedProcess:
         self._restart_if_requested(now)
         if self.is_alive() or now < self._next or not self._have_orphans_ended(now):
             return
-        is_steady = now - self._next > STEADY_S
-        self._pause = PAUSE_S if is_steady else min(2 * self._pause, PAUSE_MAX_S)
-        self._next = now + self._pause
+        self._started_at = now
         self._start(close_unneeded)
 
     def is_alive(self) -> bool:
@@ -111,6 +111,9 @@ class ManagedProcess:
         if not ended:
             return True
         pid, self.pid, self._ended_at = self.pid, 0, time.monotonic()
+        self._next = self._started_at + self._pause
+        is_steady = self._ended_at - self._started_at > STEADY_S
+        self._pause = PAUSE_S if is_steady else min(2 * self._pause, PAUSE_MAX_S)
         if self._kill_at:
             self._kill_at = 0.0
             log.info("%s stopped and will be restarted (pid %d)", self.name, pid)

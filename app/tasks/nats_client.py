@@ -8,13 +8,15 @@ from __future__ import annotations
 
 import asyncio
 import ssl
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import unquote, urlsplit
 
 import nats.errors
 from nats.aio.client import Client
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from nats.aio.client import Srv
     from nats.aio.msg import Msg
 
@@ -22,6 +24,12 @@ if TYPE_CHECKING:
 
 REPEAT_S = 1.0  # how long a small request has no response until it is sent again; doubled each time
 LARGE_BYTES = 1024 * 1024  # a request of this size is repeated half as often, because its copies take memory
+# Lines that begin the parts of a credentials file.
+_CREDENTIALS: Final = {"JWT": b"BEGIN NATS USER JWT", "NKey seed": b"BEGIN USER NKEY SEED"}
+
+
+class CredentialsError(OSError):
+    """The credentials file is incomplete; the message contains the remedy."""
 
 
 class ServiceClient(Client):
@@ -92,6 +100,28 @@ class ServiceClient(Client):
         if self.options.get("tls") is not None and not self._server_info.get("tls_required"):
             raise nats.errors.SecureConnWantedError
         return super()._connect_command()
+
+
+def find_missing_credentials(file: Path) -> list[str]:
+    """Return the parts that a credentials file lacks; nothing if it cannot be read, which every connection reports."""
+    try:
+        content = file.read_bytes()
+    except OSError:
+        return []
+    return [name for name, line in _CREDENTIALS.items() if line not in content]
+
+
+def require_credentials(file: Path) -> None:
+    """Check that a credentials file is complete, because nats-py would retry without a helpful error.
+
+    Raises:
+        CredentialsError: it lacks a part.
+    """
+    if missing := find_missing_credentials(file):
+        raise CredentialsError(
+            f"NATS_CREDS_FILE {file}: expected a JWT and an NKey seed, as `nsc generate creds` writes them, "
+            f"got no {' and no '.join(missing)}"
+        )
 
 
 def connect_options(settings: Settings) -> dict[str, Any]:

@@ -24,10 +24,10 @@ from app.tasks.errors import (
 )
 from app.tasks.long_polls import LongPoll, LongPolls
 from app.tasks.message import encode_task
-from app.tasks.reconciler import RELEASE_S, Reconciler
+from app.tasks.reconciler import RELEASE_S, Reconciler, restore_record
 from app.tasks.records import TASK_UNKNOWN, Record, Records, TaskStatus
-from app.tasks.stream import TASK_TYPE, lane_of, task_subject
-from app.tasks.stream_state import is_queued
+from app.tasks.stream import TASK_TYPE, is_task_id, lane_of, task_subject
+from app.tasks.stream_state import find_lane, list_consumers
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -165,7 +165,7 @@ class TaskQueue:
             # On each turn, because a new connection has no subscription; before the record is read, so that no notice
             # is lost in between.
             await self._long_polls.subscribe()
-            record, _ = await self._records.get(poll.task_id)
+            record, _ = await self._read(poll.task_id)
             left_s = end - time.monotonic()
             if record.status.is_final or left_s <= 0 or poll.is_over or is_stopping():
                 return record
@@ -231,7 +231,7 @@ class TaskQueue:
             # The process that wrote the record may be about to withdraw it, because it got no response when it sent the
             # message; the new revision prevents that.
             revision = await self._records.update(record, revision)
-            if not await is_queued(self._connection, record.task_id):
+            if await find_lane(self._connection, record.task_id) is None:
                 # It may have been killed before it sent the message. The server drops a message that is sent twice.
                 await self._publish(record, revision, checked, lane)
         return record
@@ -258,11 +258,44 @@ class TaskQueue:
         await self._connection.store(task_subject(record.task_id, lane), message, headers)
 
     async def _get(self, task_id: str, owner: str) -> tuple[Record, int]:
-        found = await self._records.get(task_id)
+        found = await self._read(task_id)
         # A task that was submitted before keys were set has no owner, and every key may read it.
         if found[0].owner not in {"", owner}:
             raise TaskUnknownError(TASK_UNKNOWN)
         return found
+
+    async def _read(self, task_id: str) -> tuple[Record, int]:
+        """Return a record and its revision.
+
+        Raises:
+            TaskUnknownError: the task does not exist.
+            QueueUnavailableError: the record has expired although the task may not have ended.
+        """
+        try:
+            return await self._records.get(task_id)
+        except TaskUnknownError:
+            if not await self._restore(task_id):
+                raise
+        return await self._records.get(task_id)
+
+    async def _restore(self, task_id: str) -> bool:
+        """Restore the record of a waiting task; return False if the task has ended or does not exist.
+
+        The record expires in a long outage of the queue, because nothing renews it then.
+        """
+        if not is_task_id(task_id):
+            return False
+        stored = await self._records.load(task_id)
+        if stored is not None and stored.record.status.is_final:
+            return False
+        lane = await find_lane(self._connection, task_id)
+        if lane is None:
+            return False
+        consumer = (await list_consumers(self._connection))[lane]
+        if not await restore_record(self._connection, self._records, task_id, lane, consumer):
+            # A worker will process the task again, or the reconciler will remove the message of an ended task.
+            raise QueueUnavailableError("the state of the task is being restored; retry after the time in Retry-After")
+        return True
 
     async def _cancel(self, task_id: str, owner: str) -> Record:
         record, revision = await self._get(task_id, owner)

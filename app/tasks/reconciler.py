@@ -43,7 +43,14 @@ from app.tasks.records import (
     read_lifetime,
 )
 from app.tasks.stream import RECORDS_STREAM, STREAM, consumer_config, consumer_name, record_subject
-from app.tasks.stream_state import QueueState, delete_message, read_message, read_state, read_stream
+from app.tasks.stream_state import (
+    ConsumerInfo,
+    QueueState,
+    delete_message,
+    read_message,
+    read_state,
+    read_stream,
+)
 
 if TYPE_CHECKING:
     from nats.aio.msg import Msg
@@ -202,14 +209,8 @@ class Reconciler:
             if messages > RESTORED_PER_PASS:
                 continue
             lane = state.lanes[task_id]
-            found = await read_message(self._connection, task_id, lane)
-            # If it was delivered before, the record may have been final and have expired.
-            if found is None or found[0] <= state.after[lane].delivered.stream_seq:
+            if not await restore_record(self._connection, self._records, task_id, lane, state.after[lane]):
                 self._ended[task_id] = math.inf
-                continue
-            with contextlib.suppress(RevisionConflictError, MessageError, NewerTaskError):
-                await self._records.create(decode_task(found[1]).record)
-                _count_repair("record_restored", "Restored the record of a waiting task", task_id)
 
     async def _renew_records(self, state: QueueState) -> None:
         due = time.time() - self._records.open_ttl_s / 3
@@ -310,6 +311,22 @@ class Reconciler:
                 if removed == RESTORED_PER_PASS:
                     break
         return removed > 0
+
+
+async def restore_record(
+    connection: Connection, records: Records, task_id: str, lane: int, consumer: ConsumerInfo
+) -> bool:
+    """Write the missing record of a waiting task, unless its message was delivered; return False in that case.
+
+    If it was delivered, the record may have been final and have expired.
+    """
+    found = await read_message(connection, task_id, lane)
+    if found is None or found[0] <= consumer.delivered.stream_seq:
+        return False
+    with contextlib.suppress(RevisionConflictError, MessageError, NewerTaskError):
+        await records.create(decode_task(found[1]).record)
+        _count_repair("record_restored", "Restored the record of a waiting task", task_id)
+    return True
 
 
 class Lease:

@@ -111,17 +111,17 @@ class QueueState:
         return count - min(max(count, low), high)
 
 
-async def is_queued(connection: Connection, task_id: str) -> bool:
-    """Return whether the stream holds a task's message, without transferring it.
+async def find_lane(connection: Connection, task_id: str) -> int | None:
+    """Return the lane of a task's message, without transferring the message; None if the stream does not hold it.
 
     The message may be in any lane: without API keys, the lane is that of an address, and a client may repeat a
     submission from another address.
     """
     for subject in (task_subject(task_id), any_lane_subject(task_id)):
         # A single subject; the timeout of a full listing would be longer than a client waits for its response.
-        if (await _list_subjects(connection, subject, timeout_s=None))[1]:
-            return True
-    return False
+        for found in (await _list_subjects(connection, subject, timeout_s=None))[1]:
+            return parse_task_subject(found)[1]
+    return None
 
 
 async def list_consumers(connection: Connection, timeout_s: float | None = None) -> dict[int, ConsumerInfo]:

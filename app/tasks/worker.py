@@ -55,6 +55,7 @@ from app.tasks.pull_consumer import PullConsumer
 from app.tasks.reconciler import RELEASE_S, Reconciler
 from app.tasks.records import Records, StoredRecord, TaskError, TaskStatus
 from app.tasks.stream import TASK_TYPE
+from app.tasks.stream_state import find_lane
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -117,6 +118,7 @@ class WorkerContext:
     """Resources that the attempts of a process share."""
 
     settings: Settings
+    connection: Connection
     records: Records
     service: CropService
     pool: Executor  # work threads
@@ -303,8 +305,8 @@ class Attempt:
                 await self._context.records.update(end, self._revision)
             except RevisionConflictError:
                 stored = await self._context.records.load(end.task_id)
-                if stored is None and self._revision != self._task.revision:
-                    return  # the record of this attempt was replaced by a final one, which has expired
+                if stored is None and await find_lane(self._context.connection, end.task_id) is None:
+                    return  # another attempt has ended the task, and the final record has expired
                 if stored is not None and not self._is_same_submission(stored.record):
                     return
                 if stored is None or not stored.record.status.is_final:
@@ -391,6 +393,7 @@ class Worker:
         self._dead_letters = DeadLetterQueue(connection, records)
         self._context = WorkerContext(
             settings=settings,
+            connection=connection,
             records=records,
             service=CropService(limits, DetectorPool(settings.models_dir), fault_work_s=settings.fault_work_s),
             pool=self._pool,

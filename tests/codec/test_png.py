@@ -246,6 +246,18 @@ def test_large_photo_is_stored_with_the_same_pixels() -> None:
     np.testing.assert_array_equal(decode_image(data, sniff_image(data, max_pixels=LIMIT)), photo)
 
 
+@pytest.mark.parametrize("surplus", [0, 1, 200_000])
+def test_image_data_of_a_large_image_is_copied_as_it_is_if_it_has_no_surplus(
+    make: SimpleNamespace, monkeypatch: pytest.MonkeyPatch, surplus: int
+) -> None:
+    monkeypatch.setattr(png, "_MAX_COPIED_BYTES", 150_000)
+    photo = np.random.default_rng(0).integers(0, 40, (200, 300, 3), dtype=np.uint8)
+    data = make.png.build(photo, colour=2, raw=make.png.raw(photo, 8) + bytes(surplus))
+    chunks = iter_chunks(memoryview(strip_png(memoryview(data))))
+    assert ([kind for kind, _, _ in chunks].count(b"IDAT") == 1) is (surplus == 0)
+    np.testing.assert_array_equal(decode_image(data, sniff_image(data, max_pixels=LIMIT))[..., ::-1], photo)
+
+
 @pytest.mark.parametrize("length", [0, 1, 20, 23, 25, 1_000])
 def test_missing_data_is_corrupt_and_surplus_data_is_ignored(make: SimpleNamespace, length: int) -> None:
     data = make.png.build(make.grey, raw=(make.png.raw(make.grey, 8) + bytes(1_000))[:length])
@@ -260,7 +272,11 @@ def test_missing_data_is_corrupt_and_surplus_data_is_ignored(make: SimpleNamespa
 
 
 @pytest.mark.parametrize("missing", [1, 901, 100_000])
-def test_missing_data_of_a_large_photo_is_corrupt(make: SimpleNamespace, missing: int) -> None:
+@pytest.mark.parametrize("max_copied", [png._MAX_COPIED_BYTES, 0])
+def test_missing_data_of_a_large_photo_is_corrupt(
+    make: SimpleNamespace, monkeypatch: pytest.MonkeyPatch, missing: int, max_copied: int
+) -> None:
+    monkeypatch.setattr(png, "_MAX_COPIED_BYTES", max_copied)
     photo = np.random.default_rng(0).integers(0, 256, (200, 300, 3), dtype=np.uint8)
     data = make.png.build(photo, colour=2, raw=make.png.raw(photo, 8)[:-missing])
     with pytest.raises(ImageCorruptError, match="as the header declares, got less"):
@@ -279,14 +295,22 @@ def test_missing_data_of_a_large_photo_is_corrupt(make: SimpleNamespace, missing
         pytest.param(zlib.compress(bytes([9]) * 24), id="filter that does not exist"),
     ],
 )
-def test_invalid_image_data_is_corrupt(make: SimpleNamespace, content: bytes) -> None:
+@pytest.mark.parametrize("max_copied", [png._MAX_COPIED_BYTES, 0])
+def test_invalid_image_data_is_corrupt(
+    make: SimpleNamespace, monkeypatch: pytest.MonkeyPatch, content: bytes, max_copied: int
+) -> None:
+    monkeypatch.setattr(png, "_MAX_COPIED_BYTES", max_copied)
     data = make.png.join(make.png.head, make.png.chunk(b"IDAT", content), make.png.end)
     with pytest.raises(ImageCorruptError):
         decode_image(data, ImageInfo("png", Size(5, 4)))
 
 
 @pytest.mark.parametrize("split", [None, 100_000, 40_000])
-def test_16_gb_after_the_last_row_are_not_inflated(make: SimpleNamespace, split: int | None) -> None:
+@pytest.mark.parametrize("max_copied", [png._MAX_COPIED_BYTES, 0])
+def test_16_gb_after_the_last_row_are_not_inflated(
+    make: SimpleNamespace, monkeypatch: pytest.MonkeyPatch, split: int | None, max_copied: int
+) -> None:
+    monkeypatch.setattr(png, "_MAX_COPIED_BYTES", max_copied)
     stream = make.png.zeros(16 << 10)
     assert 16_000_000 < len(stream) < 18_000_000
     size = split or len(stream)

@@ -259,6 +259,26 @@ def test_worker_without_a_queue_says_so() -> None:
     assert done.stderr.startswith("facial-service: NATS_URL: expected the URL of a NATS server, got nothing")
 
 
+@pytest.mark.parametrize("command", ["serve", "worker"])
+@pytest.mark.parametrize(
+    ("content", "missing"),
+    [
+        ("-----BEGIN USER NKEY SEED-----\nx\n------END USER NKEY SEED------\n", "JWT"),
+        ("-----BEGIN NATS USER JWT-----\nx\n------END NATS USER JWT------\n", "NKey seed"),
+        ("secret", "JWT and no NKey seed"),
+    ],
+)
+def test_incomplete_credentials_are_refused_at_start(tmp_path: Path, command: str, content: str, missing: str) -> None:
+    file = tmp_path / "user.creds"
+    file.write_text(content)
+    done = refuse(command, NATS_URL="nats://127.0.0.1:1", NATS_CREDS_FILE=file)
+    assert done.returncode == 1
+    assert done.stderr == (
+        f"facial-service: NATS_CREDS_FILE {file}: expected a JWT and an NKey seed, as `nsc generate creds` writes "
+        f"them, got no {missing}\n"
+    )
+
+
 def test_task_workers_are_looked_after_as_the_api_s_are(
     run_nats: Any, run_worker: Any, wait_until: Callable[..., Any]
 ) -> None:

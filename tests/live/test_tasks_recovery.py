@@ -96,6 +96,7 @@ def test_a_task_of_a_killed_worker_goes_on_although_a_later_one_was_cancelled(
                 holder.suspend()
                 assert ask(service, "DELETE", f"status/{later}").status_code == 200
                 os.kill(first.pid, signal.SIGKILL)
+                holder.kill()  # it would stay suspended, because the signal that the kernel sends does not resume it
             with run_worker(**settings):
                 assert end_of(service, older, wait_until) == "SUCCESS"
                 assert end_of(service, later, wait_until) == "CANCELLED"

@@ -76,26 +76,37 @@ def test_it_is_restarted_and_its_exit_is_logged_and_counted_once(
     ]
 
 
-def test_the_pause_doubles_until_the_process_keeps_running(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
-    now = [1000.0]
-    starts = []
-    process = make(lambda: None)
+@pytest.mark.parametrize(("life_s", "expected"), [(0.0, [0.5, 1, 2, 4, 8, 16, 30, 30]), (6.0, [6.0] * 8)])
+def test_the_pause_doubles_only_if_the_process_exits_soon_after_its_start(
+    make: Make, monkeypatch: pytest.MonkeyPatch, life_s: float, expected: list[float]
+) -> None:
+    now, starts, lives = [1000.0], [], [life_s] * 100
     monkeypatch.setattr(managed_processes, "PAUSE_S", 0.5)
-    monkeypatch.setattr(managed_processes, "STEADY_S", 60.0)
-    monkeypatch.setattr(process, "is_alive", lambda: False)
-    monkeypatch.setattr(process, "_start", lambda _close: starts.append(now[0]))
+    process = make(lambda: None)
+
+    def start(_close: object) -> None:
+        starts.append(now[0])
+        process.pid = 1
+
+    monkeypatch.setattr(process, "_start", start)
+
+    def wait(pid: int, _options: int) -> tuple[int, int]:
+        return (pid if now[0] >= starts[-1] + lives[len(starts)] else 0, 0)
+
+    monkeypatch.setattr(os, "waitpid", wait)
     monkeypatch.setattr(time, "monotonic", lambda: now[0])
-    for _ in range(2400):
-        process.keep_running(close_nothing)
-        now[0] += 0.125
-    pauses = [later - earlier for earlier, later in itertools.pairwise(starts)]
-    assert pauses[:7] == [0.5, 1, 2, 4, 8, 16, 30]
-    assert set(pauses[6:]) == {30}
-    now[0] += 100
-    process.keep_running(close_nothing)
-    now[0] += 0.5
-    process.keep_running(close_nothing)
-    assert starts[-1] - starts[-2] == 0.5, "the pause is short again after the process ran for a minute"
+
+    def run_until(count: int) -> list[float]:
+        while len(starts) < count:
+            process.keep_running(close_nothing)
+            now[0] += 0.125
+        return [later - earlier for earlier, later in itertools.pairwise(starts)]
+
+    assert run_until(9) == expected
+    lives[10:] = [60.0, 0.0, 0.0]
+    assert run_until(13)[9:] == [60.0, 0.5, 1], "the pause is short again after the process ran for longer"
+    monkeypatch.undo()
+    process.pid = 0
 
 
 @pytest.mark.parametrize("reaped", [False, True])

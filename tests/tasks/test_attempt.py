@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import msgspec
+import nats.errors
 import orjson
 import pytest
 
 from app.observability.recording import deferred
 from app.tasks.connection import RevisionConflictError
-from app.tasks.errors import QueueUnavailableError
+from app.tasks.errors import QueueUnavailableError, TaskUnknownError
 from app.tasks.message import decode_task
 from app.tasks.records import Record, Records, TaskStatus
 from app.tasks.stream import TASK_TYPE
@@ -70,6 +72,7 @@ def open_context(crop_service: CropService) -> Callable[..., Any]:
         with ThreadPoolExecutor(1) as pool:
             yield WorkerContext(
                 settings=desk.settings,
+                connection=desk.connection,
                 records=LossyRecords(desk.connection, desk.settings),
                 service=crop_service,
                 pool=pool,
@@ -246,6 +249,37 @@ def test_a_task_whose_record_has_expired_is_processed(desk: OpenDesk, check: Che
                 ended = await opened.queue.status(record.task_id)
                 assert (ended.status, ended.submitted_at) == (TaskStatus.SUCCESS, record.submitted_at)
                 assert orjson.loads(bytes(ended.result))["regions_detected"]
+
+    asyncio.run(main())
+
+
+@pytest.mark.parametrize("is_acknowledged", [False, True])
+def test_an_end_is_stored_although_the_record_has_expired_unless_another_attempt_ended_the_task(
+    desk: OpenDesk, check: Check, gate: Gate, open_context: Any, *, is_acknowledged: bool
+) -> None:
+    gate.close(3)
+
+    async def main() -> None:
+        async with desk() as opened:
+            with open_context(opened) as context:
+                record = await opened.queue.submit(check(simplify=3, **HEAVY))
+                (message,) = await opened.fetch()
+                working = asyncio.create_task(attempt(context, message))
+                await begun(opened, record.task_id, 1)
+                context.records.unavailable = 1  # the progress that is stored meanwhile makes no difference
+                if is_acknowledged:
+                    await message.ack_sync()
+                gate.open(3)
+                await opened.until(lambda: context.records.unavailable == 0, "the end of the work")
+                await opened.connection.client.jetstream().purge_stream("KV_TASK_RECORDS")
+                if is_acknowledged:
+                    with contextlib.suppress(nats.errors.MsgAlreadyAckdError):
+                        await working
+                    with pytest.raises(TaskUnknownError):
+                        await opened.queue.status(record.task_id)
+                else:
+                    await working
+                    assert (await opened.queue.status(record.task_id)).status is TaskStatus.SUCCESS
 
     asyncio.run(main())
 

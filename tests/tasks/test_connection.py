@@ -409,7 +409,7 @@ class TestLostConnection:
         async def main() -> None:
             async with desk(nats_url=server.url, nats_timeout_s=1) as opened, asyncio.timeout(60):
                 with server.frozen(), pytest.raises(QueueUnavailableError):
-                    await stream_state.is_queued(opened.connection, "a" * 32)
+                    await stream_state.find_lane(opened.connection, "a" * 32)
 
         asyncio.run(main())
 

@@ -11,7 +11,7 @@ import nats.errors
 import pytest
 import uvloop
 
-from app.tasks import admission, long_polls
+from app.tasks import admission, long_polls, records
 from app.tasks import queue as module
 from app.tasks.connection import RevisionConflictError
 from app.tasks.errors import (
@@ -26,7 +26,7 @@ from app.tasks.message import decode_task
 from app.tasks.queue import TaskQueue
 from app.tasks.records import Record, TaskError, TaskStatus
 from app.tasks.stream import RECORDS_STREAM, STREAM, TASK_TYPE
-from app.tasks.stream_state import is_queued
+from app.tasks.stream_state import find_lane
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -202,7 +202,7 @@ class TestIdempotency:
             async with desk() as opened:
                 for number in (1, 2, 3, 0):
                     record = await opened.queue.submit(check(), idempotency_key="k", caller_number=number, digest="d")
-                    assert await is_queued(opened.connection, record.task_id)
+                    assert await find_lane(opened.connection, record.task_id) is not None
                     assert await opened.queue.status(record.task_id) == record
                 assert await opened.count() == 1
 
@@ -407,6 +407,77 @@ class TestStatus:
                     await opened.queue.status(record.task_id, wait_s=300)
 
         asyncio.run(main())
+
+
+@pytest.fixture
+def short_ttl(monkeypatch: pytest.MonkeyPatch) -> int:
+    """Return the TTL in seconds of records that are not final, shortened for tests."""
+    monkeypatch.setattr(records, "OPEN_TTL_MIN_S", 1)
+    return records.OPEN_TTL_MIN_S
+
+
+class TestExpiredRecord:
+    """Records that expired in an outage although their tasks have not ended; no reconciler renews them here."""
+
+    @pytest.mark.parametrize("lane", [0, 3])
+    @pytest.mark.parametrize("action", ["status", "wait", "cancel"])
+    def test_a_waiting_task_is_known_while_its_message_exists(
+        self, desk: OpenDesk, check: Check, short_ttl: int, lane: int, action: str
+    ) -> None:
+        async def main() -> None:
+            async with desk(result_ttl=short_ttl) as opened:
+                record = await opened.queue.submit(check(), caller_number=lane, owner="a")
+                await opened.until(lambda: is_gone(opened, record.task_id), "the expiry of the record")
+                with pytest.raises(TaskUnknownError):
+                    await opened.queue.status(record.task_id, owner="b")
+                await opened.until(lambda: is_gone(opened, record.task_id), "the expiry of the restored record")
+                match action:
+                    case "status":
+                        assert await opened.queue.status(record.task_id, owner="a") == record
+                    case "wait":
+                        found = await opened.queue.status(record.task_id, owner="a", wait_s=3 * short_ttl)
+                        assert found == record
+                    case "cancel":
+                        found = await opened.queue.cancel(record.task_id, owner="a")
+                        assert found.status is TaskStatus.CANCELLED
+
+        asyncio.run(main())
+
+    def test_a_task_whose_message_was_delivered_is_unavailable_until_its_state_is_known(
+        self, desk: OpenDesk, at_work: OpenDesk, check: Check, short_ttl: int
+    ) -> None:
+        async def main() -> None:
+            async with desk(result_ttl=short_ttl, task_ack_wait_s=1) as opened:
+                record = await opened.queue.submit(check())
+                await opened.fetch()
+                await opened.until(lambda: is_gone(opened, record.task_id), "the expiry of the record")
+                with pytest.raises(QueueUnavailableError):
+                    await opened.queue.status(record.task_id)
+                with pytest.raises(QueueUnavailableError):
+                    await opened.queue.cancel(record.task_id)
+            async with at_work(task_ack_wait_s=1) as opened:
+                assert (await opened.end_of_unknown(record.task_id)).status is TaskStatus.SUCCESS
+
+        asyncio.run(main())
+
+    def test_an_ended_task_is_unknown_although_its_message_exists(
+        self, desk: OpenDesk, check: Check, short_ttl: int
+    ) -> None:
+        async def main() -> None:
+            async with desk(result_ttl=short_ttl) as opened:
+                record = await opened.queue.submit(check())
+                await opened.queue.cancel(record.task_id)
+                await asyncio.sleep(short_ttl + 0.5)
+                assert await opened.count() == 1
+                with pytest.raises(TaskUnknownError):
+                    await opened.queue.status(record.task_id)
+
+        asyncio.run(main())
+
+
+async def is_gone(desk: Desk, task_id: str) -> bool:
+    """Return whether a record has expired."""
+    return await desk.records.find(task_id) is None
 
 
 class TestCancel:

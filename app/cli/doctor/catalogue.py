@@ -79,7 +79,7 @@ CATALOGUE: Final[dict[str, CatalogueEntry]] = {
     ),
     "queue.access": CatalogueEntry(
         "Authentication and TLS, including the files that they need.",
-        "error: the server rejects the credentials, TLS fails, or a file cannot be read.",
+        "error: the server rejects the credentials, TLS fails, or a file is incomplete or cannot be read.",
         "set NATS_USER and NATS_PASSWORD, NATS_TOKEN, NATS_NKEY_SEED or NATS_CREDS_FILE, and "
         "NATS_TLS_CA_FILE, as the server requires (chart: `nats.auth.existingSecret`, `externalNats.existingSecret`, "
         "`externalNats.credsSecret`, `externalNats.tlsSecret`)",

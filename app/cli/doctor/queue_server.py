@@ -21,7 +21,7 @@ import nats.errors
 import orjson
 
 from app.cli.doctor.findings import Finding, error, ok, warning
-from app.tasks.nats_client import ServiceClient, connect_options
+from app.tasks.nats_client import ServiceClient, connect_options, find_missing_credentials
 from app.tasks.stream import CONSUMER, DEAD_STREAM, RECORDS_STREAM, STREAM
 
 if TYPE_CHECKING:
@@ -135,7 +135,7 @@ def _read_info(host: str, port: int) -> ServerInfo:
 
 
 def check_files(settings: Settings) -> Iterator[Finding]:
-    """Check that the files with credentials and certificates are readable. Yield only problems."""
+    """Check that the files with credentials and certificates are readable and complete. Yield only problems."""
     for name in ("nats_creds_file", "nats_tls_ca_file", "nats_tls_cert_file", "nats_tls_key_file"):
         path = getattr(settings, name)
         if path is not None and not os.access(path, os.R_OK):
@@ -144,6 +144,10 @@ def check_files(settings: Settings) -> Iterator[Finding]:
             advice = f"correct {name.upper()} or the mode of the file (chart: {chart})"
             subject = f"{name.upper()} {path}"
             yield error("queue.access", subject, found, expected="a readable file", advice=advice)
+    if settings.nats_creds_file is not None and (missing := find_missing_credentials(settings.nats_creds_file)):
+        subject, found = f"NATS_CREDS_FILE {settings.nats_creds_file}", f"contains no {' and no '.join(missing)}"
+        expected, advice = "a JWT and an NKey seed", "use the file that `nsc generate creds` writes"
+        yield error("queue.access", subject, found, expected=expected, advice=advice)
 
 
 def query_jetstream(settings: Settings) -> tuple[Finding, JetStreamResponses | None]:

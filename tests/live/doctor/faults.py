@@ -285,6 +285,14 @@ def other_program() -> Iterator[int]:
         server.shutdown()
 
 
+@contextmanager
+def incomplete_credentials(site: Site) -> Iterator[Seeded]:
+    file = site.folder / "user.creds"
+    file.write_text("-----BEGIN USER NKEY SEED-----\n", encoding="ascii")
+    with with_nats({}, NATS_CREDS_FILE=str(file))(site) as seeded:
+        yield seeded
+
+
 FAULTS = (
     Fault("a value out of range", with_environment(WORKERS=0), "settings.values", "error", "WORKERS", "unset it"),
     Fault("two equal ports", with_environment(PORT=9000), "settings.values", "error", "PORT, METRICS_PORT", "unset"),
@@ -329,6 +337,14 @@ FAULTS = (
         "error",
         "does not exist",
         "NATS_CREDS_FILE",
+    ),
+    Fault(
+        "incomplete credentials",
+        incomplete_credentials,
+        "queue.access",
+        "error",
+        "contains no JWT",
+        "nsc generate creds",
     ),
     Fault(
         "a server without TLS",
