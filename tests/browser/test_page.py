@@ -348,7 +348,7 @@ def test_overlay_has_the_style_of_the_svg_of_the_api(visitor: Visitor) -> None:
     }.items():
         element = saved.find(f"{SVG}{path}")
         assert element is not None
-        displayed = page.locator(f".overlay > .{element.get('class')}")
+        displayed = page.locator(f".overlay .{element.get('class')}")
         for name in attributes:
             expected = element.get(name)
             assert expected
@@ -397,25 +397,6 @@ def test_curl_command_is_copied(visit: Callable[..., Visitor], served: RunningSe
     expect(visitor.page.locator("#curl-copy")).to_contain_text("Copied")
     copied = visitor.page.evaluate("navigator.clipboard.readText()")
     assert copied == visitor.page.locator("#curl").inner_text()
-
-
-@pytest.mark.usefixtures("face_models")
-def test_select_one_of_several_faces(visitor: Visitor, sample: Sample) -> None:
-    head = cv2.imdecode(np.frombuffer(sample.photo, np.uint8), cv2.IMREAD_COLOR)[:320, 66:386]
-    two = np.hstack([head, cv2.flip(head, 1)])
-    response = visitor.response_of(lambda: visitor.choose(image=("two.png", "image/png", sample.encode(".png", two))))
-    visitor.expect_regions(15)
-    assert len(response["detection"]["faces"]) == 2
-    page = visitor.page
-    expect(page.locator("#faces label")).to_have_count(2)
-    other = visitor.response_of(lambda: page.locator("#faces input").nth(1).check(force=True))
-    visitor.expect_regions(15)
-    assert other["detection"]["face"] == 1
-    assert abs(other["face"]["bbox"][0] - response["face"]["bbox"][0]) > 100
-    expect(page.locator("#faces input").nth(1)).to_be_checked()
-    # Select the first face again by its box in the overlay.
-    back = visitor.response_of(lambda: page.locator(".overlay .face").click())
-    assert back["face"] == response["face"]
 
 
 def test_object_urls_are_revoked(visitor: Visitor, sample: Sample) -> None:

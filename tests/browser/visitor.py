@@ -81,11 +81,16 @@ class Visitor:
         expect(self.page.locator("#stage[data-busy=false] .region")).to_have_count(count)
         expect(self.page.locator("#regions li")).to_have_count(count)
 
-    def response_of(self, action: Callable[[], Any], path: str = "/crop") -> dict[str, Any]:
-        """Run an action and return the JSON response of the API."""
-        with self.page.expect_response(lambda response: urlsplit(response.url).path.endswith(path)) as caught:
+    def responses_of(self, action: Callable[[], Any]) -> list[dict[str, Any]]:
+        """Run an action and return the JSON response of the API, which has one document for each face."""
+        with self.page.expect_response(lambda response: urlsplit(response.url).path.endswith("/crop")) as caught:
             action()
-        document: dict[str, Any] = caught.value.json()
+        documents: list[dict[str, Any]] = caught.value.json()
+        return documents
+
+    def response_of(self, action: Callable[[], Any]) -> dict[str, Any]:
+        """Run an action and return the part of the JSON response of the API for the only face."""
+        (document,) = self.responses_of(action)
         return document
 
     def error_text(self) -> str:

@@ -33,12 +33,12 @@ MEDIA_TYPES: Final = {
     "json": "application/json",
     "svg": "image/svg+xml",
 }
-# Everything comes from this origin, except images in memory (`blob:`). The page never parses HTML, so the strictest
-# form of Trusted Types is possible.
+# Everything comes from this origin, except images in memory (`blob:`). The page never parses HTML, so the only policy
+# of Trusted Types is the one that returns the URL of the page's worker.
 CONTENT_SECURITY_POLICY: Final = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob:; connect-src 'self'; "
     "base-uri 'none'; form-action 'none'; frame-ancestors 'none'; "
-    "require-trusted-types-for 'script'; trusted-types 'none'"
+    "require-trusted-types-for 'script'; trusted-types preview-worker"
 )
 _COMMON: Final = {"X-Content-Type-Options": "nosniff", "Referrer-Policy": "no-referrer"}
 _IMMUTABLE: Final = "public, max-age=31536000, immutable"

@@ -45,7 +45,7 @@ def test_document_is_restricted_to_its_own_origin(make_app: MakeApp, call: Call)
         "form-action": "'none'",
         "frame-ancestors": "'none'",
         "require-trusted-types-for": "'script'",
-        "trusted-types": "'none'",
+        "trusted-types": "preview-worker",
     }
     assert response.headers["x-content-type-options"] == "nosniff"
     assert response.headers["referrer-policy"] == "no-referrer"

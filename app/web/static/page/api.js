@@ -53,21 +53,22 @@ export function cropUrl(path = "") {
 /**
  * @param {Field[]} fields
  * @param {AbortSignal} signal
- * @returns {Promise<{response: CropResponse, text: string}>}
+ * @returns {Promise<{responses: CropResponse[], text: string}>}
  */
 export async function crop(fields, signal) {
   const response = await send(cropUrl(), { method: "POST", body: toForm(fields), signal });
   const text = await readText(response);
-  return { response: parseJson(text, response), text };
+  return { responses: toList(parseJson(text, response)), text };
 }
 
 /**
  * Return the SVG overlay of a crop request.
  * @param {Field[]} fields
+ * @param {AbortSignal} [signal]
  */
-export async function cropSvg(fields) {
+export async function cropSvg(fields, signal) {
   const headers = { Accept: "image/svg+xml" };
-  return readText(await send(cropUrl(), { method: "POST", body: toForm(fields), headers }));
+  return readText(await send(cropUrl(), { method: "POST", body: toForm(fields), headers, signal }));
 }
 
 /** Create an idempotency key, so that the page or a proxy can repeat a request without creating a second task. */
@@ -176,7 +177,15 @@ async function readTask(response) {
   if (typeof task?.task_id !== "string" || typeof task.status !== "string") {
     throw new ApiError({ status: response.status, code: "unreadable" });
   }
-  return task;
+  return { ...task, result: task.result ? toList(task.result) : null };
+}
+
+/**
+ * Return the responses for all faces. Without `face=all`, the API returns the one of a single face.
+ * @param {CropResponse | CropResponse[]} document
+ */
+function toList(document) {
+  return Array.isArray(document) ? document : [document];
 }
 
 /**

@@ -2,8 +2,10 @@
 
 import * as api from "./api.js";
 import { DEFAULT_OPACITY } from "./drawing_constants.js";
+import { displayedRegions } from "./faces.js";
 import { looksNormalized, readFiles, readPoints } from "./files.js";
 import { describeBodyTooLarge, describeError } from "./notices.js";
+import { createPreview, fetchPreview, previewFields } from "./preview.js";
 import { areAllLabelled, mapRegionIds } from "./state.js";
 
 /** @typedef {import("./state.js").Field} Field @typedef {import("./state.js").Origin} Origin @typedef {import("./state.js").State} State */
@@ -27,7 +29,7 @@ export function requestFields({ image, landmarks, map, options }) {
   if (landmarks) fields.push({ name: "landmarks", value: landmarks.file, origin: landmarks.origin });
   if (landmarks && options.units !== "pixels") fields.push({ name: "landmark_units", value: options.units });
   if (map) fields.push({ name: "segmentation_map", value: map.file, origin: map.origin });
-  if (options.face && !landmarks) fields.push({ name: "face", value: String(options.face) });
+  fields.push({ name: "face", value: "all" });
   if (options.upright) fields.push({ name: "upright", value: "true" });
   if (options.crop) fields.push({ name: "crop", value: "face" });
   if (options.crop && options.margin !== DEFAULT_MARGIN) fields.push({ name: "margin", value: String(options.margin) });
@@ -57,6 +59,8 @@ export class Controller {
     this.store = store;
     this.config = config;
     this.current = new AbortController();
+    /** Aborts the preview of the previous image. */
+    this.currentPreview = new AbortController();
     this.pendingFiles = Promise.resolve();
     /** Repeats the failed action, after "Try again" or with a new API key. @type {() => void} */
     this.retry = () => {};
@@ -100,20 +104,49 @@ export class Controller {
    * @param {Origin} origin
    */
   setImage(file, origin) {
-    const { image, landmarks, map, options } = this.store.state;
-    if (image) URL.revokeObjectURL(image.url);
+    const { image, landmarks, map, options, preview } = this.store.state;
+    if (preview.url) URL.revokeObjectURL(preview.url);
     // Landmarks and label images belong to one image; custom regions apply to any. Files that were added before the
     // first image are kept for it.
     const isReplaced = Boolean(image);
     const isLabelImage = map !== null && map.file.type.startsWith("image/");
     this.store.set({
-      image: { file, url: URL.createObjectURL(file), origin },
+      image: { file, origin },
       landmarks: isReplaced ? null : landmarks,
       map: isReplaced && isLabelImage ? null : map,
-      options: { ...options, face: 0, units: isReplaced ? "pixels" : options.units },
+      options: { ...options, units: isReplaced ? "pixels" : options.units },
+      face: "all",
       result: null,
       highlighted: null,
     });
+    this.loadPreview((signal) => createPreview(file, signal), "browser");
+  }
+
+  /**
+   * Load the preview of the current image, instead of one that is still loading.
+   * @param {(signal: AbortSignal) => Promise<string>} load returns its URL, or an empty text if there is none
+   * @param {"browser" | "service"} source
+   */
+  async loadPreview(load, source) {
+    this.currentPreview.abort();
+    const own = new AbortController();
+    this.currentPreview = own;
+    this.store.set({ preview: { source: source === "browser" ? "loading" : "requested", url: "" } });
+    const url = await load(own.signal).catch(() => "");
+    if (own.signal.aborted) {
+      if (url) URL.revokeObjectURL(url);
+      return;
+    }
+    this.store.set({ preview: { source: url ? source : "none", url } });
+    if (source === "browser") this.requestPreview();
+  }
+
+  /** Request the preview from the service if the browser cannot decode the image, and the service has found a face. */
+  requestPreview() {
+    const { preview, result } = this.store.state;
+    if (!result || preview.source !== "none") return;
+    const fields = previewFields(this.store.state);
+    this.loadPreview((signal) => fetchPreview(fields, signal), "service");
   }
 
   /**
@@ -155,9 +188,9 @@ export class Controller {
     this.current.abort();
     if (!this.canSend(fields, retry)) return;
     await this.run(retry, async (signal) => {
-      const { response, text } = await api.crop(fields, signal);
+      const { responses, text } = await api.crop(fields, signal);
       if (signal.aborted) return; // the response arrived before the abort, and is out of date
-      this.showResult({ response, text, fields, taskId: null });
+      this.showResult({ responses, text, fields, taskId: null });
     });
   }
 
@@ -202,14 +235,21 @@ export class Controller {
 
   /** @param {State["result"] & {}} result */
   showResult(result) {
-    const { hidden, labelled } = this.store.state;
-    const { regions } = result.response;
+    const { hidden, labelled, face: selected } = this.store.state;
+    const face = selected === "all" || selected >= result.responses.length ? "all" : selected;
+    const regions = displayedRegions({ ...this.store.state, result, face: "all" });
     const nowLabelled = areAllLabelled(this.store.state)
       ? new Set(regions.map(({ id }) => id))
       : mapRegionIds(labelled, this.regionNames, regions);
     const nowHidden = mapRegionIds(hidden, this.regionNames, regions);
     for (const { id, name } of regions) this.regionNames.set(id, name);
-    this.store.set({ result, hidden: nowHidden, labelled: nowLabelled, highlighted: null, errorNotice: null, isBusy: false });
+    this.store.set({ result, face, hidden: nowHidden, labelled: nowLabelled, highlighted: null, errorNotice: null, isBusy: false });
+    this.requestPreview();
+  }
+
+  /** @param {"all" | number} face index of the face to display, or all faces */
+  selectFace(face) {
+    this.store.set({ face, highlighted: null });
   }
 
   /**

@@ -3,6 +3,7 @@
 import { cropUrl } from "./api.js";
 import { overlayFields } from "./controller.js";
 import { byId } from "./dom.js";
+import { displayedFields } from "./faces.js";
 import { areAllLabelled, hasChanged } from "./state.js";
 
 /** @typedef {import("./state.js").State} State @typedef {import("./state.js").Field} Field */
@@ -27,7 +28,7 @@ export function initCurl(store, isKeyNeeded) {
   format.addEventListener("change", () => render(store.state));
   byId("curl-copy").addEventListener("click", () => copyCommand(byId("curl")));
   store.subscribe((state, before) => {
-    if (hasChanged(state, before, "result", "view", "labelled")) render(state);
+    if (hasChanged(state, before, "result", "face", "view", "labelled")) render(state);
   });
 }
 
@@ -45,7 +46,7 @@ function formatCommand(state, isSvg, isKeyNeeded) {
     ...overlayFields(view, areAllLabelled(state)),
     ...(view.image ? [{ name: "background", value: "image" }] : []),
   ];
-  const fields = [...result.fields, ...(isSvg ? svgFields : [])].map(formatField);
+  const fields = [...displayedFields(state), ...(isSvg ? svgFields : [])].map(formatField);
   const output = isSvg ? ["-H 'Accept: image/svg+xml' -o face.svg"] : ["-o face.json"];
   const samples = result.fields.filter(({ origin }) => origin === "sample").map(({ value }) => sampleUrl(/** @type {File} */ (value).name));
   const download = samples.length ? `curl -fsS ${samples.map((url) => `-O ${quote(url)}`).join(" \\\n  ")}\n\n` : "";

@@ -3,6 +3,7 @@
 import { cropSvg } from "./api.js";
 import { overlayFields } from "./controller.js";
 import { byId } from "./dom.js";
+import { arrangeFrames, displayedFaces, displayedFields, displayedRegions, displayedText } from "./faces.js";
 import { describePngError } from "./notices.js";
 import { drawImage, filterSvg } from "./rendering.js";
 
@@ -17,24 +18,27 @@ export function initDownloads(controller) {
   byId("save-svg").addEventListener("click", () => saveSvg(controller));
   byId("save-png").addEventListener("click", () => savePng(controller));
   byId("save-json").addEventListener("click", () => {
-    save(store.state, "json", new Blob([store.state.result?.text || ""], { type: "application/json" }));
+    save(store.state, "json", new Blob([displayedText(store.state)], { type: "application/json" }));
   });
 }
 
 /** @param {Controller} controller */
 async function saveSvg(controller) {
   const { state } = controller.store;
-  const svg = await fetchOverlay(controller, () => saveSvg(controller));
+  const svg = await fetchOverlay(controller, [], () => saveSvg(controller));
   if (svg) save(state, "svg", svg);
 }
 
 /** @param {Controller} controller */
 async function savePng(controller) {
   const { state } = controller.store;
-  const svg = await fetchOverlay(controller, () => savePng(controller));
+  // The browser draws the image itself, unless it cannot decode it.
+  const isEmbedded = state.view.image && state.preview.source !== "browser";
+  const background = isEmbedded ? [{ name: "background", value: "image" }] : [];
+  const svg = await fetchOverlay(controller, background, () => savePng(controller));
   if (!svg) return;
   try {
-    save(state, "png", await renderPng(state, svg));
+    save(state, "png", await renderPng(state, svg, isEmbedded));
   } catch (error) {
     console.error(error);
     controller.store.set({ errorNotice: describePngError() });
@@ -45,15 +49,18 @@ async function savePng(controller) {
  * Fetch the overlay of the result as it is displayed. If all regions are visible and either all or none have labels, it
  * is exactly the API's SVG.
  * @param {Controller} controller
+ * @param {import("./state.js").Field[]} background
  * @param {() => void} retry
  * @returns {Promise<Blob | null>} null if the request fails; the error is displayed
  */
-async function fetchOverlay(controller, retry) {
-  const { result, hidden, labelled, view } = controller.store.state;
+async function fetchOverlay(controller, background, retry) {
+  const { state } = controller.store;
+  const { result, hidden, labelled, view } = state;
   if (!result) return null;
   const isVisible = (/** @type {number} */ id) => !hidden.has(id);
   const hasLabel = (/** @type {number} */ id) => isVisible(id) && labelled.has(id);
-  const fields = [...result.fields, ...overlayFields(view, result.response.regions.some(({ id }) => hasLabel(id)))];
+  const hasLabels = displayedRegions(state).some(({ id }) => hasLabel(id));
+  const fields = [...displayedFields(state), ...overlayFields(view, hasLabels), ...background];
   if (!controller.canSend(fields, retry)) return null;
   controller.store.set({ errorNotice: null });
   try {
@@ -82,16 +89,17 @@ function save({ image }, extension, content) {
  * Render the image, if it is visible, and the overlay at the size of the result.
  * @param {State} state
  * @param {Blob} svg
+ * @param {boolean} isEmbedded whether the overlay contains the image
  * @returns {Promise<Blob>}
  */
-async function renderPng({ result, image, view }, svg) {
-  if (!result) throw new Error("result: expected one to render");
+async function renderPng(state, svg, isEmbedded) {
+  const { image, view } = state;
+  const { width, height, cells } = arrangeFrames(displayedFaces(state));
   const canvas = document.createElement("canvas");
-  canvas.width = result.response.output.width;
-  canvas.height = result.response.output.height;
+  Object.assign(canvas, { width, height });
   const context = canvas.getContext("2d");
   if (!context) throw new Error("canvas: no 2D context");
-  if (view.image && image) drawImage(context, await loadImage(image.file), result.response);
+  if (view.image && image && !isEmbedded) drawImage(context, await loadImage(image.file), cells);
   context.drawImage(await loadImage(svg), 0, 0, canvas.width, canvas.height);
   return new Promise((resolve, reject) => {
     canvas.toBlob((blob) => (blob ? resolve(blob) : reject(new Error("canvas: too large for a PNG"))), "image/png");

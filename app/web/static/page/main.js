@@ -43,7 +43,7 @@ const controller = new Controller(store, config);
 
 byId("limit").textContent = formatBytes(config.maxBodyBytes);
 const restoreFocus = trackFocus(store);
-initStage(store, (face) => controller.setOptions({ face }));
+initStage(store, (face) => controller.selectFace(face));
 initRegionList(store);
 initOptions(controller);
 initTasks(controller, hasTasks === "true");

@@ -1,10 +1,11 @@
 /** Messages to the user: errors, ignored files, the API key form, the summary and the warnings of a result. */
 
 import { byId, createElement, formatBytes } from "./dom.js";
+import { displayedFaces, displayedRegions } from "./faces.js";
 import { hasChanged } from "./state.js";
 
 /** @typedef {import("./controller.js").Controller} Controller @typedef {import("./state.js").State} State */
-/** @typedef {import("./state.js").ErrorNotice} ErrorNotice @typedef {import("./api.js").ApiError} ApiError */
+/** @typedef {import("./state.js").CropResponse} CropResponse @typedef {import("./state.js").ErrorNotice} ErrorNotice @typedef {import("./api.js").ApiError} ApiError */
 
 /** Heading and hint by error code. For other codes, the page shows the title of the problem document. */
 const MESSAGES = /** @type {Record<string, [string, string]>} */ ({
@@ -54,6 +55,17 @@ const FIELD_MESSAGES = /** @type {Record<string, [string, string]>} */ ({
     "Check the label map: a PNG or lossless WebP of labels, or a JSON object of region name to landmark indices.",
   ],
 });
+/** Text of a warning, by its code. For other codes, the page shows the message of the API. */
+const WARNINGS = /** @type {Record<string, (response: CropResponse) => string>} */ ({
+  exif_orientation: () => "Viewers rotate or mirror this photo. The result refers to its pixels as stored.",
+  faces_omitted: () => "The photo has too many possible faces to examine all of them, so some faces may be missing.",
+  not_frontal: ({ face }) =>
+    `The face is turned away (yaw ${formatAngle(face.yaw_deg)}, pitch ${formatAngle(face.pitch_deg)}), so its hidden side is less accurate.`,
+  landmarks_normalized: () => "All landmarks are between -1 and 2, so they were read as fractions of the width and height.",
+  label_colours: () => "The label map contains colours instead of labels. They were numbered by ascending RGB value; see the JSON response.",
+  regions_omitted: ({ omitted }) =>
+    `${omitted.length === 1 ? "1 region is" : `${omitted.length} regions are`} not drawn: too few points, or no area.`,
+});
 /** Start of an error detail that names a file. */
 const FIELD = /^(image|landmarks|segmentation_map)(?:\[[^:]*)?: (.*)$/s;
 /** Fields by the prefix of an error code, for details that do not name one. */
@@ -84,8 +96,11 @@ export function initNotices(controller) {
       if (state.isKeyRequested) input.focus();
     }
     byId("key-forget").hidden = !state.hasKey;
-    if (hasChanged(state, before, "result", "isBusy", "isKeyRequested")) byId("summary").textContent = summarize(state);
-    if (hasChanged(state, before, "result")) renderWarnings(state);
+    if (hasChanged(state, before, "result", "face", "isBusy", "isKeyRequested")) {
+      const text = summarize(state);
+      if (byId("summary").textContent !== text) byId("summary").textContent = text; // screen readers announce each assignment
+    }
+    if (hasChanged(state, before, "result", "face")) renderWarnings(state);
   });
 }
 
@@ -111,29 +126,61 @@ function renderErrorNotice({ errorNotice }, retry) {
 }
 
 /** @param {State} state */
-function summarize({ result, isBusy, image, isKeyRequested }) {
+function summarize(state) {
+  const { result, isBusy, image, isKeyRequested } = state;
   if (isBusy) return "Processing the photo…";
   if (isKeyRequested && image) return "The photo has not been processed. Enter the API key to continue.";
   if (!result) return "";
-  const { response, taskId } = result;
-  const { image: source, output, face, detection } = response;
-  const size = `${source.width} × ${source.height} ${source.format.toUpperCase()}`;
-  const isResized = output.width !== source.width || output.height !== source.height;
+  const faces = displayedFaces(state);
+  const count = displayedRegions(state).length;
+  const time = faces[0].response.processing_time_ms;
   return [
-    response.regions.length === 1 ? "1 region" : `${response.regions.length} regions`,
-    isResized ? `${size}, output ${output.width} × ${output.height}` : size,
-    detection ? `face detected with ${Math.round(100 * detection.confidence)} % confidence` : "landmarks from file",
-    `roll ${Math.abs(face.roll_deg).toFixed(1)}°`,
-    `${response.processing_time_ms.toFixed(response.processing_time_ms < 10 ? 1 : 0)} ms${taskId ? " as a task" : ""}`,
+    count === 1 ? "1 region" : `${count} regions`,
+    ...(faces.length > 1 ? summarizeFaces(faces) : summarizeFace(faces[0].response)),
+    `${time.toFixed(time < 10 ? 1 : 0)} ms${result.taskId ? " as a task" : ""}`,
   ].join(" · ");
 }
 
+/** @param {import("./faces.js").Face[]} faces */
+function summarizeFaces(faces) {
+  const [{ response }] = faces;
+  return [describeSize(response.image), response.detection ? `${faces.length} faces detected` : `landmarks of ${faces.length} faces from file`];
+}
+
+/** @param {CropResponse} response */
+function summarizeFace({ image, output, face, detection }) {
+  const isResized = output.width !== image.width || output.height !== image.height;
+  return [
+    isResized ? `${describeSize(image)}, output ${output.width} × ${output.height}` : describeSize(image),
+    detection ? `face detected with ${Math.round(100 * detection.confidence)} % confidence` : "landmarks from file",
+    `roll ${Math.abs(face.roll_deg).toFixed(1)}°`,
+  ];
+}
+
+/** @param {CropResponse["image"]} image */
+function describeSize({ width, height, format }) {
+  return `${width} × ${height} ${format.toUpperCase()}`;
+}
+
 /** @param {State} state */
-function renderWarnings({ result }) {
-  const warnings = result ? result.response.warnings : [];
+function renderWarnings(state) {
+  const faces = displayedFaces(state);
+  const facesByText = /** @type {Map<string, number[]>} */ (new Map());
+  for (const { face, response } of faces) {
+    for (const { code, message } of response.warnings) {
+      const text = WARNINGS[code]?.(response) || message;
+      facesByText.set(text, [...(facesByText.get(text) || []), face]);
+    }
+  }
+  const items = Array.from(facesByText, ([text, its]) => (its.length === faces.length ? text : `Face ${its.map((face) => face + 1).join(", ")}: ${text}`));
   const list = byId("warnings");
-  list.hidden = !warnings.length;
-  list.replaceChildren(...warnings.map(({ message }) => createElement("li", {}, message)));
+  list.hidden = !items.length;
+  list.replaceChildren(...items.map((text) => createElement("li", {}, text)));
+}
+
+/** @param {number | undefined} degrees */
+function formatAngle(degrees) {
+  return `${Math.round(degrees || 0)}°`;
 }
 
 /**

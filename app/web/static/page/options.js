@@ -1,6 +1,7 @@
 /** Controls for the options of the request and for the layers of the view. */
 
 import { byId, createElement } from "./dom.js";
+import { displayedFaces } from "./faces.js";
 import { landmarksOf } from "./rendering.js";
 import { hasChanged } from "./state.js";
 
@@ -19,7 +20,8 @@ export function initOptions(controller) {
   const units = /** @type {HTMLSelectElement} */ (byId("units"));
   units.addEventListener("change", () => controller.setOptions({ units: units.value === "normalized" ? "normalized" : "pixels" }));
   byId("faces").addEventListener("change", ({ target }) => {
-    controller.setOptions({ face: Number(/** @type {HTMLInputElement} */ (target).value) });
+    const { value } = /** @type {HTMLInputElement} */ (target);
+    controller.selectFace(value === "all" ? value : Number(value));
   });
 
   const image = getInput("show-image");
@@ -44,9 +46,10 @@ export function initOptions(controller) {
     }
     if (hasChanged(state, before, "result", "landmarks")) {
       byId("tools").hidden = !state.result;
-      landmarks.disabled = !state.result || !landmarksOf(state.result.response, state.landmarks, state.options.units);
+      const faces = displayedFaces(state);
+      landmarks.disabled = !faces.some(({ response }) => landmarksOf(response, state.landmarks, state.options.units));
     }
-    if (hasChanged(state, before, "result", "image")) renderFaceChoices(state, before);
+    if (hasChanged(state, before, "result", "image", "face")) renderFaceChoices(state, before);
   });
 }
 
@@ -69,21 +72,24 @@ function updateSlider(slider, value) {
 }
 
 /**
- * Render a radio button for each detected face. While a request is running or has failed, the previous ones stay, so
- * that the user can select another face.
+ * Render a radio button for all faces and for each of them. While a request is running or has failed, the previous ones
+ * stay, so that the page does not move.
  * @param {State} state
  * @param {State | null} before
  */
-function renderFaceChoices({ result, image, options }, before) {
+function renderFaceChoices({ result, image, face: selected }, before) {
   if (before && !result && image === before.image) return;
   const fieldset = byId("faces");
-  const faces = result?.response.detection?.faces || [];
-  fieldset.hidden = faces.length < 2;
+  const count = result ? result.responses.length : 0;
+  fieldset.hidden = count < 2;
   const hadFocus = fieldset.contains(document.activeElement);
-  const choices = faces.map((_, face) => {
-    const radio = createElement("input", { type: "radio", name: "face", value: face, checked: face === options.face });
-    return createElement("label", { class: "chip" }, radio, createElement("span", {}, `Face ${face + 1}`));
+  const values = ["all", ...Array.from({ length: count }, (_, face) => face)];
+  const choices = values.map((value) => {
+    const radio = createElement("input", { type: "radio", name: "face", value, checked: value === selected });
+    const text = value === "all" ? "All" : `Face ${Number(value) + 1}`;
+    return createElement("label", { class: "chip" }, radio, createElement("span", {}, text));
   });
+  byId("faces-title").textContent = result?.responses[0]?.detection ? "Faces, largest first" : "Faces";
   fieldset.querySelector("div")?.replaceChildren(...choices);
   if (hadFocus) /** @type {HTMLElement | null} */ (fieldset.querySelector("input:checked"))?.focus();
 }

@@ -1,6 +1,7 @@
 /** The list of regions: each row shows or hides a region and its label, and highlights the region. */
 
 import { byId, createElement, createSvgElement, formatArea, hasPointerMoved } from "./dom.js";
+import { displayedFaces, displayedRegions } from "./faces.js";
 import { hasChanged, withMember } from "./state.js";
 
 /** @typedef {import("./state.js").Store} Store @typedef {import("./state.js").State} State @typedef {import("./state.js").Region} Region */
@@ -23,14 +24,14 @@ export function initRegionList(store) {
   labelAll.addEventListener("change", () => store.set({ labelled: new Set(labelAll.checked ? idsOf(store.state) : []) }));
 
   store.subscribe((state, before) => {
-    if (hasChanged(state, before, "result")) renderRows(list, state);
-    if (hasChanged(state, before, "result", "hidden", "labelled")) {
+    if (hasChanged(state, before, "result", "face")) renderRows(list, state);
+    if (hasChanged(state, before, "result", "face", "hidden", "labelled")) {
       const ids = idsOf(state);
       for (const row of rowsOf(list)) updateRow(row, state);
       setTristate(showAll, ids.filter((id) => !state.hidden.has(id)).length, ids.length);
       setTristate(labelAll, ids.filter((id) => state.labelled.has(id)).length, ids.length);
     }
-    if (hasChanged(state, before, "result", "highlighted")) updateHighlight(list, state);
+    if (hasChanged(state, before, "result", "face", "highlighted")) updateHighlight(list, state);
   });
 }
 
@@ -77,19 +78,22 @@ function addListeners(list, store) {
  * @param {HTMLElement} list
  * @param {State} state
  */
-function renderRows(list, { result }) {
+function renderRows(list, state) {
+  const { result } = state;
   const focused = list.contains(document.activeElement) ? idOf(document.activeElement) : null;
-  const regions = result ? result.response.regions : [];
+  const regions = displayedRegions(state);
   byId("regions-card").hidden = !result;
   byId("regions-count").textContent = result ? String(regions.length) : "";
   list.replaceChildren(...regions.map(createRow));
   const first = rowsOf(list)[0];
   if (first) setTabbable(first, true);
   if (focused !== null) /** @type {HTMLElement | null} */ (list.querySelector(`[data-row="${focused}"] input`))?.focus();
-  const omitted = result ? result.response.omitted : [];
+  const faces = displayedFaces(state);
+  const omitted = new Set(faces.flatMap(({ response }) => response.omitted.map(({ name }) => name)));
   const note = byId("omitted");
-  note.hidden = !omitted.length;
-  note.textContent = `Omitted because they have no area on this face: ${omitted.map(({ name }) => name).join(", ")}.`;
+  note.hidden = !omitted.size;
+  const where = faces.length > 1 ? "on at least one face" : "on this face";
+  note.textContent = `Omitted because they have no area ${where}: ${Array.from(omitted).join(", ")}.`;
 }
 
 /** @param {Region} region */
@@ -151,8 +155,8 @@ function setTristate(input, count, total) {
 }
 
 /** @param {State} state */
-function idsOf({ result }) {
-  return result ? result.response.regions.map(({ id }) => id) : [];
+function idsOf(state) {
+  return displayedRegions(state).map(({ id }) => id);
 }
 
 /**

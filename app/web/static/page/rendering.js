@@ -140,17 +140,24 @@ export function positionImage(image, { image: source, output, transform }) {
 }
 
 /**
- * Draw the image on a canvas of the frame's size. Both the canvas and the response apply the EXIF orientation.
+ * Draw the image on a canvas, once in each cell. Both the canvas and the response apply the EXIF orientation.
  * @param {CanvasRenderingContext2D} context
  * @param {HTMLImageElement} image
- * @param {CropResponse} response
+ * @param {import("./faces.js").Cell[]} cells
  */
-export function drawImage(context, image, { image: source, transform }) {
-  const [[a, c, x], [b, d, y]] = transform;
+export function drawImage(context, image, cells) {
   context.imageSmoothingQuality = "high";
-  context.setTransform(a, b, c, d, x, y);
-  context.drawImage(image, 0, 0, source.width, source.height);
-  context.resetTransform();
+  for (const { x, y, width, height, faces: [{ response }] } of cells) {
+    const [[a, c, left], [b, d, top]] = response.transform;
+    context.save();
+    context.translate(x, y);
+    context.beginPath();
+    context.rect(0, 0, width, height);
+    context.clip();
+    context.transform(a, b, c, d, left, top);
+    context.drawImage(image, 0, 0, response.image.width, response.image.height);
+    context.restore();
+  }
 }
 
 /** @param {Size} size */

@@ -1,11 +1,13 @@
-/** The image with the overlay of its regions. The region below the pointer is highlighted. */
+/** The image with the overlays of its faces. The region below the pointer is highlighted. */
 
 import { byId, createElement, createSvgElement, formatArea, hasPointerMoved } from "./dom.js";
+import { arrangeFrames, displayedFaces, displayedRegions, drawnFaces, selectableBoxes } from "./faces.js";
 import { layoutLabels } from "./label_layout.js";
 import { landmarksOf, positionImage, renderLabels, renderLandmarks, renderRegions } from "./rendering.js";
 import { hasChanged } from "./state.js";
 
-/** @typedef {import("./state.js").State} State @typedef {import("./state.js").CropResponse} CropResponse */
+/** @typedef {import("./state.js").State} State */
+/** @typedef {import("./faces.js").Cell} Cell */
 
 /** Font size of labels on the screen. */
 const LABEL_PX = 13;
@@ -16,19 +18,10 @@ const LABEL_PX = 13;
  */
 export function initStage(store, selectFace) {
   const frame = byId("frame");
-  const image = /** @type {HTMLImageElement} */ (createElement("img", { class: "image", alt: "" }));
+  const photos = createElement("div", { class: "photos" });
   const overlay = createSvgElement("svg", { class: "overlay", role: "img" });
-  frame.append(image, overlay);
-  frame.dataset.ready = "false";
-  image.addEventListener("load", () => {
-    frame.dataset.ready = "true";
-    if (!store.state.result) setAspectRatio(frame, image.naturalWidth, image.naturalHeight);
-  });
-  image.addEventListener("error", () => {
-    if (store.state.result) return;
-    byId("welcome").hidden = false; // the browser does not support this image
-    frame.hidden = true;
-  });
+  frame.append(photos, overlay);
+  setPhotos(frame, photos, 1);
 
   overlay.addEventListener("pointermove", (event) => {
     const region = findRegion(event);
@@ -38,24 +31,24 @@ export function initStage(store, selectFace) {
     if (event.pointerType === "mouse") store.set({ highlighted: null }); // on a touch screen, the highlight stays
   });
   overlay.addEventListener("click", (event) => {
-    const face = /** @type {Element} */ (event.target).closest("[data-face]");
-    if (face) selectFace(Number(face.getAttribute("data-face")));
-    else store.set({ highlighted: findRegion(event) });
+    const face = findFace(event, overlay, store.state);
+    if (face === null) store.set({ highlighted: findRegion(event) });
+    else selectFace(face);
   });
   new ResizeObserver(() => updateLabels(overlay, store.state)).observe(frame);
 
   store.subscribe((state, before) => {
     byId("stage").dataset.busy = String(state.isBusy);
-    if (hasChanged(state, before, "image")) showImage(frame, image, state);
-    if (hasChanged(state, before, "result")) showResult(frame, image, overlay, state);
-    if (hasChanged(state, before, "result", "view", "landmarks")) updateView(image, overlay, state);
-    if (hasChanged(state, before, "result", "hidden", "labelled")) {
+    if (hasChanged(state, before, "result", "face")) showResult(frame, photos, overlay, state);
+    if (hasChanged(state, before, "result", "face", "image", "preview", "isBusy")) showImage(frame, photos, state);
+    if (hasChanged(state, before, "result", "face", "view", "landmarks")) updateView(frame, overlay, state);
+    if (hasChanged(state, before, "result", "face", "hidden", "labelled")) {
       for (const region of overlay.querySelectorAll("[data-region]")) {
         region.classList.toggle("off", state.hidden.has(Number(region.getAttribute("data-region"))));
       }
       updateLabels(overlay, state);
     }
-    if (hasChanged(state, before, "result", "highlighted", "hidden")) updateHighlight(overlay, state);
+    if (hasChanged(state, before, "result", "face", "highlighted", "hidden")) updateHighlight(overlay, state);
   });
 }
 
@@ -63,6 +56,23 @@ export function initStage(store, selectFace) {
 function findRegion(event) {
   const region = /** @type {Element} */ (event.target).closest("[data-region]");
   return region ? Number(region.getAttribute("data-region")) : null;
+}
+
+/**
+ * Return the face to select by a click: the smallest one whose box contains the point, or the one in the cell.
+ * @param {MouseEvent} event
+ * @param {SVGElement} overlay
+ * @param {State} state
+ */
+function findFace(event, overlay, state) {
+  const boxes = selectableBoxes(state);
+  if (!boxes.length || (state.face !== "all" && findRegion(event) !== null)) return null;
+  const matrix = /** @type {SVGSVGElement} */ (overlay).getScreenCTM();
+  if (!matrix) return null;
+  const { x, y } = new DOMPoint(event.clientX, event.clientY).matrixTransform(matrix.inverse());
+  const area = ({ bbox }) => bbox[2] * bbox[3];
+  const around = boxes.filter(({ bbox: [left, top, width, height] }) => x >= left && y >= top && x < left + width && y < top + height);
+  return around.length ? around.reduce((best, box) => (area(box) < area(best) ? box : best)).face : null;
 }
 
 /**
@@ -76,90 +86,181 @@ function setAspectRatio(frame, width, height) {
 }
 
 /**
+ * Show the image, or explain why it is missing.
  * @param {HTMLElement} frame
- * @param {HTMLImageElement} image
+ * @param {HTMLElement} photos
  * @param {State} state
  */
-function showImage(frame, image, state) {
-  byId("welcome").hidden = Boolean(state.image);
-  frame.hidden = !state.image;
-  if (!state.image) return;
-  frame.dataset.ready = "false";
-  image.src = state.image.url;
+function showImage(frame, photos, { image, preview, result, isBusy }) {
+  const isMissing = preview.source === "none" && !result;
+  byId("welcome").hidden = image !== null && !(isMissing && !isBusy);
+  frame.hidden = image === null || isMissing;
+  frame.dataset.preview = preview.source;
+  if (!preview.url) frame.dataset.ready = "false";
+  for (const photo of photos.querySelectorAll("img")) {
+    photo.alt = image && preview.url ? `Photo ${image.file.name}` : "";
+    if (!preview.url) photo.removeAttribute("src");
+    else if (photo.getAttribute("src") !== preview.url) photo.src = preview.url;
+  }
+  const note = byId("no-preview");
+  const isRequested = preview.source === "requested" || (isMissing && isBusy);
+  note.hidden = image === null || !(isRequested || (preview.source === "none" && result));
+  note.textContent = isRequested
+    ? "This browser cannot display the photo. The service converts it."
+    : "This browser cannot display the photo, and the service did not return it.";
 }
 
 /**
  * @param {HTMLElement} frame
- * @param {HTMLImageElement} image
+ * @param {HTMLElement} photos
  * @param {SVGElement} overlay
  * @param {State} state
  */
-function showResult(frame, image, overlay, { result, image: source }) {
+function showResult(frame, photos, overlay, state) {
+  const faces = displayedFaces(state);
   overlay.replaceChildren();
-  image.removeAttribute("style");
-  image.alt = source ? `Photo ${source.file.name}` : "";
-  frame.dataset.result = String(Boolean(result));
-  if (!result) {
-    if (image.naturalWidth) setAspectRatio(frame, image.naturalWidth, image.naturalHeight);
+  frame.dataset.result = String(faces.length > 0);
+  if (!faces.length) {
+    setPhotos(frame, photos, 1);
     overlay.removeAttribute("aria-label");
     overlay.setAttribute("aria-hidden", "true");
     return;
   }
-  byId("welcome").hidden = true;
-  frame.hidden = false;
-  const { response } = result;
-  setAspectRatio(frame, response.output.width, response.output.height);
-  positionImage(image, response);
-  overlay.setAttribute("viewBox", `0 0 ${response.output.width} ${response.output.height}`);
-  overlay.setAttribute("aria-label", `${response.regions.length} regions drawn over the photo; see the list of regions`);
+  const { width, height, cells } = arrangeFrames(faces);
+  setAspectRatio(frame, width, height);
+  setPhotos(frame, photos, cells.length);
+  overlay.setAttribute("viewBox", `0 0 ${width} ${height}`);
+  overlay.setAttribute("aria-label", describeOverlay(state));
   overlay.removeAttribute("aria-hidden");
-  overlay.append(renderRegions(response), ...renderFaces(response));
+  overlay.append(...selectableBoxes(state).map(renderBox));
+  cells.forEach((cell, index) => {
+    placeCell(/** @type {HTMLElement} */ (photos.children[index]), cell, width, height);
+    const { x, y, width: w, height: h } = cell;
+    const part = createSvgElement("svg", { class: "cell", x, y, width: w, height: h, viewBox: `0 0 ${w} ${h}` });
+    for (const { face, response } of drawnFaces(cell.faces)) {
+      part.append(createSvgElement("g", { "data-face": face }, renderRegions(response)));
+    }
+    overlay.append(part);
+  });
 }
 
-/** @param {CropResponse} response */
-function renderFaces({ detection }) {
-  if (!detection || detection.faces.length < 2) return [];
-  return detection.faces.flatMap(({ bbox: [x, y, width, height] }, face) => {
-    if (face === detection.face) return [];
-    const title = createSvgElement("title", {}, `Face ${face + 1}`);
-    return [createSvgElement("rect", { class: "face", "data-face": face, x, y, width, height }, title)];
+/** @param {State} state */
+function describeOverlay(state) {
+  const count = displayedRegions(state).length;
+  const faces = displayedFaces(state).length;
+  return `${count} regions ${faces > 1 ? `of ${faces} faces ` : ""}drawn over the photo; see the list of regions`;
+}
+
+/**
+ * Create the elements of the image, one for each cell. Without a result, there is one that fills the frame.
+ * @param {HTMLElement} frame
+ * @param {HTMLElement} photos
+ * @param {number} count
+ */
+function setPhotos(frame, photos, count) {
+  while (photos.children.length > count) photos.lastElementChild?.remove();
+  while (photos.children.length < count) {
+    const image = /** @type {HTMLImageElement} */ (createElement("img", { class: "image", alt: "" }));
+    image.addEventListener("load", () => {
+      frame.dataset.ready = "true";
+      if (frame.dataset.result !== "true") setAspectRatio(frame, image.naturalWidth, image.naturalHeight);
+    });
+    photos.append(createElement("div", { class: "photo" }, image));
+  }
+  const [first] = /** @type {HTMLElement[]} */ (Array.from(photos.children));
+  if (frame.dataset.result === "true") return;
+  first.removeAttribute("style");
+  const image = /** @type {HTMLImageElement} */ (first.firstElementChild);
+  image.removeAttribute("style");
+  if (image.naturalWidth) setAspectRatio(frame, image.naturalWidth, image.naturalHeight);
+}
+
+/**
+ * Position the image in its cell, and the cell in the frame.
+ * @param {HTMLElement} photo
+ * @param {Cell} cell
+ * @param {number} width of the frame
+ * @param {number} height of the frame
+ */
+function placeCell(photo, cell, width, height) {
+  photo.style.left = `${(100 * cell.x) / width}%`;
+  photo.style.top = `${(100 * cell.y) / height}%`;
+  photo.style.width = `${(100 * cell.width) / width}%`;
+  photo.style.height = `${(100 * cell.height) / height}%`;
+  positionImage(/** @type {HTMLImageElement} */ (photo.firstElementChild), cell.faces[0].response);
+}
+
+/** @param {import("./faces.js").FaceBox} box */
+function renderBox({ face, bbox: [x, y, width, height] }) {
+  const title = createSvgElement("title", {}, `Face ${face + 1}`);
+  return createSvgElement("rect", { class: "face", "data-face": face, x, y, width, height }, title);
+}
+
+/**
+ * @param {HTMLElement} frame
+ * @param {SVGElement} overlay
+ * @param {State} state
+ */
+function updateView(frame, overlay, state) {
+  const { view, landmarks, options } = state;
+  frame.classList.toggle("without-photo", !view.image);
+  for (const regions of overlay.querySelectorAll(".regions")) regions.setAttribute("fill-opacity", String(view.opacity));
+  for (const dots of overlay.querySelectorAll(".landmarks")) dots.remove();
+  if (!view.landmarks) return;
+  forEachCell(overlay, state, (part, cell) => {
+    for (const { response } of cell.faces) {
+      const points = landmarksOf(response, landmarks, options.units);
+      if (points) part.append(renderLandmarks(points, response.output));
+    }
   });
 }
 
 /**
- * @param {HTMLImageElement} image
+ * Update what has the same size on the screen whatever the size of the frame: labels, and the numbers of faces.
  * @param {SVGElement} overlay
  * @param {State} state
  */
-function updateView(image, overlay, { result, view, landmarks, options }) {
-  image.classList.toggle("off", !view.image);
-  overlay.querySelector(".regions")?.setAttribute("fill-opacity", String(view.opacity));
-  overlay.querySelector(".landmarks")?.remove();
-  const points = result && view.landmarks ? landmarksOf(result.response, landmarks, options.units) : null;
-  if (result && points) overlay.append(renderLandmarks(points, result.response.output));
-}
-
-/**
- * @param {SVGElement} overlay
- * @param {State} state
- */
-function updateLabels(overlay, { result, hidden, labelled }) {
-  overlay.querySelector(".labels")?.remove();
+function updateLabels(overlay, state) {
+  for (const labels of overlay.querySelectorAll(".labels, .face-number")) labels.remove();
   const displayedWidth = overlay.getBoundingClientRect().width;
-  if (!result || !displayedWidth) return;
-  const { response } = result;
-  const regions = response.regions.filter((region) => !hidden.has(region.id));
-  const fontSize = (LABEL_PX * response.output.width) / displayedWidth;
-  const labels = layoutLabels(regions, labelled, response.output, fontSize);
-  overlay.append(renderLabels(labels, fontSize));
+  if (!state.result || !displayedWidth) return;
+  const fontSize = (LABEL_PX * arrangeFrames(displayedFaces(state)).width) / displayedWidth;
+  const frames = arrangeFrames(displayedFaces(state)).cells.length;
+  const isOneFace = drawnFaces(displayedFaces(state)).length === 1;
+  forEachCell(overlay, state, (part, cell) => {
+    for (const { response } of drawnFaces(cell.faces)) {
+      const regions = response.regions.filter((region) => !state.hidden.has(region.id));
+      const all = layoutLabels(regions, state.labelled, response.output, fontSize);
+      // Columns of labels would hide the neighbouring faces.
+      const labels = isOneFace ? all : all.filter(({ target }) => !target);
+      if (labels.length) part.append(renderLabels(labels, fontSize));
+    }
+  });
+  for (const { face, bbox: [x, y] } of selectableBoxes(state)) {
+    const line = 1.2 * fontSize;
+    const place = { x: x + fontSize / 3, y: frames === 1 && y > line ? y - fontSize / 3 : y + line, "font-size": line, "stroke-width": fontSize / 4 };
+    overlay.append(createSvgElement("text", { class: "face-number", "aria-hidden": "true", ...place }, String(face + 1)));
+  }
+}
+
+/**
+ * @param {SVGElement} overlay
+ * @param {State} state
+ * @param {(part: Element, cell: Cell) => void} action
+ */
+function forEachCell(overlay, state, action) {
+  const faces = displayedFaces(state);
+  const parts = overlay.querySelectorAll(".cell");
+  if (faces.length) arrangeFrames(faces).cells.forEach((cell, index) => action(parts[index], cell));
 }
 
 /**
  * @param {SVGElement} overlay
  * @param {State} state
  */
-function updateHighlight(overlay, { result, highlighted, hidden }) {
-  const region = result?.response.regions.find(({ id }) => id === highlighted && !hidden.has(id));
+function updateHighlight(overlay, state) {
+  const { highlighted, hidden } = state;
+  const region = displayedRegions(state).find(({ id }) => id === highlighted && !hidden.has(id));
   for (const shape of overlay.querySelectorAll("[data-region]")) {
     const isHighlighted = Boolean(region) && Number(shape.getAttribute("data-region")) === highlighted;
     shape.classList.toggle("highlighted", isHighlighted);

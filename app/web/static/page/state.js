@@ -2,32 +2,37 @@
  * The state of the page: one object that is replaced, never modified. Views redraw the parts that have changed.
  *
  * @typedef {"file" | "pasted" | "sample"} Origin
- * @typedef {{file: File, url: string, origin: Origin}} Image `url` is an object URL, revoked when the image is replaced
+ * @typedef {{file: File, origin: Origin}} Image
+ * @typedef {{source: "loading" | "browser" | "none" | "requested" | "service", url: string}} Preview the image as
+ *   displayed, decoded by the browser or, if that fails (`none`), requested from the service. `url` is an object URL,
+ *   revoked when the image is replaced, or empty
  * @typedef {{file: File, origin: Origin, points: number[][] | null}} Landmarks `points` is null if the file is not a list of points
  * @typedef {{file: File, origin: Origin}} LabelMap
- * @typedef {{upright: boolean, crop: boolean, margin: number, face: number, units: "pixels" | "normalized"}} Options
+ * @typedef {{upright: boolean, crop: boolean, margin: number, units: "pixels" | "normalized"}} Options
  * @typedef {{image: boolean, landmarks: boolean, opacity: number}} View
  *
  * @typedef {{id: number, name: string, colour: string, area_px: number, bbox: number[], contours: number[][][],
  *   holes: {parent: number, contour: number[][]}[]}} Region
  * @typedef {{svg: string, regions: Region[], omitted: {id: number, name: string, reason: string}[],
  *   image: {width: number, height: number, format: string, exif_orientation: number},
- *   face: {roll_deg: number, interocular_px: number, bbox: number[]}, landmarks: (number[] | {x: number, y: number, z: number})[] | null,
+ *   face: {roll_deg: number, yaw_deg?: number, pitch_deg?: number, interocular_px: number, bbox: number[]}, landmarks: (number[] | {x: number, y: number, z: number})[] | null,
  *   detection: {confidence: number, face: number, faces: {bbox: number[], confidence: number}[]} | null,
- *   output: {width: number, height: number}, transform: number[][], warnings: {code: string, message: string}[],
+ *   output: {width: number, height: number}, transform: number[][], inverse_transform: number[][], warnings: {code: string, message: string}[],
  *   processing_time_ms: number}} CropResponse a response of the API; see its documentation
  * @typedef {{name: string, value: string | File, origin?: Origin}} Field a field of a request
- * @typedef {{response: CropResponse, text: string, fields: Field[], taskId: string | null}} Result
- *   a response, its text, and the fields of its request
- * @typedef {{task_id: string, status: string, progress: number, result: CropResponse | null,
+ * @typedef {{responses: CropResponse[], text: string, fields: Field[], taskId: string | null}} Result
+ *   the response for each face, the text of all of them, and the fields of the request
+ * @typedef {{task_id: string, status: string, progress: number, result: CropResponse[] | null,
  *   error: {code: string, title: string, detail: string} | null}} Task
  * @typedef {{heading: string, detail: string, hint: string, code: string, requestId: string, canRetry: boolean}} ErrorNotice
  *
  * @typedef {object} State
  * @property {Image | null} image
+ * @property {Preview} preview
  * @property {Landmarks | null} landmarks
  * @property {LabelMap | null} map
  * @property {Options} options
+ * @property {"all" | number} face index of the displayed face, or all faces
  * @property {View} view
  * @property {ReadonlySet<number>} hidden ids of hidden regions
  * @property {ReadonlySet<number>} labelled ids of regions with a label
@@ -44,6 +49,7 @@
  */
 
 import { DEFAULT_OPACITY } from "./drawing_constants.js";
+import { displayedRegions } from "./faces.js";
 
 /**
  * @param {boolean} hasKey whether the session has an API key
@@ -52,9 +58,11 @@ import { DEFAULT_OPACITY } from "./drawing_constants.js";
 export function createInitialState(hasKey) {
   return {
     image: null,
+    preview: { source: "loading", url: "" },
     landmarks: null,
     map: null,
-    options: { upright: false, crop: false, margin: 0.25, face: 0, units: "pixels" },
+    options: { upright: false, crop: false, margin: 0.25, units: "pixels" },
+    face: "all",
     view: { image: true, landmarks: false, opacity: DEFAULT_OPACITY },
     hidden: new Set(),
     labelled: new Set(),
@@ -134,9 +142,10 @@ export function mapRegionIds(ids, names, regions) {
 }
 
 /**
- * Return whether every region of the result has a label.
+ * Return whether every displayed region has a label.
  * @param {State} state
  */
-export function areAllLabelled({ result, labelled }) {
-  return result !== null && result.response.regions.length > 0 && result.response.regions.every(({ id }) => labelled.has(id));
+export function areAllLabelled(state) {
+  const regions = displayedRegions(state);
+  return regions.length > 0 && regions.every(({ id }) => state.labelled.has(id));
 }

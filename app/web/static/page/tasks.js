@@ -146,11 +146,11 @@ async function getTaskWithRetries(taskId) {
  */
 function finishTask(controller, task, fields) {
   const { store } = controller;
-  const response = task.result;
-  if (task.status === "SUCCESS" && response && areEqual(fields, requestFields(store.state))) {
+  const responses = task.result;
+  if (task.status === "SUCCESS" && responses && areEqual(fields, requestFields(store.state))) {
     controller.current.abort();
-    const text = JSON.stringify(response);
-    controller.showResult({ response, text, fields, taskId: task.task_id });
+    const text = JSON.stringify(responses);
+    controller.showResult({ responses, text, fields, taskId: task.task_id });
   }
   const error = task.status === "FAILURE" && task.error ? { errorNotice: describeTaskError(task.error) } : {};
   store.set({ task, taskNote: "", ...error });
