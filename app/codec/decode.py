@@ -99,7 +99,7 @@ def _decode_isobmff(view: memoryview, info: ImageInfo, *, is_alpha_kept: bool) -
     if header.format == "avif":
         image = _decode_avif(view, header, is_alpha_kept=is_alpha_kept)
     else:
-        image = _decode_heic(view, is_alpha_kept=is_alpha_kept)
+        image = _decode_heic(view, header, is_alpha_kept=is_alpha_kept)
     if image.shape[:2] != (header.decoded_size.height, header.decoded_size.width):
         raise ImageCorruptError("expected pixels of the size and depth in the header, got others")
     left, top = header.offset
@@ -132,7 +132,7 @@ def _reduce_depth(image: npt.NDArray[Any], bits: int) -> ByteArray:
     return image.astype(np.uint8, copy=False)
 
 
-def _decode_heic(view: memoryview, *, is_alpha_kept: bool) -> ByteArray:
+def _decode_heic(view: memoryview, header: isobmff.IsobmffHeader, *, is_alpha_kept: bool) -> ByteArray:
     source = bytes(isobmff.strip(view, is_alpha_kept=is_alpha_kept))
     heif = _load_heif()
     try:
@@ -141,6 +141,9 @@ def _decode_heic(view: memoryview, *, is_alpha_kept: bool) -> ByteArray:
         raise ImageCorruptError("expected pixel data that can be decoded, got invalid data") from error
     if image.ndim < 3:  # noqa: PLR2004 - a grey image has two dimensions
         return cv2.cvtColor(image, cv2.COLOR_GRAY2BGR).astype(np.uint8, copy=False)
+    if header.is_premultiplied and image.shape[2] == BGRA_CHANNELS:
+        # libheif returns such colours as they are stored; libavif divides them by the alpha.
+        return cv2.cvtColor(image, cv2.COLOR_mRGBA2RGBA).astype(np.uint8, copy=False)
     return image
 
 

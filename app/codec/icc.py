@@ -1,13 +1,19 @@
 """ICC profiles of image files, which give the colours of their pixels a meaning.
 
-Pixels are not converted. A profile is passed on with them, so that viewers show the colours of the original.
+Pixels are not converted. A profile is passed on with them, so that viewers show the colours of the original. AVIF, HEIC
+and PNG may name their colours instead, with numbers of ITU-T H.273. JPEG has no place for these, so they become a
+profile.
 
-References: ICC.1 (profile header), ITU-T T.872 (JPEG), the PNG specification (iCCP), RFC 9649 (WebP).
+References: ICC.1 (profiles), ITU-T T.872 (JPEG), the PNG specification (iCCP), RFC 9649 (WebP), ITU-T H.273 (numbers).
 """
 
+import struct
 from collections.abc import Iterable
+from functools import cache
 from typing import Final, Literal, NamedTuple
 
+import numpy as np
+import numpy.typing as npt
 from isal import isal_zlib
 
 from app.codec import isobmff, jpeg, png, webp
@@ -23,6 +29,28 @@ _HEADER_BYTES = 128
 _SPACE, _MAGIC_SPAN, _MAGIC = slice(16, 20), slice(36, 40), b"acsp"
 _MAX_NAME = 80
 _DEFLATE = b"\0"
+_CICP_BYTES = 4
+
+_D65, _WHITE_OF_DCI = (0.3127, 0.3290), (0.314, 0.351)
+# Chromaticities of red, green, blue and white, by the number of colour primaries in H.273.
+_BT709 = 1
+_PRIMARIES: Final = {
+    _BT709: ((0.640, 0.330), (0.300, 0.600), (0.150, 0.060), _D65),
+    5: ((0.640, 0.330), (0.290, 0.600), (0.150, 0.060), _D65),  # BT.470 BG
+    6: ((0.630, 0.340), (0.310, 0.595), (0.155, 0.070), _D65),  # BT.601
+    7: ((0.630, 0.340), (0.310, 0.595), (0.155, 0.070), _D65),  # SMPTE 240M
+    9: ((0.708, 0.292), (0.170, 0.797), (0.131, 0.046), _D65),  # BT.2020
+    11: ((0.680, 0.320), (0.265, 0.690), (0.150, 0.060), _WHITE_OF_DCI),  # DCI P3
+    12: ((0.680, 0.320), (0.265, 0.690), (0.150, 0.060), _D65),  # Display P3
+}
+# Parameters of a parametric curve in ICC.1, by the number of transfer characteristics in H.273: the exponent alone, or
+# all of a curve with a linear part.
+_SRGB_CURVE: Final = (2.4, 1 / 1.055, 0.055 / 1.055, 1 / 12.92, 0.04045)
+_CURVES: Final[dict[int, tuple[float, ...]]] = {4: (2.2,), 5: (2.8,), 8: (1.0,)}
+_HDR_CURVES: Final = {16, 18}  # PQ and HLG, which need tone mapping instead of a profile
+_D50_XYZ: Final = np.array([0.9642, 1.0, 0.8249])
+# The Bradford matrix, by which ICC profiles adapt colours to their white, D50.
+_BRADFORD: Final = np.array([[0.8951, 0.2664, -0.1614], [-0.7502, 1.7135, 0.0367], [0.0389, -0.0685, 1.0296]])
 
 
 class IccProfile(NamedTuple):
@@ -35,6 +63,7 @@ class IccProfile(NamedTuple):
 def read_icc_profile(data: bytes | memoryview, info: ImageInfo) -> IccProfile | None:
     """Return the profile of an image, or None if it has none that fits the decoded pixels.
 
+    Colours that a file names without a profile are described by one, unless they are those of sRGB.
     A malformed profile counts as none, as in viewers. So does the profile of a CMYK image, which is decoded to RGB.
     """
     view = memoryview(data)
@@ -46,12 +75,16 @@ def read_icc_profile(data: bytes | memoryview, info: ImageInfo) -> IccProfile | 
                 profile = _join_segments(jpeg.iter_icc_segments(view, JPEG_SEGMENT_START))
             case "png":
                 is_grey = png.read_png_header(view).colour_type in {png.GREY, png.GREY_ALPHA}
-                profile = _inflate(png.find_chunk(view, b"iCCP"))
+                named = bytes(png.find_chunk(view, b"cICP"))  # takes precedence over a profile
+                profile = b"" if is_grey or len(named) != _CICP_BYTES else make_rgb_profile(named[0], named[1])
+                profile = profile or _inflate(png.find_chunk(view, b"iCCP"))
             case "webp":
                 profile = bytes(webp.find_chunk(view, b"ICCP"))
             case "avif" | "heic":
                 header = isobmff.read_header(view)
                 is_grey, profile = header.is_grey, header.profile
+                if not profile and not is_grey:
+                    profile = make_rgb_profile(header.primaries, header.transfer)
     except ImageError:
         return None
     size = int.from_bytes(profile[:4])
@@ -86,3 +119,72 @@ def _inflate(content: memoryview) -> bytes:
         return bytes(isal_zlib.decompressobj().decompress(stream, MAX_PROFILE_BYTES))
     except isal_zlib.error:  # type: ignore[misc]  # the stub declares an instance instead of a class
         return b""
+
+
+@cache
+def make_rgb_profile(primaries: int, transfer: int) -> bytes:
+    """Return a profile for colours of H.273, or no bytes for those of sRGB, and for unknown ones and HDR.
+
+    Args:
+        primaries: number of the colour primaries.
+        transfer: number of the transfer characteristics. Other numbers than those of a plain exponent count as that of
+            sRGB, because viewers show images with the curves of videos, such as BT.709, in the same way.
+    """
+    curve = _CURVES.get(transfer, _SRGB_CURVE)
+    if primaries not in _PRIMARIES or transfer in _HDR_CURVES or (primaries == _BT709 and curve is _SRGB_CURVE):
+        return b""
+    *corners, white = [np.array([x / y, 1.0, (1 - x - y) / y]) for x, y in _PRIMARIES[primaries]]
+    columns = np.column_stack(corners)
+    adaptation = _make_adaptation(white)
+    colorants = adaptation @ (columns * np.linalg.solve(columns, white))
+    curve_tag = b"para" + struct.pack(">IHH", 0, 3 if len(curve) > 1 else 0, 0) + _to_fixed(*curve)
+    tags = {
+        b"desc": _make_text_tag(f"H.273 colours {primaries}/{transfer}"),
+        b"cprt": _make_text_tag("No copyright"),
+        b"wtpt": _make_xyz_tag(_D50_XYZ),
+        b"chad": b"sf32\0\0\0\0" + _to_fixed(*adaptation.ravel()),
+        b"rXYZ": _make_xyz_tag(colorants[:, 0]),
+        b"gXYZ": _make_xyz_tag(colorants[:, 1]),
+        b"bXYZ": _make_xyz_tag(colorants[:, 2]),
+        b"rTRC": curve_tag,
+        b"gTRC": curve_tag,
+        b"bTRC": curve_tag,
+    }
+    return _join_tags(tags)
+
+
+def _make_adaptation(white: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    """Return the ``(3, 3)`` matrix that adapts colours from a white to D50, both in XYZ."""
+    gains = (_BRADFORD @ _D50_XYZ) / (_BRADFORD @ white)
+    return np.asarray(np.linalg.inv(_BRADFORD) @ np.diag(gains) @ _BRADFORD)
+
+
+def _to_fixed(*values: float) -> bytes:
+    """Return numbers as s15Fixed16Number."""
+    return struct.pack(f">{len(values)}i", *(round(value * 65_536) for value in values))
+
+
+def _make_xyz_tag(xyz: npt.NDArray[np.float64]) -> bytes:
+    return b"XYZ \0\0\0\0" + _to_fixed(*xyz)
+
+
+def _make_text_tag(text: str) -> bytes:
+    content = text.encode("utf-16-be")
+    return b"mluc" + struct.pack(">III2s2sII", 0, 1, 12, b"en", b"US", len(content), 28) + content
+
+
+def _join_tags(tags: dict[bytes, bytes]) -> bytes:
+    """Return a display profile of version 4 for RGB with these tags. Equal tags are written once."""
+    table, data = b"", b""
+    start = _HEADER_BYTES + 4 + 12 * len(tags)
+    places: dict[bytes, int] = {}
+    for name, content in tags.items():
+        if content not in places:
+            places[content] = start + len(data)
+            data += content + bytes(-len(content) % 4)
+        table += name + struct.pack(">II", places[content], len(content))
+    size = start + len(data)
+    date = struct.pack(">6H", 2020, 1, 1, 0, 0, 0)
+    header = struct.pack(">I4sI", size, bytes(4), 0x04300000) + b"mntrRGB XYZ " + date + _MAGIC + bytes(28)
+    header += _to_fixed(*_D50_XYZ)
+    return header.ljust(_HEADER_BYTES, b"\0") + struct.pack(">I", len(tags)) + table + data

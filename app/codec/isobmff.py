@@ -134,8 +134,10 @@ class IsobmffHeader(NamedTuple):
     is_grey: bool
     is_full_range: bool  # of grey pixels; others are converted
     has_alpha: bool
+    is_premultiplied: bool  # colours are multiplied with the alpha
     profile: bytes  # ICC profile, or nothing
-    primaries: int  # of the colours; see ITU-T H.273, table 2
+    primaries: int  # of the colours; see ITU-T H.273, table 2; 2 if unknown
+    transfer: int  # of the colours; see ITU-T H.273, table 3; 2 if unknown
 
 
 def is_image(view: memoryview) -> bool:
@@ -214,7 +216,7 @@ def _describe(meta: _Meta) -> IsobmffHeader:
     offset, size = _read_aperture(meta.find(item, b"clap"), decoded_size)
     first = meta.item(images[0])
     bit_depth, is_grey = _read_config(meta, first, image_format)
-    profile, primaries, is_full_range = _read_colours(meta, [item, first])
+    colours = _read_colours(meta, [item, first])
     return IsobmffHeader(
         format=image_format,
         size=size,
@@ -225,10 +227,12 @@ def _describe(meta: _Meta) -> IsobmffHeader:
         exif_orientation=_read_orientation(meta, item),
         bit_depth=bit_depth,
         is_grey=is_grey,
-        is_full_range=is_full_range,
+        is_full_range=colours.is_full_range,
         has_alpha=bool(decoded_alphas),
-        profile=profile,
-        primaries=primaries,
+        is_premultiplied=any((b"prem", number) in meta.references for number in (meta.primary, *images)),
+        profile=colours.profile,
+        primaries=colours.primaries,
+        transfer=colours.transfer,
     )
 
 
@@ -523,19 +527,31 @@ def _read_config(meta: _Meta, item: _Item, image_format: IsobmffFormat) -> tuple
     return 8 + (config[17] & 7), config[16] & 3 == 0
 
 
-def _read_colours(meta: _Meta, items: list[_Item]) -> tuple[bytes, int, bool]:
-    """Return the ICC profile, the colour primaries, and whether samples use their full range."""
-    profile, primaries, is_full_range = b"", 2, True
+class _Colours(NamedTuple):
+    """The `colr` boxes of an image; see `IsobmffHeader`."""
+
+    profile: bytes = b""
+    primaries: int = 2
+    transfer: int = 2
+    is_full_range: bool = True
+
+
+def _read_colours(meta: _Meta, items: list[_Item]) -> _Colours:
+    colours = _Colours()
     for index in (index for item in reversed(items) for index in reversed(item.properties)):
         kind, content = meta.properties[index]
         if kind != b"colr":
             continue
         form = bytes(content[:4])
         if form in {b"prof", b"rICC"}:
-            profile = bytes(content[4:])
+            colours = colours._replace(profile=bytes(content[4:]))
         elif form == b"nclx" and len(content) >= 11:  # noqa: PLR2004 - its four values
-            primaries, is_full_range = int.from_bytes(content[4:6]), bool(content[10] >> 7)
-    return profile, primaries, is_full_range
+            colours = colours._replace(
+                primaries=int.from_bytes(content[4:6]),
+                transfer=int.from_bytes(content[6:8]),
+                is_full_range=bool(content[10] >> 7),
+            )
+    return colours
 
 
 def _read_data(view: memoryview, item: _Item) -> memoryview:

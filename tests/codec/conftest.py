@@ -197,8 +197,8 @@ class IsobmffBuilder:
     def clap(self, width: int, height: int, right: tuple[int, int], down: tuple[int, int]) -> bytes:
         return self.box(b"clap", struct.pack(">IIIIiIiI", width, 1, height, 1, *right, *down))
 
-    def nclx(self, primaries: int, *, is_full_range: bool = True) -> bytes:
-        return self.box(b"colr", b"nclx" + struct.pack(">HHHB", primaries, 13, 6, is_full_range << 7))
+    def nclx(self, primaries: int, transfer: int = 13, *, is_full_range: bool = True) -> bytes:
+        return self.box(b"colr", b"nclx" + struct.pack(">HHHB", primaries, transfer, 6, is_full_range << 7))
 
     def icc(self, profile: bytes) -> bytes:
         return self.box(b"colr", b"prof" + profile)

@@ -1,3 +1,4 @@
+import io
 import struct
 import tracemalloc
 import zlib
@@ -6,9 +7,10 @@ from types import SimpleNamespace
 import cv2
 import numpy as np
 import pytest
+from PIL import Image, ImageCms
 
 from app.codec.encode import encode_image
-from app.codec.icc import MAX_PROFILE_BYTES, IccProfile, read_icc_profile
+from app.codec.icc import MAX_PROFILE_BYTES, IccProfile, make_rgb_profile, read_icc_profile
 from app.codec.sniff import sniff_image, verify_structure
 
 
@@ -113,3 +115,65 @@ def test_encoded_images_have_the_profile(
         np.testing.assert_array_equal(plain, pixels)
     else:
         assert decoded.ndim == (2 if name == "grey" else 3)
+
+
+SRGB = ImageCms.createProfile("sRGB")
+
+
+def to_srgb(profile: bytes, rgb: tuple[int, int, int]) -> tuple[int, ...]:
+    source = ImageCms.ImageCmsProfile(io.BytesIO(profile))
+    image = Image.new("RGB", (1, 1), rgb)
+    converted = ImageCms.profileToProfile(image, source, SRGB, ImageCms.Intent.RELATIVE_COLORIMETRIC)
+    assert converted is not None
+    pixel = converted.getpixel((0, 0))
+    assert isinstance(pixel, tuple)
+    return pixel
+
+
+# From linear colours of the primaries to those of sRGB: CSS Color 4 (Display P3) and ITU-R BT.2087 (BT.2020).
+MATRICES = {
+    1: np.eye(3),
+    9: np.array([[1.6605, -0.5876, -0.0728], [-0.1246, 1.1329, -0.0083], [-0.0182, -0.1006, 1.1187]]),
+    12: np.array([[1.2249, -0.2249, 0], [-0.0420, 1.0420, 0], [-0.0197, -0.0786, 1.0983]]),
+}
+EXPONENTS = {4: 2.2, 8: 1.0}
+
+
+@pytest.mark.parametrize("rgb", [(200, 120, 90), (120, 140, 100), (128, 128, 128), (90, 100, 160)])
+@pytest.mark.parametrize(("primaries", "transfer"), [(12, 13), (12, 1), (9, 13), (9, 4), (1, 8), (1, 4)])
+def test_named_colours_become_a_profile(primaries: int, transfer: int, rgb: tuple[int, int, int]) -> None:
+    samples = np.array(rgb) / 255
+    srgb = np.where(samples <= 0.04045, samples / 12.92, ((samples + 0.055) / 1.055) ** 2.4)
+    linear = MATRICES[primaries] @ (samples ** EXPONENTS[transfer] if transfer in EXPONENTS else srgb)
+    expected = 255 * np.where(linear <= 0.0031308, 12.92 * linear, 1.055 * np.maximum(linear, 0) ** (1 / 2.4) - 0.055)
+    assert to_srgb(make_rgb_profile(primaries, transfer), rgb) == pytest.approx(np.clip(expected, 0, 255), abs=2)
+
+
+@pytest.mark.parametrize(("primaries", "transfer"), [(1, 13), (1, 1), (2, 2), (9, 16), (9, 18), (1, 16), (99, 13)])
+def test_srgb_unknown_colours_and_hdr_have_no_profile(primaries: int, transfer: int) -> None:
+    assert make_rgb_profile(primaries, transfer) == b""
+
+
+@pytest.mark.parametrize("kind", ["colour", "heic"])
+def test_profile_of_avif_and_heic(make: SimpleNamespace, kind: str) -> None:
+    builder = make.isobmff
+    brands = b"heic\0\0\0\0mif1heic" if kind == "heic" else b"avif\0\0\0\0avifmif1miaf"
+
+    def read_with(*properties: bytes) -> IccProfile | None:
+        return read(builder.join(getattr(builder, kind)(*properties), brands=brands))
+
+    assert read_with() is None
+    assert read_with(builder.nclx(1)) is None
+    assert read_with(builder.nclx(12)) == IccProfile(make_rgb_profile(12, 13), "rgb")
+    own = make_profile()
+    assert read_with(builder.nclx(12), builder.icc(own)) == IccProfile(own, "rgb")
+
+
+def test_named_colours_of_png(make: SimpleNamespace) -> None:
+    chunk = make.png.chunk
+    named, own = chunk(b"cICP", bytes([12, 13, 0, 1])), chunk(b"iCCP", b"own\0\0" + zlib.compress(make_profile()))
+    expected = IccProfile(make_rgb_profile(12, 13), "rgb")
+    assert read(make.png.build(make.bgr, colour=2, before=named)) == expected
+    assert read(make.png.build(make.bgr, colour=2, before=own + named)) == expected
+    assert read(make.png.build(make.bgr, colour=2, before=chunk(b"cICP", bytes([1, 13, 0, 1])))) is None
+    assert read(make.png.build(make.grey, before=named)) is None

@@ -1,8 +1,10 @@
 """AVIF and HEIC: boxes, sizes, transformations and the headers inside images."""
 
 import contextlib
+import struct
 from types import SimpleNamespace
 
+import cv2
 import numpy as np
 import pytest
 
@@ -16,8 +18,8 @@ from app.face.frame import Size
 LIMIT = 4_096
 
 
-def check(data: bytes) -> sniff.ImageInfo:
-    return verify_structure(data, sniff_image(data, max_pixels=LIMIT))
+def check(data: bytes, limit: int = LIMIT) -> sniff.ImageInfo:
+    return verify_structure(data, sniff_image(data, max_pixels=limit))
 
 
 # Files of one item with id 1, from the builder, and what checking them raises.
@@ -92,6 +94,51 @@ def test_alpha_of_grey_is_decoded(make: SimpleNamespace) -> None:
     image = decode_image_with_alpha(data, check(data))
     assert image.shape == (4, 5, 4)
     np.testing.assert_array_equal(image[:, :, 3], image[:, :, 0])
+
+
+@pytest.mark.parametrize("image_format", ["avif", "heic"])
+def test_premultiplied_alpha_is_divided_out(make: SimpleNamespace, image_format: str) -> None:
+    builder = make.isobmff
+    bgra = np.zeros((64, 64, 4), np.uint8)
+    bgra[:] = 60, 40, 100, 128  # of the colour (120, 80, 199)
+    if image_format == "heic":
+        data = builder.encode_heic(bgra)
+    else:
+        data = cv2.imencode(".avif", bgra, [cv2.IMWRITE_AVIF_QUALITY, 95])[1].tobytes()
+    data = add_reference(data, b"prem")
+    info = check(data, 4 * LIMIT)
+    assert read_header(memoryview(data)).is_premultiplied
+    colours = decode_image_with_alpha(data, info)[8:-8, 8:-8].mean(axis=(0, 1))
+    np.testing.assert_allclose(colours, (120, 80, 199, 128), atol=4)
+    assert decode_image(data, info).shape == (64, 64, 3)
+
+
+def add_reference(data: bytes, kind: bytes) -> bytes:
+    """Add a reference from the image, with id 1, to its alpha, with id 2, to a file whose data follow `meta`."""
+    reference = struct.pack(">I4sHHH", 14, kind, 1, 1, 2)
+    file = bytearray(data)
+    meta, iref = data.index(b"meta") - 4, data.index(b"iref") - 4
+    end = iref + int.from_bytes(data[iref : iref + 4])
+    for start in (meta, iref):
+        file[start : start + 4] = (int.from_bytes(data[start : start + 4]) + len(reference)).to_bytes(4)
+    file[end:end] = reference
+    return bytes(shift_extents(file, len(reference)))
+
+
+def shift_extents(file: bytearray, distance: int) -> bytearray:
+    """Move the offsets in a box `iloc` with offsets of 32 bits and one extent each."""
+    position = file.index(b"iloc") + 4
+    version, sizes, base = file[position], file[position + 4], file[position + 5] >> 4
+    assert (sizes, base) in {(0x44, 0), (0x44, 4)}
+    count = int.from_bytes(file[position + 6 : position + 8])
+    step = 4 + 2 * (version > 0) + base + 2
+    at = position + 8
+    for _ in range(count):
+        place = at + step if not base else at + 4 + 2 * (version > 0)
+        value = int.from_bytes(file[place : place + 4]) + distance
+        file[place : place + 4] = value.to_bytes(4)
+        at += step + 8
+    return file
 
 
 def test_profile_is_read(make: SimpleNamespace) -> None:
