@@ -271,11 +271,12 @@ def strip(view: memoryview, *, is_alpha_kept: bool = True, is_alpha_primary: boo
         image[position : position + 4] = header.format.encode()
     if meta.movie is not None:
         image[meta.movie : meta.movie + 4] = b"free"
-    item = meta.item(meta.primary)
-    for index, (position, length) in zip(item.properties, item.associations, strict=True):
-        if meta.properties[index][0] in _TRANSFORMS:
-            image[position : position + length] = bytes(length)
     alpha = meta.find_alphas().get(meta.primary)
+    # Decoders reject an alpha with other transformations than those of its image.
+    for item in [meta.item(number) for number in (meta.primary, alpha) if number is not None]:
+        for index, (position, length) in zip(item.properties, item.associations, strict=True):
+            if meta.properties[index][0] in _TRANSFORMS:
+                image[position : position + length] = bytes(length)
     if is_alpha_primary and alpha is not None:
         position, end = meta.primary_span
         image[position:end] = alpha.to_bytes(end - position)

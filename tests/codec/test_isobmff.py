@@ -16,6 +16,7 @@ from app.face.errors import ImageCorruptError, ImageError, ImageFormatError, Ima
 from app.face.frame import Size
 
 LIMIT = 4_096
+TILE = 512
 
 
 def check(data: bytes, limit: int = LIMIT) -> sniff.ImageInfo:
@@ -94,6 +95,70 @@ def test_alpha_of_grey_is_decoded(make: SimpleNamespace) -> None:
     image = decode_image_with_alpha(data, check(data))
     assert image.shape == (4, 5, 4)
     np.testing.assert_array_equal(image[:, :, 3], image[:, :, 0])
+
+
+def test_alpha_may_be_rotated_with_its_image(make: SimpleNamespace) -> None:
+    builder = make.isobmff
+    turned = builder.box(b"irot", b"\3")
+    data = builder.join(builder.colour(turned), builder.alpha(turned, auxl=[1]))
+    plain = builder.join(builder.colour(), builder.alpha(auxl=[1]))
+    info = check(data)
+    assert info.exif_orientation == 6
+    np.testing.assert_array_equal(decode_image_with_alpha(data, info), decode_image_with_alpha(plain, check(plain)))
+
+
+def phone_heic(make: SimpleNamespace, image: np.ndarray) -> bytes:
+    """Build a HEIC as phones write them: a grid of tiles, rotated, with everything that phones add."""
+    builder = make.isobmff
+    height, width = image.shape[:2]
+    rows, columns = -(-height // TILE), -(-width // TILE)
+    padded = cv2.copyMakeBorder(image, 0, rows * TILE - height, 0, columns * TILE - width, cv2.BORDER_REPLICATE)
+
+    def encode(pixels: np.ndarray, *properties: bytes, **refs: list[int]) -> SimpleNamespace:
+        coded = builder.encode_heic(np.ascontiguousarray(pixels), enc_params={"preset": "ultrafast"})
+        data, config = builder.split(coded, b"hvcC")
+        size = builder.ispe(pixels.shape[1], pixels.shape[0])
+        return builder.item(data, size, builder.box(b"hvcC", config), *properties, kind=b"hvc1", **refs)
+
+    def auxiliary(kind: bytes) -> SimpleNamespace:
+        return encode(image[::2, ::2], builder.full(b"auxC", kind + b"\0"), auxl=[1])
+
+    tiles = [
+        encode(padded[TILE * row : TILE * (row + 1), TILE * column : TILE * (column + 1)])
+        for row in range(rows)
+        for column in range(columns)
+    ]
+    description = [
+        builder.item(b"\0\0\0\6Exif\0\0" + make.exif.tiff(), kind=b"Exif", cdsc=[1]),
+        builder.item(b"<x:xmpmeta/>", kind=b"mime", cdsc=[1]),
+    ]
+    gain = 2 + len(tiles) + 2
+    return bytes(
+        builder.join(
+            builder.grid(rows, columns, (width, height), builder.box(b"irot", b"\3")),
+            *tiles,
+            encode(image[::4, ::4], thmb=[1]),
+            auxiliary(b"urn:mpeg:hevc:2015:auxid:2"),  # depth
+            auxiliary(b"urn:com:apple:photo:2020:aux:hdrgainmap"),
+            *description,
+            builder.item(bytes(62), builder.ispe(width, height), kind=b"tmap", dimg=[1, gain]),
+            brands=b"heic\0\0\0\0mif1MiHBMiHAheixMiHEMiPrmiafheictmap",
+        )
+    )
+
+
+@pytest.mark.parametrize("trailer", ["", "mpvd", "SEFT"])
+def test_heic_of_a_phone(make: SimpleNamespace, trailer: str) -> None:
+    ramp = np.linspace(0, 250, 700, dtype=np.uint8)
+    image = np.dstack(np.broadcast_arrays(ramp[:600, None], ramp[None], np.uint8(90)))
+    data = phone_heic(make, image)
+    if trailer == "mpvd":
+        data += make.isobmff.box(b"mpvd", make.isobmff.box(b"ftyp", b"mp42\0\0\0\0") + bytes(500))  # motion photo
+    elif trailer:
+        data += b"SEFHk\0\0\0" + bytes(20) + b"SEFT"
+    info = check(data, 1 << 20)
+    assert (info.size, info.exif_orientation) == (Size(700, 600), 6)
+    assert np.abs(decode_image_with_alpha(data, info).astype(int) - image).mean() < 2
 
 
 @pytest.mark.parametrize("image_format", ["avif", "heic"])

@@ -1,13 +1,18 @@
 import contextlib
+import io
+import struct
 from collections.abc import Callable
 from types import SimpleNamespace
 
 import cv2
 import numpy as np
 import pytest
+from PIL import Image
 
+from app.codec.decode import decode_image
 from app.codec.decoding_policy import DecodingForbiddenError, limit_decoding
 from app.codec.jpeg import read_jpeg_header, verify_jpeg
+from app.codec.sniff import sniff_image, verify_structure
 from app.face.errors import ImageCorruptError, ImageFormatError, ImageTruncatedError
 from app.face.frame import Size
 
@@ -219,3 +224,22 @@ def test_read_header_needs_only_the_frame_header(make: SimpleNamespace) -> None:
         read_jpeg_header(memoryview(make.jpeg.whole)[: frame_end - 1])
     with CORRUPT:
         read_jpeg_header(memoryview(make.jpeg.drop(make.jpeg.whole, make.jpeg.sof)))
+
+
+def test_files_of_several_images_are_read_as_the_first_one(make: SimpleNamespace) -> None:
+    first = np.full((64, 64, 3), 200, np.uint8)
+    burst = io.BytesIO()
+    images = [Image.fromarray(first), Image.new("RGB", (32, 32)), Image.new("RGB", (128, 128))]
+    images[0].save(burst, "MPO", save_all=True, append_images=images[1:])
+    jpeg = make.jpeg.encode(first)
+    index = make.jpeg.segment(0xE2, b"MPF\0MM\0*\0\0\0\x08\0\0")
+    video = struct.pack(">I", 24) + b"ftypmp42" + bytes(12)
+    for data in (
+        burst.getvalue(),
+        make.jpeg.insert(jpeg, index) + make.jpeg.encode(first[:16, :16]),
+        jpeg + b"\xff\xd9",
+        jpeg + video,
+    ):
+        info = verify_structure(data, sniff_image(data, max_pixels=4_096))
+        assert info.size == Size(64, 64)
+        assert np.abs(decode_image(data, info).astype(int) - 200).max() < 3

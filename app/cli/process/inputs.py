@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 HEIC_SUFFIXES: Final = (".heic", ".heif", ".hif")
-SUFFIXES: Final = (".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".webp", ".avif", *HEIC_SUFFIXES)
+SUFFIXES: Final = (".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".webp", ".avif", *HEIC_SUFFIXES)
 
 
 class InputImage(NamedTuple):

@@ -35,7 +35,7 @@ def test_folders_are_searched_recursively(tmp_path: Path) -> None:
     assert found.failures == []
 
 
-NAMES = ["a.AVIF", "b.heic", "c.HEIF", "d.jfif", "e.jpe", "f.gif", "g.json", "h"]
+NAMES = ["a.AVIF", "b.heic", "c.HEIF", "d.jfif", "e.jpe", "f.gif", "g.json", "h", "i.MPO"]
 
 
 @pytest.mark.parametrize(("has_heic", "ignored"), [(True, "fgh"), (False, "bcfgh")])
