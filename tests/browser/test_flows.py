@@ -14,11 +14,19 @@ import httpx
 import numpy as np
 import orjson
 import pytest
-from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import expect
 
 from tests.browser.conftest import DESKTOP, PHONE
-from tests.browser.visitor import check_saved_response, image_of, landmarks_of, names, offline, outlines, run_shell
+from tests.browser.visitor import (
+    check_accessibility,
+    check_saved_response,
+    image_of,
+    landmarks_of,
+    names,
+    offline,
+    outlines,
+    run_shell,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -365,12 +373,6 @@ def test_page_works_with_the_keyboard_alone(visitor: Visitor, sample: Sample, tm
     expect(page.locator("#task-status")).to_have_text("Cancelled")
     expect(page.locator("#task-start")).to_be_focused()
     tab_to(visitor, "#curl-copy")
-
-
-def check_accessibility(visitor: Visitor) -> None:
-    found = Axe().run(visitor.page).response["violations"]
-    bad = [(v["id"], [node["target"] for node in v["nodes"]]) for v in found if v["impact"] in {"serious", "critical"}]
-    assert bad == []
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import re
-import struct
 from typing import TYPE_CHECKING
 from xml.etree import ElementTree as ET
 
@@ -28,6 +27,7 @@ from tests.browser.visitor import (
     parse_svg,
     run_shell,
     save,
+    with_orientation,
 )
 
 if TYPE_CHECKING:
@@ -218,12 +218,6 @@ def test_upright_and_cropped_result_is_aligned_with_the_image(visitor: Visitor) 
     linear, shift = np.array(response["transform"])[:, :2], np.array(response["transform"])[:, 2]
     np.testing.assert_allclose(shown, np.array(points) @ linear.T + shift, atol=0.5)
     expect(page.locator("#summary")).to_contain_text(f"output {width} × {height}")
-
-
-def with_orientation(jpeg: bytes, orientation: int) -> bytes:
-    tiff = b"II*\0" + struct.pack("<IHHHIHHI", 8, 1, 0x0112, 3, 1, orientation, 0, 0)
-    exif = b"Exif\0\0" + tiff
-    return jpeg[:2] + b"\xff\xe1" + struct.pack(">H", len(exif) + 2) + exif + jpeg[2:]
 
 
 @pytest.mark.parametrize("orientation", [4, 6, 7])

@@ -18,6 +18,7 @@ from playwright.sync_api import expect
 from tests.browser.conftest import DESKTOP, PHONE
 from tests.browser.visitor import (
     JSON_FILE,
+    check_accessibility,
     check_saved_response,
     decode,
     drop,
@@ -27,6 +28,7 @@ from tests.browser.visitor import (
     parse_svg,
     run_shell,
     save,
+    with_orientation,
 )
 
 if TYPE_CHECKING:
@@ -208,6 +210,7 @@ def test_faces_of_a_mediapipe_result(
     visitor.choose(landmarks=("result.json", JSON_FILE, document), image=image_of(sample))
     expect_faces(visitor, 2)
     expect(visitor.page.locator("#summary")).to_contain_text("landmarks of 2 faces from file")
+    check_accessibility(visitor)
     visitor.page.locator("#upright").check()
     visitor.page.get_by_role("radio", name="Face 2").check(force=True)
     expect(visitor.page.locator("#summary")).to_contain_text("roll 0.0°")
@@ -294,8 +297,6 @@ def test_large_photo_is_displayed_without_freezing_the_page(
 
 
 def test_large_photo_keeps_its_orientation_and_transparency(visitor: Visitor, sample: Sample) -> None:
-    from tests.browser.test_page import with_orientation  # noqa: PLC0415 - a helper of the tests of the page
-
     pixels = cv2.resize(decode(sample.photo)[:, :, :3], (3_600, 2_400))
     turned = with_orientation(sample.encode(".jpg", cv2.rotate(pixels, cv2.ROTATE_90_COUNTERCLOCKWISE)), 6)
     visitor.choose(image=("turned.jpg", "image/jpeg", turned))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import struct
 import subprocess
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any
@@ -12,6 +13,7 @@ from xml.etree import ElementTree as ET
 import cv2
 import numpy as np
 import orjson
+from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import ConsoleMessage, Error, Page, Request, expect
 
 if TYPE_CHECKING:
@@ -206,6 +208,18 @@ def drop(visitor: Visitor, target: str, *files: tuple[str, str, bytes]) -> None:
     locator.dispatch_event("dragover", {"dataTransfer": transfer})
     locator.dispatch_event("drop", {"dataTransfer": transfer})
     expect(visitor.page.locator(".drop-hint")).to_be_hidden()
+
+
+def with_orientation(jpeg: bytes, orientation: int) -> bytes:
+    tiff = b"II*\0" + struct.pack("<IHHHIHHI", 8, 1, 0x0112, 3, 1, orientation, 0, 0)
+    exif = b"Exif\0\0" + tiff
+    return jpeg[:2] + b"\xff\xe1" + struct.pack(">H", len(exif) + 2) + exif + jpeg[2:]
+
+
+def check_accessibility(visitor: Visitor) -> None:
+    found = Axe().run(visitor.page).response["violations"]
+    bad = [(v["id"], [node["target"] for node in v["nodes"]]) for v in found if v["impact"] in {"serious", "critical"}]
+    assert bad == []
 
 
 def run_shell(command: str, folder: Path, **env: str) -> None:
