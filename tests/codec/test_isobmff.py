@@ -94,6 +94,15 @@ def test_alpha_of_grey_is_decoded(make: SimpleNamespace) -> None:
     np.testing.assert_array_equal(image[:, :, 3], image[:, :, 0])
 
 
+def test_alpha_without_data_is_ignored(make: SimpleNamespace) -> None:
+    builder = make.isobmff
+    alpha = builder.alpha(auxl=[1])
+    alpha.data = b""
+    data, plain = builder.join(builder.colour(), alpha), builder.join(builder.colour())
+    for decode in (decode_image, decode_image_with_alpha):
+        np.testing.assert_array_equal(decode(data, check(data)), decode(plain, check(plain)))
+
+
 def test_profile_is_read(make: SimpleNamespace) -> None:
     builder = make.isobmff
     assert read_header(memoryview(builder.join(builder.colour(builder.icc(b"profile"))))).profile == b"profile"
