@@ -51,6 +51,17 @@ def test_files(make: SimpleNamespace, build: object, expected: contextlib.Abstra
         assert check(build(make.isobmff)).size == Size(5, 4)  # type: ignore[operator]
 
 
+@pytest.mark.parametrize(
+    ("has_alpha", "problem"),
+    [(False, "at most 2048 pixels in an AVIF, got 64 x 33"), (True, "at most 1024 pixels in an AVIF with alpha, got")],
+)
+def test_limit_of_avif_is_named(make: SimpleNamespace, has_alpha: bool, problem: str) -> None:
+    builder = make.isobmff
+    items = [builder.colour(size=(64, 33)), *([builder.alpha(auxl=[1])] if has_alpha else [])]
+    with pytest.raises(ImageTooLargeError, match=problem):
+        sniff_image(builder.join(*items), max_pixels=LIMIT)
+
+
 def test_larger_frames_than_declared_are_refused(make: SimpleNamespace) -> None:
     builder = make.isobmff
     data, config = builder.split(builder.encode_heic(np.zeros((400, 400, 3), np.uint8)), b"hvcC")
