@@ -67,21 +67,21 @@ class SlimError(Exception):
     """The packages are not as expected; the message is the reason."""
 
 
-def find(packages: Path, pattern: str) -> list[Path]:
-    """Return the paths that match a pattern.
+def find(packages: Path, pattern: str) -> Path:
+    """Return the only path that matches a pattern.
 
     Raises:
-        SlimError: there is none, for example because a new version of a package has another layout.
+        SlimError: there is none or several, for example because a new version of a package has another layout.
     """
-    found = sorted(packages.glob(pattern))
-    if not found:
-        raise SlimError(f"{pattern}: expected a file or folder, got none; adapt {Path(__file__).name}")
-    return found
+    found = list(packages.glob(pattern))
+    if len(found) != 1:
+        raise SlimError(f"{pattern}: expected one file, got {len(found)}; adapt {Path(__file__).name}")
+    return found[0]
 
 
 def remove_unused(packages: Path) -> None:
-    """Remove the files and folders that are not used."""
-    for path in [path for pattern in UNUSED for path in find(packages, pattern)]:
+    """Remove the files and folders that are not used. Some packages of other architectures lack some of them."""
+    for path in [path for pattern in UNUSED for path in packages.glob(pattern)]:
         if path.is_dir():
             shutil.rmtree(path)
         else:
@@ -101,17 +101,14 @@ def write_stub(user: Path, path: Path) -> None:
 
 
 def remove_orphans(packages: Path) -> None:
-    """Remove bundled libraries that no other library is linked with."""
-    paths = {path for path in packages.rglob("*.so*") if path.is_file() and is_library(path)}
-    bundled = {path for path in paths if path.parent.suffix == ".libs"}
-    while True:
-        needed = frozenset[str]().union(*(read_library(path).needed for path in paths))
-        orphans = {path for path in bundled & paths if path.name not in needed}
-        if not orphans:
-            return
-        for path in orphans:
-            path.unlink()
-        paths -= orphans
+    """Remove bundled libraries that no module is linked with, directly or through other libraries."""
+    paths = [path for path in packages.rglob("*.so*") if path.is_file() and is_library(path)]
+    orphans = {path.name: path for path in paths if path.parent.suffix == ".libs"}
+    pending = [path for path in paths if path.name not in orphans]
+    while pending:
+        pending += [orphans.pop(name) for name in read_library(pending.pop()).needed if name in orphans]
+    for path in orphans.values():
+        path.unlink()
 
 
 def main() -> None:
@@ -120,7 +117,7 @@ def main() -> None:
     try:
         remove_unused(packages)
         for user, library in STUBS:
-            write_stub(find(packages, user)[0], find(packages, library)[0])
+            write_stub(find(packages, user), find(packages, library))
         remove_orphans(packages)
     except (SlimError, StubError) as error:
         sys.exit(f"slim_packages: {error}")
