@@ -38,7 +38,7 @@ FROM locked AS packages
 ARG SOURCE_DATE_EPOCH=0
 # Bytecode halves the start time. Its mode `unchecked-hash` makes it valid for any timestamps of the sources. Fixed
 # timestamps make the build reproducible. The service does not load the modules excluded with -x; only the command of
-# httpx would, so it is removed. slim_packages.py removes 110 MB of libraries, and checks that all formats are decoded.
+# httpx would, so it is removed. slim_packages.py removes 113 MB of libraries, and checks that all formats are decoded.
 COPY tools/slim_packages.py tools/stub_library.py /build/tools/
 RUN pip uninstall --quiet --yes setuptools \
     && cd /opt/venv/lib/python3*/site-packages \
