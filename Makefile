@@ -33,7 +33,7 @@ lint: $(VENV)/.dev ## Check style, complexity, types, layers, spelling and gener
 	@$(BIN)/ruff check $(PACKAGES)
 	@$(BIN)/ruff format --check $(PACKAGES)
 	@$(BIN)/mypy -p app -p benchmarks -p grafana.builder -p prometheus.source
-	@MYPYPATH=tools $(BIN)/mypy docs/*.py examples/*.py tools/setup.py tools/models.py tools/page_constants.py tools/photos.py tools/record_kubernetes.py
+	@MYPYPATH=tools $(BIN)/mypy docs/*.py examples/*.py tools/setup.py tools/models.py tools/page_constants.py tools/photos.py tools/record_kubernetes.py tools/slim_packages.py
 	@MYPYPATH=charts $(BIN)/mypy charts/*.py
 	@$(BIN)/lint-imports --no-cache
 	@$(BIN)/codespell $$(git ls-files)

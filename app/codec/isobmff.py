@@ -69,6 +69,11 @@ class _Item:
     # Start and length of the association with each property.
     associations: list[tuple[int, int]] = field(default_factory=list)
 
+    @property
+    def data_length(self) -> int:
+        """Length of the data in bytes."""
+        return sum(length for _, length in self.extents)
+
 
 @dataclass(slots=True)
 class _Meta:
@@ -112,8 +117,9 @@ class _Meta:
         return alphas
 
     def is_image(self, number: int) -> bool:
-        """Return whether an item is an image that can be decoded; decoders ignore other auxiliary items."""
-        return number in self.items and (self.items[number].kind in _CODECS or self.items[number].kind == b"grid")
+        """Return whether an item is an image with data; decoders ignore other auxiliary items."""
+        item = self.items.get(number)
+        return item is not None and (item.kind in _CODECS or item.kind == b"grid") and item.data_length > 0
 
     def images_of(self, number: int) -> list[int]:
         """Return the ids of the coded images that an image consists of: itself, or the tiles of a grid."""
@@ -562,10 +568,10 @@ def _read_data(view: memoryview, item: _Item) -> memoryview:
         ImageTruncatedError: the file ends before the data do.
         ImageCorruptError: the item has no data.
     """
-    if not sum(length for _, length in item.extents):
+    if not item.data_length:
         raise ImageCorruptError("expected data of each image, got none")
     # Parts that overlap could otherwise add up to much more than the file.
-    if sum(length for _, length in item.extents) > len(view) or max(sum(extent) for extent in item.extents) > len(view):
+    if item.data_length > len(view) or max(sum(extent) for extent in item.extents) > len(view):
         raise ImageTruncatedError("expected a complete file, got end of file in the data of an image")
     if len(item.extents) == 1:
         start, length = item.extents[0]

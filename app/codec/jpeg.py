@@ -33,6 +33,9 @@ _MARKER = re.compile(rb"\xff[^\x00\x01\xd0-\xd7\xff]", re.DOTALL)
 # In a scan, 0xFF 0x00 is a data byte, 0xD0 to 0xD7 are restart markers, and 0xFF is a fill byte.
 _MARKER_START, _DATA, _NO_SEGMENT, _RESTART, _RESTART_MASK = 0xFF, 0x00, 0x01, 0xD0, 0xF8
 _SEARCHED_BLOCK = 65_536
+# Lower ones are reserved. libjpeg decodes what precedes one in a scan, and continues at the next restart marker.
+_LOWEST_MARKER = 0xC0
+_MAX_RESERVED_MARKERS = 16
 
 # An empty comment is four bytes, so the file size alone does not bound the work. Metadata are split into segments of
 # 64 KiB, of which a body has room for 256.
@@ -200,6 +203,13 @@ def _is_scan_complete(view: memoryview, start: int) -> bool:
 def _find_scan_end(view: memoryview, start: int) -> int:
     """Return the position of the marker after the scan data that starts at ``start``."""
     end = _find_marker(view, start, _DATA)
+    for _ in range(_MAX_RESERVED_MARKERS):
+        if end is None or view[end + 1] >= _LOWEST_MARKER:
+            break
+        following = _find_marker(view, end + 2, _LOWEST_MARKER - 1, is_restart_found=True)
+        if following is None or view[following + 1] & _RESTART_MASK != _RESTART:
+            break
+        end = _find_marker(view, following + 2, _DATA)
     if end is None:
         raise ImageTruncatedError("expected a complete JPEG, got end of file in the image data")
     if end == start:
@@ -207,10 +217,11 @@ def _find_scan_end(view: memoryview, start: int) -> int:
     return end
 
 
-def _find_marker(view: memoryview, start: int, highest_other: int) -> int | None:
+def _find_marker(view: memoryview, start: int, highest_other: int, *, is_restart_found: bool = False) -> int | None:
     """Return the position of the first marker from ``start`` on.
 
-    0xFF is a fill byte before another 0xFF, and no marker before a byte up to ``highest_other`` or RST0 to RST7.
+    0xFF is a fill byte before another 0xFF, and no marker before a byte up to ``highest_other``. RST0 to RST7 are found
+    only on request.
     """
     # Array operations take the same time for any data; a regular expression takes ten times as long on fill bytes.
     data = np.frombuffer(view, np.uint8)
@@ -218,7 +229,8 @@ def _find_marker(view: memoryview, start: int, highest_other: int) -> int | None
         block = data[position : position + _SEARCHED_BLOCK + 1]
         following = block[1:]
         is_marker = (block[:-1] == _MARKER_START) & (following > highest_other) & (following != _MARKER_START)
-        is_marker &= following & _RESTART_MASK != _RESTART
+        if not is_restart_found:
+            is_marker &= following & _RESTART_MASK != _RESTART
         first = int(is_marker.argmax())
         if is_marker[first]:
             return position + first

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import gc
 import logging
 import os
 import signal
@@ -147,8 +148,14 @@ def set_process_name(name: str) -> None:
 
 
 def pre_fork(arbiter: ServiceArbiter, worker: SlotWorker) -> None:
-    """Assign the worker's slot before the fork, so that master and worker both know it."""
+    """Assign the worker's slot before the fork, so that master and worker both know it.
+
+    The garbage collector of a worker writes to each object that it examines, and a page that is written to is no longer
+    shared with the master. So objects that exist before the fork are excluded from collections.
+    """
     arbiter.assign_slot(worker)
+    gc.collect()
+    gc.freeze()
 
 
 def post_fork(arbiter: ServiceArbiter, worker: SlotWorker) -> None:

@@ -54,6 +54,17 @@ def test_files(make: SimpleNamespace, build: object, expected: contextlib.Abstra
         assert check(build(make.isobmff)).size == Size(5, 4)  # type: ignore[operator]
 
 
+@pytest.mark.parametrize(
+    ("has_alpha", "problem"),
+    [(False, "at most 2048 pixels in an AVIF, got 64 x 33"), (True, "at most 1024 pixels in an AVIF with alpha, got")],
+)
+def test_limit_of_avif_is_named(make: SimpleNamespace, has_alpha: bool, problem: str) -> None:
+    builder = make.isobmff
+    items = [builder.colour(size=(64, 33)), *([builder.alpha(auxl=[1])] if has_alpha else [])]
+    with pytest.raises(ImageTooLargeError, match=problem):
+        sniff_image(builder.join(*items), max_pixels=LIMIT)
+
+
 def test_larger_frames_than_declared_are_refused(make: SimpleNamespace) -> None:
     builder = make.isobmff
     data, config = builder.split(builder.encode_heic(np.zeros((400, 400, 3), np.uint8)), b"hvcC")
@@ -204,6 +215,15 @@ def shift_extents(file: bytearray, distance: int) -> bytearray:
         file[place : place + 4] = value.to_bytes(4)
         at += step + 8
     return file
+
+
+def test_alpha_without_data_is_ignored(make: SimpleNamespace) -> None:
+    builder = make.isobmff
+    alpha = builder.alpha(auxl=[1])
+    alpha.data = b""
+    data, plain = builder.join(builder.colour(), alpha), builder.join(builder.colour())
+    for decode in (decode_image, decode_image_with_alpha):
+        np.testing.assert_array_equal(decode(data, check(data)), decode(plain, check(plain)))
 
 
 def test_profile_is_read(make: SimpleNamespace) -> None:

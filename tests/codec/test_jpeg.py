@@ -158,6 +158,21 @@ def test_complete_scan_without_end_marker_is_complete(
         verify_jpeg(memoryview(whole[:-2] + trailer))
 
 
+@pytest.mark.parametrize("inserted", [b"\xff\2", b"\xff\xa6more\xff\0", b"\xff\2\xff\2"])
+def test_reserved_marker_before_a_restart_marker_is_skipped(
+    make: SimpleNamespace, photo: np.ndarray, inserted: bytes
+) -> None:
+    whole = make.jpeg.encode(photo, cv2.IMWRITE_JPEG_RST_INTERVAL, 2)
+    at = whole.index(b"\xff\xd3")
+    damaged = whole[:at] + inserted + whole[at:]
+    assert verify_jpeg(memoryview(damaged)) == 1
+    pixels = [cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR) for data in (whole, damaged)]
+    np.testing.assert_array_equal(*pixels)
+    end = whole.index(b"\xff", at + 2)  # of the data after the restart marker, in which more would be lost
+    with pytest.raises(ImageCorruptError):
+        verify_jpeg(memoryview(whole[:at] + (b"\xff\2" + whole[at:end]) * 17 + whole[at:]))
+
+
 @pytest.mark.parametrize("trailer", TRAILERS)
 def test_progressive_image_needs_its_end_marker(make: SimpleNamespace, photo: np.ndarray, trailer: bytes) -> None:
     whole = make.jpeg.encode(photo, cv2.IMWRITE_JPEG_PROGRESSIVE, 1)
