@@ -48,7 +48,7 @@ DESCRIPTION = (
 DOCS_ASSETS = "/docs/assets"
 MAX_BUFFERED_BODIES = 8  # bodies of the maximum size; further ones are not read yet and use no memory
 
-# Worker processes provide the parallelism. Besides, cv2's own threads do not survive a fork.
+# Worker processes provide the parallelism, and the threads of OpenCV do not survive a fork.
 cv2.setNumThreads(0)
 
 

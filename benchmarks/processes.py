@@ -91,7 +91,7 @@ def send(server: Server, path: str, body: bytes, content_type: str, count: int) 
 
 
 def read(port: int, path: str) -> str:
-    """Return the response body of a path, whatever the status."""
+    """Return the response body of a path, regardless of the status."""
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=30)
     connection.request("GET", path)
     try:

@@ -354,7 +354,7 @@ def measure_decoding(genes: Genes) -> float:
 
 
 def worst_request() -> dict[str, float]:
-    """CPU time of the saved request that costs most in addition to decoding its files, whatever the response.
+    """CPU time of the saved request that costs most in addition to decoding its files, regardless of the response.
 
     `seconds` is the CPU time of the most expensive request, `decoding_s` that of decoding its files with OpenCV alone
     in the same run, and `ratio` the ratio of the two.

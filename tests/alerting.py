@@ -73,7 +73,7 @@ class Notice:
 
     @property
     def place(self) -> str:
-        """The namespace; empty where there is none."""
+        """The namespace; empty if there is none."""
         return self.labels.get("namespace", "")
 
 

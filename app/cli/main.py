@@ -42,8 +42,8 @@ cli = typer.Typer(
 cli.add_typer(tasks, name="tasks")
 
 
-Only = Annotated[list[Check] | None, typer.Option("--only", help="Run only this check; repeatable.")]
-Skip = Annotated[list[Check] | None, typer.Option("--skip", help="Skip this check; repeatable.")]
+Only = Annotated[list[Check] | None, typer.Option("--only", help="Run only the named check; repeatable.")]
+Skip = Annotated[list[Check] | None, typer.Option("--skip", help="Skip the named check; repeatable.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Show only notes, warnings and errors.")]
 Strict = Annotated[bool, typer.Option("--strict", help="Treat warnings as errors in the exit status.")]
 CgroupRoot = Annotated[
@@ -185,7 +185,7 @@ def serve() -> None:
 
 @cli.command(epilog="Example: NATS_URL=nats://queue:4222 TASK_WORKERS=4 facial-service worker")
 def worker() -> None:
-    """Process the tasks of the NATS server at NATS_URL, and serve metrics and probes."""
+    """Process tasks from the NATS server at NATS_URL, and serve metrics and probes."""
     settings = settings_or_exit()
     if not settings.nats_url:
         exit_with_error(

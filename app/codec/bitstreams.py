@@ -19,12 +19,12 @@ _NOT_PADDING = re.compile(rb"[^\0]")  # decoders skip zeros after a frame
 
 
 class CodedHeaders(NamedTuple):
-    """What the headers inside a coded image contain."""
+    """Summary of the headers inside a coded image."""
 
     sizes: list[Size]
     frames: int
     units: int  # OBUs or NAL units
-    visible_sizes: list[Size]  # without what extends them to whole blocks
+    visible_sizes: list[Size]  # without the padding to whole blocks
 
 
 class _Bits:

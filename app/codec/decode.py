@@ -21,7 +21,7 @@ _LABEL_BITS = 8
 # Samples of 16 (black) to 235 (white) to 0 to 255.
 _FULL_RANGE: Final = np.clip(np.round((np.arange(256) - 16) * (255 / 219)), 0, 255).astype(np.uint8)
 
-# What pillow-heif declares, and an index into an empty list of images.
+# The errors that pillow-heif documents, and `LookupError` for a file without images.
 _HEIF_ERRORS: Final = (ValueError, EOFError, SyntaxError, RuntimeError, OSError, LookupError)
 
 _COLOUR_FLAGS: Final = {
@@ -119,7 +119,7 @@ def _decode_avif(view: memoryview, header: isobmff.IsobmffHeader, *, is_alpha_ke
         image = cv2.LUT(image, _FULL_RANGE).astype(np.uint8, copy=False)
     if not is_alpha_kept:
         return image
-    # OpenCV cannot decode grey with alpha, but each of them.
+    # OpenCV cannot decode grey with alpha together, so each is decoded separately.
     alpha = _imdecode(isobmff.strip(view, is_alpha_primary=True), cv2.IMREAD_COLOR)
     image = cv2.cvtColor(image, cv2.COLOR_BGR2BGRA).astype(np.uint8, copy=False)
     return cv2.insertChannel(cv2.extractChannel(alpha, 0), image, 3).astype(np.uint8, copy=False)
@@ -155,7 +155,7 @@ def _load_heif() -> ModuleType:
         raise ImageFormatError(
             "expected another format than HEIC; to decode it, install facial-service[heif]"
         ) from error
-    # Requests are processed side by side, so each uses one thread. Other images in the file are not used.
+    # Requests are processed in parallel, so each uses one thread. Other images in the file are not used.
     heif.options.DECODE_THREADS = 1
     heif.options.THUMBNAILS = heif.options.DEPTH_IMAGES = heif.options.AUX_IMAGES = False
     return heif
@@ -173,7 +173,7 @@ def _find_transparent_grey(view: memoryview, image: npt.NDArray[Any]) -> ByteArr
 
 
 def decode_label_image(data: bytes | memoryview, info: ImageInfo) -> ByteArray:
-    """Decode a label image to the values that it stores, whatever its palette, transparency or bit depth.
+    """Decode a label image to the values that it stores, regardless of its palette, transparency or bit depth.
 
     Raises:
         LabelMapFormatError: see `check_label_format`.

@@ -18,7 +18,7 @@ class DecodingForbiddenError(Exception):
 
 @contextmanager
 def limit_decoding(max_bytes: float) -> Iterator[None]:
-    """Let decoding in this context raise `DecodingForbiddenError` if it takes more memory."""
+    """Make decoding in this context raise `DecodingForbiddenError` if it needs more memory."""
     token = _max_bytes.set(max_bytes)
     try:
         yield
@@ -27,10 +27,10 @@ def limit_decoding(max_bytes: float) -> Iterator[None]:
 
 
 def require_decoding(needed_bytes: float) -> None:
-    """Announce that decoding is about to take this much memory.
+    """Check that decoding may take this much memory; call this before decoding.
 
     Raises:
-        DecodingForbiddenError: that is more than this context allows.
+        DecodingForbiddenError: this context allows less.
     """
     if needed_bytes > _max_bytes.get():
         raise DecodingForbiddenError

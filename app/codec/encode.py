@@ -16,7 +16,7 @@ JPEG_QUALITY: Final = 90
 
 _APP2: Final = b"\xff\xe2"
 _MAX_PROFILE_PART: Final = 65_519  # the longest segment, without its length, prefix and numbers
-_JFIF_START: Final = 4  # its length is behind the start marker and its own marker
+_JFIF_START: Final = 4  # position of its length, after the start marker and its own marker
 
 # Level 1 of zlib's 9 is several times as fast as the default; the files are 10 % larger.
 _PNG_LEVEL: Final = 1
@@ -62,7 +62,7 @@ def _insert_profile(jpeg: bytes, profile: bytes) -> bytes:
 
 def encode_flat_png(image: ByteArray) -> bytes:
     """Encode an ``(H, W, 4)`` BGRA image of flat colours, most of it transparent, as PNG."""
-    # Choosing a filter for each row takes three quarters of the time, and makes flat colours larger.
+    # Choosing a filter for each row takes three quarters of the time, and enlarges files of flat colours.
     options = cv2.IMWRITE_PNG_COMPRESSION, _PNG_LEVEL, cv2.IMWRITE_PNG_FILTER, cv2.IMWRITE_PNG_FILTER_NONE
     return _imencode(".png", image, *options)
 

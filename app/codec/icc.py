@@ -1,4 +1,4 @@
-"""ICC profiles of image files, which give the colours of their pixels a meaning.
+"""ICC profiles of image files, which define the colour space of their pixels.
 
 Pixels are not converted. A profile is passed on with them, so that viewers show the colours of the original. AVIF, HEIC
 and PNG may name their colours instead, with numbers of ITU-T H.273. JPEG has no place for these, so they become a

@@ -50,9 +50,9 @@ _MAX_ENTRIES = 16_384
 _MAX_BRANDS = 256
 # An image of AV1 may consist of up to four layers. More frames would be decoded without being seen.
 _MAX_FRAMES = 4
-# The pixels of the largest image and its alpha, and what tiles extend beyond it. Decoding costs time for each.
+# Pixels of the largest image, of its alpha, and of the parts of tiles beyond its edges. All of them must be decoded.
 _MAX_DECODED_PIXELS = 160_000_000
-# Encoders enlarge images to whole blocks, which are at most this long.
+# Encoders pad images to whole blocks, whose sides are at most this long.
 _MAX_BLOCK = 128
 _MAX_OVERLAP = 4
 
@@ -77,7 +77,7 @@ class _Item:
 
 @dataclass(slots=True)
 class _Meta:
-    """What the boxes up to the end of the `meta` box describe."""
+    """Content of the boxes up to the end of the `meta` box."""
 
     view: memoryview
     brands: tuple[int, int] = 0, 0  # start and end in the file
@@ -326,7 +326,7 @@ def _read_brands(view: memoryview, start: int, end: int) -> set[bytes]:
 
 
 def _read_meta(view: memoryview) -> _Meta:
-    """Parse the boxes up to the end of the first `meta` box. What follows it is ignored."""
+    """Parse the boxes up to the end of the first `meta` box; later boxes are ignored."""
     meta = _Meta(view)
     for kind, start, end in _iter_boxes(view, 0, len(view), is_nested=False):
         if kind == FTYP:
@@ -451,7 +451,7 @@ def _parse_properties(view: memoryview, start: int, end: int, meta: _Meta) -> No
 
 
 def _parse_references(reader: _Reader, meta: _Meta) -> None:
-    """Parse references as decoders do: one after the other, by their numbers of targets, whatever the lengths are."""
+    """Parse references as decoders do: one after the other, by their numbers of targets, regardless of the lengths."""
     if reader.version > 1:
         return  # decoders ignore unknown versions
     length = 4 if reader.version else 2

@@ -48,7 +48,8 @@ _MAX_SCANNED_PIXELS = 400_000_000
 _PRECISION_BITS = 8
 _COMPONENT_COUNTS = {1, 3, 4}
 _SAMPLING_FACTORS = range(1, 5)
-# libjpeg reads up to eight bytes ahead of the bits that it decodes. These are no Huffman codes, and use up most bits.
+# libjpeg reads up to eight bytes ahead of the bits that it decodes. A series of ones is not a Huffman code, so these
+# bytes cannot complete a truncated scan.
 _LOOKAHEAD = b"\xff\x00" * 8
 
 
@@ -120,7 +121,7 @@ def verify_jpeg(view: memoryview) -> int:
 
 
 class _Summary:
-    """What the segments of a JPEG add up to; checks their order and number."""
+    """Summary of the segments of a JPEG; checks their order and number."""
 
     def __init__(self) -> None:
         self.orientation: int | None = None

@@ -18,7 +18,7 @@ from app.face.frame import Size
 SIGNATURE = b"\x89PNG\r\n\x1a\n"
 GREY, COLOUR, PALETTE, GREY_ALPHA, COLOUR_ALPHA = 0, 2, 3, 4, 6
 DAMAGED = b""
-"""In place of the type of a chunk that decoders ignore because of its checksum."""
+"""Type that `iter_chunks` yields for a chunk that decoders ignore because of its checksum."""
 
 CHUNK_HEAD = struct.Struct(">I4s")
 CHECKSUM = struct.Struct(">I")

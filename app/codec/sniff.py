@@ -88,11 +88,11 @@ def sniff_image(data: bytes | memoryview, *, max_pixels: int) -> ImageInfo:
 
 
 def verify_structure(data: bytes | memoryview, info: ImageInfo) -> ImageInfo:
-    """Verify that a file is complete, at a small part of the cost of decoding it.
+    """Verify that a file is complete, at a fraction of the cost of decoding it.
 
     PNG: the checksums of the chunks up to IEND. JPEG: segments and scans up to the end of the image. WebP: the
-    container and its chunks. AVIF and HEIC: the boxes, and the headers in the primary image. What the decoders ignore
-    is ignored, such as the data that cameras append.
+    container and its chunks. AVIF and HEIC: the boxes, and the headers in the primary image. Data that decoders ignore
+    is not checked, such as the data that cameras append.
 
     The result has the EXIF orientation from anywhere in the file.
 

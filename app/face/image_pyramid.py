@@ -1,6 +1,6 @@
 """Images at several scales, each decoded only when it is needed.
 
-The decoders of some formats, such as JPEG, can return a smaller image for a part of the cost. A level with reduction
+The decoders of some formats, such as JPEG, can return a smaller image at a fraction of the cost. A level with reduction
 ``r`` has one pixel for ``r`` by ``r`` pixels of the image, so its points times ``r`` are points of the image. If ``r``
 does not divide the size of the image, the last row and column extend beyond it.
 """

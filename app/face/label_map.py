@@ -17,8 +17,8 @@ MAX_LABELS: Final = 255
 """Maximum number of labels: a label is one byte, and 0 is background."""
 
 MAX_RUNS: Final = 200_000
-"""Maximum number of runs of equal labels along the rows. Each run may become a contour, and as a Python object that
-takes a hundred times the memory of a pixel. A face of 24 million pixels has less than half as many runs."""
+"""Maximum number of runs of equal labels along the rows. Each run may become a contour, whose Python object takes a
+hundred times the memory of a pixel. A face of 24 million pixels has less than half as many runs."""
 
 _BAND_PIXELS: Final = 1 << 20
 """Pixels of a colour label image processed at once, which bounds the memory for an image of noise."""
@@ -45,7 +45,7 @@ def image_to_label_map(image: ByteArray) -> LabelMap:
 
     Raises:
         LabelMapFormatError: the array has another type or shape.
-        LabelMapLabelsError: there are no labels besides background, or more than 255 colours.
+        LabelMapLabelsError: there are no labels except for background, or more than 255 colours.
         LabelMapComplexityError: there are more than ``MAX_RUNS`` runs of one label.
     """
     if image.dtype != np.uint8 or not image.size:
@@ -109,7 +109,7 @@ def _read_colours(image: ByteArray) -> LabelMap:
             found.setdefault(colour, len(found))
         if len(found) - 1 > MAX_LABELS:
             raise LabelMapLabelsError(
-                f"segmentation_map: expected at most {MAX_LABELS} colours besides black, got more"
+                f"segmentation_map: expected at most {MAX_LABELS} colours in addition to black, got more"
             )
         runs += len(colours)
         _check_runs(runs)

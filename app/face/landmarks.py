@@ -99,7 +99,7 @@ def look_normalized(points: npt.NDArray[np.float64]) -> bool:
 def select_faces(points: npt.NDArray[np.float64], index: int | Literal["all"]) -> list[npt.NDArray[np.float64]]:
     """Return the points ``(N, 2)`` of one face, or those of each face, in the order in which they were sent.
 
-    Points that are not ``(F, N, 2)`` are those of one face, whatever the index.
+    Points that are not ``(F, N, 2)`` are those of one face, regardless of the index.
 
     Raises:
         FaceIndexError: there are not that many faces.
@@ -128,7 +128,7 @@ def _to_float_rows(points: npt.ArrayLike) -> npt.NDArray[np.float64]:
     # A cast would silently convert text, booleans and objects to numbers.
     if rows.dtype.kind not in "iuf":
         raise LandmarkShapeError("landmarks: expected rows of 2 or 3 numbers, got other values")
-    # An empty list has no second axis to check; its error is the count.
+    # An empty list has no second axis; its length is reported below.
     if rows.shape != (0,) and (rows.ndim != 2 or rows.shape[1] not in (2, 3)):  # noqa: PLR2004 - (x, y) or (x, y, z)
         shape = " x ".join(str(length) for length in rows.shape)
         raise LandmarkShapeError(f"landmarks: expected shape N x 2 or N x 3, got {shape or 'a single number'}")

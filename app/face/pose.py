@@ -30,9 +30,9 @@ so other ratios show depths in other units, or placeholders."""
 
 
 def compute_yaw_pitch_deg(landmarks_px: FloatArray, depths_px: DepthArray) -> tuple[float, float]:
-    """Compute how far a face is turned and nodded, whatever its roll.
+    """Compute the yaw and pitch of a face, independently of its roll.
 
-    The rotation of the face is taken apart as roll in the image plane, then yaw, then pitch, as in
+    The rotation of the face is decomposed into roll in the image plane, then yaw, then pitch, as in
     ``roll @ yaw @ pitch``. In an image that is stored mirrored, the face is that of the mirrored subject.
 
     Returns:

@@ -121,7 +121,7 @@ def get_logger(component: str) -> logging.Logger:
 
 
 class LogLimit:
-    """Rate limit for logging an error that may occur again and again."""
+    """Rate limit for logging an error that may occur repeatedly."""
 
     def __init__(self, pause_s: float) -> None:
         self._pause_s = pause_s
@@ -287,4 +287,4 @@ def log_task_failed(task_id: str, code: str, reason: str) -> None:
 def log_task_retried(task_id: str, reason: str, delay_s: float) -> None:
     """Log that a task was requeued for another attempt."""
     extra = {"event": "retried", "task_id": task_id, "delay_s": delay_s}
-    _tasks.warning("🔁 Task %s again in %.1fs: %s", task_id[:SHORT_ID], delay_s, reason, extra=extra)
+    _tasks.warning("🔁 Task %s failed, retrying in %.1fs: %s", task_id[:SHORT_ID], delay_s, reason, extra=extra)

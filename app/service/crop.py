@@ -90,7 +90,7 @@ class CropInput:
     image: bytes
     # `(N, 2)` or `(N, 3)`, or `(F, N, 2)` for several faces; None to detect them.
     points: npt.NDArray[np.float64] | None
-    are_points_normalized: bool = False  # whatever the units of the options
+    are_points_normalized: bool = False  # regardless of the units of the options
     # A label image, landmark indices by region name, or None for the catalogue.
     segmentation_map: bytes | Mapping[str, Sequence[int]] | None
     options: CropOptions
@@ -387,7 +387,7 @@ def convert_points(
         options: options of the request.
         size: size of the image in pixels.
         limits: limits of the input.
-        are_normalized: whether the points are normalized whatever the units of the options.
+        are_normalized: whether the points are normalized regardless of the units of the options.
 
     Returns:
         The selected faces, and whether they were read as normalized although the options declare pixels.
@@ -406,7 +406,7 @@ def convert_points(
             landmarks_px = points_to_landmarks_px(
                 face, image_size=size, is_normalized=is_normalized, margin=limits.landmark_margin
             )
-            compute_roll_deg(landmarks_px)  # the eyes are apart
+            compute_roll_deg(landmarks_px)  # raises if the eye corners coincide
         depths_px = points_to_depths_px(face, landmarks_px, image_size=size, is_normalized=is_normalized)
         faces.append(SentFace(landmarks_px, depths_px))
     return tuple(faces), are_units_guessed

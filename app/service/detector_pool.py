@@ -121,7 +121,7 @@ class DetectorPool:
 def without_litert_notices() -> Iterator[None]:
     """Drop the notices that LiteRT writes to stderr in the block, because its log level cannot be set from Python.
 
-    They are no lines of the log format. Everything else that the process writes to stderr in the meantime is kept, and
+    They do not have the log format. Everything else that the process writes to stderr in the meantime is kept, and
     written at the end of the block.
     """
     with _loading, tempfile.TemporaryFile() as held:

@@ -147,7 +147,7 @@ def _render_mask(size: Size, regions: Sequence[Region], limits: ImageLimits) -> 
 
 
 def _to_region(document: _RegionDocument) -> Region:
-    # There may be thousands of each.
+    # Grouped in one pass, because there may be thousands of contours and holes.
     holes: dict[int, list[FloatArray]] = {}
     for hole in document.holes:
         holes.setdefault(hole.parent, []).append(np.array(hole.contour, np.float32))
@@ -180,7 +180,7 @@ def _render(
     if not file:
         return encode_flat_png(image)
     profile = read_icc_profile(file, sniff_image(file, max_pixels=limits.max_image_pixels))
-    # Regions have colours also if the image is grey.
+    # The regions are coloured even if the image is grey.
     return encode_image(image, profile if profile is not None and profile.space == "rgb" else None).data
 
 

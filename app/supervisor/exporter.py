@@ -158,7 +158,7 @@ class _Server(ThreadingMixIn, WSGIServer):
 def _has_whole_head(request: socket.socket) -> bool:
     """Return whether a complete head has arrived that the connection's thread has not read yet."""
     try:
-        # Python waits for data on a socket with a timeout, whatever the flags; the duplicate has no timeout.
+        # Python waits for data on a socket with a timeout, regardless of the flags; the duplicate has no timeout.
         with socket.socket(fileno=os.dup(request.fileno())) as duplicate:
             return b"\r\n\r\n" in duplicate.recv(4096, socket.MSG_PEEK | socket.MSG_DONTWAIT)
     except OSError:

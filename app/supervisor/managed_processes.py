@@ -120,7 +120,7 @@ class ManagedProcess:
         elif not self._is_stopping:
             how = describe_exit(code)
             hint = f"; see {self._hint}" if self._hint else ""
-            fields = {"companion": self.name, "pid": pid, "how": how}
+            fields = {"child": self.name, "pid": pid, "how": how}
             log.error("%s exited unexpectedly (pid %d): %s%s", self.name, pid, how, hint, extra=fields)
             record_child_exit(self.name)
         return False
@@ -128,7 +128,7 @@ class ManagedProcess:
     def stop(self, is_hurried: Callable[[], bool]) -> None:
         """Ask the process to stop, wait for it, and kill it at the time limit.
 
-        `is_hurried` returns whether to stop quickly; it is called repeatedly, because the answer may change.
+        `is_hurried` returns whether to stop quickly; it is called repeatedly, because that may change.
         """
         self._is_stopping = True
         limit, is_quick = time.monotonic() + self._stop_limit_s, False

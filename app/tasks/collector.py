@@ -33,7 +33,7 @@ T = TypeVar("T")
 
 log = get_logger("tasks")
 
-RESPONSE_TIMEOUT_S: Final = 0.6  # a scrape must finish within a second, whatever the state of the queue
+RESPONSE_TIMEOUT_S: Final = 0.6  # a scrape must finish within a second, regardless of the state of the queue
 CONNECT_WAIT_S: Final = 0.5
 GRACE_S: Final = 0.05  # for the second of two parallel requests, if the first has used up the time
 

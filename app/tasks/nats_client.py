@@ -81,7 +81,7 @@ class ServiceClient(Client):
                 response.exception()  # asyncio would log it if the task that awaits the response has been cancelled
 
     def close_transport(self) -> None:
-        """Close the socket, whatever the state of the connection."""
+        """Close the socket, regardless of the state of the connection."""
         if self._transport:
             self._transport.close()  # type: ignore[no-untyped-call]
 

@@ -98,8 +98,8 @@ class Record(msgspec.Struct, frozen=True, kw_only=True):
     digest: str = ""  # digest of everything that the result depends on; empty if it is not needed
     run: str = ""  # identifier of the attempt that wrote the record; empty before the first
     owner: str = ""  # identity of the API key that submitted the task; empty if no keys are set
-    # TTL of the first revision, in seconds; later revisions are stored at least as long, whatever the settings of their
-    # writers.
+    # TTL of the first revision, in seconds; later revisions are stored at least as long, regardless of the settings of
+    # their writers.
     open_ttl_s: int = 0
     is_withdrawn: bool = False  # whether the submission failed, so that the task does not exist for callers
 

@@ -146,8 +146,8 @@ def consumer_config(settings: Settings, lane: int = 0) -> api.ConsumerConfig:
         durable_name=consumer_name(lane),
         ack_policy=api.AckPolicy.EXPLICIT,
         ack_wait=settings.task_ack_wait_s,
-        # The record of a task limits its attempts. The server would count deliveries that no worker has begun, and stop
-        # to deliver without a report.
+        # The record of a task limits its attempts. The server would also count deliveries without an attempt, and then
+        # stop delivering without a report.
         max_deliver=-1,
         max_ack_pending=-1,
         filter_subject=f"tasks.*.{lane}.*" if lane else "tasks.*.*",

@@ -1,4 +1,4 @@
-"""Read request bodies within limits of size, silence and rate."""
+"""Read request bodies within limits of size, idle time and rate."""
 
 from __future__ import annotations
 
@@ -119,7 +119,7 @@ async def cancel_on_disconnect(request: Request, work: asyncio.Future[T]) -> T:
 def _extend(deadline: float, now: float, size: int, limits: BodyLimits) -> float:
     """Return the new deadline: bytes extend it at the minimum rate, to at most one timeout from now.
 
-    A silent sender times out after `timeout_s`, and a sender below the minimum rate somewhat later.
+    An idle sender times out after `timeout_s`, and a sender below the minimum rate somewhat later.
     """
     latest = now + limits.timeout_s
     if limits.min_rate and size:

@@ -48,7 +48,7 @@ DATA_URL_PREFIX_MAX = 128  # `data:image/png;charset=…;base64,` is far shorter
 IMAGE_TEXT = "PNG, JPEG, WebP, AVIF or HEIC image, as base64 or as a data URL."
 LANDMARKS_TEXT = (
     "478 points in the order of MediaPipe: 468 of the face mesh and 10 of the irises. The 10 may be omitted. A result "
-    "of MediaPipe itself is also accepted: it is normalized whatever `landmark_units` is, and `face` selects one or "
+    "of MediaPipe itself is also accepted: it is normalized regardless of `landmark_units`, and `face` selects one or "
     "all of its faces. Without landmarks, the service detects them in the image."
 )
 MAP_TEXT = (

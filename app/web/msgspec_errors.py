@@ -39,7 +39,7 @@ _SCHEMA_TYPES: Final = {"integer": "an integer", "number": "a number", "null": "
 
 
 def _list_choices(schema: dict[str, Any]) -> str:
-    """List the documented values of an option, and the types that it accepts besides them."""
+    """List the documented values of an option, and the other types that it accepts."""
     forms = schema.get("anyOf", [schema])
     texts = [
         text

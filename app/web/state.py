@@ -36,7 +36,7 @@ PAUSE_FACTOR: Final = 4
 class Exposition:
     """Metrics of all processes in the exposition format, encoded once for concurrent requests.
 
-    The route requires no API key and encoding takes some 20 ms of CPU, so a pause of `PAUSE_FACTOR` times the previous
+    The route requires no API key and encoding takes about 20 ms of CPU, so a pause of `PAUSE_FACTOR` times the previous
     encoding leaves the CPU to other requests.
     """
 
@@ -73,7 +73,7 @@ class WebState:
     limiter: RateLimiter | None  # of POST requests; None without a limit
     body_limits: BodyLimits
     retry_after_s: int  # in responses with status 503
-    prefix: str  # that a proxy has removed; used in links
+    prefix: str  # path prefix that a proxy strips; used in links
     # Set when the time for requests in flight has ended, before the server cancels them.
     shutdown: asyncio.Event = field(default_factory=asyncio.Event)
 

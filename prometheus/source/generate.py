@@ -66,7 +66,7 @@ INTRODUCTION = """\
 One page per alert, with its meaning, its impact, the diagnosis and the mitigation. `make generate` builds this index
 from [the rules](../../prometheus/rules).
 
-- **critical** pages the on-call engineer, because callers are being failed now, and fires as long as that lasts.
+- **critical** pages the on-call engineer, because requests or tasks fail now, and fires as long as that lasts.
   **warning** creates a ticket. **info** gives context for other alerts.
 - Queries do not select a release. If Prometheus monitors several releases, add the labels `cluster`, `namespace` and
   `release` of the alert to the selectors.

@@ -1,8 +1,8 @@
 """Data model of rules, and the PromQL and text fragments that rules share.
 
 Every selector includes the job, because other applications may use metric names such as ``queue_up``. Every result is
-grouped by `LABELS`, so that releases in one namespace, and clusters in one Prometheus, are judged separately. Outside
-Kubernetes most of these labels are absent, and the same rules apply.
+grouped by `LABELS`, so that releases in one namespace, and clusters in one Prometheus, are evaluated separately.
+Outside Kubernetes most of these labels are absent, and the same rules apply.
 """
 
 from __future__ import annotations

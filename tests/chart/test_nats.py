@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from app.settings import Settings
 
 NAME = f"{RELEASE}-facial-service-nats"
-# Each is taken for something else where it is not quoted: a number, a variable, a comment, a block.
+# If they were not quoted, nats-server would read them as a number, a variable, a comment or a block.
 TOKENS = ["s3cret", "20m", "1e5", "$HOME", "a#b", 'quo"te', "back\\slash", "{x: y}", "ümlaut", "tru e", "@:/%"]
 LIMIT_S = 15.0
 
@@ -56,7 +56,7 @@ def place(release: Release, folder: Path, *, token: str | None = None, index: in
 
 
 def judge(file: Path, variables: dict[str, str]) -> str:
-    """Have nats-server look at a configuration; empty where it is good."""
+    """Check a configuration with nats-server; return its errors, or an empty text if it is valid."""
     command = [embedded_server.find_program(), "-t", "-c", str(file)]
     done = subprocess.run(command, env=variables, capture_output=True, text=True, check=False)
     return done.stderr + done.stdout if done.returncode else ""

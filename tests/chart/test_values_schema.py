@@ -178,7 +178,7 @@ def test_values_of_our_own_are_taken(file: Any) -> None:
 @pytest.mark.parametrize(
     "values",
     [
-        {"global": {"whatever": 1}, "enabled": True},
+        {"global": {"other": 1}, "enabled": True},
         {"settings": {"TASK_WAIT_BUCKETS": [1, 2.5]}},
         {"settings": {"TASK_WAIT_BUCKETS": "1,2.5"}},
         {"settings": {"BODY_TIMEOUT_S": 1}},

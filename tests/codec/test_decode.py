@@ -325,7 +325,7 @@ def test_undecodable_image_with_alpha_is_corrupt(sample: Sample) -> None:
 def test_reduced_pixels_are_averages_of_blocks(
     sample: Sample, shape: tuple[int, int], channels: int, settings: tuple[int, ...]
 ) -> None:
-    """A pixel of a reduced JPEG covers exactly the square of its side, whatever the size of the image."""
+    """A pixel of a reduced JPEG covers exactly the square of its side, regardless of the size of the image."""
     height, width = shape
     rows, columns = np.mgrid[:height, :width]
     pixels = np.stack([(2 * columns + rows) % 200, columns, rows][:channels], axis=2).astype(np.uint8)

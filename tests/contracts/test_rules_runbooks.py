@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import re
 from pathlib import Path
 from typing import Any
@@ -102,3 +103,19 @@ def test_commands_are_of_programs_that_an_operator_has(page: Path) -> None:
         for line in lines:
             if line.startswith("$ "):
                 assert line.split()[1] in COMMANDS, line
+                assert " $ " not in line, "expected one command per line"
+
+
+def test_log_lines_that_operators_search_for_exist() -> None:
+    trees = [ast.parse(path.read_text(encoding="utf-8")) for path in (ROOT / "app").rglob("*.py")]
+    nodes = [node for tree in trees for node in ast.walk(tree) if isinstance(node, ast.Constant)]
+    texts = [node.value for node in nodes if isinstance(node.value, str)]
+    runbooks = [block for page in PAGES for block in CONSOLE.findall(text_of(page)) if " logs " in block]
+    patterns = re.findall(r"grep (?:-B \d+ |-i )?'?([\w|\\: ]+)", "\n".join(runbooks))
+    patterns += re.findall(r"search (?:the|its|their) log for `([^`]+)`", "\n".join(texts))
+    words = {word for pattern in patterns for word in pattern.split(r"\|")} - {"TASK_ID_OR_ITS_FIRST_8_LETTERS"}
+    assert len(words) > 8
+    # Of `exited: killed`, the reason is an argument of the message.
+    shown = {word: re.split(r"(?<=:) ", word)[0] for word in words}
+    messages = "\n".join(text for text in texts if "search " not in text)
+    assert [word for word in words if shown[word] not in messages] == []

@@ -1,4 +1,4 @@
-"""A caller who saturates the service: many connections, each sending one request again and again.
+"""A caller that saturates the service with many connections, each of which sends one request repeatedly.
 
 After a refusal, it pauses for less than `Retry-After`: without a pause, it would use all CPU time of the machine.
 

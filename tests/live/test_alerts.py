@@ -40,31 +40,31 @@ FAULTS = {
     "a task process hangs, and there is a task": ("FacialServiceOldestTaskTooOld",),
     "callers send damaged images": ("FacialServiceErrorSurge", "FacialServiceDecodeFailures"),
     "API processes are killed one after the other": ("FacialServiceWorkerExits",),
-    "files of processes that are gone stay": ("FacialServiceMetricFilesGrowing",),
+    "files of exited processes remain": ("FacialServiceMetricFilesGrowing",),
     "a metric file is damaged": ("FacialServiceMetricsLost",),
     "responses to scrapes are delayed": ("FacialServiceScrapeSlow",),
     "the API is stopped": ("FacialServiceDown", "FacialServiceInstanceDown"),
     "Prometheus no longer finds the API": ("FacialServiceAbsent",),
-    "more large photos come than there are places": (
+    "more large images arrive than there are slots": (
         "FacialServiceSaturated",
         "FacialServiceLatencyHigh",
         *(f"FacialServiceLatencyBudgetBurn-{window}" for window in WINDOWS),
     ),
-    "as many come as there are threads": ("FacialServiceCpuSaturated",),
+    "one caller per thread sends large images": ("FacialServiceCpuSaturated",),
     "the queue's server is killed": (
         "FacialServiceQueueUnreachable",
         *(f"FacialServiceErrorBudgetBurn-{window}" for window in WINDOWS),
     ),
     "the workers' user is unknown to the queue": ("FacialServiceQueueUnreachableFromInstance",),
     "callers submit images that do not decode": ("FacialServiceTaskFailureRatioHigh",),
-    "results are larger than there is room for": (
+    "results exceed the storage": (
         "FacialServiceQueueStorageNearlyFull",
         "FacialServiceResultStoreNearlyFull",
     ),
     "tasks kill their worker": ("FacialServiceRedeliveries", "FacialServiceDeadTasks"),
     "the workers are stopped": ("FacialServiceNoTaskWorkers",),
-    "tasks go on to come in": ("FacialServiceQueueBacklogGrowing",),
-    "tasks with large photos go on to come in": ("FacialServiceQueueFull", "FacialServiceQueueNearlyFull"),
+    "callers keep submitting tasks": ("FacialServiceQueueBacklogGrowing",),
+    "callers keep submitting large images": ("FacialServiceQueueFull", "FacialServiceQueueNearlyFull"),
 }
 CAUSED = [rule for rules in FAULTS.values() for rule in rules]
 
@@ -74,7 +74,7 @@ NOT_HERE = {
     "FacialServiceAllRequestsFail": "a defect that affects every request",
     "FacialServiceQueueNotWritable": "a full disk; see tests/live/test_storage.py",
     "FacialServiceTaskRepairs": "a damaged queue; see tests/tasks/test_reconciler.py",
-    "FacialServiceChildExits": "a child process that exits again and again",
+    "FacialServiceChildExits": "a child process that exits repeatedly",
     "FacialServiceFileDescriptorsExhausted": "a limit on open files; see tests/live/test_file_descriptors.py",
     "FacialServiceMemoryNearLimit": "a container and its limit, from cAdvisor and kube-state-metrics",
     "FacialServiceOomKilled": "a container, from cAdvisor or kube-state-metrics",

@@ -112,7 +112,7 @@ def test_queue_comes_back_with_its_tasks(own: Any, sample: Any, wait_until: Call
     wait_until(lambda: reaches(own, before), limit_s=30, what="the queue")
     assert end_of(own, before) == "SUCCESS"
     assert end_of(own, submit(own, sample.json())) == "SUCCESS"
-    (line,) = [line for line in own.log_lines() if line.get("companion") == "nats-server"]
+    (line,) = [line for line in own.log_lines() if line.get("child") == "nats-server"]
     assert (line["level"], line["how"], line["pid"]) == (
         "ERROR",
         "killed by SIGKILL (possibly out of memory)",
@@ -131,7 +131,7 @@ def test_task_workers_come_back_after_those_of_a_killed_master(
     assert end_of(own, submit(own, sample.json())) == "SUCCESS"
     assert {process.ppid() for process in own.task_workers()} == {new.pid}
     assert {worker["name"] for worker in own.health()["task_workers"]} == {"task-0", "task-1"}
-    assert len([line for line in own.log_lines() if line.get("companion") == "task-master"]) == 1
+    assert len([line for line in own.log_lines() if line.get("child") == "task-master"]) == 1
 
 
 def has_another(find: Callable[[], psutil.Process], old: psutil.Process) -> psutil.Process | None:
@@ -168,7 +168,7 @@ def test_ctrl_c_in_the_terminal_reaches_the_queue_in_its_turn(run_service: Any) 
             process.send_signal(signal.SIGINT)
         assert service.stop(signal.SIGINT) == 0
         lines = service.log_lines()
-    assert len(processes) == 1, "companions are in groups of their own"
+    assert len(processes) == 1, "managed processes are in separate groups"
     assert [line for line in lines if line.get("level") in {"WARNING", "ERROR"}] == []
 
 

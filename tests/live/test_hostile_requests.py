@@ -151,7 +151,7 @@ BODIES: list[tuple[str, Build, str]] = [
     ("no region", lambda s: s.json(segmentation_map={}), "region_count"),
     ("65 regions", lambda s: s.json(segmentation_map={f"r{n}": [1, 2, 3] for n in range(65)}), "region_count"),
     ("index of no landmark", lambda s: region(s, CANARY, [1, 2, 478]), "region_landmarks"),
-    ("iris where there is none", lambda s: region(s, CANARY, [1, 2, 470], s.pairs[:468]), "region_landmarks"),
+    ("index of a missing iris", lambda s: region(s, CANARY, [1, 2, 470], s.pairs[:468]), "region_landmarks"),
     ("negative index", lambda s: region(s, CANARY, [1, 2, -1]), "region_landmarks"),
     ("two indices", lambda s: region(s, CANARY, [1, 2]), "region_landmarks"),
     ("1,025 indices", lambda s: region(s, CANARY, [1, 2, 3, 4, 5] * 205), "region_landmarks"),

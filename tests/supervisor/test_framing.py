@@ -1,4 +1,4 @@
-"""Framing of requests, whatever the pieces in which their bytes arrive."""
+"""Framing of requests, regardless of the pieces in which their bytes arrive."""
 
 from __future__ import annotations
 

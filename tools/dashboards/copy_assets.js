@@ -1,4 +1,4 @@
-// Copy the icons and fonts that Grafana's components load at run time, to the paths where they look for them.
+// Copy the icons and fonts that Grafana's components load at run time to the paths that they use.
 import { cpSync } from "node:fs";
 
 const FONT = "node_modules/@fontsource/inter/files/inter-latin";

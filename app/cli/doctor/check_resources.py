@@ -326,12 +326,9 @@ def _check_memory(context: Context, limits: CgroupLimits) -> Iterator[Finding]:
         return
     yield _check_memory_need(context, limit)
     if limits.memory_used is not None and limits.memory_used > IN_USE_RATIO * limit:
-        found, expected = (
-            f"{format_bytes(limits.memory_used)} of {format_bytes(limit)}",
-            f"less than {IN_USE_RATIO:.0%}",
-        )
+        found = f"{format_bytes(limits.memory_used)} of {format_bytes(limit)}"
         advice = f"{remedy}; see FacialServiceMemoryNearLimit"
-        yield warning(part, "memory in use", found, expected=expected, advice=advice)
+        yield warning(part, "memory in use", found, expected=f"less than {IN_USE_RATIO:.0%}", advice=advice)
     if limits.oom_kills:
         found = f"processes killed by the kernel because of the limit: {limits.oom_kills}"
         yield warning(part, "memory", found, expected="none", advice=f"{remedy}; see FacialServiceOomKilled")

@@ -109,7 +109,7 @@ def _check_running(context: Context, instance: LocalInstance) -> Finding:
 def _check_health(health: Mapping[str, Any], address: str) -> Finding:
     part, expected = "service.health", "live and ready"
     if not health["live"]:
-        advice = "search the log for `ended:`; see FacialServiceCrashLooping"
+        advice = "search the log for `exited:`; see FacialServiceCrashLooping"
         found = "not live: no worker has sent a heartbeat in time"
         return error(part, address, found, expected=expected, advice=advice)
     if not health["ready"]:

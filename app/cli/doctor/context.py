@@ -208,10 +208,8 @@ def _query_port(host: str, number: int) -> Port:
         return Port(host, number, Listener.UNRESPONSIVE, processes=find_listeners(number))
     except httpx.RemoteProtocolError:
         return Port(host, number, Listener.OTHER, processes=find_listeners(number))
-    except (
-        httpx.TransportError,
-        httpx.InvalidURL,
-    ):  # refused, or not an address of this host; the check of the port then tries to bind it
+    except (httpx.TransportError, httpx.InvalidURL):
+        # Refused, or not an address of this host; the check of the port then tries to bind it.
         return Port(host, number)
     return Port(host, number, Listener.SERVICE if health else Listener.OTHER, health, find_listeners(number))
 

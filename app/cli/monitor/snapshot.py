@@ -524,7 +524,7 @@ def _series() -> deque[float | None]:
 
 @dataclass(frozen=True, slots=True)
 class History:
-    """Values of past rounds for the charts, None where a value is missing."""
+    """Values of past rounds for the charts; None if a value is missing."""
 
     rate: deque[float | None] = field(default_factory=_series)  # API requests per second, between two scrapes
     # 95th percentile of the latency of requests that process images, between two scrapes.

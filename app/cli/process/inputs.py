@@ -51,9 +51,10 @@ class FoundImages:
 def find_images(inputs: Sequence[str], out: str, *, has_heic: bool = True) -> FoundImages:
     """Find the images in files and folders.
 
-    A file is an image whatever its suffix. In a folder, only files with one of `SUFFIXES` are images, in either case;
-    hidden files and folders are skipped. Symbolic links to folders are followed after all real folders, and each folder
-    is searched once. The results folder is never searched. Without `has_heic`, HEIC files in folders are ignored.
+    A named file is an image regardless of its suffix. In a folder, only files with one of `SUFFIXES` are images, in
+    either case; hidden files and folders are skipped. Symbolic links to folders are followed after all real
+    folders, and each folder is searched once. The results folder is never searched. Without `has_heic`, HEIC files
+    in folders are ignored.
 
     Raises:
         OSError: an input is missing, or is the results folder.

@@ -130,7 +130,7 @@ def plan_jobs(selection: Selection, found: FoundImages, out: OutputFolder) -> Pl
         results = tuple(os.path.join(out.path, f"{stem}.{suffix}") for suffix in selection.formats)
         sources.add(_resolve_folder(image.path))
         try:
-            landmarks, label_map, modified_ns = _find_companions(image, selection)
+            landmarks, label_map, modified_ns = _find_input_files(image, selection)
         except JobError as error:
             plan.failures.append(Failure(image.path, error.code, error.reason))
             continue
@@ -158,7 +158,7 @@ def result_of_face(result: str, face: int) -> str:
     return _FACE_RESULT.sub(lambda found: f"{FACE_MARK}{face}{found[1]}", result)
 
 
-def _find_companions(image: InputImage, selection: Selection) -> tuple[str | None, str | None, int]:
+def _find_input_files(image: InputImage, selection: Selection) -> tuple[str | None, str | None, int]:
     """Find the landmark file and the segmentation map of an image, and the later modification time of the two.
 
     Raises:

@@ -46,7 +46,7 @@ class LocalProcessor:
         self._config = config
         self._limits = _limits(config)
         self._service = CropService(self._limits, DetectorPool(config.models), fault_work_s=config.fault_work_s)
-        # Parallelism comes from processes; see `app.main`.
+        # Worker processes provide the parallelism; see `app.main`.
         cv2.setNumThreads(0)
 
     def process(self, job: Job) -> int | None:

@@ -64,7 +64,7 @@ class Assets:
 
 @cache
 def load_assets() -> Assets:
-    """Load every file of the page except its document: some 100 kB, which each worker process keeps in memory."""
+    """Load every file of the page except its document: about 100 kB, which each worker process keeps in memory."""
     folder = files("app.web") / "static" / "page"
     names = sorted(path.name for path in folder.iterdir() if path.name != DOCUMENT)
     found = {name: _make_asset((folder / name).read_bytes(), name) for name in names}

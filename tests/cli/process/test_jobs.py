@@ -1,4 +1,4 @@
-"""Names of results and of companion files: unique for any names of images."""
+"""Names of results and of input files: unique for any names of images."""
 
 from __future__ import annotations
 

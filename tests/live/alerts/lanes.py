@@ -61,7 +61,7 @@ class Lanes:
 
     def occupy(self, busy: Release) -> None:
         """Saturate the CPU; runs last, because the other lanes need CPU time too."""
-        with self._under("as many come as there are threads", busy.place, self.demand.of(busy)):
+        with self._under("one caller per thread sends large images", busy.place, self.demand.of(busy)):
             pass
         self._settle(busy.place)
 
@@ -72,7 +72,7 @@ class Lanes:
         left = faults.files_left_behind(alone, self._folder / "values")
         with (
             under("API processes are killed one after the other", place, faults.workers_killed(alone)),
-            under("files of processes that are gone stay", place, left),
+            under("files of exited processes remain", place, left),
             under("a metric file is damaged", place, faults.damaged_metric_file(self._folder / "values")),
         ):
             pass
@@ -86,7 +86,7 @@ class Lanes:
             pass
         with under("Prometheus no longer finds the API", place, monitoring.blind_to(busy.address)):
             pass
-        with under("more large photos come than there are places", place, faults.LargePhotos(PLACES + 8).of(busy)):
+        with under("more large images arrive than there are slots", place, faults.LargePhotos(PLACES + 8).of(busy)):
             pass
         self._settle(place)
 
@@ -98,15 +98,15 @@ class Lanes:
             pass
         with (
             under("callers submit images that do not decode", place, faults.damaged_tasks(apart)),
-            under("results are larger than there is room for", place, faults.large_results(apart)),
+            under("results exceed the storage", place, faults.large_results(apart)),
         ):
             pass
         with under("tasks kill their worker", place, faults.poison(apart, fleet.queue)):
             pass
         self._settle(place)
         with under("the workers are stopped", place, apart.workers.stopped()):
-            with under("tasks go on to come in", place, faults.many_tasks(apart, apart.sample.jpeg)):
+            with under("callers keep submitting tasks", place, faults.many_tasks(apart, apart.sample.jpeg)):
                 pass
-            with under("tasks with large photos go on to come in", place, faults.many_tasks(apart, apart.sample.photo)):
+            with under("callers keep submitting large images", place, faults.many_tasks(apart, apart.sample.photo)):
                 pass
         self._settle(place)

@@ -1,4 +1,4 @@
-"""Options of answers over HTTP: the same for synchronous requests and for tasks."""
+"""Options of requests over HTTP: their results are the same for synchronous requests and for tasks."""
 
 from __future__ import annotations
 
