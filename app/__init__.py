@@ -1,8 +1,10 @@
 """facial-service: a photo of a face and its landmarks in, labelled face regions out."""
 
 import os
+from pathlib import Path
 
 __version__ = "0.1.0"
+PACKAGE_MODELS = Path(__file__).parent / "models"  # where the face-detection models are installed by default
 
 # Native libraries read these once, when they are loaded. Importing any part of the package runs this first, so no
 # import order can miss it. Parallelism comes from worker processes; a thread pool inside each would only compete.

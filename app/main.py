@@ -55,13 +55,7 @@ cv2.setNumThreads(0)
 def create_app(
     settings: Settings, *, scoreboard: ScoreboardView | None = None, registry: CollectorRegistry | None = None
 ) -> FastAPI:
-    """Create the application.
-
-    Args:
-        settings: settings of the instance.
-        scoreboard: health of the instance; None disables the health paths (404).
-        registry: read by ``/metrics``; None disables the path (404).
-    """
+    """Create the application. Without a scoreboard or a registry, the health paths or ``/metrics`` do not exist."""
     state = _make_state(settings, scoreboard, registry)
     app = FastAPI(
         title="facial-service",

@@ -355,7 +355,7 @@ class Settings(BaseSettings):
     def _check_keys_file(cls, value: Path | None) -> Path | None:
         if value is not None:
             try:
-                read_api_keys(value)
+                parse_key_file(value.read_bytes())
             except OSError as error:
                 raise ValueError(f"expected a readable file, got an error: {error.strerror}") from None
         return value
@@ -548,23 +548,15 @@ def parse_api_keys(entries: Iterable[str]) -> list[tuple[str, str]]:
         if not colon:
             name, key = "", name
         elif not _KEY_NAME.fullmatch(name):
-            raise ValueError(f"key {number}: expected a name of 1 to 64 letters, digits, '.', '_' or '-' before ':'")
+            expected = "a name of 1 to 64 letters, digits, '.', '_' or '-' before ':'"
+            raise ValueError(f"key {number}: expected {expected}, got other text")
         if not _KEY.fullmatch(key):
-            raise ValueError(f"key {number}: expected 1 to 1024 visible ASCII characters without spaces")
+            expected = "1 to 1024 visible ASCII characters without spaces"
+            raise ValueError(f"key {number}: expected {expected}, got other text")
         if key in found:
             raise ValueError(f"key {number}: expected different keys, got one twice")
         found[key] = name
     return [(name, key) for key, name in found.items()]
-
-
-def read_api_keys(file: Path) -> list[tuple[str, str]]:
-    """Read a file of API keys; see `parse_key_file` for its format.
-
-    Raises:
-        OSError: the file cannot be read.
-        ValueError: it contains no key, or an invalid one.
-    """
-    return parse_key_file(file.read_bytes())
 
 
 def parse_key_file(content: bytes) -> list[tuple[str, str]]:

@@ -20,6 +20,7 @@ import cv2
 import numpy as np
 from rich.progress import track
 
+from app import PACKAGE_MODELS
 from app.face.detection.blazeface import FULL_RANGE, SHORT_RANGE, letterbox
 from app.face.detection.landmark_detector import LandmarkDetector
 from app.face.detection.mesh import IRIS_SIDE, MESH_SIDE, crop_roi, make_mesh_roi
@@ -27,7 +28,6 @@ from app.face.detection.model import Model
 from app.face.detection.model_files import FULL_RANGE_FILE, IRIS_FILE, MESH_FILE, SHORT_RANGE_FILE
 from app.face.errors import NoFaceError
 from app.face.pipeline import no_step
-from app.service.detector_pool import PACKAGE_MODELS
 from benchmarks.inputs import cpu_ms
 from benchmarks.variants import Variant, compute_error, make_variants, read_sample
 

@@ -30,10 +30,10 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
+from app import PACKAGE_MODELS
 from app.face.detection.landmark_detector import LandmarkDetector
 from app.face.errors import NoFaceError
 from app.face.pipeline import no_step
-from app.service.detector_pool import PACKAGE_MODELS
 from benchmarks.detection import run_reference_program
 from benchmarks.variants import compute_error
 

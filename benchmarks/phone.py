@@ -9,11 +9,11 @@ import cv2
 import numpy as np
 from rich.progress import track
 
+from app import PACKAGE_MODELS
 from app.codec.sniff import ImageInfo, sniff_image
 from app.face.detection.landmark_detector import LandmarkDetector
 from app.face.pipeline import no_step
 from app.service.crop import open_image
-from app.service.detector_pool import PACKAGE_MODELS
 from benchmarks.detection import run_mediapipe_on_files
 from benchmarks.inputs import cpu_ms
 from benchmarks.variants import read_sample

@@ -18,11 +18,11 @@ import orjson
 import pybase64
 from python_multipart.multipart import MultipartParser, parse_options_header
 
+from app import PACKAGE_MODELS
 from app.codec.sniff import ImageInfo, sniff_image, verify_structure
 from app.face.detection.landmark_detector import LandmarkDetector
 from app.face.landmarks import FloatArray, points_to_landmarks_px
-from app.face.pipeline import FaceRequest, no_step, process_face
-from app.service.detector_pool import PACKAGE_MODELS
+from app.face.pipeline import FaceRequest, no_step, process_faces
 
 
 class Point(msgspec.Struct):
@@ -74,7 +74,7 @@ def check(image: bytes, points: list[Point] | None) -> tuple[ImageInfo, FloatArr
 
 def render(info: ImageInfo, landmarks_px: FloatArray, *, is_detected: bool = False) -> bytes:
     """Trace contours, render the SVG and return the JSON document."""
-    face = process_face(FaceRequest(image_size=info.size, landmarks_px=landmarks_px))
+    (face,) = process_faces([FaceRequest(image_size=info.size, landmarks_px=landmarks_px)])
     regions = [
         {
             "id": region.label_id,

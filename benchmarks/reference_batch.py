@@ -16,12 +16,12 @@ import cv2
 import msgspec
 import numpy as np
 
+from app import PACKAGE_MODELS
 from app.codec.decode import decode_image_with_alpha
 from app.codec.sniff import sniff_image, verify_structure
 from app.face.detection.landmark_detector import LandmarkDetector
 from app.face.landmarks import points_to_landmarks_px
-from app.face.pipeline import FaceRequest, no_step, process_face
-from app.service.detector_pool import PACKAGE_MODELS
+from app.face.pipeline import FaceRequest, no_step, process_faces
 
 
 class Point(msgspec.Struct):
@@ -48,7 +48,7 @@ def main() -> None:
         else:
             detector = detector or LandmarkDetector(str(PACKAGE_MODELS))
             landmarks_px = detector.detect(decode_image_with_alpha(data, info), no_step).landmarks_px
-        face = process_face(FaceRequest(image_size=info.size, landmarks_px=landmarks_px))
+        (face,) = process_faces([FaceRequest(image_size=info.size, landmarks_px=landmarks_px)])
         (output / image_path.parent.name / f"{image_path.stem}.svg").write_bytes(face.svg)
 
 

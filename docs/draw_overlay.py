@@ -15,7 +15,7 @@ import resvg_py
 
 from app.face.frame import Size
 from app.face.landmarks import points_to_landmarks_px
-from app.face.pipeline import FaceRequest, process_face
+from app.face.pipeline import FaceRequest, process_faces
 from app.face.rendering.svg import OverlayStyle
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
@@ -33,7 +33,7 @@ def draw() -> np.ndarray:
     frame = Size(large.shape[1], large.shape[0])
     landmarks_px = points_to_landmarks_px([[SCALE * p["x"], SCALE * p["y"]] for p in points], image_size=frame)
     style = OverlayStyle(region_opacity=0.4, stroke_width=2)
-    svg = process_face(FaceRequest(image_size=frame, landmarks_px=landmarks_px, style=style)).svg
+    svg = process_faces([FaceRequest(image_size=frame, landmarks_px=landmarks_px, style=style)])[0].svg
     overlay = cv2.imdecode(
         np.frombuffer(bytes(resvg_py.svg_to_bytes(svg_string=svg.decode())), np.uint8), cv2.IMREAD_UNCHANGED
     )

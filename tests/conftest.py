@@ -17,10 +17,11 @@ import pytest
 from hypothesis import HealthCheck, settings
 from prometheus_client import values
 
+from app import PACKAGE_MODELS
 from app.main import install_metrics
 from app.observability import metrics, multiprocess
 from app.service.crop import CropInput
-from app.service.detector_pool import PACKAGE_MODELS, DetectorPool
+from app.service.detector_pool import DetectorPool
 from app.service.options import CropOptions
 from app.settings import Settings
 

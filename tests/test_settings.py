@@ -21,7 +21,7 @@ from app.settings import (
     count_usable_cores,
     find_invalid_settings,
     load_settings,
-    read_api_keys,
+    parse_key_file,
 )
 
 if TYPE_CHECKING:
@@ -359,7 +359,7 @@ def test_invalid_keys_are_rejected_without_repeating_them(
 def test_a_key_file_has_lines_commas_and_comments(tmp_path: Path) -> None:
     file = tmp_path / "keys"
     file.write_text("# callers\nbatch:k1, k2\r\n\n  # old\nbatch:k3\n", encoding="utf-8")
-    assert read_api_keys(file) == [("batch", "k1"), ("", "k2"), ("batch", "k3")]
+    assert parse_key_file(file.read_bytes()) == [("batch", "k1"), ("", "k2"), ("batch", "k3")]
 
 
 def test_a_missing_key_file_is_rejected(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -67,7 +67,7 @@ def _for_each(
     act: Callable[[DeadLetterQueue], Callable[[str], Awaitable[None]]],
 ) -> None:
     if bool(ids) == is_all:
-        exit_with_error("expected task ids, or --all")
+        exit_with_error(f"TASK_ID, --all: expected one of them, got {'both' if ids else 'neither'}")
 
     async def run(dead_letters: DeadLetterQueue) -> None:
         # Imported here, because `--help` does not need it.

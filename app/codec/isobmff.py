@@ -293,12 +293,7 @@ def strip(view: memoryview, *, is_alpha_kept: bool = True, is_alpha_primary: boo
 
 
 def _iter_boxes(view: memoryview, start: int, end: int, *, is_nested: bool = True) -> Iterator[tuple[bytes, int, int]]:
-    """Yield the type, start and end of the content of each box in a part of the file.
-
-    Raises:
-        ImageTruncatedError: the file ends inside a box.
-        ImageCorruptError: a box has an invalid length.
-    """
+    """Yield the type, start and end of the content of each box in a part of the file."""
     for _ in range(_MAX_BOXES):
         if start >= end:
             return

@@ -129,12 +129,7 @@ def _sniff_isobmff(view: memoryview, max_pixels: int) -> ImageInfo:
 
 
 def _detect_format(signature: bytes) -> ImageFormat:
-    """Detect the format from the first 12 bytes. That of AVIF and HEIC is only tentative.
-
-    Raises:
-        ImageTruncatedError: there are fewer bytes, and they match the start of a supported format.
-        ImageFormatError: they match no supported format.
-    """
+    """Detect the format from the first 12 bytes. That of AVIF and HEIC is only tentative."""
     container, form = signature[:4], signature[8:12]
     if signature.startswith(png.SIGNATURE):
         return "png"

@@ -118,14 +118,9 @@ def make_overview(level: Level) -> Level:
 
 
 def make_closeup(level: Level, x: float, y: float, reach: float, max_reduction: float) -> Level:
-    """Return a level as BGR, at least as fine as the reduction if the level is.
+    """Return a level as BGR, at least as fine as the maximum reduction if the level is.
 
-    Args:
-        level: a level of an image.
-        x: centre of the object, in pixels of the image.
-        y: centre of the object, in pixels of the image.
-        reach: distance from the centre in each direction that the result must contain, in pixels of the image.
-        max_reduction: maximum reduction of the result.
+    It contains at least the part within `reach` of the point ``(x, y)`` in each direction, in pixels of the image.
     """
     if level.pixels.shape[2] != BGRA_CHANNELS:
         return level

@@ -54,11 +54,9 @@ def points_to_landmarks_px(
 ) -> FloatArray:
     """Validate the points of a request and convert them to contiguous ``(N, 2)`` pixels of the image.
 
-    Args:
-        points: ``(N, 2)`` or ``(N, 3)`` numbers, ``N`` 468 or 478; a third column (depth) is dropped.
-        image_size: size of the image in pixels.
-        is_normalized: whether the points are fractions of the width and height instead of pixels.
-        margin: how far a point may be outside the image, as a fraction of the width (``x``) and height (``y``).
+    The points are ``(N, 2)`` or ``(N, 3)`` numbers, ``N`` 468 or 478, in pixels or, if they are normalized, fractions
+    of the width and height. Depths are dropped. The margin is how far a point may be outside the image, as a fraction
+    of the width (``x``) and height (``y``).
 
     Raises:
         LandmarkShapeError: the points are not rows of two or three numbers.

@@ -68,13 +68,7 @@ class FaceResult:
     label_colours: Mapping[int, str] = field(default_factory=dict)  # by label id, if the label image has colours
     # None if the depths are unknown:
     depths_px: DepthArray | None = None  # rounded
-    yaw_deg: float | None = None  # positive towards the image's right
-    pitch_deg: float | None = None  # positive up
-
-
-def process_face(request: FaceRequest, on_step: OnStep = no_step) -> FaceResult:
-    """Extract the regions of a face and render them as an overlay; see `process_faces`."""
-    return process_faces([request], on_step)[0]
+    yaw_pitch_deg: tuple[float, float] | None = None  # see `compute_yaw_pitch_deg`
 
 
 def process_faces(requests: Sequence[FaceRequest], on_step: OnStep = no_step) -> list[FaceResult]:
@@ -137,10 +131,8 @@ def _make_result(
             style=request.style,
             background=request.background,
         )
-    depths_px, yaw_deg, pitch_deg = request.depths_px, None, None
-    if depths_px is not None:
-        depths_px = depths_px * np.float32(frame.scale)
-        yaw_deg, pitch_deg = compute_yaw_pitch_deg(exact_px, depths_px)
+    depths_px = None if request.depths_px is None else request.depths_px * np.float32(frame.scale)
+    x, y, width, height = (round(value, COORDINATE_DECIMALS) for value in compute_bbox(landmarks_px))
     return FaceResult(
         frame=frame,
         landmarks_px=landmarks_px,
@@ -149,10 +141,9 @@ def _make_result(
         svg=svg,
         roll_deg=roll_deg,
         interocular_px=compute_interocular_px(exact_px),
-        bbox=_compute_face_box(landmarks_px),
+        bbox=(x, y, width, height),
         depths_px=None if depths_px is None else np.round(depths_px, COORDINATE_DECIMALS),
-        yaw_deg=yaw_deg,
-        pitch_deg=pitch_deg,
+        yaw_pitch_deg=None if depths_px is None else compute_yaw_pitch_deg(exact_px, depths_px),
     )
 
 
@@ -179,8 +170,3 @@ def _outline_to_frame(outline: Outline, frame: Frame) -> Outline:
         [np.round(_to_frame(ring, frame), COORDINATE_DECIMALS) for ring in polygon] for polygon in outline.polygons
     ]
     return outline._replace(polygons=polygons)
-
-
-def _compute_face_box(landmarks_px: FloatArray) -> tuple[float, float, float, float]:
-    x, y, width, height = [round(value, COORDINATE_DECIMALS) for value in compute_bbox(landmarks_px)]
-    return x, y, width, height

@@ -71,13 +71,7 @@ def points_to_depths_px(
     """Return the depths of the points of a request, or None if they have none that is meaningful.
 
     Callers often send a placeholder, or depths in another unit than the other coordinates. Neither is an error, because
-    depths are optional.
-
-    Args:
-        points: ``(N, 2)`` or ``(N, 3)`` numbers; normalized depths are on the scale of ``x``, as in MediaPipe.
-        landmarks_px: the same points in pixels of the image.
-        image_size: size of the image in pixels.
-        is_normalized: whether the points are fractions of the image instead of pixels.
+    depths are optional. Normalized depths are on the scale of ``x``, as in MediaPipe.
     """
     if points.shape[1] == 2:  # noqa: PLR2004 - (x, y)
         return None

@@ -5,9 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import IntEnum
 from http import HTTPStatus
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Annotated, Protocol
 
-import orjson
+import msgspec
+from msgspec import Meta
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -32,6 +33,25 @@ class WorkerStatus:
     pid: int
     state: WorkerState
     heartbeat_age_s: float
+
+
+class WorkerHealth(msgspec.Struct, frozen=True):
+    """Health of one worker process."""
+
+    name: str
+    pid: int
+    state: str
+    last_beat_s: Annotated[float, Meta(ge=0, description="Seconds since its last heartbeat.")]
+
+
+class HealthResponse(msgspec.Struct, frozen=True):
+    """Health of the instance."""
+
+    live: bool
+    ready: bool
+    draining: bool
+    workers: list[WorkerHealth]
+    task_workers: Annotated[list[WorkerHealth], Meta(description="Task workers of this instance.")]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,15 +79,10 @@ class InstanceHealth:
         can_serve = WorkerState.READY in states and WorkerState.EXHAUSTED not in states
         return self.has_booted and can_serve and not self.is_draining
 
-    def report(self) -> dict[str, Any]:
+    def report(self) -> HealthResponse:
         """Return the body of ``/health``."""
-        return {
-            "live": self.is_live,
-            "ready": self.is_ready,
-            "draining": self.is_draining,
-            "workers": [_describe(worker) for worker in self.workers],
-            "task_workers": [_describe(worker) for worker in self.task_workers],
-        }
+        workers, task_workers = ([_describe(worker) for worker in kind] for kind in (self.workers, self.task_workers))
+        return HealthResponse(self.is_live, self.is_ready, self.is_draining, workers, task_workers)
 
     def _alive_states(self) -> list[WorkerState]:
         return [worker.state for worker in self.workers if worker.heartbeat_age_s <= self.heartbeat_timeout_s]
@@ -111,13 +126,8 @@ def probe(scoreboard: ScoreboardView, path: str) -> tuple[HTTPStatus, bytes]:
     health = scoreboard.health()
     is_healthy = health.is_ready if path == "/health/ready" else health.is_live
     status = HTTPStatus.OK if is_healthy else HTTPStatus.SERVICE_UNAVAILABLE
-    return status, orjson.dumps(health.report())
+    return status, msgspec.json.encode(health.report())
 
 
-def _describe(worker: WorkerStatus) -> dict[str, Any]:
-    return {
-        "name": worker.name,
-        "pid": worker.pid,
-        "state": worker.state.name.lower(),
-        "last_beat_s": round(worker.heartbeat_age_s, 3),
-    }
+def _describe(worker: WorkerStatus) -> WorkerHealth:
+    return WorkerHealth(worker.name, worker.pid, worker.state.name.lower(), round(worker.heartbeat_age_s, 3))

@@ -32,7 +32,7 @@ _REQUEST_HISTOGRAMS = (
     "api_request_size_bytes",
     "api_response_size_bytes",
 )
-_OBSERVED = {_STEPS, _WORK, _WAIT, *_REQUEST_HISTOGRAMS}
+_HISTOGRAMS = {spec.name for spec in metrics.METRICS if spec.kind == "histogram"}
 
 _deferred: ContextVar[list[tuple[str, tuple[str, ...], float]] | None] = ContextVar("deferred", default=None)
 
@@ -63,7 +63,7 @@ def _record(name: str, labels: tuple[str, ...], amount: float = 1) -> None:
 def _write(entries: list[tuple[str, tuple[str, ...], float]]) -> None:
     child = metrics.child
     for name, labels, amount in entries:
-        if name in _OBSERVED:
+        if name in _HISTOGRAMS:
             child(name, *labels).observe(amount)
         else:
             child(name, *labels).inc(amount)

@@ -15,7 +15,6 @@ from app.service.fair_queue import FairQueue, Job
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-__all__ = ["Admission", "SaturatedError"]
 
 P = ParamSpec("P")
 R = TypeVar("R")

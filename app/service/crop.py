@@ -196,10 +196,8 @@ class _LocatedFace(NamedTuple):
 class CropService:
     """The steps from an input to its result, each timed and counted.
 
-    Args:
-        limits: limits of the input.
-        detectors: detectors for requests without landmarks; None for the models inside the package.
-        fault_work_s: additional CPU time per request, in seconds, to simulate overload.
+    Without detectors, it uses the models inside the package. `fault_work_s` is additional CPU time per request, in
+    seconds, to simulate overload.
     """
 
     def __init__(
@@ -358,10 +356,7 @@ def find_faces(
     Raises:
         InputError: see `DetectorPool.detect`.
     """
-    if options.face == "all":
-        faces = detectors.detect_all(image, on_step, info.exif_orientation)
-    else:
-        faces = (detectors.detect(image, on_step, options.face, info.exif_orientation),)
+    faces = detectors.detect(image, on_step, options.face, info.exif_orientation)
     orientation = choose_orientation(info, options)
     if orientation == UPRIGHT:
         return faces
@@ -381,13 +376,8 @@ def convert_points(
 ) -> tuple[tuple[SentFace, ...], bool]:
     """Convert the points of a request to pixels of the image.
 
-    Args:
-        points: ``(N, 2)`` or ``(N, 3)``, or ``(F, N, 2 or 3)`` for several faces, of which the options select one or
-            all.
-        options: options of the request.
-        size: size of the image in pixels.
-        limits: limits of the input.
-        are_normalized: whether the points are normalized regardless of the units of the options.
+    The points are ``(N, 2)`` or ``(N, 3)``, or ``(F, N, 2 or 3)`` for several faces, of which the options select one or
+    all. With `are_normalized`, the units of the options are ignored.
 
     Returns:
         The selected faces, and whether they were read as normalized although the options declare pixels.

@@ -6,9 +6,9 @@ import os
 import tempfile
 import threading
 from contextlib import contextmanager
-from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
+from app import PACKAGE_MODELS
 from app.face.detection.landmark_detector import DetectedFace, LandmarkDetector
 from app.face.detection.model_files import KNOWN_FILES
 from app.face.errors import DetectionUnavailableError, NoFaceError
@@ -17,12 +17,12 @@ from app.observability.rich_logging import get_logger, log_image_processing
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
 
     from app.face.frame import ByteArray
     from app.face.image_pyramid import ImagePyramid
     from app.face.pipeline import OnStep
 
-PACKAGE_MODELS = Path(__file__).parents[1] / "models"
 
 # By EXIF orientation, the clockwise quarter turns that make heads upright, after a horizontal flip if it is mirrored.
 # Without the flip, the left eye would be found where the subject's right eye is displayed.
@@ -63,11 +63,11 @@ class DetectorPool:
             raise _unavailable("are not installed")
 
     def detect(
-        self, image: ImagePyramid | ByteArray, on_step: OnStep, index: int, exif_orientation: int
-    ) -> DetectedFace:
-        """Detect the landmarks of a face, and count the outcome; see `LandmarkDetector.detect`.
+        self, image: ImagePyramid | ByteArray, on_step: OnStep, face: int | Literal["all"], exif_orientation: int
+    ) -> tuple[DetectedFace, ...]:
+        """Detect the landmarks of one face or of all, and count the outcome; see `LandmarkDetector`.
 
-        Its EXIF orientation is 1 to 8. Landmarks refer to the image as stored. Left and right are the subject's in the
+        The EXIF orientation is 1 to 8. Landmarks refer to the image as stored. Left and right are the subject's in the
         image as displayed.
 
         Raises:
@@ -75,26 +75,20 @@ class DetectorPool:
             NoFaceError: the image has no face.
             FaceIndexError: the image has fewer faces.
         """
-        quarter_turns = _QUARTER_TURNS.get(exif_orientation, 0)
-        with self._borrow() as detector, _counted_if_none():
-            detected = detector.detect(image, on_step, index, quarter_turns, is_mirrored=exif_orientation in _MIRRORED)
-        _count(detected)
+        quarter_turns, is_mirrored = _QUARTER_TURNS.get(exif_orientation, 0), exif_orientation in _MIRRORED
+        with self._borrow() as detector:
+            try:
+                if face == "all":
+                    detected = detector.detect_all(image, on_step, quarter_turns, is_mirrored=is_mirrored)
+                else:
+                    detected = (detector.detect(image, on_step, face, quarter_turns, is_mirrored=is_mirrored),)
+            except NoFaceError:
+                record_faces_detected("none")
+                raise
+        number = len(detected[0].faces)
+        record_faces_detected("one" if number == 1 else "several")
+        log_image_processing("faces", number)
         return detected
-
-    def detect_all(
-        self, image: ImagePyramid | ByteArray, on_step: OnStep, exif_orientation: int
-    ) -> tuple[DetectedFace, ...]:
-        """Detect the landmarks of all faces; see `detect` and `LandmarkDetector.detect_all`.
-
-        Raises:
-            DetectionUnavailableError: the models are missing or cannot be loaded.
-            NoFaceError: the image has no face.
-        """
-        quarter_turns = _QUARTER_TURNS.get(exif_orientation, 0)
-        with self._borrow() as detector, _counted_if_none():
-            faces = detector.detect_all(image, on_step, quarter_turns, is_mirrored=exif_orientation in _MIRRORED)
-        _count(faces[0])
-        return faces
 
     @contextmanager
     def _borrow(self) -> Iterator[LandmarkDetector]:
@@ -138,20 +132,6 @@ def without_litert_notices() -> Iterator[None]:
                     os.write(stderr, kept)
         finally:
             os.close(stderr)
-
-
-@contextmanager
-def _counted_if_none() -> Iterator[None]:
-    try:
-        yield
-    except NoFaceError:
-        record_faces_detected("none")
-        raise
-
-
-def _count(detected: DetectedFace) -> None:
-    record_faces_detected("one" if len(detected.faces) == 1 else "several")
-    log_image_processing("faces", len(detected.faces))
 
 
 def _unavailable(reason: str) -> DetectionUnavailableError:

@@ -20,7 +20,6 @@ if TYPE_CHECKING:
     from app.codec.sniff import ImageInfo
     from app.face.detection.landmark_detector import DetectedFace
     from app.face.frame import Frame
-    from app.face.pipeline import FaceResult
     from app.face.regions import Region
 
 CONFIDENCE_DECIMALS = 4
@@ -43,7 +42,7 @@ def _crop_to_json(result: CropResult) -> bytes:
         "regions_detected": len(face.regions),
         "omitted": [{"id": region.label_id, "name": region.name, "reason": region.reason} for region in face.omitted],
         "image": image_to_dict(result.image, result.orientation),
-        "face": face_to_dict(face.roll_deg, face.interocular_px, face.bbox, _pose(face)),
+        "face": face_to_dict(face.roll_deg, face.interocular_px, face.bbox, face.yaw_pitch_deg),
         "landmarks": landmarks_to_json(face.landmarks_px, face.depths_px)
         if result.detected is not None or not frame.is_identity
         else None,
@@ -106,10 +105,6 @@ def landmarks_to_json(
     return [{"x": x, "y": y, "z": z} for x, y, z in points.tolist()]
 
 
-def _pose(face: FaceResult) -> tuple[float, float] | None:
-    return None if face.yaw_deg is None or face.pitch_deg is None else (face.yaw_deg, face.pitch_deg)
-
-
 def face_to_dict(
     roll_deg: float,
     interocular_px: float,
@@ -159,7 +154,7 @@ def result_warnings(result: CropResult) -> list[dict[str, str]]:
     warnings = [
         *image_warnings(result.image, result.orientation),
         *detection_warnings(result.detected),
-        *pose_warnings(_pose(result.face)),
+        *pose_warnings(result.face.yaw_pitch_deg),
     ]
     if result.are_units_guessed:
         message = (

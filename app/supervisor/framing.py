@@ -222,11 +222,7 @@ def invalid_body() -> RefusedError:
 
 
 def _require_request_line(line: bytes) -> None:
-    """Refuse a request line with an unknown method, an invalid target or a version other than HTTP/1.0 and HTTP/1.1.
-
-    Raises:
-        RefusedError: ``http_invalid`` or ``method_unknown``.
-    """
+    """Refuse a request line with an unknown method, an invalid target or a version other than HTTP/1.0 and HTTP/1.1."""
     match = _REQUEST_LINE.fullmatch(line)
     if match is None:
         raise _no_request_line()

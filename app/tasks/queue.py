@@ -136,14 +136,9 @@ class TaskQueue:
         wait_s: float = 0.0,
         is_stopping: Callable[[], bool] = bool,
     ) -> Record:
-        """Return the record of a task.
+        """Return the record of a task after waiting up to `wait_s` for its end, or until `is_stopping` returns true.
 
-        Args:
-            task_id: id of the task.
-            owner: identity of the caller's API key.
-            caller: identity of the caller; the slots for waiting requests are shared among callers.
-            wait_s: how long to wait for the end of the task.
-            is_stopping: function that returns whether to stop waiting.
+        The slots for waiting requests are shared among callers.
 
         Raises:
             TaskUnknownError: the task does not exist, or belongs to another owner.

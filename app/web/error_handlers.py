@@ -2,7 +2,7 @@
 
     ProblemError              the request itself is invalid; the code determines the status
     InputError (face)         the image, landmarks or segmentation map are invalid; always 422, each class has its code
-    QueueError (tasks)        the task or the queue is in a wrong state; each class has a code of `PROBLEMS`
+    QueueError (tasks)        the task or the queue is in a wrong state; each class has its code, a key of `PROBLEMS`
     SaturatedError (service)  503 `saturated`
     ClientDisconnect          499, for metrics and logs only, because the client is gone
     any other exception       500 `internal_error`; the cause is logged under the request id
@@ -23,16 +23,8 @@ from starlette.routing import Match
 
 from app.face.errors import InputError
 from app.observability import metrics, recording, rich_logging
-from app.service.admission import SaturatedError
-from app.tasks.errors import (
-    IdempotencyConflictError,
-    QueueError,
-    QueueFullError,
-    QueueUnavailableError,
-    TaskEndedError,
-    TaskTooLargeError,
-    TaskUnknownError,
-)
+from app.service.body_budget import SaturatedError
+from app.tasks.errors import QueueError
 from app.web.problems import INPUT_STATUS, INPUT_TITLE, PROBLEMS, ProblemError
 from app.web.state import web_state
 
@@ -44,14 +36,6 @@ TYPE_PREFIX: Final = "urn:facial-service:problem:"
 CLIENT_CLOSED_REQUEST: Final = 499  # nginx's status for a client that disconnected
 NO_STORE: Final = {"Cache-Control": "no-store"}
 
-QUEUE_PROBLEMS: Final[dict[type[QueueError], str]] = {
-    QueueUnavailableError: "queue_unavailable",
-    QueueFullError: "queue_full",
-    TaskTooLargeError: "task_too_large",
-    TaskUnknownError: "task_unknown",
-    TaskEndedError: "task_ended",
-    IdempotencyConflictError: "idempotency_conflict",
-}
 
 REJECTIONS: Final = {
     "saturated": "saturated",
@@ -99,16 +83,15 @@ async def handle_input_error(_request: Request, error: InputError) -> Response:
 
 async def handle_queue_error(request: Request, error: QueueError) -> Response:
     """Respond to a `QueueError`; a rejected submission counts as a rejection."""
-    code = QUEUE_PROBLEMS[type(error)]
-    if code in REJECTIONS and request.method == "POST":
-        recording.record_rejection(REJECTIONS[code])
+    if error.code in REJECTIONS and request.method == "POST":
+        recording.record_rejection(REJECTIONS[error.code])
     else:
-        recording.record_error(code, "tasks")
-    status, title = PROBLEMS[code]
+        recording.record_error(error.code, "tasks")
+    status, title = PROBLEMS[error.code]
     headers = dict(NO_STORE)
     if status == HTTPStatus.SERVICE_UNAVAILABLE:
         headers["Retry-After"] = str(web_state(request).retry_after_s)
-    return problem_response(code, status, title, str(error), headers=headers)
+    return problem_response(error.code, status, title, str(error), headers=headers)
 
 
 async def handle_saturated(request: Request, _error: SaturatedError) -> Response:

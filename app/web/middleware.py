@@ -157,7 +157,7 @@ def record_unparsed_request(client: str, status: int) -> str:
 
 
 def _log_access(scope: Scope, status: int, duration_ms: float) -> None:
-    client = _client_address(scope)
+    client = _valid_address(scope["client"][0]) if scope.get("client") else "-"
     method = metrics.method_label(scope["method"])
     # Logged undecoded, because a decoded path can contain line breaks and terminal escape sequences.
     path = scope["raw_path"][:MAX_LOGGED_PATH].decode("ascii", "replace")
@@ -169,13 +169,9 @@ def _log_access(scope: Scope, status: int, duration_ms: float) -> None:
     log.info("%s %s %d %.1fms %s", method, path, status, duration_ms, client, extra=fields)
 
 
-def _client_address(scope: Scope) -> str:
-    """Return the client's address, or ``-`` if a proxy header contains other text, which is not logged."""
-    return _valid_address(scope["client"][0]) if scope.get("client") else "-"
-
-
 @lru_cache(maxsize=1024)
 def _valid_address(host: str) -> str:
+    """Return an address, or ``-`` for other text from a proxy header, which is not logged."""
     try:
         return str(ipaddress.ip_address(host))
     except ValueError:

@@ -59,10 +59,7 @@ _CHOICES: Final = {
 def validation_problem(error: msgspec.ValidationError, source: str, fields: Sequence[str]) -> ProblemError:
     """Convert an error about a value that does not fit its structure.
 
-    Args:
-        error: the error of msgspec.
-        source: what was decoded: ``body``, ``query`` or a field.
-        fields: names that `source` may contain.
+    The source is what was decoded: ``body``, ``query`` or a field. It may contain the `fields`.
     """
     text, _, path = str(error).rpartition(_PATH)
     text, field = (text, _name(source, path.rstrip("`"))) if text else (path, source)

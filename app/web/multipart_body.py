@@ -136,11 +136,7 @@ def split_parts(body: bytes, content_type: str, known: Sequence[str] = FIELDS) -
 
 
 def _find_delimiters(body: bytes, boundary: bytes) -> Iterator[tuple[int, int, bool]]:
-    """Yield the start and end of each delimiter, which includes its line breaks, and whether it is the closing one.
-
-    Raises:
-        ProblemError: ``invalid_multipart``, because there are too many occurrences of the boundary.
-    """
+    """Yield the start and end of each delimiter, which includes its line breaks, and whether it is the closing one."""
     delimiter = _LINE_BREAK + b"--" + boundary
     # The first delimiter may begin the body, without a line break before it.
     position = -len(_LINE_BREAK) if body.startswith(delimiter[len(_LINE_BREAK) :]) else body.find(delimiter)

@@ -11,10 +11,12 @@ import orjson
 from fastapi import Path
 from fastapi.openapi.utils import get_openapi
 
+from app.observability.health import HealthResponse
 from app.service.options import CropOptions, LandmarkOptions
+from app.tasks.errors import QueueError
 from app.web import json_body, schemas
 from app.web.content_negotiation import JSON, PNG, SVG
-from app.web.error_handlers import MEDIA_TYPE, QUEUE_PROBLEMS
+from app.web.error_handlers import MEDIA_TYPE
 from app.web.problems import INPUT_STATUS, PROBLEMS
 from app.web.request_parsing import IMAGE_TYPES, MAX_KEY, MAX_WAIT_S, MULTIPART
 
@@ -41,11 +43,11 @@ _STRUCTURES: Final = (
     schemas.LandmarksResponse,
     schemas.TaskResponse,
     schemas.ProblemDocument,
-    schemas.HealthResponse,
+    HealthResponse,
     schemas.VersionResponse,
 )
 
-_QUEUE_CODES: Final = set(QUEUE_PROBLEMS.values())
+_QUEUE_CODES: Final = {error.code for error in QueueError.__subclasses__()}
 # `not_found` belongs to paths outside the document. Only POST requests are rate limited.
 _CROP_CODES: Final = PROBLEMS.keys() - {"not_found"} - _QUEUE_CODES
 _SUBMIT_CODES: Final = _CROP_CODES | {"queue_unavailable", "queue_full", "task_too_large", "idempotency_conflict"}
@@ -242,8 +244,8 @@ CANCEL: dict[str, Any] = {
 }
 HEALTH: dict[str, Any] = {
     "responses": {
-        200: _response("The check passed.", schemas.HealthResponse),
-        503: _response("The check failed.", schemas.HealthResponse),
+        200: _response("The check passed.", HealthResponse),
+        503: _response("The check failed.", HealthResponse),
     }
 }
 METRICS: dict[str, Any] = {

@@ -79,12 +79,9 @@ def record_request(info: Info) -> None:
     metrics.child("api_request_upload_seconds", method, endpoint).observe(upload_s)
     # The received size, because Content-Length can contain any number.
     metrics.child("api_request_size_bytes", method, endpoint).observe(state.get("body_bytes", 0))
-    response_bytes = 0 if info.response is None else _content_length(info.response.raw_headers)
+    headers = [] if info.response is None else info.response.raw_headers
+    response_bytes = next((int(value) for name, value in headers if name == b"content-length"), 0)
     metrics.child("api_response_size_bytes", method, endpoint).observe(response_bytes)
-
-
-def _content_length(headers: list[tuple[bytes, bytes]]) -> int:
-    return next((int(value) for name, value in headers if name == b"content-length"), 0)
 
 
 def _endpoint_label(handler: str) -> str:

@@ -198,25 +198,6 @@ class TaskResponse(msgspec.Struct):
     processing_time_ms: Annotated[float, Meta(ge=0)] | None
 
 
-class WorkerHealth(msgspec.Struct):
-    """Health of one worker process."""
-
-    name: str
-    pid: int
-    state: str
-    last_beat_s: Annotated[float, Meta(ge=0, description="Seconds since its last heartbeat.")]
-
-
-class HealthResponse(msgspec.Struct):
-    """Health of the instance."""
-
-    live: bool
-    ready: bool
-    draining: bool
-    workers: list[WorkerHealth]
-    task_workers: Annotated[list[WorkerHealth], Meta(description="Task workers of this instance.")]
-
-
 class VersionResponse(msgspec.Struct):
     """Versions of the service and of Python."""
 

@@ -30,7 +30,7 @@ KNOWN = {name.upper() for name in Settings.model_fields}
 
 def settings_of(release: Release, component: str, monkeypatch: pytest.MonkeyPatch) -> Settings:
     # The file is in a volume.
-    monkeypatch.setattr("app.settings.read_api_keys", lambda _: [])
+    monkeypatch.setattr("pathlib.Path.read_bytes", lambda _: b"key")
     return read_settings(monkeypatch, environment(release, pod_of(release, component), SECRETS))
 
 

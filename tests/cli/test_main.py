@@ -43,7 +43,7 @@ def run(*arguments: str, **env: str) -> Result:
         (["--help"], ["facial-service", "serve", "worker", "tasks", "version", "--help"]),
         (["-h"], ["facial-service", "serve", "version"]),
         (["serve", "--help"], ["Serve the API", "Example: WORKERS=4 PORT=8080 facial-service serve"]),
-        (["worker", "--help"], ["Process the tasks", "Example: NATS_URL=nats://queue:4222", "facial-service worker"]),
+        (["worker", "--help"], ["Process tasks", "Example: NATS_URL=nats://queue:4222", "facial-service worker"]),
         (["version", "-h"], ["Print the version", "Example: facial-service version"]),
     ],
 )

@@ -19,12 +19,17 @@ from app.face.errors import (
 from app.face.frame import IDENTITY_TRANSFORM, Size
 from app.face.landmarks import compute_interocular_px, compute_roll_deg
 from app.face.outlines import check_regions
-from app.face.pipeline import FaceRequest, FaceResult, process_face
+from app.face.pipeline import FaceRequest, FaceResult, OnStep, no_step, process_faces
 from app.face.regions import CATALOGUE, LABELS, REGION_NAMES
 from app.face.rendering.svg import OverlayStyle
 
 Landmarks = npt.NDArray[np.float32]
 CHEEK = {"my cheek": [50, 101, 36, 205], "nose": [168, 129, 2, 358]}
+
+
+def process_face(request: FaceRequest, on_step: OnStep = no_step) -> FaceResult:
+    (result,) = process_faces([request], on_step)
+    return result
 
 
 def names_in(svg: bytes) -> list[str | None]:

@@ -19,7 +19,7 @@ import resvg_py
 
 from app.face.frame import Frame, Framing, Size, make_frame, warp_image
 from app.face.landmarks import compute_roll_deg
-from app.face.pipeline import FaceRequest, process_face
+from app.face.pipeline import FaceRequest, process_faces
 from app.face.rendering.svg import OverlayStyle
 
 HERE = Path(__file__).resolve().parent
@@ -68,7 +68,7 @@ CASES: dict[str, Callable[[], FaceRequest]] = {
 
 def render_case(name: str) -> bytes:
     """Render the overlay of a case with the current code."""
-    return process_face(CASES[name]()).svg
+    return process_faces([CASES[name]()])[0].svg
 
 
 def rasterize(svg: bytes, zoom: int = 1) -> npt.NDArray[np.float64]:

@@ -19,7 +19,8 @@ from schemathesis.specs.openapi.checks import (
     status_code_conformance,
 )
 
-from app.web.schemas import CropResponse, HealthResponse, ProblemDocument, TaskResponse, VersionResponse
+from app.observability.health import HealthResponse
+from app.web.schemas import CropResponse, ProblemDocument, TaskResponse, VersionResponse
 
 if TYPE_CHECKING:
     from collections.abc import Callable

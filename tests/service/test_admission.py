@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from app.service.admission import Admission, SaturatedError
+from app.service.admission import Admission
+from app.service.body_budget import SaturatedError
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -201,7 +201,7 @@ def test_rotated_images_are_detected_upright(face_models: Path, orientation: int
     is_mirrored = orientation in {2, 4, 5, 7}
     upright = variants.read_sample().image
     stored = np.ascontiguousarray(np.rot90(np.fliplr(upright) if is_mirrored else upright, -(roll_deg // 90)))
-    detected = DetectorPool().detect(stored, no_step, 0, orientation)
+    (detected,) = DetectorPool().detect(stored, no_step, 0, orientation)
     assert abs((compute_roll_deg(detected.landmarks_px) - roll_deg + 180) % 360 - 180) < 10
     # Sides are those of the image as displayed, so the axis between the eyes is reversed in a mirrored one.
     across, down = detected.landmarks_px[263] - detected.landmarks_px[33]
@@ -281,7 +281,7 @@ def test_concurrent_threads_find_the_same_landmarks(face_models: Path) -> None:
     found: list[Any] = []
 
     def detect() -> None:
-        found.extend(detectors.detect(sample.image, no_step, 0, 1).landmarks_px for _ in range(3))
+        found.extend(detectors.detect(sample.image, no_step, 0, 1)[0].landmarks_px for _ in range(3))
 
     threads = [threading.Thread(target=detect) for _ in range(3)]
     for thread in threads:

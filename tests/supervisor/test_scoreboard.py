@@ -109,12 +109,12 @@ def test_task_workers_are_reported_and_do_not_affect_health() -> None:
     tasks = Scoreboard(expected_workers=1, timeout_s=60, worker_name="task")
     scoreboard = Scoreboard(expected_workers=1, timeout_s=60, task_scoreboard=tasks)
     scoreboard.heartbeat(0, WorkerState.READY)
-    assert scoreboard.health().report()["task_workers"] == []
+    assert scoreboard.health().report().task_workers == []
     tasks.heartbeat(0, WorkerState.STARTING)
     report = scoreboard.health().report()
-    assert [worker["name"] for worker in report["workers"]] == ["worker-0"]
-    assert [(worker["name"], worker["state"]) for worker in report["task_workers"]] == [("task-0", "starting")]
-    assert (report["live"], report["ready"]) == (True, True)
+    assert [worker.name for worker in report.workers] == ["worker-0"]
+    assert [(worker.name, worker.state) for worker in report.task_workers] == [("task-0", "starting")]
+    assert (report.live, report.ready) == (True, True)
 
 
 @pytest.mark.parametrize("slot", [-1, 1024])
@@ -130,8 +130,8 @@ def test_probe(scoreboard: Scoreboard, path: str, status: int) -> None:
     scoreboard.heartbeat(0, WorkerState.STARTING)
     assert probe(scoreboard, path.rstrip("/"))[0] == status
     report = scoreboard.health().report()
-    assert report["workers"][0]["name"] == "worker-0"
-    assert report["workers"][0]["state"] == "starting"
+    assert report.workers[0].name == "worker-0"
+    assert report.workers[0].state == "starting"
 
 
 @given(st.lists(st.booleans(), max_size=60), st.randoms())

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from app.service.admission import SaturatedError
+from app.service.body_budget import SaturatedError
 from app.settings import Settings
 from app.tasks import long_polls as module
 from app.tasks.connection import Connection

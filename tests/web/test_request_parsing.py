@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from starlette.requests import ClientDisconnect
 
 from app.face.errors import InputError
-from app.service.admission import SaturatedError
+from app.service.body_budget import SaturatedError
 from app.web import request_parsing as module
 from app.web.problems import ProblemError
 from app.web.request_parsing import (

@@ -9,20 +9,20 @@ import platform
 import re
 import subprocess
 import sys
-from pathlib import Path
 from typing import TYPE_CHECKING
 
+from app import PACKAGE_MODELS
 from app.cli.doctor.findings import Finding, error, format_bytes, ok, warning
 from app.face.detection.model_files import KNOWN_FILES
 from app.supervisor.processes import describe_exit
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
 
     from app.cli.doctor.context import Context
 
-# A copy of the constant in `app.service.detector_pool`, because importing that module loads OpenCV.
-PACKAGE_MODELS = Path(__file__).parents[2] / "models"
+
 PACKAGE = "facial-service"
 MIN_PYTHON, MAX_PYTHON = (3, 11), (3, 13)
 IMPORT_TIMEOUT_S = 7.0

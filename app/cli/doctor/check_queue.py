@@ -104,7 +104,10 @@ def _check_lock(context: Context) -> tuple[Finding, bool]:
             return ok(part, subject, "not in use"), False
     except PermissionError:
         return skipped(part, subject, "permission denied; run this command as the service's user"), False
-    pid = _read_pid(file)
+    try:
+        pid = int(file.read_bytes())
+    except (OSError, ValueError):
+        pid = 0
     master = context.instance.master if context.instance.is_running else None
     if master is not None and pid == master.pid:
         return ok(part, subject, "in use by the instance that runs here"), True
@@ -126,13 +129,6 @@ def _is_locked(file: Path) -> bool:
     except (FileNotFoundError, NotADirectoryError):
         return False
     return False
-
-
-def _read_pid(file: Path) -> int:
-    try:
-        return int(file.read_bytes())
-    except (OSError, ValueError):
-        return 0
 
 
 # The server cannot update these properties of an existing stream.
@@ -280,9 +276,9 @@ def check_storage(settings: Settings, responses: JetStreamResponses) -> Iterator
         ("RESULT_MAX_BYTES", *_usage(results, settings.result_max_bytes), expiry),
     ):
         if ratio >= NEARLY_FULL:
-            judge = error if ratio >= FULL else warning
+            report = error if ratio >= FULL else warning
             found = f"{used} used; when it is full, new tasks are rejected with 503"
-            yield judge(part, setting, found, expected=f"less than {NEARLY_FULL:.0%}", advice=advice)
+            yield report(part, setting, found, expected=f"less than {NEARLY_FULL:.0%}", advice=advice)
     if dead_letters.get("messages"):
         found = f"{dead_letters['messages']} dead letters, {format_bytes(dead_letters['bytes'])}"
         advice = "list them and their errors with `facial-service tasks dead list`; see FacialServiceDeadTasks"
@@ -323,8 +319,8 @@ def _check_server_storage(settings: Settings, responses: JetStreamResponses, sta
         return note(part, subject, f"{format_bytes(used)} used; the server does not report its limit", advice)
     found = f"{format_bytes(used)} of {format_bytes(limit)} used"
     if used >= NEARLY_FULL * limit:
-        judge = error if used >= FULL * limit else warning
-        return judge(part, subject, found, expected=f"less than {NEARLY_FULL:.0%}")
+        report = error if used >= FULL * limit else warning
+        return report(part, subject, found, expected=f"less than {NEARLY_FULL:.0%}")
     total = settings.task_queue_max_bytes + settings.result_max_bytes + settings.task_dead_max_bytes
     if total > limit:
         expected = "twice the sum of TASK_QUEUE_MAX_BYTES, RESULT_MAX_BYTES and TASK_DEAD_MAX_BYTES"

@@ -24,9 +24,9 @@ if TYPE_CHECKING:
     from app.cli.doctor.context import Context
     from app.settings import Settings
 
-WRITABLE = "a folder that the service's user can write to"
 IN_MEMORY = {"tmpfs", "ramfs"}
 CONTAINER_LAYERS = {"overlay", "aufs", "fuse-overlayfs"}
+WRITABLE = "a folder that the service's user can write to"
 PROBE = b"\0" * 4096
 MIN_DATA_BYTES, LOW_DATA_BYTES = 64 * MIB, 512 * MIB
 # As in the chart: an API worker that has used every method on every path takes 0.7 MiB.
@@ -107,9 +107,9 @@ def check_metric_files(context: Context) -> Iterator[Finding]:
 
 def _find_metrics_folder(context: Context) -> Path | None:
     """Return the folder that the running instance has created, by the files that its workers have open."""
-    for worker in context.instance.metrics.health.get("workers", []):
+    for worker in context.instance.metrics.health.workers:
         with suppress(psutil.Error, OSError):
-            for file in psutil.Process(worker["pid"]).open_files():
+            for file in psutil.Process(worker.pid).open_files():
                 if FILE_NAME.fullmatch(Path(file.path).name):
                     return Path(file.path).parent
     return None
@@ -156,7 +156,7 @@ def _check_slots(context: Context, folder: Path, names: list[str]) -> Iterator[F
             found = f"files of {len(processes)} processes of an earlier run; the next start removes them"
             yield note(part, str(folder), found)
         return
-    running = {str(worker["name"]) for worker in context.instance.workers}
+    running = {worker.name for worker in context.instance.workers}
     stale = sorted({match["slot"] for match in files if (match["mode"] or "").startswith("live")} - running)
     if stale:
         found = f"live values of processes that no longer run: {', '.join(stale)}"
@@ -194,8 +194,9 @@ def _check_data_folder(settings: Settings) -> Finding:
     limits = settings.task_queue_max_bytes + settings.result_max_bytes + settings.task_dead_max_bytes
     need = format_bytes(STORE_HEADROOM * limits)
     if folder.free < LOW_DATA_BYTES:
-        judge = error if folder.free < MIN_DATA_BYTES else warning
-        return judge(part, subject, found, expected=f"{need} for a full queue, at least {format_bytes(LOW_DATA_BYTES)}")
+        report = error if folder.free < MIN_DATA_BYTES else warning
+        expected = f"{need} for a full queue, at least {format_bytes(LOW_DATA_BYTES)}"
+        return report(part, subject, found, expected=expected)
     if folder.file_system in IN_MEMORY:
         found += ": in memory, so a restart of the machine or container deletes all tasks"
         return warning(part, subject, found, expected="a disk")
@@ -343,8 +344,8 @@ def _check_memory_need(context: Context, limit: int) -> Finding:
     maximum = need + bodies + images
     found = f"{format_bytes(limit)}; {workers} workers and the other processes need {format_bytes(need)}"
     if need > HIGH_RATIO * limit:
-        judge = error if need > limit else warning
-        return judge(part, "memory limit", found, expected=f"at least {format_bytes(need / HIGH_RATIO)}")
+        report = error if need > limit else warning
+        return report(part, "memory limit", found, expected=f"at least {format_bytes(need / HIGH_RATIO)}")
     if maximum > limit:
         found += f", and {format_bytes(maximum)} with the largest bodies and images in every slot"
         advice = f"{CATALOGUE[part].remedy}, or lower MAX_CONCURRENCY, MAX_BODY_BYTES or MAX_IMAGE_PIXELS"
@@ -385,8 +386,8 @@ def _check_open_files(context: Context) -> Finding:
     subject = f"open files of {owner}"
     if limit >= FEW_FILES:
         return ok(part, subject, str(limit))
-    judge = error if limit < MIN_FILES else warning
-    return judge(part, subject, f"{limit}, and each connection counts", expected=f"at least {FEW_FILES}")
+    report = error if limit < MIN_FILES else warning
+    return report(part, subject, f"{limit}, and each connection counts", expected=f"at least {FEW_FILES}")
 
 
 def _read_open_files(context: Context) -> tuple[int, str]:
@@ -407,6 +408,6 @@ def _check_temporary(context: Context) -> Iterator[Finding]:
         folder = inspect_folder(path)
         if folder.problem:
             found = f"not writable: {folder.problem}"
-            yield error(part, str(path), found, expected="a folder that the service's user can write to")
+            yield error(part, str(path), found, expected=WRITABLE)
         else:
             yield ok(part, str(path), f"{format_bytes(folder.free)} free")

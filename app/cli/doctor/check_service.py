@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import socket
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import httpx
 from prometheus_client.parser import text_string_to_metric_families
@@ -15,11 +15,12 @@ from app.cli.doctor.context import Listener, LocalInstance, Port, Role, find_lis
 from app.cli.doctor.findings import Finding, error, note, ok, skipped, warning
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterator, Sequence
 
     from prometheus_client.samples import Sample
 
     from app.cli.doctor.context import Context
+    from app.observability.health import HealthResponse, WorkerHealth
 
 SCRAPE_TIMEOUT_S, SLOW_SCRAPE_S = 5.0, 1.0
 
@@ -33,9 +34,7 @@ def check_ports(context: Context) -> Iterator[Finding]:
         yield _check_port("ports.api", "PORT", context.settings.host, instance.api)
     yield _check_port("ports.metrics", "METRICS_PORT", context.settings.host, instance.metrics)
     if instance.is_running and instance.api.listener is Listener.SERVICE:
-        api, metrics = (
-            {worker["pid"] for worker in port.health["workers"]} for port in (instance.api, instance.metrics)
-        )
+        api, metrics = ({worker.pid for worker in port.health.workers} for port in (instance.api, instance.metrics))
         if api and metrics and api.isdisjoint(metrics):
             advice = "set PORT and METRICS_PORT to the ports of the same instance"
             yield note("ports.api", "PORT, METRICS_PORT", "used by two different instances", advice)
@@ -81,10 +80,10 @@ def check_service(context: Context) -> Iterator[Finding]:
     health = instance.metrics.health
     yield _check_health(health, instance.metrics.address)
     if context.api_worker_count:
-        yield _check_workers(health["workers"], context.api_worker_count, "WORKERS", context.settings.timeout_s)
+        yield _check_workers(health.workers, context.api_worker_count, "WORKERS", context.settings.timeout_s)
     if context.task_worker_count:
-        # The document of a worker instance lists its task workers as `workers`.
-        workers = health["task_workers" if context.api_worker_count else "workers"]
+        # A worker instance reports its task workers as `workers`.
+        workers = health.task_workers if context.api_worker_count else health.workers
         yield _check_workers(workers, context.task_worker_count, "TASK_WORKERS", context.settings.timeout_s)
     if context.settings.enable_metrics:
         yield from _check_metrics(instance)
@@ -106,27 +105,27 @@ def _check_running(context: Context, instance: LocalInstance) -> Finding:
     return note(part, subject, "the service does not run here", f"start it: {command}")
 
 
-def _check_health(health: Mapping[str, Any], address: str) -> Finding:
+def _check_health(health: HealthResponse, address: str) -> Finding:
     part, expected = "service.health", "live and ready"
-    if not health["live"]:
+    if not health.live:
         advice = "search the log for `exited:`; see FacialServiceCrashLooping"
         found = "not live: no worker has sent a heartbeat in time"
         return error(part, address, found, expected=expected, advice=advice)
-    if not health["ready"]:
-        found = "draining, because it is shutting down" if health["draining"] else "not ready: workers are starting"
+    if not health.ready:
+        found = "draining, because it is shutting down" if health.draining else "not ready: workers are starting"
         return warning(part, address, found, expected=expected)
     return ok(part, address, expected)
 
 
-def _check_workers(workers: list[dict[str, Any]], expected: int, setting: str, timeout_s: int) -> Finding:
+def _check_workers(workers: Sequence[WorkerHealth], expected: int, setting: str, timeout_s: int) -> Finding:
     part, subject = "service.workers", f"{setting}={expected}"
-    silent = [str(worker["name"]) for worker in workers if worker["last_beat_s"] > timeout_s]
-    ready = [worker for worker in workers if worker["state"] == "ready" and worker["last_beat_s"] <= timeout_s]
+    silent = [worker.name for worker in workers if worker.last_beat_s > timeout_s]
+    ready = [worker for worker in workers if worker.state == "ready" and worker.last_beat_s <= timeout_s]
     found = f"{len(ready)} of {expected} ready" + (f"; no heartbeat: {', '.join(silent)}" if silent else "")
     if len(ready) >= expected and not silent:
         return ok(part, subject, found)
-    judge = warning if ready else error
-    return judge(part, subject, found, expected=f"{expected} ready, with a heartbeat within TIMEOUT_S ({timeout_s} s)")
+    report = warning if ready else error
+    return report(part, subject, found, expected=f"{expected} ready, with a heartbeat within TIMEOUT_S ({timeout_s} s)")
 
 
 def _check_metrics(instance: LocalInstance) -> Iterator[Finding]:
@@ -155,7 +154,7 @@ def _check_samples(instance: LocalInstance, response: httpx.Response, samples: l
     part, subject = "service.metrics", f"{instance.metrics.address}/metrics"
     reported = {sample.labels["process"] for sample in samples if sample.name == "memory_usage_bytes"}
     elapsed_s, problems = response.elapsed.total_seconds(), []
-    if missing := [str(worker["name"]) for worker in instance.workers if worker["name"] not in reported]:
+    if missing := [worker.name for worker in instance.workers if worker.name not in reported]:
         problems.append(f"no metrics of {', '.join(missing)}")
     if elapsed_s > SLOW_SCRAPE_S:
         problems.append(f"response after {elapsed_s:.1f} s")

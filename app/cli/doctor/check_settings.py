@@ -41,17 +41,13 @@ _EXTERNAL_SERVER_ONLY = {
 
 def check_settings(context: Context) -> Iterator[Finding]:
     """Check the environment variables."""
-    yield from _check_values(context)
-    yield from _check_names(context)
-    doubtful = list(_check_combinations(context))
-    yield from doubtful or [ok(COMBINATIONS, "all settings", "no conflicts")]
-
-
-def _check_values(context: Context) -> Iterator[Finding]:
     yield from map(invalid_value, context.invalid)
     if not context.invalid:
         count = sum(name.upper() in NAMES for name, value in context.environment.items() if value)
         yield ok("settings.values", "environment variables", f"{count} set, all valid")
+    yield from _check_names(context)
+    doubtful = list(_check_combinations(context))
+    yield from doubtful or [ok(COMBINATIONS, "all settings", "no conflicts")]
 
 
 def _check_names(context: Context) -> Iterator[Finding]:

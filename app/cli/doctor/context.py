@@ -12,10 +12,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import httpx
-import orjson
+import msgspec
 import psutil
 from pydantic import ValidationError
 
+from app.observability.health import HealthResponse, WorkerHealth
 from app.settings import InvalidSetting, Settings, find_invalid_settings, load_settings, read_environment
 from app.supervisor.scoreboard import count_task_workers
 
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
 RESPONSE_TIMEOUT_S = 2.0
+NO_HEALTH = HealthResponse(live=False, ready=False, draining=False, workers=[], task_workers=[])
 
 
 class Listener(Enum):
@@ -48,8 +50,7 @@ class Port:
     host: str  # address to connect to
     number: int  # port number; 0 means that the service picks a free port
     listener: Listener = Listener.NONE
-    # The document of ``/health``; empty unless this service listens.
-    health: Mapping[str, Any] = field(default_factory=dict)
+    health: HealthResponse = NO_HEALTH  # as reported, if this service listens
     processes: tuple[str, ...] = ()  # the processes that listen, as ``name (process 7)``, if this user can see them
 
     @property
@@ -78,20 +79,20 @@ class LocalInstance:
     @property
     def role(self) -> Role:
         """The role: API, unless a running instance has only task workers."""
-        names = [str(worker["name"]) for worker in self.metrics.health.get("workers", [])]
-        return Role.WORKER if names and all(name.startswith("task") for name in names) else Role.API
+        workers = self.metrics.health.workers
+        return Role.WORKER if workers and all(worker.name.startswith("task") for worker in workers) else Role.API
 
     @property
-    def workers(self) -> list[dict[str, Any]]:
+    def workers(self) -> list[WorkerHealth]:
         """The worker processes of both kinds."""
-        return [*self.metrics.health.get("workers", []), *self.metrics.health.get("task_workers", [])]
+        return self.metrics.health.workers + self.metrics.health.task_workers
 
     @property
     def master(self) -> psutil.Process | None:
         """The master process, if it is visible from here."""
-        for worker in self.metrics.health.get("workers", []):
+        for worker in self.metrics.health.workers:
             with suppress(psutil.Error):
-                return psutil.Process(worker["pid"]).parent()
+                return psutil.Process(worker.pid).parent()
         return None
 
 
@@ -203,22 +204,13 @@ def _query_port(host: str, number: int) -> Port:
     if not number:
         return Port(host, number)
     try:
-        health = _parse_health(http_get(f"http://{Port(host, number).address}/health").content)
+        response = http_get(f"http://{Port(host, number).address}/health")
+        health = msgspec.json.decode(response.content, type=HealthResponse)
     except httpx.TimeoutException:
         return Port(host, number, Listener.UNRESPONSIVE, processes=find_listeners(number))
-    except httpx.RemoteProtocolError:
+    except (httpx.RemoteProtocolError, msgspec.DecodeError, UnicodeDecodeError):
         return Port(host, number, Listener.OTHER, processes=find_listeners(number))
     except (httpx.TransportError, httpx.InvalidURL):
         # Refused, or not an address of this host; the check of the port then tries to bind it.
         return Port(host, number)
-    return Port(host, number, Listener.SERVICE if health else Listener.OTHER, health, find_listeners(number))
-
-
-def _parse_health(body: bytes) -> dict[str, Any]:
-    """Return the document of ``/health``; empty if the response is not from this service."""
-    try:
-        document = orjson.loads(body)
-    except orjson.JSONDecodeError:
-        return {}
-    is_ours = isinstance(document, dict) and {"live", "ready", "draining", "workers", "task_workers"} <= document.keys()
-    return document if is_ours else {}
+    return Port(host, number, Listener.SERVICE, health, find_listeners(number))

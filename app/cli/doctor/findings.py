@@ -85,14 +85,14 @@ def note(name: str, looked_at: str, found: str, advice: str = "") -> Finding:
 
 def warning(name: str, looked_at: str, found: str, *, expected: str, advice: str | None = None) -> Finding:
     """Report something that affects some requests, or will cause an outage. The default advice is the remedy."""
-    return Finding(
-        name, Status.WARNING, looked_at, found, expected, CATALOGUE[name].remedy if advice is None else advice
-    )
+    advice = CATALOGUE[name].remedy if advice is None else advice
+    return Finding(name, Status.WARNING, looked_at, found, expected, advice)
 
 
 def error(name: str, looked_at: str, found: str, *, expected: str, advice: str | None = None) -> Finding:
     """Report something that stops the service, or a part of it, from working. The default advice is the remedy."""
-    return Finding(name, Status.ERROR, looked_at, found, expected, CATALOGUE[name].remedy if advice is None else advice)
+    advice = CATALOGUE[name].remedy if advice is None else advice
+    return Finding(name, Status.ERROR, looked_at, found, expected, advice)
 
 
 def invalid_value(setting: InvalidSetting) -> Finding:

@@ -95,13 +95,13 @@ def probe_servers(settings: Settings) -> Iterator[tuple[Finding, ServerInfo | No
     probes = [pool.submit(_read_info, server.hostname or "", server.port or DEFAULT_PORT) for server in servers]
     pool.shutdown(wait=False)
     results = list(map(_finish_probe, probes))
-    judge = warning if any(isinstance(result, ServerInfo) for result in results) else error
+    report = warning if any(isinstance(result, ServerInfo) for result in results) else error
     for server, result in zip(servers, results, strict=True):
         subject = f"{server.hostname}:{server.port or DEFAULT_PORT}"
         if isinstance(result, ServerInfo):
             yield ok(part, subject, f"NATS server {result.version}"), result
         else:
-            yield judge(part, subject, result, expected="a reachable NATS server"), None
+            yield report(part, subject, result, expected="a reachable NATS server"), None
 
 
 def _finish_probe(probe: Future[ServerInfo]) -> ServerInfo | str:
@@ -213,7 +213,8 @@ def _explain(failures: list[Exception]) -> Finding:
             advice = "configure a certificate on the server (`tls {}`), or remove tls:// and NATS_TLS_*"
             return _no_access("TLS is required by the settings, but not supported by the server", advice)
         if isinstance(failure, ssl.SSLError):
-            return _no_access(f"TLS: {_tls_reason(failure)}", TLS_ADVICE)
+            reason = getattr(failure, "verify_message", "") or failure.reason or "handshake failed"
+            return _no_access(f"TLS: {reason}", TLS_ADVICE)
     texts = " ".join(f"{type(failure).__name__} {failure}".lower() for failure in failures)
     if any(word in texts for word in ("authorization", "authentication", "nkeysnot")):
         return _no_access("the server rejects the credentials")
@@ -222,10 +223,6 @@ def _explain(failures: list[Exception]) -> Finding:
     if any(word in texts for word in ("nkey", "seed", "base32")):
         return _no_access("the NKey seed is invalid")
     return _no_access(f"connection failed ({type(failures[-1]).__name__})", "see the log of the server")
-
-
-def _tls_reason(failure: ssl.SSLError) -> str:
-    return getattr(failure, "verify_message", "") or failure.reason or "handshake failed"
 
 
 def _no_access(found: str, advice: str | None = None) -> Finding:

@@ -252,13 +252,7 @@ def chart(
 def draw_bars(values: Sequence[float | None], width: int, height: int, *, is_ascii: bool = False) -> list[str]:
     """Draw one bar per column, the newest value at the right, scaled to the highest value shown.
 
-    A value of 0 still leaves a mark, but None leaves none.
-
-    Args:
-        values: values that are not negative, the newest last.
-        width: number of columns.
-        height: number of rows.
-        is_ascii: whether to use ASCII characters only.
+    Values are not negative. A value of 0 still leaves a mark, but None leaves none.
 
     Returns:
         The rows from top to bottom.
@@ -272,12 +266,8 @@ def draw_bars(values: Sequence[float | None], width: int, height: int, *, is_asc
     marks = ASCII_BLOCKS if is_ascii else BLOCKS
     levels = len(marks) - 1
     shown = list(values[-width:]) if width > 0 else []
-    highest = max((value for value in shown if value is not None), default=0.0)
-
-    def bar_height(value: float) -> int:
-        return max(1, round(height * levels * value / highest)) if highest > 0 else 1
-
-    bars = [0 if value is None else bar_height(value) for value in shown]
+    highest = max((value for value in shown if value is not None), default=0.0) or 1.0
+    bars = [0 if value is None else max(1, round(height * levels * value / highest)) for value in shown]
     return [
         "".join(marks[min(max(bar - row * levels, 0), levels)] for bar in bars).rjust(width)
         for row in reversed(range(height))

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Final
 import msgspec
 from prometheus_client.parser import text_string_to_metric_families
 
+from app.observability.health import HealthResponse
 from app.observability.metrics import METRICS, Kind
 
 if TYPE_CHECKING:
@@ -53,19 +54,15 @@ class Samples:
 
 
 def require_metric(name: str, kind: Kind, *labels: str) -> str:
-    """Check that ``METRICS`` declares a metric as the caller expects it, and return its name.
+    """Check that ``METRICS`` declares a metric with these labels, in the order in which the caller unpacks the values.
 
-    Args:
-        name: name of the metric.
-        kind: counter, gauge or histogram.
-        labels: label names, in the order in which the caller unpacks their values.
+    Returns:
+        The name.
 
     Raises:
         ValueError: the metric is missing, or has another kind or other labels.
 
     Example:
-        >>> require_metric("api_rejections_total", "counter", "reason")
-        'api_rejections_total'
         >>> require_metric("api_rejections_total", "counter", "cause")
         Traceback (most recent call last):
         ValueError: api_rejections_total: expected counter ('cause',), got counter ('reason',)
@@ -212,11 +209,7 @@ def merge_buckets(parts: Iterable[Buckets]) -> Buckets | None:
 
 
 def quantile(q: float, buckets: Buckets | None) -> float | None:
-    """Estimate a quantile by linear interpolation within its bucket, like Prometheus's ``histogram_quantile``.
-
-    Args:
-        q: the quantile, from 0 to 1.
-        buckets: the histogram; its first bucket starts at 0.
+    """Estimate a quantile (0 to 1) by linear interpolation within its bucket, like Prometheus's ``histogram_quantile``.
 
     Returns:
         The estimate, or the highest finite bound if the quantile is above it. None if the histogram has no
@@ -278,36 +271,17 @@ RECENT_S: Final = 60.0  # how long a process that is gone or new, an exit, or a 
 _WORKER = re.compile(r"(worker|task)-\d+")
 
 
-class WorkerHealth(msgspec.Struct, frozen=True):
-    """One worker process in the body of ``/health``; ``last_beat_s`` is the age of its last heartbeat."""
-
-    name: str
-    pid: int
-    state: str
-    last_beat_s: float
+_DECODER = msgspec.json.Decoder(HealthResponse)
 
 
-class HealthReport(msgspec.Struct, frozen=True):
-    """Body of ``/health``; ``facial-service worker`` lists its task processes in ``workers``."""
-
-    live: bool
-    ready: bool
-    draining: bool
-    workers: tuple[WorkerHealth, ...]
-    task_workers: tuple[WorkerHealth, ...] = ()
-
-
-_DECODER = msgspec.json.Decoder(HealthReport)
-
-
-def parse_health(body: bytes) -> HealthReport:
+def parse_health(body: bytes) -> HealthResponse:
     """Parse the body of ``/health``.
 
     Raises:
         ResponseError: the body is not a health report.
 
     Example:
-        >>> parse_health(b'{"live":true,"ready":true,"draining":false,"workers":[]}').ready
+        >>> parse_health(b'{"live":true,"ready":true,"draining":false,"workers":[],"task_workers":[]}').ready
         True
     """
     try:
@@ -323,7 +297,7 @@ class Scrape:
     # When the requests were sent, on a monotonic clock. The service reads its counters at the start of a scrape.
     at: float
     took_s: float  # time until both responses were complete
-    health: HealthReport
+    health: HealthResponse
     samples: Samples | None  # the metrics; None if the instance serves none
 
 

@@ -336,7 +336,7 @@ def process(  # noqa: PLR0913 - one parameter per documented option
     _check_pattern("--segmentation-map", segmentation_map)
     _check_url(url)
     try:
-        crop_options = to_crop_options(options)
+        crop_options = msgspec.convert(options, CropOptions, strict=False)  # as in the API
     except msgspec.ValidationError as error:
         from app.web.msgspec_errors import validation_problem  # noqa: PLC0415 - only if there is an error
 
@@ -373,15 +373,6 @@ def _run(selection: Selection, run_options: RunOptions, crop_options: CropOption
         exit_with_error(f"{path}{os_error_text(error)}", EXIT_FAILED)
 
 
-def to_crop_options(given: dict[str, Any]) -> CropOptions:
-    """Validate options as the API does.
-
-    Raises:
-        msgspec.ValidationError: an option has an invalid value.
-    """
-    return msgspec.convert(given, CropOptions, strict=False)
-
-
 def _check_pattern(option: str, pattern: str | None) -> None:
     try:
         check_pattern(pattern or "")
@@ -396,4 +387,4 @@ def _check_url(url: str | None) -> None:
 
     if not is_service_url(url):
         # Do not repeat the URL, because it may contain a password.
-        exit_with_error(f"{URL}: expected a URL such as http://127.0.0.1:8000, without credentials")
+        exit_with_error(f"{URL}: expected a URL such as http://127.0.0.1:8000, without credentials, got other text")

@@ -159,11 +159,7 @@ def result_of_face(result: str, face: int) -> str:
 
 
 def _find_input_files(image: InputImage, selection: Selection) -> tuple[str | None, str | None, int]:
-    """Find the landmark file and the segmentation map of an image, and the later modification time of the two.
-
-    Raises:
-        JobError: a required file is missing or cannot be read.
-    """
+    """Find the landmark file and the segmentation map of an image, and the later modification time of the two."""
     landmarks, label_map, landmarks_ns, label_map_ns = None, None, None, None
     try:
         if selection.detect is not True:

@@ -194,17 +194,6 @@ def write_files(contents: Mapping[str, bytes]) -> None:
         raise
 
 
-def remove_files(paths: Iterable[str]) -> None:
-    """Remove the files that exist.
-
-    Raises:
-        OSError: a file cannot be removed.
-    """
-    for path in paths:
-        with suppress(FileNotFoundError, NotADirectoryError):
-            os.unlink(path)
-
-
 def remove_temporary_files(files: Iterable[str], pid: int) -> None:
     """Remove the temporary files of a dead process from the folders of some results."""
     for folder in {os.path.dirname(file) for file in files}:

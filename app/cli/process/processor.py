@@ -6,6 +6,7 @@ import os
 import signal
 import stat
 import time
+from contextlib import suppress
 from typing import TYPE_CHECKING, Annotated, NamedTuple
 
 import cv2
@@ -15,10 +16,10 @@ from msgspec import Meta
 
 from app.cli.process.inputs import os_error_text
 from app.cli.process.jobs import Format, JobError, Outcome, result_of_face
-from app.cli.process.outputs import remove_files, write_files
+from app.cli.process.outputs import write_files
 from app.face.errors import InputError
 from app.face.landmarks import MAX_FACES
-from app.service.crop import CropInput, CropResult, CropService, ImageLimits
+from app.service.crop import CropInput, CropResults, CropService, ImageLimits
 from app.service.detector_pool import DetectorPool
 from app.service.png_export import json_to_png, result_to_png
 from app.service.serialization import result_to_json
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from app.cli.process.jobs import Job, JobConfig
+    from app.service.crop import CropResult
 
 
 class JobFiles(NamedTuple):
@@ -72,11 +74,9 @@ class LocalProcessor:
                 options=config.options,
             )
         )
-        if isinstance(result, CropResult):
-            write_results(job, self._encode(result))
-            return None
-        write_all_results(job, [self._encode(face) for face in result.faces])
-        return len(result.faces)
+        has_all_faces = isinstance(result, CropResults)
+        faces = result.faces if isinstance(result, CropResults) else (result,)
+        return write_results(job, [self._encode(face) for face in faces], has_all_faces=has_all_faces)
 
     def _encode(self, result: CropResult) -> list[bytes]:
         encoders: dict[Format, Callable[[], bytes]] = {
@@ -105,13 +105,9 @@ def split_document(document: bytes) -> list[bytes]:
 
 
 def document_to_results(document: bytes, files: JobFiles, config: JobConfig, face: int = 0) -> list[bytes]:
-    """Return the results in every format from the JSON document that a service returned.
+    """Return the results in every format from the JSON document that a service returned for one face.
 
-    Args:
-        document: the result for one face.
-        files: the files that were sent.
-        config: its options select one face, or all.
-        face: index of the face if they select all.
+    If the options select all faces, `face` is the index of this one.
 
     Raises:
         InputError: a PNG would be too large.
@@ -170,38 +166,29 @@ def _open_without_blocking(path: str, flags: int) -> int:
     return os.open(path, flags | os.O_NONBLOCK)
 
 
-def write_results(job: Job, contents: Sequence[bytes]) -> None:
-    """Write the results of an image.
+def write_results(job: Job, faces: Sequence[Sequence[bytes]], *, has_all_faces: bool) -> int | None:
+    """Write the results of an image in every format; return the number of faces if there are results for all of them.
 
-    Raises:
-        JobError: a result cannot be written.
-    """
-    _write(dict(zip(job.results, contents, strict=True)))
-
-
-def write_all_results(job: Job, faces: Sequence[Sequence[bytes]]) -> None:
-    """Write the results of all faces in an image, and remove those of faces that it had in an earlier run.
-
-    The results of the first face are written last, because they alone decide whether an image is up to date.
+    Results of faces that the image had in an earlier run are removed. The results of the first face are written last,
+    because they alone decide whether an image is up to date.
 
     Raises:
         JobError: a result cannot be written or removed.
     """
     contents = {
-        result_of_face(result, number): content
+        (result_of_face(result, number) if has_all_faces else result): content
         for number, face in reversed(list(enumerate(faces)))
         for result, content in zip(job.results, face, strict=True)
     }
-    outdated = [result_of_face(result, face) for result in job.results for face in range(len(faces), MAX_FACES)]
-    _write(contents, outdated)
-
-
-def _write(contents: dict[str, bytes], outdated: Sequence[str] = ()) -> None:
+    outdated = range(len(faces), MAX_FACES) if has_all_faces else ()
     try:
-        remove_files(outdated)
+        for path in (result_of_face(result, face) for result in job.results for face in outdated):
+            with suppress(FileNotFoundError, NotADirectoryError):
+                os.unlink(path)
         write_files(contents)
     except OSError as error:
         raise JobError("output_unwritable", f"result: {os_error_text(error)}") from None
+    return len(faces) if has_all_faces else None
 
 
 def run_job(job: Job, process: Callable[[Job], int | None]) -> Outcome:

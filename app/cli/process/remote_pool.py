@@ -24,7 +24,6 @@ from app.cli.process.processor import (
     read_files,
     run_job,
     split_document,
-    write_all_results,
     write_results,
 )
 from app.service.options import OPTION_NAMES, CropOptions
@@ -137,18 +136,10 @@ class RemotePool:
             results = [document_to_results(one, files, self._config, face) for face, one in enumerate(documents)]
         except (msgspec.DecodeError, ValueError):
             raise JobError("answer_invalid", "service: expected a result document, got something else") from None
-        if not has_all_faces:
-            write_results(job, results[0])
-            return None
-        write_all_results(job, results)
-        return len(results)
+        return write_results(job, results, has_all_faces=has_all_faces)
 
     def _request(self, files: JobFiles, stop: threading.Event) -> bytes:
-        """Send an image until there is a response, and return the result document.
-
-        Raises:
-            JobError: the service refuses the image, or does not respond to it.
-        """
+        """Send an image until there is a response, and return the result document."""
         parts = [("image", files.image), ("landmarks", files.landmarks), ("segmentation_map", files.label_map)]
         form = {name: ("file", content) for name, content in parts if content is not None}
         unreachable_since, backoff_s = math.inf, BACKOFF_S
@@ -173,11 +164,7 @@ class RemotePool:
             backoff_s = min(2 * backoff_s, BACKOFF_MAX_S)
 
     def _read_result(self, response: httpx.Response) -> bytes:
-        """Return the result document of a response.
-
-        Raises:
-            JobError: the response refuses this image.
-        """
+        """Return the result document of a response, or raise the error that it reports."""
         if response.status_code == httpx.codes.OK:
             self._last_response = time.monotonic()
             return response.content
@@ -189,12 +176,9 @@ class RemotePool:
         raise error
 
     def _check_stall(self, unreachable_since: float, error: JobError) -> None:
-        """Raise an error if a request should not be retried.
+        """Raise an error if this request alone, or every request, has failed for longer than the stall timeout.
 
         Its attempts have failed to reach the service since a time, which is infinite if the service has responded.
-
-        Raises:
-            JobError: the service has since responded to other requests, but not to this one.
         """
         now = time.monotonic()
         if now - unreachable_since > self._stall_timeout_s and self._last_response > unreachable_since:

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from hypothesis import strategies as st
 
-from app.cli.monitor.instance import Buckets, HealthReport, Samples, Scrape, TrackedInstance, WorkerHealth
+from app.cli.monitor.instance import Buckets, Samples, Scrape, TrackedInstance
+from app.observability.health import HealthResponse, WorkerHealth
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -72,8 +73,8 @@ class Service:
             {name: dict(series) for name, series in self.samples.gauges.items()},
             {name: dict(series) for name, series in self.samples.histograms.items()},
         )
-        workers = tuple(WorkerHealth(name, pid, "ready", self.beat_s) for name, pid in self.workers.items())
-        health = HealthReport(live=True, ready=self.ready, draining=self.draining, workers=workers)
+        workers = [WorkerHealth(name, pid, "ready", self.beat_s) for name, pid in self.workers.items()]
+        health = HealthResponse(True, self.ready, self.draining, workers, [])
         self.instance.record_scrape(Scrape(self.now, 0.01, health, samples))
 
     def fail(self, after_s: float = 2.0) -> None:

@@ -9,14 +9,13 @@ import subprocess
 import sys
 from typing import TYPE_CHECKING, Any, get_args
 
-import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from typer.testing import CliRunner
 
 from app.cli.main import cli
-from app.cli.process.command import process, to_crop_options
+from app.cli.process.command import process
 from app.cli.process.remote_pool import to_form_fields
 from app.service.options import OPTION_NAMES, CropOptions
 from app.web import openapi
@@ -74,11 +73,6 @@ def test_usage_error_is_reported_and_changes_nothing(arguments: list[str], text:
     assert done.exit_code == 2
     assert text in done.output
     assert not out.exists()
-
-
-def test_options_are_validated_as_in_the_api() -> None:
-    with pytest.raises(msgspec.ValidationError):
-        to_crop_options({"margin": 5.0})
 
 
 given_options = st.builds(

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from app.face.contours import Polygon
 from app.face.errors import LabelMapComplexityError
 from app.face.frame import Size
-from app.face.pipeline import FaceResult, process_face
+from app.face.pipeline import FaceResult, process_faces
 from app.face.regions import Region
 from app.face.rendering.raster import cut_dashes, render_image, render_label_mask
 from app.face.rendering.svg import EmbeddedImage, OverlayStyle, read_background, render_svg
@@ -45,7 +45,7 @@ def golden() -> ModuleType:
 def process(golden: ModuleType, name: str, style: OverlayStyle | None = None) -> tuple[FaceResult, OverlayStyle]:
     request = golden.CASES[name]()
     style = style or replace(request.style, show_labels=False)  # fonts differ between renderers
-    return process_face(replace(request, style=style)), style
+    return process_faces([replace(request, style=style)])[0], style
 
 
 def draw(result: FaceResult, style: OverlayStyle, regions: Any = None, background: Any = None) -> np.ndarray:
@@ -102,7 +102,7 @@ def test_coverage_of_each_region_matches_a_reference_renderer(golden: ModuleType
     # Enlarged, so that single edge pixels do not matter: the eyes of the sample have only 80 pixels.
     frame = golden._frame(is_upright=True, is_cropped=True, longer_side=800)
     label_image = golden._load_labels() if labels else None
-    result = process_face(replace(golden.CASES["catalogue"](), output=frame, label_image=label_image))
+    (result,) = process_faces([replace(golden.CASES["catalogue"](), output=frame, label_image=label_image)])
     for region in result.regions:
         alone = render_svg(size=frame.size, regions=[region], landmarks_px=None, style=PLAIN)
         assert overlap(draw(result, PLAIN, [region]), rasterize(alone), 127) > 0.97, region.name

@@ -21,7 +21,7 @@ import nats
 import psutil
 import pytest
 
-from app.cli.doctor.check_installation import PACKAGE_MODELS
+from app import PACKAGE_MODELS
 from app.settings import Settings
 from app.tasks.stream import ensure_streams, task_subject
 
