@@ -124,11 +124,7 @@ def _make_state(settings: Settings, scoreboard: ScoreboardView | None, registry:
 
 
 def install_metrics(settings: Settings) -> Path:
-    """Create every recorded metric, in value files that the worker processes share.
-
-    Returns:
-        The directory of the files.
-    """
+    """Create every recorded metric, in value files that the worker processes share, and return their directory."""
     directory = multiprocess.use_directory(settings.prometheus_multiproc_dir)
     names = {spec.buckets for spec in metrics.METRICS if spec.buckets is not None}
     metrics.install({name: getattr(settings, name) for name in names})

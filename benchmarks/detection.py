@@ -130,7 +130,7 @@ def measure() -> list[tuple[str, float | None, float | None]]:
         found = theirs[f"{position:03}"]
         their_error = None if found is None else compute_error(np.array(found), variant.landmarks_px)
         try:
-            our_error = compute_error(detector.detect(variant.image, no_step).landmarks_px, variant.landmarks_px)
+            our_error = compute_error(detector.detect(variant.image, no_step)[0].landmarks_px, variant.landmarks_px)
         except NoFaceError:
             our_error = None
         rows.append((variant.name.removeprefix("unchanged, "), their_error, our_error))

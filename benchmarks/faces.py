@@ -153,7 +153,7 @@ def read_image(file: Path) -> npt.NDArray[np.uint8]:
 def detect(detector: LandmarkDetector, file: Path) -> list[Box]:
     """Return the boxes that the service detects in an image file, as stored, without its EXIF orientation."""
     try:
-        faces = detector.detect(read_image(file), no_step).faces
+        faces = detector.detect(read_image(file), no_step)[0].faces
     except NoFaceError:
         return []
     return [(x, y, x + width, y + height) for x, y, width, height in (face.box for face in faces)]
@@ -262,7 +262,7 @@ def find_landmarks(
 ) -> npt.NDArray[np.floating] | None:
     """Return the landmarks of the face in a marked box."""
     try:
-        faces = detector.detect_all(image, no_step)
+        faces = detector.detect(image, no_step, "all")
     except NoFaceError:
         return None
     boxes = [(x, y, x + width, y + height) for x, y, width, height in (face.box for face in faces[0].faces)]

@@ -55,7 +55,7 @@ def detect(image: bytes) -> np.ndarray:
     pixels = cv2.imdecode(np.frombuffer(image, np.uint8), cv2.IMREAD_COLOR)
     if pixels is None:
         raise ValueError("image: decoding failed")
-    return landmark_detector().detect(pixels.astype(np.uint8, copy=False), no_step).landmarks_px
+    return landmark_detector().detect(pixels.astype(np.uint8, copy=False), no_step)[0].landmarks_px
 
 
 def process(image: bytes, points: list[Point] | None) -> bytes:

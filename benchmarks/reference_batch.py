@@ -47,7 +47,7 @@ def main() -> None:
             landmarks_px = points_to_landmarks_px(points, image_size=info.size)
         else:
             detector = detector or LandmarkDetector(str(PACKAGE_MODELS))
-            landmarks_px = detector.detect(decode_image_with_alpha(data, info), no_step).landmarks_px
+            landmarks_px = detector.detect(decode_image_with_alpha(data, info), no_step)[0].landmarks_px
         (face,) = process_faces([FaceRequest(image_size=info.size, landmarks_px=landmarks_px)])
         (output / image_path.parent.name / f"{image_path.stem}.svg").write_bytes(face.svg)
 

@@ -62,7 +62,7 @@ def trace_labels(labels: LabelArray, ids: Sequence[int]) -> dict[int, list[Polyg
     the even-odd rule, including their contours, reproduces the pixels of the label.
 
     Returns:
-        polygons by label id, in the order of ``ids``; an empty list for a label that is not in the map.
+        Polygons by label id, in the order of ``ids``; an empty list for a label that is not in the map.
 
     Raises:
         LabelMapComplexityError: the labels cover too many pixels, or their contours are too many or too long.

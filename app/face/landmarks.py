@@ -164,7 +164,7 @@ def compute_roll_deg(landmarks_px: FloatArray) -> float:
     that is stored mirrored, the subject's right eye is at the right of an upright face.
 
     Returns:
-        degrees in ``(-180, 180]``, positive clockwise in the image; 0 for a level, upright subject.
+        Degrees in ``(-180, 180]``, positive clockwise in the image; 0 for a level, upright subject.
 
     Raises:
         LandmarkDegenerateError: the corners are less than one pixel apart.

@@ -36,7 +36,7 @@ def compute_yaw_pitch_deg(landmarks_px: FloatArray, depths_px: DepthArray) -> tu
     ``roll @ yaw @ pitch``. In an image that is stored mirrored, the face is that of the mirrored subject.
 
     Returns:
-        yaw in degrees, -90 to 90, positive if the face is turned towards the image's right (to the subject's left), and
+        Yaw in degrees, -90 to 90, positive if the face is turned towards the image's right (to the subject's left), and
         pitch in degrees, -180 to 180, positive if the face is turned up. Both are 0 for a face that looks into the
         camera.
 

@@ -40,7 +40,7 @@ def simplify_rings(rings: Sequence[FloatArray], tolerance_px: float) -> list[Flo
     points where needed. The time is O(n log n) for any shape.
 
     Returns:
-        for each ring, a subset of its points in order, including the first; fewer than three points if the whole ring
+        For each ring, a subset of its points in order, including the first; fewer than three points if the whole ring
         is within the tolerance of a point or a line.
     """
     if tolerance_px <= 0 or not rings:
@@ -106,10 +106,8 @@ def _split_chords(
 ) -> tuple[_IndexArray, _IndexArray]:
     """Mark the farthest points until every point is close enough to its chord.
 
-    A chord is the segment between two consecutive marked points.
-
-    Returns:
-        first and last points of the chords that remain when ``max_visits`` is exceeded.
+    A chord is the segment between two consecutive marked points. Return the first and last points of the chords that
+    remain when ``max_visits`` is exceeded.
     """
     marked = np.flatnonzero(kept)
     firsts, lasts = marked[:-1], marked[1:]

@@ -139,10 +139,7 @@ METRICS: tuple[MetricSpec, ...] = (
     MetricSpec("task_queue_size", "gauge", "Tasks waiting for a worker.", _TYPE),
     MetricSpec("active_tasks_count", "gauge", "Tasks delivered to a worker and not yet acknowledged.", _TYPE),
     MetricSpec(
-        "task_oldest_age_seconds",
-        "gauge",
-        "Age of the oldest unfinished task, in seconds; 0 if there is none.",
-        _TYPE,
+        "task_oldest_age_seconds", "gauge", "Age of the oldest unfinished task, in seconds; 0 if there is none.", _TYPE
     ),
     MetricSpec("task_dead_kept", "gauge", "Tasks in the dead-letter stream."),
     MetricSpec(
@@ -151,11 +148,7 @@ METRICS: tuple[MetricSpec, ...] = (
         "Usage of TASK_QUEUE_MAX_MESSAGES or TASK_QUEUE_MAX_BYTES, whichever is higher, 0 to 1; at 1, submissions get "
         "503.",
     ),
-    MetricSpec(
-        "result_store_used_ratio",
-        "gauge",
-        "Usage of RESULT_MAX_BYTES, 0 to 1; at 1, submissions get 503.",
-    ),
+    MetricSpec("result_store_used_ratio", "gauge", "Usage of RESULT_MAX_BYTES, 0 to 1; at 1, submissions get 503."),
     MetricSpec("queue_up", "gauge", "Whether the NATS server responds, 0 or 1."),
     MetricSpec(
         "queue_writable",
@@ -234,22 +227,14 @@ METRICS: tuple[MetricSpec, ...] = (
         "Recent CPU usage of a process, in percent of one core.",
         {"process": "`master`, `exporter`, `worker-0`, `task-master`, `task-0`, `nats-server`, …"},
     ),
-    MetricSpec(
-        "memory_limit_bytes",
-        "gauge",
-        "Memory limit of the container, in bytes; absent without a limit.",
-    ),
+    MetricSpec("memory_limit_bytes", "gauge", "Memory limit of the container, in bytes; absent without a limit."),
     MetricSpec(
         "process_start_time_seconds",
         "gauge",
         "Start time of a process, in seconds since the epoch.",
         {"process": "`master`, `exporter`, `worker-0`, `task-master`, `task-0`, `nats-server`, …"},
     ),
-    MetricSpec(
-        "service_ready",
-        "gauge",
-        "Whether the instance is ready, as `/health/ready` reports it, 0 or 1.",
-    ),
+    MetricSpec("service_ready", "gauge", "Whether the instance is ready, as `/health/ready` reports it, 0 or 1."),
     MetricSpec(
         "app_build_info",
         "gauge",

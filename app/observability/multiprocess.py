@@ -17,14 +17,7 @@ from prometheus_client.registry import Collector
 from app.observability import value_directory
 from app.observability.metrics import gauge_family
 from app.observability.rich_logging import get_logger
-from app.observability.value_store import (
-    FILE_NAME,
-    CorruptFileError,
-    ValueStore,
-    merge_metrics,
-    read_file,
-    use_store,
-)
+from app.observability.value_store import FILE_NAME, CorruptFileError, ValueStore, merge_metrics, read_file, use_store
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator

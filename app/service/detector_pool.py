@@ -78,10 +78,7 @@ class DetectorPool:
         quarter_turns, is_mirrored = _QUARTER_TURNS.get(exif_orientation, 0), exif_orientation in _MIRRORED
         with self._borrow() as detector:
             try:
-                if face == "all":
-                    detected = detector.detect_all(image, on_step, quarter_turns, is_mirrored=is_mirrored)
-                else:
-                    detected = (detector.detect(image, on_step, face, quarter_turns, is_mirrored=is_mirrored),)
+                detected = detector.detect(image, on_step, face, quarter_turns, is_mirrored=is_mirrored)
             except NoFaceError:
                 record_faces_detected("none")
                 raise

@@ -55,21 +55,19 @@ class _Point(msgspec.Struct):
     y: float
 
 
-class _Document(msgspec.Struct):
-    """The part of a result document that the PNG is rendered from."""
-
-    svg: str
-    regions: list[_RegionDocument]
-    landmarks: list[_Point | tuple[float, float]] | None
-    image: _SizeDocument
-    output: _SizeDocument
-
-
 class _RegionsDocument(msgspec.Struct):
     """The part of a result document that the label mask is rendered from."""
 
     regions: list[_RegionDocument]
     output: _SizeDocument
+
+
+class _Document(_RegionsDocument):
+    """The part of a result document that the PNG is rendered from."""
+
+    svg: str
+    landmarks: list[_Point | tuple[float, float]] | None
+    image: _SizeDocument
 
 
 _DOCUMENT = msgspec.json.Decoder(_Document)

@@ -284,9 +284,8 @@ def _decode(decoder: msgspec.json.Decoder[T], text: JsonText, field: str, known:
 def _points_to_array(points: list[Point | list[float]]) -> npt.NDArray[np.float64]:
     """Convert points, each an object or a list of two or three numbers.
 
-    Returns:
-        an array ``(N, 3)`` if every point has a depth and they are not all the same, as a placeholder is; otherwise
-        ``(N, 2)``.
+    The array is ``(N, 3)`` if every point has a depth and they are not all the same, as a placeholder is; otherwise
+    ``(N, 2)``.
     """
     if set(map(type, points)) == {Point}:
         # Long columns are twice as fast to convert as many short rows.

@@ -145,8 +145,7 @@ def _uncancel() -> None:
 def record_unparsed_request(client: str, status: int) -> str:
     """Log and count a request that never reached the application: invalid HTTP, or headers that are too large.
 
-    Returns:
-        The new request id, which is also set in the context.
+    Return a new request id, which is also set in the context.
     """
     request_id = rich_logging.accept_request_id(None)
     rich_logging.request_id.set(request_id)

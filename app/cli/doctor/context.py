@@ -149,8 +149,7 @@ class Context:
 def load_context(cgroup_root: Path) -> Context | tuple[InvalidSetting, ...]:
     """Read the settings from the environment, with defaults in place of invalid values.
 
-    Returns:
-        The context, or only the invalid settings if the valid ones contradict each other.
+    Return only the invalid settings if the valid ones contradict each other.
     """
     environment, temporary = read_environment(), _find_temporary_folder()
     try:

@@ -37,12 +37,9 @@ _MIN_SECRET_LENGTH = 4  # because shorter ones are part of many words, and redac
 def run_checks(
     checks: Iterable[Check], cgroup_root: Path, on_done: Callable[[Check], None] = lambda _: None
 ) -> list[Finding]:
-    """Run checks at the same time, for at most `TIMEOUT_S` seconds.
+    """Run checks at the same time, for at most `TIMEOUT_S` seconds, and call `on_done` after each.
 
-    `on_done` is called after each check has finished.
-
-    Returns:
-        The findings in the order of `Check`, without secrets.
+    Return the findings in the order of `Check`, without secrets.
     """
     selected = sorted(set(checks), key=list(Check).index)
     context = load_context(cgroup_root)

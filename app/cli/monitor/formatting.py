@@ -250,12 +250,9 @@ def chart(
 
 
 def draw_bars(values: Sequence[float | None], width: int, height: int, *, is_ascii: bool = False) -> list[str]:
-    """Draw one bar per column, the newest value at the right, scaled to the highest value shown.
+    """Draw one bar per column, the newest value at the right, scaled to the highest value shown; return rows of text.
 
     Values are not negative. A value of 0 still leaves a mark, but None leaves none.
-
-    Returns:
-        The rows from top to bottom.
 
     Example:
         >>> draw_bars([0, 1, 2, None, 4], 5, 1)

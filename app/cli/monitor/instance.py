@@ -54,10 +54,7 @@ class Samples:
 
 
 def require_metric(name: str, kind: Kind, *labels: str) -> str:
-    """Check that ``METRICS`` declares a metric with these labels, in the order in which the caller unpacks the values.
-
-    Returns:
-        The name.
+    """Return the name of a metric if ``METRICS`` declares it with these labels, in the order of their values.
 
     Raises:
         ValueError: the metric is missing, or has another kind or other labels.
@@ -211,9 +208,7 @@ def merge_buckets(parts: Iterable[Buckets]) -> Buckets | None:
 def quantile(q: float, buckets: Buckets | None) -> float | None:
     """Estimate a quantile (0 to 1) by linear interpolation within its bucket, like Prometheus's ``histogram_quantile``.
 
-    Returns:
-        The estimate, or the highest finite bound if the quantile is above it. None if the histogram has no
-        observations or no ``+Inf`` bucket.
+    If it is above the highest finite bound, return that. Return None without observations or a ``+Inf`` bucket.
 
     Example:
         >>> quantile(0.5, Buckets((0.1, 0.2, math.inf), (10, 30, 30)))

@@ -262,12 +262,9 @@ def _overall_state(statuses: Sequence[InstanceStatus], problems: Sequence[Proble
 def _group_counter(
     instances: Sequence[TrackedInstance], name: str, group: Callable[[Labels], K | None]
 ) -> dict[K, CounterStats]:
-    """Sum a counter over all instances, by group.
+    """Sum a counter over all instances, by group, the busiest group first.
 
     An instance that is unreachable has no rate, but keeps its counts. `group` returns None to skip a series.
-
-    Returns:
-        Statistics by group, the busiest group first.
     """
     rates: dict[K, float] = {}
     seen: dict[K, float] = {}

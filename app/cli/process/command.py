@@ -301,7 +301,7 @@ def _to_parameter(name: str, annotation: Any, schema: dict[str, Any]) -> inspect
     default = schema["default"]
     forms = schema.get("anyOf", [])
     if any("enum" in form for form in forms):
-        # Typer has no options of several types. `to_crop_options` validates the text.
+        # Typer has no options of several types. The conversion to `CropOptions` validates the text.
         option.metavar = "|".join(name for form in forms for name in form.get("enum", [form.get("type", "").upper()]))
         annotation = str
     kind = inspect.Parameter.KEYWORD_ONLY

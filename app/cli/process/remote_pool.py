@@ -19,13 +19,7 @@ import msgspec
 
 from app import __version__
 from app.cli.process.jobs import JobError, RunError
-from app.cli.process.processor import (
-    document_to_results,
-    read_files,
-    run_job,
-    split_document,
-    write_results,
-)
+from app.cli.process.processor import document_to_results, read_files, run_job, split_document, write_results
 from app.service.options import OPTION_NAMES, CropOptions
 
 if TYPE_CHECKING:

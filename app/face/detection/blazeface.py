@@ -125,8 +125,7 @@ def make_anchors(grids: Sequence[tuple[int, int]]) -> npt.NDArray[np.float64]:
 def letterbox(image: ByteArray, side: int) -> tuple[ByteArray, float, float, float]:
     """Scale an image into the centre of a black square, and keep its aspect ratio.
 
-    Returns:
-        the square, the scale, and the left and top of the image in the square.
+    Return the square, the scale, and the left and top of the image in the square.
     """
     height, width = image.shape[:2]
     scale = side / max(height, width)

@@ -9,7 +9,7 @@ models are MediaPipe's (Google, Apache-2.0), run by LiteRT.
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Final, NamedTuple
+from typing import Final, Literal, NamedTuple
 
 import cv2
 import numpy as np
@@ -124,15 +124,16 @@ class LandmarkDetector:
         self,
         image: ImagePyramid | ByteArray,
         on_step: OnStep,
-        index: int = 0,
+        face: int | Literal["all"] = 0,
         quarter_turns: int = 0,
         *,
         is_mirrored: bool = False,
-    ) -> DetectedFace:
-        """Detect the landmarks of one face in the steps ``detect``, ``mesh`` and ``iris``. Index 0 is the largest face.
+    ) -> tuple[DetectedFace, ...]:
+        """Detect the landmarks of one face, or of up to ``MAX_FACES``. Index 0 is the largest face.
 
-        Faces are detected in an overview of the image. It is flipped horizontally if the image is mirrored, and then
-        rotated by clockwise quarter turns, which make it upright. The result refers to the image as passed.
+        The steps are ``detect``, ``mesh`` and ``iris``. Faces are detected in an overview of the image. It is flipped
+        horizontally if the image is mirrored, and then rotated by clockwise quarter turns, which make it upright. The
+        result refers to the image as passed.
 
         Raises:
             NoFaceError: no face was detected.
@@ -140,24 +141,12 @@ class LandmarkDetector:
         """
         pyramid = _open(image, is_mirrored=is_mirrored)
         search = self._find_faces(pyramid, on_step, quarter_turns)
-        faces = search.faces
-        if index >= len(faces):
+        count = len(search.faces)
+        if face != "all" and face >= count:
             raise FaceIndexError(
-                f"face: expected 0 to {len(faces) - 1}, because {len(faces)} faces were detected, got a larger index"
+                f"face: expected 0 to {count - 1}, because {count} faces were detected, got a larger index"
             )
-        return self._complete(pyramid, search, [index], on_step)[0]
-
-    def detect_all(
-        self, image: ImagePyramid | ByteArray, on_step: OnStep, quarter_turns: int = 0, *, is_mirrored: bool = False
-    ) -> tuple[DetectedFace, ...]:
-        """Detect the landmarks of all faces, largest first, but not of more than ``MAX_FACES``; see `detect`.
-
-        Raises:
-            NoFaceError: no face was detected.
-        """
-        pyramid = _open(image, is_mirrored=is_mirrored)
-        search = self._find_faces(pyramid, on_step, quarter_turns)
-        return self._complete(pyramid, search, range(len(search.faces)), on_step)
+        return self._complete(pyramid, search, range(count) if face == "all" else [face], on_step)
 
     def _find_faces(self, pyramid: ImagePyramid, on_step: OnStep, quarter_turns: int) -> _Search:
         """Return the faces that the mesh model confirms in the overview of an image, each once, largest first.

@@ -128,13 +128,10 @@ class FaceMesh:
         return np.column_stack((roi.to_image(levelled[:, :2]), roi.side * levelled[:, 2])), sigmoid(logit).item()
 
     def find_irises(self, image_bgr: ByteArray, mesh_px: npt.NDArray[np.float64]) -> FloatArray:
-        """Find the irises and append them to a mesh ``(468, 3)``.
+        """Append the irises to a mesh: centre, right, top, left and bottom of each, right eye first.
 
         The iris model returns no depth. As in MediaPipe's ``LandmarksRefinementCalculator``, the depth of an iris is
         the mean of that of the contour of its eye.
-
-        Returns:
-            ``(478, 3)`` points: the mesh, then centre, right, top, left and bottom of each iris, right eye first.
         """
         landmarks_px = np.empty((MESH_POINTS_WITH_IRISES, 3), np.float32)
         landmarks_px[:MESH_POINTS] = mesh_px

@@ -43,7 +43,7 @@ def portrait() -> Variant:
 @pytest.mark.parametrize("name", VARIANTS)
 def test_landmarks_are_close_to_the_reference(detector: LandmarkDetector, name: str) -> None:
     variant = VARIANTS[name]
-    face = detector.detect(variant.image, no_step)
+    (face,) = detector.detect(variant.image, no_step)
     assert face.landmarks_px.shape == (478, 2)
     assert variants.compute_error(face.landmarks_px, variant.landmarks_px) <= MAX_ERROR
     # Check the irises separately, because they are small and detected by another model.
@@ -107,7 +107,7 @@ def test_tiles_are_searched_for_small_faces_beside_a_large_one(
     image = np.full((1200, 1800, 3), 110, np.uint8)
     image[:1000, :1000] = cv2.resize(portrait.image, (1000, 1000))
     image[900:1100, 1500:1700] = cv2.resize(portrait.image, (200, 200), interpolation=cv2.INTER_AREA)
-    face = detector.detect(np.ascontiguousarray(np.rot90(image, turns)), count_step, quarter_turns=turns)
+    (face,) = detector.detect(np.ascontiguousarray(np.rot90(image, turns)), count_step, quarter_turns=turns)
     assert [round(max(one.box[2:]) / 10) for one in face.faces] == [21, 4]
     assert steps["detect"] > 1
 
@@ -129,7 +129,7 @@ def test_faces_are_indexed_by_size(
     side_by_side[200:712, :512] = small.image
     side_by_side[:, 512:] = large.image
     with expected as scale:
-        face = detector.detect(side_by_side, no_step, index)
+        (face,) = detector.detect(side_by_side, no_step, index)
         assert [round(one.box[2] / 94) for one in face.faces] == [2, 1]
         shift = np.array([512, 0] if scale == 2 else [0, 200])
         landmarks_px = (large if scale == 2 else small).landmarks_px + shift
@@ -143,17 +143,17 @@ def test_candidates_that_are_not_examined_are_reported(
 ) -> None:
     head = cv2.resize(portrait.image[:300, 60:360], (180, 180), interpolation=cv2.INTER_AREA)
     crowd = np.tile(head, (columns, columns, 1))
-    faces = detector.detect_all(crowd, no_step)
+    faces = detector.detect(crowd, no_step, "all")
     assert len(faces) == min(columns**2, MAX_FACES)
     one = detector.detect(crowd, no_step, len(faces) - 1)
-    assert {face.are_all_examined for face in (*faces, one)} == {are_all_examined}
+    assert {face.are_all_examined for face in faces + one} == {are_all_examined}
 
 
 @pytest.mark.parametrize("turns", [1, 2, 3])
 def test_rotated_image_is_processed_upright(detector: LandmarkDetector, portrait: Variant, turns: int) -> None:
     """The image is rotated counter-clockwise, so that clockwise quarter turns make it upright."""
     image = np.ascontiguousarray(np.rot90(portrait.image[:400], turns))
-    face = detector.detect(image, no_step, quarter_turns=turns)
+    (face,) = detector.detect(image, no_step, quarter_turns=turns)
     x, y = portrait.landmarks_px.T
     expected = {1: (y, 512 - x), 2: (512 - x, 400 - y), 3: (400 - y, x)}[turns]
     assert variants.compute_error(face.landmarks_px, np.stack(expected, axis=1)) <= MAX_ERROR
@@ -177,7 +177,7 @@ def test_transparent_image_is_processed_on_grey(detector: LandmarkDetector, port
     opaque = large.image.copy()
     opaque[:512] = 127
     face, expected = (
-        detector.detect(np.ascontiguousarray(np.rot90(pixels, turns)), no_step, quarter_turns=turns)
+        detector.detect(np.ascontiguousarray(np.rot90(pixels, turns)), no_step, quarter_turns=turns)[0]
         for pixels in (image, opaque)
     )
     assert variants.compute_error(face.landmarks_px, expected.landmarks_px) <= 0.003
