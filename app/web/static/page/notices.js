@@ -81,7 +81,7 @@ export function initNotices(controller) {
     event.preventDefault();
     const isValid = controller.useKey(input.value);
     input.value = "";
-    byId("key-error").textContent = isValid ? "" : "API key: expected printable ASCII characters. The key was not saved.";
+    byId("key-error").textContent = isValid ? "" : "API key: expected printable ASCII characters, got others. The key was not saved.";
   });
   byId("key-forget").addEventListener("click", () => controller.forgetKey());
 
