@@ -216,7 +216,7 @@ function updateView(frame, overlay, state) {
 }
 
 /**
- * Update what has the same size on the screen whatever the size of the frame: labels, and the numbers of faces.
+ * Update what has the same size on the screen for any size of the frame: labels, and the numbers of faces.
  * @param {SVGElement} overlay
  * @param {State} state
  */
