@@ -10,12 +10,13 @@ import numpy as np
 import pybase64
 from msgspec import Meta
 
+from app.codec.decoding_policy import require_decoding
 from app.codec.encode import encode_label_png, encode_overlay_png
 from app.codec.icc import read_icc_profile
 from app.codec.sniff import sniff_image
 from app.face.contours import Polygon
 from app.face.errors import ImageTooLargeError
-from app.face.frame import ByteArray, Size
+from app.face.frame import BGRA_CHANNELS, ByteArray, Size
 from app.face.regions import CUSTOM_REGION, Region
 from app.face.rendering.raster import (
     OUTLINE_COST,
@@ -36,8 +37,11 @@ if TYPE_CHECKING:
     from app.service.crop import CropResult, ImageLimits
 
 
-# Decoding, encoding and compressing a background takes as long as drawing twice the pixels without one.
-_BACKGROUND_COST: Final = 2
+# Encoding, decoding and compressing a background takes most of the time. Images of 24 Mpx are common.
+_BACKGROUND_SHARE: Final = 0.4
+
+_BACKGROUND_BYTES: Final = 2 * BGRA_CHANNELS
+"""Memory per pixel of a PNG with a background, which is decoded first."""
 
 MAX_DRAWING_COST: Final = 260_000_000
 """Limit of `measure_drawing`. A face that fills a frame of 64 million pixels takes 213 million, or 0.6 s."""
@@ -182,7 +186,7 @@ def _render(faces: Sequence[_Face], limits: ImageLimits, *, is_request: bool) ->
     drawings = [_make_drawing(faces)] if is_same_frame else [_make_drawing([face]) for face in faces]
     file = _read_file(faces[0].svg)
     if is_request:
-        _limit_time(size, drawings, limits, has_background=bool(file))
+        _limit_request(size, drawings, limits, has_background=bool(file))
     if is_same_frame:
         channels = render_image(drawings[0], _decode(file))
     else:
@@ -195,14 +199,16 @@ def _render(faces: Sequence[_Face], limits: ImageLimits, *, is_request: bool) ->
     return encode_overlay_png(channels, profile if profile is not None and profile.space == "rgb" else None)
 
 
-def _limit_time(size: Size, drawings: Sequence[Drawing], limits: ImageLimits, *, has_background: bool) -> None:
-    limit = limits.max_image_pixels // (_BACKGROUND_COST if has_background else 1)
+def _limit_request(size: Size, drawings: Sequence[Drawing], limits: ImageLimits, *, has_background: bool) -> None:
+    limit = int(limits.max_image_pixels * (_BACKGROUND_SHARE if has_background else 1))
     if size.width * size.height > limit:
         raise ImageTooLargeError(
             f"png: expected a result of at most {limit} pixels with a background, got {size.width} x {size.height}; "
             "set crop or output_size, or background=none"
         )
-    cost, limit = sum(map(measure_drawing, drawings)), MAX_DRAWING_COST // (_BACKGROUND_COST if has_background else 1)
+    # Drawing takes memory like decoding does, which is limited on the express thread.
+    require_decoding(size.width * size.height * (_BACKGROUND_BYTES if has_background else BGRA_CHANNELS))
+    cost, limit = sum(map(measure_drawing, drawings)), MAX_DRAWING_COST // (2 if has_background else 1)
     if cost > limit:
         raise ImageTooLargeError(
             f"png: expected regions of at most {limit} pixels in total, counting each pixel of an outline as "

@@ -77,7 +77,7 @@ def test_warnings_are_in_a_header(make_app: MakeApp, call: Call, sample: Sample)
 @pytest.mark.parametrize(
     ("fields", "expected"),
     [
-        ({"background": "image"}, "at most 131072 pixels with a background"),
+        ({"background": "image"}, "at most 104857 pixels with a background"),
         ({"upright": True}, "at most 262144 pixels and sides"),
     ],
 )
