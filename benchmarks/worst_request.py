@@ -31,6 +31,7 @@ import pillow_heif
 
 from app.face.errors import InputError
 from app.service.crop import CropService, ImageLimits
+from app.service.png_export import result_to_png
 from app.service.serialization import result_to_json
 from app.web.json_body import FIELDS
 from app.web.multipart_body import parse_multipart
@@ -99,6 +100,8 @@ GENES: dict[str, tuple[Any, ...]] = {
     "output_size": (None, 16, 1024, 4096),
     "background": ("none", "image"),
     "face": (0, "all"),
+    "stroke_width": (None, 0.4, 64),
+    "accept": ("application/json", "image/png"),
 }
 OPTIONS = (
     "simplify",
@@ -111,6 +114,7 @@ OPTIONS = (
     "output_size",
     "background",
     "face",
+    "stroke_width",
 )
 
 
@@ -326,11 +330,20 @@ def measure(service: CropService, genes: Genes) -> tuple[float, str]:
         return 0.0, "body_too_large"
     start = time.process_time()
     try:
-        result_to_json(service.process(parse_multipart(body, MULTIPART)))
+        result = service.process(parse_multipart(body, MULTIPART))
+        if read_accept(genes) == "image/png":
+            result_to_png(result, service.limits, is_request=True)
+        else:
+            result_to_json(result)
         outcome = "ok"
     except (InputError, ProblemError) as error:
         outcome = error.code
     return time.process_time() - start - measure_decoding(genes), outcome
+
+
+def read_accept(genes: Genes) -> str:
+    """Return the Accept header of a request; older saved requests have none."""
+    return str(genes.get("accept", "*/*"))
 
 
 def mutate(genes: Genes, generator: random.Random) -> Genes:
@@ -367,7 +380,7 @@ def worst_request() -> dict[str, float]:
             body, rounds, bare = build(genes), [], []
             for _ in range(ROUNDS):
                 before = server.cpu_s()
-                post(server.port, body, MULTIPART)
+                post(server.port, body, MULTIPART, accept=read_accept(genes))
                 rounds.append(server.cpu_s() - before)
                 bare.append(measure_decoding(genes))
             costs.append((min(rounds), min(bare)))  # other load can only increase it
@@ -420,11 +433,11 @@ def worst_request_others() -> dict[str, float]:
     }
 
 
-def post(port: int, body: bytes, content_type: str, source: str = "127.0.0.1") -> int:
+def post(port: int, body: bytes, content_type: str, source: str = "127.0.0.1", accept: str = "*/*") -> int:
     """Send one request on a new connection, and return the status; 0 if the connection failed."""
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=TIMEOUT_S, source_address=(source, 0))
     try:
-        connection.request("POST", "/api/v1/frontal/crop", body, {"Content-Type": content_type})
+        connection.request("POST", "/api/v1/frontal/crop", body, {"Content-Type": content_type, "Accept": accept})
         response = connection.getresponse()
         response.read()
     except (OSError, http.client.HTTPException):

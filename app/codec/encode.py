@@ -8,8 +8,8 @@ import numpy as np
 from isal import isal_zlib
 
 from app.codec.icc import JPEG_SEGMENT_START, IccProfile
-from app.codec.png import CHECKSUM, CHUNK_HEAD, COLOUR_ALPHA, GREY, GREY_ALPHA, IHDR, SIGNATURE
-from app.face.frame import BGRA_CHANNELS, ByteArray
+from app.codec.png import CHANNELS, CHECKSUM, CHUNK_HEAD, COLOUR, COLOUR_ALPHA, GREY, GREY_ALPHA, IHDR, SIGNATURE
+from app.face.frame import BGRA_CHANNELS, ByteArray, Size
 
 JPEG_QUALITY: Final = 90
 """Higher values enlarge the file quickly, without a visible difference under coloured regions."""
@@ -18,11 +18,9 @@ _APP2: Final = b"\xff\xe2"
 _MAX_PROFILE_PART: Final = 65_519  # the longest segment, without its length, prefix and numbers
 _JFIF_START: Final = 4  # position of its length, after the start marker and its own marker
 
-# Level 1 of zlib's 9 is several times as fast as the default; the files are 10 % larger.
-_PNG_LEVEL: Final = 1
 _ISAL_LEVEL: Final = 1
+_NO_FILTER: Final = 0
 _SUB_FILTER: Final = 1
-# Rows are filtered and compressed in bands, so that memory never holds a second copy of a large image.
 _BAND_BYTES: Final = 4 << 20
 
 
@@ -60,37 +58,31 @@ def _insert_profile(jpeg: bytes, profile: bytes) -> bytes:
     return jpeg[:end] + segments + jpeg[end:]
 
 
-def encode_flat_png(image: ByteArray) -> bytes:
-    """Encode an ``(H, W, 4)`` BGRA image of flat colours, most of it transparent, as PNG."""
-    # Choosing a filter for each row takes three quarters of the time, and enlarges files of flat colours.
-    options = cv2.IMWRITE_PNG_COMPRESSION, _PNG_LEVEL, cv2.IMWRITE_PNG_FILTER, cv2.IMWRITE_PNG_FILTER_NONE
-    return _imencode(".png", image, *options)
+def encode_overlay_png(channels: Sequence[ByteArray], profile: IccProfile | None = None) -> bytes:
+    """Encode the channels ``(H, W)`` of an image, in the order BGR or BGRA, as PNG."""
+    order = [2, 1, 0, 3][: len(channels)]
+
+    def read_rows(rows: slice) -> ByteArray:
+        return np.asarray(cv2.merge([channels[channel][rows] for channel in order]), np.uint8)
+
+    is_opaque = len(channels) < BGRA_CHANNELS
+    # Flat colours compress better without a filter; an image that covers everything is a photo.
+    row_filter = _SUB_FILTER if is_opaque else _NO_FILTER
+    height, width = channels[0].shape
+    return _write_png(Size(width, height), COLOUR if is_opaque else COLOUR_ALPHA, read_rows, row_filter, profile)
 
 
 def _encode_png(image: ByteArray, profile: IccProfile | None) -> bytes:
-    """Encode a BGRA image as PNG with ISA-L.
-
-    libpng takes up to 3 s for 24 million noisy pixels. ISA-L compresses to the same size in a tenth of that.
-    """
-    height, width = image.shape[:2]
+    """Encode a BGRA image as PNG, grey with alpha if its profile is that of a grey image."""
     is_grey = profile is not None and profile.space == "grey"
-    channels = 2 if is_grey else BGRA_CHANNELS
-    row_bytes = width * channels
 
-    def filter_rows(rows: slice) -> ByteArray:
-        band: ByteArray = np.ascontiguousarray(image[rows, :, 2:] if is_grey else image[rows])
-        if not is_grey:
-            band = cv2.cvtColor(band, cv2.COLOR_BGRA2RGBA).astype(np.uint8, copy=False)
-        pixels = band.reshape(len(band), row_bytes)
-        filtered = np.empty((len(band), 1 + row_bytes), np.uint8)
-        filtered[:, 0] = _SUB_FILTER
-        filtered[:, 1 : 1 + channels] = pixels[:, :channels]
-        np.subtract(pixels[:, channels:], pixels[:, :-channels], out=filtered[:, 1 + channels :])
-        return filtered
+    def read_rows(rows: slice) -> ByteArray:
+        if is_grey:
+            return image[rows, :, 2:]
+        return cv2.cvtColor(np.ascontiguousarray(image[rows]), cv2.COLOR_BGRA2RGBA).astype(np.uint8, copy=False)
 
-    header = IHDR.pack(width, height, 8, GREY_ALPHA if is_grey else COLOUR_ALPHA, 0, 0, 0)
-    profiles = [] if profile is None else [(b"iCCP", b"icc\0\0" + isal_zlib.compress(profile.data))]
-    return _join_chunks([(b"IHDR", header), *profiles, (b"IDAT", _compress_rows(height, row_bytes, filter_rows))])
+    height, width = image.shape[:2]
+    return _write_png(Size(width, height), GREY_ALPHA if is_grey else COLOUR_ALPHA, read_rows, _SUB_FILTER, profile)
 
 
 def encode_label_png(labels: ByteArray, names: Mapping[int, str]) -> bytes:
@@ -98,26 +90,44 @@ def encode_label_png(labels: ByteArray, names: Mapping[int, str]) -> bytes:
 
     The name of each id is the text of an iTXt chunk with the keyword ``label N``.
     """
-    height, width = labels.shape
-
-    def filter_rows(rows: slice) -> ByteArray:
-        band = labels[rows]
-        filtered = np.zeros((len(band), 1 + width), np.uint8)  # no filter, because flat areas compress best as they are
-        filtered[:, 1:] = band
-        return filtered
-
     # No compression, language or translated keyword.
     texts = [(b"iTXt", b"label %d\0\0\0\0\0%b" % (label_id, name.encode())) for label_id, name in names.items()]
-    header = IHDR.pack(width, height, 8, GREY, 0, 0, 0)
-    return _join_chunks([(b"IHDR", header), *texts, (b"IDAT", _compress_rows(height, width, filter_rows))])
+    height, width = labels.shape
+    return _write_png(Size(width, height), GREY, lambda rows: labels[rows, :, None], _NO_FILTER, chunks=texts)
 
 
-def _compress_rows(height: int, row_bytes: int, filter_rows: Callable[[slice], ByteArray]) -> bytes:
-    """Compress the filtered rows of a PNG in bands, which bounds memory."""
+def _write_png(
+    size: Size,
+    colour_type: int,
+    read_rows: Callable[[slice], ByteArray],
+    row_filter: int,
+    profile: IccProfile | None = None,
+    chunks: Sequence[tuple[bytes, bytes]] = (),
+) -> bytes:
+    """Encode rows, which the function returns as ``(R, W, C)``, as PNG with ISA-L.
+
+    libpng takes up to 3 s for 24 million noisy pixels. ISA-L compresses to the same size in a tenth of that. Rows are
+    filtered and compressed in bands, so that memory never holds a second copy of a large image.
+    """
+    row_bytes = size.width * CHANNELS[colour_type]
     compressor = isal_zlib.compressobj(_ISAL_LEVEL)
-    rows = max(1, _BAND_BYTES // row_bytes)
-    data = [compressor.compress(filter_rows(slice(top, top + rows))) for top in range(0, height, rows)]
-    return b"".join([*data, compressor.flush()])
+    data: list[bytes] = []
+    height = max(1, _BAND_BYTES // row_bytes)
+    for top in range(0, size.height, height):
+        band = read_rows(slice(top, top + height))
+        pixels, channels = band.reshape(len(band), row_bytes), band.shape[2]
+        filtered = np.empty((len(band), 1 + row_bytes), np.uint8)
+        filtered[:, 0] = row_filter
+        if row_filter == _NO_FILTER:
+            filtered[:, 1:] = pixels
+        else:
+            filtered[:, 1 : 1 + channels] = pixels[:, :channels]
+            np.subtract(pixels[:, channels:], pixels[:, :-channels], out=filtered[:, 1 + channels :])
+        data.append(compressor.compress(filtered))
+    data.append(compressor.flush())
+    header = IHDR.pack(size.width, size.height, 8, colour_type, 0, 0, 0)
+    profiles = [] if profile is None else [(b"iCCP", b"icc\0\0" + isal_zlib.compress(profile.data))]
+    return _join_chunks([(b"IHDR", header), *profiles, *chunks, (b"IDAT", b"".join(data))])
 
 
 def _join_chunks(chunks: Sequence[tuple[bytes, bytes]]) -> bytes:

@@ -31,7 +31,7 @@ _BIT_DEPTHS = {
     GREY_ALPHA: {8, 16},
     COLOUR_ALPHA: {8, 16},
 }
-_CHANNELS = {GREY: 1, COLOUR: 3, PALETTE: 1, GREY_ALPHA: 2, COLOUR_ALPHA: 4}
+CHANNELS = {GREY: 1, COLOUR: 3, PALETTE: 1, GREY_ALPHA: 2, COLOUR_ALPHA: 4}
 # x and y of the first pixel, and the steps between pixels, for each pass of an interlaced image.
 _ADAM7 = ((0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4), (0, 2, 2, 4), (1, 0, 2, 2), (0, 1, 1, 2))
 _IHDR_END = len(SIGNATURE) + CHUNK_HEAD.size + IHDR.size + CHECKSUM.size
@@ -322,7 +322,7 @@ def _iter_inflated(data: Sequence[memoryview], raw_bytes: int) -> Iterator[bytes
 
 def _count_raw_bytes(header: PngHeader) -> int:
     """Count the bytes of the inflated image data: in each pass, a filter byte and the samples of each row."""
-    bits = _CHANNELS[header.colour_type] * header.bit_depth
+    bits = CHANNELS[header.colour_type] * header.bit_depth
     passes = _ADAM7 if header.is_interlaced else ((0, 0, 1, 1),)
     total = 0
     for x, y, step_x, step_y in passes:

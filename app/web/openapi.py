@@ -184,8 +184,8 @@ CROP: dict[str, Any] = {
     "tags": ["regions"],
     "responses": {
         200: {
-            "description": "The regions, or the SVG overlay alone if `Accept` prefers it. With `face=all`, an array of "
-            "results, or an overlay with a group for each face. With `mask=labels`, the label mask.",
+            "description": "The regions, or the overlay alone as SVG or PNG if `Accept` prefers it. With `face=all`, "
+            "an array of results, or an overlay of all faces. With `mask=labels`, the label mask, a PNG.",
             "headers": {**_WARNINGS, "X-Cache": _text_header("`hit` or `miss`, if the result cache is enabled.")},
             "content": {JSON: {"schema": _ref_or_array(schemas.CropResponse)}, **_OVERLAY},
         },
@@ -228,8 +228,8 @@ STATUS: dict[str, Any] = {
     "tags": ["tasks"],
     "responses": {
         200: {
-            "description": "The task. If it has succeeded, the SVG overlay alone if `Accept` prefers it, or the label "
-            "mask with `mask=labels`.",
+            "description": "The task. If it has succeeded, the overlay alone as SVG or PNG if `Accept` prefers it, or "
+            "the label mask with `mask=labels`, a PNG.",
             "headers": _WARNINGS,
             "content": {JSON: {"schema": _ref(schemas.TaskResponse)}, **_OVERLAY},
         },

@@ -10,7 +10,7 @@ import msgspec
 import pybase64
 
 from app.face.rendering.svg import combine_svgs
-from app.service.png_export import json_to_mask
+from app.service.png_export import json_to_mask, json_to_png
 from app.web.problems import ProblemError, task_error_title
 from app.web.request_parsing import MASK_OF_ALL_FACES
 from app.web.schemas import Warning as ResultWarning  # noqa: TC001 - msgspec reads the annotation
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
     from app.service.crop import ImageLimits
     from app.tasks.records import Record
+    from app.web.content_negotiation import ResultFormat
 
 
 class _Tail(msgspec.Struct):
@@ -37,6 +38,7 @@ class _FaceResult(msgspec.Struct):
 
 
 _TAIL = msgspec.json.Decoder(_Tail)
+_TAILS = msgspec.json.Decoder(list[_Tail])
 _FACES = msgspec.json.Decoder(list[_FaceResult])
 _SVG = b'{"svg":"'
 _WARNINGS = b',"warnings":'
@@ -49,7 +51,7 @@ async def load_result(document: bytes | msgspec.Raw) -> tuple[bytes, list[str]]:
 
     An array is parsed, so it is read on a thread.
     """
-    if bytes(memoryview(document)[:1]) == b"[":
+    if _is_array(document):
         return await asyncio.to_thread(_read_faces, document)
     return read_result(document)
 
@@ -58,7 +60,11 @@ def _read_faces(document: bytes | msgspec.Raw) -> tuple[bytes, list[str]]:
     faces = _FACES.decode(document)
     is_same_frame = all(face.transform == faces[0].transform for face in faces)
     overlay = combine_svgs([pybase64.b64decode(face.svg) for face in faces], is_same_frame=is_same_frame)
-    return overlay, list(dict.fromkeys(warning.code for face in faces for warning in face.warnings))
+    return overlay, _unique_codes(faces)
+
+
+def _unique_codes(results: Sequence[_FaceResult | _Tail]) -> list[str]:
+    return list(dict.fromkeys(warning.code for result in results for warning in result.warnings))
 
 
 def read_result(document: bytes | msgspec.Raw) -> tuple[bytes, list[str]]:
@@ -75,7 +81,9 @@ def read_result(document: bytes | msgspec.Raw) -> tuple[bytes, list[str]]:
 
 
 def read_warnings(document: bytes | msgspec.Raw) -> list[str]:
-    """Return the warning codes of a result document for one face."""
+    """Return the warning codes of a result document, or those of an array of results."""
+    if _is_array(document):
+        return _unique_codes(_TAILS.decode(document))
     tail = bytes(memoryview(document)[-_TAIL_BYTES:])
     warnings = _TAIL.decode(b"{" + tail[tail.rindex(_WARNINGS) + 1 :]).warnings
     return [warning.code for warning in warnings]
@@ -90,16 +98,24 @@ def _find_quote(view: memoryview, start: int) -> int:
     raise ValueError("result: expected a quote, got none")
 
 
-def load_mask(document: bytes | msgspec.Raw, limits: ImageLimits) -> tuple[bytes, list[str]]:
-    """Return the label mask and the warning codes of a result document, on a work thread.
+def render_result(
+    document: bytes | msgspec.Raw, result_format: ResultFormat, limits: ImageLimits
+) -> tuple[bytes, list[str]]:
+    """Return the overlay as PNG, or the label mask, and the warning codes of a result document, on a work thread.
 
     Raises:
-        ProblemError: ``parameter_invalid`` if the document is an array of results.
-        InputError: see `app.service.png_export.json_to_mask`.
+        ProblemError: ``parameter_invalid`` if the document is an array of results, and the format is the mask.
+        InputError: see `app.service.png_export`.
     """
-    if bytes(memoryview(document)[:1]) == b"[":
+    if result_format == "png":
+        return json_to_png(document, limits, is_request=True), read_warnings(document)
+    if _is_array(document):
         raise ProblemError("parameter_invalid", MASK_OF_ALL_FACES)
     return json_to_mask(document, limits), read_warnings(document)
+
+
+def _is_array(document: bytes | msgspec.Raw) -> bool:
+    return bytes(memoryview(document)[:1]) == b"["
 
 
 def overlay_headers(warnings: Sequence[str]) -> dict[str, str]:

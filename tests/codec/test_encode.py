@@ -5,7 +5,7 @@ import cv2
 import numpy as np
 import pytest
 
-from app.codec.encode import encode_flat_png, encode_image
+from app.codec.encode import encode_image, encode_overlay_png
 from app.codec.sniff import sniff_image, verify_structure
 
 
@@ -22,10 +22,11 @@ def test_transparency_decides_the_format(shape: tuple[int, int], channels: int, 
     assert np.abs(decoded.astype(int) - image).max() <= 2
 
 
-def test_flat_png_is_lossless_and_small() -> None:
-    image = np.zeros((200, 300, 4), np.uint8)
-    image[50:150, 100:200] = 10, 200, 30, 90
-    data = encode_flat_png(image)
+@pytest.mark.parametrize("channels", [3, 4])
+def test_overlay_png_is_lossless_and_small(channels: int) -> None:
+    image = np.zeros((200, 300, channels), np.uint8)
+    image[50:150, 100:200] = (10, 200, 30, 90)[:channels]
+    data = encode_overlay_png(list(cv2.split(image)))
     info = verify_structure(data, sniff_image(data, max_pixels=60_000))
     assert (info.format, info.size) == ("png", (300, 200))
     decoded = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)

@@ -91,14 +91,23 @@ def largest_png() -> bytes:
     return cv2.imencode(".png", image, [cv2.IMWRITE_PNG_COMPRESSION, 1])[1].tobytes()
 
 
+@pytest.mark.parametrize(
+    ("options", "accept"),
+    [
+        ({"background": b"image", "output_size": b"256"}, "*/*"),
+        ({"verify": b"pixels", "show_labels": b"true"}, "image/png"),  # an overlay of 64 megapixels
+    ],
+)
 def test_the_largest_images_of_several_callers_fit_into_the_memory_limit(
     run_service: Callable[..., AbstractContextManager[RunningService]],
     cgroup: LimitedCgroup,
     largest_png: bytes,
     sample: Sample,
+    options: dict[str, bytes],
+    accept: str,
 ) -> None:
     small = sample.form()
-    large = sample.form(image=largest_png, background=b"image", output_size=b"256")
+    large = sample.form(image=largest_png, **options)
     statuses: list[int] = []
     is_done = threading.Event()
     with ExitStack() as stack:
@@ -108,7 +117,7 @@ def test_the_largest_images_of_several_callers_fit_into_the_memory_limit(
 
         def client_of(number: int) -> httpx.Client:
             transport = httpx.HTTPTransport(local_address=f"127.0.0.{number + 2}")
-            headers = {"Content-Type": sample.multipart}
+            headers = {"Content-Type": sample.multipart, "Accept": accept}
             return httpx.Client(base_url=service.api, transport=transport, headers=headers, timeout=LIMIT_S)
 
         def send_large(number: int) -> None:

@@ -125,6 +125,12 @@ def test_a_form_becomes_a_task_as_well(caller: Caller, sample: Sample) -> None:
     overlay = caller.send("GET", f"{taken.headers['location']}?wait=60", {"accept": "image/svg+xml"})
     assert (taken.status_code, overlay.headers["content-type"]) == (202, "image/svg+xml")
     assert overlay.content == base64.b64decode(expected.json()["svg"])
+    image = caller.send("GET", taken.headers["location"], {"accept": "image/png"})
+    assert image.headers["content-type"] == "image/png"
+    assert (
+        image.content
+        == caller.crop(sample.json(show_landmarks=True, landmarks=sample.points), accept="image/png").content
+    )
 
 
 def test_pixels_that_do_not_decode_make_a_task_fail(caller: Caller, sample: Sample) -> None:

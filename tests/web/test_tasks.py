@@ -172,7 +172,7 @@ def test_the_overlay_is_returned_if_preferred(with_tasks: Run, sample: Sample) -
         assert overlay.headers["content-type"] == "image/svg+xml"
         assert overlay.headers["x-warnings"] == "exif_orientation"
         assert overlay.content == base64.b64decode(task["result"]["svg"])
-        assert (await tasks.status(taken, accept="image/png")).status_code == 406
+        assert (await tasks.status(taken, accept="image/jpeg")).status_code == 406
 
     with_tasks(scenario)
 

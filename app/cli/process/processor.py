@@ -82,7 +82,7 @@ class LocalProcessor:
         encoders: dict[Format, Callable[[], bytes]] = {
             Format.SVG: lambda: result.svg,
             Format.JSON: lambda: result_to_json(result),
-            Format.PNG: lambda: result_to_png(result, self._config.options, self._limits),
+            Format.PNG: lambda: result_to_png(result, self._limits),
         }
         return [encoders[name]() for name in self._config.formats]
 
@@ -104,30 +104,20 @@ def split_document(document: bytes) -> list[bytes]:
     return list(map(bytes, msgspec.json.decode(document, type=Annotated[list[msgspec.Raw], Meta(min_length=1)])))
 
 
-def document_to_results(document: bytes, files: JobFiles, config: JobConfig, face: int = 0) -> list[bytes]:
-    """Return the results in every format from the JSON document that a service returned for one face.
-
-    If the options select all faces, `face` is the index of this one.
+def document_to_results(document: bytes, config: JobConfig) -> list[bytes]:
+    """Return the results for one face in every format from the JSON document that a service returned.
 
     Raises:
         InputError: a PNG would be too large.
         msgspec.DecodeError: the document is not a result.
     """
     svg = pybase64.b64decode(msgspec.json.decode(document, type=_Document).svg)
-    results = []
-    for name in config.formats:
-        if name is Format.JSON:
-            results.append(document)
-        elif name is Format.SVG:
-            results.append(svg)
-        else:
-            points, are_normalized = parse_landmarks(files.landmarks)
-            options = config.options
-            if options.face == "all":
-                options = msgspec.structs.replace(options, face=face)
-            png = json_to_png(document, points, options, _limits(config), are_points_normalized=are_normalized)
-            results.append(png)
-    return results
+    encoders: dict[Format, Callable[[], bytes]] = {
+        Format.SVG: lambda: svg,
+        Format.JSON: lambda: document,
+        Format.PNG: lambda: json_to_png(document, _limits(config)),
+    }
+    return [encoders[name]() for name in config.formats]
 
 
 def read_files(job: Job, max_bytes: int) -> JobFiles:

@@ -127,7 +127,7 @@ class RemotePool:
         has_all_faces = self._config.options.face == "all"
         try:
             documents = split_document(document) if has_all_faces else [document]
-            results = [document_to_results(one, files, self._config, face) for face, one in enumerate(documents)]
+            results = [document_to_results(one, self._config) for one in documents]
         except (msgspec.DecodeError, ValueError):
             raise JobError("answer_invalid", "service: expected a result document, got something else") from None
         return write_results(job, results, has_all_faces=has_all_faces)

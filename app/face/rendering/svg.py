@@ -9,7 +9,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Final
+from typing import Final, NamedTuple
 
 import numpy as np
 import orjson
@@ -61,6 +61,8 @@ _ESCAPES: Final = str.maketrans(
 _BACKGROUND: Final = re.compile(
     rb'<image class="photo" [^<>]*href="data:(image/(?:jpeg|png));base64,([A-Za-z0-9+/=]*)"'
 )
+_REGIONS: Final = re.compile(rb'<g class="regions" fill-opacity="([^"]+)" [^>]*stroke-width="([^"]+)"')
+_LANDMARKS: Final = re.compile(rb'<path class="landmarks" d="M([^"]+)h0"')
 _START: Final = re.compile(rb'<svg [^>]*viewBox="0 0 ([0-9]+) ([0-9]+)"')
 _END: Final = b"</svg>"
 _PLAIN_NAME: Final = re.compile(r"[A-Za-z0-9 _.:#-]*")
@@ -133,34 +135,56 @@ def combine_svgs(overlays: Sequence[bytes], *, is_same_frame: bool) -> bytes:
     row. Each cell has the size of the largest frame.
     """
     sizes = [Size(int(found[1]), int(found[2])) for found in map(_START.match, overlays) if found is not None]
-    width, height = max(size.width for size in sizes), max(size.height for size in sizes)
-    columns = 1 if is_same_frame else math.ceil(math.sqrt(len(overlays)))
-    rows = 1 if is_same_frame else math.ceil(len(overlays) / columns)
-    parts = [_render_start(Size(columns * width, rows * height)).encode()]
+    size, corners = arrange_frames(sizes, is_same_frame=is_same_frame)
+    parts = [_render_start(size).encode()]
     if is_same_frame:
         parts.extend(_merge_groups(overlays))
     else:
-        for face, overlay in enumerate(overlays):
-            row, column = divmod(face, columns)
-            place = f'<g class="face" data-face="{face}" transform="translate({column * width} {row * height})">'
+        for face, (overlay, (x, y)) in enumerate(zip(overlays, corners, strict=True)):
+            place = f'<g class="face" data-face="{face}" transform="translate({x} {y})">'
             # A nested document clips what is outside its frame, as a document of its own does.
             parts.extend((place.encode(), overlay, b"</g>"))
     parts.append(_END)
     return b"".join(parts)
 
 
+def arrange_frames(sizes: Sequence[Size], *, is_same_frame: bool) -> tuple[Size, list[tuple[int, int]]]:
+    """Return the size of the frame that contains the overlays of all faces, and the top left corner of each.
+
+    Example:
+        >>> arrange_frames([Size(20, 30), Size(40, 10), Size(10, 10)], is_same_frame=False)
+        (Size(width=80, height=60), [(0, 0), (40, 0), (0, 30)])
+    """
+    width, height = max(size.width for size in sizes), max(size.height for size in sizes)
+    columns = 1 if is_same_frame else math.ceil(math.sqrt(len(sizes)))
+    rows = 1 if is_same_frame else math.ceil(len(sizes) / columns)
+    size = Size(columns * width, rows * height)
+    if is_same_frame:
+        return size, [(0, 0)] * len(sizes)
+    return size, [(face % columns * width, face // columns * height) for face in range(len(sizes))]
+
+
 def _merge_groups(overlays: Sequence[bytes]) -> list[bytes]:
-    background, shared = _split_overlay(overlays[0])[:2]
+    background, shared, *_ = split_overlay(overlays[0])
     parts = [background]
     for face, overlay in enumerate(overlays):
-        _, regions, landmarks, labels = _split_overlay(overlay)
+        _, regions, landmarks, labels = split_overlay(overlay)
         content = landmarks if face and regions == shared else regions + landmarks + labels
         parts.extend((f'<g class="face" data-face="{face}">'.encode(), content, b"</g>"))
     return parts
 
 
-def _split_overlay(overlay: bytes) -> tuple[bytes, bytes, bytes, bytes]:
-    """Split the content of an overlay into background, regions, landmarks and labels, each possibly empty."""
+class OverlayParts(NamedTuple):
+    """Parts of an overlay for one face, each possibly empty."""
+
+    background: bytes
+    regions: bytes
+    landmarks: bytes
+    labels: bytes
+
+
+def split_overlay(overlay: bytes) -> OverlayParts:
+    """Split the content of an overlay for one face."""
     end = len(overlay) - len(_END)
     ends = [end]
     # Names are escaped, so they cannot contain these tags.
@@ -168,8 +192,7 @@ def _split_overlay(overlay: bytes) -> tuple[bytes, bytes, bytes, bytes]:
         found = overlay.find(tag)
         ends.insert(0, ends[0] if found < 0 else found)
     starts = [overlay.index(b">") + 1, *ends]
-    background, regions, landmarks, labels = [overlay[a:b] for a, b in pairwise(starts)]
-    return background, regions, landmarks, labels
+    return OverlayParts(*(overlay[a:b] for a, b in pairwise(starts)))
 
 
 def _render_start(size: Size) -> str:
@@ -190,6 +213,27 @@ def compute_dot_px(size: Size) -> float:
 def compute_leader_x(label: PlacedLabel, font_size: float) -> float:
     """Return the ``x`` where the leader line of a label starts, with a small gap to the text."""
     return label.x + (-LEADER_GAP_EM if label.text_anchor == "start" else LEADER_GAP_EM) * font_size
+
+
+def read_style(overlay: OverlayParts) -> tuple[OverlayStyle, FloatArray | None]:
+    """Return the style of an overlay, and its landmarks ``(N, 2)`` if it shows them.
+
+    Raises:
+        ValueError: the document is not an overlay that this module rendered.
+    """
+    group = _REGIONS.match(overlay.regions)
+    if group is None:
+        raise ValueError("svg: expected an overlay, got another document")
+    landmarks_px = None
+    if dots := _LANDMARKS.match(overlay.landmarks):
+        landmarks_px = np.array(orjson.loads(b"[[" + dots[1].replace(b"h0M", b"],[") + b"]]"), np.float32)
+    style = OverlayStyle(
+        show_labels=bool(overlay.labels),
+        show_landmarks=landmarks_px is not None,
+        region_opacity=float(group[1]),
+        stroke_width=float(group[2]),
+    )
+    return style, landmarks_px
 
 
 def read_background(svg: bytes) -> EmbeddedImage | None:

@@ -13,7 +13,7 @@ from app.tasks.records import TaskStatus
 from app.web import openapi
 from app.web.auth import require_caller, scope_digest
 from app.web.body import cancel_on_disconnect, read_body
-from app.web.content_negotiation import JSON, PNG, negotiate_media_type, require_json
+from app.web.content_negotiation import JSON, MEDIA_TYPES, negotiate_format, require_json
 from app.web.error_handlers import NO_STORE
 from app.web.request_parsing import (
     check_input,
@@ -24,7 +24,7 @@ from app.web.request_parsing import (
     read_status_query,
     require_task_id,
 )
-from app.web.results import load_mask, load_result, overlay_headers, task_to_json
+from app.web.results import load_result, overlay_headers, render_result, task_to_json
 from app.web.state import WebState, task_queue, web_state
 
 if TYPE_CHECKING:
@@ -68,25 +68,27 @@ async def submit(request: Request) -> Response:
 async def status(request: Request, task_id: openapi.TaskId) -> Response:
     """Return the status of a task, and its result or error. With `wait`, respond when it has ended or the time is over.
 
-    The status code is 200 for a failed task, too: its `error` contains the reason. The response is the SVG overlay
-    alone if `Accept` prefers `image/svg+xml`, or the label mask with `mask=labels`, if the task has succeeded.
+    The status code is 200 for a failed task, too: its `error` contains the reason. If the task has succeeded, the
+    response is the overlay alone if `Accept` prefers `image/svg+xml` or `image/png`, or the label mask with
+    `mask=labels`.
     """
     state = web_state(request)
     caller = require_caller(request, state.keys)
     wait_s, is_mask = read_status_query(request)
-    media_type = negotiate_media_type(request.headers.get("accept"), is_mask=is_mask)
+    result_format = negotiate_format(request.headers.get("accept"), is_mask=is_mask)
     require_task_id(task_id)
     if wait_s:
         record = await _wait(request, state, task_id, wait_s, caller)
     else:
         record = await task_queue(request).status(task_id, owner=caller.owner)
-    if media_type != JSON and record.status is TaskStatus.SUCCESS:
-        if media_type == PNG:
-            with state.admission.enter(caller.identity) as slot:
-                image, warnings = await slot.run(load_mask, record.result, state.crop.limits)
-        else:
+    if result_format != "json" and record.status is TaskStatus.SUCCESS:
+        if result_format == "svg":
             image, warnings = await load_result(record.result)
-        return Response(image, headers={**overlay_headers(warnings), **NO_STORE}, media_type=media_type)
+        else:
+            with state.admission.enter(caller.identity) as slot:
+                image, warnings = await slot.run(render_result, record.result, result_format, state.crop.limits)
+        headers = {**overlay_headers(warnings), **NO_STORE}
+        return Response(image, headers=headers, media_type=MEDIA_TYPES[result_format])
     return Response(task_to_json(record), headers={**overlay_headers(()), **NO_STORE}, media_type=JSON)
 
 

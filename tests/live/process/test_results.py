@@ -59,9 +59,8 @@ def test_results_equal_those_of_the_use_case(
         expected = orjson.loads(result_to_json(result))
         assert read_json(path.with_suffix(".json")) == {**expected, "processing_time_ms": 0}
         rendered = read_png(path.with_suffix(".png"))
-        assert rendered.shape == (result.face.frame.size.height, result.face.frame.size.width, 4)
-        # The image fills the middle of the frame.
-        assert (rendered[rendered.shape[0] // 2, :, 3] == 255).mean() > 0.9
+        # Opaque, because the image fills the frame.
+        assert rendered.shape == (result.face.frame.size.height, result.face.frame.size.width, 3)
     assert sorted(path.name for path in out.iterdir()) == [
         ".facial-service.json",
         "x",

@@ -105,7 +105,7 @@ def test_later_regions_cover_earlier_ones(make_app: MakeApp, call: Call, sample:
         ("?mask=labels", {}, "image/svg+xml", (406, "not_acceptable")),
         ("?mask=labels", {}, "image/png", (200, None)),
         ("?mask=labels", {}, "image/*;q=0.5", (200, None)),
-        ("", {}, "image/png", (406, "not_acceptable")),
+        ("", {}, "image/jpeg", (406, "not_acceptable")),
     ],
 )
 def test_requests_for_a_mask(
