@@ -119,7 +119,7 @@ class Settings(BaseSettings):
     )
 
     # Server
-    host: str = Field("127.0.0.1", description="Listening address of the API and of metrics.")
+    host: str = Field("127.0.0.1", description="Listening address of the API and of metrics; `::` for all addresses.")
     port: int = Field(8000, ge=0, le=65535, description="API port; 0 selects a free one.")
     workers: int = Field(
         default_factory=count_usable_cores,

@@ -108,6 +108,7 @@ TAGS: Mapping[str, Callable[[str], Any]] = {
     "settings": _one_of("", "one component"),
     "type": _parse_types,
     "enum": _parse_choices,
+    "choices": _parse_choices,
     "pattern": _parse_pattern,
     "minimum": _parse_number,
     "maximum": _parse_number,

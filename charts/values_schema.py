@@ -51,6 +51,8 @@ def _value_schema(key: Key) -> dict[str, Any]:
     schema: dict[str, Any] = {"type": _simplify(tags.get("type") or [_type_of(key.default)])}
     if "items" in tags:
         schema["items"] = {"type": _simplify(tags["items"])}
+        if "choices" in tags:
+            schema["items"]["enum"] = tags["choices"]
     return schema | {name: tags[name] for name in ("enum", "pattern", "minimum", "maximum") if name in tags}
 
 

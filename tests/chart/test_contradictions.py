@@ -152,6 +152,14 @@ CASES: dict[str, tuple[Values, str]] = {
         {"api": {"service": {"nodePort": 30080}}},
         "api.service.nodePort: a Service of type ClusterIP has no node port; set api.service.type",
     ),
+    "two-families-on-one-stack": (
+        {"ipFamilies": ["IPv4", "IPv6"]},
+        "ipFamilies: two families need a Service with addresses of both; set ipFamilyPolicy to PreferDualStack or",
+    ),
+    "a-family-twice": (
+        {"ipFamilyPolicy": "RequireDualStack", "ipFamilies": ["IPv6", "IPv6"]},
+        "ipFamilies: IPv6, IPv6 has a family twice; list each family once",
+    ),
     "volume-of-the-chart": (
         {"extraVolumes": [{"name": "tmp", "emptyDir": {}}]},
         "extraVolumes: the name tmp is reserved for a volume of the chart; choose another name",

@@ -185,6 +185,35 @@ def greet(port: int, credentials: dict[str, str]) -> str:
         return lines.readline().decode().strip()
 
 
+@pytest.mark.live
+def test_server_listens_on_both_families(tmp_path: Path) -> None:
+    ports = free_ports(2)
+    file, variables = place(template(), tmp_path)
+    text = file.read_text(encoding="utf-8").replace('"/data"', f'"{tmp_path}/data"')
+    file.write_text(text.replace(":4222", f":{ports[0]}").replace(":8222", f":{ports[1]}"), encoding="utf-8")
+    command = [embedded_server.find_program(), "-c", str(file)]
+    process = subprocess.Popen(command, env=variables, stderr=subprocess.DEVNULL)
+    try:
+        for host in ("127.0.0.1", "::1") if socket.has_dualstack_ipv6() else ("127.0.0.1",):
+            for port in ports:
+                wait_until_open(host, port)
+    finally:
+        process.terminate()
+        process.wait(LIMIT_S)
+
+
+def wait_until_open(host: str, port: int) -> None:
+    end = time.monotonic() + LIMIT_S
+    while True:
+        try:
+            socket.create_connection((host, port), timeout=1).close()
+        except OSError:
+            assert time.monotonic() < end
+            time.sleep(0.05)
+        else:
+            return
+
+
 def test_route_of_every_server_leads_to_a_pod() -> None:
     for replicas in (3, 5):
         release = template(values={"nats": {"replicas": replicas}})

@@ -280,6 +280,25 @@ def test_policies_open_the_ports_of_servers_elsewhere(url: str, monitor: str, po
         } == ports
 
 
+@pytest.mark.parametrize(
+    ("policy", "families"),
+    [
+        ("", []),
+        ("SingleStack", ["IPv6"]),
+        ("PreferDualStack", []),
+        ("PreferDualStack", ["IPv6", "IPv4"]),
+        ("RequireDualStack", ["IPv4", "IPv6"]),
+    ],
+)
+def test_every_service_has_the_families(policy: str, families: list[str]) -> None:
+    release = template(values={"ipFamilyPolicy": policy, "ipFamilies": families, "nats": {"replicas": 3}})
+    services = release.all("Service")
+    assert len(services) == 4
+    for service in services:
+        assert service["spec"].get("ipFamilyPolicy", "") == policy
+        assert service["spec"].get("ipFamilies", []) == families
+
+
 def test_ports_of_policies_are_those_of_pods(release: Release) -> None:
     for policy in release.all("NetworkPolicy"):
         pod = pod_of(release, policy["metadata"]["labels"]["app.kubernetes.io/component"])

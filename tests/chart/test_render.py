@@ -105,6 +105,7 @@ SPECIAL: dict[str, Any] = {
     "api.terminationGracePeriodSeconds": 777,
     "worker.terminationGracePeriodSeconds": 777,
     "httpRoute.timeout": "15s",
+    "ipFamilies": ["IPv6"],
     "prometheusRule.overrides": {"FacialServiceDown": ON | {"severity": "info"}},
     "prometheusRule.additionalGroups": [{"name": "a", "rules": [{"record": "a", "expr": "b"}]}],
     "prometheusRule.runbookBaseUrl": "https://git.example.com/a",

@@ -70,6 +70,7 @@ LEVELS = mappings()
         ({"commonLabels": {"a": 1}}, "at '/commonLabels/a': got number, want string"),
         ({"ingress": {"hosts": "a.example.com"}}, "at '/ingress/hosts': got string, want array"),
         ({"ingress": {"hosts": [{"host": "a"}]}}, "at '/ingress/hosts/0': got object, want string"),
+        ({"ipFamilies": ["ipv6"]}, "at '/ipFamilies/0': value must be one of 'IPv4', 'IPv6'"),
         ({"tolerations": []}, "additional properties 'tolerations' not allowed"),
         ({"settings": {"LOGLEVEL": "DEBUG"}}, "at '/settings': additional properties 'LOGLEVEL' not allowed"),
         ({"settings": {"log_level": "DEBUG"}}, "at '/settings': additional properties 'log_level' not allowed"),

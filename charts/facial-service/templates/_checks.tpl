@@ -182,6 +182,15 @@ settings.ENABLE_METRICS: without metrics every Prometheus target would be down; 
 {{- end }}
 {{- end }}
 
+{{- define "facial-service.checkNetwork" -}}
+{{- $families := .Values.ipFamilies }}
+{{- if ne (len $families) (len (uniq $families)) }}
+ipFamilies: {{ join ", " $families }} has a family twice; list each family once
+{{- else if and (gt (len $families) 1) (not (has .Values.ipFamilyPolicy (list "PreferDualStack" "RequireDualStack"))) }}
+ipFamilies: two families need a Service with addresses of both; set ipFamilyPolicy to PreferDualStack or RequireDualStack
+{{- end }}
+{{- end }}
+
 {{- define "facial-service.checkPods" -}}
 {{- if and .Values.api.service.nodePort (eq .Values.api.service.type "ClusterIP") }}
 api.service.nodePort: a Service of type ClusterIP has no node port; set api.service.type to NodePort or LoadBalancer
@@ -201,7 +210,7 @@ extraContainers: the name {{ .name }} is reserved for a container of the chart; 
 {{/* Fail with all contradictions in the values at once. */}}
 {{- define "facial-service.checks" -}}
 {{- $errors := list }}
-{{- range list "Settings" "Grace" "Queue" "Scaling" "Memory" "Metrics" "Objectives" "Pods" }}
+{{- range list "Settings" "Grace" "Queue" "Scaling" "Memory" "Metrics" "Objectives" "Network" "Pods" }}
 {{- with trim (include (printf "facial-service.check%s" .) $) }}{{ $errors = append $errors . }}{{ end }}
 {{- end }}
 {{- with $errors }}

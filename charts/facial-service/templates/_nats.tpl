@@ -16,6 +16,7 @@ no shorter lame duck mode.
 include "../../run/nats/access.conf"
 {{ end -}}
 server_name: $POD_NAME
+# For this address, the server listens on both families, or on IPv4 if the node has no IPv6.
 listen: "0.0.0.0:4222"
 http: "0.0.0.0:8222"
 

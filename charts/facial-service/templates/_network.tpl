@@ -10,6 +10,16 @@ Paths exposed outside the cluster: the API and its pages. There is no prefix `/`
 - {path: /, match: Exact}
 {{- end }}
 
+{{/* IP families of a Service's addresses. */}}
+{{- define "facial-service.ipFamilies" -}}
+{{- with .Values.ipFamilyPolicy -}}
+ipFamilyPolicy: {{ . }}
+{{- end }}
+{{- with .Values.ipFamilies }}
+ipFamilies: {{ toJson . }}
+{{- end }}
+{{- end }}
+
 {{/*
 Port of a URL. Errors must not repeat the URL, because it may contain a password:
 (dict "url" "nats://host" "default" 4222).

@@ -105,7 +105,8 @@ NATS_TLS_KEY_FILE: /etc/nats-access/tls.key
 {{/* Environment variables that the chart manages, as a map: (dict "root" $ "component" "api"). */}}
 {{- define "facial-service.managedEnv" -}}
 {{- $values := get .root.Values .component -}}
-HOST: 0.0.0.0
+# Addresses of both families; the service listens on those of IPv4 if the node has no IPv6.
+HOST: "::"
 METRICS_PORT: "9000"
 SLO_LATENCY_THRESHOLD_S: {{ include "facial-service.text" .root.Values.slo.latency.threshold | quote }}
 GRACEFUL_TIMEOUT_S: {{ int $values.gracefulTimeoutSeconds | quote }}
