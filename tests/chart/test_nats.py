@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import os
+import shutil
 import socket
+import ssl
 import subprocess
-import sys
 import time
 from typing import TYPE_CHECKING, Any
 
@@ -14,8 +14,8 @@ import orjson
 import pytest
 
 from app.tasks import embedded_server
-from tests.chart.environment import read_settings
-from tests.chart.helm import CHART, RELEASE, Release, Values, template
+from tests.chart.environment import environment, read_settings
+from tests.chart.helm import RELEASE, Release, Values, template
 from tests.chart.pods import pod_of
 from tests.tasks.conftest import free_ports
 
@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 NAME = f"{RELEASE}-facial-service-nats"
 # If they were not quoted, nats-server would read them as a number, a variable, a comment or a block.
 TOKENS = ["s3cret", "20m", "1e5", "$HOME", "a#b", 'quo"te', "back\\slash", "{x: y}", "ümlaut", "tru e", "@:/%"]
+# Tokens of a cluster are part of URLs.
+SAFE_TOKENS = ["s3cret", "20m", "1e5", "a-b.c_d~e", "0123456789abcdef" * 3]
 LIMIT_S = 15.0
 
 
@@ -42,17 +44,11 @@ def place(release: Release, folder: Path, *, token: str | None = None, index: in
     Returns:
         Its path, and the variables that its process has.
     """
-    file = folder / "etc" / "nats" / "nats.conf"
-    file.parent.mkdir(parents=True)
-    (folder / "run" / "nats").mkdir(parents=True)
-    file.write_text(configuration(release), encoding="utf-8")
-    pod = pod_of(release, "nats")
-    if token is not None:
-        (container,) = pod.spec["initContainers"]
-        variables = {item["name"]: item.get("value", token) for item in container["env"]}
-        script = container["args"][0].replace("/run/nats", str(folder / "run" / "nats"))
-        subprocess.run([sys.executable, "-c", script], env=variables, check=True)
-    return file, {"POD_NAME": f"{NAME}-{index}"}
+    file = folder / "nats.conf"
+    text = configuration(release).replace('"/etc/nats-tls/', f'"{folder}/')
+    file.write_text(text, encoding="utf-8")
+    variables = environment(release, pod_of(release, "nats"), {"s": {"token": token or ""}})
+    return file, {**variables, "POD_NAME": f"{NAME}-{index}"}
 
 
 def judge(file: Path, variables: dict[str, str]) -> str:
@@ -64,12 +60,14 @@ def judge(file: Path, variables: dict[str, str]) -> str:
 
 def test_scenarios_are_taken(release: Release, tmp_path: Path) -> None:
     if release.all("StatefulSet"):
-        has_token = "initContainers" in pod_of(release, "nats").spec
-        assert judge(*place(release, tmp_path, token="s3cret" if has_token else None)) == ""
+        pod = pod_of(release, "nats")
+        assert "initContainers" not in pod.spec
+        file, variables = place(release, tmp_path)
+        assert judge(file, variables | ({"TOKEN": "'s3cret'"} if "TOKEN" in variables else {})) == ""
 
 
 FORMS = [(replicas, "always", token) for replicas in (1, 3, 5) for token in (None, "s3cret")]
-FORMS += [(replicas, "2m", token) for replicas in (1, 3) for token in TOKENS]
+FORMS += [(1, "2m", token) for token in TOKENS] + [(3, "2m", token) for token in SAFE_TOKENS]
 
 
 @pytest.mark.parametrize(("replicas", "interval", "token"), FORMS)
@@ -236,13 +234,35 @@ def test_store_is_where_the_volume_is() -> None:
         assert 'store_dir: "/data"' in configuration(release)
 
 
-def test_access_script_is_the_charts_file() -> None:
-    release = template(values={"nats": {"auth": {"existingSecret": "s"}}})
-    (container,) = pod_of(release, "nats").spec["initContainers"]
-    assert container["args"][0] == (CHART / "files" / "nats_access.py").read_text(encoding="utf-8")
-    (mount,) = container["volumeMounts"]
-    assert {"name": mount["name"], "mountPath": "/run/nats", "readOnly": True} in pod_of(release, "nats").main[
-        "volumeMounts"
+@pytest.mark.live
+@pytest.mark.parametrize("token", [None, "s3cret"])
+def test_server_with_a_certificate_accepts_only_tls(token: str | None, tmp_path: Path) -> None:
+    program = shutil.which("openssl")
+    if program is None:
+        pytest.skip("no openssl on PATH to make certificates with")
+    command = [program, "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-subj", "/CN=a", "-days", "1"]
+    command += [
+        "-addext",
+        "subjectAltName=IP:127.0.0.1",
+        "-keyout",
+        f"{tmp_path}/tls.key",
+        "-out",
+        f"{tmp_path}/tls.crt",
     ]
-    assert os.path.normpath("/etc/nats/../../run/nats/access.conf") == "/run/nats/access.conf"
-    assert 'include "../../run/nats/access.conf"' in configuration(release)
+    subprocess.run(command, check=True, capture_output=True)
+    shutil.copy(tmp_path / "tls.crt", tmp_path / "ca.crt")
+    auth = {"existingSecret": "s"} if token else {}
+    server = Server(template(values={"nats": {"tls": {"existingSecret": "t"}, "auth": auth}}), tmp_path, token)
+    context = ssl.create_default_context(cafile=str(tmp_path / "ca.crt"))
+    try:
+        server.figures()  # probes and KEDA read the monitoring port without TLS
+        with socket.create_connection(("127.0.0.1", server.port), timeout=LIMIT_S) as connection:
+            info = orjson.loads(connection.recv(65536).removeprefix(b"INFO "))
+            assert (info["tls_required"], info.get("auth_required", False)) == (True, token is not None)
+            with context.wrap_socket(connection, server_hostname="127.0.0.1") as encrypted:
+                login = {"auth_token": token} if token else {}
+                encrypted.sendall(b"CONNECT " + orjson.dumps({"verbose": False} | login) + b"\r\nPING\r\n")
+                assert b"PONG" in encrypted.recv(65536)
+    finally:
+        server.process.terminate()
+        server.process.wait(LIMIT_S)

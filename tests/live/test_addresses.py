@@ -68,7 +68,7 @@ def test_tasks_end_on_an_address_of_ipv6(run_service: Callable[..., Any], sample
         headers = {"content-type": sample.multipart}
         sent = httpx.post(f"{service.api}/api/v1/frontal/crop/submit", content=sample.form(), headers=headers)
         url = f"{service.api}{sent.raise_for_status().headers['location']}"
-        assert wait_until(lambda: httpx.get(url).json()["status"] == "completed", limit_s=30, what="the task")
+        assert wait_until(lambda: httpx.get(url).json()["status"] == "SUCCESS", limit_s=30, what="the task")
 
 
 BIND = """
