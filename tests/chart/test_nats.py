@@ -15,7 +15,7 @@ import pytest
 
 from app.tasks import embedded_server
 from tests.chart.environment import environment, read_settings
-from tests.chart.helm import RELEASE, Release, Values, template
+from tests.chart.helm import NAMESPACE, RELEASE, Release, Values, template
 from tests.chart.pods import pod_of
 from tests.tasks.conftest import free_ports
 
@@ -234,23 +234,22 @@ def test_store_is_where_the_volume_is() -> None:
         assert 'store_dir: "/data"' in configuration(release)
 
 
-@pytest.mark.live
-@pytest.mark.parametrize("token", [None, "s3cret"])
-def test_server_with_a_certificate_accepts_only_tls(token: str | None, tmp_path: Path) -> None:
+def make_certificate(folder: Path) -> None:
+    """Write a certificate of the loopback address, which is its own authority, as the keys of a Secret."""
     program = shutil.which("openssl")
     if program is None:
         pytest.skip("no openssl on PATH to make certificates with")
     command = [program, "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-subj", "/CN=a", "-days", "1"]
-    command += [
-        "-addext",
-        "subjectAltName=IP:127.0.0.1",
-        "-keyout",
-        f"{tmp_path}/tls.key",
-        "-out",
-        f"{tmp_path}/tls.crt",
-    ]
+    command += ["-addext", "subjectAltName=IP:127.0.0.1", "-addext", "extendedKeyUsage=serverAuth,clientAuth"]
+    command += ["-keyout", f"{folder}/tls.key", "-out", f"{folder}/tls.crt"]
     subprocess.run(command, check=True, capture_output=True)
-    shutil.copy(tmp_path / "tls.crt", tmp_path / "ca.crt")
+    shutil.copy(folder / "tls.crt", folder / "ca.crt")
+
+
+@pytest.mark.live
+@pytest.mark.parametrize("token", [None, "s3cret"])
+def test_server_with_a_certificate_accepts_only_tls(token: str | None, tmp_path: Path) -> None:
+    make_certificate(tmp_path)
     auth = {"existingSecret": "s"} if token else {}
     server = Server(template(values={"nats": {"tls": {"existingSecret": "t"}, "auth": auth}}), tmp_path, token)
     context = ssl.create_default_context(cafile=str(tmp_path / "ca.crt"))
@@ -266,3 +265,51 @@ def test_server_with_a_certificate_accepts_only_tls(token: str | None, tmp_path:
     finally:
         server.process.terminate()
         server.process.wait(LIMIT_S)
+
+
+@pytest.mark.live
+@pytest.mark.parametrize("has_tls", [False, True])
+def test_servers_of_the_chart_form_a_cluster(has_tls: bool, tmp_path: Path) -> None:
+    """With a token, and with certificates that cover the names of the servers."""
+    tls = {"existingSecret": "t"} if has_tls else {}
+    release = template(values={"nats": {"replicas": 3, "tls": tls, "auth": {"existingSecret": "s"}}})
+    ports = free_ports(9)
+    processes = []
+    if has_tls:
+        make_certificate(tmp_path)
+    for index in range(3):
+        folder = tmp_path / str(index)
+        folder.mkdir()
+        if has_tls:
+            for name in ("tls.key", "tls.crt", "ca.crt"):
+                shutil.copy(tmp_path / name, folder / name)
+        file, variables = place(release, folder, token=SAFE_TOKENS[0], index=index)
+        text = file.read_text(encoding="utf-8").replace('"/data"', f'"{folder}/data"')
+        for offset, port in enumerate((4222, 8222, 6222)):
+            text = text.replace(f"0.0.0.0:{port}", f"127.0.0.1:{ports[3 * index + offset]}")
+        file.write_text(text, encoding="utf-8")
+        for other in range(3):
+            address = f"{NAME}-{other}.{NAME}{f'.{NAMESPACE}.svc' if has_tls else ''}:6222"
+            assert address in variables["ROUTES"]
+            variables["ROUTES"] = variables["ROUTES"].replace(address, f"127.0.0.1:{ports[3 * other + 2]}")
+        command = [embedded_server.find_program(), "-c", str(file)]
+        processes.append(subprocess.Popen(command, env=variables, stderr=subprocess.DEVNULL))
+    try:
+        end = time.monotonic() + 3 * LIMIT_S
+        while not all(is_healthy(port) for port in ports[1::3]):
+            assert time.monotonic() < end
+            time.sleep(0.1)
+        routes = httpx.get(f"http://127.0.0.1:{ports[1]}/routez").json()["routes"]
+        assert {route["remote_name"] for route in routes} == {f"{NAME}-1", f"{NAME}-2"}
+    finally:
+        for process in processes:
+            process.kill()
+            process.wait(LIMIT_S)
+
+
+def is_healthy(port: int) -> bool:
+    """Return whether the server is ready, which a server of a cluster is only with the others."""
+    try:
+        return httpx.get(f"http://127.0.0.1:{port}/healthz").is_success
+    except httpx.TransportError:
+        return False

@@ -60,11 +60,15 @@ to stop its exporter.
 {{- add (int (dig "preStopSeconds" 0 $values)) (int $values.gracefulTimeoutSeconds) (include "facial-service.stopMarginSeconds" .component | int) }}
 {{- end }}
 
-{{/* Hosts of the NATS servers of this release, as a JSON list. */}}
+{{/*
+Hosts of the NATS servers of this release, as a JSON list. With TLS, they include the namespace, because a wildcard in a
+certificate covers only names with at least two dots.
+*/}}
 {{- define "facial-service.natsHosts" -}}
 {{- $name := printf "%s-nats" (include "facial-service.fullname" .) }}
+{{- $domain := ternary (printf "%s.%s.svc" $name .Release.Namespace) $name (not (empty .Values.nats.tls.existingSecret)) }}
 {{- $hosts := list }}
-{{- range until (int .Values.nats.replicas) }}{{ $hosts = append $hosts (printf "%s-%d.%s" $name . $name) }}{{ end }}
+{{- range until (int .Values.nats.replicas) }}{{ $hosts = append $hosts (printf "%s-%d.%s" $name . $domain) }}{{ end }}
 {{- toJson $hosts }}
 {{- end }}
 
