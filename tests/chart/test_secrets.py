@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import json
+import subprocess
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tests.chart.environment import environment, read_settings
-from tests.chart.helm import NAMESPACE, RELEASE, Release, Values, template
+from tests.chart.helm import CHART, KUBERNETES, NAMESPACE, RELEASE, Release, Values, find_helm, template
 from tests.chart.pods import Pod, find_pods, is_selected, pod_of
 
 LOGIN = {"login": {"u": "me", "p": "word", "t": "token", "seed": "SUAM", "NATS_USER": "other"}}
@@ -217,6 +219,14 @@ def test_strategy_is_that_of_the_values() -> None:
     strategy = {"type": "Recreate"}
     release = template(values={name: {"strategy": strategy} for name in ("api", "worker")})
     assert [item["spec"]["strategy"] for item in release.all("Deployment")] == [strategy, strategy]
+
+
+def test_list_of_variables_causes_no_warning() -> None:
+    """Helm prints one if the default is a map."""
+    values = {"env": [{"name": "A", "value": "1"}], "api": {"env": [{"name": "A", "value": "2"}]}}
+    command = [find_helm(), "template", "a", str(CHART), "--kube-version", KUBERNETES, "--values", "-"]
+    done = subprocess.run(command, input=json.dumps(values), capture_output=True, text=True, check=True)
+    assert done.stderr == ""
 
 
 def test_variables_are_a_map_or_a_list() -> None:
