@@ -48,7 +48,7 @@ _QUICK = {signal.SIGINT, signal.SIGQUIT}
 
 
 class DualStackSocket(TCP6Socket):
-    """IPv6 socket that also accepts IPv4 connections on ``::``, whatever `net.ipv6.bindv6only` is."""
+    """IPv6 socket that also accepts IPv4 connections on ``::``, regardless of `net.ipv6.bindv6only`."""
 
     def bind(self, sock: socket.socket) -> None:
         """Bind the socket, for both families if the address is ``::``."""
