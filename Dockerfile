@@ -63,7 +63,7 @@ COPY --from=packages /opt/venv /opt/venv
 COPY --from=service /service /opt/venv
 
 # Do not write bytecode: it already exists, and the root file system may be read-only.
-ENV PATH=/opt/venv/bin:$PATH PYTHONDONTWRITEBYTECODE=1 HOST=0.0.0.0 DATA_DIR=/data
+ENV PATH=/opt/venv/bin:$PATH PYTHONDONTWRITEBYTECODE=1 HOST=:: DATA_DIR=/data
 USER 10001:10001
 EXPOSE 8000 9000
 STOPSIGNAL SIGTERM

@@ -26,7 +26,7 @@ from app.web import openapi
 from app.web.auth import KeyRing
 from app.web.body import BodyLimits
 from app.web.error_handlers import HANDLERS
-from app.web.middleware import RequestContext, ShutdownGuard
+from app.web.middleware import PathPrefix, RequestContext, ShutdownGuard
 from app.web.rate_limit import RateLimiter
 from app.web.request_metrics import RequestMetrics
 from app.web.routes import operations, page, regions, tasks
@@ -82,6 +82,9 @@ def create_app(
     if metrics.is_enabled():
         app.add_middleware(RequestMetrics)
     app.add_middleware(RequestContext, is_access_logged=settings.log_access)
+    # With a prefix such as /api, a path does not show whether a proxy has removed it already.
+    if state.prefix and not any(getattr(route, "path", "").startswith(f"{state.prefix}/") for route in app.routes):
+        app.add_middleware(PathPrefix, prefix=state.prefix)
     return app
 
 
@@ -112,7 +115,7 @@ def _make_state(settings: Settings, scoreboard: ScoreboardView | None, registry:
             max_body_bytes=settings.max_body_bytes,
         ),
         scoreboard=scoreboard,
-        exposition=None if registry is None else Exposition(registry),
+        exposition=None if registry is None or not settings.metrics_on_api_port else Exposition(registry),
         queue=TaskQueue(settings) if settings.enable_tasks else None,
         has_result_cache=settings.enable_tasks and settings.result_cache,
         keys=KeyRing([key.get_secret_value() for key in settings.api_keys], settings.api_keys_file),

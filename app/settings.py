@@ -119,7 +119,7 @@ class Settings(BaseSettings):
     )
 
     # Server
-    host: str = Field("127.0.0.1", description="Listening address of the API and of metrics.")
+    host: str = Field("127.0.0.1", description="Listening address of the API and of metrics; `::` for all addresses.")
     port: int = Field(8000, ge=0, le=65535, description="API port; 0 selects a free one.")
     workers: int = Field(
         default_factory=count_usable_cores,
@@ -149,7 +149,9 @@ class Settings(BaseSettings):
     forwarded_allow_ips: str = Field(
         "127.0.0.1", description="Trusted proxies (X-Forwarded-For), separated by commas; `*` trusts every client."
     )
-    root_path: str = Field("", description="Path prefix that a reverse proxy strips; added to the links in /docs.")
+    root_path: str = Field(
+        "", description="Path prefix behind a reverse proxy, such as `/faces`; requests may have it, links in /docs do."
+    )
     enable_page: bool = Field(default=True, description="Page at `/`; false disables it and its assets.")
 
     # Limits
@@ -209,6 +211,7 @@ class Settings(BaseSettings):
 
     # Metrics
     enable_metrics: bool = Field(default=True, description="Prometheus metrics; false disables them.")
+    metrics_on_api_port: bool = Field(default=True, description="Whether the API port serves /metrics too.")
     metrics_port: int = Field(
         9000, ge=0, le=65535, description="Port of the process that serves metrics and probes; 0 selects a free one."
     )

@@ -10,6 +10,7 @@ MANAGED_SETTINGS = {
     "HOST": "",
     "PORT": "",
     "METRICS_PORT": "",
+    "METRICS_ON_API_PORT": "`api.service.exposeMetrics`",
     "PROMETHEUS_MULTIPROC_DIR": "",
     "DATA_DIR": "",
     "LOG_FILE": "",

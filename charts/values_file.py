@@ -108,6 +108,7 @@ TAGS: Mapping[str, Callable[[str], Any]] = {
     "settings": _one_of("", "one component"),
     "type": _parse_types,
     "enum": _parse_choices,
+    "choices": _parse_choices,
     "pattern": _parse_pattern,
     "minimum": _parse_number,
     "maximum": _parse_number,
@@ -168,7 +169,8 @@ class _Parser:
             self._add_error(line, f"{'.'.join(path)}: missing description; add a comment above the key")
         if default in ({}, []) and not tags.keys() & {*OPAQUE_TAGS, "items"}:
             self._add_error(line, f"{'.'.join(path)}: an empty default needs a tag with the type of its items")
-        if default is None and "type" not in tags:
+        # A map with a list as its alternative is null by default, because Helm would try to merge a list with a map.
+        if default is None and not tags.keys() & {"type", "map"}:
             self._add_error(line, f"{'.'.join(path)}: a null default needs a `+ type` tag")
         section = self._find_section(line)
         return Key(

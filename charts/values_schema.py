@@ -19,7 +19,7 @@ def values_schema(keys: Sequence[Key], title: str) -> dict[str, Any]:
     """Return the schema of a chart's values, in draft 7, which Helm supports."""
     schema = _closed({key.path[-1]: key_schema(key) for key in keys})
     # Helm passes the global values of a parent chart to every subchart.
-    schema["properties"]["global"] = {"type": "object", "description": "Global values of the parent chart."}
+    schema["properties"].setdefault("global", {"type": "object"})["additionalProperties"] = True
     # A parent chart can use this value as the condition of the dependency.
     schema["properties"]["enabled"] = {
         "type": "boolean",
@@ -51,6 +51,8 @@ def _value_schema(key: Key) -> dict[str, Any]:
     schema: dict[str, Any] = {"type": _simplify(tags.get("type") or [_type_of(key.default)])}
     if "items" in tags:
         schema["items"] = {"type": _simplify(tags["items"])}
+        if "choices" in tags:
+            schema["items"]["enum"] = tags["choices"]
     return schema | {name: tags[name] for name in ("enum", "pattern", "minimum", "maximum") if name in tags}
 
 
@@ -69,12 +71,15 @@ def _env_schema() -> dict[str, Any]:
 
     A variable is a string, a Kubernetes `valueFrom`, or null, which resets the value of another values file.
     """
+    name = "^[A-Za-z_][A-Za-z0-9_]*$"
     sources = ("configMapKeyRef", "fieldRef", "resourceFieldRef", "secretKeyRef")
     value_from = _closed({source: {"type": "object"} for source in sources}) | {"minProperties": 1, "maxProperties": 1}
     reference = _closed({"valueFrom": value_from}) | {"required": ["valueFrom"]}
+    item = _closed({"name": {"type": "string", "pattern": name}, "value": {"type": "string"}, "valueFrom": value_from})
     return {
-        "type": "object",
-        "propertyNames": {"pattern": "^[A-Za-z_][A-Za-z0-9_]*$"},
+        "type": ["object", "array", "null"],
+        "items": item | {"required": ["name"]},
+        "propertyNames": {"pattern": name},
         "additionalProperties": {"type": ["string", "object", "null"], "if": {"type": "object"}, "then": reference},
     }
 

@@ -7,7 +7,7 @@ import signal
 from typing import TYPE_CHECKING, Any
 
 from app.main import create_app
-from app.supervisor.application import ServiceApplication, bind
+from app.supervisor.application import ServiceApplication, bind, listening_host
 from app.supervisor.banner import announce_api, url_of
 from app.supervisor.managed_processes import ManagedProcess, execute
 from app.supervisor.scoreboard import Scoreboard, make_task_scoreboard
@@ -42,7 +42,8 @@ class ApiApplication(ServiceApplication):
     def gunicorn_options(self) -> dict[str, Any]:
         """Return gunicorn's options for the settings."""
         settings = self.settings
-        host = f"[{settings.host}]" if ":" in settings.host else settings.host
+        host = listening_host(settings.host)
+        host = f"[{host}]" if ":" in host else host
         return super().gunicorn_options() | {
             "bind": [f"{host}:{settings.port}"],
             "workers": settings.workers,

@@ -40,6 +40,7 @@ TITLE = "facial-service"
 EXPORTER_STOP_S = 2.0
 PORT_WAIT_S = 5.0  # how long to wait for a port, because the processes of a killed instance may still hold it
 NOTICE_S, POLL_S = 0.5, 0.05
+ANY_IPV4, ANY_IPV6 = "0.0.0.0", "::"  # noqa: S104 - compared
 RESPONSE_MARGIN_S = 3  # after the graceful timeout, for workers to respond to the remaining requests
 
 
@@ -174,6 +175,14 @@ def child_exit(arbiter: ServiceArbiter, worker: SlotWorker) -> None:
     log.log(level, "%s exited: %s (pid %d)", worker.slot_name, reason, worker.pid, extra={"reason": reason})
 
 
+def listening_host(host: str) -> str:
+    """Return the address to listen on for `HOST`: for ``::``, ``0.0.0.0`` if this machine has no IPv6.
+
+    A socket on ``::`` accepts connections of both families.
+    """
+    return ANY_IPV4 if host == ANY_IPV6 and not socket.has_dualstack_ipv6() else host
+
+
 def bind(host: str, port: int, setting: str) -> socket.socket:
     """Bind a port and listen on it.
 
@@ -183,12 +192,12 @@ def bind(host: str, port: int, setting: str) -> socket.socket:
     Raises:
         OSError: the address is not available, or the port stays in use.
     """
+    host = listening_host(host)
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    is_any = host == "::" and socket.has_dualstack_ipv6()
     start, is_logged = time.monotonic(), False
     while True:
         try:
-            return socket.create_server((host, port), family=family, backlog=128, dualstack_ipv6=is_any)
+            return socket.create_server((host, port), family=family, backlog=128, dualstack_ipv6=host == ANY_IPV6)
         except OSError as error:
             waited = time.monotonic() - start
             if error.errno != errno.EADDRINUSE or waited > PORT_WAIT_S:

@@ -9,11 +9,14 @@ from __future__ import annotations
 import logging
 import os
 import signal
+import socket
 import time
 from typing import TYPE_CHECKING, Any, cast
 
+from gunicorn import sock as gunicorn_sock
 from gunicorn.arbiter import Arbiter
 from gunicorn.glogging import Logger
+from gunicorn.sock import TCP6Socket
 from gunicorn.workers.base import Worker
 
 from app.observability import multiprocess, recording
@@ -42,6 +45,19 @@ POLL_S = 0.01
 _PEEK = os.WEXITED | os.WNOHANG | os.WNOWAIT
 _ORDERLY = {0, -signal.SIGTERM, -signal.SIGINT, -signal.SIGQUIT}
 _QUICK = {signal.SIGINT, signal.SIGQUIT}
+
+
+class DualStackSocket(TCP6Socket):
+    """IPv6 socket that also accepts IPv4 connections on ``::``, regardless of `net.ipv6.bindv6only`."""
+
+    def bind(self, sock: socket.socket) -> None:
+        """Bind the socket, for both families if the address is ``::``."""
+        if self.cfg_addr[0] == "::":
+            sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
+        super().bind(sock)
+
+
+gunicorn_sock.TCP6Socket = DualStackSocket  # type: ignore[misc]
 
 
 class ServiceLogger(Logger):

@@ -75,7 +75,15 @@ LAST_CALL_S = 0.3  # how long a worker waits, after its own signal, to see wheth
 # responses have been sent, and until the application has released its resources.
 RESPONSE_S, SEND_S, QUICK_SEND_S, CLOSE_S = 0.3, 1.5, 0.3, 0.2
 
+_MAPPED = "::ffff:"
 _UPGRADE_HEADERS = {b"upgrade", b"http2-settings"}
+
+
+def unmapped(address: tuple[str, int] | None) -> tuple[str, int] | None:
+    """Return a client's address, with IPv4 in its own form: a socket for both families reports ``::ffff:10.0.0.1``."""
+    if address is not None and address[0].startswith(_MAPPED) and "." in address[0]:
+        return address[0].removeprefix(_MAPPED), address[1]
+    return address
 
 
 class ServiceProtocol(HttpToolsProtocol):
@@ -112,6 +120,7 @@ class ServiceProtocol(HttpToolsProtocol):
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as in the base class
         """Start to wait for the head of the first request."""
         super().connection_made(transport)
+        self.client = unmapped(self.client)
         self.transport = LingeringTransport(transport, self.loop, self._is_client_sending)
         self._write_timeout = WriteTimeout(
             self.transport, self.loop, lambda: self._abort(f"the client read no response for {WRITE_TIMEOUT_S:g} s")

@@ -9,6 +9,7 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, Final
 
 from starlette.datastructures import Headers
+from starlette.responses import RedirectResponse
 
 from app.observability import metrics, recording, rich_logging
 from app.observability.rich_logging import get_logger
@@ -86,6 +87,31 @@ def _add_headers(headers: Iterable[tuple[bytes, bytes]], request_id: str) -> lis
     if given.get(b"content-type", b"").startswith(b"image/svg+xml") and _SVG_POLICY[0] not in given:
         added.append(_SVG_POLICY)
     return added
+
+
+class PathPrefix:
+    """Middleware that removes the prefix of a reverse proxy from the paths of requests, if the proxy has not done so.
+
+    It must be outside of all others, which see the paths of the service.
+    """
+
+    def __init__(self, app: ASGIApp, *, prefix: str) -> None:
+        self._app = app
+        self._prefix = prefix
+        self._raw_prefix = prefix.encode()
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Handle one request; one for the prefix alone is redirected, because links of the page are relative."""
+        if scope["type"] == "http":
+            path: str = scope["path"]
+            if path == self._prefix:
+                await RedirectResponse(f"{self._prefix}/", 308)(scope, receive, send)
+                return
+            if path.startswith(f"{self._prefix}/"):
+                raw_path = scope.get("raw_path") or b""
+                scope = {**scope, "path": path.removeprefix(self._prefix)}
+                scope["raw_path"] = raw_path.removeprefix(self._raw_prefix)
+        await self._app(scope, receive, send)
 
 
 class ShutdownGuard:

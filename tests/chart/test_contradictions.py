@@ -152,6 +152,113 @@ CASES: dict[str, tuple[Values, str]] = {
         {"api": {"service": {"nodePort": 30080}}},
         "api.service.nodePort: a Service of type ClusterIP has no node port; set api.service.type",
     ),
+    "every-pod-must-stay": (
+        {"api": {"podDisruptionBudget": {"minAvailable": 2}}},
+        "api.podDisruptionBudget.minAvailable: 2 would block every node drain while 2 pods run; set less",
+    ),
+    "all-pods-must-stay": (
+        {"api": {"podDisruptionBudget": {"minAvailable": "100%"}}},
+        "api.podDisruptionBudget.minAvailable: 100% would block every node drain",
+    ),
+    "tag-without-its-digest": (
+        {"nats": {"image": {"tag": "2.14.6-alpine"}}},
+        "nats.image.tag: the digest of the default version takes precedence over the tag 2.14.6-alpine; set",
+    ),
+    "a-defective-server": (
+        {"nats": {"image": {"tag": "2.12.8-alpine", "digest": ""}}},
+        "nats.image.tag: the service does not support NATS 2.12.8; set a version from 2.11 on, except 2.12.7 to 2.12.9",
+    ),
+    "an-old-server": (
+        {"nats": {"image": {"tag": "2.10.29", "digest": ""}}},
+        "nats.image.tag: the service does not support NATS 2.10.29",
+    ),
+    "no-version-of-the-server": (
+        {"nats": {"image": {"tag": "", "digest": ""}}},
+        "nats.image.tag: the image needs a version; set nats.image.tag or nats.image.digest",
+    ),
+    "one-claim-for-many": (
+        {"nats": {"replicas": 3, "persistence": {"existingClaim": "a"}}},
+        "nats.persistence.existingClaim: several servers cannot share a claim; set nats.replicas to 1",
+    ),
+    "an-unused-claim": (
+        {"nats": {"persistence": {"enabled": False, "existingClaim": "a"}}},
+        "nats.persistence.existingClaim: it has no effect while nats.persistence.enabled is false",
+    ),
+    "an-unused-certificate": (
+        ELSEWHERE | {"nats": {"enabled": False, "tls": {"existingSecret": "a"}}},
+        "nats.tls.existingSecret: it has no effect while nats.enabled is false; set externalNats.tlsSecret instead",
+    ),
+    "an-authority-of-no-certificate": (
+        {"nats": {"tls": {"caConfigMap": "a"}}},
+        "nats.tls.caConfigMap: the servers need a certificate; set nats.tls.existingSecret",
+    ),
+    "an-authority-without-a-key": (
+        {"nats": {"tls": {"existingSecret": "a", "caConfigMap": "b", "caKey": ""}}},
+        "nats.tls.caKey: the CA certificate in nats.tls.caConfigMap needs a key; set nats.tls.caKey",
+    ),
+    "a-user-without-password": (
+        {"nats": {"enabled": False}, "externalNats": {"url": "nats://a", "existingSecret": "s", "userKey": "user"}},
+        "externalNats.userKey and externalNats.passwordKey: a user needs a password; set both or neither",
+    ),
+    "keys-of-no-secret": (
+        {"nats": {"enabled": False}, "externalNats": {"url": "nats://a", "tokenKey": "token"}},
+        "they are keys of a Secret; set externalNats.existingSecret",
+    ),
+    "two-methods": (
+        {
+            "nats": {"enabled": False},
+            "externalNats": {"url": "nats://a", "existingSecret": "s", "tokenKey": "a", "nkeySeedKey": "b"},
+        },
+        "externalNats.userKey, tokenKey and nkeySeedKey: only one authentication method can be used; set one of them",
+    ),
+    "class-of-no-load-balancer": (
+        {"api": {"service": {"type": "NodePort", "loadBalancerClass": "a"}}},
+        "api.service.loadBalancerClass: it has no effect for the type NodePort; set api.service.type to LoadBalancer",
+    ),
+    "policy-of-no-traffic": (
+        {"api": {"service": {"externalTrafficPolicy": "Local"}}},
+        "api.service.externalTrafficPolicy: it has no effect for the type ClusterIP; set api.service.type to NodePort",
+    ),
+    "two-prefixes": (
+        {"pathPrefix": "/a", "settings": {"ROOT_PATH": "/b"}},
+        "settings.ROOT_PATH: pathPrefix sets it; remove one of them",
+    ),
+    "host-without-a-name": (
+        {"ingress": {"enabled": True, "hosts": [{"paths": [{"path": "/api"}]}]}},
+        "ingress.hosts: a host needs a name; set host in each item",
+    ),
+    "path-without-a-slash": (
+        {"ingress": {"enabled": True, "hosts": [{"host": "a", "paths": [{"path": "api"}]}]}},
+        'ingress.hosts: the path "api" must begin with a slash',
+    ),
+    "no-name-server": (
+        {"dnsPolicy": "None"},
+        "dnsPolicy: without name servers no name resolves; set dnsConfig.nameservers",
+    ),
+    "volume-of-the-queue": (
+        {"nats": {"extraVolumes": [{"name": "store", "emptyDir": {}}]}},
+        "nats.extraVolumes: the name store is reserved for a volume of the chart; choose another name",
+    ),
+    "trigger-of-the-chart": (
+        {"worker": {"keda": ON | {"triggers": [{"name": "lane3", "type": "cron"}]}}},
+        "worker.keda.triggers: the name lane3 is reserved for a trigger of the chart; choose another name",
+    ),
+    "a-template-in-a-template": (
+        {"apiKeys": {"existingSecret": "{{ `{{ .Release.Name }}` }}"}},
+        "apiKeys.existingSecret: {{ .Release.Name }} still contains {{ after it was rendered as a template",
+    ),
+    "variable-of-the-chart-in-a-list": (
+        {"api": {"env": [{"name": "WORKERS", "value": "4"}]}},
+        "api.env.WORKERS: the chart manages WORKERS; set api.workers",
+    ),
+    "two-families-on-one-stack": (
+        {"ipFamilies": ["IPv4", "IPv6"]},
+        "ipFamilies: two families need a Service with addresses of both; set ipFamilyPolicy to PreferDualStack or",
+    ),
+    "a-family-twice": (
+        {"ipFamilyPolicy": "RequireDualStack", "ipFamilies": ["IPv6", "IPv6"]},
+        "ipFamilies: IPv6, IPv6 has a family twice; list each family once",
+    ),
     "volume-of-the-chart": (
         {"extraVolumes": [{"name": "tmp", "emptyDir": {}}]},
         "extraVolumes: the name tmp is reserved for a volume of the chart; choose another name",
@@ -232,6 +339,13 @@ def test_all_that_is_wrong_is_said_at_once() -> None:
     said = refusal(CASES["no-queue"][0] | CASES["grace-of-the-api"][0])
     for name in ("no-queue", "grace-of-the-api"):
         assert CASES[name][1] in said
+
+
+def test_name_that_a_service_cannot_have_is_refused() -> None:
+    """A release name may begin with a digit; the name of a Service must not."""
+    with pytest.raises(HelmError, match="the object name 1-facial-service is not valid for a Service"):
+        template(release="1")
+    assert template(release="1", values={"fullnameOverride": "one"}).objects
 
 
 def test_a_password_is_not_repeated() -> None:

@@ -10,6 +10,7 @@ import sys
 from typing import TYPE_CHECKING
 
 import pytest
+import yaml
 
 from app import __version__
 from tests.chart.generator import generate, keys, schema, values_file, values_schema
@@ -209,6 +210,19 @@ def test_readme_tells_of_every_scenario() -> None:
 def test_readme_builds_the_image_that_the_chart_asks_for() -> None:
     tags = re.findall(r"/facial-service:([0-9.]+)", (CHART / "README.md").read_text(encoding="utf-8"))
     assert tags == [__version__] * 2
+
+
+def test_chart_names_the_images_of_its_defaults() -> None:
+    annotations = yaml.safe_load((CHART / "Chart.yaml").read_text(encoding="utf-8"))["annotations"]
+    images = {item["name"]: item["image"] for item in yaml.safe_load(annotations["artifacthub.io/images"])}
+    values = yaml.safe_load((CHART / "values.yaml").read_text(encoding="utf-8"))
+    nats = values["nats"]["image"]
+    assert images == {
+        "facial-service": f"{values['image']['repository']}:{__version__}",
+        "nats": f"{nats['repository']}:{nats['tag']}",
+    }
+    for name in ("artifacthub.io/links", "artifacthub.io/changes"):
+        assert all(item for item in yaml.safe_load(annotations[name]))
 
 
 def test_schema_is_json_that_people_can_read() -> None:

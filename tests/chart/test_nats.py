@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import os
+import shutil
 import socket
+import ssl
 import subprocess
-import sys
 import time
 from typing import TYPE_CHECKING, Any
 
@@ -14,8 +14,8 @@ import orjson
 import pytest
 
 from app.tasks import embedded_server
-from tests.chart.environment import read_settings
-from tests.chart.helm import CHART, RELEASE, Release, Values, template
+from tests.chart.environment import environment, read_settings
+from tests.chart.helm import NAMESPACE, RELEASE, Release, Values, template
 from tests.chart.pods import pod_of
 from tests.tasks.conftest import free_ports
 
@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 NAME = f"{RELEASE}-facial-service-nats"
 # If they were not quoted, nats-server would read them as a number, a variable, a comment or a block.
 TOKENS = ["s3cret", "20m", "1e5", "$HOME", "a#b", 'quo"te', "back\\slash", "{x: y}", "ümlaut", "tru e", "@:/%"]
+# Tokens of a cluster are part of URLs.
+SAFE_TOKENS = ["s3cret", "20m", "1e5", "a-b.c_d~e", "0123456789abcdef" * 3]
 LIMIT_S = 15.0
 
 
@@ -42,17 +44,11 @@ def place(release: Release, folder: Path, *, token: str | None = None, index: in
     Returns:
         Its path, and the variables that its process has.
     """
-    file = folder / "etc" / "nats" / "nats.conf"
-    file.parent.mkdir(parents=True)
-    (folder / "run" / "nats").mkdir(parents=True)
-    file.write_text(configuration(release), encoding="utf-8")
-    pod = pod_of(release, "nats")
-    if token is not None:
-        (container,) = pod.spec["initContainers"]
-        variables = {item["name"]: item.get("value", token) for item in container["env"]}
-        script = container["args"][0].replace("/run/nats", str(folder / "run" / "nats"))
-        subprocess.run([sys.executable, "-c", script], env=variables, check=True)
-    return file, {"POD_NAME": f"{NAME}-{index}"}
+    file = folder / "nats.conf"
+    text = configuration(release).replace('"/etc/nats-tls/', f'"{folder}/')
+    file.write_text(text, encoding="utf-8")
+    variables = environment(release, pod_of(release, "nats"), {"s": {"token": token or ""}})
+    return file, {**variables, "POD_NAME": f"{NAME}-{index}"}
 
 
 def judge(file: Path, variables: dict[str, str]) -> str:
@@ -64,12 +60,14 @@ def judge(file: Path, variables: dict[str, str]) -> str:
 
 def test_scenarios_are_taken(release: Release, tmp_path: Path) -> None:
     if release.all("StatefulSet"):
-        has_token = "initContainers" in pod_of(release, "nats").spec
-        assert judge(*place(release, tmp_path, token="s3cret" if has_token else None)) == ""
+        pod = pod_of(release, "nats")
+        assert "initContainers" not in pod.spec
+        file, variables = place(release, tmp_path)
+        assert judge(file, variables | ({"TOKEN": "'s3cret'"} if "TOKEN" in variables else {})) == ""
 
 
 FORMS = [(replicas, "always", token) for replicas in (1, 3, 5) for token in (None, "s3cret")]
-FORMS += [(replicas, "2m", token) for replicas in (1, 3) for token in TOKENS]
+FORMS += [(1, "2m", token) for token in TOKENS] + [(3, "2m", token) for token in SAFE_TOKENS]
 
 
 @pytest.mark.parametrize(("replicas", "interval", "token"), FORMS)
@@ -185,6 +183,35 @@ def greet(port: int, credentials: dict[str, str]) -> str:
         return lines.readline().decode().strip()
 
 
+@pytest.mark.live
+def test_server_listens_on_both_families(tmp_path: Path) -> None:
+    ports = free_ports(2)
+    file, variables = place(template(), tmp_path)
+    text = file.read_text(encoding="utf-8").replace('"/data"', f'"{tmp_path}/data"')
+    file.write_text(text.replace(":4222", f":{ports[0]}").replace(":8222", f":{ports[1]}"), encoding="utf-8")
+    command = [embedded_server.find_program(), "-c", str(file)]
+    process = subprocess.Popen(command, env=variables, stderr=subprocess.DEVNULL)
+    try:
+        for host in ("127.0.0.1", "::1") if socket.has_dualstack_ipv6() else ("127.0.0.1",):
+            for port in ports:
+                wait_until_open(host, port)
+    finally:
+        process.terminate()
+        process.wait(LIMIT_S)
+
+
+def wait_until_open(host: str, port: int) -> None:
+    end = time.monotonic() + LIMIT_S
+    while True:
+        try:
+            socket.create_connection((host, port), timeout=1).close()
+        except OSError:
+            assert time.monotonic() < end
+            time.sleep(0.05)
+        else:
+            return
+
+
 def test_route_of_every_server_leads_to_a_pod() -> None:
     for replicas in (3, 5):
         release = template(values={"nats": {"replicas": replicas}})
@@ -207,13 +234,82 @@ def test_store_is_where_the_volume_is() -> None:
         assert 'store_dir: "/data"' in configuration(release)
 
 
-def test_access_script_is_the_charts_file() -> None:
-    release = template(values={"nats": {"auth": {"existingSecret": "s"}}})
-    (container,) = pod_of(release, "nats").spec["initContainers"]
-    assert container["args"][0] == (CHART / "files" / "nats_access.py").read_text(encoding="utf-8")
-    (mount,) = container["volumeMounts"]
-    assert {"name": mount["name"], "mountPath": "/run/nats", "readOnly": True} in pod_of(release, "nats").main[
-        "volumeMounts"
-    ]
-    assert os.path.normpath("/etc/nats/../../run/nats/access.conf") == "/run/nats/access.conf"
-    assert 'include "../../run/nats/access.conf"' in configuration(release)
+def make_certificate(folder: Path) -> None:
+    """Write a certificate of the loopback address, which is its own authority, as the keys of a Secret."""
+    program = shutil.which("openssl")
+    if program is None:
+        pytest.skip("no openssl on PATH to make certificates with")
+    command = [program, "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-subj", "/CN=a", "-days", "1"]
+    command += ["-addext", "subjectAltName=IP:127.0.0.1", "-addext", "extendedKeyUsage=serverAuth,clientAuth"]
+    command += ["-keyout", f"{folder}/tls.key", "-out", f"{folder}/tls.crt"]
+    subprocess.run(command, check=True, capture_output=True)
+    shutil.copy(folder / "tls.crt", folder / "ca.crt")
+
+
+@pytest.mark.live
+@pytest.mark.parametrize("token", [None, "s3cret"])
+def test_server_with_a_certificate_accepts_only_tls(token: str | None, tmp_path: Path) -> None:
+    make_certificate(tmp_path)
+    auth = {"existingSecret": "s"} if token else {}
+    server = Server(template(values={"nats": {"tls": {"existingSecret": "t"}, "auth": auth}}), tmp_path, token)
+    context = ssl.create_default_context(cafile=str(tmp_path / "ca.crt"))
+    try:
+        server.figures()  # probes and KEDA read the monitoring port without TLS
+        with socket.create_connection(("127.0.0.1", server.port), timeout=LIMIT_S) as connection:
+            info = orjson.loads(connection.recv(65536).removeprefix(b"INFO "))
+            assert (info["tls_required"], info.get("auth_required", False)) == (True, token is not None)
+            with context.wrap_socket(connection, server_hostname="127.0.0.1") as encrypted:
+                login = {"auth_token": token} if token else {}
+                encrypted.sendall(b"CONNECT " + orjson.dumps({"verbose": False} | login) + b"\r\nPING\r\n")
+                assert b"PONG" in encrypted.recv(65536)
+    finally:
+        server.process.terminate()
+        server.process.wait(LIMIT_S)
+
+
+@pytest.mark.live
+@pytest.mark.parametrize("has_tls", [False, True])
+def test_servers_of_the_chart_form_a_cluster(has_tls: bool, tmp_path: Path) -> None:
+    """With a token, and with certificates that cover the names of the servers."""
+    tls = {"existingSecret": "t"} if has_tls else {}
+    release = template(values={"nats": {"replicas": 3, "tls": tls, "auth": {"existingSecret": "s"}}})
+    ports = free_ports(9)
+    processes = []
+    if has_tls:
+        make_certificate(tmp_path)
+    for index in range(3):
+        folder = tmp_path / str(index)
+        folder.mkdir()
+        if has_tls:
+            for name in ("tls.key", "tls.crt", "ca.crt"):
+                shutil.copy(tmp_path / name, folder / name)
+        file, variables = place(release, folder, token=SAFE_TOKENS[0], index=index)
+        text = file.read_text(encoding="utf-8").replace('"/data"', f'"{folder}/data"')
+        for offset, port in enumerate((4222, 8222, 6222)):
+            text = text.replace(f"0.0.0.0:{port}", f"127.0.0.1:{ports[3 * index + offset]}")
+        file.write_text(text, encoding="utf-8")
+        for other in range(3):
+            address = f"{NAME}-{other}.{NAME}{f'.{NAMESPACE}.svc' if has_tls else ''}:6222"
+            assert address in variables["ROUTES"]
+            variables["ROUTES"] = variables["ROUTES"].replace(address, f"127.0.0.1:{ports[3 * other + 2]}")
+        command = [embedded_server.find_program(), "-c", str(file)]
+        processes.append(subprocess.Popen(command, env=variables, stderr=subprocess.DEVNULL))
+    try:
+        end = time.monotonic() + 3 * LIMIT_S
+        while not all(is_healthy(port) for port in ports[1::3]):
+            assert time.monotonic() < end
+            time.sleep(0.1)
+        routes = httpx.get(f"http://127.0.0.1:{ports[1]}/routez").json()["routes"]
+        assert {route["remote_name"] for route in routes} == {f"{NAME}-1", f"{NAME}-2"}
+    finally:
+        for process in processes:
+            process.kill()
+            process.wait(LIMIT_S)
+
+
+def is_healthy(port: int) -> bool:
+    """Return whether the server is ready, which a server of a cluster is only with the others."""
+    try:
+        return httpx.get(f"http://127.0.0.1:{port}/healthz").is_success
+    except httpx.TransportError:
+        return False

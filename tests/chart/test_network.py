@@ -12,6 +12,7 @@ import pytest
 
 from app.main import create_app
 from app.settings import Settings
+from tests.chart.environment import environment, read_settings
 from tests.chart.helm import NAMESPACE, Values, template
 from tests.chart.pods import is_selected, pod_of
 
@@ -34,7 +35,9 @@ def routed_paths(item: Object) -> Iterator[tuple[str, bool]]:
     if item["kind"] == "Ingress":
         for rule in item["spec"]["rules"]:
             for path in rule["http"]["paths"]:
-                assert path["pathType"] in {"Prefix", "Exact"}
+                assert path["pathType"] in {"Prefix", "Exact", "ImplementationSpecific"}
+                # ingress-nginx rejects other types for a path with a dot.
+                assert (path["pathType"] == "ImplementationSpecific") is ("." in path["path"])
                 yield path["path"], path["pathType"] == "Prefix"
         assert "defaultBackend" not in item["spec"]
     else:
@@ -102,6 +105,91 @@ def test_ingress_has_every_host_and_its_tls() -> None:
     assert [rule["host"] for rule in ingress["spec"]["rules"]] == ["a.example.com", "b.example.com"]
     assert ingress["spec"]["tls"] == values["ingress"]["tls"]
     assert "ingressClassName" not in ingress["spec"]
+
+
+def test_host_may_have_paths_of_its_own() -> None:
+    paths = [{"path": "/api", "pathType": "ImplementationSpecific"}, {"path": "/docs"}]
+    hosts = [{"host": "{{ .Release.Name }}.example.com", "paths": paths}, {"host": "b.example.com"}, "c.example.com"]
+    (ingress,) = template(values={"ingress": {"enabled": True, "hosts": hosts}}).all("Ingress")
+    rules = {rule["host"]: rule["http"]["paths"] for rule in ingress["spec"]["rules"]}
+    assert rules.keys() == {"trial.example.com", "b.example.com", "c.example.com"}
+    own = [(path["path"], path["pathType"]) for path in rules["trial.example.com"]]
+    assert own == [("/api", "ImplementationSpecific"), ("/docs", "Prefix")]
+    assert rules["b.example.com"] == rules["c.example.com"]
+    assert len(rules["b.example.com"]) == 5
+
+
+@pytest.mark.parametrize("kind", ["Ingress", "HTTPRoute"])
+def test_prefix_is_that_of_every_path(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    release = template(values=ROUTES | {"pathPrefix": "/faces"})
+    (item,) = release.all(kind)
+    for path in (
+        "/faces",
+        "/faces/",
+        "/faces/api/v1/frontal/crop",
+        "/faces/docs",
+        "/faces/openapi.json",
+        "/faces/page/a",
+    ):
+        assert is_routed(item, path)
+    for path in ("/", "/api", "/facesx", "/faces/metrics", "/faces/health", *INSIDE):
+        assert not is_routed(item, path), path
+    settings = read_settings(monkeypatch, environment(release, pod_of(release, "api")))
+    assert settings.root_path == "/faces"
+
+
+def test_route_has_what_a_route_can_have() -> None:
+    filters = [{"type": "RequestHeaderModifier", "requestHeaderModifier": {"set": [{"name": "a", "value": "b"}]}}]
+    route = {
+        **ROUTES["httpRoute"],
+        "filters": filters,
+        "labels": {"a": "b"},
+        "annotations": {"c": "{{ .Release.Name }}"},
+    }
+    (item,) = template(values={"httpRoute": route | {"hostnames": ["{{ .Release.Namespace }}.example.com"]}}).all(
+        "HTTPRoute"
+    )
+    assert item["spec"]["rules"][0]["filters"] == filters
+    assert item["spec"]["hostnames"] == ["faces.example.com"]
+    assert item["metadata"]["labels"]["a"] == "b"
+    assert item["metadata"]["annotations"] == {"c": "trial"}
+
+
+SERVICE: Values = {
+    "type": "LoadBalancer",
+    "loadBalancerClass": "example.com/internal",
+    "loadBalancerSourceRanges": ["192.0.2.0/24", "2001:db8::/32"],
+    "externalTrafficPolicy": "Local",
+    "annotations": {"example.com/name": "{{ .Release.Name }}"},
+    "labels": {"a": "b"},
+    "extraPorts": [{"name": "sidecar", "port": 9443, "targetPort": 8443}],
+}
+
+
+def test_service_has_what_a_service_can_have() -> None:
+    service = template(values={"api": {"service": SERVICE}}).named("Service", "-api")
+    for name in ("type", "loadBalancerClass", "loadBalancerSourceRanges", "externalTrafficPolicy"):
+        assert service["spec"][name] == SERVICE[name]
+    assert service["metadata"]["annotations"] == {"example.com/name": "trial"}
+    assert service["metadata"]["labels"]["a"] == "b"
+    assert service["spec"]["ports"][1:] == SERVICE["extraPorts"]
+
+
+@pytest.mark.parametrize(
+    ("service", "expected"),
+    [
+        ({}, True),
+        ({"type": "LoadBalancer"}, False),
+        ({"type": "NodePort"}, False),
+        ({"type": "LoadBalancer", "exposeMetrics": True}, True),
+    ],
+)
+def test_metrics_are_on_the_api_port_only_within_the_cluster(
+    service: Values, expected: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    release = template(values={"api": {"service": service}})
+    settings = read_settings(monkeypatch, environment(release, pod_of(release, "api")))
+    assert settings.metrics_on_api_port is expected
 
 
 @dataclass(frozen=True)
@@ -278,6 +366,25 @@ def test_policies_open_the_ports_of_servers_elsewhere(url: str, monitor: str, po
         assert {
             port for port in (80, 443, 4222, 4443, 4444, 8222, 8443) if may(release, "Egress", who, WORLD, port)
         } == ports
+
+
+@pytest.mark.parametrize(
+    ("policy", "families"),
+    [
+        ("", []),
+        ("SingleStack", ["IPv6"]),
+        ("PreferDualStack", []),
+        ("PreferDualStack", ["IPv6", "IPv4"]),
+        ("RequireDualStack", ["IPv4", "IPv6"]),
+    ],
+)
+def test_every_service_has_the_families(policy: str, families: list[str]) -> None:
+    release = template(values={"ipFamilyPolicy": policy, "ipFamilies": families, "nats": {"replicas": 3}})
+    services = release.all("Service")
+    assert len(services) == 4
+    for service in services:
+        assert service["spec"].get("ipFamilyPolicy", "") == policy
+        assert service["spec"].get("ipFamilies", []) == families
 
 
 def test_ports_of_policies_are_those_of_pods(release: Release) -> None:

@@ -6,7 +6,9 @@ import re
 from typing import TYPE_CHECKING, Any
 
 import pytest
+import yaml
 
+from app.tasks.connection import is_supported_server
 from tests.chart.helm import CHART, Values, template
 from tests.chart.pod_security import policy_violations, restricted_violations
 from tests.chart.pods import Pod, find_pods, is_selected, owners, pod_of
@@ -148,18 +150,66 @@ def to_bytes(text: str) -> int:
 @pytest.mark.parametrize(
     ("image", "expected"),
     [
-        ({}, "facial-service:{version}"),
-        ({"tag": "7"}, "facial-service:7"),
+        ({}, "ghcr.io/facial-service/facial-service:{version}"),
+        ({"tag": "7"}, "ghcr.io/facial-service/facial-service:7"),
+        ({"registry": "r.example.com:5000", "tag": "7"}, "r.example.com:5000/facial-service/facial-service:7"),
         ({"registry": "r.example.com:5000", "repository": "a/b", "tag": "7"}, "r.example.com:5000/a/b:7"),
-        ({"tag": "7", "digest": "sha256:" + "a" * 64}, "facial-service@sha256:" + "a" * 64),
+        ({"repository": "facial-service", "tag": "7"}, "facial-service:7"),
+        ({"tag": "7", "digest": "sha256:" + "a" * 64}, "ghcr.io/facial-service/facial-service@sha256:" + "a" * 64),
     ],
 )
-def test_every_container_of_ours_has_the_one_image(image: dict[str, str], expected: str) -> None:
-    release = template(values={"image": image, "nats": {"auth": {"existingSecret": "token"}}})
+def test_one_image_is_enough(image: dict[str, str], expected: str) -> None:
+    """Without an image of its own, the queue runs from the service's."""
+    values: Values = {"image": image | {"pullPolicy": "Always"}}
+    values["nats"] = {"auth": {"existingSecret": "token"}, "image": {"repository": ""}}
+    release = template(values=values)
+    assert {item["imagePullPolicy"] for pod in find_pods(release.objects) for item in pod.containers} == {"Always"}
     version = re.search(r"^appVersion: (\S+)$", (CHART / "Chart.yaml").read_text(encoding="utf-8"), re.MULTILINE)
     assert version is not None
     images = {item["image"] for pod in find_pods(release.objects) for item in pod.containers}
     assert images == {expected.format(version=version[1])}
+
+
+@pytest.mark.parametrize(
+    ("image", "expected"),
+    [
+        ({}, r"docker\.io/library/nats@sha256:[0-9a-f]{64}"),
+        ({"tag": "2.14.6-alpine", "digest": ""}, r"docker\.io/library/nats:2\.14\.6-alpine"),
+        ({"registry": "r.example.com", "digest": ""}, r"r\.example\.com/library/nats:[0-9.]+-alpine"),
+        (
+            {"repository": "r.example.com/a/nats", "digest": "sha256:" + "b" * 64},
+            r"r\.example\.com/a/nats@sha256:b{64}",
+        ),
+    ],
+)
+def test_queue_has_an_image_of_its_own(image: dict[str, str], expected: str) -> None:
+    values: Values = {"image": {"pullPolicy": "Always"}, "nats": {"image": image}}
+    container = pod_of(template(values=values), "nats").main
+    assert re.fullmatch(expected, container["image"])
+    assert container["imagePullPolicy"] == "IfNotPresent"
+
+
+def test_mirror_serves_every_image() -> None:
+    values: Values = {"global": {"imageRegistry": "mirror.example.com", "imagePullSecrets": ["a", {"name": "b"}]}}
+    values["imagePullSecrets"] = [{"name": "b"}, "c"]
+    pods = find_pods(template(values=values).objects)
+    for pod in pods:
+        assert [secret["name"] for secret in pod.spec["imagePullSecrets"]] == ["b", "c", "a"]
+    images = {
+        item["image"].partition("@")[0].rpartition(":")[0] or item["image"].partition("@")[0]
+        for pod in pods
+        for item in pod.containers
+    }
+    assert images <= {"mirror.example.com/facial-service/facial-service", "mirror.example.com/library/nats"}
+    own = template(values=values | {"image": {"registry": "own.example.com"}})
+    assert pod_of(own, "api").main["image"].startswith("own.example.com/facial-service/")
+
+
+def test_default_image_of_the_queue_is_one_that_the_service_supports() -> None:
+    defaults = yaml.safe_load((CHART / "values.yaml").read_text(encoding="utf-8"))["nats"]["image"]
+    assert is_supported_server(defaults["tag"])
+    checks = (CHART / "templates" / "_checks.tpl").read_text(encoding="utf-8")
+    assert f'(ne .tag "{defaults["tag"]}") (eq .digest "{defaults["digest"]}")' in checks
 
 
 def test_extra_parts_reach_api_and_workers_alone() -> None:
@@ -191,6 +241,21 @@ def test_names_stay_short_and_apart(release: Release) -> None:
     assert len(set(names)) == len(names)
     # A Deployment adds 17 characters to the names of its pods, which are host names.
     assert max(len(item["metadata"]["name"]) for item in release.objects) <= 63
+
+
+def test_long_names_stay_apart() -> None:
+    """Names that differ only after their 40th character are different objects."""
+    names = [template(release=f"{'x' * 45}-{end}").all("StatefulSet")[0]["metadata"]["name"] for end in ("a", "b")]
+    assert names[0] != names[1]
+    one = template(values={"fullnameOverride": f"{'x' * 45}-a"}).all("StatefulSet")[0]["metadata"]["name"]
+    assert (
+        one
+        == template(values={"fullnameOverride": f"{'x' * 45}-a"}, release="b").all("StatefulSet")[0]["metadata"]["name"]
+    )
+    assert one not in names
+    assert (
+        template(values={"fullnameOverride": "x" * 40}).all("StatefulSet")[0]["metadata"]["name"] == f"{'x' * 40}-nats"
+    )
 
 
 @pytest.mark.parametrize(

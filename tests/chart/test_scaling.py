@@ -65,6 +65,47 @@ def test_budget_says_how_many_may_be_away(away: int | str) -> None:
     assert spec["unhealthyPodEvictionPolicy"] == "AlwaysAllow"
 
 
+@pytest.mark.parametrize(("values", "kept"), [({}, 1), ({"autoscaling": {"enabled": True}}, "50%")])
+def test_budget_may_say_how_many_stay(values: Values, kept: int | str) -> None:
+    release = template(values={"api": {"podDisruptionBudget": {"minAvailable": kept}, **values}})
+    spec = budgets(release)["api"]
+    assert spec["minAvailable"] == kept
+    assert "maxUnavailable" not in spec
+
+
+def test_keda_takes_more_triggers_and_a_fallback() -> None:
+    cron = {"type": "cron", "name": "day", "metadata": {"desiredReplicas": "3"}}
+    keda = {
+        "enabled": True,
+        "triggers": [cron],
+        "formula": "max(lane0 + lane1, day * 20)",
+        "fallback": {"failureThreshold": 3, "replicas": 2},
+    }
+    spec = template(values={"worker": {"keda": keda}}).get("ScaledObject", f"{NAME}-worker")["spec"]
+    assert spec["triggers"][-1] == cron
+    assert len(spec["triggers"]) == stream.LANES + 1
+    assert spec["advanced"]["scalingModifiers"]["formula"] == keda["formula"]
+    assert spec["fallback"] == keda["fallback"]
+
+
+@pytest.mark.parametrize(
+    ("values", "components"),
+    [
+        ({}, {"api", "worker", "nats"}),
+        ({"worker": {"enabled": False}}, {"api"}),
+        ({"nats": {"enabled": False}, "externalNats": {"url": "nats://a"}}, {"api", "worker"}),
+    ],
+)
+def test_vertical_autoscaler_only_recommends(values: Values, components: set[str]) -> None:
+    release = template(values=values | {"verticalPodAutoscaler": {"enabled": True}})
+    found = release.all("VerticalPodAutoscaler")
+    assert {item["metadata"]["labels"][COMPONENT] for item in found} == components
+    for item in found:
+        assert item["spec"]["updatePolicy"] == {"updateMode": "Off"}
+        target = item["spec"]["targetRef"]
+        assert release.get(target["kind"], target["name"])["apiVersion"] == target["apiVersion"]
+
+
 @pytest.mark.parametrize("component", ["api", "worker"])
 def test_hpa(component: str) -> None:
     more = {

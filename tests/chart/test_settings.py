@@ -47,7 +47,7 @@ def test_every_name_is_a_setting(release: Release) -> None:
 
 def test_scenarios_start_and_agree(release: Release, monkeypatch: pytest.MonkeyPatch) -> None:
     api = settings_of(release, "api", monkeypatch)
-    assert (api.host, api.port, api.metrics_port) == ("0.0.0.0", 8000, 9000)  # noqa: S104 - in a pod
+    assert (api.host, api.port, api.metrics_port) == ("::", 8000, 9000)
     assert api.prometheus_multiproc_dir == Path("/run/metrics")
     assert api.is_queue_embedded is False
     assert api.log_file is None

@@ -44,7 +44,8 @@ def mappings() -> dict[tuple[str, ...], set[str]]:
                     part = part["properties"][name]
                 yield key.path, set(part["properties"])
 
-    return levels | dict(walk(keys()))
+    # A parent chart passes all its global values.
+    return {path: names for path, names in (levels | dict(walk(keys()))).items() if path != ("global",)}
 
 
 LEVELS = mappings()
@@ -69,7 +70,13 @@ LEVELS = mappings()
         ({"metrics": {"serviceMonitor": True}}, "at '/metrics/serviceMonitor': got boolean, want object"),
         ({"commonLabels": {"a": 1}}, "at '/commonLabels/a': got number, want string"),
         ({"ingress": {"hosts": "a.example.com"}}, "at '/ingress/hosts': got string, want array"),
-        ({"ingress": {"hosts": [{"host": "a"}]}}, "at '/ingress/hosts/0': got object, want string"),
+        ({"ingress": {"hosts": [1]}}, "at '/ingress/hosts/0': got number, want"),
+        ({"fullnameOverride": "1a"}, "at '/fullnameOverride': '1a' does not match pattern"),
+        ({"fullnameOverride": "A"}, "at '/fullnameOverride': 'A' does not match pattern"),
+        ({"env": [{"value": "a"}]}, "at '/env/0': missing property 'name'"),
+        ({"env": [{"name": "A", "values": "a"}]}, "at '/env/0': additional properties 'values' not allowed"),
+        ({"global": {"imageRegistry": 1}}, "at '/global/imageRegistry': got number, want string"),
+        ({"ipFamilies": ["ipv6"]}, "at '/ipFamilies/0': value must be one of 'IPv4', 'IPv6'"),
         ({"tolerations": []}, "additional properties 'tolerations' not allowed"),
         ({"settings": {"LOGLEVEL": "DEBUG"}}, "at '/settings': additional properties 'LOGLEVEL' not allowed"),
         ({"settings": {"log_level": "DEBUG"}}, "at '/settings': additional properties 'log_level' not allowed"),
@@ -179,6 +186,8 @@ def test_values_of_our_own_are_taken(file: Any) -> None:
     "values",
     [
         {"global": {"other": 1}, "enabled": True},
+        {"env": [{"name": "A", "value": "b"}, {"name": "B", "valueFrom": {"fieldRef": {"fieldPath": "a"}}}]},
+        {"global": {"imagePullSecrets": ["a", {"name": "b"}], "other": []}},
         {"settings": {"TASK_WAIT_BUCKETS": [1, 2.5]}},
         {"settings": {"TASK_WAIT_BUCKETS": "1,2.5"}},
         {"settings": {"BODY_TIMEOUT_S": 1}},

@@ -170,6 +170,9 @@ METHODS = (
         "closes the socket in one process, and leaves it open in others",
         source=("self.sock.close()",),
     ),
+    Method(
+        "gunicorn.sock:BaseSocket.bind", "binds a new socket to its address", ("sock",), ("sock.bind(self.cfg_addr)",)
+    ),
     # uvicorn-worker
     Method(
         f"{UVICORN_WORKER}.__init__",
@@ -323,7 +326,7 @@ ATTRIBUTES = (
     Attributes(LOGGER, "handlers are replaced, and the access log is off", ("cfg", "error_log", "_access_log_enabled")),
     Attributes(WORKER, "signals to reset", ("SIGNALS",)),
     Attributes(WORKER, "state of a worker", ("pid", "sockets", "tmp", "aborted", "wsgi")),
-    Attributes("gunicorn.sock:BaseSocket", "the socket itself", ("sock",)),
+    Attributes("gunicorn.sock:BaseSocket", "the socket itself and its configured address", ("sock", "cfg_addr")),
     Attributes(UVICORN_WORKER, "options of the server", ("CONFIG_KWARGS", "config")),
     Attributes(
         SERVER, "state of the server", ("config", "lifespan", "server_state", "servers", "should_exit", "started")

@@ -135,6 +135,8 @@ class Release:
         self.values = values or {}
         repository, _, tag = self.image.rpartition(":")
         given = {**self.values, "image": {"repository": repository, "tag": tag}}
+        # The nodes have no other image, and the service's contains nats-server.
+        given["nats"] = {**self.values.get("nats", {}), "image": {"repository": ""}}
         wait = ["--wait", f"--timeout={limit_s}s"] if is_waited_for else []
         start = time.monotonic()
         arguments = ("upgrade", "--install", self.name, str(self.chart), "--values=-", *wait)

@@ -13,6 +13,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from app import __version__
 from app.cli.doctor.context import Listener, LocalInstance, Port, Role, find_listeners, http_get
 from app.cli.doctor.findings import Finding, error, note, ok, skipped, warning
+from app.supervisor.application import listening_host
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -56,13 +57,14 @@ def _check_port(part: str, setting: str, host: str, port: Port) -> Finding:
 def _try_bind(part: str, setting: str, host: str, port: int) -> Finding:
     """Bind the port without listening, so that no client can connect to this process."""
     subject = f"{setting} {host}:{port}"
+    host = listening_host(host)
     try:
         with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             probe.bind((host, port))
     except OSError as failure:
         found = f"cannot listen: {os.strerror(failure.errno) if failure.errno else 'no such address'}"
-        advice: str | None = "set HOST to an address of this machine, 127.0.0.1, or 0.0.0.0 for all addresses"
+        advice: str | None = "set HOST to an address of this machine, 127.0.0.1, or :: for all addresses"
         if failure.errno == errno.EADDRINUSE:
             found, advice = f"{found} ({', '.join(find_listeners(port)) or 'no visible process'})", None
         elif failure.errno == errno.EACCES:

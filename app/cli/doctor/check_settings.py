@@ -151,8 +151,14 @@ def _check_network(context: Context) -> Iterator[Finding]:
     is_local = _is_loopback(settings.host)
     if is_local and context.is_in_container:
         found = f"{settings.host}: the API, metrics and probes are unreachable from outside the container"
-        advice = "set HOST=0.0.0.0, as the image and the chart do"
-        yield warning(COMBINATIONS, "HOST", found, expected="HOST=0.0.0.0, or :: for IPv6", advice=advice)
+        advice = "set HOST=::, as the image and the chart do"
+        yield warning(
+            COMBINATIONS,
+            "HOST",
+            found,
+            expected="HOST=:: for all addresses, or 0.0.0.0 for those of IPv4",
+            advice=advice,
+        )
     if not is_local and not (settings.api_keys or settings.api_keys_file):
         advice = "set API_KEYS (chart: `apiKeys.existingSecret`), unless a proxy authenticates clients"
         yield note(COMBINATIONS, "API_KEYS", "empty: every client that reaches the port can use the API", advice)

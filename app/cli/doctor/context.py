@@ -116,7 +116,7 @@ class Context:
     @cached_property
     def _instance(self) -> LocalInstance:
         settings = self.settings
-        host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(settings.host, settings.host)  # noqa: S104 - not a bind
+        host = {"0.0.0.0": "127.0.0.1", "::": "127.0.0.1"}.get(settings.host, settings.host)  # noqa: S104 - not a bind
         return LocalInstance(api=_query_port(host, settings.port), metrics=_query_port(host, settings.metrics_port))
 
     @property

@@ -3,6 +3,7 @@
 HOST: ""
 PORT: ""
 METRICS_PORT: ""
+METRICS_ON_API_PORT: api.service.exposeMetrics
 PROMETHEUS_MULTIPROC_DIR: ""
 DATA_DIR: ""
 LOG_FILE: ""
@@ -70,11 +71,11 @@ Error messages for rejected names, one per line: (dict "path" "api.env" "given" 
 {{- $_ := set $read . "the chart needs its value and cannot read environment variables" }}
 {{- end }}
 {{- include "facial-service.checkNames" (dict "path" "settings" "given" .Values.settings "managed" $managed "rejected" dict) }}
-{{- include "facial-service.checkNames" (dict "path" "env" "given" .Values.env "managed" $managed "rejected" $read) }}
+{{- include "facial-service.checkNames" (dict "path" "env" "given" (include "facial-service.envMap" .Values.env | fromJson) "managed" $managed "rejected" $read) }}
 {{- range $component := list "api" "worker" }}
 {{- $values := get $.Values $component }}
 {{- include "facial-service.checkNames" (dict "path" (printf "%s.settings" $component) "given" $values.settings "managed" $managed "rejected" $shared) }}
-{{- include "facial-service.checkNames" (dict "path" (printf "%s.env" $component) "given" $values.env "managed" $managed "rejected" (merge dict $shared $read)) }}
+{{- include "facial-service.checkNames" (dict "path" (printf "%s.env" $component) "given" (include "facial-service.envMap" $values.env | fromJson) "managed" $managed "rejected" (merge dict $shared $read)) }}
 {{- end }}
 {{- end }}
 
@@ -95,19 +96,38 @@ nats.terminationGracePeriodSeconds: {{ int .Values.nats.terminationGracePeriodSe
 {{- define "facial-service.checkQueue" -}}
 {{- $external := .Values.externalNats }}
 {{- if .Values.nats.enabled }}
-{{- range $name := list "url" "monitorUrl" "existingSecret" "credsSecret" "tlsSecret" }}
+{{- range $name := list "url" "monitorUrl" "existingSecret" "credsSecret" "tlsSecret" "caConfigMap" }}
 {{- if get $external $name }}
 externalNats.{{ $name }}: it has no effect while nats.enabled is true; set nats.enabled to false, or leave externalNats.{{ $name }} empty
 {{- end }}
 {{- end }}
 {{- else if .Values.nats.auth.existingSecret }}
 nats.auth.existingSecret: it has no effect while nats.enabled is false; set externalNats.existingSecret instead
+{{- else if .Values.nats.tls.existingSecret }}
+nats.tls.existingSecret: it has no effect while nats.enabled is false; set externalNats.tlsSecret instead
 {{- else if and .Values.worker.enabled (not $external.url) }}
 nats.enabled: workers need a queue; set it to true, set externalNats.url, or set worker.enabled to false to run without tasks
 {{- end }}
 {{- range $name := list "url" "monitorUrl" }}
-{{- if contains "@" (get $external $name) }}
+{{- if contains "@" (include "facial-service.externalUrl" (dict "root" $ "name" $name)) }}
 externalNats.{{ $name }}: credentials in a URL would be visible in every pod specification; put them into a Secret and set externalNats.existingSecret
+{{- end }}
+{{- end }}
+{{- if and (not $external.existingSecret) (or $external.userKey $external.passwordKey $external.tokenKey $external.nkeySeedKey) }}
+externalNats.userKey, passwordKey, tokenKey and nkeySeedKey: they are keys of a Secret; set externalNats.existingSecret
+{{- end }}
+{{- if ne (empty $external.userKey) (empty $external.passwordKey) }}
+externalNats.userKey and externalNats.passwordKey: a user needs a password; set both or neither
+{{- end }}
+{{- if gt (len (compact (list $external.userKey $external.tokenKey $external.nkeySeedKey))) 1 }}
+externalNats.userKey, tokenKey and nkeySeedKey: only one authentication method can be used; set one of them
+{{- end }}
+{{- if and .Values.nats.tls.caConfigMap (not .Values.nats.tls.existingSecret) }}
+nats.tls.caConfigMap: the servers need a certificate; set nats.tls.existingSecret
+{{- end }}
+{{- range $path, $tls := dict "nats.tls" .Values.nats.tls "externalNats" $external }}
+{{- if and $tls.caConfigMap (not $tls.caKey) }}
+{{ $path }}.caKey: the CA certificate in {{ $path }}.caConfigMap needs a key; set {{ $path }}.caKey
 {{- end }}
 {{- end }}
 {{- if and $external.existingSecret $external.credsSecret }}
@@ -123,6 +143,30 @@ externalNats.tlsClientCertificate: the client certificate needs a Secret; set ex
 nats.persistence.size: {{ include "facial-service.text" .Values.nats.persistence.size }} is too small for TASK_QUEUE_MAX_BYTES, RESULT_MAX_BYTES and TASK_DEAD_MAX_BYTES ({{ div $bounds 1048576 }}Mi in total), because the volume needs twice the total and a tenth for the file system; set {{ $minimum }}Mi or more, or lower these limits in `settings`
 {{- end }}
 {{- include "facial-service.checkNatsReplicas" . }}
+{{- include "facial-service.checkNatsImage" . }}
+{{- with .Values.nats.persistence }}
+{{- if and .existingClaim (not .enabled) }}
+nats.persistence.existingClaim: it has no effect while nats.persistence.enabled is false; set nats.persistence.enabled to true
+{{- else if and .existingClaim (gt (int $.Values.nats.replicas) 1) }}
+nats.persistence.existingClaim: several servers cannot share a claim; set nats.replicas to 1, or leave it empty
+{{- end }}
+{{- end }}
+{{- end }}
+{{- end }}
+
+{{/* The default digest would take precedence over another tag, and some versions of NATS lose records. */}}
+{{- define "facial-service.checkNatsImage" -}}
+{{- with .Values.nats.image }}
+{{- if and .repository (ne .tag "2.15.0-alpine") (eq .digest "sha256:ac8f88a6494bffc2c2a5289a0ca61cb28a9145c11ba5677cf24265d07f46d8d4") }}
+nats.image.tag: the digest of the default version takes precedence over the tag {{ .tag }}; set nats.image.digest too, or set it to empty
+{{- else if and .repository (not .digest) (not .tag) }}
+nats.image.tag: the image needs a version; set nats.image.tag or nats.image.digest
+{{- end }}
+{{- with regexFind "^v?[0-9]+[.][0-9]+[.][0-9]+" .tag }}
+{{- if or (semverCompare "<2.11.0" .) (semverCompare ">=2.12.7 <=2.12.9" .) }}
+nats.image.tag: the service does not support NATS {{ . }}; set a version from 2.11 on, except 2.12.7 to 2.12.9
+{{- end }}
+{{- end }}
 {{- end }}
 {{- end }}
 
@@ -130,7 +174,7 @@ nats.persistence.size: {{ include "facial-service.text" .Values.nats.persistence
 {{- define "facial-service.checkNatsReplicas" -}}
 {{- $name := printf "%s-nats" (include "facial-service.fullname" .) }}
 {{- $current := lookup "apps/v1" "StatefulSet" .Release.Namespace $name }}
-{{- if and .Release.IsUpgrade $current .Values.nats.persistence.enabled }}
+{{- if and .Release.IsUpgrade $current .Values.nats.persistence.enabled (not .Values.nats.persistence.existingClaim) }}
 {{- $currentReplicas := int (dig "spec" "replicas" 1 $current) }}
 {{- if and $currentReplicas (ne (gt $currentReplicas 1) (gt (int .Values.nats.replicas) 1)) }}
 nats.replicas: a change from {{ $currentReplicas }} to {{ int .Values.nats.replicas }} would lose every task; wait until the queue is empty, delete the StatefulSet {{ $name }}, then upgrade
@@ -182,14 +226,75 @@ settings.ENABLE_METRICS: without metrics every Prometheus target would be down; 
 {{- end }}
 {{- end }}
 
+{{- define "facial-service.checkFullName" -}}
+{{- $name := include "facial-service.fullname" . }}
+{{- if not (regexMatch "^[a-z]([-a-z0-9]*[a-z0-9])?$" $name) }}
+fullnameOverride: the object name {{ $name }} is not valid for a Service (RFC 1035: letters, digits and dashes, a letter first); set fullnameOverride
+{{- end }}
+{{- end }}
+
+{{- define "facial-service.checkNetwork" -}}
+{{- if .Values.pathPrefix }}
+{{- range $path, $settings := dict "settings" .Values.settings "api.settings" .Values.api.settings }}
+{{- if get $settings "ROOT_PATH" }}
+{{ $path }}.ROOT_PATH: pathPrefix sets it; remove one of them
+{{- end }}
+{{- end }}
+{{- end }}
+{{- $service := .Values.api.service }}
+{{- if eq $service.type "ClusterIP" }}
+{{- range $name := list "externalTrafficPolicy" "exposeMetrics" }}
+{{- if get $service $name }}
+api.service.{{ $name }}: it has no effect for the type ClusterIP; set api.service.type to NodePort or LoadBalancer
+{{- end }}
+{{- end }}
+{{- end }}
+{{- if ne $service.type "LoadBalancer" }}
+{{- range $name := list "loadBalancerClass" "loadBalancerSourceRanges" }}
+{{- if get $service $name }}
+api.service.{{ $name }}: it has no effect for the type {{ $service.type }}; set api.service.type to LoadBalancer
+{{- end }}
+{{- end }}
+{{- end }}
+{{- range include "facial-service.ingressHosts" . | fromJsonArray }}
+{{- if not .host }}
+ingress.hosts: a host needs a name; set host in each item
+{{- end }}
+{{- range .paths }}
+{{- if not (hasPrefix "/" (.path | default "")) }}
+ingress.hosts: the path {{ .path | default "" | quote }} must begin with a slash
+{{- end }}
+{{- end }}
+{{- end }}
+{{- $families := .Values.ipFamilies }}
+{{- if ne (len $families) (len (uniq $families)) }}
+ipFamilies: {{ join ", " $families }} has a family twice; list each family once
+{{- else if and (gt (len $families) 1) (not (has .Values.ipFamilyPolicy (list "PreferDualStack" "RequireDualStack"))) }}
+ipFamilies: two families need a Service with addresses of both; set ipFamilyPolicy to PreferDualStack or RequireDualStack
+{{- end }}
+{{- end }}
+
 {{- define "facial-service.checkPods" -}}
 {{- if and .Values.api.service.nodePort (eq .Values.api.service.type "ClusterIP") }}
 api.service.nodePort: a Service of type ClusterIP has no node port; set api.service.type to NodePort or LoadBalancer
 {{- end }}
-{{- range .Values.extraVolumes }}
-{{- if has .name (list "metrics" "tmp" "nats-access") }}
+{{- range concat .Values.extraVolumes .Values.api.extraVolumes .Values.worker.extraVolumes }}
+{{- if has .name (list "metrics" "tmp" "nats-access" "api-keys") }}
 extraVolumes: the name {{ .name }} is reserved for a volume of the chart; choose another name
 {{- end }}
+{{- end }}
+{{- range .Values.nats.extraVolumes }}
+{{- if has .name (list "configuration" "tls" "store" "cluster-store") }}
+nats.extraVolumes: the name {{ .name }} is reserved for a volume of the chart; choose another name
+{{- end }}
+{{- end }}
+{{- range .Values.worker.keda.triggers }}
+{{- if hasPrefix "lane" (.name | default "") }}
+worker.keda.triggers: the name {{ .name }} is reserved for a trigger of the chart; choose another name
+{{- end }}
+{{- end }}
+{{- if and (eq .Values.dnsPolicy "None") (not (dig "nameservers" "" .Values.dnsConfig)) }}
+dnsPolicy: without name servers no name resolves; set dnsConfig.nameservers
 {{- end }}
 {{- range .Values.extraContainers }}
 {{- if has .name (list "api" "worker") }}
@@ -201,7 +306,7 @@ extraContainers: the name {{ .name }} is reserved for a container of the chart; 
 {{/* Fail with all contradictions in the values at once. */}}
 {{- define "facial-service.checks" -}}
 {{- $errors := list }}
-{{- range list "Settings" "Grace" "Queue" "Scaling" "Memory" "Metrics" "Objectives" "Pods" }}
+{{- range list "Settings" "Grace" "Queue" "Scaling" "Memory" "Metrics" "Objectives" "FullName" "Network" "Pods" }}
 {{- with trim (include (printf "facial-service.check%s" .) $) }}{{ $errors = append $errors . }}{{ end }}
 {{- end }}
 {{- with $errors }}

@@ -1,16 +1,72 @@
+{{/*
+Shorten a name to 40 characters, so that suffixes fit. A shortened name ends with a hash of the whole name, so that two long
+names never become the same.
+*/}}
+{{- define "facial-service.shorten" -}}
+{{- if gt (len .) 40 }}
+{{- printf "%s-%s" (trunc 31 . | trimSuffix "-") (sha256sum . | trunc 8) }}
+{{- else }}
+{{- . }}
+{{- end }}
+{{- end }}
+
 {{/* Name of the chart, or its override. */}}
 {{- define "facial-service.name" -}}
-{{- default .Chart.Name .Values.nameOverride | trunc 40 | trimSuffix "-" }}
+{{- include "facial-service.shorten" (default .Chart.Name .Values.nameOverride) }}
 {{- end }}
 
 {{/* Prefix of all object names, short enough for a suffix. */}}
 {{- define "facial-service.fullname" -}}
+{{- $name := default .Chart.Name .Values.nameOverride }}
 {{- if .Values.fullnameOverride }}
-{{- .Values.fullnameOverride | trunc 40 | trimSuffix "-" }}
-{{- else if contains (include "facial-service.name" .) .Release.Name }}
-{{- .Release.Name | trunc 40 | trimSuffix "-" }}
+{{- include "facial-service.shorten" .Values.fullnameOverride }}
+{{- else if contains $name .Release.Name }}
+{{- include "facial-service.shorten" .Release.Name }}
 {{- else }}
-{{- printf "%s-%s" .Release.Name (include "facial-service.name" .) | trunc 40 | trimSuffix "-" }}
+{{- include "facial-service.shorten" (printf "%s-%s" .Release.Name $name) }}
+{{- end }}
+{{- end }}
+
+{{/*
+Render the strings of a value as templates, in maps and lists too, and return the value as JSON, below the key "value":
+(dict "root" $ "path" "ingress.annotations" "value" .Values.ingress.annotations).
+*/}}
+{{- define "facial-service.renderStrings" -}}
+{{- $call := . }}
+{{- if kindIs "map" .value }}
+{{- $result := dict }}
+{{- range $name, $item := .value }}
+{{- $_ := set $result $name (include "facial-service.renderStrings" (dict "root" $call.root "path" $call.path "value" $item) | fromJson).value }}
+{{- end }}
+{{- dict "value" $result | toJson }}
+{{- else if kindIs "slice" .value }}
+{{- $result := list }}
+{{- range .value }}
+{{- $result = append $result (include "facial-service.renderStrings" (dict "root" $call.root "path" $call.path "value" .) | fromJson).value }}
+{{- end }}
+{{- dict "value" $result | toJson }}
+{{- else if and (kindIs "string" .value) (contains "{{" .value) }}
+{{- $text := tpl .value .root }}
+{{- if contains "{{" $text }}
+{{- fail (printf "%s: %s still contains {{ after it was rendered as a template; remove the nested template" .path $text) }}
+{{- end }}
+{{- dict "value" $text | toJson }}
+{{- else }}
+{{- dict "value" .value | toJson }}
+{{- end }}
+{{- end }}
+
+{{/* Render a string, such as the name of a Secret, as a template: (dict "root" $ "path" "…" "value" .Values.…). */}}
+{{- define "facial-service.string" -}}
+{{- (include "facial-service.renderStrings" . | fromJson).value }}
+{{- end }}
+
+{{/* Render the strings of a map or a list as templates, as YAML. Numbers of the values may be floats, so none is here. */}}
+{{- define "facial-service.yaml" -}}
+{{- if contains "{{" (toJson .value) }}
+{{- toYaml (include "facial-service.renderStrings" . | fromJson).value }}
+{{- else }}
+{{- toYaml .value }}
 {{- end }}
 {{- end }}
 
@@ -31,21 +87,52 @@ app.kubernetes.io/component: {{ .component }}
 {{- toYaml (merge $labels (.root.Values.commonLabels | default dict)) }}
 {{- end }}
 
-{{/* Image of every pod, by digest if one is set. */}}
-{{- define "facial-service.image" -}}
-{{- $name := .Values.image.repository }}
-{{- with .Values.image.registry }}{{ $name = printf "%s/%s" . $name }}{{ end }}
-{{- if .Values.image.digest }}
-{{- printf "%s@%s" $name .Values.image.digest }}
+{{/*
+Reference of an image, by digest if one is set. A registry of the values replaces the one in the repository's name:
+(dict "root" $ "image" .Values.image "tag" .Chart.AppVersion).
+*/}}
+{{- define "facial-service.imageReference" -}}
+{{- $name := .image.repository }}
+{{- with .image.registry | default (dig "imageRegistry" "" (.root.Values.global | default dict)) }}
+{{- $first := regexFind "^[^/]+/" $name }}
+{{- if or (contains "." $first) (contains ":" $first) (eq $first "localhost/") }}{{ $name = trimPrefix $first $name }}{{ end }}
+{{- $name = printf "%s/%s" (trimSuffix "/" .) $name }}
+{{- end }}
+{{- if .image.digest }}
+{{- printf "%s@%s" $name .image.digest }}
 {{- else }}
-{{- printf "%s:%s" $name (default .Chart.AppVersion .Values.image.tag) }}
+{{- printf "%s:%s" $name (default .tag .image.tag) }}
 {{- end }}
 {{- end }}
 
-{{- define "facial-service.serviceAccountName" -}}
-{{- if .Values.serviceAccount.create }}
-{{- default (include "facial-service.fullname" .) .Values.serviceAccount.name }}
+{{/* Image of the service. */}}
+{{- define "facial-service.image" -}}
+{{- include "facial-service.imageReference" (dict "root" $ "image" .Values.image "tag" .Chart.AppVersion) }}
+{{- end }}
+
+{{/* Image of nats-server: without a repository, the service's, which contains the program. */}}
+{{- define "facial-service.natsImage" -}}
+{{- if .Values.nats.image.repository }}
+{{- include "facial-service.imageReference" (dict "root" $ "image" .Values.nats.image "tag" "") }}
 {{- else }}
-{{- default "default" .Values.serviceAccount.name }}
+{{- include "facial-service.image" . }}
+{{- end }}
+{{- end }}
+
+{{/* Pull secrets of every pod: those of the chart and of the parent chart, as a JSON list. */}}
+{{- define "facial-service.imagePullSecrets" -}}
+{{- $secrets := list }}
+{{- range concat (.Values.imagePullSecrets | default list) (dig "imagePullSecrets" list (.Values.global | default dict) | default list) }}
+{{- $secrets = append $secrets (kindIs "string" . | ternary (dict "name" .) .) }}
+{{- end }}
+{{- (include "facial-service.renderStrings" (dict "root" $ "path" "imagePullSecrets" "value" (uniq $secrets)) | fromJson).value | toJson }}
+{{- end }}
+
+{{- define "facial-service.serviceAccountName" -}}
+{{- $name := include "facial-service.string" (dict "root" $ "path" "serviceAccount.name" "value" .Values.serviceAccount.name) }}
+{{- if .Values.serviceAccount.create }}
+{{- default (include "facial-service.fullname" .) $name }}
+{{- else }}
+{{- default "default" $name }}
 {{- end }}
 {{- end }}

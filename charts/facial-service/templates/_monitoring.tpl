@@ -52,7 +52,15 @@ port: metrics
 path: /metrics
 interval: {{ .Values.metrics.interval }}
 scrapeTimeout: {{ .Values.metrics.scrapeTimeout }}
-honorLabels: false
+scheme: {{ .Values.metrics.scheme }}
+honorLabels: {{ .Values.metrics.honorLabels }}
+{{- with .Values.metrics.tlsConfig }}
+tlsConfig:
+  {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- with .Values.metrics.endpointFields }}
+{{ toYaml . }}
+{{- end }}
 relabelings:
   # Rules and dashboards select this job, independent of the release name.
   - targetLabel: job
@@ -81,6 +89,9 @@ namespaceSelector:
 {{- with .Values.metrics.podTargetLabels }}
 podTargetLabels:
   {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- with .Values.metrics.monitorFields }}
+{{ toYaml . }}
 {{- end }}
 {{- with int .Values.metrics.sampleLimit }}
 sampleLimit: {{ . }}

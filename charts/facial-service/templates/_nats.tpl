@@ -6,16 +6,25 @@ no shorter lame duck mode.
 {{- add 30 15 }}
 {{- end }}
 
+{{/* TLS settings of nats-server, for clients and for the connections between servers. */}}
+{{- define "facial-service.natsTls" -}}
+tls {
+  cert_file: "/etc/nats-tls/tls.crt"
+  key_file: "/etc/nats-tls/tls.key"
+  {{- if .Values.nats.tls.caKey }}
+  ca_file: "/etc/nats-tls/ca.crt"
+  {{- end }}
+  timeout: 5
+}
+{{- end }}
+
 {{/* Configuration of nats-server; app/tasks/embedded_server.py writes the same for an embedded server. */}}
 {{- define "facial-service.natsConf" -}}
 {{- $isCluster := gt (int .Values.nats.replicas) 1 }}
 {{- $body := include "facial-service.setting" (dict "root" $ "component" "api" "name" "MAX_BODY_BYTES" "default" 16777216) | int64 }}
 {{- $payload := max 33554432 (add $body 1048576) }}
-{{- if .Values.nats.auth.existingSecret -}}
-# Defines $TOKEN and $ROUTES; the init container writes it from the Secret.
-include "../../run/nats/access.conf"
-{{ end -}}
 server_name: $POD_NAME
+# For this address, the server listens on both families, or on IPv4 if the node has no IPv6.
 listen: "0.0.0.0:4222"
 http: "0.0.0.0:8222"
 
@@ -33,7 +42,12 @@ jetstream {
 }
 {{- if .Values.nats.auth.existingSecret }}
 
+# The server parses variables: $TOKEN is quoted.
 authorization { token: $TOKEN }
+{{- end }}
+{{- if .Values.nats.tls.existingSecret }}
+
+{{ include "facial-service.natsTls" . }}
 {{- end }}
 {{- if $isCluster }}
 
@@ -44,6 +58,9 @@ lame_duck_duration: "30s"
 cluster {
   name: {{ include "facial-service.fullname" . }}-nats
   listen: "0.0.0.0:6222"
+  {{- if .Values.nats.tls.existingSecret }}
+  {{- include "facial-service.natsTls" . | nindent 2 }}
+  {{- end }}
   {{- if .Values.nats.auth.existingSecret }}
   authorization { user: route, password: $TOKEN }
   routes: $ROUTES

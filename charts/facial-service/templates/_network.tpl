@@ -3,11 +3,28 @@ Paths exposed outside the cluster: the API and its pages. There is no prefix `/`
 (/metrics, /health, /version) must stay internal.
 */}}
 {{- define "facial-service.publicPaths" -}}
-- {path: /api, match: Prefix}
-- {path: /docs, match: Prefix}
-- {path: /openapi.json, match: Exact}
-- {path: /page, match: Prefix}
-- {path: /, match: Exact}
+{{- range $path, $match := dict "/api" "Prefix" "/docs" "Prefix" "/openapi.json" "Exact" "/page" "Prefix" "/" "Exact" }}
+- {path: {{ $.Values.pathPrefix }}{{ $path }}, match: {{ $match }}}
+{{- end }}
+{{- end }}
+
+{{/* Hosts of the Ingress, as a JSON list of {"host": name} and, for own paths, "paths". */}}
+{{- define "facial-service.ingressHosts" -}}
+{{- $hosts := list }}
+{{- range .Values.ingress.hosts }}
+{{- $hosts = append $hosts (kindIs "string" . | ternary (dict "host" .) .) }}
+{{- end }}
+{{- (include "facial-service.renderStrings" (dict "root" $ "path" "ingress.hosts" "value" $hosts) | fromJson).value | toJson }}
+{{- end }}
+
+{{/* IP families of a Service's addresses. */}}
+{{- define "facial-service.ipFamilies" -}}
+{{- with .Values.ipFamilyPolicy -}}
+ipFamilyPolicy: {{ . }}
+{{- end }}
+{{- with .Values.ipFamilies }}
+ipFamilies: {{ toJson . }}
+{{- end }}
 {{- end }}
 
 {{/*
@@ -25,10 +42,10 @@ Port of a URL. Errors must not repeat the URL, because it may contain a password
 {{- if include "facial-service.hasNats" . }}
 {{- $ports = list 4222 8222 }}
 {{- else if .Values.worker.enabled }}
-{{- range compact (splitList "," .Values.externalNats.url) }}
+{{- range compact (splitList "," (include "facial-service.externalUrl" (dict "root" $ "name" "url"))) }}
 {{- $ports = append $ports (include "facial-service.urlPort" (dict "url" . "default" 4222) | int) }}
 {{- end }}
-{{- with trim .Values.externalNats.monitorUrl }}
+{{- with trim (include "facial-service.externalUrl" (dict "root" $ "name" "monitorUrl")) }}
 {{- $ports = append $ports (include "facial-service.urlPort" (dict "url" . "default" (ternary 443 80 (hasPrefix "https:" .))) | int) }}
 {{- end }}
 {{- end }}

@@ -60,57 +60,98 @@ to stop its exporter.
 {{- add (int (dig "preStopSeconds" 0 $values)) (int $values.gracefulTimeoutSeconds) (include "facial-service.stopMarginSeconds" .component | int) }}
 {{- end }}
 
-{{/* Hosts of the NATS servers of this release, as a JSON list. */}}
+{{/*
+Hosts of the NATS servers of this release, as a JSON list. With TLS, they include the namespace, because a wildcard in a
+certificate covers only names with at least two dots.
+*/}}
 {{- define "facial-service.natsHosts" -}}
 {{- $name := printf "%s-nats" (include "facial-service.fullname" .) }}
+{{- $domain := ternary (printf "%s.%s.svc" $name .Release.Namespace) $name (not (empty .Values.nats.tls.existingSecret)) }}
 {{- $hosts := list }}
-{{- range until (int .Values.nats.replicas) }}{{ $hosts = append $hosts (printf "%s-%d.%s" $name . $name) }}{{ end }}
+{{- range until (int .Values.nats.replicas) }}{{ $hosts = append $hosts (printf "%s-%d.%s" $name . $domain) }}{{ end }}
 {{- toJson $hosts }}
+{{- end }}
+
+{{/* Source of a variable: a key of a Secret: (dict "root" $ "path" "…" "secret" .Values.… "key" "token"). */}}
+{{- define "facial-service.secretKey" -}}
+{valueFrom: {secretKeyRef: {name: {{ include "facial-service.string" (merge (dict "value" .secret) .) | quote }}, key: {{ quote .key }}}}}
+{{- end }}
+
+{{/* URL of external NATS servers: (dict "root" $ "name" "monitorUrl"). */}}
+{{- define "facial-service.externalUrl" -}}
+{{- include "facial-service.string" (dict "root" .root "path" (printf "externalNats.%s" .name) "value" (get .root.Values.externalNats .name)) }}
+{{- end }}
+
+{{/* Files with which clients verify the queue, and identify themselves, as JSON; "tls" has the values they come from. */}}
+{{- define "facial-service.clientTls" -}}
+{{- $isOwn := not (empty (include "facial-service.hasNats" .)) }}
+{{- $tls := .Values.nats.tls }}
+{{- $secret := $tls.existingSecret }}
+{{- $path := "nats.tls" }}
+{{- if not $isOwn }}
+{{- $tls = .Values.externalNats }}
+{{- $secret = $tls.tlsSecret }}
+{{- $path = "externalNats" }}
+{{- end }}
+{{- $hasCa := and $tls.caKey (or $tls.caConfigMap $secret) (or (not $isOwn) $secret) }}
+{{- $hasCertificate := and (not $isOwn) $secret $tls.tlsClientCertificate }}
+{{- dict "hasCa" (not (empty $hasCa)) "hasCertificate" (not (empty $hasCertificate)) "tls" $tls "secret" $secret "path" $path | toJson }}
 {{- end }}
 
 {{/* Environment variables with the queue's addresses and credentials, as a map. */}}
 {{- define "facial-service.natsEnv" -}}
 {{- if include "facial-service.hasNats" . }}
 {{- $urls := list }}
-{{- range include "facial-service.natsHosts" . | fromJsonArray }}{{ $urls = append $urls (printf "nats://%s:4222" .) }}{{ end -}}
+{{- $scheme := ternary "tls" "nats" (not (empty .Values.nats.tls.existingSecret)) }}
+{{- range include "facial-service.natsHosts" . | fromJsonArray }}{{ $urls = append $urls (printf "%s://%s:4222" $scheme .) }}{{ end -}}
 NATS_URL: {{ join "," $urls }}
 NATS_MONITOR_URL: http://{{ include "facial-service.fullname" . }}-nats:8222
 NATS_REPLICAS: {{ int .Values.nats.replicas | quote }}
 {{- with .Values.nats.auth }}
 {{- if .existingSecret }}
-NATS_TOKEN: {valueFrom: {secretKeyRef: {name: {{ quote .existingSecret }}, key: {{ quote .tokenKey }}}}}
+NATS_TOKEN: {{ include "facial-service.secretKey" (dict "root" $ "path" "nats.auth.existingSecret" "secret" .existingSecret "key" .tokenKey) }}
 {{- end }}
 {{- end }}
 {{- else }}
-{{- with .Values.externalNats -}}
-NATS_URL: {{ quote .url }}
-NATS_REPLICAS: {{ int .replicas | quote }}
-{{- with .monitorUrl }}
+{{- $external := .Values.externalNats -}}
+NATS_URL: {{ include "facial-service.externalUrl" (dict "root" $ "name" "url") | quote }}
+NATS_REPLICAS: {{ int $external.replicas | quote }}
+{{- with include "facial-service.externalUrl" (dict "root" $ "name" "monitorUrl") }}
 NATS_MONITOR_URL: {{ quote . }}
 {{- end }}
-{{- if .credsSecret }}
-NATS_CREDS_FILE: {{ printf "/etc/nats-access/%s" .credsKey | quote }}
+{{- range $name, $key := dict "NATS_USER" $external.userKey "NATS_PASSWORD" $external.passwordKey "NATS_TOKEN" $external.tokenKey "NATS_NKEY_SEED" $external.nkeySeedKey }}
+{{- if $key }}
+{{ $name }}: {{ include "facial-service.secretKey" (dict "root" $ "path" "externalNats.existingSecret" "secret" $external.existingSecret "key" $key) }}
 {{- end }}
-{{- if .tlsSecret }}
+{{- end }}
+{{- if $external.credsSecret }}
+NATS_CREDS_FILE: {{ printf "/etc/nats-access/%s" $external.credsKey | quote }}
+{{- end }}
+{{- end }}
+{{- $tls := include "facial-service.clientTls" . | fromJson }}
+{{- if $tls.hasCa }}
 NATS_TLS_CA_FILE: /etc/nats-access/ca.crt
-{{- if .tlsClientCertificate }}
+{{- end }}
+{{- if $tls.hasCertificate }}
 NATS_TLS_CERT_FILE: /etc/nats-access/tls.crt
 NATS_TLS_KEY_FILE: /etc/nats-access/tls.key
-{{- end }}
-{{- end }}
-{{- end }}
 {{- end }}
 {{- end }}
 
 {{/* Environment variables that the chart manages, as a map: (dict "root" $ "component" "api"). */}}
 {{- define "facial-service.managedEnv" -}}
 {{- $values := get .root.Values .component -}}
-HOST: 0.0.0.0
+# Addresses of both families; the service listens on those of IPv4 if the node has no IPv6.
+HOST: "::"
 METRICS_PORT: "9000"
 SLO_LATENCY_THRESHOLD_S: {{ include "facial-service.text" .root.Values.slo.latency.threshold | quote }}
 GRACEFUL_TIMEOUT_S: {{ int $values.gracefulTimeoutSeconds | quote }}
 PROMETHEUS_MULTIPROC_DIR: /run/metrics
 ENABLE_TASKS: {{ .root.Values.worker.enabled | quote }}
+METRICS_ON_API_PORT: {{ or (eq .root.Values.api.service.type "ClusterIP") .root.Values.api.service.exposeMetrics | quote }}
+{{- with .root.Values.pathPrefix }}
+ROOT_PATH: {{ quote . }}
+{{- end }}
 {{- if eq .component "api" }}
 PORT: "8000"
 WORKERS: {{ int $values.workers | quote }}
@@ -127,6 +168,19 @@ TASK_WORKERS: {{ int $values.processes | quote }}
 {{- end }}
 {{- end }}
 
+{{/* Environment variables of the values, a map or a list as in a pod, as a JSON map. */}}
+{{- define "facial-service.envMap" -}}
+{{- if kindIs "slice" . }}
+{{- $variables := dict }}
+{{- range . }}
+{{- $_ := set $variables .name (hasKey . "valueFrom" | ternary (dict "valueFrom" .valueFrom) (.value | default "")) }}
+{{- end }}
+{{- toJson $variables }}
+{{- else }}
+{{- . | default dict | toJson }}
+{{- end }}
+{{- end }}
+
 {{/*
 Environment variables of a component, without duplicate names. In increasing precedence: `env`, the component's `settings`
 and `env`, managed variables. Variables with `valueFrom` come first, so that other values can refer to them as $(NAME):
@@ -136,7 +190,7 @@ and `env`, managed variables. Variables with `valueFrom` come first, so that oth
 {{- $values := get .root.Values .component }}
 {{- $sources := dict }}
 {{- $texts := dict }}
-{{- range list .root.Values.env $values.settings $values.env (include "facial-service.managedEnv" . | fromYaml) }}
+{{- range list (include "facial-service.envMap" .root.Values.env | fromJson) $values.settings (include "facial-service.envMap" $values.env | fromJson) (include "facial-service.managedEnv" . | fromYaml) }}
 {{- range $name, $value := . }}
 {{- $_ := unset $sources $name }}
 {{- $_ = unset $texts $name }}
@@ -158,11 +212,13 @@ and `env`, managed variables. Variables with `valueFrom` come first, so that oth
 - configMapRef:
     name: {{ include "facial-service.fullname" . }}-settings
 {{- with .Values.envFrom }}
-{{ toYaml . }}
+{{ include "facial-service.yaml" (dict "root" $ "path" "envFrom" "value" .) }}
 {{- end }}
-{{- if and .Values.worker.enabled .Values.externalNats.existingSecret }}
+{{- with .Values.externalNats }}
+{{- if and $.Values.worker.enabled .existingSecret (not (or .userKey .passwordKey .tokenKey .nkeySeedKey)) }}
 - secretRef:
-    name: {{ .Values.externalNats.existingSecret | quote }}
+    name: {{ include "facial-service.string" (dict "root" $ "path" "externalNats.existingSecret" "value" .existingSecret) | quote }}
+{{- end }}
 {{- end }}
 {{- end }}
 
@@ -185,9 +241,44 @@ must not restart pods: (dict "root" $ "component" "api" "checksums" (dict "setti
 {{- range $name, $text := .checksums }}{{ $_ := set $annotations (printf "checksum/%s" $name) (sha256sum $text) }}{{ end -}}
 labels:
   {{- merge $selected (.root.Values.podLabels | default dict) (.root.Values.commonLabels | default dict) (dict "app.kubernetes.io/part-of" (include "facial-service.name" .root)) | toYaml | nindent 2 }}
+{{- range $name, $text := include "facial-service.renderedSecrets" . | fromJson }}{{ $_ := set $annotations (printf "checksum/secret-%s" $name) (sha256sum $text) }}{{ end }}
 {{- with merge $annotations ((get .root.Values .component).podAnnotations | default dict) (.root.Values.podAnnotations | default dict) }}
 annotations:
-  {{- toYaml . | nindent 2 }}
+  {{- include "facial-service.yaml" (dict "root" $.root "path" "podAnnotations" "value" .) | nindent 2 }}
+{{- end }}
+{{- end }}
+
+{{/*
+Secrets of `extraObjects` that the component reads at startup, as a JSON map of name to content. A change restarts the pods:
+(dict "root" $ "component" "api").
+*/}}
+{{- define "facial-service.renderedSecrets" -}}
+{{- $values := .root.Values }}
+{{- $names := list $values.nats.auth.existingSecret $values.nats.tls.existingSecret }}
+{{- if ne .component "nats" }}
+{{- $external := $values.externalNats }}
+{{- $names = concat $names (list $external.existingSecret $external.credsSecret $external.tlsSecret) }}
+{{- range $values.envFrom }}{{ $names = append $names (dig "secretRef" "name" "" .) }}{{ end }}
+{{- end }}
+{{- $names = (include "facial-service.renderStrings" (dict "root" .root "path" "existingSecret" "value" (compact $names)) | fromJson).value }}
+{{- $secrets := dict }}
+{{- range .root.Values.extraObjects }}
+{{- $text := tpl (kindIs "string" . | ternary . (toYaml .)) $.root }}
+{{- $object := fromYaml $text }}
+{{- if and (eq (dig "kind" "" $object) "Secret") (has (dig "metadata" "name" "" $object) $names) }}
+{{- $_ := set $secrets $object.metadata.name $text }}
+{{- end }}
+{{- end }}
+{{- toJson $secrets }}
+{{- end }}
+
+{{/*
+Annotations of a Deployment or StatefulSet: (dict "root" $ "component" "api").
+*/}}
+{{- define "facial-service.workloadAnnotations" -}}
+{{- with (get .root.Values .component).annotations -}}
+annotations:
+  {{- include "facial-service.yaml" (dict "root" $.root "path" (printf "%s.annotations" $.component) "value" .) | nindent 2 }}
 {{- end }}
 {{- end }}
 
@@ -198,11 +289,28 @@ component's values apply.
 {{- define "facial-service.podSpec" -}}
 {{- $values := get .root.Values (.values | default .component) -}}
 serviceAccountName: {{ include "facial-service.serviceAccountName" .root }}
-automountServiceAccountToken: false
+automountServiceAccountToken: {{ .root.Values.automountServiceAccountToken }}
 enableServiceLinks: false
-{{- with .root.Values.imagePullSecrets }}
+{{- with include "facial-service.imagePullSecrets" .root | fromJsonArray }}
 imagePullSecrets:
   {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- with .root.Values.runtimeClassName }}
+runtimeClassName: {{ quote . }}
+{{- end }}
+{{- with .root.Values.hostAliases }}
+hostAliases:
+  {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- with .root.Values.dnsPolicy }}
+dnsPolicy: {{ . }}
+{{- end }}
+{{- with .root.Values.dnsConfig }}
+dnsConfig:
+  {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- if not (kindIs "invalid" .root.Values.hostUsers) }}
+hostUsers: {{ .root.Values.hostUsers }}
 {{- end }}
 {{- with $values.priorityClassName }}
 priorityClassName: {{ . | quote }}
@@ -227,12 +335,17 @@ affinity:
 
 {{/*
 Topology spread constraints. A constraint without a label selector selects the component's pods. Pods of other revisions
-do not count, because they are about to stop: (dict "root" $ "component" "api" "revisionLabel" "pod-template-hash").
+do not count, because they are about to stop. With "isRequired", the default constraint is not only a preference:
+(dict "root" $ "component" "api" "revisionLabel" "pod-template-hash" "isRequired" false).
 */}}
 {{- define "facial-service.topologySpread" -}}
 {{- $defaults := dict "labelSelector" (dict "matchLabels" (include "facial-service.selectorLabels" . | fromYaml)) }}
 {{- with .revisionLabel }}{{ $_ := set $defaults "matchLabelKeys" (list .) }}{{ end }}
 {{- $default := dict "maxSkew" 1 "topologyKey" "kubernetes.io/hostname" "whenUnsatisfiable" "ScheduleAnyway" }}
+{{- if .isRequired }}
+{{- /* Nodes on which the pods cannot run do not count, such as those of the control plane. */}}
+{{- $default = merge (dict "whenUnsatisfiable" "DoNotSchedule" "nodeTaintsPolicy" "Honor") $default }}
+{{- end }}
 {{- $constraints := list }}
 {{- range (get .root.Values .component).topologySpreadConstraints | default (list $default) }}
 {{- $constraints = append $constraints (ternary . (merge dict . $defaults) (hasKey . "labelSelector")) }}
@@ -275,25 +388,58 @@ livenessProbe:
 {{- end }}
 {{- end }}
 
-{{/* Volume mounts of the API and the workers. */}}
+{{/* Volume mounts of the API and the workers: (dict "root" $ "component" "api"). */}}
 {{- define "facial-service.volumeMounts" -}}
+{{- $component := .component }}
+{{- with .root -}}
 - {name: metrics, mountPath: /run/metrics}
 - {name: tmp, mountPath: /tmp}
 {{- if include "facial-service.hasNatsAccess" . }}
 - {name: nats-access, mountPath: /etc/nats-access, readOnly: true}
 {{- end }}
-{{- with .Values.extraVolumeMounts }}
+{{- with concat .Values.extraVolumeMounts (get .Values $component).extraVolumeMounts }}
 {{ toYaml . }}
 {{- end }}
 {{- end }}
+{{- end }}
 
-{{/* "true" if external NATS servers need credentials from files, otherwise empty. */}}
+{{/* "true" if the queue needs certificates or credentials from files, otherwise empty. */}}
 {{- define "facial-service.hasNatsAccess" -}}
-{{- if and .Values.worker.enabled (not .Values.nats.enabled) (or .Values.externalNats.credsSecret .Values.externalNats.tlsSecret) }}true{{ end }}
+{{- $tls := include "facial-service.clientTls" . | fromJson }}
+{{- $hasCredentials := and (not .Values.nats.enabled) .Values.externalNats.credsSecret }}
+{{- if and .Values.worker.enabled (or $tls.hasCa $tls.hasCertificate $hasCredentials) }}true{{ end }}
 {{- end }}
 
 {{/*
-Volumes of the API and the workers: (dict "root" $ "processes" 2).
+Sources of a projected volume with a CA certificate as ca.crt, and a certificate as tls.crt and tls.key: (dict "root" $ "path"
+"nats.tls" "tls" .Values.nats.tls "secret" "name" "hasCa" true "hasCertificate" false).
+*/}}
+{{- define "facial-service.tlsSources" -}}
+{{- $secret := include "facial-service.string" (dict "root" .root "path" (printf "%s Secret" .path) "value" .secret) }}
+{{- $config := include "facial-service.string" (dict "root" .root "path" (printf "%s.caConfigMap" .path) "value" .tls.caConfigMap) }}
+{{- $items := list }}
+{{- if and .hasCa (not $config) }}{{ $items = append $items (dict "key" .tls.caKey "path" "ca.crt") }}{{ end }}
+{{- if .hasCertificate }}
+{{- $items = concat $items (list (dict "key" .tls.certKey "path" "tls.crt") (dict "key" .tls.keyKey "path" "tls.key")) }}
+{{- end }}
+{{- with $items }}
+- secret:
+    name: {{ quote $secret }}
+    items:
+      {{- range . }}
+      - {key: {{ quote .key }}, path: {{ .path }}}
+      {{- end }}
+{{- end }}
+{{- if and .hasCa $config }}
+- configMap:
+    name: {{ quote $config }}
+    items:
+      - {key: {{ quote .tls.caKey }}, path: ca.crt}
+{{- end }}
+{{- end }}
+
+{{/*
+Volumes of the API and the workers: (dict "root" $ "component" "api" "processes" 2).
 
 Processes cannot record new metrics if the volume for metric files is full. An API worker that has served every method
 on every path uses 0.7 MiB; other processes use less than 0.1 MiB. So 4 MiB for each worker, plus 4 MiB for all other
@@ -309,29 +455,21 @@ processes, also suffice for several times as many buckets. Only used space count
   emptyDir:
     sizeLimit: 256Mi
 {{- if include "facial-service.hasNatsAccess" $root }}
-{{- with $root.Values.externalNats }}
+{{- $external := $root.Values.externalNats }}
 - name: nats-access
   projected:
     defaultMode: 0440
     sources:
-      {{- if .credsSecret }}
+      {{- if $external.credsSecret }}
       - secret:
-          name: {{ .credsSecret | quote }}
+          name: {{ include "facial-service.string" (dict "root" $root "path" "externalNats.credsSecret" "value" $external.credsSecret) | quote }}
           items:
-            - {key: {{ quote .credsKey }}, path: {{ quote .credsKey }}}
+            - {key: {{ quote $external.credsKey }}, path: {{ quote $external.credsKey }}}
       {{- end }}
-      {{- if .tlsSecret }}
-      - secret:
-          name: {{ .tlsSecret | quote }}
-          items:
-            {{- range ternary (list "ca.crt" "tls.crt" "tls.key") (list "ca.crt") .tlsClientCertificate }}
-            - {key: {{ . }}, path: {{ . }}}
-            {{- end }}
-      {{- end }}
+      {{- include "facial-service.tlsSources" (merge (dict "root" $root) (include "facial-service.clientTls" $root | fromJson)) | nindent 6 }}
 {{- end }}
-{{- end }}
-{{- with $root.Values.extraVolumes }}
-{{ toYaml . }}
+{{- with concat $root.Values.extraVolumes (get $root.Values .component).extraVolumes }}
+{{ include "facial-service.yaml" (dict "root" $root "path" "extraVolumes" "value" .) }}
 {{- end }}
 {{- end }}
 

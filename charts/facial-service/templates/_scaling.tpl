@@ -3,6 +3,51 @@
 {{- if and .Values.worker.enabled .Values.nats.enabled }}true{{ end }}
 {{- end }}
 
+{{/* "true" if an autoscaler sets the number of pods, otherwise empty: (dict "root" $ "component" "api"). */}}
+{{- define "facial-service.isScaled" -}}
+{{- $values := get .root.Values .component }}
+{{- if or $values.autoscaling.enabled (dig "keda" "enabled" false $values) }}true{{ end }}
+{{- end }}
+
+{{/*
+Number of pods of a Deployment, as a field of its spec. An autoscaler owns the number: an upgrade repeats the current one,
+because Kubernetes sets a number that Helm no longer specifies to 1. Without access to the cluster, the field is absent:
+(dict "root" $ "component" "api").
+*/}}
+{{- define "facial-service.replicas" -}}
+{{- if include "facial-service.isScaled" . }}
+{{- $name := printf "%s-%s" (include "facial-service.fullname" .root) .component }}
+{{- $current := lookup "apps/v1" "Deployment" .root.Release.Namespace $name }}
+{{- if and $current (hasKey ($current.spec | default dict) "replicas") -}}
+replicas: {{ int $current.spec.replicas }}
+{{- end }}
+{{- else -}}
+replicas: {{ int (get .root.Values .component).replicas }}
+{{- end }}
+{{- end }}
+
+{{/* Update strategy of a Deployment: a pod stops only after its replacement is ready. */}}
+{{- define "facial-service.strategy" -}}
+{{- with .strategy }}
+{{- toYaml . }}
+{{- else -}}
+type: RollingUpdate
+rollingUpdate: {maxUnavailable: 0, maxSurge: 25%}
+{{- end }}
+{{- end }}
+
+{{/* Minimum number of pods of a component, with any kind of scaling: (dict "root" $ "component" "api"). */}}
+{{- define "facial-service.minPods" -}}
+{{- $values := get .root.Values .component }}
+{{- if dig "keda" "enabled" false $values }}
+{{- int $values.keda.minReplicas }}
+{{- else if $values.autoscaling.enabled }}
+{{- int $values.autoscaling.minReplicas }}
+{{- else }}
+{{- int $values.replicas }}
+{{- end }}
+{{- end }}
+
 {{/* Maximum number of pods of a component, with any kind of scaling: (dict "root" $ "component" "api"). */}}
 {{- define "facial-service.maxPods" -}}
 {{- $values := get .root.Values .component }}
@@ -63,14 +108,21 @@ spec:
   {{- end }}
 {{- end }}
 
-{{/* Fail if a disruption budget blocks every node drain: (dict "path" "api" "maxUnavailable" 0). */}}
+{{/* Fail if a disruption budget blocks every node drain: (dict "root" $ "component" "api" "budget" $budget). */}}
 {{- define "facial-service.checkBudget" -}}
-{{- if has (toString .maxUnavailable) (list "0" "0%") }}
-{{- fail (printf "%s.podDisruptionBudget.maxUnavailable: %v would block every node drain; set 1 or more, or set enabled to false" .path .maxUnavailable) }}
+{{- $maxUnavailable := .budget.maxUnavailable }}
+{{- $pods := include "facial-service.minPods" . | int }}
+{{- if not (kindIs "invalid" .budget.minAvailable) }}
+{{- $text := include "facial-service.text" .budget.minAvailable }}
+{{- if or (eq $text "100%") (and (not (hasSuffix "%" $text)) (ge (int $text) (max 1 $pods))) }}
+{{- fail (printf "%s.podDisruptionBudget.minAvailable: %s would block every node drain while %d pods run; set less, or set enabled to false" .component $text $pods) }}
+{{- end }}
+{{- else if has (toString $maxUnavailable) (list "0" "0%") }}
+{{- fail (printf "%s.podDisruptionBudget.maxUnavailable: %v would block every node drain; set 1 or more, or set enabled to false" .component $maxUnavailable) }}
 {{- end }}
 {{- end }}
 
-{{/* PodDisruptionBudget object: (dict "root" $ "component" "api" "maxUnavailable" 1). */}}
+{{/* PodDisruptionBudget object: (dict "root" $ "component" "api" "budget" (dict "maxUnavailable" 1)). */}}
 {{- define "facial-service.pdb" -}}
 apiVersion: policy/v1
 kind: PodDisruptionBudget
@@ -80,7 +132,11 @@ metadata:
   labels:
     {{- include "facial-service.labels" . | nindent 4 }}
 spec:
-  maxUnavailable: {{ toYaml .maxUnavailable }}
+  {{- if kindIs "invalid" .budget.minAvailable }}
+  maxUnavailable: {{ toYaml .budget.maxUnavailable }}
+  {{- else }}
+  minAvailable: {{ toYaml .budget.minAvailable }}
+  {{- end }}
   # Pods that are not ready serve no requests, so they must not block a node drain.
   unhealthyPodEvictionPolicy: AlwaysAllow
   selector:
@@ -93,7 +149,7 @@ Monitoring endpoint for KEDA, as JSON {"host": "name:port", "https": bool}. KEDA
 prepends the server name, so the host is the headless Service.
 */}}
 {{- define "facial-service.kedaEndpoint" -}}
-{{- $url := trim .Values.externalNats.monitorUrl }}
+{{- $url := trim (include "facial-service.externalUrl" (dict "root" $ "name" "monitorUrl")) }}
 {{- if .Values.nats.enabled }}
 {{- if and .Values.networkPolicy.enabled (not .Values.networkPolicy.natsMonitorFrom) }}
 {{- fail "worker.keda.enabled: networkPolicy blocks KEDA from the queue's monitoring port; add KEDA's pods to networkPolicy.natsMonitorFrom" }}

@@ -78,6 +78,34 @@ def test_disabled_metrics_are_not_found(make_app: MakeApp, call: Call) -> None:
     assert (response.status_code, response.json()["code"]) == (404, "not_found")
 
 
+def test_metrics_can_be_absent_from_the_api_port(call: Call, scrape: object, tmp_path: Path) -> None:
+    assert scrape
+    registry = multiprocess.scrape_registry(tmp_path / "values")
+    app = create_app(Settings(metrics_on_api_port=False), registry=registry)
+    assert call(app, "GET", "/metrics").status_code == 404
+    app.state.web.admission.close()
+
+
+@pytest.mark.parametrize("path", ["/version", "/docs", "/openapi.json", "/"])
+def test_prefix_of_the_proxy_is_accepted(make_app: MakeApp, call: Call, path: str) -> None:
+    app = make_app(root_path="/faces/")
+    with_prefix, without = call(app, "GET", f"/faces{path}"), call(app, "GET", path)
+    assert with_prefix.status_code == 200
+    assert with_prefix.content == without.content
+
+
+@pytest.mark.parametrize(("path", "status"), [("/facesx/version", 404), ("/faces/faces/version", 404), ("/faces", 308)])
+def test_prefix_is_a_whole_part_of_the_path(make_app: MakeApp, call: Call, path: str, status: int) -> None:
+    response = call(make_app(root_path="/faces"), "GET", path)
+    assert response.status_code == status
+    assert response.headers.get("location") == ("/faces/" if status == 308 else None)
+
+
+def test_prefix_that_is_also_a_path_of_the_service_stays_with_the_proxy(make_app: MakeApp, call: Call) -> None:
+    app = make_app(root_path="/docs")
+    assert [link for link in (call(app, "GET", "/docs"), call(app, "GET", "/version")) if link.status_code != 200] == []
+
+
 def test_version(make_app: MakeApp, call: Call) -> None:
     response = call(make_app(), "GET", "/version").json()
     assert response["version"] == __version__
