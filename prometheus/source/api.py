@@ -41,6 +41,8 @@ COMPLETIONS = series("task_completions_total")
 ERRORS = series("errors_total", 'type!~"not_found|method_not_allowed|http_invalid|head_too_large|head_timeout"')
 DECODE_ERRORS = series("errors_total", 'type=~"image_(corrupt|empty|encoding|truncated|unsupported_format)"')
 ERROR_RATIO = f"{level('component')}:errors_per_work:ratio_rate"
+# Exists if a blackbox exporter requests the API as its clients do; see the Probe of the chart.
+PROBES = series("probe_success")
 # Exists as soon as there are targets, even if no request has arrived yet.
 TARGETS_UP = f"{level()}:up:sum"
 # Recorded where kube-state-metrics exists: the API was scaled to zero on purpose.
@@ -97,6 +99,22 @@ AVAILABILITY_ALERTS = (
         description=(
             f"Prometheus has no API targets{LOCATION}: the pods do not exist, or service discovery does not find them. "
             "Most other alerts cannot fire in this state."
+        ),
+        dashboard="facial-service-overview",
+    ),
+    Alert(
+        name="FacialServiceProbeFailing",
+        # One lost request of five, at an interval of a minute, is not yet an outage.
+        expr=dedent(f"""\
+            avg {BY} (avg_over_time({PROBES}[5m])) < 0.75
+              unless {ON}
+            {series(SCALED_TO_ZERO)}"""),
+        hold="5m",
+        severity="critical",
+        summary="Requests of the blackbox exporter to the API fail.",
+        description=(
+            f"Only {PERCENT} of the requests of the blackbox exporter to the API{LOCATION} in the last 5 minutes "
+            "succeeded. Clients that use the same address probably get no responses either."
         ),
         dashboard="facial-service-overview",
     ),

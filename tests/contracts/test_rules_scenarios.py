@@ -163,7 +163,8 @@ def traffic(own: Data) -> None:
 
 
 def kubernetes(data: Data) -> None:
-    """Add the series of kube-state-metrics, cAdvisor and the kubelet."""
+    """Add the series of kube-state-metrics, cAdvisor, the kubelet and a blackbox exporter."""
+    data.set("probe_success", constant(1), **RELEASE, instance="http://a-facial-service-api.faces.svc:80/health")
     for role in ("api", "worker"):
         deployment = {**KUBERNETES, "deployment": f"a-facial-service-{role}"}
         for metric in ("spec_replicas", "status_replicas_available", "status_replicas_updated"):
@@ -272,6 +273,7 @@ def api_at_zero() -> Data:
         change = f"kube_deployment_{name}"
         data.change(lambda values: changed(values, range(60, 121), 0), change, deployment="a-facial-service-api")
     data.change(lambda values: changed(values, range(121, 122), 0), "kube_deployment_status_replicas_available")
+    data.change(lambda values: changed(values, range(60, 122), 0), "probe_success")
     return data
 
 
@@ -447,6 +449,7 @@ OUTAGES: dict[str, Callable[[Data], None]] = {
     "FacialServiceDown": replaced("up", in_outage(0, 1), role="api"),
     "FacialServiceNotReady": replaced("service_ready", in_outage(0, 1), role="api"),
     "FacialServiceAbsent": lambda data: _gone(data, role="api"),
+    "FacialServiceProbeFailing": replaced("probe_success", in_outage(0, 1)),
     "FacialServiceInstanceDown": replaced("up", in_outage(0, 1), role="worker"),
     "FacialServiceAllRequestsFail": _failing,
     "FacialServiceSaturated": _shed,
