@@ -25,6 +25,7 @@ from prometheus.source.model import (
 
 # API instances. `role` is absent if API and workers run in one instance.
 UP = series("up", 'role!="worker"')
+ON_INSTANCE = ON.replace(")", ", instance, pod)")
 READY = series("service_ready", 'role!="worker"')
 
 SATURATED = series("api_rejections_total", 'reason="saturated"')
@@ -75,8 +76,16 @@ AVAILABILITY_ALERTS = (
     ),
     Alert(
         name="FacialServiceNotReady",
-        # All instances drain at once only if the API is being removed, which takes less than this.
-        expr=f"sum {BY} ({READY}) == 0",
+        # All instances drain at once only if the API is being removed, which takes less than this. Instances of another
+        # version may not have the metric; then it is not known whether one of them is ready.
+        expr=dedent(f"""\
+            sum {BY} ({READY}) == 0
+              unless
+            group {BY} (
+              {UP} == 1
+                unless {ON_INSTANCE}
+              {READY}
+            )"""),
         hold="5m",
         severity="critical",
         summary="No API instance is ready.",
@@ -132,11 +141,18 @@ AVAILABILITY_ALERTS = (
 REJECTION_ALERTS = (
     Alert(
         name="FacialServiceAllRequestsFail",
-        # Unlike the alerts on the error budget, it includes requests that were rejected because of load.
+        # Unlike the alerts on the error budget, it includes requests that were rejected because of load. A series that
+        # begins with its first response has not increased.
         expr=dedent(f"""\
             sum {BY} (increase({FAILED_WORK}[10m])) >= 10
               unless
-            sum {BY} (increase({ANSWERED_WORK}[10m])) > 0"""),
+            sum {BY} (increase({ANSWERED_WORK}[10m])) > 0
+              unless
+            group {BY} (
+              {ANSWERED_WORK}
+                unless
+              last_over_time({ANSWERED_WORK}[10m] offset 10m)
+            )"""),
         hold="5m",
         severity="critical",
         summary="Every processing request fails.",

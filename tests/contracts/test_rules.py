@@ -122,9 +122,11 @@ def test_rule_names_metrics_and_labels_that_exist(file: str, rule: dict[str, Any
 @EACH_RULE
 def test_counters_are_rated_and_gauges_are_not(file: str, rule: dict[str, Any]) -> None:
     del file
+    # This alert also checks which series exist.
+    others = {"", "last_over_time"} if rule.get("alert") == "FacialServiceAllRequestsFail" else set()
     for use in parse(rule).uses:
         if metrics()[use.name].kind == "counter":
-            assert use.function in COUNTER_FUNCTIONS, f"{use.name} is a counter"
+            assert use.function in COUNTER_FUNCTIONS | others, f"{use.name} is a counter"
         else:
             assert use.function not in COUNTER_FUNCTIONS, f"{use.name} is a gauge"
             assert (use.window_s is not None) == (use.function in GAUGE_FUNCTIONS | OVER_TIME)
