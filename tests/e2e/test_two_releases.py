@@ -1,4 +1,4 @@
-"""Two releases in one namespace, each judged for itself in the Operator's Prometheus and in Alertmanager."""
+"""Two releases in one namespace, each evaluated separately in the Operator's Prometheus and in Alertmanager."""
 
 from __future__ import annotations
 
