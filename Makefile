@@ -99,9 +99,11 @@ generate: $(VENV)/.dev ## Regenerate generated files: README, docs, rules, dashb
 
 OUTPUT ?= build/monitoring
 .PHONY: monitoring
-monitoring: $(VENV)/.dev ## Write rules and dashboards for the objectives in VALUES to OUTPUT (ARGS="--release …")
-	@$(BIN)/python -m prometheus.source.generate --output $(OUTPUT)/rules $(if $(VALUES),--values $(VALUES)) $(ARGS)
-	@$(BIN)/python -m grafana.builder --output $(OUTPUT)/dashboards $(if $(VALUES),--values $(VALUES))
+monitoring: $(VENV)/.dev ## Write rules and dashboards for the objectives in VALUES to OUTPUT (RUNBOOKS=URL, ARGS="--release …")
+	@$(BIN)/python -m prometheus.source.generate --output $(OUTPUT)/rules $(MONITORING) $(ARGS)
+	@$(BIN)/python -m grafana.builder --output $(OUTPUT)/dashboards $(MONITORING)
+
+MONITORING = $(if $(VALUES),--values $(VALUES)) $(if $(RUNBOOKS),--runbooks $(RUNBOOKS))
 
 .PHONY: screenshots
 screenshots: $(VENV)/.dev ## Render the screenshots of the documentation from a running service

@@ -25,6 +25,7 @@ import yaml
 
 from prometheus.source.generate import FILES, rule_files
 from prometheus.source.model import Alert
+from prometheus.source.objectives import DEFAULT
 from prometheus.source.render import Links, SpeedUp
 
 if TYPE_CHECKING:
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from prometheus.source.model import Scope
+    from prometheus.source.objectives import Texts
 
 Target = dict[str, Any]
 """Addresses and their labels, as Prometheus reads them from a file."""
@@ -41,6 +43,26 @@ LEAST_WINDOW_MS = 10_000  # a rate needs a few scrapes: one comes each second, o
 USUAL = SpeedUp(factor=60, min_window_ms=LEAST_WINDOW_MS)
 OBJECTIVES = SpeedUp(factor=720, min_window_ms=LEAST_WINDOW_MS)
 START_LIMIT_S = 120
+
+
+@dataclass(frozen=True)
+class Pace:
+    """Time scale and objectives of the rules.
+
+    Attributes:
+        usual: scale of all rules except those on objectives.
+        objectives: scale of the rules on objectives.
+        texts: texts of the objectives.
+        interval_s: interval of scrapes and evaluations.
+    """
+
+    usual: SpeedUp = USUAL
+    objectives: SpeedUp = OBJECTIVES
+    texts: Texts = DEFAULT
+    interval_s: int = 1
+
+
+FAST = Pace()
 
 
 def alert_rules() -> dict[str, Alert]:
@@ -201,8 +223,9 @@ def monitoring(
     jobs: list[dict[str, Any]],
     *,
     absent: Iterable[Scope] = (),
+    pace: Pace = FAST,
 ) -> Iterator[Monitoring]:
-    """Run both, with scrapes and evaluations each second.
+    """Run both.
 
     `jobs` are additional scrape jobs, and `absent` the releases with an alert on their absence, as the chart has it.
 
@@ -214,7 +237,7 @@ def monitoring(
     ports = free_ports(2)
     scraped = {"job_name": "facial-service", "file_sd_configs": [{"files": [file.name], "refresh_interval": "1s"}]}
     configuration = {
-        "global": {"scrape_interval": "1s", "scrape_timeout": "1s", "evaluation_interval": "1s"},
+        "global": dict.fromkeys(("scrape_interval", "scrape_timeout", "evaluation_interval"), f"{pace.interval_s}s"),
         "rule_files": ["facial-service-*.yaml"],
         "alerting": {"alertmanagers": [{"static_configs": [{"targets": [f"127.0.0.1:{ports[0]}"]}]}]},
         "scrape_configs": [scraped, *jobs],
@@ -228,7 +251,7 @@ def monitoring(
         process = stack.enter_context(_running(folder, "prometheus", ports[1], options))
         watching = Monitoring(f"http://127.0.0.1:{ports[1]}", targets, file)
         _wait_for(lambda: len(watching.ask("up == 1")) >= len(targets), "targets that are up")
-        for name, text in (rule_files(LINKS, USUAL) | _objectives() | _absent(absent)).items():
+        for name, text in (rule_files(LINKS, pace.usual) | _objectives(pace) | _absent(absent)).items():
             (folder / name).write_text(text, encoding="utf-8")
         process.send_signal(signal.SIGHUP)
         yield watching
@@ -245,8 +268,8 @@ def _absent(scopes: Iterable[Scope]) -> dict[str, str]:
     return files
 
 
-def _objectives() -> dict[str, str]:
-    return {name: text for name, text in rule_files(LINKS, OBJECTIVES).items() if "slo" in name}
+def _objectives(pace: Pace) -> dict[str, str]:
+    return {name: text for name, text in rule_files(LINKS, pace.objectives, texts=pace.texts).items() if "slo" in name}
 
 
 def _notifying(url: str) -> dict[str, Any]:

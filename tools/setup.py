@@ -130,6 +130,7 @@ DEFINITIONS = (
         "example/prometheus-operator-crd",
         (
             "monitoring.coreos.com_podmonitors.yaml",
+            "monitoring.coreos.com_probes.yaml",
             "monitoring.coreos.com_prometheusrules.yaml",
             "monitoring.coreos.com_servicemonitors.yaml",
         ),

@@ -10,24 +10,36 @@ import sys
 from pathlib import Path
 
 from grafana.builder import images, overview, resources, tasks
+from grafana.builder.layout import all_panels, render
+from grafana.builder.links import PanelLinks
+from grafana.builder.panels import threshold_alerts
 from prometheus.source.generate import read_texts
 from prometheus.source.objectives import DEFAULT, Texts
+from prometheus.source.render import Links
 
 FOLDER = Path(__file__).parents[1] / "dashboards"
 CHART_FOLDER = Path(__file__).parents[2] / "charts" / "facial-service" / "files" / "dashboards"
 
 
-def dashboard_files(texts: Texts = DEFAULT) -> dict[str, str]:
+def dashboard_files(texts: Texts = DEFAULT, links: Links | None = None, *, has_logs: bool = False) -> dict[str, str]:
     """Render every dashboard.
 
     Args:
         texts: texts of the objectives.
+        links: base URL of the runbooks. If None, panels have no links to them.
+        has_logs: whether dashboards have a link to the logs in Loki.
 
     Returns:
         File contents by file name.
     """
     specs = (overview.dashboard(texts), tasks.DASHBOARD, images.DASHBOARD, resources.DASHBOARD)
-    return {f"{spec.uid}.json": spec.render() for spec in specs}
+    documents = {spec.uid: spec.build(has_logs=has_logs) for spec in specs}
+    panel_links = PanelLinks({uid: list(all_panels(each)) for uid, each in documents.items()}, links or Links())
+    for uid, document in documents.items():
+        for panel in all_panels(document):
+            alerts = threshold_alerts(panel.description or "")
+            panel.links = panel_links.of(uid, panel.title or "", alerts) or None
+    return {f"{uid}.json": render(document) for uid, document in documents.items()}
 
 
 def main() -> None:
@@ -38,16 +50,20 @@ def main() -> None:
     parser.add_argument("--check", action="store_true", help="only compare; fail if a file is out of date")
     parser.add_argument("--output", type=Path, help="write the dashboards to this directory")
     parser.add_argument("--values", type=Path, metavar="FILE", help="values of the chart with the section `slo`")
+    parser.add_argument("--runbooks", default="", metavar="URL", help="base URL of the runbooks")
+    parser.add_argument("--logs", action="store_true", help="add a link to the logs in Loki")
     arguments = parser.parse_args()
-    if (arguments.values is not None or arguments.check) and (arguments.check != (arguments.output is None)):
-        parser.error("--values requires --output, which cannot be combined with --check")
+    is_changed = arguments.values is not None or arguments.runbooks or arguments.logs
+    if (is_changed or arguments.check) and (arguments.check != (arguments.output is None)):
+        parser.error("--values, --runbooks and --logs require --output, which cannot be combined with --check")
     if arguments.output is not None:
-        outputs = {arguments.output: read_texts(arguments.values)}
+        links = Links(runbooks=arguments.runbooks.rstrip("/") or None)
+        outputs = {arguments.output: dashboard_files(read_texts(arguments.values), links, has_logs=arguments.logs)}
     else:
-        outputs = {FOLDER: DEFAULT, CHART_FOLDER: Texts.tokens()}
-    generated = {
-        folder / name: text for folder, texts in outputs.items() for name, text in dashboard_files(texts).items()
-    }
+        # The chart adds the address of the runbooks, or removes their links, and those to logs.
+        of_chart = dashboard_files(Texts.tokens(), Links(runbooks=""), has_logs=True)
+        outputs = {FOLDER: dashboard_files(), CHART_FOLDER: of_chart}
+    generated = {folder / name: text for folder, files in outputs.items() for name, text in files.items()}
     existing = {
         path: path.read_text(encoding="utf-8")
         for folder in outputs

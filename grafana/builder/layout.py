@@ -6,6 +6,7 @@ import itertools
 import json
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
+from urllib.parse import quote
 
 from grafana_foundation_sdk.builders import dashboard
 from grafana_foundation_sdk.cog.encoder import JSONEncoder
@@ -24,6 +25,8 @@ if TYPE_CHECKING:
     from grafana.builder.panels import AnyPanel
 
 TAG: Final = "facial-service"
+LOGS_VARIABLE: Final = "loki"
+LOGS_LINK: Final = "Logs"
 WIDTH: Final = 24
 # Grid rows (38 pixels each) that fit on a screen of 1080 pixels below the variables.
 SCREEN: Final = 22
@@ -94,23 +97,65 @@ class DashboardSpec:
     description: str
     sections: Sequence[Section]
 
-    def render(self) -> str:
-        """Return the dashboard as JSON for Grafana, with a stable order of keys."""
-        built = _head(self).build()
+    def build(self, *, has_logs: bool) -> models.Dashboard:
+        """Return the dashboard.
+
+        Args:
+            has_logs: whether it has a link to the logs in Loki, and a variable for their data source.
+        """
+        built = _head(self, has_logs=has_logs).build()
         for link in built.links or ():
             # None places the link next to the variables; the type of the SDK allows only the menu.
             link.placement = None  # type: ignore[assignment]
         built.panels = _arrange(self.sections)
-        return json.dumps(built, cls=JSONEncoder, sort_keys=True, indent=2, ensure_ascii=False) + "\n"
+        return built
 
 
-def _head(spec: DashboardSpec) -> dashboard.Dashboard:
+def render(document: models.Dashboard) -> str:
+    """Return a dashboard as JSON for Grafana, with a stable order of keys."""
+    return json.dumps(document, cls=JSONEncoder, sort_keys=True, indent=2, ensure_ascii=False) + "\n"
+
+
+def all_panels(document: models.Dashboard) -> Iterator[models.Panel]:
+    """Yield the panels of a dashboard, including those of collapsed sections."""
+    for entry in document.panels or ():
+        if isinstance(entry, models.RowPanel):
+            yield from entry.panels
+        else:
+            yield entry
+
+
+def _head(spec: DashboardSpec, *, has_logs: bool) -> dashboard.Dashboard:
     builder = dashboard.Dashboard(f"facial-service / {spec.title}").uid(spec.uid).description(spec.description)
     builder.tags([TAG]).readonly().timezone("utc").refresh("30s").time("now-3h", "now")
-    builder.tooltip(models.DashboardCursorSync.CROSSHAIR).variables(_variables())
+    builder.tooltip(models.DashboardCursorSync.CROSSHAIR)
+    builder.variables([*_variables(), _logs_variable()] if has_logs else _variables())
     builder.annotations(_annotations())
     link = dashboard.DashboardLink("facial-service").type(models.DashboardLinkType.DASHBOARDS).tags([TAG])
-    return builder.link(link.as_dropdown(True).include_vars(True).keep_time(True).icon("external link"))
+    builder.link(link.as_dropdown(True).include_vars(True).keep_time(True).icon("external link"))
+    return builder.link(_logs_link()) if has_logs else builder
+
+
+def _logs_variable() -> dashboard.DatasourceVariable:
+    return dashboard.DatasourceVariable(LOGS_VARIABLE).label("Logs").type("loki")
+
+
+def _logs_link() -> dashboard.DashboardLink:
+    """Return the link to the logs of the selected pods, for the time range of the dashboard.
+
+    The names of pods and namespaces need no escaping, and containers are those of the chart, because Loki requires a
+    selector that does not match everything.
+    """
+    selector = '{namespace=~"${namespace:pipe}", pod=~"${pod:pipe}", container=~"api|worker"}'
+    pane = {
+        "datasource": f"${{{LOGS_VARIABLE}}}",
+        "queries": [{"refId": "A", "expr": selector, "datasource": {"type": "loki", "uid": f"${{{LOGS_VARIABLE}}}"}}],
+        "range": {"from": "${__from}", "to": "${__to}"},
+    }
+    # Grafana replaces variables before the browser decodes the rest.
+    panes = quote(json.dumps({"logs": pane}), safe="${}:_")
+    link = dashboard.DashboardLink(LOGS_LINK).type(models.DashboardLinkType.LINK).icon("doc")
+    return link.url(f"/explore?schemaVersion=1&panes={panes}").tooltip("Logs of the selected pods, in Loki")
 
 
 def _variables() -> list[Builder[models.VariableModel]]:

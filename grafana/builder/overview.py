@@ -52,11 +52,6 @@ def _budget_left(objective: slo.Objective, texts: Texts) -> str:
     return f"1 - {_bad_ratio(objective, f'{texts.window_days}d')} / {objective.budget}"
 
 
-def _days_of_data(objective: slo.Objective, texts: Texts) -> str:
-    rates = recorded(objective.total_rate)
-    return f"(time() - min(min_over_time(timestamp({rates})[{texts.window_days}d:1h]))) / 86400"
-
-
 def _burn_rate(objective: slo.Objective, window: str) -> str:
     return f"{_bad_ratio(objective, window)} / {objective.budget}"
 
@@ -84,7 +79,6 @@ def _stats(texts: Texts) -> PanelRow:
             Scale("none"),
             Query(expr=f"sum({series('up')})", legend="up", thresholds=()),
             Query(expr=f"count({series('up')} == 0) or vector(0)", legend="down", thresholds=(Threshold(1, RED),)),
-            link=RESOURCES,
             no_value="no targets",
         ),
         stat_panel(
@@ -130,7 +124,6 @@ def _stats(texts: Texts) -> PanelRow:
             "Age of the oldest unfinished task, which shows whether tasks complete in time. Normal: seconds.",
             Scale("s", (alert_threshold("FacialServiceOldestTaskTooOld"),)),
             Query(expr=aggregate("max", series("task_oldest_age_seconds"))),
-            link=TASKS,
             no_value="no queue",
         ),
     )

@@ -34,6 +34,7 @@ SOURCES: Final = {
 }
 # Units of values that are normally 0, with the least maximum of their axis.
 _SMALL_VALUES: Final = {"percentunit": 0.01, "reqps": 0.1, "ops": 0.1, "short": 1.0}
+_THRESHOLDS = re.compile(r" Threshold: ([\w, ]+)\.")
 # In the dashboards of the chart, a name may contain a token.
 _METRIC = re.compile(r"([a-zA-Z_:][\w:@]*)[{]")
 
@@ -89,7 +90,6 @@ def stat_panel(
     description: str,
     scale: Scale,
     *queries: Query,
-    link: str = "",
     no_value: str = "no data",
     value_texts: Mapping[str, tuple[str, str]] | None = None,
 ) -> stat.Panel:
@@ -100,7 +100,6 @@ def stat_panel(
         description: meaning of the value, and its normal range.
         scale: unit and thresholds.
         queries: queries, each with one value.
-        link: UID of the dashboard with details.
         no_value: text to show if there is no value.
         value_texts: text and colour to show instead of certain values.
     """
@@ -110,8 +109,6 @@ def stat_panel(
     panel.justify_mode(kinds.BigValueJustifyMode.AUTO).orientation(kinds.VizOrientation.AUTO)
     panel.thresholds(_thresholds(scale, scale.base)).color_scheme(_colour(models.FieldColorModeId.THRESHOLDS))
     panel.unit(scale.unit).no_value(no_value)
-    if link:
-        panel.links([_link(link)])
     if scale.decimals is not None:
         panel.decimals(scale.decimals)
     if value_texts:
@@ -221,6 +218,12 @@ def _finish(
     return panel
 
 
+def threshold_alerts(description: str) -> list[str]:
+    """Return the alerts of the thresholds that a description names."""
+    found = _THRESHOLDS.search(description)
+    return found[1].split(", ") if found else []
+
+
 def _add_alert_names(description: str, thresholds: Sequence[Threshold]) -> str:
     """Add the alerts of the thresholds to a description; a test compares them with the rules."""
     names = list(dict.fromkeys(threshold.alert for threshold in thresholds if threshold.alert))
@@ -270,8 +273,3 @@ def _soft_maximum(scale: Scale) -> float | None:
     if scale.thresholds:
         return scale.thresholds[0].value
     return _SMALL_VALUES.get(scale.unit)
-
-
-def _link(uid: str) -> dashboard.DashboardLink:
-    link = dashboard.DashboardLink("More").type(models.DashboardLinkType.LINK)
-    return link.url(f"/d/{uid}?${{__all_variables}}&${{__url_time_range}}")

@@ -69,7 +69,6 @@ STATS: Final = stat_row(
         "Number of task processes. Normal: at least one, or none if KEDA has scaled to zero.",
         Scale("short", (Threshold(1, GREEN),), base=RED),
         Query(expr=f"count({WORKERS}) or vector(0)"),
-        link="facial-service-resources",
     ),
     stat_panel(
         "Failure ratio",

@@ -25,6 +25,7 @@ from prometheus.source.model import (
 
 # API instances. `role` is absent if API and workers run in one instance.
 UP = series("up", 'role!="worker"')
+ON_INSTANCE = ON.replace(")", ", instance, pod)")
 READY = series("service_ready", 'role!="worker"')
 
 SATURATED = series("api_rejections_total", 'reason="saturated"')
@@ -41,6 +42,8 @@ COMPLETIONS = series("task_completions_total")
 ERRORS = series("errors_total", 'type!~"not_found|method_not_allowed|http_invalid|head_too_large|head_timeout"')
 DECODE_ERRORS = series("errors_total", 'type=~"image_(corrupt|empty|encoding|truncated|unsupported_format)"')
 ERROR_RATIO = f"{level('component')}:errors_per_work:ratio_rate"
+# Exists if a blackbox exporter requests the API as its clients do; see the Probe of the chart.
+PROBES = series("probe_success")
 # Exists as soon as there are targets, even if no request has arrived yet.
 TARGETS_UP = f"{level()}:up:sum"
 # Recorded where kube-state-metrics exists: the API was scaled to zero on purpose.
@@ -73,8 +76,16 @@ AVAILABILITY_ALERTS = (
     ),
     Alert(
         name="FacialServiceNotReady",
-        # All instances drain at once only if the API is being removed, which takes less than this.
-        expr=f"sum {BY} ({READY}) == 0",
+        # All instances drain at once only if the API is being removed, which takes less than this. Instances of another
+        # version may not have the metric; then it is not known whether one of them is ready.
+        expr=dedent(f"""\
+            sum {BY} ({READY}) == 0
+              unless
+            group {BY} (
+              {UP} == 1
+                unless {ON_INSTANCE}
+              {READY}
+            )"""),
         hold="5m",
         severity="critical",
         summary="No API instance is ready.",
@@ -101,6 +112,22 @@ AVAILABILITY_ALERTS = (
         dashboard="facial-service-overview",
     ),
     Alert(
+        name="FacialServiceProbeFailing",
+        # One lost request of five, at an interval of a minute, is not yet an outage.
+        expr=dedent(f"""\
+            avg {BY} (avg_over_time({PROBES}[5m])) < 0.75
+              unless {ON}
+            {series(SCALED_TO_ZERO)}"""),
+        hold="5m",
+        severity="critical",
+        summary="Requests of the blackbox exporter to the API fail.",
+        description=(
+            f"Only {PERCENT} of the requests of the blackbox exporter to the API{LOCATION} in the last 5 minutes "
+            "succeeded. Clients that use the same address probably get no responses either."
+        ),
+        dashboard="facial-service-overview",
+    ),
+    Alert(
         name="FacialServiceInstanceDown",
         expr=f"{series('up')} == 0",
         hold="10m",
@@ -114,11 +141,18 @@ AVAILABILITY_ALERTS = (
 REJECTION_ALERTS = (
     Alert(
         name="FacialServiceAllRequestsFail",
-        # Unlike the alerts on the error budget, it includes requests that were rejected because of load.
+        # Unlike the alerts on the error budget, it includes requests that were rejected because of load. A series that
+        # begins with its first response has not increased.
         expr=dedent(f"""\
             sum {BY} (increase({FAILED_WORK}[10m])) >= 10
               unless
-            sum {BY} (increase({ANSWERED_WORK}[10m])) > 0"""),
+            sum {BY} (increase({ANSWERED_WORK}[10m])) > 0
+              unless
+            group {BY} (
+              {ANSWERED_WORK}
+                unless
+              last_over_time({ANSWERED_WORK}[10m] offset 10m)
+            )"""),
         hold="5m",
         severity="critical",
         summary="Every processing request fails.",

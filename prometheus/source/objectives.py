@@ -94,8 +94,8 @@ class Objectives:
         Raises:
             ObjectivesError: an objective is impossible.
         """
-        if not 1 <= self.window_days <= 90:  # noqa: PLR2004 - the bounds of the chart's schema
-            raise ObjectivesError(f"slo.windowDays: expected 1 to 90, got {self.window_days}")
+        if not 7 <= self.window_days <= 90:  # noqa: PLR2004 - the bounds of the chart's schema
+            raise ObjectivesError(f"slo.windowDays: expected 7 to 90, got {self.window_days}")
         fastest = max(Decimal(factor) for factor in factors(self.window_days).values())
         for name, target in (("availability", self.availability), ("latency", self.latency)):
             if not (0 < target < 1 and fastest * (1 - target) < 1):
@@ -129,9 +129,12 @@ def _buckets(values: Mapping[str, Any]) -> tuple[float, ...]:
 
 
 def factors(window_days: int) -> dict[str, str]:
-    """Return the burn rate of each alert, by its long window, as text."""
+    """Return the burn rate of each alert, by its long window, as text.
+
+    It is at least 1: at a lower rate, the budget lasts for longer than the period, and the objective is met.
+    """
     return {
-        window: _text(round(Decimal(part) * window_days * 24 / hours, 4))
+        window: _text(max(Decimal(1), round(Decimal(part) * window_days * 24 / hours, 4)))
         for window, (part, hours) in BUDGET_PARTS.items()
     }
 

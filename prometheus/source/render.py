@@ -38,14 +38,14 @@ class Links:
         """Return the links of an alert as annotations."""
         links = {}
         if self.runbooks is not None:
-            links["runbook_url"] = self.runbook_url(alert)
+            links["runbook_url"] = self.runbook_url(alert.name)
         if self.dashboards is not None:
             links["dashboard_url"] = self.dashboard_url(alert)
         return links
 
-    def runbook_url(self, alert: Alert) -> str:
-        """Return the URL of the alert's runbook."""
-        return f"{self.runbooks}/docs/runbooks/{alert.name}.md"
+    def runbook_url(self, alert: str) -> str:
+        """Return the URL of the runbook of the alert with this name."""
+        return f"{self.runbooks}/docs/runbooks/{alert}.md"
 
     def dashboard_url(self, alert: Alert) -> str:
         """Return the URL template of the alert's dashboard, with the release as the values of its variables."""

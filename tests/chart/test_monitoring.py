@@ -303,9 +303,64 @@ def test_dashboards_are_the_files_byte_by_byte() -> None:
         assert json.loads(text)["uid"]
 
 
+@pytest.mark.parametrize("has_logs", [False, True])
+@pytest.mark.parametrize("base", ["", "https://git.example.com/faces/"])
+def test_dashboards_have_the_links_whose_addresses_are_known(base: str, *, has_logs: bool) -> None:
+    values = {"dashboards": {"enabled": True, "logs": has_logs}, "prometheusRule": {"runbookBaseUrl": base}}
+    links = Links(runbooks=base.rstrip("/") or None)
+    expected = {name: json.loads(text) for name, text in dashboard_files(links=links, has_logs=has_logs).items()}
+    assert dashboards_of(template(values=values)) == expected
+
+
 def test_dashboards_have_uids_of_their_own() -> None:
     uids = [json.loads(file.read_text(encoding="utf-8"))["uid"] for file in DASHBOARDS]
     assert len(set(uids)) == len(uids)
+
+
+PROBE: Values = {"enabled": True, "proberUrl": "blackbox.monitoring.svc:9115"}
+
+
+def test_probe_has_the_labels_that_rules_select() -> None:
+    values: Values = {
+        "metrics": {"probe": PROBE, "interval": "1m", "scrapeTimeout": "20s", "labels": {"release": "stack"}},
+        "prometheusRule": {"cluster": "eu"},
+        "api": {"service": {"port": 8080}},
+    }
+    (probe,) = template(values=values).all("Probe")
+    assert probe["metadata"]["labels"]["release"] == "stack"
+    spec = probe["spec"]
+    assert (spec["interval"], spec["scrapeTimeout"], spec["module"]) == ("1m", "20s", "http_2xx")
+    assert spec["prober"] == {"url": "blackbox.monitoring.svc:9115"}
+    assert spec["targets"]["staticConfig"] == {
+        "static": [f"http://{RELEASE}-facial-service-api.{NAMESPACE}.svc:8080/health"],
+        "labels": {"namespace": NAMESPACE, "release": RELEASE, "cluster": "eu"},
+    }
+    # `up` keeps the job of the Probe, so that the exporter does not count as an instance of the service.
+    assert spec["jobName"] != "facial-service"
+    assert spec["metricRelabelings"] == [{"targetLabel": "job", "replacement": "facial-service"}]
+
+
+def test_probe_requests_another_address_if_it_is_given() -> None:
+    values: Values = {"metrics": {"probe": PROBE | {"url": "https://faces.example.com/openapi.json", "module": "tls"}}}
+    spec = template(values=values).all("Probe")[0]["spec"]
+    assert spec["module"] == "tls"
+    assert spec["targets"]["staticConfig"] == {
+        "static": ["https://faces.example.com/openapi.json"],
+        "labels": {"namespace": NAMESPACE, "release": RELEASE},
+    }
+
+
+@pytest.mark.parametrize(
+    ("probe", "message"),
+    [
+        ({"proberUrl": ""}, "metrics.probe.proberUrl: expected host and port of a blackbox exporter"),
+        ({"proberUrl": "http://blackbox:9115"}, "proberUrl"),
+        ({"url": "faces.example.com"}, "url"),
+    ],
+)
+def test_probe_that_could_not_work_is_refused(probe: Values, message: str) -> None:
+    with pytest.raises(HelmError, match=re.escape(message)):
+        template(values={"metrics": {"probe": PROBE | probe}})
 
 
 @pytest.mark.parametrize("kind", ["serviceMonitor", "podMonitor"])
@@ -359,7 +414,7 @@ def test_nothing_of_the_operators_is_there_until_asked_for() -> None:
 @pytest.mark.parametrize("part", ["metrics", "prometheusRule", "dashboards"])
 def test_other_namespace_says_where_it_comes_from(part: str) -> None:
     values: Values = {
-        "metrics": {"serviceMonitor": {"enabled": True}},
+        "metrics": {"serviceMonitor": {"enabled": True}, "probe": PROBE},
         "prometheusRule": {"enabled": True},
         "dashboards": {"enabled": True},
     }
@@ -368,7 +423,9 @@ def test_other_namespace_says_where_it_comes_from(part: str) -> None:
     assert moved
     assert all(item["metadata"]["name"].startswith(f"{NAMESPACE}-") for item in moved)
     if part == "metrics":
-        assert moved[0]["spec"]["namespaceSelector"] == {"matchNames": [NAMESPACE]}
+        probe, monitor = sorted(moved, key=lambda item: item["kind"])
+        assert monitor["spec"]["namespaceSelector"] == {"matchNames": [NAMESPACE]}
+        assert probe["spec"]["targets"]["staticConfig"]["labels"]["namespace"] == NAMESPACE
 
 
 @pytest.mark.parametrize("monitor", [None, "serviceMonitor", "podMonitor"])

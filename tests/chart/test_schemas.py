@@ -42,6 +42,7 @@ def test_scenarios_have_every_kind() -> None:
         "Pod",
         "PodDisruptionBudget",
         "PodMonitor",
+        "Probe",
         "PrometheusRule",
         "ScaledObject",
         "Service",

@@ -9,6 +9,7 @@ import subprocess
 import sys
 from collections import Counter
 from typing import TYPE_CHECKING, Any
+from urllib.parse import unquote
 
 import pytest
 from grafana_foundation_sdk.cog.encoder import JSONEncoder
@@ -16,7 +17,9 @@ from grafana_foundation_sdk.models import units
 
 from grafana.builder import __main__ as builder
 from grafana.builder.layout import SCREEN, WIDTH, models
+from grafana.builder.links import MORE
 from prometheus.source.model import LABELS
+from prometheus.source.render import Links
 from tests.dashboards import FOLDER, ROOT, alerts, entries, load, panels
 
 if TYPE_CHECKING:
@@ -251,10 +254,75 @@ def test_steps_rise(panel: dict[str, Any]) -> None:
         assert len(defaults["thresholds"]["steps"]) > 1
 
 
-def test_links_lead_to_dashboards() -> None:
-    links = [link["url"] for _, panel in PANELS for link in panel.get("links") or ()]
+BASE = Links(runbooks="https://code.example.org/main")
+LINKED = [
+    (uid, panel)
+    for uid, text in builder.dashboard_files(links=BASE, has_logs=True).items()
+    for panel in panels(json.loads(text))
+]
+
+
+@pytest.mark.parametrize(("uid", "panel"), LINKED, ids=[f"{uid}/{panel['title']}" for uid, panel in LINKED])
+def test_panel_leads_to_a_runbook_or_to_another_panel(uid: str, panel: dict[str, Any]) -> None:
+    assert panel["links"]
+    names = [link["title"] for link in panel["links"]]
+    assert len(set(names)) == len(names)
+    for link in panel["links"]:
+        kind, _, name = link["title"].partition(": ")
+        if kind == "Runbook":
+            assert link["url"] == f"https://code.example.org/main/docs/runbooks/{name}.md"
+            assert (ROOT / "docs" / "runbooks" / f"{name}.md").is_file()
+        else:
+            assert kind == "Details"
+            found = re.fullmatch(
+                r"/d/([\w-]+)\?viewPanel=(\d+)&\$\{__all_variables\}&\$\{__url_time_range\}", link["url"]
+            )
+            assert found
+            (shown,) = (entry for entry in panels(DOCUMENTS[found[1]]) if entry["id"] == int(found[2]))
+            assert shown["title"] == name
+            assert (f"{found[1]}.json", name) != (uid, panel["title"])
+    runbooks = [name.removeprefix("Runbook: ") for name in names if name.startswith("Runbook")]
+    assert set(alerts(panel)) <= set(runbooks)
+
+
+def test_no_link_of_the_table_is_left_over() -> None:
+    titles = {uid: {panel["title"] for panel in panels(document)} for uid, document in DOCUMENTS.items()}
+    for uid, table in MORE.items():
+        for key in table:
+            assert any(title == key or title.startswith((f"{key} (", f"{key}:")) for title in titles[uid]), key
+
+
+def test_runbooks_without_an_address_are_not_linked() -> None:
+    links = [link for _, panel in PANELS for link in panel.get("links") or ()]
     assert links
-    for link in links:
-        found = re.fullmatch(r"/d/([\w-]+)\?\$\{__all_variables\}&\$\{__url_time_range\}", link)
-        assert found
-        assert found[1] in DOCUMENTS
+    assert not [link for link in links if not link["url"].startswith("/d/")]
+
+
+def test_logs_are_linked_only_if_asked_for() -> None:
+    """Grafana shows a variable and a link even if there is no data source of that type."""
+    for name, text in builder.dashboard_files(has_logs=True).items():
+        document, without = json.loads(text), DOCUMENTS[name.removesuffix(".json")]
+        added = document["templating"]["list"].pop()
+        assert (added["name"], added["type"], added["query"]) == ("loki", "datasource", "loki")
+        link = document["links"].pop()
+        assert document == without
+        assert link["url"].startswith("/explore?schemaVersion=1&panes=")
+        (pane,) = json.loads(unquote(link["url"].partition("panes=")[2])).values()
+        assert pane["datasource"] == "${loki}"
+        assert pane["range"] == {"from": "${__from}", "to": "${__to}"}
+        (query,) = pane["queries"]
+        assert query["datasource"] == {"type": "loki", "uid": "${loki}"}
+        # Loki rejects a selector whose matchers all match the empty string, which `.*` of All does.
+        matchers = dict(re.findall(r'(\w+)=~"([^"]+)"', query["expr"]))
+        filled = {label: re.sub(r"\$\{\w+:pipe\}", ".*", value) for label, value in matchers.items()}
+        assert any(not re.fullmatch(value, "") for value in filled.values())
+        assert set(re.findall(r"\$\{(\w+):pipe\}", query["expr"])) <= set(variables(document))
+
+
+def test_links_of_a_run_by_hand_are_absolute(tmp_path: Path) -> None:
+    done = run("--output", str(tmp_path), "--runbooks", "https://code.example.org/main/", "--logs")
+    assert (done.returncode, done.stderr) == (0, "")
+    written = {path.name: path.read_text(encoding="utf-8") for path in tmp_path.iterdir()}
+    assert written == builder.dashboard_files(links=BASE, has_logs=True)
+    for options in (["--logs"], ["--runbooks", "https://code.example.org"]):
+        assert run(*options).returncode == 2

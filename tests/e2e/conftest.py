@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import socket
 import subprocess
 import tempfile
 import uuid
@@ -14,6 +15,7 @@ from typing import TYPE_CHECKING, NoReturn
 
 import pytest
 
+from tests.alerting import Webhook
 from tests.e2e.cluster import CommandError, Load, Namespace, Release, run
 
 if TYPE_CHECKING:
@@ -34,6 +36,7 @@ SMALL = {
 }
 RUNBOOKS = "https://code.example.org/main"
 SOON = {name: {"for": "10s"} for name in ("FacialServiceDown", "FacialServiceNoTaskWorkers")}
+WEBHOOK_PORT = 9094
 POD_SECURITY = "pod-security.kubernetes.io/enforce"
 
 
@@ -221,3 +224,19 @@ def start_load() -> Iterator[Callable[..., Load]]:
     yield start
     for load in made:
         load.remove()
+
+
+@pytest.fixture(scope="module")
+def webhook(cluster: None) -> Iterator[Webhook]:
+    """Listen where the cluster's Alertmanager posts to: on this machine, at the address that the nodes reach."""
+    (node, *_) = json.loads(run("kubectl", "get", "nodes", "--output=json"))["items"]
+    node_address = next(item["address"] for item in node["status"]["addresses"] if item["type"] == "InternalIP")
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        probe.connect((node_address, WEBHOOK_PORT))  # sends nothing
+        address = probe.getsockname()[0]
+    try:
+        found = Webhook(address, WEBHOOK_PORT)
+    except OSError as error:
+        leave_out(f"cannot listen on {address}:{WEBHOOK_PORT}, where Alertmanager would post to: {error.strerror}")
+    yield found
+    found.close()

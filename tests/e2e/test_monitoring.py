@@ -3,25 +3,22 @@
 from __future__ import annotations
 
 import json
-import socket
 import time
 import urllib.parse
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from tests.alerting import Webhook
-from tests.e2e.cluster import Namespace, Release, run, wait_for
-from tests.e2e.conftest import leave_out
+from tests.e2e.cluster import Namespace, Release, wait_for
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
 
+    from tests.alerting import Webhook
     from tests.e2e.cluster import Load
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(600)]
 MONITORING = Namespace("monitoring")
-WEBHOOK_PORT = 9094
 ALERT_LIMIT_S = 180
 
 
@@ -96,22 +93,6 @@ def test_each_dashboard_is_a_config_map_that_the_sidecar_looks_for(watched: Rele
     for item in found:
         for text in item["data"].values():
             assert json.loads(text)["uid"].startswith("facial-service")
-
-
-@pytest.fixture(scope="module")
-def webhook(cluster: None) -> Iterator[Webhook]:
-    """Listen where the cluster's Alertmanager posts to: on this machine, at the address that the nodes reach."""
-    (node, *_) = json.loads(run("kubectl", "get", "nodes", "--output=json"))["items"]
-    node_address = next(item["address"] for item in node["status"]["addresses"] if item["type"] == "InternalIP")
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
-        probe.connect((node_address, WEBHOOK_PORT))  # sends nothing
-        address = probe.getsockname()[0]
-    try:
-        found = Webhook(address, WEBHOOK_PORT)
-    except OSError as error:
-        leave_out(f"cannot listen on {address}:{WEBHOOK_PORT}, where Alertmanager would post to: {error.strerror}")
-    yield found
-    found.close()
 
 
 def wait_firing(webhook: Webhook, release: Release, alert: str) -> None:

@@ -45,6 +45,11 @@ FAULTS = {
     "responses to scrapes are delayed": ("FacialServiceScrapeSlow",),
     "the API is stopped": ("FacialServiceDown", "FacialServiceInstanceDown"),
     "Prometheus no longer finds the API": ("FacialServiceAbsent",),
+    "the only process has no file descriptors": (
+        "FacialServiceFileDescriptorsExhausted",
+        "FacialServiceNotReady",
+    ),
+    "the exporter is killed repeatedly": ("FacialServiceChildExits",),
     "more large images arrive than there are slots": (
         "FacialServiceSaturated",
         "FacialServiceLatencyHigh",
@@ -69,13 +74,11 @@ FAULTS = {
 CAUSED = [rule for rules in FAULTS.values() for rule in rules]
 
 NOT_HERE = {
+    "FacialServiceProbeFailing": "a blackbox exporter",
     "FacialServiceUnavailable": "a Deployment, from kube-state-metrics",
-    "FacialServiceNotReady": "all instances of a release that stay unready without being replaced",
     "FacialServiceAllRequestsFail": "a defect that affects every request",
     "FacialServiceQueueNotWritable": "a full disk; see tests/live/test_storage.py",
     "FacialServiceTaskRepairs": "a damaged queue; see tests/tasks/test_reconciler.py",
-    "FacialServiceChildExits": "a child process that exits repeatedly",
-    "FacialServiceFileDescriptorsExhausted": "a limit on open files; see tests/live/test_file_descriptors.py",
     "FacialServiceMemoryNearLimit": "a container and its limit, from cAdvisor and kube-state-metrics",
     "FacialServiceOomKilled": "a container, from cAdvisor or kube-state-metrics",
     "FacialServiceCpuThrottled": "a container's CPU limit, from cAdvisor",
@@ -92,6 +95,7 @@ TASKS = {"type": "facial_processing"}
 MORE_LABELS = {
     "FacialServiceErrorSurge": {"component": "images"},
     "FacialServiceWorkerExits": {"reason": "killed"},
+    "FacialServiceChildExits": {"process": "exporter"},
     "FacialServiceLatencyHigh": {"endpoint": CROP},
     "FacialServiceOldestTaskTooOld": TASKS,
     "FacialServiceQueueBacklogGrowing": TASKS,
@@ -196,6 +200,11 @@ def instances_of(fleet: Fleet, relay_address: str) -> dict[str, dict[str, str]]:
         "FacialServiceMetricsLost": {"instance": fleet.alone.address},
         "FacialServiceScrapeSlow": {"instance": relay_address},
         "FacialServiceInstanceDown": {"instance": fleet.busy.address, "role": "api"},
+        "FacialServiceFileDescriptorsExhausted": {
+            "instance": fleet.busy.address,
+            "role": "api",
+            "process": "worker-0",
+        },
         "FacialServiceQueueUnreachableFromInstance": {"instance": fleet.apart.workers.address, "role": "worker"},
     }
 

@@ -129,22 +129,22 @@ class Increase:
 
     seconds: float  # time between the scrapes
     samples: Samples  # the series that increased, and by how much
-    is_restart: bool = False  # whether the service restarted between the scrapes
+    is_reset: bool = False  # whether the counters started at 0 again between the scrapes
 
 
 def compute_increase(before: Samples, after: Samples, seconds: float) -> Increase:
     """Compute the increase between two scrapes of one instance.
 
-    A series that is new has increased from 0. If any counter decreased or disappeared, the service restarted and all
-    of its counters started at 0 again, including those that already exceed their old value.
+    A series that is new has increased from 0. If any counter decreased or disappeared, all counters started at 0 again,
+    including those that already exceed their old value.
 
     Raises:
         ValueError: the time is not positive.
     """
     if not seconds > 0:
         raise ValueError(f"seconds: expected more than 0 s between two scrapes, got {seconds}")
-    is_restart = _has_restarted(before, after)
-    start = Samples() if is_restart else before
+    is_reset = _are_reset(before, after)
+    start = Samples() if is_reset else before
     result = Samples()
     for name, series in after.counters.items():
         old = start.counters.get(name, {})
@@ -154,10 +154,10 @@ def compute_increase(before: Samples, after: Samples, seconds: float) -> Increas
         earlier = start.histograms.get(name, {})
         differences = {labels: _subtract(new, earlier.get(labels)) for labels, new in histograms.items()}
         result.histograms[name] = {labels: new for labels, new in differences.items() if new.counts[-1] > 0}
-    return Increase(seconds, result, is_restart)
+    return Increase(seconds, result, is_reset)
 
 
-def _has_restarted(before: Samples, after: Samples) -> bool:
+def _are_reset(before: Samples, after: Samples) -> bool:
     return any(
         after.counters.get(name, {}).get(labels, -math.inf) < value
         for name, series in before.counters.items()
@@ -261,9 +261,13 @@ class Window:
 
 MEMORY: Final = require_metric("memory_usage_bytes", "gauge", "process")
 EXITS: Final = require_metric("app_worker_exits_total", "counter", "reason")
+STARTED: Final = require_metric("process_start_time_seconds", "gauge", "process")
 
 RECENT_S: Final = 60.0  # how long a process that is gone or new, an exit, or a restart is shown
 _WORKER = re.compile(r"(worker|task)-\d+")
+_MASTER: Final = ("master",)  # the first process of an instance
+_SAME_START_S: Final = 0.005  # start times have a resolution of 0.01 s
+_CLOCK_SKEW_S: Final = 5.0  # between the clocks of the instance and of the monitor
 
 
 _DECODER = msgspec.json.Decoder(HealthResponse)
@@ -294,6 +298,7 @@ class Scrape:
     took_s: float  # time until both responses were complete
     health: HealthResponse
     samples: Samples | None  # the metrics; None if the instance serves none
+    time_s: float  # when the requests were sent, in seconds since the epoch
 
 
 @dataclass(frozen=True, slots=True)
@@ -305,6 +310,16 @@ class TrackedProcess:
     state: str  # state in the health report; ``up`` if only metrics list the process, ``gone`` if it has disappeared
     last_beat_s: float | None = None  # age of the last heartbeat; None for processes without one
     changed_at: float | None = None  # when the process was replaced or disappeared; None if neither was observed
+    started_s: float | None = None  # start time, in seconds since the epoch; None if unknown
+
+    def is_same(self, other: TrackedProcess) -> bool:
+        """Return whether another scrape shows the same process; in containers, process IDs repeat."""
+        return self.pid == other.pid and _is_same_start(self.started_s, other.started_s)
+
+
+def _is_same_start(one: float | None, other: float | None) -> bool:
+    """Return whether two start times are those of one process, or may be, because one is unknown."""
+    return one is None or other is None or abs(one - other) <= _SAME_START_S
 
 
 def process_kind(name: str) -> str:
@@ -318,6 +333,12 @@ def process_kind(name: str) -> str:
     return {"worker": "api", "task": "tasks"}[match[1]] if match else "other"
 
 
+def _start_of_master(scrape: Scrape) -> float | None:
+    """Return the start time of the instance, in seconds since the epoch; None if the metric is missing."""
+    starts = {} if scrape.samples is None else scrape.samples.gauges.get(STARTED, {})
+    return starts.get(_MASTER)
+
+
 class TrackedInstance:
     """An instance and its state over successive scrapes."""
 
@@ -329,7 +350,8 @@ class TrackedInstance:
         self.seen: dict[str, dict[Labels, float]] = {}  # increases since the monitor started, outages excluded
         self.unreachable_since: float | None = None  # None if the last scrape succeeded
         self.reason = ""  # why the last scrape failed; empty if it succeeded
-        self.restarted_at: float | None = None
+        self.restarted_at: float | None = None  # when a restart was last observed
+        self.swapped_at: float | None = None  # when another instance was last observed to respond at this address
         self.exits: dict[str, float] = {}  # when an exit of a worker process was last observed, by reason
         self.processes: dict[str, TrackedProcess] = {}  # by name
 
@@ -361,37 +383,57 @@ class TrackedInstance:
         before, self.latest = self.latest, scrape
         was_unreachable, self.unreachable_since, self.reason = self.is_unreachable, None, ""
         self.last_increase = None
-        if was_unreachable:
+        has_restarted, is_other = self._compare_starts(before, scrape)
+        if has_restarted:
+            self.restarted_at, self.processes = scrape.at, {}
+        if is_other:
+            self.swapped_at, self.exits = scrape.at, {}
+            self.window.clear()
+        if was_unreachable or is_other:
             self.processes = {}
         elif before is not None and before.samples is not None and scrape.samples is not None:
-            increase = compute_increase(before.samples, scrape.samples, scrape.at - before.at)
-            self._record_increase(increase, scrape.at)
+            start = Samples() if has_restarted else before.samples
+            increase = compute_increase(start, scrape.samples, scrape.at - before.at)
+            self._record_increase(replace(increase, is_reset=has_restarted or increase.is_reset), scrape)
         self._update_processes(scrape)
 
-    def _record_increase(self, increase: Increase, at: float) -> None:
+    @staticmethod
+    def _compare_starts(before: Scrape | None, scrape: Scrape) -> tuple[bool, bool]:
+        """Return whether the service has restarted, and whether another instance responds at this address.
+
+        The counters of a service that has restarted since the previous scrape began at 0. Those of another instance are
+        unrelated to the previous ones, even if all of them are higher.
+        """
+        started_s = _start_of_master(scrape)
+        if before is None or started_s is None or _is_same_start(_start_of_master(before), started_s):
+            return False, False
+        is_new = scrape.time_s - started_s <= scrape.at - before.at + _CLOCK_SKEW_S
+        return is_new, not is_new
+
+    def _record_increase(self, increase: Increase, scrape: Scrape) -> None:
         self.last_increase = increase
         self.window.add(increase)
         for name, series in increase.samples.counters.items():
             self.seen[name] = sum_series([self.seen.get(name, {}), series])
-        self.exits |= {reason: at for (reason,) in increase.samples.counters.get(EXITS, {})}
-        if increase.is_restart:
-            self.restarted_at, self.processes = at, {}
+        self.exits |= {reason: scrape.at for (reason,) in increase.samples.counters.get(EXITS, {})}
+        if increase.is_reset and _start_of_master(scrape) is None:
+            self.restarted_at, self.processes = scrape.at, {}
 
     def _update_processes(self, scrape: Scrape) -> None:
-        now = {
-            worker.name: TrackedProcess(worker.name, worker.pid, worker.state, worker.last_beat_s)
-            for worker in (*scrape.health.workers, *scrape.health.task_workers)
-        }
+        starts = {} if scrape.samples is None else scrape.samples.gauges.get(STARTED, {})
+        workers = (*scrape.health.workers, *scrape.health.task_workers)
+        now = {each.name: TrackedProcess(each.name, each.pid, each.state, each.last_beat_s) for each in workers}
         if scrape.samples is not None:
             names = [name for (name,) in scrape.samples.gauges.get(MEMORY, {})]
             now |= {name: TrackedProcess(name, 0, "up") for name in names if process_kind(name) == "other"}
+        now = {name: replace(process, started_s=starts.get((name,))) for name, process in now.items()}
         for name, old in self.processes.items():
             new = now.get(name)
             if new is None:
                 gone_at = old.changed_at if old.state == "gone" and old.changed_at is not None else scrape.at
                 if scrape.at - gone_at < RECENT_S:
                     now[name] = TrackedProcess(name, old.pid, "gone", changed_at=gone_at)
-            elif new.pid != old.pid or old.state == "gone":
+            elif not new.is_same(old) or old.state == "gone":
                 now[name] = replace(new, changed_at=scrape.at)
             elif old.changed_at is not None and scrape.at - old.changed_at < RECENT_S:
                 now[name] = replace(new, changed_at=old.changed_at)

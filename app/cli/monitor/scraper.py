@@ -120,7 +120,7 @@ class Scraper:
             instance.record_scrape(scrape)
 
     async def _fetch(self, target: Target) -> Scrape:
-        at = clock()
+        at, time_s = clock(), time.time()
         (_, health), (status, metrics) = await asyncio.gather(
             self._get(target, "/health"), self._get(target, "/metrics")
         )
@@ -128,7 +128,7 @@ class Scraper:
         report = parse_health(health)
         has_metrics = status != httpx.codes.NOT_FOUND  # ENABLE_METRICS=false
         samples = parse_metrics(metrics.decode("utf-8", "replace")) if has_metrics else None
-        return Scrape(at, took_s, report, samples)
+        return Scrape(at, took_s, report, samples, time_s)
 
     async def _get(self, target: Target, path: str) -> tuple[int, bytes]:
         url = target.url.copy_with(path=target.url.path.rstrip("/") + path)

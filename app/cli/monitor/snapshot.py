@@ -513,6 +513,8 @@ def _process_problems(instance: TrackedInstance, at: float) -> Iterator[tuple[bo
             yield False, f"a worker process {_FAULTY_EXITS[reason]} {format_span(at - exited_at)} ago"
     if instance.restarted_at is not None and at - instance.restarted_at < RECENT_S:
         yield False, f"the service restarted {format_span(at - instance.restarted_at)} ago"
+    if instance.swapped_at is not None and at - instance.swapped_at < RECENT_S:
+        yield False, f"another instance took over this address {format_span(at - instance.swapped_at)} ago"
 
 
 def _series() -> deque[float | None]:

@@ -35,12 +35,26 @@ same name do not collide: (dict "root" $ "namespace" .Values.metrics.namespace).
 {{- mul (regexFind "^[0-9]+" . | int64) (get (dict "ms" 1 "s" 1000 "m" 60000) $unit) }}
 {{- end }}
 
-{{/* Fail if both monitors are enabled, or if the scrape timeout exceeds the interval. */}}
+{{/* Fail if both monitors are enabled, or if their scrape timeout is too long. */}}
 {{- define "facial-service.checkMonitors" -}}
 {{- $metrics := .Values.metrics }}
 {{- if and $metrics.serviceMonitor.enabled $metrics.podMonitor.enabled }}
 {{- fail "metrics.serviceMonitor.enabled and metrics.podMonitor.enabled: every pod would be scraped twice; enable one of them" }}
 {{- end }}
+{{- include "facial-service.checkScrapeTimeout" . }}
+{{- end }}
+
+{{/* Fail if the Probe has no exporter. */}}
+{{- define "facial-service.checkProbe" -}}
+{{- if not .Values.metrics.probe.proberUrl }}
+{{- fail "metrics.probe.proberUrl: expected host and port of a blackbox exporter, because metrics.probe.enabled is set" }}
+{{- end }}
+{{- include "facial-service.checkScrapeTimeout" . }}
+{{- end }}
+
+{{/* Fail if the scrape timeout exceeds the interval. */}}
+{{- define "facial-service.checkScrapeTimeout" -}}
+{{- $metrics := .Values.metrics }}
 {{- if gt (include "facial-service.milliseconds" $metrics.scrapeTimeout | int64) (include "facial-service.milliseconds" $metrics.interval | int64) }}
 {{- fail (printf "metrics.scrapeTimeout: expected at most metrics.interval (%[2]s), got %[1]s; the Prometheus Operator would ignore the monitor" $metrics.scrapeTimeout $metrics.interval) }}
 {{- end }}
@@ -99,4 +113,36 @@ sampleLimit: {{ . }}
 {{- with int .Values.metrics.labelLimit }}
 labelLimit: {{ . }}
 {{- end }}
+{{- end }}
+
+{{/*
+Dashboard with its objectives and links: (dict "root" $ "text" $text). A link whose address is not known is removed: to a
+runbook without prometheusRule.runbookBaseUrl, and to the logs without dashboards.logs.
+*/}}
+{{- define "facial-service.dashboard" -}}
+{{- $document := include "facial-service.fillDashboard" . | fromJson }}
+{{- range $panel := $document.panels }}
+{{- range concat (list $panel) (get $panel "panels" | default list) }}
+{{- include "facial-service.setRunbooks" (dict "panel" . "base" (trimSuffix "/" $.root.Values.prometheusRule.runbookBaseUrl)) }}
+{{- end }}
+{{- end }}
+{{- if not .root.Values.dashboards.logs }}
+{{- $links := list }}
+{{- range $document.links }}{{ if ne .title "Logs" }}{{ $links = append $links . }}{{ end }}{{ end }}
+{{- $_ := set $document "links" $links }}
+{{- $variables := list }}
+{{- range $document.templating.list }}{{ if ne .name "loki" }}{{ $variables = append $variables . }}{{ end }}{{ end }}
+{{- $_ := set $document.templating "list" $variables }}
+{{- end }}
+{{- toPrettyJson $document }}
+{{- end }}
+
+{{/* Add the address of the runbooks to the links of a panel, or remove them: (dict "panel" $panel "base" $url). */}}
+{{- define "facial-service.setRunbooks" -}}
+{{- $links := list }}
+{{- range get .panel "links" | default list }}
+{{- if not (hasPrefix "/docs/runbooks/" .url) }}{{ $links = append $links . }}
+{{- else if $.base }}{{ $links = append $links (set . "url" (printf "%s%s" $.base .url)) }}{{ end }}
+{{- end }}
+{{- if $links }}{{ $_ := set .panel "links" $links }}{{ else }}{{ $_ := unset .panel "links" }}{{ end }}
 {{- end }}

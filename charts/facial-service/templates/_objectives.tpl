@@ -4,9 +4,9 @@
 {{- if contains "." $text }}{{ $text }}{{ else }}{{ $text }}.0{{ end }}
 {{- end }}
 
-{{/* Burn rate of an alert: (list $partOfTheBudget $windowDays $hours). */}}
+{{/* Burn rate of an alert, at least 1, at which the budget lasts for the period: (list $partOfTheBudget $windowDays $hours). */}}
 {{- define "facial-service.burnRate" -}}
-{{- printf "%v" (round (divf (mulf (index . 0) (index . 1) 24) (index . 2)) 4) }}
+{{- printf "%v" (maxf 1 (round (divf (mulf (index . 0) (index . 1) 24) (index . 2)) 4)) }}
 {{- end }}
 
 {{/* Ratio in percent. */}}

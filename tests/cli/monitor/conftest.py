@@ -19,6 +19,9 @@ BOUNDS = (0.01, 0.1, 1.0, math.inf)
 REQUESTS = "api_requests_total"
 DURATION = "api_request_duration_seconds"
 
+# Difference between the clock of the scrapes and the time since the epoch.
+EPOCH_S = 1_700_000_000.0
+
 # Label values: any text, and text that a terminal or a markup language would interpret.
 hostile = st.text() | st.sampled_from(["[bold red]x[/]", "\x1b[31mred", "a\nb", '"\\', "\u202egnp.exe", "[/]", "漢字"])
 
@@ -65,6 +68,10 @@ class Service:
         """Drop all counters, like a restarted process."""
         self.samples = Samples(gauges=self.samples.gauges)
 
+    def start(self, at: float, process: str = "master") -> None:
+        """Set the start time of a process, on the clock of the scrapes."""
+        self.gauge("process_start_time_seconds", EPOCH_S + at, process)
+
     def scrape(self, after_s: float = 2.0) -> None:
         """Advance the clock, then scrape the service."""
         self.now += after_s
@@ -75,7 +82,7 @@ class Service:
         )
         workers = [WorkerHealth(name, pid, "ready", self.beat_s) for name, pid in self.workers.items()]
         health = HealthResponse(True, self.ready, self.draining, workers, [])
-        self.instance.record_scrape(Scrape(self.now, 0.01, health, samples))
+        self.instance.record_scrape(Scrape(self.now, 0.01, health, samples, EPOCH_S + self.now))
 
     def fail(self, after_s: float = 2.0) -> None:
         """Advance the clock, then fail a scrape."""

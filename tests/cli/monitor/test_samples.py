@@ -129,7 +129,7 @@ def observed(*values: float) -> Samples:
 
 
 @pytest.mark.parametrize(
-    ("before", "after", "expected", "is_restart"),
+    ("before", "after", "expected", "is_reset"),
     [
         (counted(a=3), counted(a=5), {("a",): 2}, False),
         (counted(a=3), counted(a=3), {}, False),
@@ -141,10 +141,10 @@ def observed(*values: float) -> Samples:
         (counted(a=3), Samples(), {}, True),
     ],
 )
-def test_increase(before: Samples, after: Samples, expected: dict[tuple[str, ...], float], is_restart: bool) -> None:
+def test_increase(before: Samples, after: Samples, expected: dict[tuple[str, ...], float], is_reset: bool) -> None:
     found = compute_increase(before, after, 2.0)
     assert found.samples.counters.get(NAME, {}) == expected
-    assert (found.is_restart, found.seconds) == (is_restart, 2.0)
+    assert (found.is_reset, found.seconds) == (is_reset, 2.0)
 
 
 @pytest.mark.parametrize(
@@ -165,7 +165,7 @@ def test_increase_of_histograms(before: Samples, after: Samples, expected: tuple
 def test_other_bounds_mean_a_restart() -> None:
     after = Samples({NAME: {A: 7.0}}, histograms={WAIT: {A: Buckets((0.5, math.inf), (9, 9))}})
     found = compute_increase(Samples({NAME: {A: 5.0}}, histograms=observed(1, 2, 3).histograms), after, 1.0)
-    assert found.is_restart
+    assert found.is_reset
     assert found.samples == after
 
 
@@ -191,7 +191,7 @@ def test_increases_equal_the_events(rounds: list[tuple[dict[str, int], list[int]
         found = compute_increase(before, after, 2.0)
         increases = found.samples.counters[NAME]
         assert all(value > 0 for value in increases.values())
-        if found.is_restart or not restarts:
+        if found.is_reset or not restarts:
             assert increases == {(name,): count for name, count in events.items() if count}
             histogram = found.samples.histograms[WAIT].get(A, Buckets(BOUNDS, (0.0,) * 3))
             assert histogram.counts == tuple(accumulate(observations))

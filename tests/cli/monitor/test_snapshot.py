@@ -86,6 +86,77 @@ def test_restart_causes_neither_a_negative_rate_nor_a_spike(service: Any) -> Non
     assert texts(snapshot) == ["the service restarted 0 s ago"]
 
 
+def test_restart_is_recognised_by_the_start_time_although_all_counters_are_higher(service: Any) -> None:
+    service.start(50)
+    service.respond(10)
+    service.scrape()
+    service.restart()
+    service.start(service.now + 1)
+    service.respond(12)
+    service.scrape()
+    snapshot = take_snapshot(service)
+    assert (snapshot.requests.flow.per_s, snapshot.requests.flow.seen) == (6.0, 12)
+    assert texts(snapshot) == ["the service restarted 0 s ago"]
+
+
+@pytest.mark.parametrize("start", [20, 51])
+def test_another_pod_behind_the_address_is_no_burst_of_requests(service: Any, start: float) -> None:
+    """Its counters are much higher, and its processes have the same ids, as in every container."""
+    service.start(50)
+    service.start(51, "worker-0")
+    service.respond(10)
+    service.scrape()
+    service.start(start)
+    service.start(start + 1, "worker-0")
+    service.respond(1_000_000)
+    service.count("app_worker_exits_total", ("killed",), 3)
+    service.scrape()
+    swapped = take_snapshot(service)
+    assert (swapped.requests.flow.per_s, swapped.requests.flow.seen) == (None, 0)
+    assert texts(swapped) == ["another instance took over this address 0 s ago"]
+    service.respond(4)
+    service.scrape()
+    assert take_snapshot(service).requests.flow.per_s == 2.0
+    service.scrape(60)
+    assert texts(take_snapshot(service)) == []
+
+
+def test_another_pod_after_an_outage_is_reported(service: Any) -> None:
+    service.start(50)
+    service.scrape()
+    service.fail()
+    service.start(60)
+    service.scrape()
+    assert texts(take_snapshot(service)) == ["another instance took over this address 0 s ago"]
+
+
+def test_counters_that_are_lost_without_a_restart_are_no_restart(service: Any) -> None:
+    service.start(50)
+    service.respond(10)
+    service.scrape()
+    service.restart()
+    service.respond(6)
+    service.scrape()
+    snapshot = take_snapshot(service)
+    assert snapshot.requests.flow.per_s == 3.0
+    assert texts(snapshot) == []
+
+
+def test_a_process_with_the_same_id_but_another_start_is_new(service: Any) -> None:
+    for name in ("master", "exporter"):
+        service.start(50, name)
+        service.gauge("memory_usage_bytes", 1e8, name)
+    service.scrape()
+    service.start(service.now + 1, "exporter")
+    service.start(service.now + 1, "worker-0")
+    service.scrape()
+    service.start(service.now + 1, "worker-0")
+    service.scrape()
+    (instance,) = take_snapshot(service).instances
+    changed = {process.name: process.changed_s for process in instance.processes}
+    assert changed == {"worker-0": 0.0, "worker-1": None, "master": None, "exporter": 2.0}
+
+
 def test_rates_start_again_after_an_outage(service: Any) -> None:
     """Behind a forwarded port, another pod with much higher counters may respond."""
     service.respond(10)

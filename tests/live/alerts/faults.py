@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import os
+import resource
 import signal
+import socket
 import subprocess
 import sys
 import threading
 import time
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import cv2
@@ -21,12 +24,12 @@ from tests.live.alerts.releases import API_USER, CROP, STORE_BYTES, WORKER_USER,
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
-    from pathlib import Path
 
     from tests.live.conftest import RunningNats
 
 # More than the processes of any release, with three files each.
 LEFT_BEHIND = range(100, 140)
+SPARE_DESCRIPTORS = 10
 # Decoding takes a tenth of a second, and threads decode in parallel.
 LARGE_SIDE = 4800
 # Share of the store that results fill: more than the threshold of the alert, but not everything.
@@ -119,6 +122,39 @@ def workers_killed(release: Release) -> Iterator[None]:
 
     with repeating(kill_one, every_s=1):
         yield
+
+
+@contextmanager
+def exporter_killed(release: Release) -> Iterator[None]:
+    """The exporter is killed as often as it is restarted."""
+
+    def kill() -> None:
+        with suppress(psutil.Error, TimeoutError):
+            release.service.exporter().kill()
+
+    with repeating(kill, every_s=1):
+        yield
+
+
+@contextmanager
+def without_file_descriptors(release: Release) -> Iterator[None]:
+    """The only worker process of a release has no file descriptors for new connections."""
+    (worker,) = release.service.workers()
+    before = resource.prlimit(worker.pid, resource.RLIMIT_NOFILE)
+    highest = max(int(path.name) for path in Path(f"/proc/{worker.pid}/fd").iterdir())
+    resource.prlimit(worker.pid, resource.RLIMIT_NOFILE, (highest + 1 + SPARE_DESCRIPTORS, before[1]))
+    url = httpx.URL(release.service.api)
+    with ExitStack() as connections:
+
+        def connect() -> None:
+            with suppress(OSError):
+                connections.enter_context(socket.create_connection((url.host, url.port or 80), timeout=5))
+
+        try:
+            with repeating(connect, every_s=0.1):
+                yield
+        finally:
+            resource.prlimit(worker.pid, resource.RLIMIT_NOFILE, before)
 
 
 @contextmanager

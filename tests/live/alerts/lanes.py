@@ -86,6 +86,10 @@ class Lanes:
             pass
         with under("Prometheus no longer finds the API", place, monitoring.blind_to(busy.address)):
             pass
+        with under("the only process has no file descriptors", place, faults.without_file_descriptors(busy)):
+            pass
+        with under("the exporter is killed repeatedly", place, faults.exporter_killed(busy)):
+            pass
         with under("more large images arrive than there are slots", place, faults.LargePhotos(PLACES + 8).of(busy)):
             pass
         self._settle(place)
