@@ -50,14 +50,14 @@ STATS: Final = stat_row(
         Query(expr=RESULTS),
     ),
     stat_panel(
-        "Processing time per result",
+        "Time per result",
         "Total time of all processing steps per result.",
         Scale("s", base=BLUE),
         Query(expr=f"{rate(series(f'{STEP_DURATION}_sum'))} / ({RESULTS} > 0)"),
         no_value="no traffic",
     ),
     stat_panel(
-        "Decoding, 95th percentile",
+        "Decoding (p95)",
         "95th percentile of the pixel decoding time.",
         Scale("s", base=BLUE),
         Query(expr=quantile(0.95, STEP_DURATION, 'operation="decode"')),

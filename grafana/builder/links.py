@@ -17,9 +17,9 @@ if TYPE_CHECKING:
 OVERVIEW: Final = {
     "Alerts firing": "overview/Burn rate",
     "Instances": "resources/Instances that are not ready, FacialServiceDown, FacialServiceInstanceDown",
-    "Availability": "overview/Burn rate by window: availability, FacialServiceErrorBudgetBurn",
-    "Budget left": "overview/Error budget left over time, FacialServiceErrorBudgetBurn, FacialServiceLatencyBudgetBurn",
-    "Burn rate (1 h)": "overview/Burn rate, FacialServiceLatencyBudgetBurn",
+    "Success": "overview/Burn rate by window: availability, FacialServiceErrorBudgetBurn",
+    "Budget": "overview/Error budget left over time, FacialServiceErrorBudgetBurn, FacialServiceLatencyBudgetBurn",
+    "Burn rate (1h)": "overview/Burn rate, FacialServiceLatencyBudgetBurn",
     "Requests": "overview/Requests by route",
     "Duration (p95)": "overview/Request duration: quantiles",
     "Oldest task": "tasks/Age of the oldest task",
@@ -72,8 +72,8 @@ TASKS: Final = {
 
 IMAGES: Final = {
     "Results": "images/Processing time by step",
-    "Processing time per result": "images/Step duration (mean)",
-    "Decoding, 95th percentile": "images/Step duration: decode",
+    "Time per result": "images/Step duration (mean)",
+    "Decoding (p95)": "images/Step duration: decode",
     "Decode failures": "images/Decode failure ratio",
     "Regions per result": "images/Regions by name",
     "Cache hit ratio": "images/Cache hit ratio over time",

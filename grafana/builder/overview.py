@@ -82,14 +82,14 @@ def _stats(texts: Texts) -> PanelRow:
             no_value="no targets",
         ),
         stat_panel(
-            f"Availability ({texts.window_days} d)",
+            f"Success ({texts.window_days}d)",
             f"Ratio of API requests without a 5xx status. Objective: {availability.target_percent}.",
             Scale("percentunit", (Threshold(thresholds.number(availability.target), GREEN),), base=RED, decimals=3),
             Query(expr=f"1 - {_bad_ratio(availability, f'{texts.window_days}d')}"),
             no_value=NO_RECORDINGS,
         ),
         stat_panel(
-            f"Budget left ({texts.window_days} d)",
+            f"Budget ({texts.window_days}d)",
             f"Remaining budget of failed requests ({availability.budget_percent}) and of requests longer than "
             f"{texts.latency_seconds} s ({latency.budget_percent}). Below zero, the objective is missed.",
             BUDGET_LEFT,
@@ -98,7 +98,7 @@ def _stats(texts: Texts) -> PanelRow:
             no_value=NO_RECORDINGS,
         ),
         stat_panel(
-            "Burn rate (1 h)",
+            "Burn rate (1h)",
             "Consumption of the error budgets, relative to the sustainable rate. Normal: below 1.",
             Scale("suffix:×", burn_rates, decimals=1),
             Query(expr=_burn_rate(availability, "1h"), legend="availability"),

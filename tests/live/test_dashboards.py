@@ -167,7 +167,7 @@ def test_numbers_are_right(servers: dict[str, Server], opened: dict[Any, Any], n
 
     assert (last("overview/Instances/A"), last("overview/Instances/B")) == (2, 0)
     assert last("overview/Alerts firing/B") == 1
-    assert (last("overview/Availability (30 d)/A"), last("overview/Budget left (30 d)/A")) == (1, 1)
+    assert (last("overview/Success (30d)/A"), last("overview/Budget (30d)/A")) == (1, 1)
     assert (last("tasks/Queue/A"), last("tasks/Workers/A")) == (1, TASK_WORKERS)
     assert 0 < last("tasks/Failure ratio/A") < 1
     assert (last("tasks/Dead letters/A"), last("resources/Slowest scrape/A") < 2) == (0, True)
