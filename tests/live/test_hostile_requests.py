@@ -215,7 +215,7 @@ REQUESTS: list[tuple[str, Build, str]] = [
     ("long boundary", lambda s: request(s.form(), f"{FORM}; boundary={CANARY * 50}"), "invalid_multipart"),
     ("form declared as JSON", lambda s: request(s.form()), "invalid_json"),
     ("JSON declared as a form", lambda s: request(s.json(), s.multipart), "invalid_multipart"),
-    ("wants PNG", lambda s: request(s.json(), accept="image/png"), "not_acceptable"),
+    ("wants a GIF", lambda s: request(s.json(), accept="image/gif"), "not_acceptable"),
     ("wants nothing on offer", lambda s: request(s.json(), accept="*/*;q=0"), "not_acceptable"),
     ("wants what is no type", lambda s: request(s.json(), accept=CANARY), "not_acceptable"),
     ("wants too much", lambda s: request(s.json(), accept='a/b;"' + ";" * 30_000), "not_acceptable"),
