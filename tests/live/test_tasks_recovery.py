@@ -66,6 +66,8 @@ def test_cancels_beside_a_task_that_is_worked_on_do_not_strand_it(
         settings = {"NATS_URL": nats.url, "TASK_WORKERS": 1, **SHORT, "TASK_ACK_WAIT_S": 20}
         with run_service(WORKERS=1, **settings) as service, run_worker(**settings) as first:
             (holder,) = wait_until(first.task_workers, limit_s=30, what="a worker")
+            before = wait_until(lambda: submit(service, sample.json()), limit_s=30, what="an id")
+            assert end_of(service, before, wait_until) == "SUCCESS"  # the worker has reached the queue
             holder.suspend()
             long = submit(service, sample.json())
             assert long is not None
