@@ -460,6 +460,6 @@ def test_background_keeps_the_colour_profile(
     found = read_icc_profile(embedded, sniff_image(embedded, max_pixels=10**8))
     assert found is not None
     assert found.data == profile
-    png = result_to_png(result, CropOptions(background="image"), ImageLimits())
+    png = result_to_png(result, ImageLimits())
     exported = read_icc_profile(png, sniff_image(png, max_pixels=10**8))
     assert exported == found
