@@ -25,7 +25,7 @@ from app.tasks.errors import (
 from app.tasks.long_polls import LongPoll, LongPolls
 from app.tasks.message import encode_task
 from app.tasks.reconciler import RELEASE_S, Reconciler, restore_record
-from app.tasks.records import TASK_UNKNOWN, Record, Records, TaskStatus
+from app.tasks.records import TASK_UNKNOWN, Record, Records, TaskStatus, require_known
 from app.tasks.stream import TASK_TYPE, is_task_id, lane_of, task_subject
 from app.tasks.stream_state import find_lane, list_consumers
 
@@ -111,17 +111,18 @@ class TaskQueue:
         )
         self._submitting_bytes += size
         try:
-            return await self._submit(record, checked, lane_of(caller_number), is_keyed=idempotency_key is not None)
+            lane = lane_of(caller_number)
+            return await self._submit(record, checked, lane, size, is_keyed=idempotency_key is not None)
         finally:
             self._submitting_bytes -= size
 
-    async def _submit(self, record: Record, checked: CheckedInput, lane: int, *, is_keyed: bool) -> Record:
+    async def _submit(self, record: Record, checked: CheckedInput, lane: int, size: int, *, is_keyed: bool) -> Record:
         await self._connection.wait_outage()
         if is_keyed:  # before admission, because the task may exist although the queue is full now
             existing = await _retry_on_conflict(lambda: self._find_existing(record, checked, lane))
             if existing is not None:
                 return existing
-        await self._admission.admit(len(checked.image) + len(checked.label_image or b""), lane)
+        await self._admission.admit(size, lane)
         new = record
         if self._settings.result_cache and record.digest and (found := await self._find(record.digest)) is not None:
             new = _copy_result(found, record)
@@ -266,23 +267,19 @@ class TaskQueue:
             TaskUnknownError: the task does not exist.
             QueueUnavailableError: the record has expired although the task may not have ended.
         """
-        try:
-            return await self._records.get(task_id)
-        except TaskUnknownError:
-            if not await self._restore(task_id):
-                raise
-        return await self._records.get(task_id)
+        if not is_task_id(task_id):
+            raise TaskUnknownError(TASK_UNKNOWN)
+        stored = await self._records.load(task_id)
+        may_wait = stored is None or (stored.is_expired and not stored.record.status.is_final)
+        if may_wait and await self._restore(task_id):
+            stored = await self._records.load(task_id)
+        return require_known(stored)
 
     async def _restore(self, task_id: str) -> bool:
-        """Restore the record of a waiting task; return False if the task has ended or does not exist.
+        """Restore the record of a waiting task; return False if the queue does not hold the task.
 
         The record expires in a long outage of the queue, because nothing renews it then.
         """
-        if not is_task_id(task_id):
-            return False
-        stored = await self._records.load(task_id)
-        if stored is not None and stored.record.status.is_final:
-            return False
         lane = await find_lane(self._connection, task_id)
         if lane is None:
             return False

@@ -230,10 +230,7 @@ class Records:
         Raises:
             TaskUnknownError: the record does not exist.
         """
-        found = await self.find(task_id) if is_task_id(task_id) else None
-        if found is None or found[0].is_withdrawn:
-            raise TaskUnknownError(TASK_UNKNOWN)
-        return found
+        return require_known(await self.load(task_id) if is_task_id(task_id) else None)
 
     async def find(self, task_id: str) -> tuple[Record, int] | None:
         """Return a record and its revision, even if the task was not accepted; None if the record does not exist."""
@@ -302,6 +299,17 @@ class Records:
         if found.error is None or found.error.code != _NOT_FOUND:
             raise QueueUnavailableError(_UNREADABLE)
         return None
+
+
+def require_known(stored: StoredRecord | None) -> tuple[Record, int]:
+    """Return the record and its revision if callers may see it.
+
+    Raises:
+        TaskUnknownError: it does not exist, has expired, or belongs to a submission that failed.
+    """
+    if stored is None or stored.is_expired or stored.record.is_withdrawn:
+        raise TaskUnknownError(TASK_UNKNOWN)
+    return stored.record, stored.revision
 
 
 def encode_record(record: Record) -> bytes:
