@@ -10,7 +10,7 @@ BIN := $(VENV)/bin
 PATH := $(CURDIR)/.tools/bin:$(PATH)
 export PATH
 
-PACKAGES := app tests benchmarks charts docs examples grafana prometheus tools
+PACKAGES := app tests benchmarks charts examples grafana prometheus tools
 
 ##@ Use
 .PHONY: run
@@ -33,11 +33,11 @@ lint: $(VENV)/.dev ## Check style, complexity, types, layers, spelling and gener
 	@$(BIN)/ruff check $(PACKAGES)
 	@$(BIN)/ruff format --check $(PACKAGES)
 	@$(BIN)/mypy -p app -p benchmarks -p grafana.builder -p prometheus.source
-	@MYPYPATH=tools $(BIN)/mypy docs/*.py examples/*.py tools/setup.py tools/models.py tools/page_constants.py tools/photos.py tools/record_kubernetes.py tools/slim_packages.py
+	@MYPYPATH=tools $(BIN)/mypy tools/docs/*.py examples/*.py tools/setup.py tools/models.py tools/page_constants.py tools/photos.py tools/record_kubernetes.py tools/slim_packages.py
 	@MYPYPATH=charts $(BIN)/mypy charts/*.py
 	@$(BIN)/lint-imports --no-cache
 	@$(BIN)/codespell $$(git ls-files)
-	@$(BIN)/python docs/generate.py --check
+	@$(BIN)/python tools/docs/generate.py --check
 	@$(BIN)/python tools/page_constants.py --check
 	@$(BIN)/python -m prometheus.source.generate --check
 	@$(BIN)/python -m grafana.builder --check
@@ -89,13 +89,13 @@ generate: $(VENV)/.dev ## Regenerate generated files: README, docs, rules, dashb
 	@$(BIN)/python examples/make_label_map.py
 	@$(BIN)/python examples/make_docs_examples.py app/web/static/examples.json
 	@$(BIN)/python examples/make_page_sample.py app/web/static/page
-	@$(BIN)/python docs/generate.py
+	@$(BIN)/python tools/docs/generate.py
 	@$(BIN)/python tools/page_constants.py
 	@$(BIN)/python -m prometheus.source.generate
 	@$(BIN)/python -m grafana.builder
 	@$(BIN)/python charts/generate.py
-	@$(BIN)/python docs/draw_overlay.py docs/overlay.jpg
-	@$(BIN)/python docs/draw_page.py docs
+	@$(BIN)/python tools/docs/draw_overlay.py docs/overlay.jpg
+	@$(BIN)/python tools/docs/draw_page.py docs
 
 OUTPUT ?= build/monitoring
 .PHONY: monitoring
@@ -107,7 +107,7 @@ MONITORING = $(if $(VALUES),--values $(VALUES)) $(if $(RUNBOOKS),--runbooks $(RU
 
 .PHONY: screenshots
 screenshots: $(VENV)/.dev ## Render the screenshots of the documentation from a running service
-	@$(BIN)/python docs/draw_monitor.py docs/monitor.svg
+	@$(BIN)/python tools/docs/draw_monitor.py docs/monitor.svg
 
 .PHONY: pictures
 pictures: $(VENV)/.dev tools models ## Draw the dashboards of the documentation from a running service (10 minutes)

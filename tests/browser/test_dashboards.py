@@ -26,10 +26,10 @@ import numpy as np
 import psutil
 import pytest
 
-from docs.draw_page import encode_png
 from tests.browser.visitor import LIMIT_MS
 from tests.dashboards import ROOT, fill, load, panels
 from tests.scraping import STEP_S, job, prometheus, serve_exposition
+from tools.docs.draw_page import encode_png
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

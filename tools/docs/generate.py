@@ -1,6 +1,6 @@
 """Generate the tables of the documentation from the tables of the service.
 
-Example: python docs/generate.py --check
+Example: python tools/docs/generate.py --check
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from app.web.problems import INPUT_STATUS, PROBLEMS, TASK_ERRORS
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 DOCUMENTS = (ROOT / "README.md", *(ROOT / "docs" / name for name in ("doctor.md", "errors.md", "regions.md")))
 _BLOCK = re.compile(r"(<!-- generated: (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
 

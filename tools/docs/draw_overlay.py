@@ -1,6 +1,6 @@
 """Draw the image of the README: the sample image and, next to it, its regions.
 
-Example: python docs/draw_overlay.py docs/overlay.jpg
+Example: python tools/docs/draw_overlay.py docs/overlay.jpg
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from app.face.landmarks import points_to_landmarks_px
 from app.face.pipeline import FaceRequest, process_faces
 from app.face.rendering.svg import OverlayStyle
 
-EXAMPLES = Path(__file__).parent.parent / "examples"
+EXAMPLES = Path(__file__).parents[2] / "examples"
 SCALE = 3
 FACE_XYWH = (136, 24, 176, 176)
 
