@@ -1,6 +1,6 @@
 """The table of all metrics, and the objects created from it.
 
-Tests compare the README, the dashboards and the rules with `METRICS`. Until `install` is called, there are no objects,
+Tests compare the documentation, the dashboards and the rules with `METRICS`. Until `install` is called, there are no objects,
 and the functions of `recording` do nothing. With ``ENABLE_METRICS=false`` it is never called.
 """
 
