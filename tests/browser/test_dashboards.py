@@ -43,7 +43,7 @@ if TYPE_CHECKING:
 
 PICTURES = os.environ.get("DASHBOARD_PICTURES")
 DURATION_S = 330 if PICTURES else 40
-pytestmark = [pytest.mark.live, pytest.mark.slow, pytest.mark.timeout(DURATION_S + 600)]
+pytestmark = [pytest.mark.live, pytest.mark.timeout(DURATION_S + 600)]
 
 SCRAPE_INTERVAL_S = 5 if PICTURES else 1
 PERIOD_S = DURATION_S / 2.5  # of the load, which rises and falls
