@@ -32,13 +32,14 @@ if TYPE_CHECKING:
 settings.register_profile("suite", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("suite")
 
-# Folders and files of this folder that `make test` leaves out, so that it takes at most 6 minutes on two idle cores. They
-# take longest, or are least likely to fail alone. `make test-all` runs them too.
+# Folders and files of this folder that `make test` leaves out, so that it takes at most 6 minutes on two idle cores:
+# those that take longest, or are least likely to fail alone. `make test-all` runs them too.
 SLOW = (
     "browser",
     "e2e",
     "chart/test_combinations.py",
-    "chart/test_schemas.py",
+    "chart/test_monitoring.py",
+    "chart/test_references.py",
     "contracts/test_compose.py",
     "contracts/test_image.py",
     "contracts/test_rules_scenarios.py",

@@ -37,7 +37,7 @@ BLOCK = re.compile(r"^( *)```(console|bash|sh|python|javascript)\n(.*?)^ *```", 
 API, METRICS = "http://127.0.0.1:8000", "127.0.0.1:9000"
 COMMAND = "facial-service"
 # They run until they are stopped, or need input that the documentation only names; their arguments are checked.
-NOT_RUN = ("serve", "worker", "monitor", "completion zsh", "tasks dead retry", "tasks dead drop")
+NOT_RUN = ("serve", "worker", "monitor", "completion fish", "completion zsh", "tasks dead retry", "tasks dead drop")
 # Programs that need a cluster, a container engine or a registry. tests/e2e and tests/contracts use them.
 OPERATORS = {"docker", "kubectl", "openssl"}
 SHELL = {"export", "source", "cd"}
@@ -161,7 +161,8 @@ def test_command_runs(own_service: Any, folder: Path, command: str, output: str)
     if COMMAND in [name, *words]:  # also after kubectl exec … -- and docker exec …
         words = words if name == COMMAND else words[len(words) - words[::-1].index(COMMAND) :]
         if " ".join(words).startswith(NOT_RUN) or name in OPERATORS | {"source"}:
-            parse(words)
+            if words:  # otherwise, it is the name of the image
+                parse(words)
             return
     check = {"make": check_make, "helm": check_helm, "python": check_python}.get(name)
     if check is not None:
