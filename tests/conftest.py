@@ -39,7 +39,9 @@ SLOW = (
     "e2e",
     "chart/test_combinations.py",
     "chart/test_monitoring.py",
+    "chart/test_network.py",
     "chart/test_references.py",
+    "chart/test_upgrades.py",
     "contracts/test_compose.py",
     "contracts/test_image.py",
     "contracts/test_rules_scenarios.py",
@@ -76,6 +78,8 @@ SLOW = (
     "live/test_tasks_recovery.py",
     "service/test_orientation.py",
     "supervisor/test_managed_processes.py",
+    "tasks/test_connection.py",
+    "tasks/test_worker.py",
     "web/routes/test_all_faces.py",
 )
 

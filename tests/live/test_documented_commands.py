@@ -188,10 +188,10 @@ def check_make(words: list[str], _folder: Path, env: dict[str, str]) -> None:
 
 
 def check_helm(words: list[str], folder: Path, env: dict[str, str]) -> None:
-    action, *rest = words
-    assert action in {"install", "upgrade", "test", "uninstall", "rollback", "template", "get", "status", "history"}
-    if action in {"install", "upgrade", "template"}:
-        ignored = {"--wait", "--create-namespace", "--reset-then-reuse-values", "--install", "--reuse-values"}
+    action, *rest = words[2:] if words[0] == "-n" else words
+    assert action in {"install", "list", "test", "upgrade"}
+    if action in {"install", "upgrade"}:
+        ignored = {"--wait", "--create-namespace", "--reset-then-reuse-values"}
         done = run(["helm", "template", *(word for word in rest if word not in ignored)], folder, env)
         assert done.returncode == 0, done.stderr
         assert "kind: Deployment" in done.stdout
