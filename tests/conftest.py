@@ -53,6 +53,7 @@ SLOW = (
     "live/test_callers.py",
     "live/test_counters.py",
     "live/test_dashboards.py",
+    "live/test_documented_commands.py",
     "live/test_embedded.py",
     "live/test_exporter_connections.py",
     "live/test_fairness.py",
