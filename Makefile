@@ -1,4 +1,5 @@
-# Development tasks. `make help` lists them.
+# Development tasks. `make` lists them.
+.DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 MAKEFLAGS += --no-builtin-rules
 SHELL := bash
@@ -10,7 +11,10 @@ BIN := $(VENV)/bin
 PATH := $(CURDIR)/.tools/bin:$(PATH)
 export PATH
 
-PACKAGES := app tests benchmarks charts docs examples grafana prometheus tools
+PACKAGES := app tests benchmarks charts examples grafana prometheus tools
+
+# Use as $(call need,PROGRAM,HINT).
+need = command -v $(1) >/dev/null || { echo "$(1): not found on PATH; $(2)" >&2; exit 1; }
 
 ##@ Use
 .PHONY: run
@@ -20,12 +24,16 @@ run: $(VENV)/.runtime models ## Set up, start the service, and print its URLs
 .PHONY: help
 help: ## List all targets
 	@awk 'BEGIN {FS = ":.*##"} /^##@/ {printf "\n\033[1m%s\033[0m\n", substr($$0, 5)} \
-	  /^[a-z0-9-]+:.*##/ {printf "  \033[36m%-10s\033[0m %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	  /^[a-z0-9-]+:.*##/ {printf "  \033[36m%-11s\033[0m %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 ##@ Check
 .PHONY: test
-test: $(VENV)/.dev tools models ## Run all tests (ARGS="-k name" selects some)
-	@$(BIN)/python tools/models.py --images || echo "test images are missing; tests that need them are skipped" >&2
+test: $(VENV)/.dev tools models test-images ## Run all tests except slow ones: at most 6 minutes (ARGS="-k name": any selection)
+	@$(if $(ARGS),,echo 'Running all tests except slow ones, at most 6 minutes on 2 cores; `make test-all` runs all.')
+	@$(BIN)/pytest $(or $(ARGS),-m "not slow")
+
+.PHONY: test-all
+test-all: $(VENV)/.dev tools models test-images ## Run all tests, as continuous integration does (about an hour)
 	@$(BIN)/pytest $(ARGS)
 
 .PHONY: lint
@@ -33,11 +41,12 @@ lint: $(VENV)/.dev ## Check style, complexity, types, layers, spelling and gener
 	@$(BIN)/ruff check $(PACKAGES)
 	@$(BIN)/ruff format --check $(PACKAGES)
 	@$(BIN)/mypy -p app -p benchmarks -p grafana.builder -p prometheus.source
-	@MYPYPATH=tools $(BIN)/mypy docs/*.py examples/*.py tools/setup.py tools/models.py tools/page_constants.py tools/photos.py tools/record_kubernetes.py tools/slim_packages.py
+	@MYPYPATH=tools $(BIN)/mypy tools/docs/*.py examples/*.py tools/setup.py tools/models.py tools/page_constants.py tools/photos.py tools/record_kubernetes.py tools/slim_packages.py
 	@MYPYPATH=charts $(BIN)/mypy charts/*.py
 	@$(BIN)/lint-imports --no-cache
 	@$(BIN)/codespell $$(git ls-files)
-	@$(BIN)/python docs/generate.py --check
+	@$(BIN)/python tools/docs/generate.py --check
+	@$(BIN)/python tools/docs/draw_overlay.py docs --check
 	@$(BIN)/python tools/page_constants.py --check
 	@$(BIN)/python -m prometheus.source.generate --check
 	@$(BIN)/python -m grafana.builder --check
@@ -49,7 +58,7 @@ test-nats: $(VENV)/.dev models ## Run the task tests with several nats-server ve
 	@tools/nats_matrix.sh
 
 .PHONY: bench
-bench: $(VENV)/.dev ## Compare performance with the reference program; writes benchmarks/latest.json
+bench: $(VENV)/.dev models ## Compare performance with the reference program; writes benchmarks/latest.json
 	@$(BIN)/python -m benchmarks.run $(ARGS)
 
 ##@ Kubernetes
@@ -58,7 +67,8 @@ BASE_IMAGE ?= python:3.13-slim-bookworm
 export IMAGE
 
 .PHONY: image
-image: ## Build the container image (IMAGE=name:tag, BASE_IMAGE=…)
+image: ## Build the container image with Docker (IMAGE=name:tag, BASE_IMAGE=…)
+	@$(call need,docker,install Docker to build the image)
 	@docker build --tag $(IMAGE) --build-arg BASE_IMAGE=$(BASE_IMAGE) \
 	  --build-arg REVISION=$$(git rev-parse HEAD) --build-arg CREATED=$$(git log -1 --format=%cI) .
 
@@ -85,17 +95,17 @@ format: $(VENV)/.dev ## Format the code
 	@$(BIN)/ruff format $(PACKAGES)
 
 .PHONY: generate
-generate: $(VENV)/.dev ## Regenerate generated files: README, docs, rules, dashboards, chart, examples
+generate: $(VENV)/.dev models ## Regenerate generated files: docs, rules, dashboards, chart, examples
 	@$(BIN)/python examples/make_label_map.py
 	@$(BIN)/python examples/make_docs_examples.py app/web/static/examples.json
 	@$(BIN)/python examples/make_page_sample.py app/web/static/page
-	@$(BIN)/python docs/generate.py
+	@$(BIN)/python tools/docs/generate.py
 	@$(BIN)/python tools/page_constants.py
 	@$(BIN)/python -m prometheus.source.generate
 	@$(BIN)/python -m grafana.builder
 	@$(BIN)/python charts/generate.py
-	@$(BIN)/python docs/draw_overlay.py docs/overlay.jpg
-	@$(BIN)/python docs/draw_page.py docs
+	@$(BIN)/python tools/docs/draw_overlay.py docs
+	@$(BIN)/python tools/docs/draw_page.py docs
 
 OUTPUT ?= build/monitoring
 .PHONY: monitoring
@@ -107,10 +117,11 @@ MONITORING = $(if $(VALUES),--values $(VALUES)) $(if $(RUNBOOKS),--runbooks $(RU
 
 .PHONY: screenshots
 screenshots: $(VENV)/.dev ## Render the screenshots of the documentation from a running service
-	@$(BIN)/python docs/draw_monitor.py docs/monitor.svg
+	@$(BIN)/python tools/docs/draw_monitor.py docs/monitor.svg
 
 .PHONY: pictures
 pictures: $(VENV)/.dev tools models ## Draw the dashboards of the documentation from a running service (10 minutes)
+	@$(call need,npm,install Node.js to build Grafana's components)
 	@DASHBOARD_PICTURES=docs BROWSER_REQUIRED=1 $(BIN)/pytest -q tests/browser/test_dashboards.py
 
 .PHONY: golden
@@ -132,6 +143,10 @@ tools: ## Install what tests need and pip does not provide
 .PHONY: models
 models: $(VENV)/.runtime ## Install the face-detection models; without them, requests must include landmarks
 	@$(BIN)/python tools/models.py || echo "face detection is not available; everything else works" >&2
+
+.PHONY: test-images
+test-images: $(VENV)/.runtime ## Install the test images; without them, the tests that need them are skipped
+	@$(BIN)/python tools/models.py --images || echo "test images are missing; tests that need them are skipped" >&2
 
 .PHONY: clean
 clean: ## Remove the virtual environment, tools, models and caches

@@ -32,9 +32,70 @@ if TYPE_CHECKING:
 settings.register_profile("suite", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("suite")
 
+# Folders and files of this folder that `make test` leaves out, so that it takes at most 6 minutes on two idle cores:
+# those that take longest, or are least likely to fail alone. `make test-all` runs them too.
+SLOW = (
+    "browser",
+    "e2e",
+    "chart/test_combinations.py",
+    "chart/test_monitoring.py",
+    "chart/test_network.py",
+    "chart/test_references.py",
+    "chart/test_upgrades.py",
+    "contracts/test_compose.py",
+    "contracts/test_image.py",
+    "contracts/test_rules_scenarios.py",
+    "face/test_contours.py",
+    "live/doctor",
+    "live/process",
+    "live/test_addresses.py",
+    "live/test_alerts.py",
+    "live/test_callers.py",
+    "live/test_counters.py",
+    "live/test_dashboards.py",
+    "live/test_documented_commands.py",
+    "live/test_embedded.py",
+    "live/test_exporter_connections.py",
+    "live/test_fairness.py",
+    "live/test_file_descriptors.py",
+    "live/test_hostile_connections.py",
+    "live/test_hostile_images.py",
+    "live/test_hostile_requests.py",
+    "live/test_memory.py",
+    "live/test_metrics_storage.py",
+    "live/test_monitor.py",
+    "live/test_normal_traffic.py",
+    "live/test_openapi.py",
+    "live/test_processes.py",
+    "live/test_prometheus.py",
+    "live/test_queue_cluster.py",
+    "live/test_restart.py",
+    "live/test_slow_readers.py",
+    "live/test_slow_senders.py",
+    "live/test_stopping.py",
+    "live/test_storage.py",
+    "live/test_tasks_campaign.py",
+    "live/test_tasks_faults.py",
+    "live/test_tasks_recovery.py",
+    "service/test_orientation.py",
+    "supervisor/test_managed_processes.py",
+    "tasks/test_connection.py",
+    "tasks/test_worker.py",
+    "web/routes/test_all_faces.py",
+)
+
 EXAMPLES = Path(__file__).parents[1] / "examples"
 BOUNDARY = "limit-9f2c"
 SIDE = 512
+
+
+@pytest.hookimpl(tryfirst=True)  # before tests are deselected by their markers
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark the slow tests."""
+    root = Path(__file__).parent
+    for item in items:
+        if item.path.relative_to(root).as_posix().startswith(SLOW):
+            item.add_marker(pytest.mark.slow)
 
 
 @dataclass(frozen=True)

@@ -173,7 +173,7 @@ def completion(shell: Annotated[Shell, typer.Argument(show_default=False, help="
 def serve() -> None:
     """Serve the API, and metrics and probes on a separate port.
 
-    Settings are environment variables; the README lists them.
+    Settings are environment variables; docs/settings.md lists them.
     If NATS_URL is empty, the command also runs an embedded NATS server and task workers.
     """
     settings = settings_or_exit()

@@ -1,7 +1,7 @@
 """The table of all metrics, and the objects created from it.
 
-Tests compare the README, the dashboards and the rules with `METRICS`. Until `install` is called, there are no objects,
-and the functions of `recording` do nothing. With ``ENABLE_METRICS=false`` it is never called.
+Tests compare the documentation, the dashboards and the rules with `METRICS`. Until `install` is called, there are no
+objects, and the functions of `recording` do nothing. With ``ENABLE_METRICS=false`` it is never called.
 """
 
 from __future__ import annotations

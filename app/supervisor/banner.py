@@ -18,7 +18,6 @@ if TYPE_CHECKING:
 log = get_logger("server")
 
 SAMPLE = Path("examples/astronaut.png")
-SAMPLE_LANDMARKS = Path("examples/astronaut.landmarks.json")
 
 
 def announce_api(settings: Settings, api_url: str, metrics_url: str, *, is_queue_embedded: bool) -> None:
@@ -58,7 +57,7 @@ def describe_servers(settings: Settings) -> str:
 def sample_command(api_url: str) -> str:
     """Return a command that sends the sample image and saves the overlay."""
     return (
-        f"curl -fsS -F image=@{SAMPLE} -F landmarks=@{SAMPLE_LANDMARKS} "
+        f"curl -fsS -F image=@{SAMPLE} -F background=image -F crop=face "
         f"-H 'Accept: image/svg+xml' -o face.svg {api_url}/api/v1/frontal/crop"
     )
 

@@ -26,10 +26,10 @@ import numpy as np
 import psutil
 import pytest
 
-from docs.draw_page import encode_png
 from tests.browser.visitor import LIMIT_MS
 from tests.dashboards import ROOT, fill, load, panels
 from tests.scraping import STEP_S, job, prometheus, serve_exposition
+from tools.docs.draw_page import encode_png
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -43,7 +43,7 @@ if TYPE_CHECKING:
 
 PICTURES = os.environ.get("DASHBOARD_PICTURES")
 DURATION_S = 330 if PICTURES else 40
-pytestmark = [pytest.mark.live, pytest.mark.slow, pytest.mark.timeout(DURATION_S + 600)]
+pytestmark = [pytest.mark.live, pytest.mark.timeout(DURATION_S + 600)]
 
 SCRAPE_INTERVAL_S = 5 if PICTURES else 1
 PERIOD_S = DURATION_S / 2.5  # of the load, which rises and falls

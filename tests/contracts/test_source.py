@@ -10,9 +10,11 @@ from pathlib import Path
 
 import pytest
 
+from tests.conftest import SLOW
+
 ROOT = Path(__file__).parents[2]
 MODULES = sorted((ROOT / "app").rglob("*.py"))
-PACKAGES = ("app", "benchmarks", "charts", "docs", "examples", "grafana", "prometheus", "tools")
+PACKAGES = ("app", "benchmarks", "charts", "examples", "grafana", "prometheus", "tools")
 MAX_MODULE_LINES = 600
 
 CALLS = {
@@ -70,6 +72,11 @@ def test_examples_in_docstrings_are_correct(path: Path) -> None:
         return  # importing it runs the command
     module = importlib.import_module(name_of(path).removesuffix(".py").removesuffix("/__init__").replace("/", "."))
     assert doctest.testmod(module, optionflags=doctest.ELLIPSIS).failed == 0
+
+
+@pytest.mark.parametrize("name", SLOW)
+def test_slow_tests_exist(name: str) -> None:
+    assert (ROOT / "tests" / name).exists()
 
 
 def test_lock_files_have_hashes_and_no_registry() -> None:

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
     from tests.conftest import Sample
 
-pytestmark = [pytest.mark.live, pytest.mark.slow, pytest.mark.timeout(1200)]
+pytestmark = [pytest.mark.live, pytest.mark.timeout(1200)]
 
 ROOT = Path(__file__).parents[2]
 QUIET_EVALUATIONS = 40

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from tests.conftest import Sample
     from tests.live.conftest import RunningService
 
-pytestmark = [pytest.mark.live, pytest.mark.slow]
+pytestmark = pytest.mark.live
 
 CROP = "/api/v1/frontal/crop"
 JSON = {"Content-Type": "application/json"}

@@ -50,7 +50,7 @@ ASKING, SUBMITTING, UPLOADING = 3, 2, 6  # callers of each kind
 UPLOAD_S = 15
 DRAIN_S = 2  # as preStop: no new requests, before the instance is stopped
 
-pytestmark = [pytest.mark.live, pytest.mark.slow, pytest.mark.timeout(DURATION_S + 600)]
+pytestmark = [pytest.mark.live, pytest.mark.timeout(DURATION_S + 600)]
 
 
 @dataclass

@@ -36,7 +36,7 @@ from tests.live.queue_state import describe_rest
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-pytestmark = [pytest.mark.live, pytest.mark.slow, pytest.mark.timeout(1800)]
+pytestmark = [pytest.mark.live, pytest.mark.timeout(1800)]
 
 CROP = "/api/v1/frontal/crop"
 SEED = int(os.environ.get("CAMPAIGN_SEED", "1"))

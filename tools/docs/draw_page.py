@@ -1,6 +1,6 @@
 """Take the screenshots of the page: start the service, and operate the page with Chromium.
 
-Example: python docs/draw_page.py docs
+Example: python tools/docs/draw_page.py docs
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Draw the screenshot of `facial-service monitor`: start a service, send requests, watch it, and write an SVG.
 
-Example: python docs/draw_monitor.py docs/monitor.svg
+Example: python tools/docs/draw_monitor.py docs/monitor.svg
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
     from rich.console import RenderableType
 
-EXAMPLES = Path(__file__).parent.parent / "examples"
+EXAMPLES = Path(__file__).parents[2] / "examples"
 CROP = "/api/v1/frontal/crop"
 WIDTH, HEIGHT = 110, 34
 ROUNDS, INTERVAL_S, WINDOW_S = 56, 0.5, 10.0

@@ -1,11 +1,12 @@
 """Generate the tables of the documentation from the tables of the service.
 
-Example: python docs/generate.py --check
+Example: python tools/docs/generate.py --check
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import re
 import sys
 from functools import partial
@@ -26,8 +27,29 @@ from app.web.problems import INPUT_STATUS, PROBLEMS, TASK_ERRORS
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
-ROOT = Path(__file__).parent.parent
-DOCUMENTS = (ROOT / "README.md", *(ROOT / "docs" / name for name in ("doctor.md", "errors.md", "regions.md")))
+ROOT = Path(__file__).parents[2]
+DOCUMENTS = tuple(
+    ROOT / "docs" / f"{name}.md"
+    for name in ("api", "doctor", "errors", "metrics", "performance", "regions", "settings")
+)
+LATEST = ROOT / "benchmarks" / "latest.json"
+# Benchmarks in the documentation: their names, and what they measure. A name with a dot is one figure, without a ratio.
+BENCHMARKS = {
+    "request_multipart": "form with landmarks and a PNG of 0.8 MB",
+    "request_json": "the same as JSON",
+    "label_map": "label map of 1024 × 1024 with 10 labels, instead of regions traced from landmarks",
+    "photo_only": "PNG of 512 × 512 without landmarks, so that the face is detected",
+    "detect_ms": "face detection alone, on a decoded image",
+    "phone_12mp": "JPEG of 12 megapixels without landmarks: decoding and detection",
+    "phone_48mp": "JPEG of 48 megapixels, the same",
+    "task_overhead": "task with an image of 1 MB: API and worker together",
+    "tasks_per_second.per_second": "tasks per second, with an image of 1 MB",
+    "light_tasks_per_second.per_second": "tasks per second, with a small image",
+    "process_rate.per_second": "images per second of `facial-service process`, with landmarks",
+    "process_rate_found.per_second": "images per second of `facial-service process`, with detection",
+    "ready_s.seconds": "seconds from the start to readiness",
+    "rss_mb_per_worker.with_models_megabytes": "MB of memory of a worker process, with the models",
+}
 _BLOCK = re.compile(r"(<!-- generated: (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
 
@@ -126,12 +148,30 @@ def doctor_table(check: Check) -> str:
     return markdown_table(("finding", "what is checked", "problems", "what to do"), rows)
 
 
+def _three_digits(value: float) -> str:
+    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"  # noqa: PLR2004 - as in the name
+
+
+def performance_table() -> str:
+    """Return the table of measured figures."""
+    latest = json.loads(LATEST.read_text(encoding="utf-8"))
+    rows = []
+    for name, title in BENCHMARKS.items():
+        benchmark, _, figure = name.partition(".")
+        measured = latest["results"][benchmark]
+        value = _three_digits(measured[figure]) if figure else f"{_three_digits(measured['cpu_ms'])} ms"
+        budget = latest["budgets"].get(benchmark, {}).get("ratio")
+        rows.append((title, value, f"{measured['ratio']:.2f}" if "ratio" in measured else "", f"{budget or ''}"))
+    return markdown_table(("what", "measured", "ratio to the reference", "budget of the ratio"), rows)
+
+
 TABLES: dict[str, Callable[[], str]] = {
     "settings": settings_table,
     "metrics": metrics_table,
     "labels": labels_table,
     "options": options_table,
     "errors": errors_table,
+    "performance": performance_table,
     "regions": regions_table,
     **{f"doctor_{check.name.lower()}": partial(doctor_table, check) for check in Check},
 }
