@@ -10,7 +10,7 @@ BIN := $(VENV)/bin
 PATH := $(CURDIR)/.tools/bin:$(PATH)
 export PATH
 
-PACKAGES := app tests benchmarks charts docs examples grafana prometheus tools
+PACKAGES := app facial_service tests benchmarks charts docs examples grafana prometheus tools
 
 ##@ Use
 .PHONY: run
@@ -32,7 +32,7 @@ test: $(VENV)/.dev tools models ## Run all tests (ARGS="-k name" selects some)
 lint: $(VENV)/.dev ## Check style, complexity, types, layers, spelling and generated files
 	@$(BIN)/ruff check $(PACKAGES)
 	@$(BIN)/ruff format --check $(PACKAGES)
-	@$(BIN)/mypy -p app -p benchmarks -p grafana.builder -p prometheus.source
+	@$(BIN)/mypy -p app -p facial_service -p benchmarks -p grafana.builder -p prometheus.source
 	@MYPYPATH=tools $(BIN)/mypy docs/*.py examples/*.py tools/setup.py tools/models.py tools/page_constants.py tools/photos.py tools/record_kubernetes.py tools/slim_packages.py
 	@MYPYPATH=charts $(BIN)/mypy charts/*.py
 	@$(BIN)/lint-imports --no-cache
@@ -88,6 +88,7 @@ format: $(VENV)/.dev ## Format the code
 generate: $(VENV)/.dev ## Regenerate generated files: README, docs, rules, dashboards, chart, examples
 	@$(BIN)/python examples/make_label_map.py
 	@$(BIN)/python examples/make_docs_examples.py app/web/static/examples.json
+	@$(BIN)/python examples/make_response_examples.py app/web/static/response_examples.json
 	@$(BIN)/python examples/make_page_sample.py app/web/static/page
 	@$(BIN)/python docs/generate.py
 	@$(BIN)/python tools/page_constants.py
@@ -121,6 +122,7 @@ golden: $(VENV)/.dev ## Regenerate the golden overlays; inspect them before you 
 lock: $(VENV)/.dev ## Update the dependency lock files
 	@$(BIN)/uv pip compile -q pyproject.toml --extra heif --group build $(LOCK_OPTIONS) -o requirements.lock
 	@$(BIN)/uv pip compile -q pyproject.toml --extra heif --group build --group dev -c requirements.lock $(LOCK_OPTIONS) -o requirements-dev.lock
+	@$(BIN)/uv pip compile -q tools/python_client/requirements.in $(LOCK_OPTIONS) -o tools/python_client/requirements.lock
 
 LOCK_OPTIONS := --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header --upgrade
 
