@@ -85,7 +85,7 @@ format: $(VENV)/.dev ## Format the code
 	@$(BIN)/ruff format $(PACKAGES)
 
 .PHONY: generate
-generate: $(VENV)/.dev ## Regenerate generated files: README, docs, rules, dashboards, chart, examples
+generate: $(VENV)/.dev models ## Regenerate generated files: README, docs, rules, dashboards, chart, examples
 	@$(BIN)/python examples/make_label_map.py
 	@$(BIN)/python examples/make_docs_examples.py app/web/static/examples.json
 	@$(BIN)/python examples/make_response_examples.py app/web/static/response_examples.json

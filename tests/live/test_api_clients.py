@@ -56,7 +56,8 @@ def served(
     run_service: Callable[..., AbstractContextManager[RunningService]],
     wait_until: Callable[..., Any],
 ) -> Iterator[tuple[RunningService, str]]:
-    with run_service(API_KEYS=request.param, METRICS_ON_API_PORT="true") as running:
+    keys = {"API_KEYS": request.param} if request.param else {}
+    with run_service(ENABLE_TASKS="true", WORKERS=1, TASK_WORKERS=1, **keys) as running:
         headers = {"x-api-key": request.param}
         path = f"{running.api}/api/v1/frontal/crop/status/{'0' * 32}"
         wait_until(lambda: httpx.get(path, headers=headers).status_code == 404, limit_s=60, what="the queue")
