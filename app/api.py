@@ -39,9 +39,9 @@ if TYPE_CHECKING:
     SegmentationMap = bytes | Mapping[str, Sequence[int]]
     """Content of a label map, or landmark indices by the name of a region."""
 
-    Landmarks = npt.NDArray[np.floating] | Sequence[Any] | Mapping[str, Any] | object
+    Landmarks = npt.NDArray[Any] | Sequence[Any] | Mapping[str, Any] | object
     """Points of a face: an array or rows of x, y and optionally z, objects with these attributes or keys, or a result
-    of MediaPipe."""
+    of MediaPipe, whose classes are not known here."""
 
 __all__ = ["ArgumentError", "FaceRegions", "InputError", "find_regions"]
 
@@ -307,7 +307,7 @@ def _make_options(**values: Any) -> CropOptions:
         raise ArgumentError(validation_problem(error, "options", OPTION_NAMES).detail) from None
 
 
-def _read_image(image: Image) -> bytes:
+def _read_image(image: object) -> bytes:
     if isinstance(image, bytes):
         return image
     if isinstance(image, str | Path):
@@ -315,8 +315,10 @@ def _read_image(image: Image) -> bytes:
     raise ArgumentError(f"image: expected the content of a file or its path, got {type(image).__name__}")
 
 
-def _check_map(source: SegmentationMap | None) -> SegmentationMap | None:
-    if source is None or isinstance(source, bytes | Mapping):
+def _check_map(source: Any) -> SegmentationMap | None:
+    if source is None or isinstance(source, bytes):
+        return source
+    if isinstance(source, Mapping):
         return source
     expected = "the content of a label map, or an object"
     raise ArgumentError(f"segmentation_map: expected {expected}, got {type(source).__name__}")

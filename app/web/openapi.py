@@ -195,7 +195,7 @@ def _query_options(options: type[msgspec.Struct]) -> dict[str, dict[str, Any]]:
         query_schema = dict(schema)
         if name in _ENUMERATIONS:
             del query_schema["enum"]
-            # Not a reference alone, because many generators ignore what is beside one.
+            # Not a reference alone, because many generators ignore all other keys of one.
             query_schema["allOf"] = [_ref(_ENUMERATIONS[name])]
         elif name == "face":
             query_schema["anyOf"] = [schema["anyOf"][0], _ref(_ALL_FACES)]
@@ -515,7 +515,7 @@ def _health(operation_id: str) -> dict[str, Any]:
     problems = _problem_responses({*_COMMON_CODES, "not_found"})
     failed["description"] = f"The check failed. {problems[503]['description']}"
     failed["content"] |= problems[503]["content"]
-    return {"operation_id": operation_id, "responses": {**problems, 200: passed, 503: failed}}
+    return {"operation_id": operation_id, "responses": {200: passed, **problems, 503: failed}}
 
 
 HEALTH: Final = _health("get_health")
