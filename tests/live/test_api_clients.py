@@ -97,6 +97,7 @@ def test_python_client(served: tuple[RunningService, str], arguments: list[str |
     assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-4000:]
     warnings = [line for line in done.stdout.splitlines() if "WARNING" in line or "ERROR" in line]
     assert [line for line in warnings if "Unsupported content type image/" not in line] == []
-    mypy = [sys.executable, "-m", "mypy", "--strict", "--python-executable", str(python), "--no-incremental"]
-    run(*mypy, "client.py", cwd=tmp_path)
+    # Only the program that uses the client is checked, as strictly as the service.
+    mypy = [sys.executable, "-m", "mypy", "--strict", "--follow-imports=silent", "--python-executable", str(python)]
+    run(*mypy, "--no-incremental", "client.py", cwd=tmp_path)
     run(python, "client.py", *arguments, cwd=tmp_path)

@@ -9,6 +9,7 @@ import sys
 from http import HTTPStatus
 from pathlib import Path
 
+import httpx
 from generated import AuthenticatedClient, Client
 from generated.api.operations import get_health, get_liveness, get_metrics, get_readiness, get_version
 from generated.api.regions import crop, find_landmarks
@@ -33,11 +34,12 @@ from generated.types import File
 
 def main(url: str, photo: Path, landmarks: Path, key: str = "") -> None:
     """Call every operation, and check the types and the main values of the results."""
-    client = AuthenticatedClient(base_url=url, token=key, timeout=120) if key else Client(base_url=url, timeout=120)
+    limit = httpx.Timeout(120)
+    client = AuthenticatedClient(base_url=url, token=key, timeout=limit) if key else Client(base_url=url, timeout=limit)
     content = photo.read_bytes()
     image = base64.b64encode(content).decode()
     text = landmarks.read_text(encoding="utf-8")
-    points = [Point(x=point["x"], y=point["y"]) for point in json.loads(text)]
+    points: list[list[float] | Point] = [Point(x=point["x"], y=point["y"]) for point in json.loads(text)]
 
     # Options in the body are used, although the client sends the defaults of the query.
     body = CropRequest(image=image, landmarks=points, upright=True, background=Background.IMAGE)
