@@ -8,15 +8,14 @@ from typing import TYPE_CHECKING, Any
 
 import httpx
 import pytest
-from playwright.sync_api import expect
+from playwright.sync_api import Browser, BrowserContext, Page, expect
 
 from tests.browser.visitor import LIMIT_MS
 from tests.conftest import EXAMPLES
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
-    from tests.browser.visitor import Visitor
     from tests.live.conftest import RunningService
 
 pytestmark = pytest.mark.live
@@ -25,12 +24,30 @@ PHOTO = EXAMPLES / "astronaut.png"
 CROP = "/api/v1/frontal/crop"
 
 
+@pytest.fixture
+def open_docs(browser: Browser, served: RunningService) -> Iterator[Callable[..., Page]]:
+    """Return a function that opens the documentation; check for errors of the page at the end."""
+    contexts: list[BrowserContext] = []
+    errors: list[str] = []
+
+    def open_page(**options: Any) -> Page:
+        context = browser.new_context(**options)
+        contexts.append(context)
+        context.set_default_timeout(10 * LIMIT_MS)  # Swagger UI resolves all references of an operation
+        page = context.new_page()
+        page.on("pageerror", lambda error: errors.append(str(error)))
+        page.goto(f"{served.api}/docs")
+        return page
+
+    yield open_page
+    for context in contexts:
+        context.close()
+    assert errors == []
+
+
 @pytest.mark.timeout(600)
-def test_a_chosen_photo_is_all_that_a_request_needs(visit: Callable[..., Visitor], served: RunningService) -> None:
-    page = visit(served, "/docs").page
-    page.set_default_timeout(10 * LIMIT_MS)  # Swagger UI resolves the whole document
-    with page.expect_response(lambda response: response.url.endswith("/openapi.json")):
-        page.reload()
+def test_a_chosen_photo_is_all_that_a_request_needs(open_docs: Callable[..., Page], served: RunningService) -> None:
+    page = open_docs()
     operations = [
         ("regions-crop", CROP, 200),
         ("regions-find_landmarks", "/api/v1/frontal/landmarks", 200),
@@ -54,10 +71,8 @@ def test_a_chosen_photo_is_all_that_a_request_needs(visit: Callable[..., Visitor
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_documentation_follows_the_colour_scheme(
-    visit: Callable[..., Visitor], served: RunningService, scheme: str
-) -> None:
-    page = visit(served, "/docs", color_scheme=scheme).page
+def test_documentation_follows_the_colour_scheme(open_docs: Callable[..., Page], scheme: str) -> None:
+    page = open_docs(color_scheme=scheme)
     expect(page.locator(".opblock").first).to_be_visible(timeout=10 * LIMIT_MS)
     red, green, blue = _colour(page.locator("html").evaluate("node => getComputedStyle(node).backgroundColor"))
     assert (red + green + blue < 200) == (scheme == "dark")
@@ -66,8 +81,8 @@ def test_documentation_follows_the_colour_scheme(
     expect(page.locator("html.dark-mode")).to_have_count(1 if other == "dark" else 0)
 
 
-def test_documentation_links_to_the_page(visit: Callable[..., Visitor], served: RunningService) -> None:
-    page = visit(served, "/docs").page
+def test_documentation_links_to_the_page(open_docs: Callable[..., Page], served: RunningService) -> None:
+    page = open_docs()
     page.get_by_role("link", name="Try it with a photo on the page").click()
     expect(page).to_have_url(f"{served.api}/")
 
