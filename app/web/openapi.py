@@ -206,7 +206,7 @@ def _query_options(options: type[msgspec.Struct]) -> dict[str, dict[str, Any]]:
     return found
 
 
-def _form_options(options: type[msgspec.Struct]) -> dict[str, dict[str, Any]]:
+def _body_options(options: type[msgspec.Struct]) -> dict[str, dict[str, Any]]:
     """Return the schemas of options in a body.
 
     The default is part of the description, because some generators require a value for each property with a default.
@@ -222,9 +222,22 @@ def _form_options(options: type[msgspec.Struct]) -> dict[str, dict[str, Any]]:
     return found
 
 
+def _form_options(options: type[msgspec.Struct]) -> dict[str, dict[str, Any]]:
+    """Return the schemas of options in a form, with the default as an example.
+
+    Pages generated from the document fill in the example, or else a value of their own. Without a default, it is an
+    empty text, which counts as absent.
+    """
+    defaults = {name: schema["default"] for name, schema in option_schemas(options).items()}
+    return {
+        name: {**schema, "examples": ["" if defaults[name] is None else defaults[name]]}
+        for name, schema in _body_options(options).items()
+    }
+
+
 def _json_options(options: type[msgspec.Struct]) -> dict[str, dict[str, Any]]:
     """Return the schemas of options in a JSON body, in which null selects the default of some options."""
-    found = _form_options(options)
+    found = _body_options(options)
     for name, schema in option_schemas(options).items():
         if schema["default"] is None:
             found[name] = {"description": schema["description"], "anyOf": schema["anyOf"]}
