@@ -28,6 +28,7 @@ COPY tools/models.py tools/pinned_files.py tools/models.lock /build/tools/
 RUN PYTHONPATH="$(echo /opt/venv/lib/python3*/site-packages)" python /build/tools/models.py --into /build/app/models
 COPY pyproject.toml README.md LICENSE NOTICE /build/
 COPY app/ /build/app/
+COPY facial_service/ /build/facial_service/
 RUN pip wheel --no-deps --no-index --no-build-isolation --wheel-dir /wheels /build \
     && pip install --no-compile --no-deps --no-index --prefix /service /wheels/*.whl \
     && python -m compileall -q --invalidation-mode unchecked-hash /service \

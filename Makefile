@@ -11,7 +11,7 @@ BIN := $(VENV)/bin
 PATH := $(CURDIR)/.tools/bin:$(PATH)
 export PATH
 
-PACKAGES := app tests benchmarks charts examples grafana prometheus tools
+PACKAGES := app facial_service tests benchmarks charts examples grafana prometheus tools
 
 # Use as $(call need,PROGRAM,HINT).
 need = command -v $(1) >/dev/null || { echo "$(1): not found on PATH; $(2)" >&2; exit 1; }
@@ -40,7 +40,7 @@ test-all: $(VENV)/.dev tools models test-images ## Run all tests, as continuous 
 lint: $(VENV)/.dev ## Check style, complexity, types, layers, spelling and generated files
 	@$(BIN)/ruff check $(PACKAGES)
 	@$(BIN)/ruff format --check $(PACKAGES)
-	@$(BIN)/mypy -p app -p benchmarks -p grafana.builder -p prometheus.source
+	@$(BIN)/mypy -p app -p facial_service -p benchmarks -p grafana.builder -p prometheus.source
 	@MYPYPATH=tools $(BIN)/mypy tools/docs/*.py examples/*.py tools/setup.py tools/models.py tools/page_constants.py tools/photos.py tools/record_kubernetes.py tools/slim_packages.py
 	@MYPYPATH=charts $(BIN)/mypy charts/*.py
 	@$(BIN)/lint-imports --no-cache
@@ -98,6 +98,7 @@ format: $(VENV)/.dev ## Format the code
 generate: $(VENV)/.dev models ## Regenerate generated files: docs, rules, dashboards, chart, examples
 	@$(BIN)/python examples/make_label_map.py
 	@$(BIN)/python examples/make_docs_examples.py app/web/static/examples.json
+	@$(BIN)/python examples/make_response_examples.py app/web/static/response_examples.json
 	@$(BIN)/python examples/make_page_sample.py app/web/static/page
 	@$(BIN)/python tools/docs/generate.py
 	@$(BIN)/python tools/page_constants.py
@@ -132,6 +133,7 @@ golden: $(VENV)/.dev ## Regenerate the golden overlays; inspect them before you 
 lock: $(VENV)/.dev ## Update the dependency lock files
 	@$(BIN)/uv pip compile -q pyproject.toml --extra heif --group build $(LOCK_OPTIONS) -o requirements.lock
 	@$(BIN)/uv pip compile -q pyproject.toml --extra heif --group build --group dev -c requirements.lock $(LOCK_OPTIONS) -o requirements-dev.lock
+	@$(BIN)/uv pip compile -q tools/python_client/requirements.in $(LOCK_OPTIONS) -o tools/python_client/requirements.lock
 
 LOCK_OPTIONS := --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header --upgrade
 

@@ -2,18 +2,11 @@
 
 from __future__ import annotations
 
-import base64
-import hashlib
-import re
 from contextlib import asynccontextmanager
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import cv2
-import fastapi_offline
-from fastapi import FastAPI, Response
-from fastapi.openapi.docs import get_swagger_ui_html
-from fastapi.staticfiles import StaticFiles
+from fastapi import FastAPI
 
 from app import __version__
 from app.observability import metrics, multiprocess
@@ -22,19 +15,19 @@ from app.service.admission import Admission
 from app.service.crop import CropService, ImageLimits
 from app.service.detector_pool import DetectorPool
 from app.tasks.queue import TaskQueue
-from app.web import openapi
 from app.web.auth import KeyRing
 from app.web.body import BodyLimits
 from app.web.error_handlers import HANDLERS
 from app.web.middleware import PathPrefix, RequestContext, ShutdownGuard
 from app.web.rate_limit import RateLimiter
 from app.web.request_metrics import RequestMetrics
-from app.web.routes import operations, page, regions, tasks
+from app.web.routes import docs, operations, page, regions, tasks
 from app.web.state import Exposition, WebState
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
     from contextlib import AbstractAsyncContextManager
+    from pathlib import Path
 
     from prometheus_client import CollectorRegistry
 
@@ -45,7 +38,6 @@ DESCRIPTION = (
     "Segments a face image into labelled regions, returned as an SVG overlay and as contours. MediaPipe landmarks are "
     "optional."
 )
-DOCS_ASSETS = "/docs/assets"
 MAX_BUFFERED_BODIES = 8  # bodies of the maximum size; further ones are not read yet and use no memory
 
 # Worker processes provide the parallelism, and the threads of OpenCV do not survive a fork.
@@ -76,7 +68,7 @@ def create_app(
     app.include_router(operations.router)
     if settings.enable_page:
         app.include_router(page.router)
-    _add_docs(app, state.prefix)
+    docs.add_docs(app, state, has_page=settings.enable_page)
     # The last one added is the outermost: the request context exists while all others run.
     app.add_middleware(ShutdownGuard, shutdown=state.shutdown, retry_after_s=state.retry_after_s)
     if metrics.is_enabled():
@@ -145,39 +137,4 @@ def log_options(settings: Settings) -> LogOptions:
         file=settings.log_file,
         file_max_bytes=settings.log_file_max_bytes,
         file_backups=settings.log_file_backups,
-    )
-
-
-def _add_docs(app: FastAPI, prefix: str) -> None:
-    """Serve the interactive API documentation with bundled assets, because browsers may not reach a CDN."""
-
-    def openapi_document() -> dict[str, object]:
-        if not app.openapi_schema:
-            app.openapi_schema = openapi.build_document(app)
-        return app.openapi_schema
-
-    app.openapi = openapi_document  # type: ignore[method-assign]  # FastAPI's documented way to change the document
-    assets = Path(fastapi_offline.__file__).parent / "static"
-    app.mount(DOCS_ASSETS, StaticFiles(directory=assets), name="docs-assets")
-
-    @app.get("/docs", include_in_schema=False)
-    async def docs() -> Response:
-        response = get_swagger_ui_html(
-            openapi_url=f"{prefix}/openapi.json",
-            title=app.title,
-            swagger_js_url=f"{prefix}{DOCS_ASSETS}/swagger-ui-bundle.js",
-            swagger_css_url=f"{prefix}{DOCS_ASSETS}/swagger-ui.css",
-            swagger_favicon_url=f"{prefix}{DOCS_ASSETS}/favicon.png",
-        )
-        response.headers["Content-Security-Policy"] = docs_policy(bytes(response.body))
-        return response
-
-
-def docs_policy(html: bytes) -> str:
-    """Return the Content-Security-Policy of /docs, which allows its assets, and its inline scripts by hash."""
-    scripts = re.findall(rb"<script>(.*?)</script>", html, re.DOTALL)
-    hashes = " ".join(f"'sha256-{base64.b64encode(hashlib.sha256(script).digest()).decode()}'" for script in scripts)
-    return (
-        f"default-src 'none'; script-src 'self' {hashes}; style-src 'self' 'unsafe-inline'; img-src 'self' data:; "
-        "font-src 'self' data:; connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
     )

@@ -5,6 +5,8 @@ A program is used from `.tools/bin` or `PATH` if its version suffices. Otherwise
 takes seconds, or Go builds the version that `tools/*/go.mod` pins, which takes minutes. Debian packages are not
 installed, so that no service starts. Definitions of custom resources are copied from the Go modules that
 `tools/crds/go.mod` pins. npm installs what `tools/dashboards/package-lock.json` pins and builds the page from it.
+Generators of API clients are installed from `tools/typescript_client` and `tools/python_client`, each in its own
+folder, because their dependencies conflict with those of the service.
 """
 
 import argparse
@@ -28,6 +30,8 @@ FOLDER = Path(__file__).resolve().parent
 HOME = FOLDER.parent / ".tools"
 PROGRESS_INTERVAL_S = 10.0
 PAGE_NAME = "dashboards"
+TYPESCRIPT_NAME = "typescript_client"
+PYTHON_NAME = "python_client"
 PAGE = b"<!doctype html><title>Alertmanager</title><p>Built without its web page; the API is complete.</p>"
 
 Version = tuple[int, int, int]
@@ -405,10 +409,60 @@ def set_up_page(source: Path, home: Path) -> str:
     return f"{version:<10}{target}"
 
 
+def folder_of(name: str, home: Path = HOME) -> Path:
+    """Return the folder of an installed generator of clients, which depends on the versions that are pinned."""
+    files = sorted(path for path in (FOLDER / name).iterdir() if path.is_file())
+    return home / name / hashlib.sha256(b"".join(path.read_bytes() for path in files)).hexdigest()[:8]
+
+
+def set_up_typescript(source: Path, home: Path) -> str:
+    """Install the generator of TypeScript clients, unless its versions are unchanged, and return its folder.
+
+    Raises:
+        SetupError: npm is missing, or it failed.
+    """
+
+    def install(folder: Path) -> None:
+        for path in source.iterdir():
+            shutil.copyfile(path, folder / path.name)
+        run("npm", "ci", label="installing openapi-typescript", cwd=folder)
+
+    return _install(source, home, install)
+
+
+def set_up_python(source: Path, home: Path) -> str:
+    """Install the generator of Python clients, unless its versions are unchanged, and return its folder.
+
+    Raises:
+        SetupError: pip failed.
+    """
+
+    def install(folder: Path) -> None:
+        run(sys.executable, "-m", "venv", folder, label="creating an environment")
+        pip = (folder / "bin" / "python", "-m", "pip", "install", "--quiet", "--disable-pip-version-check")
+        lock = source / "requirements.lock"
+        run(*pip, "--require-hashes", "--requirement", lock, label="installing openapi-python-client")
+
+    return _install(source, home, install)
+
+
+def _install(source: Path, home: Path, install: Callable[[Path], None]) -> str:
+    target = folder_of(source.name, home)
+    if not target.is_dir():
+        shutil.rmtree(target.parent, ignore_errors=True)
+        target.parent.mkdir(parents=True)
+        with tempfile.TemporaryDirectory(dir=target.parent) as folder:
+            content = Path(folder, "content")
+            content.mkdir()
+            install(content)
+            content.replace(target)
+    return f"{target.name:<10}{target}"
+
+
 def main(arguments: Sequence[str] | None = None, home: Path = HOME) -> int:
     """Install what is named, or everything; return the exit status."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    names = [*(tool.name for tool in TOOLS), DEFINITIONS_NAME, PAGE_NAME]
+    names = [*(tool.name for tool in TOOLS), DEFINITIONS_NAME, PAGE_NAME, TYPESCRIPT_NAME, PYTHON_NAME]
     parser.add_argument("names", metavar="NAME", nargs="*", help=f"what to install: {', '.join(names)}")
     wanted: list[str] = parser.parse_args(arguments).names
     if unknown := set(wanted) - set(names):
@@ -423,6 +477,9 @@ def main(arguments: Sequence[str] | None = None, home: Path = HOME) -> int:
             _report(definitions.name, set_up_definitions, definitions, home)
         if not wanted or PAGE_NAME in wanted:
             _report(PAGE_NAME, set_up_page, FOLDER / PAGE_NAME, home)
+        for name, set_up in ((TYPESCRIPT_NAME, set_up_typescript), (PYTHON_NAME, set_up_python)):
+            if not wanted or name in wanted:
+                _report(name, set_up, FOLDER / name, home)
     return 0
 
 

@@ -25,7 +25,10 @@ Orientation = Annotated[
 
 
 class LandmarkOptions(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_fields=True):
-    """Options of a landmarks request. Each is a query parameter, which takes precedence, and a field of the body."""
+    """Options of a landmarks request. Each is a query parameter and a field of the body.
+
+    The query takes precedence unless it has the default value, which generated clients send.
+    """
 
     face: Annotated[
         FaceChoice,
@@ -39,7 +42,10 @@ class LandmarkOptions(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_
 
 
 class CropOptions(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_fields=True):
-    """Options of a crop request. Each is a query parameter, which takes precedence, and a field of the body."""
+    """Options of a crop request. Each is a query parameter and a field of the body.
+
+    The query takes precedence unless it has the default value, which generated clients send.
+    """
 
     landmark_units: Annotated[
         Literal["pixels", "normalized"],

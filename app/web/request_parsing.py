@@ -63,7 +63,7 @@ class RequestHead:
     """The part of a request before its body."""
 
     content_type: str  # its media type is supported
-    options: dict[str, str]  # in the query, as text; they take precedence over those in the body
+    options: dict[str, str]  # in the query, as text; those that are not defaults take precedence over the body
     is_mask: bool = False  # the response is the label mask
 
 
@@ -272,11 +272,14 @@ def read_idempotency_key(request: Request) -> str | None:
 
 
 def _override(options: Struct, query: dict[str, str], kind: type[Struct]) -> Struct:
-    """Return a copy without the other fields of a body, which would keep the text of the image alive."""
+    """Return a copy without the other fields of a body, which would keep the text of the image alive.
+
+    A default in the query does not override the body, because generated clients and /docs send every default.
+    """
     values = {name: getattr(options, name) for name in kind.__struct_fields__}
     if query:
-        given = options_from_text(query, "query", kind)
-        values |= {name: getattr(given, name) for name in query}
+        given, defaults = options_from_text(query, "query", kind), kind()
+        values |= {name: value for name in query if (value := getattr(given, name)) != getattr(defaults, name)}
     return kind(**values)
 
 

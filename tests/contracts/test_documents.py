@@ -19,6 +19,7 @@ from app import __version__
 from app.face.errors import PUBLIC_CODES
 from app.main import create_app
 from app.observability.metrics import METRICS
+from app.service.detector_pool import DetectorPool
 from app.settings import Settings
 from app.supervisor.banner import sample_command
 from app.web.problems import PROBLEMS, TASK_ERRORS
@@ -60,6 +61,19 @@ def test_worked_examples_are_fresh(tmp_path: Path) -> None:
         for example in (made[name]["value"], kept[name]["value"]):
             example.pop("image")
         assert made[name] == kept[name]
+
+
+@pytest.mark.skipif(not DetectorPool().has_models, reason="the face-detection models are not installed")
+def test_response_examples_are_fresh(tmp_path: Path) -> None:
+    target = tmp_path / "response_examples.json"
+    subprocess.run([sys.executable, "examples/make_response_examples.py", str(target)], cwd=ROOT, check=True)
+    made, kept = (json.loads(path.read_text()) for path in (target, ROOT / "app/web/static/response_examples.json"))
+    # Detected landmarks may differ in their last digits on another machine.
+    for examples in (made, kept):
+        value = examples["landmarks_result"]["value"]
+        assert len(value.pop("landmarks")) == 478
+        del value["detection"], value["face"]
+    assert made == kept
 
 
 def test_readme_command_is_the_banners() -> None:

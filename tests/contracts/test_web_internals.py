@@ -211,9 +211,9 @@ def test_documentation_assets() -> None:
     folder = files(fastapi_offline) / "static"
     names = {"swagger-ui-bundle.js", "swagger-ui.css", "favicon.png"}
     found = {path.name for path in folder.iterdir()}
-    assert names <= found, f"/docs of app/main.py needs {names - found} from fastapi_offline"
+    assert names <= found, f"/docs of app/web/routes/docs.py needs {names - found} from fastapi_offline"
     page = bytes(get_swagger_ui_html(openapi_url="/openapi.json", title="title").body)
-    assert b"<script>" in page, "docs_policy of app/main.py computes hashes of the inline scripts"
+    assert b"<script>" in page, "docs_policy of app/web/routes/docs.py computes hashes of the inline scripts"
 
 
 def test_headers_parsed_by_python_multipart() -> None:

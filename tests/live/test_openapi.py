@@ -82,8 +82,9 @@ def schema(service: RunningService) -> BaseSchema:
 @pytest.fixture(scope="module")
 def examples(service: RunningService) -> dict[str, Any]:
     document = httpx.get(f"{service.api}/openapi.json").json()
-    found: dict[str, Any] = document["paths"][CROP]["post"]["requestBody"]["content"]["application/json"]["examples"]
-    return found
+    listed = document["paths"][CROP]["post"]["requestBody"]["content"]["application/json"]["examples"]
+    found: dict[str, Any] = document["components"]["examples"]
+    return {name: found[name] for name in listed}
 
 
 def test_every_operation_of_the_document_is_tested(schema: BaseSchema) -> None:

@@ -17,8 +17,8 @@ router = APIRouter(tags=["operations"])
 
 
 @router.get("/health", summary="Health of the instance", **openapi.HEALTH)
-@router.get("/health/live", summary="Liveness of the instance", **openapi.HEALTH)
-@router.get("/health/ready", summary="Readiness of the instance", **openapi.HEALTH)
+@router.get("/health/live", summary="Liveness of the instance", **openapi.LIVENESS)
+@router.get("/health/ready", summary="Readiness of the instance", **openapi.READINESS)
 async def health(request: Request) -> Response:
     """Return status 200 or 503, with the health of each worker process."""
     scoreboard = web_state(request).scoreboard

@@ -103,7 +103,7 @@ async def _wait(request: Request, state: WebState, task_id: str, wait_s: float, 
 
 
 @router.delete("/status/{task_id}", **openapi.CANCEL)
-@router.delete("/{task_id}", **openapi.CANCEL)
+@router.delete("/{task_id}", **openapi.CANCEL_SHORT)
 async def cancel(request: Request, task_id: openapi.TaskId) -> Response:
     """Cancel a task that has not ended. Cancelling it again has no effect."""
     owner = require_caller(request, web_state(request).keys).owner

@@ -63,8 +63,9 @@ def test_landmarks_are_returned(make_app: MakeApp, call: Call, sample: Sample, w
     shares = bodies(sample, sample.photo, landmark_units="normalized")[wire]
     normalized = call(app, path=LANDMARKS, **shares).json()["landmarks"]
     assert error_of(to_pixels(normalized) * 512) <= ALLOWED
-    by_query = call(app, path=f"{LANDMARKS}?landmark_units=pixels", **shares).json()["landmarks"]
-    assert by_query == response.json()["landmarks"], "the query takes precedence over the body"
+    plain = bodies(sample, sample.photo, landmark_units="pixels")[wire]
+    by_query = call(app, path=f"{LANDMARKS}?landmark_units=normalized", **plain).json()["landmarks"]
+    assert by_query == call(app, path=LANDMARKS, **shares).json()["landmarks"], "the query takes precedence"
 
 
 @pytest.mark.parametrize("wire", ["json", "multipart"])
