@@ -60,7 +60,9 @@ def list_commands(block: str) -> Iterator[tuple[str, str]]:
 
 BLOCKS = list(list_blocks())
 # tests/live/test_api_clients.py runs programs with generated clients.
-PROGRAMS = [block for block in BLOCKS if block[1] in {"python", "javascript"} and "facial_service_client" not in block[2]]
+PROGRAMS = [
+    block for block in BLOCKS if block[1] in {"python", "javascript"} and "facial_service_client" not in block[2]
+]
 COMMANDS = [
     pytest.param(command, output, id=f"{where}-{number}")
     for where, language, block in BLOCKS
