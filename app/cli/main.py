@@ -19,7 +19,6 @@ from app.cli.common import EXIT_FAILED, PROGRAM, exit_with_error, settings_or_ex
 from app.cli.doctor.catalogue import Check
 from app.cli.process.command import ProcessCommand, process
 from app.cli.tasks import tasks
-from app.cli.typer_adapter import completion_script
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -35,20 +34,76 @@ MIN_S, MAX_S = 0.2, 3600.0  # of the monitor's options
 cli = typer.Typer(
     name=PROGRAM,
     help="Segment faces in images into labelled regions: as an HTTP service, from a task queue, or in batches.",
+    epilog="Example: facial-service serve",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-cli.add_typer(tasks, name="tasks")
 
 
-Only = Annotated[list[Check] | None, typer.Option("--only", help="Run only the named check; repeatable.")]
-Skip = Annotated[list[Check] | None, typer.Option("--skip", help="Skip the named check; repeatable.")]
-Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Show only notes, warnings and errors.")]
+def _print_version(is_requested: bool) -> None:
+    if is_requested:
+        typer.echo(__version__)
+        raise typer.Exit
+
+
+Version = Annotated[
+    bool, typer.Option("--version", is_eager=True, callback=_print_version, help="Print the version and exit.")
+]
+
+
+@cli.callback()
+def _options(*, is_version: Version = False) -> None:
+    """Declare the options of the program itself."""
+
+
+@cli.command(epilog="Example: WORKERS=4 PORT=8080 facial-service serve")
+def serve() -> None:
+    """Serve the API, and metrics and probes on a separate port.
+
+    Settings are environment variables; docs/settings.md lists them.
+    If NATS_URL is empty, the command also runs an embedded NATS server and task workers.
+    """
+    settings = settings_or_exit()
+    # Imported here, because `--help` and `--version` must not load the image libraries.
+    from app.supervisor.api_server import serve as run  # noqa: PLC0415
+
+    _run(run, settings)
+
+
+@cli.command(epilog="Example: NATS_URL=nats://queue:4222 TASK_WORKERS=4 facial-service worker")
+def worker() -> None:
+    """Process tasks from the NATS server at NATS_URL, and serve metrics and probes."""
+    settings = settings_or_exit()
+    if not settings.nats_url:
+        exit_with_error(
+            "NATS_URL: expected the URL of a NATS server, got nothing; "
+            f"without one, `{PROGRAM} serve` processes tasks itself"
+        )
+    from app.supervisor.task_server import run_standalone  # noqa: PLC0415 - see above
+
+    _run(run_standalone, settings)
+
+
+CHECKS = ", ".join(Check)
+Only = Annotated[
+    list[Check] | None,
+    typer.Option("--only", metavar="CHECK", help=f"Run only this check; repeatable. One of {CHECKS}."),
+]
+Skip = Annotated[
+    list[Check] | None, typer.Option("--skip", metavar="CHECK", help="Skip this check; repeatable. As for --only.")
+]
+Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Also show checks that passed or were skipped.")]
 Strict = Annotated[bool, typer.Option("--strict", help="Treat warnings as errors in the exit status.")]
 CgroupRoot = Annotated[
     Path,
-    typer.Option("--cgroup-root", help="Mount point of the cgroup v2 file system.", exists=True, file_okay=False),
+    typer.Option(
+        "--cgroup-root",
+        metavar="FOLDER",
+        help="Mount point of the cgroup v2 file system.",
+        exists=True,
+        file_okay=False,
+    ),
 ]
 
 
@@ -58,13 +113,14 @@ def doctor(
     only: Only = None,
     skip: Skip = None,
     is_json: Annotated[bool, typer.Option("--json", help="Write machine-readable JSON.")] = False,
-    is_quiet: Quiet = False,
+    is_verbose: Verbose = False,
     is_strict: Strict = False,
     cgroup_root: CgroupRoot = CGROUP_ROOT,
 ) -> None:
     """Check this deployment and print a remedy for each problem. Run it in the environment of the service.
 
-    The command changes nothing. Exit status: 0 without errors, 1 with errors, 2 for invalid usage.
+    Errors are printed last, before the summary. The command changes nothing.
+    Exit status: 0 without errors, 1 with errors, 2 for invalid usage.
     """
     checks = [check for check in only or Check if check not in (skip or ())]
     if not checks:
@@ -77,7 +133,7 @@ def doctor(
 
     from app.cli.doctor.findings import Status, worst_status, write_report  # noqa: PLC0415 - keeps `--help` fast
 
-    write_report(findings, time.monotonic() - started_at, is_json=is_json, is_quiet=is_quiet)
+    write_report(findings, time.monotonic() - started_at, is_json=is_json, is_verbose=is_verbose)
     limit = Status.WARNING if is_strict else Status.ERROR
     code = int(worst_status(findings).rank >= limit.rank)
     if any(thread.name.startswith("doctor-") for thread in threading.enumerate()):
@@ -103,9 +159,9 @@ Urls = Annotated[
     list[str] | None,
     typer.Argument(metavar="URL", show_default=False, help=f"Metrics port of each instance; default: {MONITOR_URL}"),
 ]
-Interval = Annotated[float, typer.Option("--interval", "-n", metavar="S", help="Seconds between scrapes.")]
-Window = Annotated[float, typer.Option("--window", metavar="S", help="Time window of rates and quantiles, in seconds.")]
-Timeout = Annotated[float, typer.Option("--timeout", metavar="S", help="Response timeout per instance, in seconds.")]
+Interval = Annotated[float, typer.Option("--interval", "-n", metavar="SECONDS", help="Time between scrapes.")]
+Window = Annotated[float, typer.Option("--window", metavar="SECONDS", help="Time window of rates and quantiles.")]
+Timeout = Annotated[float, typer.Option("--timeout", metavar="SECONDS", help="Response timeout per instance.")]
 Once = Annotated[bool, typer.Option("--once", help="Print one frame and exit; status 1 if an instance is not ready.")]
 
 
@@ -147,6 +203,7 @@ def monitor(
     sys.exit(asyncio.run(watch.run()))
 
 
+cli.add_typer(tasks, name="tasks")
 cli.command(
     cls=ProcessCommand, epilog="Example: facial-service process photos/ --out regions --format svg --format json"
 )(process)
@@ -161,40 +218,18 @@ class Shell(StrEnum):
 
 
 @cli.command(epilog="Example: source <(facial-service completion bash)")
-def completion(shell: Annotated[Shell, typer.Argument(show_default=False, help="Shell that runs the script.")]) -> None:
+def completion(
+    shell: Annotated[
+        Shell, typer.Argument(metavar="bash|zsh|fish", show_default=False, help="Shell that runs the script.")
+    ],
+) -> None:
     """Print a script that enables completion of commands, options and values in a shell.
 
     The option --show-completion prints the script for the current shell, if it can detect the shell.
     """
-    typer.echo(completion_script(PROGRAM, shell.value))
-
-
-@cli.command(epilog="Example: WORKERS=4 PORT=8080 facial-service serve")
-def serve() -> None:
-    """Serve the API, and metrics and probes on a separate port.
-
-    Settings are environment variables; docs/settings.md lists them.
-    If NATS_URL is empty, the command also runs an embedded NATS server and task workers.
-    """
-    settings = settings_or_exit()
-    # Imported here, because `--help` and `version` must not load the image libraries.
-    from app.supervisor.api_server import serve as run  # noqa: PLC0415
-
-    _run(run, settings)
-
-
-@cli.command(epilog="Example: NATS_URL=nats://queue:4222 TASK_WORKERS=4 facial-service worker")
-def worker() -> None:
-    """Process tasks from the NATS server at NATS_URL, and serve metrics and probes."""
-    settings = settings_or_exit()
-    if not settings.nats_url:
-        exit_with_error(
-            "NATS_URL: expected the URL of a NATS server, got nothing; "
-            f"without one, `{PROGRAM} serve` processes tasks itself"
-        )
-    from app.supervisor.task_server import run_standalone  # noqa: PLC0415 - see above
-
-    _run(run_standalone, settings)
+    # The protocol of shell completion: the program prints the script instead of running a command.
+    os.environ[f"_{PROGRAM.replace('-', '_').upper()}_COMPLETE"] = f"source_{shell}"
+    cli(prog_name=PROGRAM)
 
 
 @cli.command(epilog="Example: facial-service version")

@@ -16,11 +16,15 @@ if TYPE_CHECKING:
 
     from app.tasks.dead_letters import DeadLetter, DeadLetterQueue
 
-tasks = typer.Typer(help="Manage tasks.", no_args_is_help=True)
-dead = typer.Typer(help="List, retry and drop dead letters: tasks that failed on every attempt.", no_args_is_help=True)
+tasks = typer.Typer(help="Manage tasks.", epilog="Example: facial-service tasks dead list", no_args_is_help=True)
+dead = typer.Typer(
+    help="List, retry and drop dead letters: tasks that failed on every attempt.",
+    epilog="Example: facial-service tasks dead list",
+    no_args_is_help=True,
+)
 tasks.add_typer(dead, name="dead")
 
-Ids = Annotated[list[str] | None, typer.Argument(metavar="TASK_ID…", show_default=False, help="Ids of the tasks.")]
+Ids = Annotated[list[str] | None, typer.Argument(metavar="TASK_ID", show_default=False, help="Ids of the tasks.")]
 All = Annotated[bool, typer.Option("--all", help="All dead letters.")]
 
 EXIT_UNKNOWN_TASK = 1

@@ -32,12 +32,3 @@ def replace_parameters(command: F, parameters: Iterable[inspect.Parameter]) -> F
     signature = inspect.signature(command, eval_str=True)
     command.__signature__ = signature.replace(parameters=list(parameters))  # type: ignore[attr-defined]
     return command
-
-
-def completion_script(program: str, shell: str) -> str:
-    """Return the script that enables completion in a shell, as ``--show-completion`` prints it."""
-    # Imported here, because no other command needs it.
-    from typer._completion_shared import get_completion_script  # noqa: PLC0415
-
-    variable = f"_{program.replace('-', '_').upper()}_COMPLETE"
-    return get_completion_script(prog_name=program, complete_var=variable, shell=shell)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from prometheus_client import CollectorRegistry
 from prometheus_client.registry import Collector
@@ -79,6 +79,12 @@ def maintain() -> None:
     """Repair this process's files if they were removed, damaged or not writable; called about once a second."""
     if _store is not None:
         _store.maintain()
+
+
+def record(observations: Iterable[tuple[Any, float]]) -> None:
+    """Add to metrics, and write the changed values together; see `ValueStore.record`."""
+    if _store is not None:
+        _store.record(observations)
 
 
 def is_failing() -> bool:

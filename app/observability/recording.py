@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, cast
 
-from app.observability import metrics
+from app.observability import metrics, multiprocess
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -26,13 +26,6 @@ R = TypeVar("R")
 _STEPS = "image_processing_duration_seconds"
 _WORK = "task_processing_duration_seconds"
 _WAIT = "task_wait_seconds"
-_REQUEST_HISTOGRAMS = (
-    "api_request_duration_seconds",
-    "api_request_upload_seconds",
-    "api_request_size_bytes",
-    "api_response_size_bytes",
-)
-_HISTOGRAMS = {spec.name for spec in metrics.METRICS if spec.kind == "histogram"}
 
 _deferred: ContextVar[list[tuple[str, tuple[str, ...], float]] | None] = ContextVar("deferred", default=None)
 
@@ -62,11 +55,7 @@ def _record(name: str, labels: tuple[str, ...], amount: float = 1) -> None:
 
 def _write(entries: list[tuple[str, tuple[str, ...], float]]) -> None:
     child = metrics.child
-    for name, labels, amount in entries:
-        if name in _HISTOGRAMS:
-            child(name, *labels).observe(amount)
-        else:
-            child(name, *labels).inc(amount)
+    multiprocess.record([(child(name, *labels), amount) for name, labels, amount in entries])
 
 
 def record_image_processed(image_format: str) -> None:
@@ -94,11 +83,34 @@ def record_error(error_type: str, component: str) -> None:
     _record("errors_total", (error_type, component))
 
 
-def record_response(method: str, endpoint: str, status: int) -> None:
-    """Record a response that no middleware sees, because no valid request was received; it took no time."""
-    _record("api_requests_total", (method, endpoint, str(status)))
-    for name in _REQUEST_HISTOGRAMS:
-        _record(name, (method, endpoint), 0)
+def record_request_started(method: str, endpoint: str) -> None:
+    """Count a request in progress, at once and also inside `deferred`."""
+    if metrics.is_enabled():
+        _write([("api_requests_in_progress", (method, endpoint), 1)])
+
+
+def record_request_ended(method: str, endpoint: str) -> None:
+    """Stop counting a request in progress."""
+    _record("api_requests_in_progress", (method, endpoint), -1)
+
+
+def record_response(
+    method: str,
+    endpoint: str,
+    status: str,
+    *,
+    duration_s: float = 0.0,
+    upload_s: float = 0.0,
+    request_bytes: int = 0,
+    response_bytes: int = 0,
+) -> None:
+    """Record the count, durations and sizes of a request; without a valid request, there are none."""
+    labels = (method, endpoint)
+    _record("api_requests_total", (method, endpoint, status))
+    _record("api_request_duration_seconds", labels, duration_s)
+    _record("api_request_upload_seconds", labels, upload_s)
+    _record("api_request_size_bytes", labels, request_bytes)
+    _record("api_response_size_bytes", labels, response_bytes)
 
 
 def record_rejection(reason: str) -> None:

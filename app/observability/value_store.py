@@ -5,6 +5,9 @@ a block ends the process with SIGBUS. `ValueFile` allocates a file in full and w
 error instead. `ValueStore` keeps values that cannot be written in memory and writes them later, so that no counter
 loses anything. Nothing here raises because of the directory, except when it is set up.
 
+A request changes about 40 values. `ValueStore.record` changes all of them in memory first, then writes each file in a
+few calls, because one call per value costs more than the rest of the recording.
+
 This is the only module that relies on internals of prometheus_client. `tests/contracts/test_prometheus_internals.py`
 names them.
 """
@@ -17,17 +20,18 @@ import os
 import re
 import struct
 import threading
+from bisect import bisect_left
 from typing import TYPE_CHECKING, Any, Final
 
 import orjson
-from prometheus_client import Metric, values
+from prometheus_client import Histogram, Metric, values
 from prometheus_client.mmap_dict import mmap_key
 from prometheus_client.multiprocess import MultiProcessCollector
 
 from app.observability.rich_logging import LogLimit, get_logger
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Callable, Iterable
     from pathlib import Path
 
 log = get_logger("server")
@@ -42,6 +46,8 @@ _USED = struct.Struct("=i")
 _LENGTH = struct.Struct("=i")
 _VALUE = struct.Struct("=dd")  # value, timestamp
 _FIRST = 8
+# Values closer than this are written in one call, which costs about as much as the system call that it saves.
+_MAX_GAP_BYTES = 8192
 
 
 class CorruptFileError(ValueError):
@@ -57,42 +63,45 @@ def read_file(path: str | Path) -> list[tuple[str, float, float]]:
     """
     descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
     try:
-        return [(key, value, timestamp) for key, value, timestamp, _ in _read(descriptor)]
+        return [(key, value, timestamp) for key, value, timestamp, _ in _parse(_read(descriptor))]
     finally:
         os.close(descriptor)
 
 
-def _read(descriptor: int) -> list[tuple[str, float, float, int]]:
+def _read(descriptor: int) -> bytes:
+    """Return the used part of a file, which is empty if nothing was written yet."""
     head = os.pread(descriptor, _USED.size, 0)
     if not head:
-        return []  # created, but not written yet
+        return b""  # created, but not written yet
     used = _USED.unpack(head)[0] if len(head) == _USED.size else -1
     if used == 0:
-        return []
+        return b""
     if not _FIRST <= used <= MAX_BYTES:
         raise CorruptFileError(f"header: expected a size from {_FIRST} to {MAX_BYTES}, got {used}")
     data = os.pread(descriptor, used, 0)
     if len(data) < used:
         raise CorruptFileError(f"content: expected {used} bytes, got {len(data)}")
+    return data
+
+
+def _parse(data: bytes) -> list[tuple[str, float, float, int]]:
+    """Return the keys, values, timestamps and positions of the values in a file's used part."""
+    entries = []
+    position, used = _FIRST, len(data)
     try:
-        return list(_parse(data))
+        while position < used:
+            (length,) = _LENGTH.unpack_from(data, position)
+            start = position + _LENGTH.size
+            position = start + length + _padding(length)
+            if length <= 0 or position + _VALUE.size > used:
+                raise CorruptFileError(f"key at {start}: expected it to end within {used} bytes, got {length} bytes")
+            key = data[start : start + length].decode()
+            parse_key(key)
+            entries.append((key, *_VALUE.unpack_from(data, position), position))
+            position += _VALUE.size
     except (struct.error, UnicodeDecodeError) as error:
         raise CorruptFileError(f"content: expected keys and values, got other data ({error})") from None
-
-
-def _parse(data: bytes) -> Iterator[tuple[str, float, float, int]]:
-    position, used = _FIRST, len(data)
-    while position < used:
-        (length,) = _LENGTH.unpack_from(data, position)
-        start = position + _LENGTH.size
-        position = start + length + _padding(length)
-        if length <= 0 or position + _VALUE.size > used:
-            raise CorruptFileError(f"key at {start}: expected it to end within {used} bytes, got {length} bytes")
-        key = data[start : start + length].decode()
-        parse_key(key)
-        value, timestamp = _VALUE.unpack_from(data, position)
-        yield key, value, timestamp, position
-        position += _VALUE.size
+    return entries
 
 
 def _padding(length: int) -> int:
@@ -134,16 +143,20 @@ class ValueFile:
 
     def _load(self) -> dict[str, tuple[int, float]]:
         try:
-            entries = _read(self._descriptor)
+            data = _read(self._descriptor)
+            entries = _parse(data)
         except CorruptFileError as error:
             log.error("Metrics file %s is corrupt and was reset: %s", self._path, error)  # noqa: TRY400 - not a bug
             os.ftruncate(self._descriptor, 0)
-            entries = []
+            data, entries = b"", []
         self._capacity = max(INITIAL_BYTES, os.fstat(self._descriptor).st_size)
         _allocate(self._descriptor, self._capacity)
-        self._used = max((position + _VALUE.size for *_, position in entries), default=_FIRST)
-        os.pwrite(self._descriptor, _USED.pack(self._used), 0)
+        self._data = bytearray(data or _USED.pack(_FIRST).ljust(_FIRST, b"\0"))
+        os.pwrite(self._descriptor, self._head(), 0)
         return {key: (position, value) for key, value, _, position in entries}
+
+    def _head(self) -> bytes:
+        return _USED.pack(len(self._data))
 
     def find(self, key: str) -> tuple[int, float]:
         """Return the position and the value of a key, which is added with the value 0 if it is new.
@@ -154,13 +167,23 @@ class ValueFile:
         found = self._positions.get(key)
         return found if found is not None else (self._add(key), 0.0)
 
-    def write(self, position: int, value: float, timestamp: float) -> None:
-        """Write a value at a position that `find` returned.
+    def write(self, changes: Iterable[tuple[int, float, float]]) -> None:
+        """Write values and timestamps at positions that `find` returned.
 
         Raises:
             OSError: the file cannot be written.
         """
-        os.pwrite(self._descriptor, _VALUE.pack(value, timestamp), position)
+        data, pack, size = self._data, _VALUE.pack_into, _VALUE.size
+        start = end = -1
+        for position, value, timestamp in sorted(changes):
+            pack(data, position, value, timestamp)
+            if start < 0:
+                start = position
+            elif position > end + _MAX_GAP_BYTES:
+                os.pwrite(self._descriptor, data[start:end], start)
+                start = position
+            end = position + size
+        os.pwrite(self._descriptor, data[start:end], start)
 
     def is_intact(self) -> bool:
         """Return whether the file still exists under its name, with its full size and its header."""
@@ -170,28 +193,30 @@ class ValueFile:
         except OSError:
             return False
         is_same = (named.st_dev, named.st_ino) == (opened.st_dev, opened.st_ino)
-        return is_same and opened.st_size >= self._capacity and head == _USED.pack(self._used)
+        return is_same and opened.st_size >= self._capacity and head == self._head()
 
     def close(self) -> None:
         """Close the file."""
         os.close(self._descriptor)
 
     def _add(self, key: str) -> int:
-        if os.pread(self._descriptor, _USED.size, 0) != _USED.pack(self._used):
+        if os.pread(self._descriptor, _USED.size, 0) != self._head():
             raise OSError(errno.EIO, "the file was changed by another program")
         encoded = key.encode()
         padded = encoded + b" " * _padding(len(encoded))
         entry = _LENGTH.pack(len(encoded)) + padded + _VALUE.pack(0.0, 0.0)
+        used = len(self._data)
         capacity = self._capacity
-        while self._used + len(entry) > capacity:
+        while used + len(entry) > capacity:
             capacity *= 2
         if capacity > self._capacity:
             _allocate(self._descriptor, capacity)
             self._capacity = capacity
-        os.pwrite(self._descriptor, entry, self._used)
-        self._used += len(entry)
-        os.pwrite(self._descriptor, _USED.pack(self._used), 0)  # last, so that a scrape never reads half an entry
-        position = self._used - _VALUE.size
+        os.pwrite(self._descriptor, entry, used)
+        # Last, so that a scrape never reads half an entry.
+        os.pwrite(self._descriptor, _USED.pack(used + len(entry)), 0)
+        self._data += entry
+        position = len(self._data) - _VALUE.size
         self._positions[key] = (position, 0.0)
         return position
 
@@ -235,7 +260,46 @@ class ValueStore:
             self.follow_fork()
             self._values.append(value)
             if not self.is_failing:
-                self._attach(value)
+                self._attach([value])
+
+    def record(self, observations: Iterable[tuple[Any, float]]) -> None:
+        """Observe amounts in histograms and add them to counters and gauges, then write all changed values.
+
+        Each amount is paired with a metric without labels, or with the child for one set of label values.
+        """
+        with self.lock:
+            self.follow_fork()
+            changed: list[StoredValue] = []
+            added: tuple[tuple[StoredValue, float], ...]
+            for child, amount in observations:
+                if type(child) is Histogram:  # isinstance takes ten times as long, because the class is a protocol
+                    bucket = bisect_left(child._upper_bounds, amount)  # noqa: SLF001 - as Histogram.observe does
+                    added = ((child._sum, amount), (child._buckets[bucket], 1.0))  # noqa: SLF001
+                else:
+                    added = ((child._value, amount),)  # noqa: SLF001 - as Counter.inc and Gauge.inc do
+                for value, addend in added:
+                    value.value += addend
+                    value.timestamp = 0.0
+                    changed.append(value)
+            self.write(changed)
+
+    def write(self, changed: Iterable[StoredValue]) -> None:
+        """Write values to their files; keep those in memory that cannot be written."""
+        changes: dict[ValueFile, list[tuple[int, float, float]]] = {}
+        for value in changed:
+            if value.file is not None:
+                changes.setdefault(value.file, []).append((value.position, value.value, value.timestamp))
+        for file, written in changes.items():
+            try:
+                file.write(written)
+            except OSError as error:
+                self._detach(file)
+                self.fail(error)
+
+    def _detach(self, file: ValueFile) -> None:
+        for value in self._values:
+            if value.file is file:
+                value.file = None
 
     def follow_fork(self) -> None:
         """Open the files of the new slot if the process was forked."""
@@ -280,17 +344,16 @@ class ValueStore:
         self._close_files()
         self.is_failing = False
         for value in self._values:
-            value.detach()
-        for value in self._values:
-            self._attach(value)
-            if self.is_failing:
-                break
+            value.file = None
+        self._attach(self._values)
 
-    def _attach(self, value: StoredValue) -> None:
+    def _attach(self, added: Iterable[StoredValue]) -> None:
         try:
-            value.attach(self._file(value.prefix))
+            for value in added:
+                value.attach(self._file(value.prefix))
         except OSError as error:
             self.fail(error)
+        self.write(added)
 
     def _file(self, prefix: str) -> ValueFile:
         if prefix not in self._files:
@@ -310,74 +373,60 @@ class StoredValue:
 
     def __init__(self, store: ValueStore, kind: str, key: str, mode: str) -> None:
         self.prefix = f"{kind}_{mode}" if kind == "gauge" else kind
+        self.value = self.timestamp = 0.0
+        self.file: ValueFile | None = None  # None while the value is only in memory
+        self.position = 0  # in the file
         self._store = store
         self._key = key
         self._is_live = mode.startswith("live")
-        self._file: ValueFile | None = None
-        self._position = 0
         self._is_loaded = False
-        self._value = self._timestamp = 0.0
         store.add(self)
 
     def reset(self) -> None:
         """Restart at 0, to which `attach` adds the value of an earlier process of the slot."""
-        self._value = self._timestamp = 0.0
+        self.value = self.timestamp = 0.0
         self._is_loaded = False
 
     def attach(self, file: ValueFile) -> None:
-        """Write the value to a file from now on.
+        """Find the value in a file, to which the store writes it from now on.
 
         Raises:
             OSError: the file has no room for the value.
         """
-        self._position, before = file.find(self._key)
+        self.position, before = file.find(self._key)
         if not self._is_loaded and not self._is_live:  # the live gauge of a dead process does not count
-            self._value += before
+            self.value += before
         self._is_loaded = True
-        file.write(self._position, self._value, self._timestamp)
-        self._file = file
-
-    def detach(self) -> None:
-        """Keep the value only in memory."""
-        self._file = None
+        self.file = file
 
     def inc(self, amount: float) -> None:
         """Add to the value."""
         with self._store.lock:
             self._store.follow_fork()
-            self._value += amount
-            self._timestamp = 0.0
-            self._write()
+            self.value += amount
+            self.timestamp = 0.0
+            self._store.write((self,))
 
     def set(self, value: float, timestamp: float | None = None) -> None:
         """Replace the value."""
         with self._store.lock:
             self._store.follow_fork()
-            self._value = value
-            self._timestamp = timestamp or 0.0
+            self.value = value
+            self.timestamp = timestamp or 0.0
             self._is_loaded = True
-            self._write()
+            self._store.write((self,))
 
     def get(self) -> float:
         """Return the value."""
         with self._store.lock:
             self._store.follow_fork()
-            return self._value
+            return self.value
 
     def set_exemplar(self, exemplar: object) -> None:
         """Do nothing, because the file format has no exemplars."""
 
     def get_exemplar(self) -> None:
         """Return None, because the file format has no exemplars."""
-
-    def _write(self) -> None:
-        if self._file is None:
-            return
-        try:
-            self._file.write(self._position, self._value, self._timestamp)
-        except OSError as error:
-            self.detach()
-            self._store.fail(error)
 
 
 def use_store(store: ValueStore) -> None:

@@ -177,7 +177,7 @@ def record_unparsed_request(client: str, status: int) -> str:
     rich_logging.request_id.set(request_id)
     fields = {"method": metrics.OTHER_METHOD, "path": "-", "status": status, "duration_ms": 0.0, "client": client}
     log.info("%s - %d 0.0ms %s", metrics.OTHER_METHOD, status, client, extra=fields)
-    recording.record_response(metrics.OTHER_METHOD, metrics.UNMATCHED_ENDPOINT, status)
+    recording.record_response(metrics.OTHER_METHOD, metrics.UNMATCHED_ENDPOINT, str(status))
     return request_id
 
 

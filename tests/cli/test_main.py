@@ -6,9 +6,10 @@ import os
 import socket
 import subprocess
 import sys
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
+import typer
 from typer.testing import CliRunner
 
 from app import __version__
@@ -64,9 +65,43 @@ def test_invalid_arguments_are_rejected(arguments: list[str]) -> None:
     assert "Usage" in result.output
 
 
-def test_version() -> None:
-    result = run("version")
+@pytest.mark.parametrize("arguments", [["version"], ["--version"], ["--version", "serve"]])
+def test_version(arguments: list[str]) -> None:
+    result = run(*arguments)
     assert (result.exit_code, result.output) == (0, f"{__version__}\n")
+
+
+def commands(group: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Any]]:
+    """Yield the path of every command and group with the command itself."""
+    yield path, group
+    for name, command in getattr(group, "commands", {}).items():
+        yield from commands(command, (*path, name))
+
+
+COMMANDS = dict(commands(typer.main.get_command(cli)))
+
+
+def test_serve_is_the_first_command() -> None:
+    first = next(line for line in run("--help").output.partition("Commands")[2].splitlines()[1:] if line.strip("│ "))
+    assert first.strip("│ ").startswith("serve ")
+
+
+@pytest.mark.parametrize("path", COMMANDS, ids=" ".join)
+def test_help_of_every_command_has_an_example(path: tuple[str, ...]) -> None:
+    result = run(*path, "--help")
+    assert result.exit_code == 0
+    assert "Example: " in result.output
+
+
+@pytest.mark.parametrize("path", COMMANDS, ids=" ".join)
+def test_every_value_has_a_placeholder(path: tuple[str, ...]) -> None:
+    generic = {"text", "int", "float", "path", "int range", "float range"}
+    for parameter in COMMANDS[path].params:
+        if getattr(parameter, "is_flag", False) or parameter.name in {"install_completion", "show_completion"}:
+            continue
+        kind = str(parameter.bare_type())
+        assert parameter.metavar or "Literal" in kind, f"{' '.join(path)}: {parameter.name} has the placeholder {kind}"
+        assert (parameter.metavar or "").lower() not in generic, f"{' '.join(path)}: {parameter.name}"
 
 
 @pytest.mark.parametrize(

@@ -58,6 +58,13 @@ SOURCES: dict[str, tuple[Any, str, str]] = {
         "61aeac1b768d",
         "values.ValueClass is called for the sum and for each bucket",
     ),
+    "Histogram.observe": (
+        Histogram.observe,
+        "38beca3be1d1",
+        "an amount is added to _sum, and 1 to the first of _buckets whose bound in _upper_bounds is not below it",
+    ),
+    "Counter.inc": (Counter.inc, "a974907585d0", "an amount is added to _value"),
+    "Gauge.inc": (Gauge.inc, "e705c1cdd8ca", "an amount is added to _value"),
 }
 
 

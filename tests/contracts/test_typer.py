@@ -5,12 +5,13 @@ from __future__ import annotations
 import inspect
 from typing import Annotated
 
+import pytest
 import typer
-import typer.completion
-from typer import _completion_shared as shared
 from typer.core import TyperCommand
+from typer.testing import CliRunner
 
 from app.cli import typer_adapter
+from app.cli.main import cli
 
 
 def test_make_context_takes_the_arguments() -> None:
@@ -52,17 +53,12 @@ def test_parameters_are_read_from_the_signature() -> None:
     )
 
 
-def test_the_completion_script_is_generated_from_three_names() -> None:
-    names = set(inspect.signature(shared.get_completion_script).parameters)
-    assert names == {"prog_name", "complete_var", "shell"}, (
-        f"typer._completion_shared.get_completion_script has the parameters {sorted(names)}; completion_script calls it"
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_completion_script_is_printed_on_request_of_the_environment(shell: str) -> None:
+    env = {"_FACIAL_SERVICE_COMPLETE": f"source_{shell}"}
+    requested = CliRunner().invoke(cli, [], env=env, prog_name="facial-service")
+    assert "_FACIAL_SERVICE_COMPLETE=complete_" in requested.output, (
+        "typer no longer prints the script for _FACIAL_SERVICE_COMPLETE=source_SHELL, as `completion` expects"
     )
-
-
-def test_the_variable_of_completion_is_named_after_the_program() -> None:
-    source = inspect.getsource(typer.completion.show_callback)
-    expected = '"_{}_COMPLETE".format(prog_name.replace("-", "_").upper())'
-    assert expected in source, (
-        "typer names the environment variable of completion differently; completion_script repeats the rule"
-    )
-    assert "_FACIAL_SERVICE_COMPLETE=complete_bash" in typer_adapter.completion_script("facial-service", "bash")
+    printed = CliRunner().invoke(cli, ["completion", shell], env={"_FACIAL_SERVICE_COMPLETE": None})
+    assert (printed.exit_code, printed.output) == (0, requested.output)

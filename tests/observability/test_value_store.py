@@ -38,7 +38,7 @@ def test_library_reads_what_is_written(tmp_path: Path) -> None:
     for number, key in enumerate(KEYS):
         position, before = file.find(key)
         assert before == 0
-        file.write(position, number + 0.5, 7.0)
+        file.write([(position, number + 0.5, 7.0)])
     expected = [(key, number + 0.5, 7.0) for number, key in enumerate(KEYS)]
     assert [entry[:3] for entry in MmapedDict.read_all_values_from_file(path)] == expected
     assert read_file(path) == expected
@@ -68,6 +68,58 @@ def test_library_merges_to_the_same_values(scrape: Scrape, tmp_path: Path) -> No
     assert library.items() <= scrape().items()
     assert library[LANDMARKS] == 956
     assert library["api_request_duration_seconds_count", "/x", "POST"] == 2
+
+
+def test_record_changes_the_same_values_as_the_library(scrape: Scrape) -> None:
+    labels = ("POST", "/x")
+    amounts = (0.0, 0.005, 0.0050001, 0.1, 7.0, 1e9)  # on a bound, between bounds, and above the highest
+
+    def values() -> dict[Any, float]:
+        return {key: value for key, value in scrape().items() if key[0].startswith(("api_request", "regions"))}
+
+    def difference(before: dict[Any, float]) -> dict[Any, float]:
+        return {key: value - before.get(key, 0.0) for key, value in values().items()}
+
+    histogram = metrics.child("api_request_duration_seconds", *labels)
+    gauge = metrics.child("api_requests_in_progress", *labels)
+    counter_of_regions = metrics.child("regions_generated_total", "nose")
+    start = values()
+    for amount in amounts:
+        histogram.observe(amount)
+    gauge.inc()
+    counter_of_regions.inc(3)
+    by_library, start = difference(start), values()
+    multiprocess.record([(histogram, amount) for amount in amounts])
+    multiprocess.record([(gauge, 1), (counter_of_regions, 1), (counter_of_regions, 2)])
+    assert difference(start) == pytest.approx(by_library)
+    assert by_library["api_request_duration_seconds_count", "/x", "POST"] == len(amounts)
+
+
+def test_values_of_a_request_are_written_together(scrape: Scrape, monkeypatch: pytest.MonkeyPatch) -> None:
+    sizes: list[int] = []
+    pwrite = os.pwrite
+
+    def counted(descriptor: int, data: bytes, position: int) -> int:
+        sizes.append(len(data))
+        return pwrite(descriptor, data, position)
+
+    def request() -> None:
+        with recording.deferred():
+            for step in ("parse", "sniff", "contours", "svg", "document"):
+                with recording.image_step(step):
+                    pass
+            for region in ("skin", "nose", "left_eye", "right_eye", "upper_lip", "lower_lip"):
+                recording.record_region_generated(region)
+            recording.record_landmarks_processed(478)
+            recording.record_response("POST", "/x", "200", duration_s=0.1)
+            assert not sizes, "a value was written before the response"
+
+    request()
+    sizes.clear()
+    monkeypatch.setattr(os, "pwrite", counted)
+    request()
+    assert 1 <= len(sizes) <= 6, sizes
+    assert scrape()[LANDMARKS] == 2 * 478
 
 
 def test_blocks_are_allocated(tmp_path: Path) -> None:

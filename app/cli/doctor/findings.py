@@ -119,18 +119,24 @@ def worst_status(findings: Sequence[Finding]) -> Status:
     return max((finding.status for finding in findings), key=lambda status: status.rank, default=Status.OK)
 
 
-def write_report(findings: Sequence[Finding], seconds: float, *, is_json: bool, is_quiet: bool) -> None:
-    """Write the findings to standard output: as JSON, as a table on a terminal, otherwise one line each."""
+def write_report(findings: Sequence[Finding], seconds: float, *, is_json: bool, is_verbose: bool) -> None:
+    """Write the findings to standard output: as JSON, as a table on a terminal, otherwise one line each.
+
+    The worst findings are last, next to the prompt. Those with status ok or skipped are only counted, unless
+    `is_verbose` is set.
+    """
     if is_json:
         text = orjson.dumps(to_json(findings, seconds), option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE)
         sys.stdout.write(text.decode())
         return
-    shown = [finding for finding in findings if not is_quiet or finding.status.rank >= Status.NOTE.rank]
+    shown = [finding for finding in findings if is_verbose or finding.status.rank >= Status.NOTE.rank]
+    shown.sort(key=lambda finding: finding.status.rank)
     if sys.stdout.isatty():
         _write_table(shown)
     else:
         sys.stdout.writelines(f"{format_line(finding)}\n" for finding in shown)
-    sys.stdout.write(f"{summarize(findings, seconds)}\n")
+    hidden = " (--verbose shows all)" if len(shown) < len(findings) else ""
+    sys.stdout.write(f"{summarize(findings, seconds)}{hidden}\n")
 
 
 def _count(findings: Sequence[Finding]) -> dict[Status, int]:

@@ -97,6 +97,13 @@ def draw_screen(view: View, width: int, height: int | None, *, hint: str = "") -
         body = max(sum(_full_height(panel) for panel in (*required, *optional)) for required, optional in columns)
     else:
         body = height - len(top)
+    bottom = []
+    if height is not None and (hidden := _find_hidden(columns, body)):
+        body -= 1
+        needed = len(top) + max(_min_height(required, optional) for required, optional in columns)
+        hidden = _find_hidden(columns, body)
+        text = f" {len(hidden)} {'section' if len(hidden) == 1 else 'sections'} hidden; {needed} lines needed: "
+        bottom = [_encodable(Text(fit(text + ", ".join(hidden), width), LABEL, no_wrap=True), view)]
     layout = Table.grid(expand=False, padding=0)
     cells = []
     for number, (required, optional) in enumerate(columns):
@@ -104,7 +111,22 @@ def draw_screen(view: View, width: int, height: int | None, *, hint: str = "") -
         layout.add_column(width=column_width)
         cells.append(_draw_column(_allocate_lines(required, optional, body), column_width, view))
     layout.add_row(*cells)
-    return Group(*top, layout)
+    return Group(*top, layout, *bottom)
+
+
+def _min_height(required: Sequence[Panel], optional: Sequence[Panel]) -> int:
+    """Return the lines with which a column shows all its panels; optional ones follow the content of the others."""
+    heights = [_full_height(panel) if optional else panel.min_lines + FRAME for panel in required]
+    return sum(heights) + sum(panel.min_lines + FRAME for panel in optional)
+
+
+def _find_hidden(columns: Sequence[tuple[list[Panel], list[Panel]]], height: int) -> list[str]:
+    """Return the titles of the panels for which a column has no lines left."""
+    hidden = []
+    for required, optional in columns:
+        shown = {panel.title for panel, _ in _allocate_lines(required, optional, height)}
+        hidden += [panel.title for panel in (*required, *optional) if panel.title not in shown]
+    return hidden
 
 
 def _status_bar(snapshot: Snapshot, width: int, hint: str) -> Text:

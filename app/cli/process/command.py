@@ -209,7 +209,8 @@ WITHOUT_WORKERS = {"-h", "--help", "--dry-run"}
 Images = Annotated[list[str], typer.Argument(metavar="IMAGE", show_default=False, help="Images and folders of images.")]
 Out = Annotated[str, typer.Option(metavar="DIR", help="Results folder; created if it is missing.")]
 Formats = Annotated[
-    list[Format] | None, typer.Option("--format", show_default="svg", help="Result format; repeatable.")
+    list[Format] | None,
+    typer.Option("--format", metavar="|".join(Format), show_default="svg", help="Result format; repeatable."),
 ]
 Landmarks = Annotated[
     str | None,
@@ -238,7 +239,11 @@ Detect = Annotated[
 Jobs = Annotated[
     int | None,
     typer.Option(
-        min=1, max=256, show_default=f"usable cores; twice as many with {URL}", help="Images processed at a time."
+        metavar="NUMBER",
+        min=1,
+        max=256,
+        show_default=f"usable cores; twice as many with {URL}",
+        help="Images processed at a time.",
     ),
 ]
 Url = Annotated[
@@ -293,6 +298,7 @@ def _to_parameter(name: str, annotation: Any, schema: dict[str, Any]) -> inspect
     """Return the parameter of an option from its type and its JSON schema."""
     bounds = next(one for one in schema.get("anyOf", [schema]) if one.get("type") != "null")
     option = typer.Option(
+        metavar={"integer": "INTEGER", "number": "NUMBER"}.get(bounds.get("type", "")),
         min=bounds.get("minimum"),
         max=bounds.get("maximum"),
         help=schema["description"],

@@ -15,7 +15,19 @@ from app.cli.doctor import check_installation, check_queue, check_resources
 from app.cli.doctor.check_installation import run_python
 from app.cli.doctor.check_queue import check_storage
 from app.cli.doctor.check_resources import inspect_folder
-from app.cli.doctor.findings import Finding, Status, format_bytes, format_line, summarize, to_json, warning
+from app.cli.doctor.findings import (
+    Finding,
+    Status,
+    error,
+    format_bytes,
+    format_line,
+    ok,
+    skipped,
+    summarize,
+    to_json,
+    warning,
+    write_report,
+)
 from app.cli.doctor.queue_server import (
     ACCOUNT_INFO,
     CONSUMER_INFO,
@@ -25,6 +37,7 @@ from app.cli.doctor.queue_server import (
     stream_info,
 )
 from app.settings import Settings
+from tests.terminal import Terminal
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -233,6 +246,33 @@ def test_warnings_and_errors_must_have_advice() -> None:
         Finding("queue.nonsense", Status.OK, "a", "b")
     with pytest.raises(ValueError, match="advice are required"):
         warning("queue.access", "a", "b", expected="c", advice="")
+
+
+REPORT = [
+    error("queue.access", "a", "b", expected="c", advice="d"),
+    ok("queue.version", "nats-server", "2.15.1"),
+    warning("disk.data-dir", "a", "b", expected="c", advice="d"),
+    skipped("queue.storage", "a", "no reason"),
+]
+
+
+@pytest.mark.parametrize(("is_verbose", "shown"), [(False, [2, 0]), (True, [1, 3, 2, 0])])
+def test_worst_findings_are_last_and_healthy_ones_are_counted(
+    capsys: pytest.CaptureFixture[str], shown: list[int], *, is_verbose: bool
+) -> None:
+    write_report(REPORT, 1, is_json=False, is_verbose=is_verbose)
+    *lines, summary = capsys.readouterr().out.splitlines()
+    assert lines == [format_line(REPORT[number]) for number in shown]
+    assert summary.startswith("1 error, 1 warning, 1 skipped, 1 ok in 1.0 s")
+    assert ("--verbose" in summary) is not is_verbose
+
+
+def test_errors_are_last_on_a_terminal() -> None:
+    with Terminal("doctor", "--only", "settings", "--only", "python", PORT="9000") as terminal:
+        terminal.wait_written("1 error, 1 skipped in .*--verbose")
+        text = terminal.raw()
+    assert "settings.values" in text
+    assert "python.check" not in text
 
 
 def test_report_formats() -> None:

@@ -76,6 +76,17 @@ def test_any_size_can_be_drawn(width: int, height: int) -> None:
 VIEW = busy()
 
 
+def test_small_terminal_names_the_sections_that_it_hides() -> None:
+    *_, last = draw(VIEW, 40, 20).splitlines()
+    found = re.search(r"(\d+) sections hidden; (\d+) lines needed: (.+)", last)
+    assert found, last
+    assert int(found[1]) > 1
+    high = draw(VIEW, 40, int(found[2]))
+    assert "hidden" not in high
+    assert all(title in high for title in ("Requests", "Tasks", "Errors", "Processes", "Routes", "Image steps"))
+    assert "hidden" in draw(VIEW, 40, int(found[2]) - 1)
+
+
 @pytest.mark.parametrize(("width", "height"), [(80, 24), (120, 35), (200, 60), (80, None)])
 def test_screen_shows_the_values_of_the_snapshot(width: int, height: int | None) -> None:
     text = draw(VIEW, width, height)
