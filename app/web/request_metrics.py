@@ -74,7 +74,9 @@ def record_request(info: Info) -> None:
     upload_s = max(0.0, state.get("body_read_s", start_s) - start_s)
     # 0 if no response was sent, because the client disconnected or the request failed.
     until_response_s = info.modified_duration_without_streaming or info.modified_duration
-    metrics.child("api_requests_total", method, endpoint, info.modified_status).inc()
+    # The server may have responded instead of the application, to a body that is not valid HTTP.
+    status = str(state["refusal"].status) if "refusal" in state else info.modified_status
+    metrics.child("api_requests_total", method, endpoint, status).inc()
     metrics.child("api_request_duration_seconds", method, endpoint).observe(max(0.0, until_response_s - upload_s))
     metrics.child("api_request_upload_seconds", method, endpoint).observe(upload_s)
     # The received size, because Content-Length can contain any number.
