@@ -313,8 +313,8 @@ class JsonFormatter(logging.Formatter):
             if record.exc_info[0] is not None:
                 line["exc_type"] = tracebacks.type_name(record.exc_info[0])
         try:
-            text = orjson.dumps(line, default=str, option=orjson.OPT_NON_STR_KEYS).decode()
-        except TypeError:  # a surrogate or an integer of more than 64 bits, which orjson refuses
+            text = orjson.dumps(line, default=str).decode()
+        except TypeError:  # a surrogate, a large integer or a key that is no text; orjson is slower if it accepts keys
             text = json.dumps(line, default=str, skipkeys=True)
         return escape_unsafe_json(text)
 

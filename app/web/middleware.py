@@ -240,7 +240,7 @@ def _log_access(scope: Scope, status: int, start: float, bytes_out: int) -> None
         "client": client,
         "bytes_in": state.get("body_bytes", 0),
         "bytes_out": bytes_out,
-        "upload_ms": round(max(0.0, 1000 * (state.get("body_read_s", start) - start)), 2),
+        "upload_ms": round(max(0.0, 1000 * (state["body_read_s"] - start)), 2) if "body_read_s" in state else 0.0,
     }
     caller = state.get("caller")
     if caller is not None and caller.label:
