@@ -119,6 +119,7 @@ MONITORING = $(if $(VALUES),--values $(VALUES)) $(if $(RUNBOOKS),--runbooks $(RU
 .PHONY: screenshots
 screenshots: $(VENV)/.dev ## Render the screenshots of the documentation from a running service
 	@$(BIN)/python tools/docs/draw_monitor.py docs/monitor.svg
+	@$(BIN)/python tools/docs/draw_console.py docs
 
 .PHONY: pictures
 pictures: $(VENV)/.dev tools models ## Draw the dashboards of the documentation from a running service (10 minutes)

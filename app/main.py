@@ -6,7 +6,8 @@ from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
 
 import cv2
-from fastapi import FastAPI
+from fastapi import FastAPI, Request, Response
+from fastapi.responses import RedirectResponse
 
 from app import __version__
 from app.observability import metrics, multiprocess
@@ -76,8 +77,14 @@ def create_app(
     app.add_middleware(RequestContext, is_access_logged=settings.log_access)
     # With a prefix such as /api, a path does not show whether a proxy has removed it already.
     if state.prefix and not any(getattr(route, "path", "").startswith(f"{state.prefix}/") for route in app.routes):
+        app.add_route(state.prefix, _redirect_prefix, [*metrics.HTTP_METHODS], include_in_schema=False)
         app.add_middleware(PathPrefix, prefix=state.prefix)
     return app
+
+
+async def _redirect_prefix(request: Request) -> Response:
+    """Redirect a request for the prefix alone, because links of the page are relative."""
+    return RedirectResponse(f"{request.scope['path']}/", 308)
 
 
 def _make_lifespan(state: WebState) -> Callable[[FastAPI], AbstractAsyncContextManager[None]]:

@@ -247,6 +247,13 @@ class Settings(BaseSettings):
         description="Log levels by component (api, images, tasks, server), such as `api=DEBUG,images=WARNING`.",
     )
     log_access: bool = Field(default=True, description="Access log, one line per request.")
+    log_metrics_interval: float = Field(
+        0,
+        ge=0,
+        le=86400,
+        description="Interval of log lines with the changes of the main counters, in seconds; without changes, "
+        "nothing is logged. 0 turns them off.",
+    )
     log_theme: Annotated[dict[str, str], CommaList] = Field(
         default_factory=dict,
         description="Rich styles that override the defaults, such as "
@@ -416,6 +423,8 @@ class Settings(BaseSettings):
     def _check_combinations(self) -> Self:
         if self.port and self.port == self.metrics_port:
             raise ValueError(f"PORT, METRICS_PORT: expected different ports, got {self.port} for both")
+        if self.log_metrics_interval and not self.enable_metrics:
+            raise ValueError("LOG_METRICS_INTERVAL: expected 0 with ENABLE_METRICS=false, got another value")
         if self.slo_latency_threshold_s not in self.request_duration_buckets:
             bounds = ", ".join(f"{bound:g}" for bound in self.request_duration_buckets)
             raise ValueError(

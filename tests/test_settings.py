@@ -193,6 +193,14 @@ def test_empty_variables_count_as_unset(monkeypatch: pytest.MonkeyPatch) -> None
     assert Settings() == expected
 
 
+def test_metrics_are_only_logged_if_they_are_enabled(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LOG_METRICS_INTERVAL", "30")
+    assert Settings().log_metrics_interval == 30
+    monkeypatch.setenv("ENABLE_METRICS", "false")
+    with pytest.raises(ValidationError, match="LOG_METRICS_INTERVAL: expected 0 with ENABLE_METRICS=false"):
+        Settings()
+
+
 def test_keys_are_never_shown(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("API_KEYS", f"first,{SECRET}")
     shown = Settings()

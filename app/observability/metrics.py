@@ -213,7 +213,10 @@ METRICS: tuple[MetricSpec, ...] = (
         "errors_total",
         "counter",
         "Client and server errors, by code; excludes the rejections in api_rejections_total.",
-        {"type": "error code, as in the response, or `response_timeout`", "component": "`api`, `images`, `tasks`"},
+        {
+            "type": "error code, as in the response and the access log; see docs/errors.md",
+            "component": "`api`, `images`, `tasks`",
+        },
     ),
     MetricSpec(
         "memory_usage_bytes",
@@ -267,6 +270,7 @@ METRICS: tuple[MetricSpec, ...] = (
 
 _SPECS = {spec.name: spec for spec in METRICS}
 _objects: dict[str, Counter | Gauge | Histogram] = {}  # empty while metrics are disabled
+_added: list[MetricSpec] = []
 
 
 def _make(
@@ -296,7 +300,7 @@ def install(buckets: Mapping[str, Sequence[float]]) -> None:
     """
     global _objects  # noqa: PLW0603 - a process has one set of metrics
     registry = CollectorRegistry(auto_describe=False)  # never scraped, because a scrape reads the files
-    recorded = [spec for spec in METRICS if not spec.is_collected]
+    recorded = [spec for spec in (*METRICS, *_added) if not spec.is_collected]
     _objects = {spec.name: _make(spec, buckets, registry) for spec in recorded}
     child.cache_clear()
     # A series must start at 0, because rate() cannot see the first increment of a series that starts at 1.
@@ -305,6 +309,22 @@ def install(buckets: Mapping[str, Sequence[float]]) -> None:
         if len(values) == len(spec.labels):
             for combination in itertools.product(*values):
                 child(spec.name, *combination)
+
+
+def add(spec: MetricSpec) -> None:
+    """Add a counter, or a gauge with a mode, for code that is not part of this package.
+
+    Call it when a module is imported, because the master creates all metrics before it forks the workers.
+
+    Raises:
+        ValueError: the name exists already, or the metric is of another kind.
+    """
+    if spec.name in _SPECS:
+        raise ValueError(f"{spec.name}: expected the name of a new metric, got one that exists")
+    if spec.kind == "histogram" or spec.is_collected:
+        raise ValueError(f"{spec.name}: expected a counter or a gauge with a mode, got another kind")
+    _SPECS[spec.name] = spec
+    _added.append(spec)
 
 
 def is_enabled() -> bool:

@@ -43,7 +43,14 @@ def deferred() -> Iterator[None]:
             _write(entries)
 
 
-def _record(name: str, labels: tuple[str, ...], amount: float = 1) -> None:
+def record(name: str, labels: tuple[str, ...] = (), amount: float = 1) -> None:
+    """Add to a counter or a gauge, or observe a value of a histogram; the labels are in the order of the table.
+
+    The functions below do this for the metrics of the service. Call it directly for metrics of other code.
+
+    Example:
+        >>> record("cache_lookups_total", ("hit",))
+    """
     if not metrics.is_enabled():
         return
     entries = _deferred.get()
@@ -60,27 +67,27 @@ def _write(entries: list[tuple[str, tuple[str, ...], float]]) -> None:
 
 def record_image_processed(image_format: str) -> None:
     """Count an image with a result, by its format: ``png``, ``jpeg``, ``webp``, ``avif`` or ``heic``."""
-    _record("images_processed_total", (image_format,))
+    record("images_processed_total", (image_format,))
 
 
 def record_landmarks_processed(count: int) -> None:
     """Count the landmarks of a result."""
-    _record("landmarks_processed_total", (), count)
+    record("landmarks_processed_total", (), count)
 
 
 def record_faces_detected(result: str) -> None:
     """Count an image scanned for faces, by outcome: ``one``, ``several`` or ``none``."""
-    _record("faces_detected_total", (result,))
+    record("faces_detected_total", (result,))
 
 
 def record_region_generated(region_type: str, count: int = 1) -> None:
     """Count regions of one type: a name of this service or ``custom``, never a name from the caller."""
-    _record("regions_generated_total", (region_type,), count)
+    record("regions_generated_total", (region_type,), count)
 
 
 def record_error(error_type: str, component: str) -> None:
     """Count an error by its public code."""
-    _record("errors_total", (error_type, component))
+    record("errors_total", (error_type, component))
 
 
 def record_request_started(method: str, endpoint: str) -> None:
@@ -91,7 +98,7 @@ def record_request_started(method: str, endpoint: str) -> None:
 
 def record_request_ended(method: str, endpoint: str) -> None:
     """Stop counting a request in progress."""
-    _record("api_requests_in_progress", (method, endpoint), -1)
+    record("api_requests_in_progress", (method, endpoint), -1)
 
 
 def record_response(
@@ -106,61 +113,61 @@ def record_response(
 ) -> None:
     """Record the count, durations and sizes of a request; without a valid request, there are none."""
     labels = (method, endpoint)
-    _record("api_requests_total", (method, endpoint, status))
-    _record("api_request_duration_seconds", labels, duration_s)
-    _record("api_request_upload_seconds", labels, upload_s)
-    _record("api_request_size_bytes", labels, request_bytes)
-    _record("api_response_size_bytes", labels, response_bytes)
+    record("api_requests_total", (method, endpoint, status))
+    record("api_request_duration_seconds", labels, duration_s)
+    record("api_request_upload_seconds", labels, upload_s)
+    record("api_request_size_bytes", labels, request_bytes)
+    record("api_response_size_bytes", labels, response_bytes)
 
 
 def record_rejection(reason: str) -> None:
     """Count a request that was rejected before processing."""
-    _record("api_rejections_total", (reason,))
+    record("api_rejections_total", (reason,))
 
 
 def record_worker_exit(reason: str) -> None:
     """Count a worker process that ended; called by the master."""
-    _record("app_worker_exits_total", (reason,))
+    record("app_worker_exits_total", (reason,))
 
 
 def record_child_exit(process: str) -> None:
     """Count an unexpected exit of a child process that is not a worker; called by the master."""
-    _record("app_child_exits_total", (process,))
+    record("app_child_exits_total", (process,))
 
 
 def record_task_submitted(task_type: str) -> None:
     """Count a task that was accepted."""
-    _record("task_submissions_total", (task_type,))
+    record("task_submissions_total", (task_type,))
 
 
 def record_task_wait(task_type: str, seconds: float) -> None:
     """Record the time from the submission of a task to the start of its first attempt."""
-    _record(_WAIT, (task_type,), max(0.0, seconds))
+    record(_WAIT, (task_type,), max(0.0, seconds))
 
 
 def record_task_completed(task_type: str, status: str) -> None:
     """Count a task that reached a final state; called by the process that writes the state to the record."""
-    _record("task_completions_total", (task_type, status))
+    record("task_completions_total", (task_type, status))
 
 
 def record_task_redelivered(task_type: str) -> None:
     """Count a repeated delivery of a task."""
-    _record("task_redeliveries_total", (task_type,))
+    record("task_redeliveries_total", (task_type,))
 
 
 def record_task_dead_lettered(task_type: str) -> None:
     """Count a task that was dead-lettered."""
-    _record("task_dead_total", (task_type,))
+    record("task_dead_total", (task_type,))
 
 
 def record_task_repair(reason: str) -> None:
     """Count a repair by the reconciler."""
-    _record("task_repairs_total", (reason,))
+    record("task_repairs_total", (reason,))
 
 
 def record_cache_lookup(result: str) -> None:
     """Count a result-cache lookup, by outcome: ``hit``, ``miss`` or ``unavailable``."""
-    _record("cache_lookups_total", (result,))
+    record("cache_lookups_total", (result,))
 
 
 @contextmanager
@@ -172,7 +179,7 @@ def _timed(name: str, label: str) -> Iterator[None]:
     try:
         yield
     finally:
-        _record(name, (label,), time.perf_counter() - start)
+        record(name, (label,), time.perf_counter() - start)
 
 
 def image_step(operation: str) -> AbstractContextManager[None]:

@@ -1,7 +1,8 @@
 """Logging: Rich lines on a terminal, otherwise one JSON object per line, with the ids of the request or task.
 
-A Rich line costs 2.8 ms of CPU and a JSON line 0.03 ms, so Rich is only used on a terminal. Rich tracebacks are off,
-because one costs 600 ms and its local variables would print images. Text from callers is never parsed as markup.
+A Rich line costs 2.8 ms of CPU and a JSON line 0.03 ms, so Rich is only used on a terminal. Tracebacks never contain
+local variables, which would print images. Text from callers is never parsed as markup, and cannot contain line breaks
+or control sequences.
 
 The lines about images are debugging aids. In a cluster, the access line and the metrics contain the same at a tenth of
 the cost, so the level of the ``images`` component is WARNING there.
@@ -9,6 +10,7 @@ the cost, so the level of the ``images`` component is WARNING there.
 
 from __future__ import annotations
 
+import json
 import logging
 import math
 import re
@@ -18,10 +20,14 @@ import time
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any, Literal
+from itertools import islice
+from typing import TYPE_CHECKING, Any, Final, Literal
 
 import orjson
 from concurrent_log_handler import ConcurrentRotatingFileHandler
+
+from app.observability import tracebacks
+from app.observability.log_text import count_of, escape_unsafe, escape_unsafe_json, size_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -42,27 +48,43 @@ _TRACEPARENT = re.compile(r"[0-9a-f]{2}-(?!0{32})([0-9a-f]{32})-[0-9a-f]{16}-[0-
 ROOT = "facial"
 COMPONENTS = ("api", "images", "tasks", "server")
 COMPONENT_TITLES = {"api": "API", "images": "Images", "tasks": "Tasks", "server": "Server"}
+# Colours of the 256-colour palette with a contrast of at least 4:1 on black and on white, because a program cannot find
+# out which background a terminal has.
+RED, GREEN, ORANGE, BLUE, MAGENTA, CYAN, GREY = (f"color({code})" for code in (161, 28, 130, 63, 133, 30, 243))
 DEFAULT_THEME = {
-    "component.api": "bold cyan",
-    "component.images": "bold magenta",
-    "component.tasks": "bold green",
-    "component.server": "bold blue",
-    "status.ok": "green",
-    "status.client": "yellow",
-    "status.server": "bold red",
+    "component.api": f"bold {CYAN}",
+    "component.images": f"bold {MAGENTA}",
+    "component.tasks": f"bold {GREEN}",
+    "component.server": f"bold {BLUE}",
+    "log.time": GREY,
+    "logging.level.debug": GREY,
+    "logging.level.info": BLUE,
+    "logging.level.warning": f"bold {ORANGE}",
+    "logging.level.error": f"bold {RED}",
+    "logging.level.critical": f"bold reverse {RED}",
+    "request.id": GREY,
+    "request.size": GREY,
+    "status.ok": GREEN,
+    "status.client": f"bold {ORANGE}",
+    "status.server": f"bold {RED}",
+    "traceback.border": RED,
+    "traceback.border.syntax_error": RED,
+    "traceback.error": f"bold {RED}",
+    "traceback.error_mark": f"bold {RED}",
+    "traceback.exc_type": f"bold {RED}",
+    "traceback.filename": MAGENTA,
+    "traceback.group.border": MAGENTA,
+    "traceback.lineno": MAGENTA,
+    "traceback.offset": f"bold {RED}",
+    "traceback.path": GREY,
+    "traceback.title": f"bold {RED}",
 }
-_RECORD_FIELDS = frozenset({*logging.makeLogRecord({}).__dict__, "message", "asctime"})
-_COMPONENT = r"\A(?:(?P<api>API)|(?P<images>Images)|(?P<tasks>Tasks)|(?P<server>Server))\b"
+_FIELD_COUNT: Final = len(logging.makeLogRecord({}).__dict__)
+_LATE_FIELDS: Final = ("message", "asctime")
 _STATUS = r" (?:(?P<ok>[123]\d\d)|(?P<client>4\d\d)|(?P<server>5\d\d))(?= [\d.]+ms )"
 
-SHORT_ID = 8
-ImageEvent = Literal["verified", "faces", "segmentation", "extracted"]
-_IMAGE_TEXT: dict[ImageEvent, str] = {
-    "verified": "🖼️ Image verified: %d×%d %s",
-    "faces": "👤 Faces found: %d",
-    "segmentation": "🗺️ Segmentation map decoded: %d×%d, %d labels",
-    "extracted": "✅ Extracted %d regions",
-}
+SHORT_ID: Final = 8
+SLOW_UPLOAD_MS: Final = 100.0  # the time of a faster upload is not shown on a terminal
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -171,27 +193,51 @@ def configure_logging(options: LogOptions) -> None:
 
 def _rich_handler(options: LogOptions) -> logging.Handler:
     # Import lazily: Rich is not loaded if lines are JSON.
-    from rich.highlighter import Highlighter  # noqa: PLC0415
+    from rich.console import Group  # noqa: PLC0415
     from rich.logging import RichHandler  # noqa: PLC0415
+    from rich.text import Text  # noqa: PLC0415
 
-    class LineHighlighter(Highlighter):
-        """Highlighter of the component and the status code, in the styles of the theme."""
+    class ConsoleHandler(RichHandler):
+        """Handler that formats lines by component, and prints tracebacks at a limited rate."""
 
-        def highlight(self, text: Text) -> None:
-            text.highlight_regex(_COMPONENT, style_prefix="component.")
+        _limit = tracebacks.TracebackLimit()
+
+        def emit(self, record: logging.LogRecord) -> None:
+            """Print one record."""
+            try:
+                parts = [self._make_line(record, line) for line in console_lines(record)]
+                error = record.exc_info
+                if error and error[0] is not None:
+                    is_printed, repeats = self._limit.check(error)
+                    parts[0].append(
+                        ": " + escape_unsafe(tracebacks.summarize(error, is_printed=is_printed, repeats=repeats))
+                    )
+                    rows = [self.render(record=record, traceback=None, message_renderable=part) for part in parts]
+                    self.console.print(Group(*rows, *([tracebacks.render(error)] if is_printed else ())))
+                else:
+                    rows = [self.render(record=record, traceback=None, message_renderable=part) for part in parts]
+                    self.console.print(Group(*rows))
+            except Exception:  # noqa: BLE001 - as in the handlers of the standard library
+                self.handleError(record)
+
+        @staticmethod
+        def _make_line(record: logging.LogRecord, message: str) -> Text:
+            component = _component_of(record)
+            line = Text(f"{COMPONENT_TITLES.get(component, component):<7} ", style="", end="")
+            line.stylize(f"component.{component}", 0, len(component))
+            if identifier := request_id.get():
+                line.append(f"{shorten_id(identifier):<{SHORT_ID}} ", "request.id")
+            text = Text(escape_unsafe(message))
             text.highlight_regex(_STATUS, style_prefix="status.")
+            return line.append_text(text).append(_describe_sizes(record), "request.size")
 
-    handler = RichHandler(
+    handler = ConsoleHandler(
         console=make_console(options),
         show_path=False,
-        markup=False,
-        rich_tracebacks=False,
         log_time_format=options.time_format,
         omit_repeated_times=False,
-        highlighter=LineHighlighter(),
-        keywords=[],
     )
-    handler.setFormatter(ComponentFormatter())
+    handler.setFormatter(logging.Formatter())
     return handler
 
 
@@ -203,20 +249,41 @@ def make_console(options: LogOptions) -> Console:
     return Console(theme=Theme({**DEFAULT_THEME, **options.theme}), stderr=True, highlight=False)
 
 
-class ComponentFormatter(logging.Formatter):
-    """Formatter that adds the component before the message and, from WARNING on, the request id after it."""
+def console_lines(record: logging.LogRecord) -> list[str]:
+    """Return the messages of a record on a terminal: one, or one per metric of a summary."""
+    rows = getattr(record, "metrics", None)
+    if getattr(record, "event", None) != "metrics" or not rows:
+        return [record.getMessage()]
+    return [
+        _METRIC
+        % (row["name"], format_number(row["value"]), f" (+{format_number(row['change'])})", _labels(row["labels"]))
+        for row in rows
+    ]
 
-    def format(self, record: logging.LogRecord) -> str:
-        """Return ``API     GET /health 200 15.2ms 127.0.0.1``."""
-        component = record.name.rpartition(".")[2] if record.name.startswith(ROOT) else record.name
-        record.message = record.getMessage()
-        text = f"{COMPONENT_TITLES.get(component, component):<7} {record.message}"
-        identifier = request_id.get()
-        if identifier and record.levelno >= logging.WARNING:
-            text = f"{text} [{identifier}]"
-        if record.exc_info and not record.exc_text:
-            record.exc_text = self.formatException(record.exc_info)
-        return f"{text}\n{record.exc_text}" if record.exc_text else text
+
+def shorten_id(identifier: str) -> str:
+    """Return the end of a request id, in which ids of one client differ.
+
+    Example:
+        >>> shorten_id("3f2a9c01b7e64d55"), shorten_id("order-000017"), shorten_id("17")
+        ('b7e64d55', 'r-000017', '17')
+    """
+    return identifier[-SHORT_ID:]
+
+
+def _component_of(record: logging.LogRecord) -> str:
+    return record.name.rpartition(".")[2] if record.name.startswith(ROOT) else record.name
+
+
+def _describe_sizes(record: logging.LogRecord) -> str:
+    """Return the sizes of an access line's bodies, and the time of a slow upload."""
+    if not hasattr(record, "bytes_out"):
+        return ""
+    received, sent, upload_ms = (getattr(record, name, 0) for name in ("bytes_in", "bytes_out", "upload_ms"))
+    parts = [f" {arrow}{size_of(size).replace(' ', '')}" for arrow, size in (("↑", received), ("↓", sent)) if size]
+    if upload_ms >= SLOW_UPLOAD_MS:
+        parts.insert(1, f" in {upload_ms / 1000:.1f}s")
+    return "".join(parts)
 
 
 class JsonFormatter(logging.Formatter):
@@ -234,13 +301,22 @@ class JsonFormatter(logging.Formatter):
             "logger": record.name,
             "message": record.getMessage(),
         }
-        for name, variable in (("request_id", request_id), ("trace_id", trace_id)):
-            if (identifier := variable.get()) is not None:
-                line[name] = identifier
-        line |= {name: value for name, value in record.__dict__.items() if name not in _RECORD_FIELDS}
+        if (identifier := request_id.get()) is not None:
+            line["request_id"] = identifier
+        if (identifier := trace_id.get()) is not None:
+            line["trace_id"] = identifier
+        # A record has its own fields first; `message` and `asctime` are added by other formatters.
+        added = islice(record.__dict__.items(), _FIELD_COUNT, None)
+        line |= {name: value for name, value in added if name not in _LATE_FIELDS}
         if record.exc_info:
             line["exc_info"] = self.formatException(record.exc_info)
-        return orjson.dumps(line, default=str, option=orjson.OPT_NON_STR_KEYS).decode()
+            if record.exc_info[0] is not None:
+                line["exc_type"] = tracebacks.type_name(record.exc_info[0])
+        try:
+            text = orjson.dumps(line, default=str).decode()
+        except TypeError:  # a surrogate, a large integer or a key that is no text; orjson is slower if it accepts keys
+            text = json.dumps(line, default=str, skipkeys=True)
+        return escape_unsafe_json(text)
 
 
 def _file_handler(path: Path, options: LogOptions) -> logging.Handler:
@@ -253,38 +329,144 @@ def _file_handler(path: Path, options: LogOptions) -> logging.Handler:
 
 _images = get_logger("images")
 _tasks = get_logger("tasks")
+_server = get_logger("server")
+_METRIC: Final = "📊 Metric %s = %s%s%s"
 
 
-def log_image_processing(event: ImageEvent, *values: object) -> None:
-    """Log one step; ``values`` are sizes, counts and formats, never the content of an image.
+def log_image_processing(operation: str, shape: tuple[int, ...], duration_s: float) -> None:
+    """Log one step of image processing with the shape of its result, an array of ``(height, width, channels)``.
 
     Example:
-        >>> log_image_processing("verified", 512, 512, "PNG")
+        >>> log_image_processing("decode", (512, 512, 3), 0.123)
     """
     if _images.isEnabledFor(logging.INFO):
-        _images.info(_IMAGE_TEXT[event], *values, extra={"event": event})
+        extra = {"event": operation, "shape": shape, "duration_ms": round(1000 * duration_s, 2)}
+        _images.info("🖼️ Image %s %s %.3fs", operation, tuple(map(int, shape)), duration_s, extra=extra)
+
+
+def log_image_verified(width: int, height: int, image_format: str) -> None:
+    """Log that the structure of an image is valid.
+
+    Example:
+        >>> log_image_verified(640, 480, "png")
+    """
+    if _images.isEnabledFor(logging.INFO):
+        extra = {"event": "verified", "width": width, "height": height, "format": image_format}
+        _images.info("🖼️ Image verified: %d×%d %s", width, height, image_format.upper(), extra=extra)
+
+
+def log_faces_found(count: int) -> None:
+    """Log the number of detected faces.
+
+    Example:
+        >>> log_faces_found(1)
+    """
+    if _images.isEnabledFor(logging.INFO):
+        _images.info("👤 Found %s", count_of(count, "face"), extra={"event": "faces", "faces": count})
+
+
+def log_segmentation_decoded(width: int, height: int, labels: int) -> None:
+    """Log that a label map has been decoded.
+
+    Example:
+        >>> log_segmentation_decoded(512, 512, 10)
+    """
+    if _images.isEnabledFor(logging.INFO):
+        extra = {"event": "segmentation", "width": width, "height": height, "labels": labels}
+        text = count_of(labels, "label")
+        _images.info("🗺️ Segmentation map decoded: %d×%d, %s", width, height, text, extra=extra)
+
+
+def log_regions_extracted(count: int) -> None:
+    """Log the number of regions in a result.
+
+    Example:
+        >>> log_regions_extracted(10)
+    """
+    if _images.isEnabledFor(logging.INFO):
+        _images.info("✅ Extracted %s", count_of(count, "region"), extra={"event": "extracted", "regions": count})
+
+
+def log_image_error(code: str, reason: str, *, is_decoding: bool = True) -> None:
+    """Log that an image, or the landmarks or segmentation map sent with it, were refused.
+
+    The reason must not repeat input of the caller.
+
+    Example:
+        >>> log_image_error("image_truncated", "image: expected a complete PNG file, got 812 bytes of it")
+    """
+    subject = "Image decoding error" if is_decoding else "Input error"
+    _images.warning("💥 %s: %s [%s]", subject, reason, code, extra={"event": "refused", "code": code})
 
 
 def log_task_started(task_id: str, task_type: str, *, attempt: int = 1) -> None:
-    """Log that an attempt started."""
+    """Log that an attempt started.
+
+    Example:
+        >>> log_task_started("0123456789abcdef0123456789abcdef", "facial_processing")
+    """
     extra = {"event": "started", "task_id": task_id, "type": task_type, "attempt": attempt}
     again = f", attempt {attempt}" if attempt > 1 else ""
     _tasks.info("📋 Task started %s %s%s", task_id[:SHORT_ID], task_type, again, extra=extra)
 
 
 def log_task_succeeded(task_id: str, duration_s: float) -> None:
-    """Log that a task has a result."""
+    """Log that a task has a result.
+
+    Example:
+        >>> log_task_succeeded("0123456789abcdef0123456789abcdef", 0.123)
+    """
     extra = {"event": "succeeded", "task_id": task_id, "duration_ms": round(1000 * duration_s, 2)}
     _tasks.info("✅ Task success %s %.2fs", task_id[:SHORT_ID], duration_s, extra=extra)
 
 
 def log_task_failed(task_id: str, code: str, reason: str) -> None:
-    """Log that a task failed; the reason must not repeat input of the caller."""
+    """Log that a task failed; the reason must not repeat input of the caller.
+
+    Example:
+        >>> log_task_failed("0123456789abcdef0123456789abcdef", "no_face", "image: expected a face, got none")
+    """
     extra = {"event": "failed", "task_id": task_id, "code": code}
-    _tasks.warning("❌ Task %s failed: %s", task_id[:SHORT_ID], reason, extra=extra)
+    _tasks.warning("❌ Task %s failed: %s [%s]", task_id[:SHORT_ID], reason, code, extra=extra)
 
 
 def log_task_retried(task_id: str, reason: str, delay_s: float) -> None:
-    """Log that a task was requeued for another attempt."""
+    """Log that a task was requeued for another attempt.
+
+    Example:
+        >>> log_task_retried("0123456789abcdef0123456789abcdef", "internal error", 2.0)
+    """
     extra = {"event": "retried", "task_id": task_id, "delay_s": delay_s}
     _tasks.warning("🔁 Task %s failed, retrying in %.1fs: %s", task_id[:SHORT_ID], delay_s, reason, extra=extra)
+
+
+def log_metric(name: str, value: float, /, **labels: object) -> None:
+    """Log the value of a metric; to record it, use `app.observability.recording`.
+
+    Example:
+        >>> log_metric("task_completions_total", 42, task_type="facial_processing", status="success")
+    """
+    texts = {label: str(text) for label, text in labels.items()}
+    extra = {"event": "metric", "metric": name, "value": value, "labels": texts}
+    _server.info(_METRIC, name, format_number(value), "", _labels(texts), extra=extra)
+
+
+def format_number(value: float) -> str:
+    """Return a number without an exponent, as far as that is readable.
+
+    Example:
+        >>> format_number(42.0), format_number(0.125), format_number(1234567.0)
+        ('42', '0.125', '1234567')
+    """
+    return f"{value:.0f}" if float(value).is_integer() and abs(value) < 1e15 else f"{value:.6g}"  # noqa: PLR2004
+
+
+def _labels(labels: Mapping[str, str]) -> str:
+    """Return labels as text that starts with a space; a value with spaces or quotes is quoted."""
+    return "".join(
+        f" {name}={json.dumps(text, ensure_ascii=False) if not text or set(text) & _QUOTED else text}"
+        for name, text in labels.items()
+    )
+
+
+_QUOTED: Final = frozenset(' "=\n\t')

@@ -59,7 +59,12 @@ from app.observability.recording import (
     record_region_generated,
     track_image_processing,
 )
-from app.observability.rich_logging import log_image_processing
+from app.observability.rich_logging import (
+    log_image_processing,
+    log_image_verified,
+    log_regions_extracted,
+    log_segmentation_decoded,
+)
 from app.service.detector_pool import DetectorPool
 
 if TYPE_CHECKING:
@@ -277,7 +282,7 @@ class CropService:
 
     def _run(self, checked: CheckedInput, on_step: OnStep, start: float) -> CropResult | CropResults:
         image = _open_image(checked, on_step)
-        log_image_processing("verified", *checked.image_info.size, checked.image_info.format.upper())
+        log_image_verified(*checked.image_info.size, checked.image_info.format)
         located = self._locate_faces(image, checked, on_step)
         frames = _choose_frames(checked, located, self.limits)
         backgrounds = _encode_backgrounds(image, checked, frames, on_step)
@@ -302,7 +307,7 @@ class CropService:
         faces = process_faces(requests, on_step)
         if label_image is not None:
             height, width = label_image.shape[:2]
-            log_image_processing("segmentation", width, height, len(faces[0].regions) + len(faces[0].omitted))
+            log_segmentation_decoded(width, height, len(faces[0].regions) + len(faces[0].omitted))
         self._burn()
         _count(checked.image_info.format, faces)
         elapsed_ms = 1000 * (time.perf_counter() - start)
@@ -409,7 +414,7 @@ def _count(image_format: str, faces: Sequence[FaceResult]) -> None:
     kinds = Counter(region.kind for face in faces for region in face.regions)
     for region_type, count in kinds.items():
         record_region_generated(region_type, count)
-    log_image_processing("extracted", kinds.total())
+    log_regions_extracted(kinds.total())
 
 
 @contextmanager
@@ -428,8 +433,11 @@ def open_image(data: bytes | memoryview, info: ImageInfo, on_step: OnStep) -> Im
 
     def decode(reduction: int) -> ByteArray:
         require_decoding(estimate_decoding_bytes(info, reduction))
+        start = time.perf_counter()
         with _errors_of("image"), on_step("decode"):
-            return decode_image_with_alpha(data, info, reduction)
+            pixels = decode_image_with_alpha(data, info, reduction)
+        log_image_processing("decode", pixels.shape, time.perf_counter() - start)
+        return pixels
 
     return ImagePyramid(info.size, decode, list_reductions(info))
 

@@ -13,7 +13,7 @@ from app.face.detection.landmark_detector import DetectedFace, LandmarkDetector
 from app.face.detection.model_files import KNOWN_FILES
 from app.face.errors import DetectionUnavailableError, NoFaceError
 from app.observability.recording import record_faces_detected
-from app.observability.rich_logging import get_logger, log_image_processing
+from app.observability.rich_logging import get_logger, log_faces_found
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -84,7 +84,7 @@ class DetectorPool:
                 raise
         number = len(detected[0].faces)
         record_faces_detected("one" if number == 1 else "several")
-        log_image_processing("faces", number)
+        log_faces_found(number)
         return detected
 
     @contextmanager

@@ -19,6 +19,7 @@ from app import __version__
 from app.main import install_metrics, log_options
 from app.observability import multiprocess, value_directory
 from app.observability.health import WorkerState
+from app.observability.metrics_log import MetricsLog
 from app.observability.resources import BuildCollector, ResourceCollector
 from app.observability.rich_logging import configure_logging, get_logger
 from app.supervisor.banner import url_of
@@ -131,13 +132,25 @@ class ServiceApplication(BaseApplication):
             return multiprocess.scrape_registry(directory, [*collectors, QueueCollector(self.settings)])
         return multiprocess.scrape_registry(directory, collectors)
 
+    def _start_metrics_log(self) -> MetricsLog | None:
+        if self.metrics_directory is None or not self.settings.log_metrics_interval:
+            return None
+        metrics_log = MetricsLog(
+            multiprocess.ValueCollector(self.metrics_directory), self.settings.log_metrics_interval
+        )
+        metrics_log.start()
+        return metrics_log
+
     def _make_exporter(self, listener: socket.socket) -> ManagedProcess:
         def run() -> None:
             set_process_name("exporter")
             # On stop, the queue ends before this process does; that is not an error.
             get_logger("tasks").addFilter(lambda _: not self.scoreboard.is_draining)
             self.watch()
+            metrics_log = self._start_metrics_log()
             serve_exporter(listener, self.scoreboard, self.registry)
+            if metrics_log is not None:
+                metrics_log.stop()
 
         return ManagedProcess("exporter", run, needs=[listener], stop_limit_s=EXPORTER_STOP_S)
 

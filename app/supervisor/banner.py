@@ -8,6 +8,7 @@ from urllib.parse import urlsplit
 
 from app import __version__
 from app.main import log_options
+from app.observability.log_text import count_of
 from app.observability.rich_logging import get_logger, make_console
 from app.service.detector_pool import DetectorPool
 from app.supervisor.scoreboard import count_task_workers
@@ -38,10 +39,10 @@ def announce_task_workers(settings: Settings, metrics_url: str) -> None:
     """Log the queue and the metrics URL of a worker instance."""
     count = count_task_workers(settings)
     log.info(
-        "facial-service %s processes tasks from %s in %d worker processes, metrics and probes on %s",
+        "facial-service %s processes tasks from %s in %s, metrics and probes on %s",
         __version__,
         describe_servers(settings),
-        count,
+        count_of(count, "worker process", "worker processes"),
         metrics_url,
         extra={"version": __version__, "metrics": metrics_url, "tasks": count},
     )
@@ -116,7 +117,8 @@ def _describe_tasks(settings: Settings, *, is_queue_embedded: bool) -> str:
     if not settings.enable_tasks:
         return "off (ENABLE_TASKS=false)"
     if is_queue_embedded:
-        return f"{count_task_workers(settings)} worker processes; embedded queue in {settings.data_dir}/"
+        workers = count_of(count_task_workers(settings), "worker process", "worker processes")
+        return f"{workers}; embedded queue in {settings.data_dir}/"
     return f"queue on {describe_servers(settings)}; task workers run separately"
 
 

@@ -21,6 +21,7 @@ from gunicorn.workers.base import Worker
 
 from app.observability import multiprocess, recording
 from app.observability.health import WorkerState
+from app.observability.log_text import count_of
 from app.observability.rich_logging import get_logger
 from app.supervisor.connections import refuse_connections
 from app.supervisor.scoreboard import SlotPool
@@ -183,7 +184,7 @@ class ServiceArbiter(Arbiter):
         gunicorn's own reload starts all new workers first, which would permanently double the slots and the files that
         each scrape reads. The listening socket stays open, so no connection is refused in the meantime.
         """
-        log.info("Reloading %d workers one by one", len(self.WORKERS))
+        log.info("Reloading %s one by one", count_of(len(self.WORKERS), "worker"))
         self._to_replace = list(self.WORKERS)
 
     def _replace_next(self) -> None:
@@ -209,8 +210,8 @@ class ServiceArbiter(Arbiter):
 
     def stop(self, graceful: bool = True) -> None:
         """Become unready, then stop the workers; the managed processes run until the workers have ended."""
-        if not self.scoreboard.is_draining:
-            log.info("Stopping: requests in flight have up to %d s to finish", self.settings.graceful_timeout_s)
+        if not self.scoreboard.is_draining and self._parent_pid is None:  # a parent process has logged this
+            log.info("Stopping: work in progress has up to %d s to finish", self.settings.graceful_timeout_s)
         self.scoreboard.drain()
         if not self.systemd:  # systemd keeps its socket open, with the waiting connections, for the next instance
             for listener in self.LISTENERS:

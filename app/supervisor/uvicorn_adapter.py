@@ -26,7 +26,7 @@ from uvicorn_worker import UvicornWorker
 
 from app.observability import rich_logging
 from app.observability.health import WorkerState
-from app.observability.recording import record_error
+from app.observability.log_text import count_of
 from app.observability.rich_logging import LogLimit, get_logger
 from app.supervisor.connections import (
     WRITE_TIMEOUT_S,
@@ -46,19 +46,26 @@ from app.supervisor.framing import (
     split_target,
 )
 from app.supervisor.gunicorn_adapter import BOOT_ERROR, SlotWorker
-from app.web.error_handlers import problem_response
-from app.web.middleware import SHUTDOWN_CODE, SHUTDOWN_DETAIL, record_unparsed_request, shutdown_headers
+from app.web.error_handlers import note_error, problem_response
+from app.web.middleware import (
+    SHUTDOWN_CODE,
+    SHUTDOWN_DETAIL,
+    Refusal,
+    record_closed_connection,
+    record_unparsed_request,
+    request_id_of,
+    shutdown_headers,
+)
 from app.web.problems import PROBLEMS
 
 if TYPE_CHECKING:
     import socket
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, MutableMapping
     from types import FrameType
 
     from app.supervisor.framing import Part
     from app.web.state import WebState
 
-api_log = get_logger("api")
 server_log = get_logger("server")
 
 IDLE_LINGER_S = 1.0  # how long a stopping process still accepts a request on an idle connection
@@ -336,15 +343,14 @@ class ServiceProtocol(HttpToolsProtocol):
             self.transport.close()
 
     def _abort(self, reason: str) -> None:
-        record_error("response_timeout", "api")
-        api_log.info("%s: connection closed, because %s", self.client[0] if self.client else "-", reason)
+        Context().run(self._log_closed, "response_timeout", reason)
         self.transport.abort()
 
     def _refuse(self, code: str, detail: str, headers: dict[str, str] | None = None) -> None:
         """Respond instead of the application; only close the connection if a response has been started."""
-        record_error(code, "api")
         has_response = self.cycle.response_started if self._is_busy() else not isinstance(self._part, Head)
         if has_response:
+            Context().run(self._log_closed, code, detail)
             self.transport.close()
             return
         # In its own context, so that the id of this response does not apply to later work.
@@ -353,12 +359,8 @@ class ServiceProtocol(HttpToolsProtocol):
 
     def _respond(self, code: str, detail: str, headers: dict[str, str]) -> None:
         status, title = PROBLEMS[code]
-        if self._is_busy():
-            # The application logs and counts the request itself, as one whose client has disconnected.
-            request_id = rich_logging.accept_request_id(None)
-            rich_logging.request_id.set(request_id)
-        else:
-            request_id = record_unparsed_request(self.client[0] if self.client else "-", status)
+        request_id = request_id_of(self._scope) if self._is_busy() else rich_logging.accept_request_id(None)
+        rich_logging.request_id.set(request_id)
         every = {
             **headers,
             "Connection": "close",
@@ -367,8 +369,27 @@ class ServiceProtocol(HttpToolsProtocol):
         }
         response = problem_response(code, status, title, detail, headers=every)
         head = b"".join(name + b": " + value + b"\r\n" for name, value in response.raw_headers)
-        body = b"" if self._is_head_request() else response.body
+        body = b"" if self._is_head_request() else bytes(response.body)
+        if self._is_busy():
+            # The application logs and counts the request itself, when it notices that the connection is closed.
+            self._scope["state"]["refusal"] = Refusal(status, len(body))
+            note_error(self._scope, code)
+        else:
+            record_unparsed_request(self._client_address(), code, status, len(body))
         self.transport.write(STATUS_LINE[status] + head + b"\r\n" + body)
+
+    def _log_closed(self, code: str, reason: str) -> None:
+        if self.cycle is not None:
+            rich_logging.request_id.set(request_id_of(self._scope))
+        record_closed_connection(self._client_address(), code, reason)
+
+    @property
+    def _scope(self) -> MutableMapping[str, Any]:
+        """The scope of the current or last request."""
+        return cast("MutableMapping[str, Any]", self.cycle.scope)
+
+    def _client_address(self) -> str:
+        return self.client[0] if self.client else "-"
 
     def _is_head_request(self) -> bool:
         if self._is_busy():
@@ -460,7 +481,8 @@ class GracefulServer(Server):
     async def _refuse_unfinished(self) -> None:
         in_flight = set(self.server_state.tasks)
         if in_flight:
-            server_log.warning("Stopping: %d requests did not finish in time; responding with 503", len(in_flight))
+            unfinished = count_of(len(in_flight), "request")
+            server_log.warning("Stopping: %s did not finish in time; responding with 503", unfinished)
         self._web.shutdown.set()
         # A task that has not started yet would be cancelled without a chance to respond.
         await asyncio.sleep(0)

@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING, Final, NoReturn
 import msgspec
 import nats.errors
 
-from app.face.errors import InputError
+from app.face.errors import ImageError, InputError
 from app.observability import rich_logging
 from app.observability.recording import (
     deferred,
@@ -39,6 +39,7 @@ from app.observability.recording import (
 )
 from app.observability.rich_logging import (
     get_logger,
+    log_image_error,
     log_task_failed,
     log_task_retried,
     log_task_started,
@@ -171,6 +172,7 @@ class Attempt:
             has_slot = False  # never released, because the thread continues
             raise
         except InputError as error:
+            log_image_error(error.code, str(error), is_decoding=isinstance(error, ImageError))
             end = self._record.replace(status=TaskStatus.FAILURE, error=TaskError(error.code, str(error)))
         else:
             end = self._record.replace(

@@ -10,11 +10,12 @@ from __future__ import annotations
 import hmac
 import ipaddress
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from hashlib import sha256
 from typing import TYPE_CHECKING, Final
 
+from app.observability.log_text import count_of
 from app.observability.rich_logging import get_logger
 from app.settings import parse_api_keys, parse_key_file
 from app.web.problems import ProblemError
@@ -44,6 +45,8 @@ class Caller:
     identity: str  # for capacity and rate limits
     owner: str = ""  # owns tasks; empty if no keys are configured
     label: str = ""  # name or short hash of the key, for logs; empty if no keys are configured
+    # Short hash of the key, for logs: keys that are being rotated can have the same name and belong to one caller.
+    key_hash: str = field(default="", compare=False)
     number: int = 0  # determines the queue lane; up to eight keys or neighbouring addresses have different lanes
 
 
@@ -93,7 +96,7 @@ class KeyRing:
             self._is_failing = True
             return
         if self._content not in {None, content}:
-            log.info("API_KEYS_FILE was reloaded: %d keys", len(self._keys))
+            log.info("API_KEYS_FILE was reloaded: %s", count_of(len(self._keys), "key"))
         self._content, self._is_failing = content, False
 
 
@@ -104,8 +107,9 @@ def _identify_keys(entries: Iterable[tuple[str, str]]) -> list[tuple[bytes, Call
     for name, key in entries:
         # Different prefixes, so that a key without a name cannot have the identity of a name.
         identity = sha256(f"name:{name}".encode() if name else f"key:{key}".encode()).hexdigest()
-        new = Caller(identity, identity[:OWNER_DIGITS], name or identity[:LABEL_DIGITS], len(callers))
-        keys.append((key.encode(), callers.setdefault(identity, new)))
+        key_hash = sha256(f"key:{key}".encode()).hexdigest()[:LABEL_DIGITS]
+        new = Caller(identity, identity[:OWNER_DIGITS], name or key_hash, number=len(callers))
+        keys.append((key.encode(), replace(callers.setdefault(identity, new), key_hash=key_hash)))
     return keys
 
 

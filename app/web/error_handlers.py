@@ -4,7 +4,7 @@
     InputError (face)         the image, landmarks or segmentation map are invalid; always 422, each class has its code
     QueueError (tasks)        the task or the queue is in a wrong state; each class has its code, a key of `PROBLEMS`
     SaturatedError (service)  503 `saturated`
-    ClientDisconnect          499, for metrics and logs only, because the client is gone
+    ClientDisconnect          499 `client_disconnected`, for metrics and logs only, because the client is gone
     any other exception       500 `internal_error`; the cause is logged under the request id
 
 A document never echoes the request body: it contains names of fields, positions, counts and limits.
@@ -21,15 +21,17 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 from starlette.routing import Match
 
-from app.face.errors import InputError
+from app.face.errors import ImageError, InputError
 from app.observability import metrics, recording, rich_logging
 from app.service.body_budget import SaturatedError
 from app.tasks.errors import QueueError
-from app.web.problems import INPUT_STATUS, INPUT_TITLE, PROBLEMS, ProblemError
+from app.web.problems import IMAGE_ENCODING, INPUT_STATUS, INPUT_TITLE, PROBLEMS, ProblemError
 from app.web.state import web_state
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Mapping
+
+    from starlette.types import Scope
 
 MEDIA_TYPE: Final = "application/problem+json"
 TYPE_PREFIX: Final = "urn:facial-service:problem:"
@@ -51,8 +53,36 @@ REJECTIONS: Final = {
 ``errors_total`` counts all other codes, so that each problem response is counted once.
 """
 
+UNSENT_CODES: Final = {CLIENT_CLOSED_REQUEST: "client_disconnected", HTTPStatus.SERVICE_UNAVAILABLE: "not_ready"}
+"""Codes of responses with an error status that are no problem documents, for metrics and logs.
+
+The client has disconnected, or the response reports the health of the instance.
+"""
+
 _ROUTER_CODES: Final = {404: "not_found", 405: "method_not_allowed"}
 _OTHER_ROUTER_CODE: Final = "http_error"
+
+
+def note_error(scope: Scope, code: str, component: str = "api") -> None:
+    """Count the error of a request, and keep its code for the access log.
+
+    The first error of a request counts: it is the one that the client receives.
+    """
+    state: dict[str, Any] = scope.setdefault("state", {})
+    if "error_code" in state:
+        return
+    state["error_code"] = code
+    is_work = component == "api" or scope["method"] == "POST"  # not a status request while the queue is unavailable
+    if code in REJECTIONS and is_work:
+        recording.record_rejection(REJECTIONS[code])
+    else:
+        recording.record_error(code, component)
+
+
+def note_status(scope: Scope, status: int) -> None:
+    """Count an error status for which no handler has noted an error; see `UNSENT_CODES`."""
+    if status >= HTTPStatus.BAD_REQUEST:
+        note_error(scope, UNSENT_CODES.get(status, _OTHER_ROUTER_CODE))
 
 
 def problem_response(
@@ -66,27 +96,24 @@ def problem_response(
     return Response(orjson.dumps(document), status, headers=dict(headers or {}), media_type=MEDIA_TYPE)
 
 
-async def handle_problem(_request: Request, error: ProblemError) -> Response:
+async def handle_problem(request: Request, error: ProblemError) -> Response:
     """Respond to a `ProblemError`."""
-    if error.code in REJECTIONS:
-        recording.record_rejection(REJECTIONS[error.code])
-    else:
-        recording.record_error(error.code, "api")
+    note_error(request.scope, error.code)
+    if error.code == IMAGE_ENCODING:
+        rich_logging.log_image_error(error.code, error.detail)
     return problem_response(error.code, error.status, error.title, error.detail, headers=error.headers, **error.extra)
 
 
-async def handle_input_error(_request: Request, error: InputError) -> Response:
+async def handle_input_error(request: Request, error: InputError) -> Response:
     """Respond to an `InputError`, whose class has the code."""
-    recording.record_error(error.code, "images")
+    note_error(request.scope, error.code, "images")
+    rich_logging.log_image_error(error.code, str(error), is_decoding=isinstance(error, ImageError))
     return problem_response(error.code, INPUT_STATUS, INPUT_TITLE, str(error))
 
 
 async def handle_queue_error(request: Request, error: QueueError) -> Response:
     """Respond to a `QueueError`; a rejected submission counts as a rejection."""
-    if error.code in REJECTIONS and request.method == "POST":
-        recording.record_rejection(REJECTIONS[error.code])
-    else:
-        recording.record_error(error.code, "tasks")
+    note_error(request.scope, error.code, "tasks")
     status, title = PROBLEMS[error.code]
     headers = dict(NO_STORE)
     if status == HTTPStatus.SERVICE_UNAVAILABLE:
@@ -110,7 +137,7 @@ async def handle_disconnect(_request: Request, _error: ClientDisconnect) -> Resp
 async def handle_http_exception(request: Request, error: HTTPException) -> Response:
     """Respond to an error of the router: an unknown path or method."""
     code = _ROUTER_CODES.get(error.status_code)
-    recording.record_error(code or _OTHER_ROUTER_CODE, "api")
+    note_error(request.scope, code or _OTHER_ROUTER_CODE)
     if code is None:
         phrase = HTTPStatus(error.status_code).phrase
         return problem_response(_OTHER_ROUTER_CODE, error.status_code, phrase, phrase, headers=error.headers)
@@ -147,5 +174,4 @@ HANDLERS: dict[int | type[Exception], Callable[[Request, Any], Coroutine[Any, An
 def internal_error_response() -> Response:
     """Respond to an unexpected exception without revealing its cause."""
     status, title = PROBLEMS["internal_error"]
-    recording.record_error("internal_error", "api")
     return problem_response("internal_error", status, title, "see the service log for this request id")

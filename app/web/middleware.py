@@ -5,15 +5,22 @@ from __future__ import annotations
 import asyncio
 import ipaddress
 import time
+from dataclasses import dataclass
 from functools import lru_cache
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from starlette.datastructures import Headers
-from starlette.responses import RedirectResponse
 
 from app.observability import metrics, recording, rich_logging
 from app.observability.rich_logging import get_logger
-from app.web.error_handlers import NO_STORE, internal_error_response, problem_response
+from app.web.error_handlers import (
+    NO_STORE,
+    TYPE_PREFIX,
+    internal_error_response,
+    note_error,
+    note_status,
+    problem_response,
+)
 from app.web.problems import PROBLEMS
 
 if TYPE_CHECKING:
@@ -36,6 +43,14 @@ _SVG_POLICY = (
 )
 
 
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """A response that the server sent instead of the application."""
+
+    status: int
+    bytes_out: int
+
+
 class RequestContext:
     """Middleware that sets the request id, writes the access log and converts unhandled exceptions to status 500."""
 
@@ -50,17 +65,20 @@ class RequestContext:
             return
         start = time.perf_counter()
         headers = Headers(scope=scope)
-        request_id = rich_logging.accept_request_id(headers.get("x-request-id"))
+        state = scope.setdefault("state", {})
+        request_id = request_id_of(scope)
         rich_logging.request_id.set(request_id)
         rich_logging.trace_id.set(rich_logging.parse_trace_id(headers.get("traceparent")))
-        status = 0
+        status = bytes_out = 0
 
         async def send_with_id(message: Message) -> None:
-            nonlocal status
-            if message["type"] == "http.response.start":
+            nonlocal status, bytes_out
+            if message["type"] == "http.response.body":
+                bytes_out += len(message.get("body", b""))
+            elif message["type"] == "http.response.start":
                 status = message["status"]
                 message["headers"] = _add_headers(message["headers"], request_id)
-                if (limit := scope.get("state", {}).get("rate_limit")) is not None:
+                if (limit := state.get("rate_limit")) is not None:
                     limits = limit.headers().items()
                     message["headers"] += [(name.lower().encode(), value.encode()) for name, value in limits]
             await send(message)
@@ -69,13 +87,28 @@ class RequestContext:
             await self._app(scope, receive, send_with_id)
         except Exception:
             log.exception("Unhandled error")
+            note_error(scope, "internal_error")
             if status:  # the response has started; only closing the connection can show that it is incomplete
-                recording.record_error("internal_error", "api")
                 raise
             await internal_error_response()(scope, receive, send_with_id)
         finally:
+            if "refusal" in state:
+                status, bytes_out = state["refusal"].status, state["refusal"].bytes_out
+            note_status(scope, status)
             if self._is_access_logged:
-                _log_access(scope, status, 1000 * (time.perf_counter() - start))
+                _log_access(scope, status, start, 0 if scope["method"] == "HEAD" else bytes_out)
+
+
+def request_id_of(scope: Scope) -> str:
+    """Return the id of a request: that of its header if it is valid, or a new one."""
+    state = scope.setdefault("state", {})
+    request_id: str | None = state.get("request_id")
+    if request_id is None:
+        header = next((value for name, value in scope["headers"] if name == b"x-request-id"), None)
+        request_id = state["request_id"] = rich_logging.accept_request_id(
+            None if header is None else header.decode("latin-1")
+        )
+    return request_id
 
 
 def _add_headers(headers: Iterable[tuple[bytes, bytes]], request_id: str) -> list[tuple[bytes, bytes]]:
@@ -101,12 +134,9 @@ class PathPrefix:
         self._raw_prefix = prefix.encode()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Handle one request; one for the prefix alone is redirected, because links of the page are relative."""
+        """Handle one request; the application redirects one for the prefix alone."""
         if scope["type"] == "http":
             path: str = scope["path"]
-            if path == self._prefix:
-                await RedirectResponse(f"{self._prefix}/", 308)(scope, receive, send)
-                return
             if path.startswith(f"{self._prefix}/"):
                 raw_path = scope.get("raw_path") or b""
                 scope = {**scope, "path": path.removeprefix(self._prefix)}
@@ -151,7 +181,7 @@ class ShutdownGuard:
             await self._respond(scope, receive, send)
 
     async def _respond(self, scope: Scope, receive: Receive, send: Send) -> None:
-        recording.record_error(SHUTDOWN_CODE, "api")
+        note_error(scope, SHUTDOWN_CODE)
         status, title = PROBLEMS[SHUTDOWN_CODE]
         response = problem_response(SHUTDOWN_CODE, status, title, SHUTDOWN_DETAIL, headers=self._headers)
         await response(scope, receive, send)
@@ -168,30 +198,62 @@ def _uncancel() -> None:
         task.uncancel()
 
 
-def record_unparsed_request(client: str, status: int) -> str:
-    """Log and count a request that never reached the application: invalid HTTP, or headers that are too large.
-
-    Return a new request id, which is also set in the context.
-    """
-    request_id = rich_logging.accept_request_id(None)
-    rich_logging.request_id.set(request_id)
-    fields = {"method": metrics.OTHER_METHOD, "path": "-", "status": status, "duration_ms": 0.0, "client": client}
-    log.info("%s - %d 0.0ms %s", metrics.OTHER_METHOD, status, client, extra=fields)
+def record_unparsed_request(client: str, code: str, status: int, bytes_out: int) -> None:
+    """Log and count a request that never reached the application: invalid HTTP, or headers that are too large."""
+    recording.record_error(code, "api")
     recording.record_response(metrics.OTHER_METHOD, metrics.UNMATCHED_ENDPOINT, str(status))
-    return request_id
+    fields = {
+        "method": metrics.OTHER_METHOD,
+        "path": "-",
+        "status": status,
+        "duration_ms": 0.0,
+        "client": client,
+        "bytes_in": 0,
+        "bytes_out": bytes_out,
+        "upload_ms": 0.0,
+        "code": code,
+        "type": TYPE_PREFIX + code,
+    }
+    log.info("%s - %d 0.0ms %s %s", metrics.OTHER_METHOD, status, client, code, extra=fields)
 
 
-def _log_access(scope: Scope, status: int, duration_ms: float) -> None:
+def record_closed_connection(client: str, code: str, reason: str) -> None:
+    """Log and count an error that only closes the connection, because a response has been sent already."""
+    recording.record_error(code, "api")
+    extra = {"event": "connection_closed", "client": client, "code": code}
+    log.info("%s: connection closed, because %s [%s]", client, reason, code, extra=extra)
+
+
+def _log_access(scope: Scope, status: int, start: float, bytes_out: int) -> None:
+    """Log a request that started at `start`, as `time.perf_counter` returned it."""
+    state = scope["state"]
+    duration_ms = 1000 * (time.perf_counter() - start)
     client = _valid_address(scope["client"][0]) if scope.get("client") else "-"
     method = metrics.method_label(scope["method"])
     # Logged undecoded, because a decoded path can contain line breaks and terminal escape sequences.
     path = scope["raw_path"][:MAX_LOGGED_PATH].decode("ascii", "replace")
-    fields = {"method": method, "path": path, "status": status, "duration_ms": round(duration_ms, 2), "client": client}
-    caller = scope.get("state", {}).get("caller")
+    fields: dict[str, Any] = {
+        "method": method,
+        "path": path,
+        "status": status,
+        "duration_ms": round(duration_ms, 2),
+        "client": client,
+        "bytes_in": state.get("body_bytes", 0),
+        "bytes_out": bytes_out,
+        "upload_ms": round(max(0.0, 1000 * (state["body_read_s"] - start)), 2) if "body_read_s" in state else 0.0,
+    }
+    caller = state.get("caller")
     if caller is not None and caller.label:
         fields["api_key"] = caller.label
+        fields["api_key_hash"] = caller.key_hash
         client = f"{client} {caller.label}"
-    log.info("%s %s %d %.1fms %s", method, path, status, duration_ms, client, extra=fields)
+    code = state.get("error_code")
+    if code is not None:
+        fields["code"] = code
+        fields["type"] = TYPE_PREFIX + code
+        client = f"{client} {code}"
+    message = f"{method} {path} {status} {duration_ms:.1f}ms {client}"  # faster than arguments
+    log.info(message, extra=fields)
 
 
 @lru_cache(maxsize=1024)

@@ -3,6 +3,8 @@
 The names in the document are those of generated clients: each operation has an id, and each enumeration a schema.
 """
 
+# Longer than 600 lines, because the descriptions, examples and codes of one document belong together.
+
 from __future__ import annotations
 
 from functools import cache

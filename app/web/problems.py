@@ -13,6 +13,8 @@ from app.face.errors import PUBLIC_CODES
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+IMAGE_ENCODING: Final = "image_encoding"
+
 PROBLEMS: dict[str, tuple[int, str]] = {
     "http_invalid": (400, "The request is not valid HTTP"),
     "invalid_json": (400, "The body is not valid JSON"),
@@ -34,7 +36,7 @@ PROBLEMS: dict[str, tuple[int, str]] = {
     "field_invalid": (422, "A field has an invalid value"),
     "field_duplicate": (422, "A form field was sent more than once"),
     "parameter_invalid": (422, "A query parameter or header is invalid"),
-    "image_encoding": (422, "An image is not valid base64"),
+    IMAGE_ENCODING: (422, "An image is not valid base64"),
     "rate_limited": (429, "The caller exceeded its rate limit"),
     "head_too_large": (431, "The headers are too large"),
     "internal_error": (500, "The service failed to process the request"),

@@ -51,6 +51,8 @@ class RequestMetrics:
             finally:
                 end_s = time.perf_counter() if response_s is None else response_s
                 state = scope.get("state", {})
+                if "refusal" in state:  # the server's own response to a body that is not valid HTTP
+                    status = state["refusal"].status
                 upload_s = max(0.0, state.get("body_read_s", start_s) - start_s)
                 recording.record_request_ended(method, endpoint)
                 recording.record_response(

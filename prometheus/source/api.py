@@ -38,8 +38,9 @@ REQUESTS = series("api_requests_total", API)
 DURATION_METRIC = "api_request_duration_seconds"
 COMPLETIONS = series("task_completions_total")
 
-# Exclude responses to port scans.
-ERRORS = series("errors_total", 'type!~"not_found|method_not_allowed|http_invalid|head_too_large|head_timeout"')
+# Exclude responses to port scans, clients that disconnect, and health checks during a rollout.
+_NO_ERRORS = "not_found|method_not_allowed|http_invalid|head_too_large|head_timeout|client_disconnected|not_ready"
+ERRORS = series("errors_total", f'type!~"{_NO_ERRORS}"')
 DECODE_ERRORS = series("errors_total", 'type=~"image_(corrupt|empty|encoding|truncated|unsupported_format)"')
 ERROR_RATIO = f"{level('component')}:errors_per_work:ratio_rate"
 # Exists if a blackbox exporter requests the API as its clients do; see the Probe of the chart.

@@ -14,6 +14,7 @@ from app.face.errors import PUBLIC_CODES
 from app.main import create_app
 from app.observability.metrics import METRICS
 from app.settings import Settings
+from app.web.error_handlers import UNSENT_CODES
 from app.web.problems import PROBLEMS, TASK_ERRORS
 from prometheus.source.model import LABELS
 from tests.dashboards import ROOT, RULES, Target, alerts, fill, load, needs, panels, targets
@@ -148,7 +149,7 @@ def values_of(metric: str, label: str) -> set[str]:
     if label == "method":
         return {"GET", "POST", "DELETE"}
     if (metric, label) == ("errors_total", "type"):
-        return {*PROBLEMS, *PUBLIC_CODES, *TASK_ERRORS}
+        return {*PROBLEMS, *PUBLIC_CODES, *TASK_ERRORS, *UNSENT_CODES.values()}
     return set(re.findall("`([^`]+)`", known))
 
 

@@ -17,6 +17,7 @@ from app.main import create_app
 from app.observability.metrics import METRICS
 from app.settings import Settings
 from app.supervisor.scoreboard import Scoreboard, make_task_scoreboard
+from app.web.error_handlers import UNSENT_CODES
 from app.web.problems import PROBLEMS, TASK_ERRORS
 from prometheus.source.api import SCALED_TO_ZERO
 from prometheus.source.kubernetes import FULLNAMES
@@ -195,7 +196,7 @@ def values_of(use: Use, label: str) -> set[str] | None:  # noqa: PLR0911 - one c
         scoreboards = (Scoreboard(expected_workers=1, timeout_s=1), make_task_scoreboard(Settings()))
         return {scoreboard.worker_name(slot) for scoreboard in scoreboards for slot in (0, 11)}
     if (spec.name, label) == ("errors_total", "type"):
-        return {*PROBLEMS, *PUBLIC_CODES, *TASK_ERRORS}
+        return {*PROBLEMS, *PUBLIC_CODES, *TASK_ERRORS, *UNSENT_CODES.values()}
     return set(re.findall("`([^`]+)`", known))
 
 

@@ -185,6 +185,8 @@ def test_callers_who_went_away_are_not_worked_for(
         scraped = service.scrape()
     assert counted(scraped, "200") == 1
     assert counted(scraped, "499") == gone
+    disconnected = frozenset({("type", "client_disconnected"), ("component", "api")})
+    assert scraped["errors_total", disconnected] == gone
     assert scraped["landmarks_processed_total", frozenset()] == 478
 
 

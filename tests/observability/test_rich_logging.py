@@ -5,12 +5,26 @@ from __future__ import annotations
 import io
 import json
 import logging
+import os
+import re
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from rich.style import Style
 
-from app.observability import rich_logging
-from app.observability.rich_logging import LogOptions, configure_logging, get_logger, log_image_processing
+from app.observability import rich_logging, tracebacks
+from app.observability.rich_logging import (
+    LogOptions,
+    configure_logging,
+    get_logger,
+    log_faces_found,
+    log_image_error,
+    log_image_processing,
+    log_image_verified,
+    log_metric,
+    log_regions_extracted,
+    log_segmentation_decoded,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -56,6 +70,7 @@ def test_json_is_one_object_per_line_with_the_ids_of_the_request(logged: Callabl
     assert (first["request_id"], first["trace_id"]) == ("order-17", "0af7651916cd43dd8448eb211c80319c")
     assert first["time"].endswith("+00:00")
     assert "ValueError: invalid literal" in second["exc_info"]
+    assert second["exc_type"] == "ValueError"
     assert "request_id" not in third
 
 
@@ -67,7 +82,7 @@ def test_rich_lines_contain_the_component_and_parse_no_markup(logged: Callable[.
     rich_logging.request_id.reset(request)
     text = stream.getvalue()
     assert "API     GET /[bold]x[/] 200" in text
-    assert "Images  odd [order-17]" in text
+    assert "Images  order-17 odd" in text
     assert text.startswith("at ")
 
 
@@ -75,10 +90,10 @@ def test_rich_lines_are_coloured_by_component_and_status(
     logged: Callable[..., io.StringIO], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("FORCE_COLOR", "1")
-    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setenv("TERM", "xterm-256color")
     stream = logged(format="rich", theme={"status.client": "magenta"})
     get_logger("api").info("GET /200 404 15.2ms 127.0.0.1")
-    assert "\x1b[1;36mAPI" in stream.getvalue(), "bold cyan, the default of the theme"
+    assert "\x1b[1;38;5;30mAPI" in stream.getvalue(), "bold cyan, the default of the theme"
     assert "\x1b[35m404\x1b[0m" in stream.getvalue(), "magenta, as configured"
 
 
@@ -87,21 +102,153 @@ def test_image_lines_are_only_written_on_a_terminal(
     logged: Callable[..., io.StringIO], format_: str, is_quiet: bool
 ) -> None:
     stream = logged(format=format_)
-    log_image_processing("verified", 512, 512, "PNG")
-    log_image_processing("segmentation", 256, 256, 10)
-    log_image_processing("extracted", 10)
+    log_image_verified(640, 480, "png")
+    log_image_processing("decode", (512, 512, 3), 0.123)
+    log_faces_found(1)
+    log_segmentation_decoded(256, 256, 1)
+    log_regions_extracted(10)
     text = stream.getvalue()
     assert (text == "") is is_quiet
     if not is_quiet:
-        assert "Image verified: 512×512 PNG" in text
-        assert "Segmentation map decoded: 256×256, 10 labels" in text
+        assert "Image verified: 640×480 PNG" in text
+        assert "Image decode (512, 512, 3) 0.123s" in text
+        assert "Found 1 face\n" in re.sub(" +", " ", text).replace(" \n", "\n")
+        assert "Segmentation map decoded: 256×256, 1 label" in text
+        assert "1 labels" not in text
         assert "Extracted 10 regions" in text
 
 
 def test_image_lines_can_be_enabled(logged: Callable[..., io.StringIO]) -> None:
     stream = logged(format="json", levels={"images": "INFO"})
-    log_image_processing("extracted", 10)
-    assert json.loads(stream.getvalue())["event"] == "extracted"
+    log_image_processing("decode", (512, 512, 3), 0.123)
+    line = json.loads(stream.getvalue())
+    assert (line["event"], line["shape"], line["duration_ms"]) == ("decode", [512, 512, 3], 123.0)
+
+
+def test_refused_images_and_metrics_are_logged_in_both_formats(logged: Callable[..., io.StringIO]) -> None:
+    stream = logged(format="rich")
+    log_image_error("image_truncated", "image: expected a complete PNG")
+    log_metric("task_completions_total", 42, task_type="facial_processing", status="success")
+    log_metric("odd", 0.5, label='two words "quoted"')
+    text = stream.getvalue()
+    assert "Images  💥 Image decoding error: image: expected a complete PNG [image_truncated]" in text
+    assert "📊 Metric task_completions_total = 42 task_type=facial_processing status=success" in text
+    assert '📊 Metric odd = 0.5 label="two words \\"quoted\\""' in text
+    stream = logged(format="json")
+    stream.truncate(stream.seek(0))
+    log_image_error("image_truncated", "image: expected a complete PNG")
+    log_metric("task_completions_total", 42, status="success")
+    refused, metric = (json.loads(line) for line in stream.getvalue().splitlines())
+    assert (refused["level"], refused["code"]) == ("WARNING", "image_truncated")
+    assert (metric["metric"], metric["value"], metric["labels"]) == (
+        "task_completions_total",
+        42,
+        {"status": "success"},
+    )
+
+
+UNSAFE = "a\nb\rc\x1b[31md\x9b31me\u2028f\u202eg\x7fh"
+
+
+@pytest.mark.parametrize("format_", ["rich", "json"])
+def test_text_cannot_forge_a_line_or_control_the_terminal(logged: Callable[..., io.StringIO], format_: str) -> None:
+    stream = logged(format=format_)
+    get_logger("api").info("%s [red]x[/]", UNSAFE)
+    try:
+        raise ValueError(UNSAFE)  # noqa: TRY301 - the traceback is logged
+    except ValueError as error:
+        error.add_note(UNSAFE)
+        get_logger("api").exception("failed")
+    text = stream.getvalue()
+    assert not set(text) & {"\r", "\x1b", "\x9b", "\u2028", "\u202e", "\x7f"}
+    assert "[red]x[/]" in text
+    if format_ == "json":
+        assert json.loads(text.splitlines()[0])["message"] == f"{UNSAFE} [red]x[/]"
+    else:
+        assert "a\\nb\\rc\\x1b[31md" in text.splitlines()[0]
+
+
+def test_line_that_orjson_refuses_is_logged_by_the_standard_library(logged: Callable[..., io.StringIO]) -> None:
+    stream = logged(format="json")
+    get_logger("api").info("half \ud800", extra={"number": 2**70})
+    assert json.loads(stream.getvalue())["number"] == 2**70
+
+
+def fail(number: int) -> None:
+    def first() -> None:
+        local = "QXcanaryQX"
+        raise ZeroDivisionError(len(local))
+
+    def second() -> None:
+        raise KeyError("second")
+
+    try:
+        (first, second)[number]()
+    except (ZeroDivisionError, KeyError):
+        get_logger("api").exception("Unhandled error")
+
+
+def test_tracebacks_are_limited_and_contain_no_local_variables(
+    logged: Callable[..., io.StringIO], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stream = logged(format="rich")
+    now = [1000.0]
+    monkeypatch.setattr(tracebacks.time, "monotonic", lambda: now[0])
+
+    def log(number: int) -> str:
+        stream.truncate(stream.seek(0))
+        fail(number)
+        return stream.getvalue()
+
+    text = log(0)
+    assert "Traceback (most recent call last)" in text
+    assert "raise ZeroDivisionError(len(local))" in text, "code context"
+    assert "'QXcanaryQX'" not in text, "no values of local variables"
+    text = log(0)
+    assert "Traceback (most" not in text
+    assert "Unhandled error: ZeroDivisionError: 10 (at observability/test_rich_logging.py:" in text
+    assert "[repeated 1 time, traceback omitted]" in re.sub(r"\s+", " ", text)
+    assert "Traceback (most" not in log(1), "a second has not passed"
+    now[0] += 1.5
+    assert "Traceback (most" in log(1)
+    now[0] += 30
+    assert "[repeated 2 times, traceback omitted]" in re.sub(r"\s+", " ", log(0))
+    now[0] += 30
+    text = re.sub(r"\s+", " ", log(0))
+    assert "Traceback (most" in text
+    assert "[repeated 2 times since its last traceback]" in text
+
+
+def test_tracebacks_are_limited_across_processes() -> None:
+    limit = tracebacks.TracebackLimit()
+    error = ValueError("x")
+    found = type(error), error, None
+    assert limit.check(found) == (True, 0)
+    child = os.fork()
+    if not child:
+        os._exit(0 if limit.check(found) == (False, 1) else 1)
+    assert os.waitpid(child, 0)[1] == 0
+    assert limit.check(found) == (False, 2)
+
+
+def contrast(one: tuple[int, ...], other: tuple[int, ...]) -> float:
+    """Return the contrast of two colours as WCAG 2 defines it."""
+
+    def luminance(colour: tuple[int, ...]) -> float:
+        parts = [part / 255 for part in colour]
+        linear = [part / 12.92 if part <= 0.03928 else ((part + 0.055) / 1.055) ** 2.4 for part in parts]
+        return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+
+    low, high = sorted((luminance(one), luminance(other)))
+    return (high + 0.05) / (low + 0.05)
+
+
+@pytest.mark.parametrize("name", rich_logging.DEFAULT_THEME)
+def test_colours_are_readable_on_dark_and_light_terminals(name: str) -> None:
+    colour = Style.parse(rich_logging.DEFAULT_THEME[name]).color
+    assert colour is not None
+    rgb = tuple(colour.get_truecolor())
+    assert min(contrast(rgb, (0, 0, 0)), contrast(rgb, (255, 255, 255))) >= 4
 
 
 def test_levels_of_components(logged: Callable[..., io.StringIO]) -> None:

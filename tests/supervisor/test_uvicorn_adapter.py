@@ -15,10 +15,10 @@ import uvloop
 from uvicorn.config import Config
 from uvicorn.server import ServerState
 
-from app.observability.rich_logging import request_id
+from app.observability.rich_logging import get_logger, request_id
 from app.supervisor import connections, uvicorn_adapter
 from app.supervisor.framing import MAX_HEAD_BYTES
-from app.supervisor.uvicorn_adapter import ServiceProtocol, api_log
+from app.supervisor.uvicorn_adapter import ServiceProtocol
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -414,7 +414,7 @@ def test_an_incomplete_head_gets_408(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, scrape: Scrape, before: bytes, head: bytes
 ) -> None:
     monkeypatch.setattr(uvicorn_adapter, "HEAD_TIMEOUT_S", 0.5)
-    caplog.set_level(logging.INFO, api_log.name)
+    caplog.set_level(logging.INFO, get_logger("api").name)
 
     async def talk(connection: Connection) -> None:
         await connection.send(before + head)
@@ -432,7 +432,7 @@ def test_a_connection_without_a_request_is_closed_silently(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, data: bytes
 ) -> None:
     monkeypatch.setattr(uvicorn_adapter, "HEAD_TIMEOUT_S", 0.5)
-    caplog.set_level(logging.INFO, api_log.name)
+    caplog.set_level(logging.INFO, get_logger("api").name)
 
     async def talk(connection: Connection) -> None:
         await connection.send(data, 1)
@@ -551,7 +551,7 @@ def test_a_client_that_reads_nothing_is_disconnected(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, scrape: Scrape
 ) -> None:
     monkeypatch.setattr(connections, "WRITE_TIMEOUT_S", 0.1)
-    caplog.set_level(logging.INFO, api_log.name)
+    caplog.set_level(logging.INFO, get_logger("api").name)
 
     async def talk(connection: Connection) -> None:
         await connection.send(b"GET /large HTTP/1.1\r\nHost: a\r\n\r\n" * 50)
@@ -565,7 +565,7 @@ def test_a_client_that_reads_nothing_is_disconnected(
 
 @pytest.mark.parametrize("close", [b"", b"Connection: close\r\n"])
 def test_a_client_that_reads_slowly_gets_its_response(caplog: pytest.LogCaptureFixture, close: bytes) -> None:
-    caplog.set_level(logging.INFO, api_log.name)
+    caplog.set_level(logging.INFO, get_logger("api").name)
 
     async def talk(connection: Connection) -> None:
         await connection.send(b"GET /large HTTP/1.1\r\nHost: a\r\n" + close + b"\r\n")

@@ -9,7 +9,6 @@ import logging
 import re
 import sys
 from collections import Counter
-from contextvars import copy_context
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -89,6 +88,7 @@ def test_access_log_describes_request_and_response(make_app: MakeApp, call: Call
     assert line.pop("duration_ms") >= 0
     assert line.pop("time")
     assert re.fullmatch(r"GET /version 200 \d+\.\dms 127\.0\.0\.1", line.pop("message"))
+    assert line.pop("bytes_out") > 0
     assert line == {
         "level": "INFO",
         "logger": "facial.api",
@@ -96,8 +96,60 @@ def test_access_log_describes_request_and_response(make_app: MakeApp, call: Call
         "path": "/version",
         "status": 200,
         "client": "127.0.0.1",
+        "bytes_in": 0,
+        "upload_ms": 0.0,
         "request_id": "id-1",
     }
+
+
+def test_access_log_has_code_sizes_and_upload_time(
+    make_app: MakeApp, call: Call, sample: Sample, log_lines: Lines
+) -> None:
+    async def stream() -> Any:
+        yield sample.json(landmarks=[])[:100]
+        await asyncio.sleep(0.2)
+        yield sample.json(landmarks=[])[100:]
+
+    response = call(make_app(), content=stream(), headers={"content-type": "application/json"})
+    refused, line = log_lines()
+    assert line["code"] == response.json()["code"] == "landmarks_count"
+    assert line["type"] == response.json()["type"]
+    assert line["message"].endswith(" 127.0.0.1 landmarks_count")
+    assert (line["bytes_in"], line["bytes_out"]) == (len(sample.json(landmarks=[])), len(response.content))
+    assert 200 <= line["upload_ms"] <= line["duration_ms"]
+    assert (refused["logger"], refused["code"]) == ("facial.images", "landmarks_count")
+    assert refused["message"] == f"💥 Input error: {response.json()['detail']} [landmarks_count]"
+    assert refused["request_id"] == line["request_id"] == response.headers["x-request-id"]
+
+
+def test_access_log_tells_keys_of_one_name_apart(make_app: MakeApp, call: Call, log_lines: Lines) -> None:
+    app = make_app(api_keys="shop:old-key,shop:new-key")
+    for key in ("old-key", "new-key", "wrong"):
+        call(app, "POST", "/api/v1/frontal/crop", headers={"x-api-key": key})
+    old, new, wrong = log_lines()
+    assert old["api_key"] == new["api_key"] == "shop"
+    assert old["api_key_hash"] != new["api_key_hash"]
+    assert "api_key" not in wrong
+    assert (wrong["code"], "old-key" in str(old)) == ("unauthorized", False)
+
+
+@pytest.mark.parametrize(
+    ("status", "code"), [(499, "client_disconnected"), (503, "not_ready"), (418, "http_error"), (304, None)]
+)
+def test_every_error_status_has_a_code_that_is_counted(
+    scrape: Scrape, log_lines: Lines, status: int, code: str | None
+) -> None:
+    async def app(_scope: Any, _receive: Any, send: Any) -> None:
+        await send({"type": "http.response.start", "status": status, "headers": []})
+
+    async def send(_message: Any) -> None: ...
+
+    scope = {"type": "http", "method": "GET", "raw_path": b"/", "headers": []}
+    asyncio.run(RequestContext(app, is_access_logged=True)(scope, None, send))  # type: ignore[arg-type]
+    (line,) = log_lines()
+    assert line.get("code") == code
+    counted = {key: value for key, value in scrape().items() if key[0] == "errors_total" and value}
+    assert counted == ({} if code is None else {("errors_total", "api", code): 1})
 
 
 @pytest.mark.parametrize(
@@ -149,9 +201,10 @@ def test_unhandled_exception_is_a_500_without_its_cause(
     }
     error, access = log_lines()
     assert (error["level"], error["message"], error["request_id"]) == ("ERROR", "Unhandled error", "id-1")
+    assert error["exc_type"] == "ZeroDivisionError"
     assert error["exc_info"].startswith("Traceback")
     assert error["exc_info"].endswith(f"ZeroDivisionError: {CANARY}")
-    assert (access["status"], access["request_id"]) == (500, "id-1")
+    assert (access["status"], access["code"], access["request_id"]) == (500, "internal_error", "id-1")
 
 
 def test_unhandled_exception_is_counted_once(
@@ -244,7 +297,7 @@ def test_histograms_observe_every_counted_request(
     call(app, content=sample.json(), headers={"content-type": "application/json"})
     call(app, "GET", "/version")
     call(app, "GET", "/nowhere")
-    copy_context().run(record_unparsed_request, "127.0.0.1", 400)  # it sets the request id
+    record_unparsed_request("127.0.0.1", "http_invalid", 400, 300)
     counted = scrape()
     requests: Counter[tuple[str, ...]] = Counter()
     for key, value in counted.items():

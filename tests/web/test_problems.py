@@ -74,6 +74,13 @@ REQUEST = Request({"type": "http", "method": "BREW", "path": "/path", "headers":
 SUBMISSION = Request({**REQUEST.scope, "method": "POST"})
 
 
+@pytest.fixture(autouse=True)
+def forget_errors() -> None:
+    """Remove the state of the requests, in which only the first error counts."""
+    REQUEST.scope.pop("state", None)
+    SUBMISSION.scope.pop("state", None)
+
+
 def document(response: Response) -> dict[str, object]:
     assert response.media_type == "application/problem+json"
     found: dict[str, object] = orjson.loads(response.body)
@@ -178,6 +185,7 @@ def test_internal_error_does_not_reveal_its_cause() -> None:
 def test_rejections_are_counted_separately_from_errors(scrape: Scrape) -> None:
     assert REJECTIONS.keys() <= PROBLEMS.keys()
     for code in PROBLEMS:
+        REQUEST.scope.pop("state", None)
         asyncio.run(handle_problem(REQUEST, ProblemError(code, "detail")))
     counted = scrape()
     assert {key[1] for key in counted if key[0] == "api_rejections_total"} == set(REJECTIONS.values())
