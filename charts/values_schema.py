@@ -17,7 +17,7 @@ _DURATION = {"type": "string", "pattern": "^([0-9]+(ms|[smhdwy]))+$"}
 
 def values_schema(keys: Sequence[Key], title: str) -> dict[str, Any]:
     """Return the schema of a chart's values, in draft 7, which Helm supports."""
-    schema = _closed({key.path[-1]: key_schema(key) for key in keys})
+    schema = _closed({key.path[-1]: key_schema(key) for key in keys}) | _required(keys)
     # Helm passes the global values of a parent chart to every subchart.
     schema["properties"].setdefault("global", {"type": "object"})["additionalProperties"] = True
     # A parent chart can use this value as the condition of the dependency.
@@ -34,8 +34,23 @@ def key_schema(key: Key) -> dict[str, Any]:
     if key.description:
         keywords["description"] = key.description
     if key.children:
-        return keywords | _closed({child.path[-1]: key_schema(child) for child in key.children})
+        closed = _closed({child.path[-1]: key_schema(child) for child in key.children})
+        return keywords | closed | _required(key.children)
     return keywords | _value_schema(key) | {"default": key.default}
+
+
+def _required(keys: Sequence[Key]) -> dict[str, Any]:
+    """Return the keyword that rejects null for the keys that the chart needs.
+
+    Helm removes a key whose value is null, and validates the values together with the defaults. The chart treats a
+    missing map, list or optional string as an empty one. It needs every other key.
+    """
+    names = [key.path[-1] for key in keys if key.path != ("global",) and (key.children or _is_needed(key.default))]
+    return {"required": names} if names else {}
+
+
+def _is_needed(default: Any) -> bool:
+    return default not in (None, "") and not isinstance(default, list | dict)
 
 
 def _closed(properties: dict[str, Any]) -> dict[str, Any]:

@@ -110,6 +110,15 @@ TOOLS = (
         version_arguments=("version", "--short"),
         version_variable="helm.sh/helm/v3/internal/version.version",
     ),
+    Tool(
+        "helm4",
+        "tests of the chart with Helm 4",
+        (4, 0, 0),
+        "helm4",
+        "helm.sh/helm/v4/cmd/helm",
+        version_arguments=("version", "--short"),
+        version_variable="helm.sh/helm/v4/internal/version.version",
+    ),
 )
 
 
@@ -145,6 +154,9 @@ DEFINITIONS = (
         "sigs.k8s.io/gateway-api",
         "config/crd/standard",
         ("gateway.networking.k8s.io_httproutes.yaml",),
+    ),
+    Definitions(
+        "vertical-pod-autoscaler", "k8s.io/autoscaler/vertical-pod-autoscaler", "deploy", ("vpa-v1-crd-gen.yaml",)
     ),
 )
 
@@ -292,9 +304,9 @@ def build_with_go(tool: Tool, home: Path) -> None:
     """
     log(f"building {tool.name} with Go: minutes the first time, seconds with a warm cache")
     version = tool.pinned_version()
-    variables = {tool.version_variable: f"v{version}" if tool.name == "helm" else version}
+    variables = {tool.version_variable: f"v{version}" if tool.name.startswith("helm") else version}
     if tool.name == "helm":
-        # By default, Helm renders charts for Kubernetes 1.20; its releases set the version of the client library.
+        # By default, Helm 3 renders charts for Kubernetes 1.20; its releases set the version of the client library.
         minor = read_pins("helm")["k8s.io/client-go"].split(".")[1]
         for package in ("pkg/chartutil", "pkg/lint/rules"):
             variables |= {

@@ -85,22 +85,23 @@ class Release:
         return found[0]
 
 
-def find_helm() -> str:
-    """Return the path of Helm, or skip the test."""
+def find_helm(program: str = "") -> str:
+    """Return the path of Helm, or skip the test. The variable HELM names the default program, such as `helm4`."""
+    program = program or os.environ.get("HELM", "helm")
     path = os.pathsep.join((str(ROOT / ".tools" / "bin"), os.environ.get("PATH", os.defpath)))
-    found = shutil.which("helm", path=path)
+    found = shutil.which(program, path=path)
     if found is None:
-        pytest.skip("helm is neither in .tools/bin nor on PATH; `make tools` builds it")
+        pytest.skip(f"{program} is neither in .tools/bin nor on PATH; `make tools` builds it")
     return found
 
 
-def run_helm(*arguments: str | Path, values: Mapping[str, Any] | None = None) -> str:
+def run_helm(*arguments: str | Path, values: Mapping[str, Any] | None = None, program: str = "") -> str:
     """Run Helm and return its output.
 
     Raises:
         HelmError: it failed.
     """
-    command = [find_helm(), *map(str, arguments)]
+    command = [find_helm(program), *map(str, arguments)]
     given = None
     if values is not None:
         command += ["--values", "-"]
@@ -122,6 +123,7 @@ def template(
     chart: Path = CHART,
     release: str = RELEASE,
     options: Sequence[str] = (),
+    program: str = "",
 ) -> Release:
     """Render the chart.
 
@@ -132,7 +134,7 @@ def template(
     arguments += ["--kube-version", KUBERNETES, *options]
     for file in files:
         arguments += ["--values", file]
-    return Release(run_helm(*arguments, values=values))
+    return Release(run_helm(*arguments, values=values, program=program))
 
 
 @lru_cache

@@ -25,30 +25,12 @@ with pytest.MonkeyPatch.context() as patch:
 # The oldest version that the chart supports, and the newest one with schemas.
 VERSIONS = ("1.30.0", kubernetes_validate.latest_version())
 
-# No Go module that the tools read has the definition of a VerticalPodAutoscaler; these are the fields in use.
-_VERTICAL_AUTOSCALER = {
-    "type": "object",
-    "properties": {
-        "apiVersion": {"const": "autoscaling.k8s.io/v1"},
-        "kind": {"type": "string"},
-        "metadata": {"type": "object"},
-        "spec": {
-            "type": "object",
-            "properties": {
-                "targetRef": {
-                    "type": "object",
-                    "properties": {name: {"type": "string"} for name in ("apiVersion", "kind", "name")},
-                    "required": ["kind", "name"],
-                },
-                "updatePolicy": {
-                    "type": "object",
-                    "properties": {"updateMode": {"enum": ["Off", "Initial", "Recreate", "InPlaceOrRecreate", "Auto"]}},
-                },
-            },
-            "required": ["targetRef"],
-        },
-    },
-    "required": ["spec"],
+# Definitions of custom resources, by API group.
+_SOURCES = {
+    "autoscaling.k8s.io": "vertical-pod-autoscaler",
+    "gateway.networking.k8s.io": "gateway-api",
+    "keda.sh": "keda",
+    "monitoring.coreos.com": "prometheus-operator",
 }
 
 # Combined schemas are not closed, because the schema around them names their fields.
@@ -57,8 +39,7 @@ _LOGIC = ("allOf", "anyOf", "oneOf", "not")
 
 def is_custom(item: Object) -> bool:
     """Return whether an object is a custom resource."""
-    group = item["apiVersion"].partition("/")[0]
-    return any(file.startswith(f"{group}_") for source in setup.DEFINITIONS for file in source.files)
+    return item["apiVersion"].partition("/")[0] in _SOURCES
 
 
 def violations(item: Object, version: str) -> list[str]:
@@ -67,9 +48,7 @@ def violations(item: Object, version: str) -> list[str]:
     Skips the test for custom resources whose definitions are not installed.
     """
     validator: Draft7Validator | Draft202012Validator
-    if item["kind"] == "VerticalPodAutoscaler":
-        validator = Draft7Validator(close(_VERTICAL_AUTOSCALER))
-    elif is_custom(item):
+    if is_custom(item):
         validator = _custom_validator(item["apiVersion"].partition("/")[0], item["kind"])
     else:
         validator = _core_validator(version, item["apiVersion"], item["kind"])
@@ -97,15 +76,13 @@ def _read_core(version: str, name: str) -> dict[str, Any]:
 
 @lru_cache
 def _custom_validator(group: str, kind: str) -> Draft7Validator:
-    for source in setup.DEFINITIONS:
-        for file in source.files:
-            if not file.startswith(f"{group}_"):
-                continue
-            path = source.folder_in(setup.HOME) / file
-            if not path.is_file():
-                pytest.skip(f"{path.name} is missing; run `make tools`, which needs Go")
-            definition = yaml.safe_load(path.read_text(encoding="utf-8"))
-            if definition["spec"]["names"]["kind"] == kind:
+    (source,) = (source for source in setup.DEFINITIONS if source.name == _SOURCES[group])
+    for file in source.files:
+        path = source.folder_in(setup.HOME) / file
+        if not path.is_file():
+            pytest.skip(f"{path.name} is missing; run `make tools`, which needs Go")
+        for definition in yaml.safe_load_all(path.read_text(encoding="utf-8")):
+            if definition and definition["spec"]["names"]["kind"] == kind:
                 version = next(item for item in definition["spec"]["versions"] if item["storage"])
                 return Draft7Validator(close(version["schema"]["openAPIV3Schema"]))
     raise LookupError(f"{kind} of {group} has no definition")

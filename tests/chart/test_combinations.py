@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from functools import cache
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from tests.chart.helm import SCENARIOS, Values, template
+from tests.chart.helm import SCENARIOS, Release, Values, template
 from tests.chart.pod_security import policy_violations, restricted_violations
 from tests.chart.pods import find_pods
 from tests.chart.schemas import VERSIONS, is_custom, violations
@@ -15,11 +16,11 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 ON: Values = {"enabled": True}
+OFF: Values = {"enabled": False}
 MANY: Values = {"replicas": 3, "persistence": {"size": "20Gi"}}
 SERVICE_IMAGE: Values = {"repository": ""}
 TLS: Values = {"existingSecret": "nats-tls"}
 AUTH: Values = {"existingSecret": "nats-token"}
-OUTSIDE: Values = {"enabled": False}
 URL = "tls://nats.example.com:4222"
 MONITOR = "http://nats.example.com:8222"
 PEERS: list[Values] = [{"namespaceSelector": {}}]
@@ -33,7 +34,7 @@ def queue(**values: Any) -> Values:
 
 
 def outside(**values: Any) -> Values:
-    return {"nats": OUTSIDE, "externalNats": {"url": URL, "monitorUrl": MONITOR, **values}}
+    return {"nats": OFF, "externalNats": {"url": URL, "monitorUrl": MONITOR, **values}}
 
 
 def service(**values: Any) -> Values:
@@ -175,13 +176,39 @@ COMBINATIONS: dict[str, Values] = {
         }
     },
     "pod-monitor": {"metrics": {"podMonitor": ON, "scheme": "https", "tlsConfig": {"serverName": "a.example.com"}}},
+    "subchart": {"enabled": True, "global": {"imageRegistry": "localhost:5000", "environment": "test"}},
+    "labels-templates": {
+        "commonLabels": {"team": "{{ .Release.Name }}"},
+        "podLabels": {"a": "{{ .Release.Namespace }}"},
+        "metrics": MONITORED | {"labels": {"release": "{{ .Release.Name }}"}},
+        "prometheusRule": ON | {"runbookBaseUrl": "https://{{ .Release.Name }}.example.com/"},
+        "dashboards": ON | {"annotations": {"grafana_folder": "{{ .Release.Namespace }}"}},
+    },
+    "probe": {"metrics": {"probe": ON | {"proberUrl": "{{ .Release.Name }}-blackbox:9115"}}},
+    "policies-ports": service(extraPorts=[{"name": "mesh", "port": 15, "targetPort": "mesh"}]) | {"networkPolicy": ON},
+    "nothing": {
+        **dict.fromkeys(("extraVolumes", "extraObjects", "ipFamilies", "pathPrefix")),
+        "api": {"lifecycle": None, "extraVolumeMounts": None, "nodeSelector": None},
+        "nats": {"persistence": {"accessModes": None}, "auth": {"existingSecret": None}},
+    },
+    "everything-off": {
+        "worker": {"enabled": False},
+        "serviceAccount": {"create": False},
+        "api": {"podDisruptionBudget": OFF, "preStopSeconds": 0, "replicas": 0},
+    },
     "rules-dashboards": {"metrics": MONITORED, "prometheusRule": ON, "dashboards": ON},
 }
 
 
+@cache
+def rendered(name: str) -> Release:
+    """Render a combination once for all tests."""
+    return template(values=COMBINATIONS[name])
+
+
 @pytest.mark.parametrize("name", COMBINATIONS)
 def test_every_object_is_valid_and_every_pod_is_admitted(name: str) -> None:
-    release = template(values=COMBINATIONS[name])
+    release = rendered(name)
     names = [(item["kind"], item["metadata"]["name"]) for item in release.objects]
     assert len(set(names)) == len(names)
     found = {

@@ -172,6 +172,10 @@ CASES: dict[str, tuple[Values, str]] = {
         {"nats": {"image": {"tag": "2.10.29", "digest": ""}}},
         "nats.image.tag: the service does not support NATS 2.10.29",
     ),
+    "an-old-server-without-its-patch-version": (
+        {"nats": {"image": {"tag": "2.10-alpine", "digest": ""}}},
+        "nats.image.tag: the service does not support NATS 2.10",
+    ),
     "no-version-of-the-server": (
         {"nats": {"image": {"tag": "", "digest": ""}}},
         "nats.image.tag: the image needs a version; set nats.image.tag or nats.image.digest",
@@ -242,6 +246,22 @@ CASES: dict[str, tuple[Values, str]] = {
     "trigger-of-the-chart": (
         {"worker": {"keda": ON | {"triggers": [{"name": "lane3", "type": "cron"}]}}},
         "worker.keda.triggers: the name lane3 is reserved for a trigger of the chart; choose another name",
+    ),
+    "a-template-that-is-not-rendered": (
+        {"api": {"nodeSelector": {"pool": "{{ .Release.Name }}"}}},
+        "api.nodeSelector.pool: the chart does not render this value as a template",
+    ),
+    "a-template-that-is-not-rendered-in-a-list": (
+        {"nats": {"tolerations": [{"key": "{{ .Release.Name }}"}]}},
+        "nats.tolerations: the chart does not render this value as a template",
+    ),
+    "a-template-that-is-no-url": (
+        {"prometheusRule": ON | {"runbookBaseUrl": "{{ .Release.Name }}.example.com"}},
+        "prometheusRule.runbookBaseUrl: expected a URL that begins with http:// or https://, got trial.example.com",
+    ),
+    "metrics-of-an-internal-port": (
+        {"api": {"service": {"exposeMetrics": True}}},
+        "api.service.exposeMetrics: it has no effect for the type ClusterIP",
     ),
     "a-template-in-a-template": (
         {"apiKeys": {"existingSecret": "{{ `{{ .Release.Name }}` }}"}},

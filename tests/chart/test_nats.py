@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import shutil
 import socket
 import ssl
@@ -13,17 +14,20 @@ import httpx
 import orjson
 import pytest
 
+from app.service.crop import CropService, ImageLimits
+from app.settings import Settings
 from app.tasks import embedded_server
+from app.tasks.stream import DEAD_STREAM, STREAM
 from tests.chart.environment import environment, read_settings
 from tests.chart.helm import NAMESPACE, RELEASE, Release, Values, template
 from tests.chart.pods import pod_of
-from tests.tasks.conftest import free_ports
+from tests.tasks.conftest import free_ports, open_desk
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
-    from app.settings import Settings
+    from app.service.crop import CropInput
 
 NAME = f"{RELEASE}-facial-service-nats"
 # If they were not quoted, nats-server would read them as a number, a variable, a comment or a block.
@@ -210,6 +214,56 @@ def wait_until_open(host: str, port: int) -> None:
             time.sleep(0.05)
         else:
             return
+
+
+MIB = 1 << 20
+LOWER = {"TASK_QUEUE_MAX_BYTES": 128 * MIB, "RESULT_MAX_BYTES": 128 * MIB, "TASK_DEAD_MAX_BYTES": 64 * MIB}
+DEFAULT_LIMITS, LOWER_LIMITS = [1024 * MIB, 256 * MIB], [128 * MIB, 64 * MIB]
+
+
+@pytest.fixture
+def use_queue(tmp_path: Path, make_input: Callable[..., CropInput]) -> Callable[[Values], tuple[list[int], int]]:
+    """Return ``use_queue(values)``, which runs the server of a release on the same store, and submits a task.
+
+    It returns the limits of the streams, and the number of tasks, after the service has connected.
+    """
+
+    async def submit(settings: Settings) -> tuple[list[int], int]:
+        async with open_desk(settings) as desk:
+            await desk.queue.submit(CropService(ImageLimits()).check(make_input()))
+            manager = desk.connection.client.jetstream()
+            limits = [(await manager.stream_info(name)).config.max_bytes or 0 for name in (STREAM, DEAD_STREAM)]
+            return limits, await desk.count()
+
+    def use(values: Values) -> tuple[list[int], int]:
+        server = Server(template(values=values), tmp_path, token=None)
+        try:
+            server.figures()
+            limits = {name.lower(): value for name, value in values.get("settings", {}).items()}
+            url = f"nats://127.0.0.1:{server.port}"
+            # As if each task took time, because the start of a light task is not stored.
+            return asyncio.run(submit(Settings(nats_url=url, nats_timeout_s=5, fault_work_s=1e-6, **limits)))
+        finally:
+            server.process.terminate()
+            server.process.wait(LIMIT_S)
+
+    return use
+
+
+@pytest.mark.live
+def test_limits_can_be_lowered_on_an_existing_store(use_queue: Callable[[Values], tuple[list[int], int]]) -> None:
+    """With the size that it has; the size can then follow. The chart rejects both at once (see test_upgrades)."""
+    small: Values = {"nats": {"persistence": {"size": "1Gi"}}}
+    assert use_queue({}) == (DEFAULT_LIMITS, 1)
+    assert use_queue({"settings": LOWER}) == (LOWER_LIMITS, 2)
+    assert use_queue({"settings": LOWER} | small) == (LOWER_LIMITS, 3)
+
+
+@pytest.mark.live
+def test_limits_and_size_cannot_be_lowered_at_once(use_queue: Callable[[Values], tuple[list[int], int]]) -> None:
+    """Without access to the cluster the chart cannot reject it; the streams then keep their limits, and work."""
+    assert use_queue({}) == (DEFAULT_LIMITS, 1)
+    assert use_queue({"settings": LOWER, "nats": {"persistence": {"size": "1Gi"}}}) == (DEFAULT_LIMITS, 2)
 
 
 def test_route_of_every_server_leads_to_a_pod() -> None:

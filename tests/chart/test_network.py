@@ -192,6 +192,36 @@ def test_metrics_are_on_the_api_port_only_within_the_cluster(
     assert settings.metrics_on_api_port is expected
 
 
+@pytest.mark.parametrize(
+    ("paths", "expected"),
+    [
+        (None, True),
+        ([{"path": "/api"}, {"path": "/", "pathType": "Exact"}], True),
+        ([{"path": "/"}], False),
+        ([{"path": "/", "pathType": "ImplementationSpecific"}], False),
+        ([{"path": "/faces"}], False),
+        ([{"path": "/faces/metrics", "pathType": "Exact"}], False),
+        ([{"path": "/metrics"}], False),
+    ],
+)
+def test_metrics_are_not_on_a_port_that_an_ingress_opens_whole(
+    paths: list[Values] | None, expected: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    host: Values = {"host": "a.example.com"} | ({"paths": paths} if paths else {})
+    values: Values = {"pathPrefix": "/faces", "ingress": {"enabled": True, "hosts": [host]}}
+    for more, is_served in (({}, expected), ({"type": "NodePort", "exposeMetrics": True}, True)):
+        release = template(values=values | {"api": {"service": more}})
+        settings = read_settings(monkeypatch, environment(release, pod_of(release, "api")))
+        assert settings.metrics_on_api_port is is_served
+
+
+def test_policy_opens_the_ports_of_the_service() -> None:
+    ports = [{"name": "a", "port": 9, "targetPort": 90, "protocol": "UDP"}, {"name": "b", "port": 10}]
+    values: Values = {"api": {"service": {"extraPorts": ports}}, "networkPolicy": {"enabled": True}}
+    rule = template(values=values).named("NetworkPolicy", "-api")["spec"]["ingress"][0]
+    assert rule["ports"][1:] == [{"port": 90, "protocol": "UDP"}, {"port": 10, "protocol": "TCP"}]
+
+
 @dataclass(frozen=True)
 class Peer:
     """Source or destination of a connection.

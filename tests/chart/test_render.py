@@ -36,6 +36,15 @@ def test_renders_the_same_again(release: Release, scenario: Path) -> None:
     assert template([scenario]).text == release.text
 
 
+def test_objects_can_be_applied_without_helm(scenario: Path) -> None:
+    """Every object names its namespace, and none is a hook."""
+    objects = template([scenario], options=["--skip-tests"]).objects
+    assert [item for item in objects if "helm.sh/hook" in item["metadata"].get("annotations", {})] == []
+    own = [item for item in objects if "app.kubernetes.io/instance" in item["metadata"].get("labels", {})]
+    assert len(own) > 5
+    assert [item["metadata"]["name"] for item in own if "namespace" not in item["metadata"]] == []
+
+
 def test_old_kubernetes_is_refused() -> None:
     with pytest.raises(HelmError, match=r"incompatible with Kubernetes v1\.29\.0"):
         template(options=["--kube-version", "1.29.0"])
@@ -222,6 +231,31 @@ def test_notes_name_what_is_there(scenario: Path, notes_chart: Path) -> None:
         is_on = values.get(part, {}).get("enabled", False)
         turns_on = f"{part}.enabled=true" in text
         assert not (is_on and turns_on), part
+
+
+@pytest.mark.parametrize(
+    ("values", "expected"),
+    [
+        ({"ingress": {"enabled": True, "hosts": ["{{ .Release.Name }}.example.com"]}}, "http://trial.example.com"),
+        (
+            {"pathPrefix": "/faces", "ingress": {"enabled": True, "hosts": [{"host": "a", "paths": [{"path": "/"}]}]}},
+            "http://a/faces",
+        ),
+        (
+            {"httpRoute": {"enabled": True, "parentRefs": [{"name": "b"}], "hostnames": ["{{ .Release.Name }}.org"]}},
+            "http://trial.org ",
+        ),
+        (
+            {"httpRoute": {"enabled": True, "parentRefs": [{"name": "{{ .Release.Name }}-gateway"}]}},
+            "kubectl get gateway trial-gateway ",
+        ),
+        ({"apiKeys": {"existingSecret": "{{ .Release.Name }}-keys"}}, "kubectl get secret trial-keys "),
+    ],
+)
+def test_notes_have_the_address(values: Values, expected: str, notes_chart: Path) -> None:
+    text: str = template(values=values, chart=notes_chart).named("Notes", "notes")["text"]
+    assert expected in text
+    assert "{{ .Release" not in text
 
 
 def test_notes_say_what_turns_on_what_is_off(notes_chart: Path) -> None:

@@ -156,7 +156,10 @@ RENDERED: Values = {
     "imagePullSecrets": [{"name": "{{ .Release.Name }}-pull"}],
     "envFrom": [{"secretRef": {"name": "{{ .Release.Name }}-env"}}],
     "podAnnotations": {"a": "{{ .Release.Name }}"},
-    "api": {"service": {"annotations": {"a": "{{ .Release.Name }}"}}},
+    "podLabels": {"a": "{{ .Release.Name }}-pod"},
+    "commonLabels": {"b": "{{ .Release.Name }}-common"},
+    "env": {"A": {"valueFrom": {"secretKeyRef": {"name": "{{ .Release.Name }}-variable", "key": "a"}}}},
+    "api": {"service": {"annotations": {"a": "{{ .Release.Name }}"}, "labels": {"a": "{{ .Release.Name }}-service"}}},
     "ingress": {
         "enabled": True,
         "hosts": ["{{ .Release.Name }}.example.com"],
@@ -169,7 +172,10 @@ RENDERED: Values = {
 def test_strings_of_users_are_templates() -> None:
     release = template(values=RENDERED)
     assert "{{" not in release.text
-    for end in ("keys", "token", "tls", "ca", "claim", "account", "pull", "env", "web"):
+    for end in (
+        *("keys", "token", "tls", "ca", "claim", "account", "pull", "env", "web"),
+        *("pod", "common", "variable", "service"),
+    ):
         assert f"{RELEASE}-{end}" in release.text
     urls: Values = external(url="nats://{{ .Release.Name }}.example.com", monitorUrl="http://{{ .Release.Name }}:8222")
     text = template(values=urls | {"networkPolicy": {"enabled": True}}).text

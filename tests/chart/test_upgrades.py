@@ -37,12 +37,10 @@ class Cluster(ThreadingHTTPServer):
 
     def add(self, kind: str, name: str, spec: dict[str, Any]) -> None:
         metadata = {"name": name, "namespace": NAMESPACE}
-        self.objects[f"{kind.lower()}s", name] = {
-            "apiVersion": "apps/v1",
-            "kind": kind,
-            "metadata": metadata,
-            "spec": spec,
-        }
+        self.put({"apiVersion": "apps/v1", "kind": kind, "metadata": metadata, "spec": spec})
+
+    def put(self, item: Object) -> None:
+        self.objects[f"{item['kind'].lower()}s", item["metadata"]["name"]] = item
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -75,7 +73,13 @@ class _Handler(BaseHTTPRequestHandler):
         found: dict[str, dict[str, Any]] = {
             "/version": {"major": "1", "minor": "34", "gitVersion": "v1.34.0"},
             "/api": {"kind": "APIVersions", "versions": ["v1"]},
-            "/api/v1": {"kind": "APIResourceList", "groupVersion": "v1", "resources": []},
+            "/api/v1": {
+                "kind": "APIResourceList",
+                "groupVersion": "v1",
+                "resources": [
+                    {"name": "configmaps", "kind": "ConfigMap", "namespaced": True, "verbs": ["get", "list"]}
+                ],
+            },
             "/apis": {
                 "kind": "APIGroupList",
                 "apiVersion": "v1",
@@ -167,6 +171,41 @@ def test_number_of_servers_changes_only_without_loss(
         upgrade(values)
 
 
+MIB = 1 << 20
+LOWER = {"TASK_QUEUE_MAX_BYTES": 128 * MIB, "RESULT_MAX_BYTES": 128 * MIB, "TASK_DEAD_MAX_BYTES": 64 * MIB}
+SMALL: Values = {"nats": {"persistence": {"size": "1Gi"}}}
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "is_possible"),
+    [
+        ({}, {"settings": LOWER}, True),
+        ({}, {"settings": LOWER} | SMALL, False),
+        ({"settings": LOWER}, {"settings": LOWER} | SMALL, True),
+        ({"settings": LOWER}, {"settings": LOWER, "nats": {"persistence": {"size": "712Mi"}}}, True),
+        ({}, {"settings": LOWER, "nats": {"persistence": {"size": "1Gi", "enabled": False}}}, True),
+        ({"worker": {"enabled": False}}, {"settings": LOWER} | SMALL, True),
+    ],
+    ids=["lower", "lower-and-smaller", "smaller", "much-smaller", "no-volume", "no-queue"],
+)
+def test_storage_is_not_less_than_the_streams_reserve(
+    cluster: Cluster, upgrade: Any, before: Values, after: Values, is_possible: bool
+) -> None:
+    """The streams keep the limits of the earlier release until the service has updated them."""
+    for item in template(values=before).all("ConfigMap"):
+        cluster.put(item)
+    if is_possible:
+        assert upgrade(after).objects
+        return
+    with pytest.raises(HelmError) as caught:
+        upgrade(after)
+    assert (
+        "nats.persistence.size: 1Gi is too small for the existing streams, which reserve 1280Mi until the service has "
+        "lowered their limits; upgrade with the lower limits in `settings` and the current size first, then lower the "
+        "size"
+    ) in " ".join(str(caught.value).split())
+
+
 @pytest.mark.parametrize(
     "values",
     [{}, {"nats": {"replicas": 3}}, {"nats": {"auth": {"existingSecret": "a"}, "tls": {"existingSecret": "b"}}}],
@@ -212,12 +251,27 @@ def previous(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "charts" / "facial-service"
 
 
-# Fields of objects that Kubernetes does not change.
-IMMUTABLE = {
-    "Deployment": ("selector",),
-    "StatefulSet": ("selector", "serviceName", "podManagementPolicy", "volumeClaimTemplates"),
-    "Service": ("clusterIP",),
+# Fields that Kubernetes does not change, and for StatefulSets those that it changes.
+IMMUTABLE = {"Deployment": {"selector"}, "Service": {"clusterIP"}}
+MUTABLE = {
+    "minReadySeconds",
+    "ordinals",
+    "persistentVolumeClaimRetentionPolicy",
+    "replicas",
+    "revisionHistoryLimit",
+    "template",
+    "updateStrategy",
 }
+
+
+def rejected_changes(before: Release, after: Release) -> list[str]:
+    """Return the fields that differ although Kubernetes does not change them."""
+    found = []
+    for item in before.all("StatefulSet", *IMMUTABLE):
+        old, new = item["spec"], after.get(item["kind"], item["metadata"]["name"])["spec"]
+        fields = IMMUTABLE.get(item["kind"]) or (old.keys() | new.keys()) - MUTABLE
+        found += [f"{item['kind']} {name}" for name in sorted(fields) if old.get(name) != new.get(name)]
+    return found
 
 
 def old_scenarios() -> list[str]:
@@ -230,9 +284,29 @@ def test_release_of_the_previous_chart_can_be_upgraded(previous: Path, scenario:
     file = previous / "ci" / scenario
     if not file.is_file():
         pytest.skip("the scenario is new")
-    before, after = template([file], chart=previous), template([file])
-    for kind, fields in IMMUTABLE.items():
-        for item in before.all(kind):
-            upgraded = after.get(kind, item["metadata"]["name"])
-            for field in fields:
-                assert upgraded["spec"].get(field) == item["spec"].get(field), f"{kind} {field}"
+    assert rejected_changes(template([file], chart=previous), template([file])) == []
+
+
+@pytest.mark.parametrize(
+    ("file", "old", "new", "change"),
+    [
+        ("nats-statefulset.yaml", "podManagementPolicy: Parallel", "", "StatefulSet podManagementPolicy"),
+        ("nats-statefulset.yaml", "storage: ", "storage: 1", "StatefulSet volumeClaimTemplates"),
+        ("nats-statefulset.yaml", 'serviceName: {{ include "', 'serviceName: x{{ include "', "StatefulSet serviceName"),
+        ("nats-service.yaml", "clusterIP: None", "", "Service clusterIP"),
+        (
+            "_helpers.tpl",
+            "app.kubernetes.io/component: {{ ",
+            "app.kubernetes.io/component: x{{ ",
+            "Deployment selector",
+        ),
+    ],
+)
+def test_change_that_kubernetes_rejects_is_found(file: str, old: str, new: str, change: str, tmp_path: Path) -> None:
+    copy = tmp_path / "facial-service"
+    shutil.copytree(CHART, copy)
+    changed = copy / "templates" / file
+    text = changed.read_text(encoding="utf-8")
+    assert old in text
+    changed.write_text(text.replace(old, new), encoding="utf-8")
+    assert change in rejected_changes(template(), template(chart=copy))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cache
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -25,8 +26,22 @@ def nest(path: tuple[str, ...], value: Any) -> Any:
     return value
 
 
+def merge(defaults: Any, values: Any) -> Any:
+    """Merge values with the defaults as Helm does, which removes a key whose value is null."""
+    if not (isinstance(defaults, dict) and isinstance(values, dict)):
+        return values
+    merged = defaults | {name: merge(defaults.get(name), value) for name, value in values.items()}
+    return {name: value for name, value in merged.items() if value is not None or name not in defaults}
+
+
+@cache
+def defaults() -> Values:
+    read: Values = yaml.safe_load((CHART / "values.yaml").read_text(encoding="utf-8"))
+    return read
+
+
 def is_taken(values: Any) -> bool:
-    return Draft7Validator(schema()).is_valid(values)
+    return Draft7Validator(schema()).is_valid(merge(defaults(), values))
 
 
 def mappings() -> dict[tuple[str, ...], set[str]]:
@@ -50,6 +65,18 @@ def mappings() -> dict[tuple[str, ...], set[str]]:
 
 LEVELS = mappings()
 
+ON: Values = {"enabled": True}
+EVERY_OBJECT: Values = {
+    "worker": {"keda": ON},
+    "metrics": {"serviceMonitor": ON, "probe": ON | {"proberUrl": "a:9115"}},
+    "prometheusRule": ON,
+    "dashboards": ON,
+    "ingress": ON,
+    "httpRoute": ON | {"parentRefs": [{"name": "a"}]},
+    "networkPolicy": ON | {"natsMonitorFrom": [{"podSelector": {}}]},
+    "verticalPodAutoscaler": ON,
+}
+
 
 @pytest.mark.parametrize(
     ("values", "message"),
@@ -57,6 +84,9 @@ LEVELS = mappings()
         ({"apis": {}}, "additional properties 'apis' not allowed"),
         ({"api": {"replica": 2}}, "at '/api': additional properties 'replica' not allowed"),
         ({"api": {"replicas": "2"}}, "at '/api/replicas': got string, want integer"),
+        ({"api": {"replicas": None}}, "at '/api': missing property 'replicas'"),
+        ({"apiKeys": {"secretKey": ""}}, "at '/apiKeys/secretKey': '' does not match pattern"),
+        ({"externalNats": {"credsKey": "../a"}}, "at '/externalNats/credsKey': '../a' does not match pattern"),
         ({"api": {"replicas": -1}}, "at '/api/replicas': minimum: got -1, want 0"),
         ({"api": {"workers": 65}}, "at '/api/workers': maximum: got 65, want 64"),
         ({"api": {"service": {"type": "Nodeport"}}}, "at '/api/service/type': value must be one of"),
@@ -201,6 +231,42 @@ def test_values_of_our_own_are_taken(file: Any) -> None:
 )
 def test_what_is_meant_is_taken(values: Values) -> None:
     assert is_taken(values)
+
+
+def test_null_removes_a_default_or_is_refused_by_name() -> None:
+    """The chart needs the groups, and the values that are not empty by default, except maps and lists."""
+    bases: list[Values] = [{}, EVERY_OBJECT]
+    nulls, removed = bases, bases
+    refused = 0
+
+    def walk(members: tuple[values_file.Key, ...]) -> Iterator[values_file.Key]:
+        for key in members:
+            yield key
+            yield from walk(key.children)
+
+    for key in walk(keys()):
+        if key.path == ("global",):
+            continue
+        if key.children or not (key.default in (None, "") or isinstance(key.default, list | dict)):
+            (error,) = Draft7Validator(schema()).iter_errors(merge(defaults(), nest(key.path, None)))
+            assert error.message == f"'{key.path[-1]}' is a required property"
+            refused += 1
+        elif key.default:
+            removed = [filled(values, key.path, None) for values in removed]
+        else:
+            nulls = [filled(values, key.path, None) for values in nulls]
+    assert refused > 100
+    for base, values, fewer in zip(bases, nulls, removed, strict=True):
+        assert template(values=values).text == template(values=base).text, "an empty default is the same as null"
+        assert template(values=fewer).objects
+
+
+def filled(values: Values, path: tuple[str, ...], value: Any) -> Values:
+    """Add a value, unless the values already have one."""
+    name, *rest = path
+    if not rest:
+        return {name: value} | values
+    return values | {name: filled(values.get(name, {}), tuple(rest), value)}
 
 
 def test_settings_are_the_services_less_the_charts() -> None:

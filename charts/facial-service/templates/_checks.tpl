@@ -144,6 +144,7 @@ nats.persistence.size: {{ include "facial-service.text" .Values.nats.persistence
 {{- end }}
 {{- include "facial-service.checkNatsReplicas" . }}
 {{- include "facial-service.checkNatsImage" . }}
+{{- include "facial-service.checkNatsStorage" . }}
 {{- with .Values.nats.persistence }}
 {{- if and .existingClaim (not .enabled) }}
 nats.persistence.existingClaim: it has no effect while nats.persistence.enabled is false; set nats.persistence.enabled to true
@@ -162,10 +163,26 @@ nats.image.tag: the digest of the default version takes precedence over the tag 
 {{- else if and .repository (not .digest) (not .tag) }}
 nats.image.tag: the image needs a version; set nats.image.tag or nats.image.digest
 {{- end }}
-{{- with regexFind "^v?[0-9]+[.][0-9]+[.][0-9]+" .tag }}
+{{- with regexFind "^v?[0-9]+[.][0-9]+([.][0-9]+)?" .tag }}
 {{- if or (semverCompare "<2.11.0" .) (semverCompare ">=2.12.7 <=2.12.9" .) }}
 nats.image.tag: the service does not support NATS {{ . }}; set a version from 2.11 on, except 2.12.7 to 2.12.9
 {{- end }}
+{{- end }}
+{{- end }}
+{{- end }}
+
+{{/*
+Streams reserve their limits in the storage of a server, and keep those of the release that is upgraded until the service
+changes them. A server whose storage is less can change no stream; before NATS 2.12, it does not load them.
+*/}}
+{{- define "facial-service.checkNatsStorage" -}}
+{{- $name := include "facial-service.fullname" . }}
+{{- $size := .Values.nats.persistence.size }}
+{{- if and .Release.IsUpgrade .Values.nats.persistence.enabled (lookup "v1" "ConfigMap" .Release.Namespace (printf "%s-nats" $name)) }}
+{{- $current := dig "data" dict (lookup "v1" "ConfigMap" .Release.Namespace (printf "%s-settings" $name) | default dict) }}
+{{- $reserved := add (get $current "TASK_QUEUE_MAX_BYTES" | default 1073741824 | int64) (get $current "TASK_DEAD_MAX_BYTES" | default 268435456 | int64) }}
+{{- if lt (include "facial-service.storeBytes" . | int64) $reserved }}
+nats.persistence.size: {{ include "facial-service.text" $size }} is too small for the existing streams, which reserve {{ div $reserved 1048576 }}Mi until the service has lowered their limits; upgrade with the lower limits in `settings` and the current size first, then lower the size
 {{- end }}
 {{- end }}
 {{- end }}
@@ -235,19 +252,18 @@ fullnameOverride: the object name {{ $name }} is not valid for a Service (RFC 10
 
 {{- define "facial-service.checkNetwork" -}}
 {{- if .Values.pathPrefix }}
-{{- range $path, $settings := dict "settings" .Values.settings "api.settings" .Values.api.settings }}
+{{- range $path, $settings := dict "settings" (.Values.settings | default dict) "api.settings" (.Values.api.settings | default dict) }}
 {{- if get $settings "ROOT_PATH" }}
 {{ $path }}.ROOT_PATH: pathPrefix sets it; remove one of them
 {{- end }}
 {{- end }}
 {{- end }}
 {{- $service := .Values.api.service }}
-{{- if eq $service.type "ClusterIP" }}
-{{- range $name := list "externalTrafficPolicy" "exposeMetrics" }}
-{{- if get $service $name }}
-api.service.{{ $name }}: it has no effect for the type ClusterIP; set api.service.type to NodePort or LoadBalancer
+{{- if and (eq $service.type "ClusterIP") $service.externalTrafficPolicy }}
+api.service.externalTrafficPolicy: it has no effect for the type ClusterIP; set api.service.type to NodePort or LoadBalancer
 {{- end }}
-{{- end }}
+{{- if and $service.exposeMetrics (not (include "facial-service.isApiPortPublic" .)) }}
+api.service.exposeMetrics: it has no effect for the type ClusterIP; set api.service.type to NodePort or LoadBalancer
 {{- end }}
 {{- if ne $service.type "LoadBalancer" }}
 {{- range $name := list "loadBalancerClass" "loadBalancerSourceRanges" }}
@@ -266,7 +282,7 @@ ingress.hosts: the path {{ .path | default "" | quote }} must begin with a slash
 {{- end }}
 {{- end }}
 {{- end }}
-{{- $families := .Values.ipFamilies }}
+{{- $families := .Values.ipFamilies | default list }}
 {{- if ne (len $families) (len (uniq $families)) }}
 ipFamilies: {{ join ", " $families }} has a family twice; list each family once
 {{- else if and (gt (len $families) 1) (not (has .Values.ipFamilyPolicy (list "PreferDualStack" "RequireDualStack"))) }}
@@ -278,7 +294,7 @@ ipFamilies: two families need a Service with addresses of both; set ipFamilyPoli
 {{- if and .Values.api.service.nodePort (eq .Values.api.service.type "ClusterIP") }}
 api.service.nodePort: a Service of type ClusterIP has no node port; set api.service.type to NodePort or LoadBalancer
 {{- end }}
-{{- range concat .Values.extraVolumes .Values.api.extraVolumes .Values.worker.extraVolumes }}
+{{- range concat (.Values.extraVolumes | default list) (.Values.api.extraVolumes | default list) (.Values.worker.extraVolumes | default list) }}
 {{- if has .name (list "metrics" "tmp" "nats-access" "api-keys") }}
 extraVolumes: the name {{ .name }} is reserved for a volume of the chart; choose another name
 {{- end }}
@@ -293,7 +309,7 @@ nats.extraVolumes: the name {{ .name }} is reserved for a volume of the chart; c
 worker.keda.triggers: the name {{ .name }} is reserved for a trigger of the chart; choose another name
 {{- end }}
 {{- end }}
-{{- if and (eq .Values.dnsPolicy "None") (not (dig "nameservers" "" .Values.dnsConfig)) }}
+{{- if and (has .Values.dnsPolicy (list "None")) (not (dig "nameservers" "" (.Values.dnsConfig | default dict))) }}
 dnsPolicy: without name servers no name resolves; set dnsConfig.nameservers
 {{- end }}
 {{- range .Values.extraContainers }}
@@ -303,10 +319,38 @@ extraContainers: the name {{ .name }} is reserved for a container of the chart; 
 {{- end }}
 {{- end }}
 
+{{/*
+Values whose strings may contain `{{`: those that are rendered as templates, and texts in the language of another program,
+such as alerts. Others would reach Kubernetes as they are.
+*/}}
+{{- define "facial-service.openedValues" -}}
+{{- list "global" "settings" "env" "envFrom" "imagePullSecrets" "commonLabels" "podLabels" "podAnnotations" "apiKeys.existingSecret" "externalNats.url" "externalNats.monitorUrl" "externalNats.existingSecret" "externalNats.credsSecret" "externalNats.tlsSecret" "externalNats.caConfigMap" "nats.auth.existingSecret" "nats.tls.existingSecret" "nats.tls.caConfigMap" "nats.persistence.existingClaim" "nats.persistence.annotations" "api.service.annotations" "api.service.labels" "worker.keda.labels" "worker.keda.triggers" "worker.keda.formula" "metrics.labels" "metrics.probe.proberUrl" "metrics.probe.url" "metrics.relabelings" "metrics.metricRelabelings" "metrics.endpointFields" "metrics.monitorFields" "prometheusRule.labels" "prometheusRule.additionalLabels" "prometheusRule.overrides" "prometheusRule.additionalGroups" "prometheusRule.runbookBaseUrl" "prometheusRule.dashboardBaseUrl" "dashboards.labels" "dashboards.annotations" "ingress.annotations" "ingress.labels" "ingress.hosts" "ingress.tls" "httpRoute.annotations" "httpRoute.labels" "httpRoute.parentRefs" "httpRoute.hostnames" "serviceAccount.name" "serviceAccount.annotations" "extraVolumes" "extraContainers" "extraInitContainers" "extraObjects" | toJson }}
+{{- end }}
+
+{{/* Errors for strings with `{{` that the chart does not render: (dict "path" "nats" "value" .Values.nats "opened" $names). */}}
+{{- define "facial-service.checkBraces" -}}
+{{- $call := . }}
+{{- $path := regexReplaceAll "^(api|worker|nats)[.](settings|env|annotations|podAnnotations|lifecycle|extraVolumes)$" .path "global" }}
+{{- if has $path .opened }}
+{{- else if kindIs "map" .value }}
+{{- range $name, $item := .value }}
+{{- include "facial-service.checkBraces" (dict "path" (ternary $name (printf "%s.%s" $call.path $name) (empty $call.path)) "value" $item "opened" $call.opened) }}
+{{- end }}
+{{- else if and (or (kindIs "slice" .value) (kindIs "string" .value)) (contains "{{" (toJson .value)) }}
+{{ .path }}: the chart does not render this value as a template; replace the text that contains {{ "{{" }}
+{{- end }}
+{{- end }}
+
+{{- define "facial-service.checkTemplates" -}}
+{{- if contains "{{" (toJson .Values) }}
+{{- include "facial-service.checkBraces" (dict "path" "" "value" (deepCopy .Values) "opened" (include "facial-service.openedValues" . | fromJsonArray)) }}
+{{- end }}
+{{- end }}
+
 {{/* Fail with all contradictions in the values at once. */}}
 {{- define "facial-service.checks" -}}
 {{- $errors := list }}
-{{- range list "Settings" "Grace" "Queue" "Scaling" "Memory" "Metrics" "Objectives" "FullName" "Network" "Pods" }}
+{{- range list "Settings" "Grace" "Queue" "Scaling" "Memory" "Metrics" "Objectives" "FullName" "Network" "Pods" "Templates" }}
 {{- with trim (include (printf "facial-service.check%s" .) $) }}{{ $errors = append $errors . }}{{ end }}
 {{- end }}
 {{- with $errors }}

@@ -58,7 +58,16 @@ Render the strings of a value as templates, in maps and lists too, and return th
 
 {{/* Render a string, such as the name of a Secret, as a template: (dict "root" $ "path" "…" "value" .Values.…). */}}
 {{- define "facial-service.string" -}}
-{{- (include "facial-service.renderStrings" . | fromJson).value }}
+{{- (include "facial-service.renderStrings" . | fromJson).value | default "" }}
+{{- end }}
+
+{{/* Render a URL as a template, with the arguments of "facial-service.string". */}}
+{{- define "facial-service.url" -}}
+{{- $url := include "facial-service.string" . }}
+{{- if and $url (not (regexMatch "^https?://[^[:space:]]+$" $url)) }}
+{{- fail (printf "%s: expected a URL that begins with http:// or https://, got %s" .path $url) }}
+{{- end }}
+{{- $url }}
 {{- end }}
 
 {{/* Render the strings of a map or a list as templates, as YAML. Numbers of the values may be floats, so none is here. */}}
@@ -84,7 +93,7 @@ app.kubernetes.io/component: {{ .component }}
 {{- $_ = set $labels "app.kubernetes.io/part-of" (include "facial-service.name" .root) }}
 {{- $_ = set $labels "app.kubernetes.io/managed-by" .root.Release.Service }}
 {{- $_ = set $labels "helm.sh/chart" (printf "%s-%s" .root.Chart.Name .root.Chart.Version | replace "+" "_" | trunc 63 | trimSuffix "-") }}
-{{- toYaml (merge $labels (.root.Values.commonLabels | default dict)) }}
+{{- toYaml (merge $labels (include "facial-service.yaml" (dict "root" .root "path" "commonLabels" "value" (.root.Values.commonLabels | default dict)) | fromYaml)) }}
 {{- end }}
 
 {{/*

@@ -4,7 +4,7 @@ Labels of an object, merged with labels from the values, which take precedence. 
 */}}
 {{- define "facial-service.labelsWith" -}}
 {{- $labels := include "facial-service.labels" . | fromYaml }}
-{{- range $name, $value := .labels }}
+{{- range $name, $value := include "facial-service.yaml" (dict "root" .root "path" "labels" "value" (.labels | default dict)) | fromYaml }}
 {{- $_ := set $labels $name (toString $value) }}
 {{- end }}
 {{- toYaml $labels }}
@@ -123,7 +123,7 @@ runbook without prometheusRule.runbookBaseUrl, and to the logs without dashboard
 {{- $document := include "facial-service.fillDashboard" . | fromJson }}
 {{- range $panel := $document.panels }}
 {{- range concat (list $panel) (get $panel "panels" | default list) }}
-{{- include "facial-service.setRunbooks" (dict "panel" . "base" (trimSuffix "/" $.root.Values.prometheusRule.runbookBaseUrl)) }}
+{{- include "facial-service.setRunbooks" (dict "panel" . "base" (include "facial-service.ruleUrl" (dict "root" $.root "name" "runbookBaseUrl"))) }}
 {{- end }}
 {{- end }}
 {{- if not .root.Values.dashboards.logs }}

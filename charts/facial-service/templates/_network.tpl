@@ -4,7 +4,7 @@ Paths exposed outside the cluster: the API and its pages. There is no prefix `/`
 */}}
 {{- define "facial-service.publicPaths" -}}
 {{- range $path, $match := dict "/api" "Prefix" "/docs" "Prefix" "/openapi.json" "Exact" "/page" "Prefix" "/" "Exact" }}
-- {path: {{ $.Values.pathPrefix }}{{ $path }}, match: {{ $match }}}
+- {path: {{ $.Values.pathPrefix | default "" }}{{ $path }}, match: {{ $match }}}
 {{- end }}
 {{- end }}
 
@@ -15,6 +15,23 @@ Paths exposed outside the cluster: the API and its pages. There is no prefix `/`
 {{- $hosts = append $hosts (kindIs "string" . | ternary (dict "host" .) .) }}
 {{- end }}
 {{- (include "facial-service.renderStrings" (dict "root" $ "path" "ingress.hosts" "value" $hosts) | fromJson).value | toJson }}
+{{- end }}
+
+{{/*
+"true" if `/metrics` of the API port is reachable from outside the cluster: through the type of its Service, or through own
+paths of the Ingress.
+*/}}
+{{- define "facial-service.isApiPortPublic" -}}
+{{- $isPublic := ne .Values.api.service.type "ClusterIP" }}
+{{- range .Values.ingress.enabled | ternary (include "facial-service.ingressHosts" . | fromJsonArray) list }}
+{{- range .paths }}
+{{- $path := trimSuffix "/" (.path | default "") }}
+{{- if or (hasPrefix (printf "%s/metrics" ($.Values.pathPrefix | default "")) $path) (hasPrefix "/metrics" $path) }}{{ $isPublic = true }}
+{{- else if and (has $path (list "" ($.Values.pathPrefix | default ""))) (ne (.pathType | default "Prefix") "Exact") }}{{ $isPublic = true }}
+{{- end }}
+{{- end }}
+{{- end }}
+{{- if $isPublic }}true{{ end }}
 {{- end }}
 
 {{/* IP families of a Service's addresses. */}}

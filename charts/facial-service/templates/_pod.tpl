@@ -148,7 +148,7 @@ SLO_LATENCY_THRESHOLD_S: {{ include "facial-service.text" .root.Values.slo.laten
 GRACEFUL_TIMEOUT_S: {{ int $values.gracefulTimeoutSeconds | quote }}
 PROMETHEUS_MULTIPROC_DIR: /run/metrics
 ENABLE_TASKS: {{ .root.Values.worker.enabled | quote }}
-METRICS_ON_API_PORT: {{ or (eq .root.Values.api.service.type "ClusterIP") .root.Values.api.service.exposeMetrics | quote }}
+METRICS_ON_API_PORT: {{ or (not (include "facial-service.isApiPortPublic" .root)) .root.Values.api.service.exposeMetrics | quote }}
 {{- with .root.Values.pathPrefix }}
 ROOT_PATH: {{ quote . }}
 {{- end }}
@@ -195,7 +195,7 @@ and `env`, managed variables. Variables with `valueFrom` come first, so that oth
 {{- $_ := unset $sources $name }}
 {{- $_ = unset $texts $name }}
 {{- if kindIs "map" $value }}
-{{- $_ = set $sources $name $value }}
+{{- $_ = set $sources $name (include "facial-service.renderStrings" (dict "root" $.root "path" (printf "env.%s" $name) "value" $value) | fromJson).value }}
 {{- else if not (kindIs "invalid" $value) }}
 {{- $_ = set $texts $name (include "facial-service.text" $value) }}
 {{- end }}
@@ -240,7 +240,9 @@ must not restart pods: (dict "root" $ "component" "api" "checksums" (dict "setti
 {{- $annotations := dict }}
 {{- range $name, $text := .checksums }}{{ $_ := set $annotations (printf "checksum/%s" $name) (sha256sum $text) }}{{ end -}}
 labels:
-  {{- merge $selected (.root.Values.podLabels | default dict) (.root.Values.commonLabels | default dict) (dict "app.kubernetes.io/part-of" (include "facial-service.name" .root)) | toYaml | nindent 2 }}
+  {{- $given := merge dict (.root.Values.podLabels | default dict) (.root.Values.commonLabels | default dict) }}
+  {{- $given = include "facial-service.yaml" (dict "root" .root "path" "podLabels" "value" $given) | fromYaml }}
+  {{- merge $selected $given (dict "app.kubernetes.io/part-of" (include "facial-service.name" .root)) | toYaml | nindent 2 }}
 {{- range $name, $text := include "facial-service.renderedSecrets" . | fromJson }}{{ $_ := set $annotations (printf "checksum/secret-%s" $name) (sha256sum $text) }}{{ end }}
 {{- with merge $annotations ((get .root.Values .component).podAnnotations | default dict) (.root.Values.podAnnotations | default dict) }}
 annotations:
@@ -397,7 +399,7 @@ livenessProbe:
 {{- if include "facial-service.hasNatsAccess" . }}
 - {name: nats-access, mountPath: /etc/nats-access, readOnly: true}
 {{- end }}
-{{- with concat .Values.extraVolumeMounts (get .Values $component).extraVolumeMounts }}
+{{- with concat (.Values.extraVolumeMounts | default list) ((get .Values $component).extraVolumeMounts | default list) }}
 {{ toYaml . }}
 {{- end }}
 {{- end }}
@@ -468,7 +470,7 @@ processes, also suffice for several times as many buckets. Only used space count
       {{- end }}
       {{- include "facial-service.tlsSources" (merge (dict "root" $root) (include "facial-service.clientTls" $root | fromJson)) | nindent 6 }}
 {{- end }}
-{{- with concat $root.Values.extraVolumes (get $root.Values .component).extraVolumes }}
+{{- with concat ($root.Values.extraVolumes | default list) ((get $root.Values .component).extraVolumes | default list) }}
 {{ include "facial-service.yaml" (dict "root" $root "path" "extraVolumes" "value" .) }}
 {{- end }}
 {{- end }}

@@ -52,7 +52,7 @@ an override enables.
 {{- $isOn := or $values.kubernetes.enabled (ne .name (include "facial-service.kubernetesGroup" $)) }}
 {{- $rules := list }}
 {{- range .rules }}
-{{- $override := get $values.overrides (get . "alert" | default "") | default dict }}
+{{- $override := get ($values.overrides | default dict) (get . "alert" | default "") | default dict }}
 {{- if not (hasKey . "alert") }}
 {{- $rules = append $rules . }}
 {{- else if ternary $override.enabled $isOn (kindIs "bool" (get $override "enabled")) }}
@@ -68,6 +68,11 @@ an override enables.
 {{- end }}
 {{- end }}
 
+{{/* Base URL of links, without a slash at its end: (dict "root" $ "name" "runbookBaseUrl"). */}}
+{{- define "facial-service.ruleUrl" -}}
+{{- include "facial-service.url" (dict "root" .root "path" (printf "prometheusRule.%s" .name) "value" (get .root.Values.prometheusRule .name)) | trimSuffix "/" }}
+{{- end }}
+
 {{/* Alert with its override applied, as YAML: (dict "root" $ "rule" $rule "override" $override). */}}
 {{- define "facial-service.alert" -}}
 {{- $rule := deepCopy .rule }}
@@ -77,10 +82,11 @@ an override enables.
 {{- if not (hasKey $labels $key) }}{{ $_ := set $labels $key (toString $value) }}{{ end }}
 {{- end }}
 {{- /* A path would not open, so a link without its base URL is left out. */}}
-{{- range $key, $base := dict "runbook_url" .root.Values.prometheusRule.runbookBaseUrl "dashboard_url" .root.Values.prometheusRule.dashboardBaseUrl }}
+{{- range $key, $base := dict "runbook_url" "runbookBaseUrl" "dashboard_url" "dashboardBaseUrl" }}
+{{- $base = include "facial-service.ruleUrl" (dict "root" $.root "name" $base) }}
 {{- $link := get $annotations $key }}
 {{- if hasPrefix "/" $link }}
-{{- if $base }}{{ $_ := set $annotations $key (printf "%s%s" (trimSuffix "/" $base) $link) }}
+{{- if $base }}{{ $_ := set $annotations $key (printf "%s%s" $base $link) }}
 {{- else }}{{ $_ := unset $annotations $key }}{{ end }}
 {{- end }}
 {{- end }}

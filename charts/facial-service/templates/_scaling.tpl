@@ -72,7 +72,8 @@ rollingUpdate: {maxUnavailable: 0, maxSurge: 25%}
 {{- $values := get .root.Values .component }}
 {{- $hpa := $values.autoscaling }}
 {{- include "facial-service.checkRange" (dict "path" (printf "%s.autoscaling" .component) "range" $hpa) }}
-{{- if not (or (dig "requests" "cpu" "" $values.resources) (dig "limits" "cpu" "" $values.resources)) }}
+{{- $resources := $values.resources | default dict }}
+{{- if not (or (dig "requests" "cpu" "" $resources) (dig "limits" "cpu" "" $resources)) }}
 {{- fail (printf "%[1]s.autoscaling: CPU utilization is relative to the CPU request, which is not set; set %[1]s.resources.requests.cpu" .component) }}
 {{- end -}}
 apiVersion: autoscaling/v2
