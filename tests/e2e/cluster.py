@@ -214,8 +214,16 @@ class Node:
 
     def tag_image(self, image: str, other: str) -> None:
         """Give an image of the node another name."""
-        names = [f"docker.io/library/{name}" for name in (image, other)]
+        names = map(qualify, (image, other))
         run("docker", "exec", self.name, "ctr", "--namespace", "k8s.io", "images", "tag", "--force", *names)
+
+
+def qualify(image: str) -> str:
+    """Return the name of an image with its registry, as containerd stores it."""
+    registry, slash, _ = image.partition("/")
+    if slash and (not {".", ":"}.isdisjoint(registry) or registry == "localhost"):
+        return image
+    return f"docker.io/{image}" if slash else f"docker.io/library/{image}"
 
 
 @dataclass(frozen=True)
