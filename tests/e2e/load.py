@@ -27,7 +27,8 @@ address, mode, callers, query = urllib.parse.urlsplit(sys.argv[1]), sys.argv[2],
 CROP = "/api/v1/frontal/crop"
 RETRIED = {502, 503, 504}
 END_S = 300
-PAUSE_S = 0.2
+PAUSE_S = 0.2  # before a repetition
+SUBMIT_S = 0.1  # between the tasks of a caller: at the end, each of them is read again
 RESPONSE_S = 30  # a node that is lost sends nothing, not even the end of a connection
 STOP = Path("/tmp/stop")
 lock = threading.Lock()
@@ -192,7 +193,7 @@ def send_tasks(body: bytes, caller: Caller) -> None:
         places.append(place)
         while len(places) > 50:
             finish(caller, places.pop(0), ended)
-        time.sleep(0.02)
+        time.sleep(SUBMIT_S)
     for place in places:
         finish(caller, place, ended)
     for place, document in ended.items():
