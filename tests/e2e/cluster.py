@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import time
 from contextlib import suppress
@@ -136,7 +137,7 @@ class Release:
         repository, _, tag = self.image.rpartition(":")
         given = {**self.values, "image": {"repository": repository, "tag": tag}}
         # The nodes have no other image, and the service's contains nats-server.
-        given["nats"] = {**self.values.get("nats", {}), "image": {"repository": ""}}
+        given["nats"] = {"image": {"repository": ""}, **self.values.get("nats", {})}
         wait = ["--wait", f"--timeout={limit_s}s"] if is_waited_for else []
         start = time.monotonic()
         arguments = ("upgrade", "--install", self.name, str(self.chart), "--values=-", *wait)
@@ -161,9 +162,104 @@ class Release:
         return self.namespace.raw("pods", pod["metadata"]["name"], METRICS_PORT, "metrics")
 
 
-def is_ready(pod: Json) -> bool:
-    """Return whether a pod is ready."""
-    return any(c["type"] == "Ready" and c["status"] == "True" for c in pod["status"].get("conditions", []))
+@dataclass(frozen=True)
+class Node:
+    """A node of the cluster.
+
+    Attributes:
+        name: name of the node.
+    """
+
+    name: str
+
+    def drain(self, release: Release, *, limit_s: int = 120) -> float:
+        """Drain the node of a release's pods, as `kubectl drain` does; return the seconds until they are gone.
+
+        Raises:
+            CommandError: the drain does not end within the limit.
+        """
+        start = time.monotonic()
+        pods = f"--pod-selector=app.kubernetes.io/instance={release.name}"
+        options = ["--ignore-daemonsets", "--delete-emptydir-data", f"--timeout={limit_s}s"]
+        run("kubectl", "drain", self.name, pods, *options, limit_s=limit_s + 30)
+        return time.monotonic() - start
+
+    def uncordon(self) -> None:
+        """Allow pods on the node again."""
+        run("kubectl", "uncordon", self.name)
+
+    def is_ready(self) -> bool:
+        """Return whether the node is ready."""
+        return is_ready(json.loads(run("kubectl", "get", "node", self.name, "--output=json")))
+
+    def is_container(self) -> bool:
+        """Return whether the node is a container of this machine, as in kind."""
+        if shutil.which("docker") is None:
+            return False
+        return subprocess.run(["docker", "inspect", self.name], capture_output=True, check=False).returncode == 0
+
+    def kill(self) -> None:
+        """Kill everything on the node at once."""
+        run("docker", "kill", self.name)
+
+    def start(self) -> None:
+        """Start a node that was killed."""
+        run("docker", "start", self.name)
+
+    def kill_container(self, pod: str, container: str) -> None:
+        """Send SIGKILL to a container of a pod on the node."""
+        labels = ["--label", f"io.kubernetes.pod.name={pod}", "--name", container]
+        (identifier,) = run("docker", "exec", self.name, "crictl", "ps", "--quiet", *labels).split()
+        run("docker", "exec", self.name, "crictl", "stop", "--timeout", "0", identifier)
+
+    def tag_image(self, image: str, other: str) -> None:
+        """Give an image of the node another name."""
+        names = map(qualify, (image, other))
+        run("docker", "exec", self.name, "ctr", "--namespace", "k8s.io", "images", "tag", "--force", *names)
+
+
+def qualify(image: str) -> str:
+    """Return the name of an image with its registry, as containerd stores it."""
+    registry, slash, _ = image.partition("/")
+    if slash and (not {".", ":"}.isdisjoint(registry) or registry == "localhost"):
+        return image
+    return f"docker.io/{image}" if slash else f"docker.io/library/{image}"
+
+
+@dataclass(frozen=True)
+class Nodes:
+    """The nodes of a cluster with several.
+
+    Attributes:
+        observer: node that no test disrupts, where callers run.
+        workers: other nodes that pods may run on, at least two unless the observer is one of them.
+    """
+
+    observer: Node
+    workers: list[Node]
+
+
+def list_nodes() -> list[Json]:
+    """Read all nodes."""
+    found: list[Json] = json.loads(run("kubectl", "get", "nodes", "--output=json"))["items"]
+    return found
+
+
+def is_schedulable(node: Json) -> bool:
+    """Return whether pods without tolerations may run on a node."""
+    effects = {taint["effect"] for taint in node["spec"].get("taints", [])}
+    return effects.isdisjoint({"NoSchedule", "NoExecute"})
+
+
+def require_no_loss(account: Json) -> None:
+    """Assert that a load saw no failure, no wrong result, and that every accepted task succeeded once."""
+    assert account["failed"] == account["wrong"] == account["duplicated"] == 0, account
+    assert account["ended"] == ({"SUCCESS": account["accepted"]} if account["accepted"] else {}), account
+
+
+def is_ready(item: Json) -> bool:
+    """Return whether a pod or node is ready."""
+    return any(c["type"] == "Ready" and c["status"] == "True" for c in item["status"].get("conditions", []))
 
 
 def restarts(pod: Json) -> int:
@@ -179,10 +275,23 @@ class Load:
         name: name of the pod.
         script: Python script that runs in the pod.
         arguments: arguments of the script.
+        labels: labels of the pod.
+        node: node on which it runs, regardless of taints; None for any.
+
+    Attributes:
+        name: name of the pod.
     """
 
-    def __init__(self, release: Release, name: str, script: str, *arguments: str) -> None:
-        self._space, self._name = release.namespace, name
+    def __init__(
+        self,
+        release: Release,
+        name: str,
+        script: str,
+        *arguments: str,
+        labels: dict[str, str] | None = None,
+        node: str | None = None,
+    ) -> None:
+        self._space, self.name = release.namespace, name
         container = {
             "name": "load",
             "image": release.image,
@@ -201,14 +310,15 @@ class Load:
             },
             "volumes": [{"name": "tmp", "emptyDir": {}}],
             "containers": [container],
+            **({"nodeName": node} if node else {}),
         }
-        metadata = {"name": name, "labels": {"app": LOAD_LABEL}}
+        metadata = {"name": name, "labels": {"app": LOAD_LABEL, **(labels or {})}}
         self._space.apply({"apiVersion": "v1", "kind": "Pod", "metadata": metadata, "spec": spec})
         wait_for(self.lines, "the first callers")
 
     def lines(self) -> list[Json]:
         """Return its output so far, one object per line."""
-        return list(_objects(self._space.kubectl("logs", self._name)))
+        return list(_objects(self._space.kubectl("logs", self.name)))
 
     def wait_answers(self, count: int) -> None:
         """Wait for a number of further responses."""
@@ -221,7 +331,7 @@ class Load:
     def stop(self, *, limit_s: float = 180) -> Json:
         """Let it finish its open requests, and return its account."""
         with suppress(CommandError):  # a pod with a fixed number of requests may have ended by itself
-            self._space.kubectl("exec", self._name, "--", "touch", "/tmp/stop")
+            self._space.kubectl("exec", self.name, "--", "touch", "/tmp/stop")
         wait_for(lambda: self._phase() in {"Succeeded", "Failed"}, "the load's end", limit_s=limit_s)
         account = self.lines()[-1]
         assert self._phase() == "Succeeded", account
@@ -231,10 +341,10 @@ class Load:
     def remove(self) -> None:
         """Delete the pod."""
         with suppress(CommandError):
-            self._space.kubectl("delete", "pod", self._name, "--now", "--ignore-not-found")
+            self._space.kubectl("delete", "pod", self.name, "--now", "--ignore-not-found")
 
     def _phase(self) -> str:
-        phase: str = self._space.get("pod", self._name)["status"].get("phase", "")
+        phase: str = self._space.get("pod", self.name)["status"].get("phase", "")
         return phase
 
 

@@ -11,12 +11,12 @@ import tempfile
 import uuid
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import pytest
 
 from tests.alerting import Webhook
-from tests.e2e.cluster import CommandError, Load, Namespace, Release, run
+from tests.e2e.cluster import CommandError, Load, Namespace, Node, Nodes, Release, is_schedulable, list_nodes, run
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -73,6 +73,27 @@ def leave_out(reason: str) -> NoReturn:
     if os.environ.get("E2E_REQUIRED"):
         pytest.fail(reason)
     pytest.skip(reason)
+
+
+@pytest.fixture(scope="session")
+def nodes(cluster: None) -> Nodes:
+    """Return the nodes for tests that disrupt one; skip the test if there are too few."""
+    every = sorted(list_nodes(), key=is_schedulable)  # that of the control plane first
+    schedulable = sum(map(is_schedulable, every))
+    if len(every) < 3 or schedulable < 2:
+        pytest.skip(
+            f"expected at least 3 nodes, 2 of them schedulable, got {len(every)}, {schedulable} of them schedulable"
+        )
+    observer, *others = (Node(node["metadata"]["name"]) for node in every)
+    return Nodes(observer, [node for node, item in zip(others, every[1:], strict=True) if is_schedulable(item)])
+
+
+@pytest.fixture(scope="session")
+def node_containers(nodes: Nodes) -> Nodes:
+    """Return the same; skip the test if the nodes are no containers of this machine, as those of kind are."""
+    if not all(node.is_container() for node in nodes.workers):
+        pytest.skip("expected nodes that are containers of this machine")
+    return nodes
 
 
 @pytest.fixture(scope="session")
@@ -135,8 +156,8 @@ def releases(
     """Return the factory of releases, and uninstall them at the end."""
     made: list[Release] = []
 
-    def make(*, servers: int = 1) -> Release:
-        release = Release(make_namespace(), "facial", CHART, IMAGE)
+    def make(name: str = "facial", *, servers: int = 1) -> Release:
+        release = Release(make_namespace(), name, CHART, IMAGE)
         make_volumes(release, servers)
         made.append(release)
         return release
@@ -153,9 +174,9 @@ def releases(
 def make_release(
     make_namespace: Callable[..., Namespace], make_volumes: Callable[..., None]
 ) -> Iterator[Callable[..., Release]]:
-    """Return ``make_release(servers=1)``, which prepares a release in its own namespace until the module ends.
+    """Return ``make_release(name="facial", servers=1)``, which prepares a release in its own namespace.
 
-    A node has capacity for few of them.
+    It exists until the module ends. A node has capacity for few of them.
     """
     with releases(make_namespace, make_volumes) as make:
         yield make
@@ -212,12 +233,15 @@ def watch_early(request: pytest.FixtureRequest) -> None:
 
 @pytest.fixture
 def start_load() -> Iterator[Callable[..., Load]]:
-    """Return ``start_load(release, mode, callers=2, query="")``, which starts callers in the cluster."""
+    """Return ``start_load(release, mode, callers=2, query="")``, which starts callers in a pod.
+
+    It also accepts ``labels`` and ``node``, as ``Load`` does.
+    """
     made: list[Load] = []
 
-    def start(release: Release, mode: str, *, callers: int = 2, query: str = "") -> Load:
+    def start(release: Release, mode: str, *, callers: int = 2, query: str = "", **place: Any) -> Load:
         address = f"http://{release.fullname}-api"
-        load = Load(release, f"load-{mode}-{len(made)}", LOAD_SCRIPT, address, mode, str(callers), query)
+        load = Load(release, f"load-{mode}-{len(made)}", LOAD_SCRIPT, address, mode, str(callers), query, **place)
         made.append(load)
         return load
 
@@ -229,6 +253,9 @@ def start_load() -> Iterator[Callable[..., Load]]:
 @pytest.fixture(scope="module")
 def webhook(cluster: None) -> Iterator[Webhook]:
     """Listen where the cluster's Alertmanager posts to: on this machine, at the address that the nodes reach."""
+    status = json.loads(Namespace("monitoring").raw("services", "alertmanager-operated", 9093, "api/v2/status"))
+    if "webhook_configs" not in status["config"]["original"]:
+        pytest.skip("Alertmanager has no receiver that posts to a webhook")
     (node, *_) = json.loads(run("kubectl", "get", "nodes", "--output=json"))["items"]
     node_address = next(item["address"] for item in node["status"]["addresses"] if item["type"] == "InternalIP")
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:

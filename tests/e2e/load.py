@@ -2,9 +2,14 @@
 
 Arguments: the service's address; `sync`, `tasks`, or `big` for one task of 300 MB per caller; the number of callers;
 the query string. It ends when /tmp/stop exists and every accepted task has ended.
+
+Totals: `answered` and `accepted` are successes; `failed` are requests and tasks that failed or were lost; `wrong` are
+results other than the first one; `duplicated` are tasks that ended more than once; `unconnected` are attempts for which
+no connection could be opened; `retried` are repetitions; `slowest_s` is the longest time until a success.
 """
 
 import base64
+import hashlib
 import http.client
 import importlib.resources
 import json
@@ -22,15 +27,23 @@ address, mode, callers, query = urllib.parse.urlsplit(sys.argv[1]), sys.argv[2],
 CROP = "/api/v1/frontal/crop"
 RETRIED = {502, 503, 504}
 END_S = 300
+PAUSE_S = 0.2  # before a repetition
+SUBMIT_S = 0.1  # between the tasks of a caller: at the end, each of them is read again
+RESPONSE_S = 30  # a node that is lost sends nothing, not even the end of a connection
 STOP = Path("/tmp/stop")
 lock = threading.Lock()
+results: dict[str, bytes] = {}
 account: dict[str, Any] = {
     "answered": 0,
     "failed": 0,
+    "wrong": 0,
+    "duplicated": 0,
+    "unconnected": 0,
     "retried": 0,
     "reconnected": 0,
     "accepted": 0,
     "ended": {},
+    "slowest_s": 0.0,
     "failures": [],
 }
 
@@ -51,6 +64,10 @@ def large() -> bytes:
         struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data)) for kind, data in parts
     )
     return json.dumps({**request, "image": base64.b64encode(image).decode(), "verify": "pixels"}).encode()
+
+
+class UnconnectedError(Exception):
+    """No connection could be opened, so the request was not sent."""
 
 
 class Caller:
@@ -76,13 +93,18 @@ class Caller:
                 raise
             note("reconnected")
             return self._send(method, path, body, headers or {})
-        except OSError:
+        except (OSError, http.client.HTTPException):
             self._hang_up()
             raise
 
     def _send(self, method: str, path: str, body: bytes | None, headers: dict[str, str]) -> tuple[int, bytes]:
         if self._connection is None:
-            self._connection = http.client.HTTPConnection(address.hostname or "", address.port or 80, timeout=60)
+            connection = http.client.HTTPConnection(address.hostname or "", address.port or 80, timeout=RESPONSE_S)
+            try:
+                connection.connect()
+            except OSError as error:
+                raise UnconnectedError(f"{type(error).__name__}: {error}") from None
+            self._connection = connection
         self._connection.request(method, path, body, headers)
         answer = self._connection.getresponse()
         text = answer.read()
@@ -109,26 +131,57 @@ def fail(why: str) -> None:
         account["failures"] = [*account["failures"], why][:10]
 
 
+def compare(result: dict[str, Any]) -> None:
+    """Count a result that differs from the first one."""
+    content = {key: value for key, value in result.items() if key != "processing_time_ms"}
+    if results.setdefault("first", digest(content)) != digest(content):
+        note("wrong")
+
+
+def digest(document: dict[str, Any]) -> bytes:
+    """Return the hash of a document."""
+    return hashlib.sha256(json.dumps(document, sort_keys=True).encode()).digest()
+
+
+def measure(start: float) -> None:
+    """Keep the longest time until a success."""
+    with lock:
+        account["slowest_s"] = max(account["slowest_s"], round(time.monotonic() - start, 1))
+
+
 def send_sync(body: bytes, caller: Caller) -> None:
-    """Call the synchronous route until /tmp/stop exists; repeat only requests rejected at capacity."""
+    """Call the synchronous route until /tmp/stop exists.
+
+    Only requests that were not sent, or that were rejected at capacity, are repeated.
+    """
+    start = time.monotonic()
     while not STOP.exists():
         try:
             status, text = caller.call("POST", f"{CROP}?{query}", body, {"Content-Type": "application/json"})
+        except UnconnectedError:
+            note("unconnected")
+            time.sleep(PAUSE_S)
+            continue
         except (OSError, http.client.HTTPException) as error:
             fail(f"{type(error).__name__}: {error}")
-            continue
+            status, text = 0, b""
         if status == 200:
             note("answered")
+            measure(start)
+            compare(json.loads(text))
         elif status == 503 and b"saturated" in text:
             note("retried")
-            time.sleep(0.2)
-        else:
+            time.sleep(PAUSE_S)
+            continue
+        elif status:
             fail(f"{status} {text[:200]!r}")
+        start = time.monotonic()
 
 
 def send_tasks(body: bytes, caller: Caller) -> None:
     """Submit tasks until /tmp/stop exists, then wait for each to end; repeat requests where that is safe."""
-    places = []
+    places: list[str] = []
+    ended: dict[str, bytes] = {}
     while not STOP.exists():
         key = uuid.uuid4().hex
         place = submit(caller, body, key)
@@ -139,10 +192,13 @@ def send_tasks(body: bytes, caller: Caller) -> None:
         note("answered")
         places.append(place)
         while len(places) > 50:
-            finish(caller, places.pop(0))
-        time.sleep(0.02)
+            finish(caller, places.pop(0), ended)
+        time.sleep(SUBMIT_S)
     for place in places:
-        finish(caller, place)
+        finish(caller, place, ended)
+    for place, document in ended.items():
+        if digest(read(caller, place, time.monotonic() + END_S) or {}) != document:
+            note("duplicated")
 
 
 def send_one(body: bytes, caller: Caller) -> None:
@@ -153,51 +209,68 @@ def send_one(body: bytes, caller: Caller) -> None:
         return
     note("accepted")
     note("answered")
-    finish(caller, place)
+    finish(caller, place, {})
 
 
 def submit(caller: Caller, body: bytes, key: str) -> str | None:
     """Submit one task repeatedly under one key until it is accepted."""
-    end = time.monotonic() + END_S
+    start = time.monotonic()
     headers = {"Content-Type": "application/json", "Idempotency-Key": key}
-    while time.monotonic() < end:
+    while time.monotonic() < start + END_S:
         try:
             status, text = caller.call("POST", f"{CROP}/submit?{query}", body, headers)
+        except UnconnectedError:
+            note("unconnected")
+            status, text = 0, b""
         except (OSError, http.client.HTTPException):
             status, text = 0, b""
         if status == 202:
+            measure(start)
             return str(json.loads(text)["task_id"])
         if status and status not in RETRIED:
             fail(f"submit {status} {text[:200]!r}")
         note("retried")
-        time.sleep(0.2)
+        time.sleep(PAUSE_S)
     return None
 
 
-def finish(caller: Caller, place: str) -> None:
-    """Wait for a task to end."""
+def finish(caller: Caller, place: str, ended: dict[str, bytes]) -> None:
+    """Wait for a task to end, and keep the hash of its document."""
     end = time.monotonic() + END_S
     while time.monotonic() < end:
+        document = read(caller, place, end, wait=True)
+        if document is None:
+            return
+        if document["status"] in {"SUCCESS", "FAILURE", "CANCELLED"}:
+            ended[place] = digest(document)
+            with lock:
+                states = account["ended"]
+                states[document["status"]] = states.get(document["status"], 0) + 1
+            if document["status"] == "SUCCESS":
+                compare(document["result"])
+            elif document["status"] == "FAILURE":
+                with lock:
+                    account["failures"] = [*account["failures"], document["error"]["code"]][:10]
+            return
+    fail(f"never ended {place}")
+
+
+def read(caller: Caller, place: str, end: float, *, wait: bool = False) -> dict[str, Any] | None:
+    """Return the document of a task; repeat the request until there is a response, and count a lost task."""
+    while time.monotonic() < end:
         try:
-            status, text = caller.call("GET", f"{CROP}/status/{place}?wait=5")
-        except (OSError, http.client.HTTPException):
+            status, text = caller.call("GET", f"{CROP}/status/{place}{'?wait=5' if wait else ''}")
+        except (OSError, http.client.HTTPException, UnconnectedError):
             status, text = 0, b""
         if status == 200:
-            document = json.loads(text)
-            if document["status"] in {"SUCCESS", "FAILURE", "CANCELLED"}:
-                with lock:
-                    ended = account["ended"]
-                    ended[document["status"]] = ended.get(document["status"], 0) + 1
-                if document["status"] == "FAILURE":
-                    with lock:
-                        account["failures"] = [*account["failures"], document["error"]["code"]][:10]
-                return
-            continue
+            document: dict[str, Any] = json.loads(text)
+            return document
         if status == 404:
             fail(f"lost {place}")
-            return
-        time.sleep(0.2)
-    fail(f"never ended {place}")
+            return None
+        time.sleep(PAUSE_S)
+    fail(f"no status {place}")
+    return None
 
 
 def main() -> None:

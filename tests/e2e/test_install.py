@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import httpx
 import pytest
 
-from tests.e2e.cluster import Release, run, wait_for
+from tests.e2e.cluster import Load, Release, require_no_loss, run, wait_for
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(600)]
 EXAMPLES = Path(__file__).parents[2] / "app" / "web" / "static" / "examples.json"
 READY_S = 60
+WAITING = 30  # tasks
 REPORT = "seconds from helm install to ready"
 
 
@@ -120,7 +121,15 @@ def test_an_upgrade_changes_what_was_changed_and_a_rollback_takes_it_back(instal
     assert "Succeeded" in installed.helm("test", installed.name, "--timeout=120s")
 
 
-def test_what_is_removed_leaves_the_volume_claim_alone(installed: Release) -> None:
+def test_what_is_removed_leaves_the_volume_claim_and_its_tasks(
+    installed: Release, start_load: Callable[..., Load]
+) -> None:
+    """Tasks that wait are completed after the next installation."""
+    worker = f"deployment/{installed.fullname}-worker"
+    installed.namespace.kubectl("scale", worker, "--replicas=0")
+    wait_for(lambda: installed.pods("worker") == [], "no worker")
+    load = start_load(installed, "tasks")
+    load.wait_answers(WAITING)
     installed.helm("uninstall", installed.name, "--wait", "--timeout=120s")
     kinds = run("kubectl", "api-resources", "--verbs=list", "--namespaced", "--output=name").split()
     # Objects that the cluster creates in every namespace, or keeps after a deletion.
@@ -129,7 +138,13 @@ def test_what_is_removed_leaves_the_volume_claim_alone(installed: Release) -> No
     def left() -> list[str]:
         listed = json.loads(installed.namespace.kubectl("get", ",".join(kinds), "--output=json"))["items"]
         found = [f"{item['kind']}/{item['metadata']['name']}" for item in listed]
-        return [name for name in found if name not in {"ConfigMap/kube-root-ca.crt", "ServiceAccount/default"}]
+        others = {"ConfigMap/kube-root-ca.crt", "ServiceAccount/default", f"Pod/{load.name}"}
+        return [name for name in found if name not in others]
 
     claim = f"PersistentVolumeClaim/store-{installed.fullname}-nats-0"
     wait_for(lambda: left() == [claim], "only the claim")
+    seconds = installed.deploy()
+    account = load.stop()
+    print(f"installed again in {seconds:.0f} s: {account}")
+    require_no_loss(account)
+    assert account["accepted"] >= WAITING
