@@ -16,7 +16,7 @@ from fastapi.openapi.docs import get_swagger_ui_html
 from fastapi.staticfiles import StaticFiles
 
 from app import __version__
-from app.observability import metrics, multiprocess
+from app.observability import metrics, multiprocess, tracing
 from app.observability.rich_logging import LogOptions
 from app.service.admission import Admission
 from app.service.crop import CropService, ImageLimits
@@ -29,6 +29,7 @@ from app.web.error_handlers import HANDLERS
 from app.web.middleware import PathPrefix, RequestContext, ShutdownGuard
 from app.web.rate_limit import RateLimiter
 from app.web.request_metrics import RequestMetrics
+from app.web.request_trace import RequestTrace
 from app.web.routes import operations, page, regions, tasks
 from app.web.state import Exposition, WebState
 
@@ -68,6 +69,8 @@ def create_app(
         redirect_slashes=False,
         lifespan=_make_lifespan(state),
         exception_handlers=HANDLERS,
+        # Its spans would contain paths of callers; `app.observability.tracing` records them instead.
+        telemetry={"tracing": False, "metrics": False, "logs": False, "auto_configure": False},
     )
     app.state.web = state
     app.include_router(regions.router)
@@ -82,6 +85,8 @@ def create_app(
     if metrics.is_enabled():
         app.add_middleware(RequestMetrics)
     app.add_middleware(RequestContext, is_access_logged=settings.log_access)
+    if tracing.is_prepared():
+        app.add_middleware(RequestTrace)
     # With a prefix such as /api, a path does not show whether a proxy has removed it already.
     if state.prefix and not any(getattr(route, "path", "").startswith(f"{state.prefix}/") for route in app.routes):
         app.add_middleware(PathPrefix, prefix=state.prefix)

@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 # Of the current request or task; every log line contains them.
 request_id: ContextVar[str | None] = ContextVar("request_id", default=None)
 trace_id: ContextVar[str | None] = ContextVar("trace_id", default=None)
+span_id: ContextVar[str | None] = ContextVar("span_id", default=None)  # set only while traces are on
 
 # Long enough for a UUID with a prefix, and without characters that could forge a line or a field.
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._:/+=-]{1,128}", re.ASCII)
@@ -220,7 +221,7 @@ class ComponentFormatter(logging.Formatter):
 
 
 class JsonFormatter(logging.Formatter):
-    """Formatter of JSON lines: time (UTC), level, logger, message, request and trace id, and the ``extra`` fields.
+    """Formatter of JSON lines: time (UTC), level, logger, message, ids (request, trace, span) and ``extra`` fields.
 
     It is written by hand because the access line is on the path of every request, and the libraries for this take
     several times as long.
@@ -234,7 +235,7 @@ class JsonFormatter(logging.Formatter):
             "logger": record.name,
             "message": record.getMessage(),
         }
-        for name, variable in (("request_id", request_id), ("trace_id", trace_id)):
+        for name, variable in (("request_id", request_id), ("trace_id", trace_id), ("span_id", span_id)):
             if (identifier := variable.get()) is not None:
                 line[name] = identifier
         line |= {name: value for name, value in record.__dict__.items() if name not in _RECORD_FIELDS}

@@ -24,7 +24,7 @@ from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 from uvicorn.server import Server
 from uvicorn_worker import UvicornWorker
 
-from app.observability import rich_logging
+from app.observability import rich_logging, tracing
 from app.observability.health import WorkerState
 from app.observability.recording import record_error
 from app.observability.rich_logging import LogLimit, get_logger
@@ -74,6 +74,8 @@ LAST_CALL_S = 0.3  # how long a worker waits, after its own signal, to see wheth
 # Time limits after the graceful timeout, all within the master's margin: until each request has a response, until the
 # responses have been sent, and until the application has released its resources.
 RESPONSE_S, SEND_S, QUICK_SEND_S, CLOSE_S = 0.3, 1.5, 0.3, 0.2
+# For the export of traces: at most the rest of the graceful timeout, but always a moment.
+FLUSH_S, QUICK_FLUSH_S, MAX_FLUSH_S = 0.5, 0.2, 5.0
 
 _MAPPED = "::ffff:"
 _UPGRADE_HEADERS = {b"upgrade", b"http2-settings"}
@@ -365,10 +367,14 @@ class ServiceProtocol(HttpToolsProtocol):
             "X-Request-ID": request_id,
             "X-Content-Type-Options": "nosniff",
         }
-        response = problem_response(code, status, title, detail, headers=every)
+        with tracing.refused_request(code, status, self._received_headers()):
+            response = problem_response(code, status, title, detail, headers=every)
         head = b"".join(name + b": " + value + b"\r\n" for name, value in response.raw_headers)
         body = b"" if self._is_head_request() else response.body
         self.transport.write(STATUS_LINE[status] + head + b"\r\n" + body)
+
+    def _received_headers(self) -> list[tuple[bytes, bytes]]:
+        return list(self.cycle.scope["headers"]) if self._is_busy() else []
 
     def _is_head_request(self) -> bool:
         if self._is_busy():
@@ -428,6 +434,12 @@ class GracefulServer(Server):
         with suppress(TimeoutError):
             async with asyncio.timeout(CLOSE_S):
                 await self.lifespan.shutdown()
+
+    def flush_limit_s(self) -> float:
+        """Return how long the exit may wait for the export of traces."""
+        if self._is_quick:
+            return QUICK_FLUSH_S
+        return min(max(FLUSH_S, self._deadline - time.monotonic()), MAX_FLUSH_S)
 
     async def _stop_accepting(self, sockets: list[socket.socket]) -> None:
         loop = asyncio.get_running_loop()
@@ -518,6 +530,7 @@ class ApiWorker(SlotWorker, UvicornWorker):
         await self.server.serve(sockets=self.sockets)
         if not self.server.started:
             sys.exit(BOOT_ERROR)
+        tracing.stop(self.server.flush_limit_s())
         sys.stderr.flush()
         # Any other exit would wait for threads that are still working.
         os._exit(0)

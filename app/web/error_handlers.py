@@ -22,7 +22,7 @@ from starlette.requests import ClientDisconnect
 from starlette.routing import Match
 
 from app.face.errors import InputError
-from app.observability import metrics, recording, rich_logging
+from app.observability import metrics, recording, rich_logging, tracing
 from app.service.body_budget import SaturatedError
 from app.tasks.errors import QueueError
 from app.web.problems import INPUT_STATUS, INPUT_TITLE, PROBLEMS, ProblemError
@@ -63,6 +63,9 @@ def problem_response(
     request_id = rich_logging.request_id.get()
     if request_id is not None:
         document["request_id"] = request_id
+    if (trace_id := rich_logging.trace_id.get()) is not None:
+        document["trace_id"] = trace_id
+    tracing.note_problem(code)
     return Response(orjson.dumps(document), status, headers=dict(headers or {}), media_type=MEDIA_TYPE)
 
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Final
 from starlette.datastructures import Headers
 from starlette.responses import RedirectResponse
 
-from app.observability import metrics, recording, rich_logging
+from app.observability import metrics, recording, rich_logging, tracing
 from app.observability.rich_logging import get_logger
 from app.web.error_handlers import NO_STORE, internal_error_response, problem_response
 from app.web.problems import PROBLEMS
@@ -52,7 +52,8 @@ class RequestContext:
         headers = Headers(scope=scope)
         request_id = rich_logging.accept_request_id(headers.get("x-request-id"))
         rich_logging.request_id.set(request_id)
-        rich_logging.trace_id.set(rich_logging.parse_trace_id(headers.get("traceparent")))
+        if not tracing.is_enabled():  # otherwise `RequestTrace` has set the id
+            rich_logging.trace_id.set(rich_logging.parse_trace_id(headers.get("traceparent")))
         status = 0
 
         async def send_with_id(message: Message) -> None:

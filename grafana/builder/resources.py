@@ -149,6 +149,13 @@ METRIC_STORAGE: Final = collapsed_section(
             ),
         ),
         timeseries_panel(
+            "Spans dropped",
+            "Number of spans of traces that were not exported, by reason. Normal: none. If an export fails, check the "
+            "collector; if a queue is full, sample less.",
+            Scale("short"),
+            Query(expr=aggregate("sum", increase("trace_spans_dropped_total"), "reason"), legend="{{reason}}"),
+        ),
+        timeseries_panel(
             "Samples per scrape",
             "Number of samples per scrape. Normal: constant after the first minutes.",
             Scale("short"),
