@@ -185,7 +185,8 @@ def _make_processor(exporter: Any, on_drop: Callable[[str, int], None]) -> Any:
 
     lock = threading.Lock()
     pending = 0
-    max_pending = BatchSpanProcessor._default_max_queue_size()  # noqa: SLF001 - OTEL_BSP_MAX_QUEUE_SIZE
+    # The SDK's own reading of OTEL_BSP_MAX_QUEUE_SIZE.
+    max_pending: int = BatchSpanProcessor._default_max_queue_size()  # type: ignore[no-untyped-call]  # noqa: SLF001
 
     class CountingExporter(SpanExporter):
         """Exporter that counts spans which the collector did not accept."""
@@ -194,7 +195,7 @@ def _make_processor(exporter: Any, on_drop: Callable[[str, int], None]) -> Any:
             nonlocal pending
             result = SpanExportResult.FAILURE
             try:
-                result = exporter.export(spans)
+                result = SpanExportResult(exporter.export(spans))
             finally:
                 with lock:
                     pending -= len(spans)

@@ -7,25 +7,31 @@ import signal
 import socket
 import statistics
 import subprocess
+import sys
 import threading
 import time
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import httpx
 import orjson
-import psutil
 import pytest
 
-from app.web.problems import PROBLEMS
+from tests.live.test_hostile_images import DECODED, MAPS, PHOTOS
+from tests.live.test_hostile_requests import BODIES, FORMS, REQUESTS, request
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
+    import psutil
+
 pytestmark = pytest.mark.live
 
+ROOT = Path(__file__).parents[2]
+MIB = 1024 * 1024
 CROP = "/api/v1/frontal/crop"
 JSON = {"Content-Type": "application/json"}
 PROCESS = "process tasks.facial_processing"
@@ -65,13 +71,12 @@ def attributes(pairs: list[dict[str, Any]]) -> dict[str, Any]:
     return found
 
 
-@dataclass
+@dataclass(frozen=True)
 class Collector:
     """A collector that writes spans to a file, one OTLP request in JSON a line."""
 
     url: str
     file: Path
-    spans: list[Span] = field(default_factory=list)
 
     def read(self) -> list[Span]:
         found = []
@@ -107,19 +112,16 @@ def read_span(span: dict[str, Any], origin: dict[str, Any]) -> Span:
 
 @contextmanager
 def run_collector(folder: Path, wait_until: Callable[..., Any]) -> Iterator[Collector]:
-    program = shutil.which("otelcol")
+    program = shutil.which("test-collector")
     if program is None:
-        pytest.skip("otelcol is not on PATH; run `make tools`")
+        pytest.skip("test-collector is not on PATH; run `make tools`")
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
     file = folder / "traces.json"
     config = {
         "receivers": {"otlp": {"protocols": {"http": {"endpoint": f"127.0.0.1:{port}"}}}},
         "exporters": {"debug": {}, "file": {"path": str(file), "flush_interval": "100ms"}},
-        "service": {
-            "pipelines": {"traces": {"receivers": ["otlp"], "exporters": ["debug", "file"]}},
-            "telemetry": {"metrics": {"level": "none"}},
-        },
+        "service": {"pipelines": {"traces": {"receivers": ["otlp"], "exporters": ["debug", "file"]}}},
     }
     (folder / "collector.json").write_bytes(orjson.dumps(config))
     with (folder / "collector.log").open("wb") as log:
@@ -146,8 +148,7 @@ def collector(tmp_path_factory: pytest.TempPathFactory, wait_until: Callable[...
 
 @pytest.fixture(scope="module")
 def traced(run_service: Any, collector: Collector) -> Iterator[Any]:
-    settings = {"WORKERS": 1, "TASK_WORKERS": 1, "ENABLE_TASKS": "true", "FAULT_POISON_REGION": "poison"}
-    limits = {"TASK_ACK_WAIT_S": 2, "TASK_MAX_DELIVERIES": 2, "RATE_LIMIT": "1000/s"}
+    settings = {"WORKERS": 1, "TASK_WORKERS": 1, "ENABLE_TASKS": "true"}
     with run_service(**settings, OTEL_EXPORTER_OTLP_ENDPOINT=collector.url, **SOON) as service:
         service.wait_tasks()
         yield service
@@ -178,9 +179,7 @@ def call(service: Any, method: str, path: str, **request: Any) -> Call:
     return Call(response, trace_id, span_id, start_s, time.time())
 
 
-def wait_for(
-    collector: Collector, wait_until: Callable[..., Any], trace_id: str, *names: str
-) -> list[Span]:
+def wait_for(collector: Collector, wait_until: Callable[..., Any], trace_id: str, *names: str) -> list[Span]:
     """Wait until a trace contains spans of these names, and return all its spans."""
 
     def find() -> list[Span]:
@@ -204,10 +203,8 @@ def require_tree(spans: list[Span], root_parent: str) -> None:
     assert all(span.end_s >= span.start_s for span in spans)
 
 
-def test_synchronous_request(
-    traced: Any, collector: Collector, sample: Any, wait_until: Callable[..., Any]
-) -> None:
-    made = call(traced, "POST", CROP, content=sample.json(landmarks=None), headers=JSON)
+def test_synchronous_request(traced: Any, collector: Collector, sample: Any, wait_until: Callable[..., Any]) -> None:
+    made = call(traced, "POST", CROP, content=sample.json(image=sample.photo, landmarks=None), headers=JSON)
     assert made.response.status_code == 200, made.response.text
     spans = wait_for(collector, wait_until, made.trace_id, f"POST {CROP}")
     require_tree(spans, made.span_id)
@@ -252,7 +249,7 @@ def submit(service: Any, body: bytes) -> Call:
 
 
 def test_task(traced: Any, collector: Collector, sample: Any, wait_until: Callable[..., Any]) -> None:
-    made = submit(traced, sample.json(landmarks=None))
+    made = submit(traced, sample.json(image=sample.photo, landmarks=None))
     task = end_of(traced, made.response.json()["task_id"], wait_until)
     assert task["status"] == "SUCCESS"
     spans = wait_for(collector, wait_until, made.trace_id, f"POST {CROP}/submit", PROCESS)
@@ -290,8 +287,6 @@ def test_task(traced: Any, collector: Collector, sample: Any, wait_until: Callab
 
 
 def epoch(text: str) -> float:
-    from datetime import datetime  # noqa: PLC0415
-
     return datetime.fromisoformat(text).timestamp()
 
 
@@ -305,3 +300,293 @@ def test_failed_task_has_the_code(
     attempt = named(spans, PROCESS)
     assert (attempt.is_error, attempt.code) == (True, task["error"]["code"])
     assert attempt.code == "no_face"
+
+
+@contextmanager
+def queue_of(run_nats: Any, run_service: Any, run_worker: Any, **settings: Any) -> Iterator[tuple[Any, Any]]:
+    """Run an API and a task worker in instances of their own."""
+    with run_nats() as nats:
+        given = {"NATS_URL": nats.url, "TASK_WORKERS": 1, "TASK_ACK_WAIT_S": 2, "TASK_MAX_DELIVERIES": 2, **settings}
+        with run_service(WORKERS=1, **given) as service, run_worker(**given) as worker:
+            yield service, worker
+
+
+def test_retry_after_a_killed_worker(
+    run_nats: Any, run_service: Any, run_worker: Any, collector: Collector, sample: Any, wait_until: Callable[..., Any]
+) -> None:
+    settings = {"OTEL_EXPORTER_OTLP_ENDPOINT": collector.url, "FAULT_WORK_S": 3, **SOON}
+    with queue_of(run_nats, run_service, run_worker, **settings) as (service, worker):
+        made = submit(service, sample.json())
+        task_id = made.response.json()["task_id"]
+        # The wait in the queue has been exported, so the attempt is in progress.
+        wait_for(collector, wait_until, made.trace_id, "queue wait", "store record")
+        worker.wait_for_lines(lambda line: line.get("event") == "started" and line.get("task_id") == task_id)
+        (process,) = worker.task_workers()
+        killed_at = time.time()
+        process.send_signal(signal.SIGKILL)
+        task = end_of(service, task_id, wait_until)
+        assert (task["status"], task["attempts"]) == ("SUCCESS", 2)
+        spans = wait_for(collector, wait_until, made.trace_id, f"POST {CROP}/submit", PROCESS)
+    published, attempt = named(spans, PUBLISH), named(spans, PROCESS)
+    # The span of the killed attempt is lost with its process. Its children and the link identify it.
+    lost = {span.parent_id for span in spans} - {span.span_id for span in spans} - {made.span_id}
+    assert len(lost) == 1
+    assert attempt.links == [published.span_id, *lost]
+    assert attempt.parent_id == published.span_id
+    assert attempt.attributes["messaging.nats.message.delivery_count"] == 2
+    assert not attempt.is_error
+    assert attempt.start_s >= killed_at - CLOCK_S
+    assert named(spans, "queue wait").end_s <= killed_at + CLOCK_S
+
+
+def test_poison_task(
+    run_nats: Any, run_service: Any, run_worker: Any, collector: Collector, sample: Any, wait_until: Callable[..., Any]
+) -> None:
+    """The task kills each worker that processes it; the last delivery moves it to the dead letters."""
+    settings = {"OTEL_EXPORTER_OTLP_ENDPOINT": collector.url, "FAULT_POISON_REGION": "poison", **SOON}
+    with queue_of(run_nats, run_service, run_worker, **settings) as (service, _worker):
+        made = submit(service, sample.json(segmentation_map={"poison": [61, 0, 291, 17]}))
+        task = end_of(service, made.response.json()["task_id"], wait_until)
+        assert task["error"]["code"] == "task_gave_up"
+        spans = wait_for(collector, wait_until, made.trace_id, f"POST {CROP}/submit", PROCESS)
+    attempt = named(spans, PROCESS)  # those before died with their processes
+    assert (attempt.is_error, attempt.code) == (True, "task_gave_up")
+    assert attempt.attributes["messaging.nats.message.delivery_count"] == 3
+    assert attempt.links[0] == named(spans, PUBLISH).span_id
+    assert len(attempt.links) == 2  # the last attempt that was started is the second link
+    (stored,) = (span for span in spans if span.parent_id == attempt.span_id and span.name == "store record")
+    assert stored.attributes["facial.task.status"] == "FAILURE"
+
+
+def test_the_caller_decides_about_sampling(
+    traced: Any, collector: Collector, sample: Any, wait_until: Callable[..., Any]
+) -> None:
+    trace_id, _, traceparent = new_parent()
+    unsampled = httpx.post(
+        f"{traced.api}{CROP}/submit",
+        content=sample.json(),
+        headers={**JSON, "traceparent": f"{traceparent[:-2]}00"},
+        timeout=LIMIT_S,
+    )
+    assert unsampled.headers["traceparent"].startswith(f"00-{trace_id}-")
+    assert unsampled.headers["traceparent"].endswith("-00")
+    end_of(traced, unsampled.json()["task_id"], wait_until)
+    later = submit(traced, sample.json())
+    end_of(traced, later.response.json()["task_id"], wait_until)
+    wait_for(collector, wait_until, later.trace_id, f"POST {CROP}/submit", PROCESS)
+    # Both processes have exported a later trace, and nothing of this one; but its id is in their logs.
+    assert collector.trace(trace_id) == []
+    for event in ("started", "succeeded"):
+        assert traced.wait_for_lines(
+            lambda line, event=event: line.get("event") == event and line.get("trace_id") == trace_id
+        )
+
+
+def test_ratio_of_sampling(run_service: Any, collector: Collector, wait_until: Callable[..., Any]) -> None:
+    sampler = {"OTEL_TRACES_SAMPLER": "parentbased_traceidratio", "OTEL_TRACES_SAMPLER_ARG": "0.25"}
+    settings = {"OTEL_EXPORTER_OTLP_ENDPOINT": collector.url, "OTEL_SERVICE_NAME": "ratio", **SOON, **sampler}
+    count = 400
+    with run_service(WORKERS=1, **settings) as service, httpx.Client(base_url=service.api, timeout=LIMIT_S) as client:
+        flags = [client.get("/version").headers["traceparent"].rpartition("-")[2] for _ in range(count)]
+        sampled = flags.count("01")
+        assert 0.15 * count < sampled < 0.35 * count
+        # A caller with a sampled trace is not subject to the ratio.
+        assert call(service, "GET", "/version").response.headers["traceparent"].endswith("-01")
+
+        def exported() -> list[Span]:
+            return [span for span in collector.read() if span.service == "ratio"]
+
+        wait_until(lambda: len(exported()) == sampled + 1, limit_s=LIMIT_S, what="the sampled requests")
+
+
+def test_shutdown_exports_the_last_spans(
+    run_service: Any, collector: Collector, wait_until: Callable[..., Any]
+) -> None:
+    """The interval between exports is longer than the test."""
+    settings = {"OTEL_EXPORTER_OTLP_ENDPOINT": collector.url, "OTEL_BSP_SCHEDULE_DELAY": 3_600_000}
+    with run_service(WORKERS=1, **settings) as service:
+        made = call(service, "GET", "/version")
+        assert collector.trace(made.trace_id) == []
+        assert service.stop() == 0
+    (request,) = wait_for(collector, wait_until, made.trace_id, "GET /version")
+    assert request.parent_id == made.span_id
+
+
+def in_form(field: str, build: Any, path: str = "") -> Any:
+    return lambda s: request(s.form(**{field: build(s)}), s.multipart, path=path)
+
+
+TABLES = [
+    *((code, lambda s, build=build: request(build(s))) for _, build, code in BODIES),
+    *((code, lambda s, build=build: request(build(s), s.multipart)) for _, build, code in FORMS),
+    *((code, build) for _, build, code in REQUESTS),
+    *((code, in_form("image", build)) for _, build, code in PHOTOS),
+    *((code, in_form("segmentation_map", build)) for _, build, code in MAPS),
+    *((code, in_form("image", build, "?verify=pixels")) for _, build, code in DECODED),
+]
+CASES: dict[str, Any] = dict(reversed(TABLES))
+
+
+@pytest.mark.parametrize("code", sorted(CASES))
+def test_error_code_is_in_the_trace(
+    traced: Any, collector: Collector, sample: Any, wait_until: Callable[..., Any], code: str
+) -> None:
+    sent = CASES[code](sample)
+    body = iter(sent["content"]) if isinstance(sent["content"], list) else sent["content"]
+    response = httpx.request(
+        sent["method"], f"{traced.api}{sent['path']}", content=body, headers=sent["headers"], timeout=LIMIT_S
+    )
+    assert response.json()["code"] == code
+    require_code(collector, wait_until, response.json(), code)
+
+
+def require_code(collector: Collector, wait_until: Callable[..., Any], document: dict[str, Any], code: str) -> None:
+    """Check that the request span of a problem document has its code and status, and that no text is in the trace."""
+
+    def find() -> list[Span]:
+        return [span for span in collector.trace(document["trace_id"]) if span.kind == "SERVER"]
+
+    (span,) = wait_until(find, limit_s=LIMIT_S, what=f"the request span of {code}")
+    assert span.code == code
+    assert span.attributes["http.response.status_code"] == document["status"]
+    assert span.is_error == (document["status"] >= 500)
+    steps = [other for other in collector.trace(document["trace_id"]) if other.is_error and other is not span]
+    assert {other.code for other in steps if other.kind != "SERVER"} <= {code}
+
+
+def test_other_error_codes_are_in_the_trace(
+    run_service: Any, collector: Collector, sample: Any, wait_until: Callable[..., Any]
+) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        settings = {
+            "API_KEYS": "k1",
+            "BODY_TIMEOUT_S": 1,
+            "RATE_LIMIT": "2/minute",
+            "NATS_URL": f"nats://127.0.0.1:{silent.getsockname()[1]}",
+            "NATS_TIMEOUT_S": 1,
+        }
+        with run_service(WORKERS=1, OTEL_EXPORTER_OTLP_ENDPOINT=collector.url, **settings, **SOON) as service:
+            key = {**JSON, "X-API-Key": "k1"}
+            answers = [
+                httpx.post(f"{service.api}{CROP}", content=b"{}", headers=JSON, timeout=LIMIT_S),
+                httpx.post(f"{service.api}{CROP}/submit", content=sample.json(), headers=key, timeout=LIMIT_S),
+                stall(service.api, key),
+                httpx.post(f"{service.api}{CROP}", content=sample.json(), headers=key, timeout=LIMIT_S),
+            ]
+            documents = [answer.json() for answer in answers]
+            codes = [document["code"] for document in documents]
+            assert codes == ["unauthorized", "queue_unavailable", "body_timeout", "rate_limited"]
+            for document in documents:
+                require_code(collector, wait_until, document, document["code"])
+
+
+def stall(api: str, headers: dict[str, str]) -> httpx.Response:
+    """Send a body that never ends."""
+
+    def body() -> Iterator[bytes]:
+        yield b"{"
+        time.sleep(3)
+
+    return httpx.post(f"{api}{CROP}", content=body(), headers=headers, timeout=LIMIT_S)
+
+
+def test_no_text_of_a_caller_is_in_a_span(
+    traced: Any, collector: Collector, sample: Any, wait_until: Callable[..., Any]
+) -> None:
+    canary = "QXcanaryQX"
+    headers = {"User-Agent": canary, "X-API-Key": canary, "X-Request-ID": canary, "Idempotency-Key": canary}
+    form = sample.parts(
+        b'Content-Disposition: form-data; name="image"; filename="' + canary.encode() + b'.jpg"\r\n\r\n' + sample.jpeg,
+        sample.part("landmarks", sample.landmarks),
+    )
+    made = [
+        call(traced, "GET", f"/{canary}?{canary}={canary}", headers=headers),
+        call(traced, "POST", f"{CROP}/submit", content=form, headers={**headers, "Content-Type": sample.multipart}),
+        call(traced, "GET", f"{CROP}/status/{canary}", headers=headers),
+    ]
+    assert [each.response.status_code for each in made] == [404, 202, 404]
+    for each in made:
+        wait_for(collector, wait_until, each.trace_id, *(["GET"] if each is made[0] else []))
+    wait_for(collector, wait_until, made[1].trace_id, PROCESS)
+    assert canary.encode() not in collector.file.read_bytes()
+
+
+def test_without_the_variables_nothing_of_the_sdk_is_loaded(run_service: Any, sample: Any) -> None:
+    """A worker maps no file of the SDK's compiled dependencies, and the trace of a caller is still logged."""
+    code = (
+        "import sys; from app.settings import load_settings; from app.main import create_app; "
+        "from app.supervisor import api_server, task_server; create_app(load_settings()); "
+        "print([m for m in sys.modules if m.startswith(('opentelemetry.sdk', 'opentelemetry.exporter', 'requests'))])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT, env={})
+    assert done.stdout == "[]\n"
+    with run_service(WORKERS=1, DATA_DIR="", ENABLE_TASKS="false") as service:
+        made = call(service, "POST", CROP, content=sample.json(), headers=JSON)
+        assert made.response.status_code == 200
+        assert "traceparent" not in made.response.headers
+        (line,) = service.wait_for_lines(lambda line: line.get("trace_id") == made.trace_id)
+        assert "span_id" not in line
+        assert {thread_name(service, worker) for worker in service.workers()} == {0}
+
+
+def thread_name(_service: Any, worker: psutil.Process) -> int:
+    """Return the number of exporter threads of a process."""
+    names = [Path(f"/proc/{worker.pid}/task/{thread.id}/comm").read_text() for thread in worker.threads()]
+    return sum(name.startswith("OtelBatch") for name in names)
+
+
+@contextmanager
+def hanging_collector() -> Iterator[str]:
+    """Accept connections and never respond."""
+    with socket.create_server(("127.0.0.1", 0), backlog=128) as listener:
+        held: list[socket.socket] = []
+
+        def accept() -> None:
+            with suppress(OSError):
+                while True:
+                    held.append(listener.accept()[0])
+
+        threading.Thread(target=accept, daemon=True).start()
+        yield f"http://127.0.0.1:{listener.getsockname()[1]}"
+        for each in held:
+            each.close()
+
+
+@pytest.mark.parametrize("kind", ["absent", "hanging"])
+def test_a_collector_that_fails_delays_no_request(
+    run_service: Any, sample: Any, wait_until: Callable[..., Any], kind: str
+) -> None:
+    """Two services, one without traces, get the same requests in turn; the medians of their latency are compared."""
+    with hanging_collector() as hanging:
+        url = hanging if kind == "hanging" else "http://127.0.0.1:9"
+        limits = {"OTEL_BSP_MAX_QUEUE_SIZE": 64, "OTEL_BSP_MAX_EXPORT_BATCH_SIZE": 32, **SOON}
+        plain = run_service(WORKERS=1)
+        with plain as off, run_service(WORKERS=1, OTEL_EXPORTER_OTLP_ENDPOINT=url, **limits) as on:
+            durations: dict[str, list[float]] = {off.api: [], on.api: []}
+            body = sample.json(image=sample.photo)
+            with httpx.Client(timeout=LIMIT_S) as client:
+                for _ in range(80):
+                    for api, measured in durations.items():
+                        start = time.perf_counter()
+                        assert client.post(f"{api}{CROP}", content=body, headers=JSON).status_code == 200
+                        measured.append(time.perf_counter() - start)
+            (worker,) = on.workers()
+            before = worker.memory_info().rss
+            with httpx.Client(base_url=on.api, timeout=LIMIT_S) as client:
+                for _ in range(3000):
+                    client.get("/version")
+            # 3,000 requests without a bound would be 10 MB of spans.
+            assert worker.memory_info().rss - before < 6 * MIB
+
+            def dropped() -> float:
+                return sum(value for (name, _), value in on.scrape().items() if name == "trace_spans_dropped_total")
+
+            assert wait_until(dropped, limit_s=LIMIT_S, what="dropped spans") > 0
+            lines = [line for line in on.log_lines() if "Traces" in str(line.get("message"))]
+            assert all("raw" not in line for line in on.log_lines())
+            assert len(lines) <= 2
+            start = time.monotonic()
+            assert on.stop() == 0
+            assert time.monotonic() - start < 25  # of the 30 s for requests in flight
+    medians = [statistics.median(measured) for measured in durations.values()]
+    assert medians[1] < 1.25 * medians[0], medians

@@ -1,5 +1,5 @@
-// Command otelcol is an OpenTelemetry collector with the components that the tests and the benchmark need: the OTLP
-// receiver, the debug exporter and the file exporter.
+// Command test-collector is an OpenTelemetry collector with the components that tests need: the OTLP receiver, the
+// debug exporter and the file exporter.
 package main
 
 import (
@@ -15,10 +15,14 @@ import (
 	"go.opentelemetry.io/collector/otelcol"
 	"go.opentelemetry.io/collector/receiver"
 	"go.opentelemetry.io/collector/receiver/otlpreceiver"
+	"go.opentelemetry.io/collector/service/telemetry"
 )
 
-// version is set by the linker.
+// version is that of the collector; the linker sets it.
 var version = "0.0.0"
+
+// noTelemetry discards the collector's own logs and metrics, whose usual implementation triples the build.
+var noTelemetry = telemetry.NewFactory(func() component.Config { return &struct{}{} })
 
 func components() (otelcol.Factories, error) {
 	receivers, err := otelcol.MakeFactoryMap[receiver.Factory](otlpreceiver.NewFactory())
@@ -29,15 +33,18 @@ func components() (otelcol.Factories, error) {
 	if err != nil {
 		return otelcol.Factories{}, err
 	}
-	return otelcol.Factories{Receivers: receivers, Exporters: exporters}, nil
+	return otelcol.Factories{Receivers: receivers, Exporters: exporters, Telemetry: noTelemetry}, nil
 }
 
 func main() {
 	command := otelcol.NewCommand(otelcol.CollectorSettings{
-		BuildInfo: component.BuildInfo{Command: "otelcol", Description: "OpenTelemetry collector for tests", Version: version},
+		BuildInfo: component.BuildInfo{Command: "test-collector", Description: "OpenTelemetry collector for tests", Version: version},
 		Factories: components,
 		ConfigProviderSettings: otelcol.ConfigProviderSettings{
-			ResolverSettings: confmap.ResolverSettings{ProviderFactories: []confmap.ProviderFactory{fileprovider.NewFactory()}},
+			ResolverSettings: confmap.ResolverSettings{
+				ProviderFactories: []confmap.ProviderFactory{fileprovider.NewFactory()},
+				DefaultScheme:     "file",
+			},
 		},
 	})
 	if err := command.Execute(); err != nil {
