@@ -83,7 +83,8 @@ Port of a URL. Errors must not repeat the URL, because it may contain a password
   {{- end }}
 {{- end }}
 {{- if .Values.tracing.endpoint }}
-{{- $url := include "facial-service.tracingEndpoint" . }}
+{{- /* Without its path. */}}
+{{- $url := include "facial-service.tracingEndpoint" . | regexFind "^[A-Za-z]+://[^/]+" }}
 - ports:
     - {port: {{ include "facial-service.urlPort" (dict "url" $url "default" (ternary 443 80 (hasPrefix "https:" $url))) }}, protocol: TCP}
 {{- end }}
