@@ -10,6 +10,7 @@ Attributes contain sizes, counts, codes and ids: never text from a caller, such 
 from __future__ import annotations
 
 import contextlib
+import importlib
 import importlib.util
 import logging
 import secrets
@@ -124,6 +125,9 @@ def _import_sdk() -> None:
     import opentelemetry.exporter.otlp.proto.http.trace_exporter  # noqa: PLC0415 - not imported while traces are off
     import opentelemetry.sdk.trace.export  # noqa: PLC0415
     import opentelemetry.trace.propagation.tracecontext  # noqa: F401, PLC0415
+
+    # The exporter imports it when it is created, and each worker would need its own memory and time for that.
+    importlib.import_module("requests")
 
 
 def start(instance: str, version: str, on_drop: Callable[[str, int], None]) -> None:

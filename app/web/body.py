@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, TypeVar
 
 from starlette.requests import ClientDisconnect
 
-from app.observability import tracing
 from app.web.problems import ProblemError
 
 if TYPE_CHECKING:
@@ -60,30 +59,29 @@ async def read_body(request: Request, buffer: BodyBuffer, limits: BodyLimits) ->
     chunks, waited_s = _Chunks(), 0.0
     loop = asyncio.get_running_loop()
     try:
-        with tracing.span("receive body"):
-            async with asyncio.timeout(limits.timeout_s) as timer:
-                buffer.on_drop = lambda: timer.reschedule(loop.time())
-                deadline = loop.time() + limits.timeout_s
-                while True:
-                    message = await request.receive()
-                    if message["type"] == "http.disconnect":
-                        raise ClientDisconnect
-                    chunk = message.get("body", b"")
-                    if chunks.size + len(chunk) > limits.max_bytes:
-                        chunks.size += len(chunk)
-                        raise _too_large("more", limits.max_bytes)
-                    before = loop.time()
-                    if not buffer.reserve(len(chunk)):
-                        timer.reschedule(None)  # the sender is not late while the service does not read
-                        await buffer.wait(len(chunk))
-                    chunks.append(chunk)
-                    if not message.get("more_body", False):
-                        break
-                    now = loop.time()
-                    waited_s += now - before
-                    deadline = _extend(deadline + now - before, now, len(chunk), limits)
-                    if not buffer.is_dropped:
-                        timer.reschedule(deadline)
+        async with asyncio.timeout(limits.timeout_s) as timer:
+            buffer.on_drop = lambda: timer.reschedule(loop.time())
+            deadline = loop.time() + limits.timeout_s
+            while True:
+                message = await request.receive()
+                if message["type"] == "http.disconnect":
+                    raise ClientDisconnect
+                chunk = message.get("body", b"")
+                if chunks.size + len(chunk) > limits.max_bytes:
+                    chunks.size += len(chunk)
+                    raise _too_large("more", limits.max_bytes)
+                before = loop.time()
+                if not buffer.reserve(len(chunk)):
+                    timer.reschedule(None)  # the sender is not late while the service does not read
+                    await buffer.wait(len(chunk))
+                chunks.append(chunk)
+                if not message.get("more_body", False):
+                    break
+                now = loop.time()
+                waited_s += now - before
+                deadline = _extend(deadline + now - before, now, len(chunk), limits)
+                if not buffer.is_dropped:
+                    timer.reschedule(deadline)
         buffer.finish()
     except TimeoutError:
         raise _too_slow(chunks.size, limits, is_dropped=buffer.is_dropped) from None
