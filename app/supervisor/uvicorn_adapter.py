@@ -434,8 +434,10 @@ class GracefulServer(Server):
         with suppress(TimeoutError):
             async with asyncio.timeout(CLOSE_S):
                 await self.lifespan.shutdown()
+        # Here, because uvicorn then raises the signal again, which ends the process.
+        tracing.stop(self._flush_limit_s())
 
-    def flush_limit_s(self) -> float:
+    def _flush_limit_s(self) -> float:
         """Return how long the exit may wait for the export of traces."""
         if self._is_quick:
             return QUICK_FLUSH_S
@@ -530,7 +532,6 @@ class ApiWorker(SlotWorker, UvicornWorker):
         await self.server.serve(sockets=self.sockets)
         if not self.server.started:
             sys.exit(BOOT_ERROR)
-        tracing.stop(self.server.flush_limit_s())
         sys.stderr.flush()
         # Any other exit would wait for threads that are still working.
         os._exit(0)
