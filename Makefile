@@ -132,8 +132,8 @@ golden: $(VENV)/.dev ## Regenerate the golden overlays; inspect them before you 
 
 .PHONY: lock
 lock: $(VENV)/.dev ## Update the dependency lock files
-	@$(BIN)/uv pip compile -q pyproject.toml --extra heif --group build $(LOCK_OPTIONS) -o requirements.lock
-	@$(BIN)/uv pip compile -q pyproject.toml --extra heif --group build --group dev -c requirements.lock $(LOCK_OPTIONS) -o requirements-dev.lock
+	@$(BIN)/uv pip compile -q pyproject.toml --extra heif --extra otel --group build $(LOCK_OPTIONS) -o requirements.lock
+	@$(BIN)/uv pip compile -q pyproject.toml --extra heif --extra otel --group build --group dev -c requirements.lock $(LOCK_OPTIONS) -o requirements-dev.lock
 	@$(BIN)/uv pip compile -q tools/python_client/requirements.in $(LOCK_OPTIONS) -o tools/python_client/requirements.lock
 
 LOCK_OPTIONS := --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header --upgrade

@@ -10,7 +10,7 @@ from fastapi import FastAPI, Request, Response
 from fastapi.responses import RedirectResponse
 
 from app import __version__
-from app.observability import metrics, multiprocess
+from app.observability import metrics, multiprocess, tracing
 from app.observability.rich_logging import LogOptions
 from app.service.admission import Admission
 from app.service.crop import CropService, ImageLimits
@@ -22,6 +22,7 @@ from app.web.error_handlers import HANDLERS
 from app.web.middleware import PathPrefix, RequestContext, ShutdownGuard
 from app.web.rate_limit import RateLimiter
 from app.web.request_metrics import RequestMetrics
+from app.web.request_trace import RequestTrace
 from app.web.routes import docs, operations, page, regions, tasks
 from app.web.state import Exposition, WebState
 
@@ -61,6 +62,8 @@ def create_app(
         redirect_slashes=False,
         lifespan=_make_lifespan(state),
         exception_handlers=HANDLERS,
+        # Its spans would contain paths of callers; `app.observability.tracing` records them instead.
+        telemetry={"tracing": False, "metrics": False, "logs": False, "auto_configure": False},
     )
     app.state.web = state
     app.include_router(regions.router)
@@ -75,6 +78,8 @@ def create_app(
     if metrics.is_enabled():
         app.add_middleware(RequestMetrics)
     app.add_middleware(RequestContext, is_access_logged=settings.log_access)
+    if tracing.is_prepared():
+        app.add_middleware(RequestTrace)
     # With a prefix such as /api, a path does not show whether a proxy has removed it already.
     if state.prefix and not any(getattr(route, "path", "").startswith(f"{state.prefix}/") for route in app.routes):
         app.add_route(state.prefix, _redirect_prefix, [*metrics.HTTP_METHODS], include_in_schema=False)

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import http.client
+import http.server
 import json
 import os
 import socket
 import subprocess
 import sys
+import threading
 import time
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
@@ -112,6 +114,32 @@ def service(**environment: str) -> Iterator[Server]:
         ready_s = time.perf_counter() - start
         found = Server(port, metrics_port, 0, master, ready_s)
         yield replace(found, pid=found.workers()[0][1])
+
+
+@contextlib.contextmanager
+def collector() -> Iterator[str]:
+    """Run a server that accepts and discards exported traces, and return its URL."""
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), _Discard)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    try:
+        yield f"http://127.0.0.1:{server.server_port}"
+    finally:
+        server.shutdown()
+        server.server_close()
+
+
+class _Discard(http.server.BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+
+    def do_POST(self) -> None:
+        """Accept a request of OTLP."""
+        self.rfile.read(int(self.headers["Content-Length"]))
+        self.send_response(http.client.OK)
+        self.send_header("Content-Length", "0")
+        self.end_headers()
+
+    def log_message(self, *_: object) -> None:
+        """Print nothing."""
 
 
 @contextlib.contextmanager

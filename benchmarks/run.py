@@ -26,7 +26,7 @@ from rich.progress import track
 from rich.table import Table
 
 from benchmarks import batch, detection, inputs, phone, slow_bodies, tasks, worst_request
-from benchmarks.processes import Server, drive, read, reference, send, service, wait_until
+from benchmarks.processes import Server, collector, drive, read, reference, send, service, wait_until
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -51,6 +51,7 @@ BUDGETS = {
     "phone_12mp_mediapipe": ("ratio", 0.5),
     "accuracy": ("worst", detection.MAX_ERROR),
     "observability": ("ratio", 1.05),
+    "tracing": ("ratio", 1.03),
     "svg_500_points_ms": ("cpu_ms", 0.1),
     "scrape_after_500_deaths": ("ratio", 1.5),
     "ready_s": ("seconds", 2.0),
@@ -124,6 +125,13 @@ def observability() -> dict[str, float]:
     """CPU time of a request with metrics and access log, compared with the service without both."""
     with service() as default, service(ENABLE_METRICS="false", LOG_ACCESS="false") as silent:
         return compare(default, silent, *inputs.json_request(), "observability")
+
+
+def tracing() -> dict[str, float]:
+    """CPU time of a request of which one in ten is traced, including the export, compared with no traces."""
+    sampler = {"OTEL_TRACES_SAMPLER": "parentbased_traceidratio", "OTEL_TRACES_SAMPLER_ARG": "0.1"}
+    with collector() as url, service(OTEL_EXPORTER_OTLP_ENDPOINT=url, **sampler) as traced, service() as default:
+        return compare(traced, default, *inputs.json_request(), "tracing")
 
 
 def label_map() -> dict[str, float]:
@@ -212,6 +220,7 @@ CASES: dict[str, Callable[[], dict[str, float]]] = {
         phone.phone_12mp_mediapipe,
         phone.phone_48mp,
         observability,
+        tracing,
         svg_500_points_ms,
         scrape_after_500_deaths,
         ready_s,

@@ -54,10 +54,13 @@ class Tool(NamedTuple):
     debian_data: str = ""  # read by Debian's program at this absolute path
     version_arguments: tuple[str, ...] = ("--version",)
     version_variable: str = "github.com/prometheus/common/version.Version"
+    version_module: str = ""  # if the program is in this repository, the module whose version it has
 
     def pinned_version(self) -> str:
         """Return the version of the program that Go builds."""
         pins = read_pins(self.go_folder)
+        if self.version_module:
+            return pins[self.version_module]
         version = next(version for module, version in pins.items() if self.go_package.startswith(f"{module}/"))
         # The module path of Prometheus has no /v3, so that release 3.16.0 is published as v0.316.0.
         return re.sub(r"^0\.(\d)(\d\d)\.", lambda match: f"{match[1]}.{int(match[2])}.", version)
@@ -118,6 +121,15 @@ TOOLS = (
         "helm.sh/helm/v4/cmd/helm",
         version_arguments=("version", "--short"),
         version_variable="helm.sh/helm/v4/internal/version.version",
+    ),
+    Tool(
+        "test-collector",  # an own name, because other builds of the collector have other components
+        "tests of traces",
+        (0, 165, 0),
+        "collector",
+        ".",
+        version_variable="main.version",
+        version_module="go.opentelemetry.io/collector/otelcol",
     ),
 )
 

@@ -219,6 +219,12 @@ METRICS: tuple[MetricSpec, ...] = (
         },
     ),
     MetricSpec(
+        "trace_spans_dropped_total",
+        "counter",
+        "Spans of traces that were not exported, by reason: the queue of the process was full, or the export failed.",
+        {"reason": ("queue_full", "export_failed")},
+    ),
+    MetricSpec(
         "memory_usage_bytes",
         "gauge",
         "Resident memory of a process, in bytes.",

@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, cast
 
-from app.observability import metrics, multiprocess
+from app.observability import metrics, multiprocess, tracing
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -165,6 +165,11 @@ def record_task_repair(reason: str) -> None:
     record("task_repairs_total", (reason,))
 
 
+def record_spans_dropped(reason: str, count: int) -> None:
+    """Count spans that were not exported, by reason: ``queue_full`` or ``export_failed``."""
+    record("trace_spans_dropped_total", (reason,), count)
+
+
 def record_cache_lookup(result: str) -> None:
     """Count a result-cache lookup, by outcome: ``hit``, ``miss`` or ``unavailable``."""
     record("cache_lookups_total", (result,))
@@ -182,9 +187,15 @@ def _timed(name: str, label: str) -> Iterator[None]:
         record(name, (label,), time.perf_counter() - start)
 
 
+def _measured(name: str, label: str) -> AbstractContextManager[None]:
+    """Time a block; a step of image processing is a span, too."""
+    timer = _timed(name, label)
+    return tracing.span_around(label, timer) if name == _STEPS and tracing.is_recording() else timer
+
+
 def image_step(operation: str) -> AbstractContextManager[None]:
-    """Time one step of image processing, including a step that fails."""
-    return _timed(_STEPS, operation)
+    """Time one step of image processing, including a step that fails, and record it as a span."""
+    return _measured(_STEPS, operation)
 
 
 def track_image_processing(operation: str) -> Callable[[Callable[P, R]], Callable[P, R]]:
@@ -222,14 +233,14 @@ def _track(name: str, label: str) -> Callable[[Callable[P, R]], Callable[P, R]]:
 
             @functools.wraps(function)
             async def timed_async(*args: P.args, **kwargs: P.kwargs) -> Any:
-                with _timed(name, label):
+                with _measured(name, label):
                     return await function(*args, **kwargs)
 
             return cast("Callable[P, R]", timed_async)
 
         @functools.wraps(function)
         def timed(*args: P.args, **kwargs: P.kwargs) -> R:
-            with _timed(name, label):
+            with _measured(name, label):
                 return function(*args, **kwargs)
 
         return timed

@@ -39,6 +39,7 @@ if TYPE_CHECKING:
 # Of the current request or task; every log line contains them.
 request_id: ContextVar[str | None] = ContextVar("request_id", default=None)
 trace_id: ContextVar[str | None] = ContextVar("trace_id", default=None)
+span_id: ContextVar[str | None] = ContextVar("span_id", default=None)  # set only while traces are on
 
 # Long enough for a UUID with a prefix, and without characters that could forge a line or a field.
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._:/+=-]{1,128}", re.ASCII)
@@ -287,7 +288,7 @@ def _describe_sizes(record: logging.LogRecord) -> str:
 
 
 class JsonFormatter(logging.Formatter):
-    """Formatter of JSON lines: time (UTC), level, logger, message, request and trace id, and the ``extra`` fields.
+    """Formatter of JSON lines: time (UTC), level, logger, message, ids (request, trace, span) and ``extra`` fields.
 
     It is written by hand because the access line is on the path of every request, and the libraries for this take
     several times as long.
@@ -301,10 +302,9 @@ class JsonFormatter(logging.Formatter):
             "logger": record.name,
             "message": record.getMessage(),
         }
-        if (identifier := request_id.get()) is not None:
-            line["request_id"] = identifier
-        if (identifier := trace_id.get()) is not None:
-            line["trace_id"] = identifier
+        for name, variable in (("request_id", request_id), ("trace_id", trace_id), ("span_id", span_id)):
+            if (identifier := variable.get()) is not None:
+                line[name] = identifier
         # A record has its own fields first; `message` and `asctime` are added by other formatters.
         added = islice(record.__dict__.items(), _FIELD_COUNT, None)
         line |= {name: value for name, value in added if name not in _LATE_FIELDS}

@@ -9,6 +9,7 @@ from contextvars import copy_context
 from functools import partial
 from typing import TYPE_CHECKING, ParamSpec, TypeVar
 
+from app.observability import tracing
 from app.service.body_budget import BodyBudget, CallerCounter, SaturatedError
 from app.service.fair_queue import FairQueue, Job
 
@@ -115,7 +116,8 @@ class Slot:
 
         The future fails with `SaturatedError` if the slot is evicted before the function starts.
         """
-        job = self._job = Job(self.caller, partial(function, *args, **kwargs), copy_context())
+        work = tracing.end_wait("wait for a work thread", partial(function, *args, **kwargs))
+        job = self._job = Job(self.caller, work, copy_context())
         self._admission._start(self, job)  # noqa: SLF001 - both classes are one unit
         return asyncio.wrap_future(job.future)
 

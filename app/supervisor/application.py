@@ -17,11 +17,12 @@ from setproctitle import setproctitle
 
 from app import __version__
 from app.main import install_metrics, log_options
-from app.observability import multiprocess, value_directory
+from app.observability import multiprocess, recording, tracing, value_directory
 from app.observability.health import WorkerState
 from app.observability.metrics_log import MetricsLog
 from app.observability.resources import BuildCollector, ResourceCollector
 from app.observability.rich_logging import configure_logging, get_logger
+from app.settings import read_environment
 from app.supervisor.banner import url_of
 from app.supervisor.exporter import serve_exporter
 from app.supervisor.gunicorn_adapter import ServiceArbiter, ServiceLogger
@@ -96,6 +97,7 @@ class ServiceApplication(BaseApplication):
             from app.tasks.nats_client import require_credentials  # noqa: PLC0415 - as in `_make_registry`
 
             require_credentials(self.settings.nats_creds_file)
+        tracing.prepare(read_environment())
         keep_freed_memory()
         multiprocess.set_identity("master")
         with bind(self.settings.host, self.settings.metrics_port, "METRICS_PORT") as listener:
@@ -175,6 +177,7 @@ def pre_fork(arbiter: ServiceArbiter, worker: SlotWorker) -> None:
 def post_fork(arbiter: ServiceArbiter, worker: SlotWorker) -> None:
     """Set the worker's name, and close what the master keeps open for its managed processes."""
     set_process_name(worker.slot_name)
+    tracing.start(worker.slot_name, __version__, recording.record_spans_dropped)
     # Until a handler is installed, the signal ends the process.
     end_with_parent(arbiter.pid, signal.SIGQUIT)
     arbiter.close_resources()

@@ -6,10 +6,12 @@ import asyncio
 import os
 import signal
 import sys
+import time
 from typing import TYPE_CHECKING, Any
 
 import uvloop
 
+from app.observability import tracing
 from app.observability.health import WorkerState
 from app.observability.rich_logging import get_logger
 from app.supervisor.application import TITLE, ServiceApplication, set_process_name
@@ -29,6 +31,7 @@ log = get_logger("tasks")
 MASTER = "task-master"
 CLOSE_MARGIN_S = 2  # after the graceful timeout, for workers to disconnect from the queue
 HEARTBEAT_S = 1.0
+FLUSH_S, MAX_FLUSH_S = 0.5, 5.0  # for the export of traces: the rest of the graceful timeout, but always a moment
 QUICK_STOP_S = 1.0  # time to return tasks to the queue in a quick stop
 
 
@@ -36,6 +39,7 @@ class TaskWorker(SlotWorker):
     """A process that works on tasks."""
 
     _has_started = False  # whether it has reached the queue
+    _stop_by = 0.0  # end of the graceful timeout, by the monotonic clock
 
     def run(self) -> None:
         """Work on tasks until a signal stops the process."""
@@ -43,6 +47,7 @@ class TaskWorker(SlotWorker):
         # return before the next eviction, which waits for the replacement.
         self._state = WorkerState.READY
         status = asyncio.Runner(loop_factory=uvloop.new_event_loop).run(self._work())
+        tracing.stop(max(FLUSH_S, min(self._stop_by - time.monotonic(), MAX_FLUSH_S)))
         sys.stderr.flush()
         # Any other exit would wait for threads, even if their tasks have been returned to the queue.
         os._exit(status)
@@ -73,6 +78,7 @@ class TaskWorker(SlotWorker):
     def _drain(self) -> None:
         self._state = WorkerState.DRAINING
         self.send_heartbeat(self._state)
+        self._stop_by = time.monotonic() + self.settings.graceful_timeout_s
         self._stop.set()
 
     def _stop_quickly(self) -> None:

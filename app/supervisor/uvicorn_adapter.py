@@ -14,7 +14,7 @@ import random
 import signal
 import sys
 import time
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from contextvars import Context
 from typing import TYPE_CHECKING, Any, cast
 
@@ -24,7 +24,7 @@ from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 from uvicorn.server import Server
 from uvicorn_worker import UvicornWorker
 
-from app.observability import rich_logging
+from app.observability import rich_logging, tracing
 from app.observability.health import WorkerState
 from app.observability.log_text import count_of
 from app.observability.rich_logging import LogLimit, get_logger
@@ -81,6 +81,8 @@ LAST_CALL_S = 0.3  # how long a worker waits, after its own signal, to see wheth
 # Time limits after the graceful timeout, all within the master's margin: until each request has a response, until the
 # responses have been sent, and until the application has released its resources.
 RESPONSE_S, SEND_S, QUICK_SEND_S, CLOSE_S = 0.3, 1.5, 0.3, 0.2
+# For the export of traces: at most the rest of the graceful timeout, but always a moment.
+FLUSH_S, QUICK_FLUSH_S, MAX_FLUSH_S = 0.5, 0.2, 5.0
 
 _MAPPED = "::ffff:"
 _UPGRADE_HEADERS = {b"upgrade", b"http2-settings"}
@@ -367,7 +369,9 @@ class ServiceProtocol(HttpToolsProtocol):
             "X-Request-ID": request_id,
             "X-Content-Type-Options": "nosniff",
         }
-        response = problem_response(code, status, title, detail, headers=every)
+        # The application ends the span of a request that it has received.
+        with nullcontext() if self._is_busy() else tracing.refused_request(code, status):
+            response = problem_response(code, status, title, detail, headers=every)
         head = b"".join(name + b": " + value + b"\r\n" for name, value in response.raw_headers)
         body = b"" if self._is_head_request() else bytes(response.body)
         if self._is_busy():
@@ -449,6 +453,14 @@ class GracefulServer(Server):
         with suppress(TimeoutError):
             async with asyncio.timeout(CLOSE_S):
                 await self.lifespan.shutdown()
+        # Here, because uvicorn then raises the signal again, which ends the process.
+        tracing.stop(self._flush_limit_s())
+
+    def _flush_limit_s(self) -> float:
+        """Return how long the exit may wait for the export of traces."""
+        if self._is_quick:
+            return QUICK_FLUSH_S
+        return min(max(FLUSH_S, self._deadline - time.monotonic()), MAX_FLUSH_S)
 
     async def _stop_accepting(self, sockets: list[socket.socket]) -> None:
         loop = asyncio.get_running_loop()

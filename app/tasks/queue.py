@@ -10,6 +10,7 @@ from contextvars import Context
 from hashlib import sha256
 from typing import TYPE_CHECKING, Final, TypeVar
 
+from app.observability import tracing
 from app.observability.recording import record_cache_lookup, record_task_completed, record_task_submitted
 from app.tasks.admission import QueueAdmission
 from app.tasks.connection import TOO_LARGE, UNAVAILABLE, Connection, RevisionConflictError
@@ -251,7 +252,9 @@ class TaskQueue:
         message = encode_task(record, revision, checked)
         if len(message) > self._admission.max_message_bytes:
             raise TaskTooLargeError(TOO_LARGE)
-        await self._connection.store(task_subject(record.task_id, lane), message, headers)
+        with tracing.publication(record.task_id):
+            headers |= tracing.inject()
+            await self._connection.store(task_subject(record.task_id, lane), message, headers)
 
     async def _get(self, task_id: str, owner: str) -> tuple[Record, int]:
         found = await self._read(task_id)

@@ -27,6 +27,7 @@ import pybase64
 from msgspec import Meta
 
 from app import __version__
+from app.observability import tracing
 from app.service.coalescing import Coalescer
 from app.tasks.connection import RevisionConflictError
 from app.tasks.errors import QueueUnavailableError, TaskUnknownError
@@ -216,7 +217,8 @@ class Records:
             STATUS_HEADER: record.status.value,
         }
         try:
-            return await self._connection.store(record_subject(record.task_id), encode_record(record), headers)
+            with tracing.span("store record", "CLIENT", facial__task__status=record.status.value):
+                return await self._connection.store(record_subject(record.task_id), encode_record(record), headers)
         except RevisionConflictError:
             # A write whose response was lost is sent again, and then finds itself.
             stored = await self.load(record.task_id)

@@ -17,7 +17,6 @@ import contextlib
 import os
 import signal
 import time
-import uuid
 from concurrent.futures import ThreadPoolExecutor
 from contextvars import copy_context
 from dataclasses import dataclass
@@ -27,7 +26,7 @@ import msgspec
 import nats.errors
 
 from app.face.errors import ImageError, InputError
-from app.observability import rich_logging
+from app.observability import rich_logging, tracing
 from app.observability.recording import (
     deferred,
     image_step,
@@ -49,7 +48,7 @@ from app.service.crop import CropService, ImageLimits
 from app.service.detector_pool import DetectorPool
 from app.service.serialization import result_to_json
 from app.tasks.connection import Connection, RevisionConflictError
-from app.tasks.dead_letters import DeadLetterQueue
+from app.tasks.dead_letters import TASK_GAVE_UP, DeadLetterQueue
 from app.tasks.errors import QueueError, TaskTooLargeError
 from app.tasks.message import MessageError, NewerTaskError, decode_task
 from app.tasks.pull_consumer import PullConsumer
@@ -136,7 +135,7 @@ class Attempt:
         self._context = context
         self._message = message
         self._task = task
-        self._run = uuid.uuid4().hex
+        self._run = tracing.make_run_id()
         self._record = task.record
         self._revision = task.revision
         self._heartbeat_s = min(HEARTBEAT_S, context.settings.task_ack_wait_s / 3)
@@ -159,7 +158,8 @@ class Attempt:
         """
         has_slot = not (self._is_light and is_first)
         if has_slot:
-            await self._acquire_slot()
+            with tracing.span("wait for a work slot"):
+                await self._acquire_slot()
         try:
             if not has_slot:
                 self._record = self._started(self._record)
@@ -221,6 +221,7 @@ class Attempt:
                 if self._record.status.is_final or not self._is_same_submission(self._record):
                     return False
                 # Counted by the record, because a message may have been requeued before the task was started.
+                tracing.link_attempt(self._record.run)
                 if self._record.attempts >= limit:
                     raise MaxAttemptsError(self._record)
                 self._record = self._record.replace(attempts=max(self._record.attempts, unseen))
@@ -332,6 +333,7 @@ class Attempt:
             _observe_wait(end)
         record_task_completed(end.type, end.status.value)
         if end.error is not None:
+            tracing.set_error(end.error.code)
             record_error(end.error.code, "tasks")
             log_task_failed(end.task_id, end.error.code, end.error.detail)
             return
@@ -362,6 +364,7 @@ PREFETCH: Final = 1
 TICK_S: Final = 1.0
 RETRY_S, RETRY_MAX_S = 1.0, 60.0
 EXIT_TIMEOUT: Final = 1
+EXIT_FLUSH_S: Final = 0.5  # to export traces
 EXIT_GRACE_S: Final = 1  # to requeue messages before the process exits
 
 
@@ -433,18 +436,26 @@ class Worker:
         deliveries = message.metadata.num_delivered
         if deliveries > 1:
             record_task_redelivered(TASK_TYPE)
+        with tracing.attempt(message.headers, message.subject.rpartition(".")[2], deliveries):
+            await self._handle_delivery(message, deliveries)
+
+    async def _handle_delivery(self, message: Msg, deliveries: int) -> None:
         try:
             await self._attempt(message, deliveries)
         except ShuttingDownError:
+            tracing.set_error("shutting_down")
             await _requeue(message)
         except TaskTimeoutError:
             await self._exit_on_timeout()
         except (QueueError, RevisionConflictError, nats.errors.Error, OSError) as error:
+            tracing.set_error("queue_unavailable")
             await self._retry_later(message, deliveries, f"the queue: {type(error).__name__}")
         except NewerTaskError as error:
+            tracing.set_error("task_newer")
             await self._retry_later(message, deliveries, str(error))
         except Exception:  # the worker must continue with other tasks
             log.exception("Task failed with an unexpected error")
+            tracing.set_error("internal_error")
             record_error("internal_error", "tasks")
             await self._retry_later(message, deliveries, "internal error")
         finally:
@@ -454,7 +465,10 @@ class Worker:
         try:
             task = decode_task(message.data)
             rich_logging.request_id.set(task.request_id)
-            rich_logging.trace_id.set(task.trace_id)
+            if not tracing.is_enabled():
+                rich_logging.trace_id.set(task.trace_id)
+            if deliveries == 1:
+                tracing.record_queue_wait(message.headers, task.record.submitted_at)
             await Attempt(self._context, message, task).run(is_first=deliveries == 1)
         except MaxAttemptsError as error:
             await self._dead_letter(message, error.record.attempts, str(error))
@@ -464,6 +478,7 @@ class Worker:
 
     async def _dead_letter(self, message: Msg, attempts: int, reason: str) -> None:
         task_id = message.subject.rpartition(".")[2]
+        tracing.set_error(TASK_GAVE_UP)
         await self._dead_letters.dead_letter(task_id, message.data, attempts=attempts, reason=reason)
 
     async def _retry_later(self, message: Msg, deliveries: int, reason: str) -> None:
@@ -486,6 +501,7 @@ class Worker:
                 await _requeue(message)
         with contextlib.suppress(nats.errors.Error, OSError, QueueError):
             await self._connection.client.flush(timeout=EXIT_GRACE_S)
+        tracing.end_attempt("task_timeout", EXIT_FLUSH_S)
         os._exit(EXIT_TIMEOUT)
 
 

@@ -93,6 +93,8 @@ def problem_response(
     request_id = rich_logging.request_id.get()
     if request_id is not None:
         document["request_id"] = request_id
+    if (trace_id := rich_logging.trace_id.get()) is not None:
+        document["trace_id"] = trace_id
     return Response(orjson.dumps(document), status, headers=dict(headers or {}), media_type=MEDIA_TYPE)
 
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from starlette.datastructures import Headers
 
-from app.observability import metrics, recording, rich_logging
+from app.observability import metrics, recording, rich_logging, tracing
 from app.observability.rich_logging import get_logger
 from app.web.error_handlers import (
     NO_STORE,
@@ -68,7 +68,7 @@ class RequestContext:
         state = scope.setdefault("state", {})
         request_id = request_id_of(scope)
         rich_logging.request_id.set(request_id)
-        rich_logging.trace_id.set(rich_logging.parse_trace_id(headers.get("traceparent")))
+        _set_trace_id(headers)
         status = bytes_out = 0
 
         async def send_with_id(message: Message) -> None:
@@ -97,6 +97,11 @@ class RequestContext:
             note_status(scope, status)
             if self._is_access_logged:
                 _log_access(scope, status, start, 0 if scope["method"] == "HEAD" else bytes_out)
+
+
+def _set_trace_id(headers: Headers) -> None:
+    if not tracing.is_enabled():  # otherwise `RequestTrace` has set it
+        rich_logging.trace_id.set(rich_logging.parse_trace_id(headers.get("traceparent")))
 
 
 def request_id_of(scope: Scope) -> str:

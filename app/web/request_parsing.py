@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, TypeVar
 import msgspec
 
 from app.codec.decoding_policy import DecodingForbiddenError, limit_decoding
+from app.observability import tracing
 from app.observability.recording import image_step
 from app.service.crop import CropInput
 from app.service.landmarks import LandmarksInput
@@ -103,7 +104,8 @@ async def process_body(
     admission.require_slot(caller)
     client = caller or (request.client.host if request.client else "")
     with admission.bodies.open(declared_size(request), client) as buffer:
-        body = await read_body(request, buffer, state.body_limits)
+        with tracing.span("receive body"):
+            body = await read_body(request, buffer, state.body_limits)
         if not keeps_slot and is_cheap_to_check(body):
             try:
                 with admission.enter(caller), limit_decoding(0):

@@ -166,6 +166,7 @@ class ProblemDocument(msgspec.Struct):
     code: Annotated[str, Meta(description="Stable, machine-readable code.")]
     detail: Annotated[str, Meta(description="The field, the expected value and the received value.")]
     request_id: str
+    trace_id: Annotated[str, Meta(description="Id of the trace, if the request or the service has one.")] = ""
 
 
 TASK_ID_PATTERN = "^[0-9a-f]{32}$"

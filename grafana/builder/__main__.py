@@ -21,19 +21,22 @@ FOLDER = Path(__file__).parents[1] / "dashboards"
 CHART_FOLDER = Path(__file__).parents[2] / "charts" / "facial-service" / "files" / "dashboards"
 
 
-def dashboard_files(texts: Texts = DEFAULT, links: Links | None = None, *, has_logs: bool = False) -> dict[str, str]:
+def dashboard_files(
+    texts: Texts = DEFAULT, links: Links | None = None, *, has_logs: bool = False, has_traces: bool = False
+) -> dict[str, str]:
     """Render every dashboard.
 
     Args:
         texts: texts of the objectives.
         links: base URL of the runbooks. If None, panels have no links to them.
         has_logs: whether dashboards have a link to the logs in Loki.
+        has_traces: whether dashboards have a link to the traces in Tempo.
 
     Returns:
         File contents by file name.
     """
     specs = (overview.dashboard(texts), tasks.DASHBOARD, images.DASHBOARD, resources.DASHBOARD)
-    documents = {spec.uid: spec.build(has_logs=has_logs) for spec in specs}
+    documents = {spec.uid: spec.build(has_logs=has_logs, has_traces=has_traces) for spec in specs}
     panel_links = PanelLinks({uid: list(all_panels(each)) for uid, each in documents.items()}, links or Links())
     for uid, document in documents.items():
         for panel in all_panels(document):
@@ -52,16 +55,21 @@ def main() -> None:
     parser.add_argument("--values", type=Path, metavar="FILE", help="values of the chart with the section `slo`")
     parser.add_argument("--runbooks", default="", metavar="URL", help="base URL of the runbooks")
     parser.add_argument("--logs", action="store_true", help="add a link to the logs in Loki")
+    parser.add_argument("--traces", action="store_true", help="add a link to the traces in Tempo")
     arguments = parser.parse_args()
-    is_changed = arguments.values is not None or arguments.runbooks or arguments.logs
+    is_changed = arguments.values is not None or arguments.runbooks or arguments.logs or arguments.traces
     if (is_changed or arguments.check) and (arguments.check != (arguments.output is None)):
-        parser.error("--values, --runbooks and --logs require --output, which cannot be combined with --check")
+        parser.error(
+            "--values, --runbooks, --logs and --traces require --output, which cannot be combined with --check"
+        )
     if arguments.output is not None:
         links = Links(runbooks=arguments.runbooks.rstrip("/") or None)
-        outputs = {arguments.output: dashboard_files(read_texts(arguments.values), links, has_logs=arguments.logs)}
+        texts = read_texts(arguments.values)
+        files = dashboard_files(texts, links, has_logs=arguments.logs, has_traces=arguments.traces)
+        outputs = {arguments.output: files}
     else:
-        # The chart adds the address of the runbooks, or removes their links, and those to logs.
-        of_chart = dashboard_files(Texts.tokens(), Links(runbooks=""), has_logs=True)
+        # The chart adds the address of the runbooks, or removes their links, and those to logs and traces.
+        of_chart = dashboard_files(Texts.tokens(), Links(runbooks=""), has_logs=True, has_traces=True)
         outputs = {FOLDER: dashboard_files(), CHART_FOLDER: of_chart}
     generated = {folder / name: text for folder, files in outputs.items() for name, text in files.items()}
     existing = {

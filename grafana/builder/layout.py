@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 TAG: Final = "facial-service"
 LOGS_VARIABLE: Final = "loki"
 LOGS_LINK: Final = "Logs"
+TRACES_VARIABLE: Final = "tempo"
+TRACES_LINK: Final = "Traces"
 WIDTH: Final = 24
 # Grid rows (38 pixels each) that fit on a screen of 1080 pixels below the variables.
 SCREEN: Final = 22
@@ -97,13 +99,14 @@ class DashboardSpec:
     description: str
     sections: Sequence[Section]
 
-    def build(self, *, has_logs: bool) -> models.Dashboard:
+    def build(self, *, has_logs: bool, has_traces: bool) -> models.Dashboard:
         """Return the dashboard.
 
         Args:
             has_logs: whether it has a link to the logs in Loki, and a variable for their data source.
+            has_traces: whether it has such a link and variable for the traces in Tempo.
         """
-        built = _head(self, has_logs=has_logs).build()
+        built = _head(self, has_logs=has_logs, has_traces=has_traces).build()
         for link in built.links or ():
             # None places the link next to the variables; the type of the SDK allows only the menu.
             link.placement = None  # type: ignore[assignment]
@@ -125,15 +128,19 @@ def all_panels(document: models.Dashboard) -> Iterator[models.Panel]:
             yield entry
 
 
-def _head(spec: DashboardSpec, *, has_logs: bool) -> dashboard.Dashboard:
+def _head(spec: DashboardSpec, *, has_logs: bool, has_traces: bool) -> dashboard.Dashboard:
     builder = dashboard.Dashboard(f"facial-service / {spec.title}").uid(spec.uid).description(spec.description)
     builder.tags([TAG]).readonly().timezone("utc").refresh("30s").time("now-3h", "now")
     builder.tooltip(models.DashboardCursorSync.CROSSHAIR)
-    builder.variables([*_variables(), _logs_variable()] if has_logs else _variables())
+    sources = [_logs_variable()] if has_logs else []
+    sources += [_traces_variable()] if has_traces else []
+    builder.variables([*_variables(), *sources])
     builder.annotations(_annotations())
     link = dashboard.DashboardLink("facial-service").type(models.DashboardLinkType.DASHBOARDS).tags([TAG])
     builder.link(link.as_dropdown(True).include_vars(True).keep_time(True).icon("external link"))
-    return builder.link(_logs_link()) if has_logs else builder
+    if has_logs:
+        builder.link(_logs_link())
+    return builder.link(_traces_link()) if has_traces else builder
 
 
 def _logs_variable() -> dashboard.DatasourceVariable:
@@ -156,6 +163,29 @@ def _logs_link() -> dashboard.DashboardLink:
     panes = quote(json.dumps({"logs": pane}), safe="${}:_")
     link = dashboard.DashboardLink(LOGS_LINK).type(models.DashboardLinkType.LINK).icon("doc")
     return link.url(f"/explore?schemaVersion=1&panes={panes}").tooltip("Logs of the selected pods, in Loki")
+
+
+def _traces_variable() -> dashboard.DatasourceVariable:
+    return dashboard.DatasourceVariable(TRACES_VARIABLE).label("Traces").type("tempo")
+
+
+def _traces_link() -> dashboard.DashboardLink:
+    """Return the link to the traces of the selected pods, for the time range of the dashboard.
+
+    The chart sets the attributes of the resource that the query selects.
+    """
+    query = '{resource.k8s.namespace.name=~"${namespace:pipe}" && resource.k8s.pod.name=~"${pod:pipe}"}'
+    source = f"${{{TRACES_VARIABLE}}}"
+    pane = {
+        "datasource": source,
+        "queries": [
+            {"refId": "A", "queryType": "traceql", "query": query, "datasource": {"type": "tempo", "uid": source}}
+        ],
+        "range": {"from": "${__from}", "to": "${__to}"},
+    }
+    panes = quote(json.dumps({"traces": pane}), safe="${}:_")
+    link = dashboard.DashboardLink(TRACES_LINK).type(models.DashboardLinkType.LINK).icon("bolt")
+    return link.url(f"/explore?schemaVersion=1&panes={panes}").tooltip("Traces of the selected pods, in Tempo")
 
 
 def _variables() -> list[Builder[models.VariableModel]]:

@@ -118,6 +118,7 @@ RESOURCES: Final = {
     "Child process exits": "FacialServiceChildExits",
     "Metric files": "FacialServiceMetricFilesGrowing",
     "Metric storage failures": "FacialServiceMetricsLost",
+    "Spans dropped": "resources/CPU by process",
     "Samples per scrape": "FacialServiceScrapeSlow",
 }
 

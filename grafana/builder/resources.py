@@ -118,7 +118,7 @@ METRICS: Final = panel_row(
 )
 
 METRIC_STORAGE: Final = collapsed_section(
-    "Metrics and scrapes",
+    "Metrics, scrapes and traces",
     panel_row(
         timeseries_panel(
             "Metric file size per process",
@@ -148,11 +148,20 @@ METRIC_STORAGE: Final = collapsed_section(
                 legend="{{place}} files",
             ),
         ),
+    ),
+    panel_row(
         timeseries_panel(
             "Samples per scrape",
             "Number of samples per scrape. Normal: constant after the first minutes.",
             Scale("short"),
             Query(expr=aggregate("max", with_place(series("scrape_samples_scraped")), "place"), legend="{{place}}"),
+        ),
+        timeseries_panel(
+            "Spans dropped",
+            "Number of spans of traces that were not exported, by reason. Normal: none. If an export fails, check the "
+            "collector; if a queue is full, sample less.",
+            Scale("short"),
+            Query(expr=aggregate("sum", increase("trace_spans_dropped_total"), "reason"), legend="{{reason}}"),
         ),
     ),
 )

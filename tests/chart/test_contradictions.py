@@ -42,6 +42,14 @@ CASES: dict[str, tuple[Values, str]] = {
         ELSEWHERE | {"worker": {"keda": ON}},
         "set externalNats.monitorUrl, or use worker.autoscaling",
     ),
+    "traces-with-a-password": (
+        {"tracing": {"endpoint": "http://me:word@collector:4318"}},
+        "tracing.endpoint: credentials in a URL would be visible in every pod specification",
+    ),
+    "headers-for-no-collector": (
+        {"tracing": {"existingSecret": "otel"}},
+        "tracing.existingSecret: it has no effect without a collector; set tracing.endpoint",
+    ),
     "keda-takes-no-path": (
         {
             "nats": {"enabled": False},

@@ -303,12 +303,16 @@ def test_dashboards_are_the_files_byte_by_byte() -> None:
         assert json.loads(text)["uid"]
 
 
-@pytest.mark.parametrize("has_logs", [False, True])
+@pytest.mark.parametrize(("has_logs", "has_traces"), [(False, False), (True, False), (False, True), (True, True)])
 @pytest.mark.parametrize("base", ["", "https://git.example.com/faces/"])
-def test_dashboards_have_the_links_whose_addresses_are_known(base: str, *, has_logs: bool) -> None:
-    values = {"dashboards": {"enabled": True, "logs": has_logs}, "prometheusRule": {"runbookBaseUrl": base}}
+def test_dashboards_have_the_links_whose_addresses_are_known(base: str, *, has_logs: bool, has_traces: bool) -> None:
+    values = {
+        "dashboards": {"enabled": True, "logs": has_logs, "traces": has_traces},
+        "prometheusRule": {"runbookBaseUrl": base},
+    }
     links = Links(runbooks=base.rstrip("/") or None)
-    expected = {name: json.loads(text) for name, text in dashboard_files(links=links, has_logs=has_logs).items()}
+    files = dashboard_files(links=links, has_logs=has_logs, has_traces=has_traces)
+    expected = {name: json.loads(text) for name, text in files.items()}
     assert dashboards_of(template(values=values)) == expected
 
 

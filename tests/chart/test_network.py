@@ -354,6 +354,24 @@ def test_policies(policies: Release, caller: str, called: str, port: int, expect
 
 
 @pytest.mark.parametrize(
+    ("endpoint", "port"),
+    [
+        ("http://collector:4318", 4318),
+        ("http://collector", 80),
+        ("https://traces.example.com/otlp", 443),
+        ("https://traces.example.com:8443/otlp", 8443),
+        ("http://[2001:db8::1]:4318", 4318),
+    ],
+)
+def test_policies_allow_the_collector_of_traces(endpoint: str, port: int) -> None:
+    release = template(values={**POLICIES, "tracing": {"endpoint": endpoint}})
+    for component, expected in (("api", True), ("worker", True), ("nats", False)):
+        own = peer(release, component)
+        assert may(release, "Egress", own, WORLD, port) is expected
+        assert not may(release, "Egress", own, WORLD, 8080)
+
+
+@pytest.mark.parametrize(
     ("caller", "called", "port"),
     [("stranger", "api", 8000), ("world", "api", 8000), ("stranger", "worker", 9000), ("monitoring", "api", 9000)],
 )

@@ -9,10 +9,11 @@ from typing import Any
 import pytest
 import yaml
 
+from app.observability import tracing
 from app.settings import Settings
 from tests.chart.environment import environment, read_settings
 from tests.chart.generator import schema, service_settings
-from tests.chart.helm import CHART, RELEASE, ROOT, Release, Values, template
+from tests.chart.helm import CHART, NAMESPACE, RELEASE, ROOT, Release, Values, template
 from tests.chart.pods import find_pods, pod_of
 
 NAME = f"{RELEASE}-facial-service"
@@ -25,6 +26,16 @@ SECRETS = {
 }
 # Environment variables that are not settings: of the chart, and of the scenarios.
 BESIDE = {"HTTP_PROXY", "NODE_NAME", "SECRET_NUMBER", "PART"}
+# Read by OpenTelemetry itself.
+OTEL = {
+    "OTEL_EXPORTER_OTLP_ENDPOINT",
+    "OTEL_EXPORTER_OTLP_HEADERS",
+    "OTEL_RESOURCE_ATTRIBUTES",
+    "OTEL_SERVICE_NAME",
+    "OTEL_TRACES_SAMPLER",
+    "OTEL_TRACES_SAMPLER_ARG",
+    "POD_NAME",
+}
 KNOWN = {name.upper() for name in Settings.model_fields}
 
 
@@ -42,7 +53,7 @@ def read_both(values: Values, monkeypatch: pytest.MonkeyPatch) -> tuple[Settings
 def test_every_name_is_a_setting(release: Release) -> None:
     for pod in find_pods(release.objects):
         if pod.component in {"api", "worker"}:
-            assert environment(release, pod, SECRETS).keys() - KNOWN - BESIDE == set()
+            assert environment(release, pod, SECRETS).keys() - KNOWN - BESIDE - OTEL == set()
 
 
 def test_scenarios_start_and_agree(release: Release, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -90,6 +101,46 @@ def test_values_of_the_charts_own(monkeypatch: pytest.MonkeyPatch) -> None:
         assert settings.nats_servers == [f"nats://{NAME}-nats-0.{NAME}-nats:4222"]
         assert settings.nats_monitor_url == f"http://{NAME}-nats:8222"
         assert settings.nats_replicas == 1
+
+
+TRACING: Values = {
+    "endpoint": "https://{{ .Release.Name }}-collector.monitoring",
+    "existingSecret": "{{ .Release.Name }}-otel",
+    "headersKey": "headers",
+}
+
+
+@pytest.mark.parametrize("component", ["api", "worker"])
+def test_tracing_sets_the_standard_variables(component: str) -> None:
+    release = template(values={"tracing": TRACING})
+    secrets = {f"{RELEASE}-otel": {"headers": "Authorization=Bearer%20token"}}
+    found = environment(release, pod_of(release, component), secrets)
+    assert {key: value for key, value in found.items() if key.startswith("OTEL_")} == {
+        "OTEL_EXPORTER_OTLP_ENDPOINT": f"https://{RELEASE}-collector.monitoring",
+        "OTEL_EXPORTER_OTLP_HEADERS": "Authorization=Bearer%20token",
+        "OTEL_SERVICE_NAME": f"{NAME}-{component}",
+        "OTEL_RESOURCE_ATTRIBUTES": f"k8s.namespace.name={NAMESPACE},k8s.pod.name=from metadata.name",
+        "OTEL_TRACES_SAMPLER": "parentbased_traceidratio",
+        "OTEL_TRACES_SAMPLER_ARG": "0.1",
+    }
+    assert tracing.is_requested(found)
+    assert tracing.find_problem(found) is None
+
+
+def test_a_sampler_without_a_ratio_has_no_argument() -> None:
+    release = template(values={"tracing": {"endpoint": "http://collector:4318", "sampler": "always_on"}})
+    found = environment(release, pod_of(release, "api"))
+    assert found["OTEL_TRACES_SAMPLER"] == "always_on"
+    assert "OTEL_TRACES_SAMPLER_ARG" not in found
+    assert "OTEL_EXPORTER_OTLP_HEADERS" not in found
+
+
+def test_traces_are_off_by_default() -> None:
+    release = template()
+    for component in ("api", "worker"):
+        found = environment(release, pod_of(release, component))
+        assert not [name for name in found if name.startswith("OTEL_")]
+        assert not tracing.is_requested(found)
 
 
 def test_api_keys_are_a_file_that_follows_its_secret() -> None:

@@ -192,6 +192,15 @@ def test_grafana_knows_how_often_prometheus_scrapes() -> None:
     assert told == interval
 
 
+def test_tempo_receives_traces_and_serves_grafana() -> None:
+    tempo = read("compose/tempo.yaml")
+    assert {tempo["server"]["http_listen_port"]} == container_ports("tempo")
+    assert tempo["distributor"]["receivers"]["otlp"]["protocols"]["http"]["endpoint"] == "0.0.0.0:4318"
+    assert "OTEL_EXPORTER_OTLP_ENDPOINT=http://tempo:4318\n" in (ROOT / "compose.yaml").read_text(encoding="utf-8")
+    paths = [tempo["storage"]["trace"]["wal"]["path"], tempo["storage"]["trace"]["local"]["path"]]
+    assert all(Path(path).is_relative_to(SERVICES["tempo"]["tmpfs"][0]) for path in paths)
+
+
 def test_alerts_of_every_severity_reach_someone() -> None:
     manager = read("compose/alertmanager.yml")
     assert manager["route"]["receiver"] in [receiver["name"] for receiver in manager["receivers"]]
@@ -251,7 +260,7 @@ def compose() -> str:
 
 
 def test_compose_takes_the_file(compose: str) -> None:
-    made = json.loads(run(compose, "compose", "config", "--format=json"))
+    made = json.loads(run(compose, "compose", "--profile=*", "config", "--format=json"))
     assert made["services"].keys() == SERVICES.keys()
 
 

@@ -298,31 +298,37 @@ def test_runbooks_without_an_address_are_not_linked() -> None:
     assert not [link for link in links if not link["url"].startswith("/d/")]
 
 
-def test_logs_are_linked_only_if_asked_for() -> None:
+@pytest.mark.parametrize(
+    ("option", "variable", "attributes"),
+    [("has_logs", "loki", "expr"), ("has_traces", "tempo", "query")],
+)
+def test_logs_and_traces_are_linked_only_if_asked_for(option: str, variable: str, attributes: str) -> None:
     """Grafana shows a variable and a link even if there is no data source of that type."""
-    for name, text in builder.dashboard_files(has_logs=True).items():
+    for name, text in builder.dashboard_files(**{option: True}).items():
         document, without = json.loads(text), DOCUMENTS[name.removesuffix(".json")]
         added = document["templating"]["list"].pop()
-        assert (added["name"], added["type"], added["query"]) == ("loki", "datasource", "loki")
+        assert (added["name"], added["type"], added["query"]) == (variable, "datasource", variable)
         link = document["links"].pop()
         assert document == without
         assert link["url"].startswith("/explore?schemaVersion=1&panes=")
         (pane,) = json.loads(unquote(link["url"].partition("panes=")[2])).values()
-        assert pane["datasource"] == "${loki}"
+        source = f"${{{variable}}}"
+        assert pane["datasource"] == source
         assert pane["range"] == {"from": "${__from}", "to": "${__to}"}
         (query,) = pane["queries"]
-        assert query["datasource"] == {"type": "loki", "uid": "${loki}"}
+        assert query["datasource"] == {"type": variable, "uid": source}
         # Loki rejects a selector whose matchers all match the empty string, which `.*` of All does.
-        matchers = dict(re.findall(r'(\w+)=~"([^"]+)"', query["expr"]))
+        matchers = dict(re.findall(r'([\w.]+)=~"([^"]+)"', query[attributes]))
         filled = {label: re.sub(r"\$\{\w+:pipe\}", ".*", value) for label, value in matchers.items()}
-        assert any(not re.fullmatch(value, "") for value in filled.values())
-        assert set(re.findall(r"\$\{(\w+):pipe\}", query["expr"])) <= set(variables(document))
+        assert variable == "tempo" or any(not re.fullmatch(value, "") for value in filled.values())
+        assert set(re.findall(r"\$\{(\w+):pipe\}", query[attributes])) == {"namespace", "pod"}
+        assert set(re.findall(r"\$\{(\w+):pipe\}", query[attributes])) <= set(variables(document))
 
 
 def test_links_of_a_run_by_hand_are_absolute(tmp_path: Path) -> None:
-    done = run("--output", str(tmp_path), "--runbooks", "https://code.example.org/main/", "--logs")
+    done = run("--output", str(tmp_path), "--runbooks", "https://code.example.org/main/", "--logs", "--traces")
     assert (done.returncode, done.stderr) == (0, "")
     written = {path.name: path.read_text(encoding="utf-8") for path in tmp_path.iterdir()}
-    assert written == builder.dashboard_files(links=BASE, has_logs=True)
-    for options in (["--logs"], ["--runbooks", "https://code.example.org"]):
+    assert written == builder.dashboard_files(links=BASE, has_logs=True, has_traces=True)
+    for options in (["--logs"], ["--traces"], ["--runbooks", "https://code.example.org"]):
         assert run(*options).returncode == 2

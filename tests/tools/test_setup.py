@@ -181,6 +181,15 @@ def test_helm_4_gets_its_version(home: Path, search_path: Path, write_program: W
     assert call.endswith("helm.sh/helm/v4/cmd/helm\n")
 
 
+def test_the_collector_has_the_version_of_its_module(
+    home: Path, search_path: Path, write_program: WriteProgram
+) -> None:
+    write_program(search_path, "go", f'echo "$@" > {search_path}/calls; {BUILD}')
+    setup.build_with_go(TOOLS["test-collector"], home)
+    version = setup.read_pins("collector")["go.opentelemetry.io/collector/otelcol"]
+    assert f"-X main.version={version} " in (search_path / "calls").read_text(encoding="utf-8")
+
+
 @pytest.mark.usefixtures("search_path")
 def test_a_missing_program_is_reported_with_all_reasons(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert setup.main(["helm"], home) == 0
@@ -211,7 +220,10 @@ def test_progress_is_printed(monkeypatch: pytest.MonkeyPatch, capsys: pytest.Cap
 def test_an_unknown_name_is_rejected(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit, match="2"):
         setup.main(["kubectl"], home)
-    expected = "NAME: expected prometheus, promtool, alertmanager, amtool, helm, helm4, crds, dashboards, got kubectl"
+    expected = (
+        "NAME: expected prometheus, promtool, alertmanager, amtool, helm, helm4, test-collector, crds, dashboards, "
+        "typescript_client, python_client, got kubectl"
+    )
     assert expected in capsys.readouterr().err
 
 
@@ -249,9 +261,9 @@ def test_a_module_without_a_file_leaves_no_folder(modules: Path, home: Path) -> 
 
 
 def test_every_pin_has_a_hash() -> None:
-    for folder in ("alertmanager", "crds", "helm", "helm4", "prometheus"):
+    for folder in ("alertmanager", "collector", "crds", "helm", "helm4", "prometheus"):
         go_sum = (setup.FOLDER / folder / "go.sum").read_text(encoding="utf-8")
-        modules = [tool.go_package for tool in setup.TOOLS if tool.go_folder == folder]
+        modules = [tool.version_module or tool.go_package for tool in setup.TOOLS if tool.go_folder == folder]
         modules += [definitions.module for definitions in setup.DEFINITIONS if folder == "crds"]
         pins = {
             name: version

@@ -93,6 +93,15 @@ nats.terminationGracePeriodSeconds: {{ int .Values.nats.terminationGracePeriodSe
 {{- end }}
 {{- end }}
 
+{{- define "facial-service.checkTracing" -}}
+{{- if contains "@" (include "facial-service.tracingEndpoint" .) }}
+tracing.endpoint: credentials in a URL would be visible in every pod specification; put a header into a Secret and set tracing.existingSecret
+{{- end }}
+{{- if and .Values.tracing.existingSecret (not .Values.tracing.endpoint) }}
+tracing.existingSecret: it has no effect without a collector; set tracing.endpoint, or leave it empty
+{{- end }}
+{{- end }}
+
 {{- define "facial-service.checkQueue" -}}
 {{- $external := .Values.externalNats }}
 {{- if .Values.nats.enabled }}
@@ -350,7 +359,7 @@ such as alerts. Others would reach Kubernetes as they are.
 {{/* Fail with all contradictions in the values at once. */}}
 {{- define "facial-service.checks" -}}
 {{- $errors := list }}
-{{- range list "Settings" "Grace" "Queue" "Scaling" "Memory" "Metrics" "Objectives" "FullName" "Network" "Pods" "Templates" }}
+{{- range list "Settings" "Grace" "Queue" "Tracing" "Scaling" "Memory" "Metrics" "Objectives" "FullName" "Network" "Pods" "Templates" }}
 {{- with trim (include (printf "facial-service.check%s" .) $) }}{{ $errors = append $errors . }}{{ end }}
 {{- end }}
 {{- with $errors }}

@@ -117,7 +117,7 @@ labelLimit: {{ . }}
 
 {{/*
 Dashboard with its objectives and links: (dict "root" $ "text" $text). A link whose address is not known is removed: to a
-runbook without prometheusRule.runbookBaseUrl, and to the logs without dashboards.logs.
+runbook without prometheusRule.runbookBaseUrl, to the logs without dashboards.logs, to the traces without dashboards.traces.
 */}}
 {{- define "facial-service.dashboard" -}}
 {{- $document := include "facial-service.fillDashboard" . | fromJson }}
@@ -126,13 +126,15 @@ runbook without prometheusRule.runbookBaseUrl, and to the logs without dashboard
 {{- include "facial-service.setRunbooks" (dict "panel" . "base" (include "facial-service.ruleUrl" (dict "root" $.root "name" "runbookBaseUrl"))) }}
 {{- end }}
 {{- end }}
-{{- if not .root.Values.dashboards.logs }}
+{{- range $source := list (dict "link" "Logs" "variable" "loki" "enabled" .root.Values.dashboards.logs) (dict "link" "Traces" "variable" "tempo" "enabled" .root.Values.dashboards.traces) }}
+{{- if not $source.enabled }}
 {{- $links := list }}
-{{- range $document.links }}{{ if ne .title "Logs" }}{{ $links = append $links . }}{{ end }}{{ end }}
+{{- range $document.links }}{{ if ne .title $source.link }}{{ $links = append $links . }}{{ end }}{{ end }}
 {{- $_ := set $document "links" $links }}
 {{- $variables := list }}
-{{- range $document.templating.list }}{{ if ne .name "loki" }}{{ $variables = append $variables . }}{{ end }}{{ end }}
+{{- range $document.templating.list }}{{ if ne .name $source.variable }}{{ $variables = append $variables . }}{{ end }}{{ end }}
 {{- $_ := set $document.templating "list" $variables }}
+{{- end }}
 {{- end }}
 {{- toPrettyJson $document }}
 {{- end }}

@@ -86,7 +86,7 @@ Port of a URL. Errors must not repeat the URL, because it may contain a password
       - {key: app.kubernetes.io/component, operator: In, values: [{{ join ", " .components }}]}
 {{- end }}
 
-{{/* Egress rules of the API and the workers: DNS, the queue, and networkPolicy.egress. */}}
+{{/* Egress rules of the API and the workers: DNS, the queue, the collector of traces, and networkPolicy.egress. */}}
 {{- define "facial-service.clientEgress" -}}
 {{- include "facial-service.dnsEgress" . }}
 {{- with include "facial-service.queuePorts" . | fromJsonArray }}
@@ -98,6 +98,12 @@ Port of a URL. Errors must not repeat the URL, because it may contain a password
   to:
     {{- include "facial-service.podPeer" (dict "root" $ "components" (list "nats")) | nindent 4 }}
   {{- end }}
+{{- end }}
+{{- if .Values.tracing.endpoint }}
+{{- /* Without its path. */}}
+{{- $url := include "facial-service.tracingEndpoint" . | regexFind "^[A-Za-z]+://[^/]+" }}
+- ports:
+    - {port: {{ include "facial-service.urlPort" (dict "url" $url "default" (ternary 443 80 (hasPrefix "https:" $url))) }}, protocol: TCP}
 {{- end }}
 {{- with .Values.networkPolicy.egress }}
 {{ toYaml . }}

@@ -166,6 +166,33 @@ TASK_WORKERS: {{ int $values.processes | quote }}
 {{- if .root.Values.worker.enabled }}
 {{ include "facial-service.natsEnv" .root }}
 {{- end }}
+{{- if .root.Values.tracing.endpoint }}
+{{ include "facial-service.tracingEnv" . }}
+{{- end }}
+{{- end }}
+
+{{/*
+Environment variables of OpenTelemetry, as a map: (dict "root" $ "component" "api"). Kubernetes replaces
+$(POD_NAME).
+*/}}
+{{- define "facial-service.tracingEnv" -}}
+{{- $tracing := .root.Values.tracing -}}
+OTEL_EXPORTER_OTLP_ENDPOINT: {{ include "facial-service.tracingEndpoint" .root | quote }}
+OTEL_SERVICE_NAME: {{ printf "%s-%s" (include "facial-service.fullname" .root) .component }}
+POD_NAME: {valueFrom: {fieldRef: {fieldPath: metadata.name}}}
+OTEL_RESOURCE_ATTRIBUTES: k8s.namespace.name={{ .root.Release.Namespace }},k8s.pod.name=$(POD_NAME)
+OTEL_TRACES_SAMPLER: {{ $tracing.sampler }}
+{{- if hasSuffix "traceidratio" $tracing.sampler }}
+OTEL_TRACES_SAMPLER_ARG: {{ include "facial-service.text" $tracing.ratio | quote }}
+{{- end }}
+{{- with $tracing.existingSecret }}
+OTEL_EXPORTER_OTLP_HEADERS: {{ include "facial-service.secretKey" (dict "root" $.root "path" "tracing.existingSecret" "secret" . "key" $tracing.headersKey) }}
+{{- end }}
+{{- end }}
+
+{{/* URL of the collector. */}}
+{{- define "facial-service.tracingEndpoint" -}}
+{{- include "facial-service.string" (dict "root" . "path" "tracing.endpoint" "value" .Values.tracing.endpoint) }}
 {{- end }}
 
 {{/* Environment variables of the values, a map or a list as in a pod, as a JSON map. */}}
@@ -259,7 +286,7 @@ Secrets of `extraObjects` that the component reads at startup, as a JSON map of 
 {{- $names := list $values.nats.auth.existingSecret $values.nats.tls.existingSecret }}
 {{- if ne .component "nats" }}
 {{- $external := $values.externalNats }}
-{{- $names = concat $names (list $external.existingSecret $external.credsSecret $external.tlsSecret) }}
+{{- $names = concat $names (list $external.existingSecret $external.credsSecret $external.tlsSecret $values.tracing.existingSecret) }}
 {{- range $values.envFrom }}{{ $names = append $names (dig "secretRef" "name" "" .) }}{{ end }}
 {{- end }}
 {{- $names = (include "facial-service.renderStrings" (dict "root" .root "path" "existingSecret" "value" (compact $names)) | fromJson).value }}
