@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from app.main import install_metrics
-from app.observability import metrics, multiprocess
+from app.observability import metrics, multiprocess, rich_logging
 from app.settings import Settings
 
 if TYPE_CHECKING:
@@ -50,6 +50,8 @@ def test_examples_are_correct(
     monkeypatch.setattr(root, "propagate", False)
     monkeypatch.setattr(root, "handlers", [PrintHandler()])
     monkeypatch.setattr(root, "level", logging.INFO)
+    for component in rich_logging.COMPONENTS:  # other tests may have configured them
+        monkeypatch.setattr(rich_logging.get_logger(component), "level", logging.NOTSET)
     root.manager._clear_cache()  # type: ignore[attr-defined]
     given: dict[str, Any] = {"start_recording": start_recording, "value": value}
     results = doctest.testfile(str(PAGE), module_relative=False, globs=given, encoding="utf-8")
