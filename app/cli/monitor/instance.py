@@ -348,6 +348,7 @@ class TrackedInstance:
         self.latest: Scrape | None = None  # last successful scrape; kept during an outage
         self.last_increase: Increase | None = None  # since the previous scrape; None if that scrape failed
         self.seen: dict[str, dict[Labels, float]] = {}  # increases since the monitor started, outages excluded
+        self.increased_at: dict[tuple[str, Labels], float] = {}  # when a counter was last observed to increase
         self.unreachable_since: float | None = None  # None if the last scrape succeeded
         self.reason = ""  # why the last scrape failed; empty if it succeeded
         self.restarted_at: float | None = None  # when a restart was last observed
@@ -415,6 +416,7 @@ class TrackedInstance:
         self.window.add(increase)
         for name, series in increase.samples.counters.items():
             self.seen[name] = sum_series([self.seen.get(name, {}), series])
+            self.increased_at |= {(name, labels): scrape.at for labels, value in series.items() if value}
         self.exits |= {reason: scrape.at for (reason,) in increase.samples.counters.get(EXITS, {})}
         if increase.is_reset and _start_of_master(scrape) is None:
             self.restarted_at, self.processes = scrape.at, {}

@@ -58,6 +58,7 @@ BADGES: Final = {
 STATE_LABELS: Final = {NOT_READY: "not ready", UNREACHABLE: "unreachable"}
 NO_METRICS: Final = "no metrics yet"
 MAX_PROBLEMS: Final = 4
+OLD_MIN: Final = 10  # a kind of error that has not occurred for so long is only counted
 MAX_CHART_HEIGHT: Final = 10
 FRAME: Final = 2  # lines of a panel's frame
 FRAME_WIDTH: Final = 4  # columns of a panel's frame, padding included
@@ -317,8 +318,10 @@ def _task_items(view: View) -> Iterator[tuple[str, Cell]]:
 
 
 def _errors_panel(view: View) -> Panel:
-    """Show errors by kind: current ones first, then those seen by the monitor, then older ones."""
-    errors = [(name, stats, style) for name, stats, style in _errors(view.snapshot) if stats.total or stats.seen]
+    """Show errors by kind: current ones first, then those seen by the monitor, then earlier ones; count old ones."""
+    known = [(name, stats, style) for name, stats, style in _errors(view.snapshot) if stats.total or stats.seen]
+    errors = [error for error in known if not _is_old(error[1], view.snapshot)]
+    old = len(known) - len(errors)
     errors.sort(key=lambda error: (-(error[1].per_s or 0.0), -error[1].seen, -error[1].total))
 
     def draw(width: int, height: int) -> list[Text]:
@@ -331,12 +334,19 @@ def _errors_panel(view: View) -> Panel:
             ]
             for name, stats, style in errors
         ]
-        if not body:
+        if not known:
             return [Text("none since the service started", GOOD) if _has_metrics(view) else Text(NO_METRICS, LABEL)]
-        return table(("error", "rate", "seen", "total"), body, width, height)
+        rows = table(("error", "rate", "seen", "total"), body, width, height - bool(old)) if body else []
+        if old:
+            rows.append(Text(f"{old} {'kind' if old == 1 else 'kinds'} not seen for {OLD_MIN} min", LABEL))
+        return rows
 
-    lines = max(2, 1 + len(errors))
+    lines = max(2, bool(errors) + len(errors) + bool(old))
     return Panel("Errors", 3, lines, lines, draw)
+
+
+def _is_old(stats: CounterStats, snapshot: Snapshot) -> bool:
+    return (snapshot.view_s if stats.age_s is None else stats.age_s) >= 60 * OLD_MIN
 
 
 def _errors(snapshot: Snapshot) -> Iterator[tuple[str, CounterStats, str]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from collections.abc import Hashable
 from dataclasses import dataclass, field
@@ -31,6 +32,7 @@ class CounterStats:
     per_s: float | None  # rate over the window; None until an instance has been scraped twice in a row
     seen: float  # increase since the monitor started, outages excluded
     total: float  # increase since the instances started
+    age_s: float | None = None  # time since the last increase that the monitor saw; None if it saw none
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -275,7 +277,12 @@ def _group_counter(
             if (key := group(labels)) is not None:
                 sums[key] = sums.get(key, 0.0) + factor * value
 
+    ages: dict[K, float] = {}
+    now = max((instance.latest.at for instance in instances if instance.latest is not None), default=0.0)
     for instance in instances:
+        for (counter, labels), at in instance.increased_at.items():
+            if counter == name and (key := group(labels)) is not None:
+                ages[key] = min(now - at, ages.get(key, math.inf))
         add(totals, instance.samples.counters.get(name, {}))
         add(seen, instance.seen.get(name, {}))
         if instance.window.seconds > 0:
@@ -286,6 +293,7 @@ def _group_counter(
             per_s=None if nothing.per_s is None else rates.get(key, 0.0),
             seen=seen.get(key, 0.0),
             total=totals.get(key, 0.0),
+            age_s=ages.get(key),
         )
         for key in {**totals, **seen}
     }

@@ -96,6 +96,35 @@ def test_screen_shows_the_values_of_the_snapshot(width: int, height: int | None)
         assert re.search(words, text), words
 
 
+def test_errors_that_have_not_occurred_for_a_long_time_are_only_counted() -> None:
+    service = Service()
+    service.count("errors_total", ("earlier", "api"), 3)  # before the monitor started
+    service.scrape()
+    service.count("errors_total", ("old", "api"), 1)
+    service.scrape()
+    assert all(kind in draw_errors(service) for kind in ("earlier (api)", "old (api)"))
+    service.count("errors_total", ("recent", "api"), 1)
+    service.scrape(after_s=590.0)
+    text = draw_errors(service)
+    assert all(kind in text for kind in ("earlier (api)", "old (api)", "recent (api)"))
+    assert "not seen" not in text
+    service.scrape(after_s=10.0)
+    text = draw_errors(service)
+    assert "recent (api)" in text
+    assert "2 kinds not seen for 10 min" in text
+    assert "earlier (api)" not in text
+    assert "old (api)" not in text
+    service.count("errors_total", ("old", "api"), 1)
+    service.scrape()
+    text = draw_errors(service)
+    assert "old (api)" in text
+    assert "1 kind not seen for 10 min" in text
+
+
+def draw_errors(service: Service) -> str:
+    return draw(View(take_snapshot(service), History()), 120, 60)
+
+
 def test_outage_is_reported_and_the_last_values_are_dimmed() -> None:
     text = draw(busy(unreachable=True), 100, 30, force_terminal=True, color_system="standard")
     assert "UNREACHABLE" in text
