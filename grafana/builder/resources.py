@@ -161,7 +161,7 @@ METRIC_STORAGE: Final = collapsed_section(
             "Number of spans of traces that were not exported, by reason. Normal: none. If an export fails, check the "
             "collector; if a queue is full, sample less.",
             Scale("short"),
-            Query(expr=aggregate("sum", increase("trace_spans_dropped_total"), "reason"), legend="{{reason}}"),
+            Query(expr=increase(series("trace_spans_dropped_total"), "reason"), legend="{{reason}}"),
         ),
     ),
 )

@@ -73,6 +73,7 @@ EVERYTHING: list[Values] = [
         "ingress": ON,
         "httpRoute": ON | {"parentRefs": [{"name": "a"}]},
         "networkPolicy": ON | {"natsMonitorFrom": PEERS},
+        "tracing": {"endpoint": "http://collector:4318", "existingSecret": "a"},
     },
     {
         "api": {"autoscaling": {"minReplicas": 3}},
@@ -117,6 +118,8 @@ SPECIAL: dict[str, Any] = {
     "api.terminationGracePeriodSeconds": 777,
     "worker.terminationGracePeriodSeconds": 777,
     "httpRoute.timeout": "15s",
+    "tracing.endpoint": "http://other:4318",
+    "tracing.ratio": 0.5,
     "ipFamilies": ["IPv6"],
     "pathPrefix": "/other",
     "hostUsers": False,

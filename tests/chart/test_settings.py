@@ -224,6 +224,7 @@ def sample(name: str, *, is_large: bool) -> Any:
         "LOG_THEME": "component.api=bold blue",
         "LOG_FORMAT": "rich",
         "RATE_LIMIT": "100/minute",
+        "LOG_METRICS_INTERVAL": 2.5 if is_large else 0,  # above 0 only with metrics
     }
     part = schema()["properties"]["settings"]["properties"][name]
     if name in special:
