@@ -35,7 +35,8 @@ from generated.types import File
 def main(url: str, photo: Path, landmarks: Path, key: str = "") -> None:
     """Call every operation, and check the types and the main values of the results."""
     limit = httpx.Timeout(120)
-    client = AuthenticatedClient(base_url=url, token=key, timeout=limit) if key else Client(base_url=url, timeout=limit)
+    # If the instance has keys, the operations of the API accept no other class.
+    client = AuthenticatedClient(base_url=url, token=key or "unused", timeout=limit)
     content = photo.read_bytes()
     image = base64.b64encode(content).decode()
     text = landmarks.read_text(encoding="utf-8")
@@ -85,12 +86,13 @@ def main(url: str, photo: Path, landmarks: Path, key: str = "") -> None:
     assert isinstance(refused.parsed, Problem)
     assert refused.parsed.code == "image_empty"
 
+    open_client = Client(base_url=url, timeout=limit)
     for health in (get_health, get_liveness, get_readiness):
-        status = health.sync(client=client)
+        status = health.sync(client=open_client)
         assert isinstance(status, Health)
         assert status.live
-    assert "app_build_info" in str(get_metrics.sync(client=client))
-    version = get_version.sync(client=client)
+    assert "app_build_info" in str(get_metrics.sync(client=open_client))
+    version = get_version.sync(client=open_client)
     assert isinstance(version, Version)
     assert version.version
 
