@@ -157,7 +157,7 @@ class LandmarksResponse(msgspec.Struct):
     processing_time_ms: Annotated[float, Meta(ge=0)]
 
 
-class ProblemDocument(msgspec.Struct):
+class ProblemDocument(msgspec.Struct, omit_defaults=True):
     """Problem details (RFC 9457)."""
 
     type: Annotated[str, Meta(description="URN that ends with the code.")]
