@@ -90,7 +90,7 @@ def test_second_signal_shortens_the_time(
         sent = pool.submit(post, service, CROP, sample.json())
         wait_until(lambda: in_progress(service) == 1, limit_s=30, what="the request")
         os.kill(service.pid, signal.SIGTERM)
-        wait_until(lambda: "requests in flight" in service.log_text(), limit_s=30, what="the first signal")
+        wait_until(lambda: "Stopping: work in progress" in service.log_text(), limit_s=30, what="the first signal")
         assert service.stop(signal.SIGINT) == 0
         require_refusal(sent.result(), service, {"shutting_down"})
     assert counted(tmp_path)[CROP, 503] == 1
@@ -264,7 +264,7 @@ def test_backlog_is_served(run_service: Any, sample: Any, wait_until: Callable[.
         for connection in waiting:
             connection.sendall(request.encode() + sample.json())
         os.kill(service.pid, signal.SIGTERM)
-        wait_until(lambda: "requests in flight" in service.log_text(), limit_s=30, what="the signal")
+        wait_until(lambda: "Stopping: work in progress" in service.log_text(), limit_s=30, what="the signal")
         worker.resume()
         responses = [read_slowly(connection, b"") for connection in waiting]
         assert service.stop() == 0
