@@ -19,6 +19,7 @@ import typer
 
 from app.cli.main import cli
 from app.supervisor.banner import sample_command
+from tests.chart.helm import KUBERNETES
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -202,7 +203,9 @@ def check_helm(words: list[str], folder: Path, env: dict[str, str]) -> None:
         ignored = {"--wait", "--create-namespace", "--install", "--reset-then-reuse-values", "--reuse-values"}
         files = {number for number, word in enumerate(rest) if word in {"-f", "--values"}}  # of the reader
         options = [word for number, word in enumerate(rest) if not {number, number - 1} & files]
-        done = run(["helm", "template", *(word for word in options if word not in ignored)], folder, env)
+        # Builds of helm without a version of Kubernetes take a very old one.
+        given = ("--kube-version", KUBERNETES, *(word for word in options if word not in ignored))
+        done = run(["helm", "template", *given], folder, env)
         assert done.returncode == 0, done.stderr
         assert "kind: Deployment" in done.stdout
 
