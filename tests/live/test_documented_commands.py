@@ -41,6 +41,7 @@ COMMAND = "facial-service"
 NOT_RUN = ("serve", "worker", "monitor", "completion fish", "completion zsh", "tasks dead retry", "tasks dead drop")
 # Programs that need a cluster, a container engine or a registry. tests/e2e and tests/contracts use them.
 OPERATORS = {"docker", "git", "kind", "kubectl", "npm", "npx", "openssl", "pip", "pipx"}
+RENDERED = ("install", "template", "upgrade")  # commands of helm that render the chart
 SHELL = {"", "cd", "export", "for", "source", "while"}
 
 
@@ -198,8 +199,8 @@ def check_make(words: list[str], _folder: Path, env: dict[str, str]) -> None:
 
 def check_helm(words: list[str], folder: Path, env: dict[str, str]) -> None:
     action, *rest = words[2:] if words[0] in {"-n", "--namespace"} else words
-    assert action in {"get", "history", "install", "list", "repo", "rollback", "status", "test", "uninstall", "upgrade"}
-    if action in {"install", "upgrade"} and "charts/facial-service" in rest:
+    assert action in {*RENDERED, "get", "history", "list", "repo", "rollback", "status", "test", "uninstall"}
+    if action in RENDERED and "charts/facial-service" in rest:
         ignored = {"--wait", "--create-namespace", "--install", "--reset-then-reuse-values", "--reuse-values"}
         files = {number for number, word in enumerate(rest) if word in {"-f", "--values"}}  # of the reader
         options = [word for number, word in enumerate(rest) if not {number, number - 1} & files]
