@@ -14,6 +14,8 @@ import cv2
 import pybase64
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     import numpy as np
 
 HERE = Path(__file__).parent
@@ -62,14 +64,14 @@ def make_examples() -> dict[str, Any]:
     }
 
 
-def main() -> None:
-    """Run the command line; see `--help`."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+def run(description: str | None, make: Callable[[], dict[str, Any]]) -> None:
+    """Run the command line of a generator of examples; see `--help`."""
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("file", type=Path, help="output file")
     target = parser.parse_args().file
-    target.write_text(json.dumps(make_examples(), separators=(",", ":")) + "\n")
+    target.write_text(json.dumps(make(), separators=(",", ":")) + "\n")
     print(f"{target}: {target.stat().st_size} bytes")
 
 
 if __name__ == "__main__":
-    main()
+    run(__doc__, make_examples)

@@ -6,15 +6,14 @@ python examples/make_response_examples.py app/web/static/response_examples.json
 
 from __future__ import annotations
 
-import argparse
 import json
 from importlib.resources import files
-from pathlib import Path
 from typing import Any
 
 import msgspec
 import orjson
 import pybase64
+from make_docs_examples import run
 
 from app import __version__
 from app.observability.health import HealthResponse, WorkerHealth
@@ -104,14 +103,5 @@ def make_examples() -> dict[str, Any]:
     return {name: {"summary": summary, "value": value} for name, (summary, value) in examples.items()}
 
 
-def main() -> None:
-    """Run the command line; see `--help`."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("file", type=Path, help="output file")
-    target = parser.parse_args().file
-    target.write_text(json.dumps(make_examples(), separators=(",", ":")) + "\n")
-    print(f"{target}: {target.stat().st_size} bytes")
-
-
 if __name__ == "__main__":
-    main()
+    run(__doc__, make_examples)

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
-    from rich.console import Console
+    from rich.console import Console, RenderableType
     from rich.text import Text
 
 # Of the current request or task; every log line contains them.
@@ -207,17 +207,17 @@ def _rich_handler(options: LogOptions) -> logging.Handler:
             """Print one record."""
             try:
                 parts = [self._make_line(record, line) for line in console_lines(record)]
+                after: list[RenderableType] = []
                 error = record.exc_info
                 if error and error[0] is not None:
                     is_printed, repeats = self._limit.check(error)
                     parts[0].append(
                         ": " + escape_unsafe(tracebacks.summarize(error, is_printed=is_printed, repeats=repeats))
                     )
-                    rows = [self.render(record=record, traceback=None, message_renderable=part) for part in parts]
-                    self.console.print(Group(*rows, *([tracebacks.render(error)] if is_printed else ())))
-                else:
-                    rows = [self.render(record=record, traceback=None, message_renderable=part) for part in parts]
-                    self.console.print(Group(*rows))
+                    if is_printed:
+                        after = [tracebacks.render(error)]
+                rows = [self.render(record=record, traceback=None, message_renderable=part) for part in parts]
+                self.console.print(Group(*rows, *after))
             except Exception:  # noqa: BLE001 - as in the handlers of the standard library
                 self.handleError(record)
 

@@ -36,7 +36,6 @@ SERVICE: Final = "facial-service"
 DESTINATION: Final = "tasks.facial_processing"  # the subject of tasks, without lane and task id
 REMEDY: Final = "install facial-service[otel], or unset OTEL_EXPORTER_OTLP_ENDPOINT and OTEL_TRACES_EXPORTER"
 LOG_PAUSE_S: Final = 60.0
-UNMATCHED: Final = "unmatched"
 _HEX: Final = 16
 _RUN_BYTES: Final = 8
 
@@ -271,10 +270,12 @@ def is_recording() -> bool:
     return _state is not None and bool(_state.trace.get_current_span().is_recording())
 
 
-def span(name: str, kind: str = "INTERNAL", **attributes: str | int) -> AbstractContextManager[None]:
+def span(
+    name: str, kind: str = "INTERNAL", attributes: Mapping[str, str | int] | None = None
+) -> AbstractContextManager[None]:
     """Record the block as a span of the current request or attempt; do nothing if that is not sampled.
 
-    In the names of attributes, ``__`` stands for a dot. An exception sets the status of the span and ``error.type``.
+    An exception sets the status of the span and ``error.type``.
 
     Example:
         >>> with span("svg"):
@@ -282,8 +283,7 @@ def span(name: str, kind: str = "INTERNAL", **attributes: str | int) -> Abstract
     """
     if _state is None or not _state.trace.get_current_span().is_recording():
         return _NOTHING
-    named = {key.replace("__", "."): value for key, value in attributes.items()}
-    return _Scope(_state, _state.tracer.start_span(name, kind=_state.kinds[kind], attributes=named))
+    return _Scope(_state, _state.tracer.start_span(name, kind=_state.kinds[kind], attributes=attributes))
 
 
 def span_around(name: str, inner: AbstractContextManager[None]) -> AbstractContextManager[None]:

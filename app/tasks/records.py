@@ -217,7 +217,7 @@ class Records:
             STATUS_HEADER: record.status.value,
         }
         try:
-            with tracing.span("store record", "CLIENT", facial__task__status=record.status.value):
+            with tracing.span("store record", "CLIENT", {"facial.task.status": record.status.value}):
                 return await self._connection.store(record_subject(record.task_id), encode_record(record), headers)
         except RevisionConflictError:
             # A write whose response was lost is sent again, and then finds itself.

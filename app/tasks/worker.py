@@ -27,6 +27,7 @@ import nats.errors
 
 from app.face.errors import ImageError, InputError
 from app.observability import rich_logging, tracing
+from app.observability.log_text import count_of
 from app.observability.recording import (
     deferred,
     image_step,
@@ -108,8 +109,7 @@ class MaxAttemptsError(Exception):
     """The task has been started as often as allowed, and has not ended."""
 
     def __init__(self, record: Record) -> None:
-        count = "1 attempt" if record.attempts == 1 else f"{record.attempts} attempts"
-        super().__init__(f"the task did not finish in {count}")
+        super().__init__(f"the task did not finish in {count_of(record.attempts, 'attempt')}")
         self.record = record
 
 
@@ -220,8 +220,8 @@ class Attempt:
                 self._record, self._revision = stored.record, stored.revision
                 if self._record.status.is_final or not self._is_same_submission(self._record):
                     return False
-                # Counted by the record, because a message may have been requeued before the task was started.
                 tracing.link_attempt(self._record.run)
+                # Counted by the record, because a message may have been requeued before the task was started.
                 if self._record.attempts >= limit:
                     raise MaxAttemptsError(self._record)
                 self._record = self._record.replace(attempts=max(self._record.attempts, unseen))

@@ -51,6 +51,12 @@ class Refusal:
     bytes_out: int
 
 
+def refusal_of(scope: Scope) -> Refusal | None:
+    """Return the response that the client received instead of that of the application, if there is one."""
+    refusal: Refusal | None = scope.get("state", {}).get("refusal")
+    return refusal
+
+
 class RequestContext:
     """Middleware that sets the request id, writes the access log and converts unhandled exceptions to status 500."""
 
@@ -92,8 +98,8 @@ class RequestContext:
                 raise
             await internal_error_response()(scope, receive, send_with_id)
         finally:
-            if "refusal" in state:
-                status, bytes_out = state["refusal"].status, state["refusal"].bytes_out
+            if (refusal := refusal_of(scope)) is not None:
+                status, bytes_out = refusal.status, refusal.bytes_out
             note_status(scope, status)
             if self._is_access_logged:
                 _log_access(scope, status, start, 0 if scope["method"] == "HEAD" else bytes_out)

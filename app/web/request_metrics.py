@@ -13,6 +13,7 @@ from prometheus_fastapi_instrumentator.routing import get_route_name
 from starlette.requests import HTTPConnection
 
 from app.observability import metrics, recording
+from app.web.middleware import refusal_of
 
 if TYPE_CHECKING:
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -51,8 +52,8 @@ class RequestMetrics:
             finally:
                 end_s = time.perf_counter() if response_s is None else response_s
                 state = scope.get("state", {})
-                if "refusal" in state:  # the server's own response to a body that is not valid HTTP
-                    status = state["refusal"].status
+                if (refusal := refusal_of(scope)) is not None:
+                    status = refusal.status
                 upload_s = max(0.0, state.get("body_read_s", start_s) - start_s)
                 recording.record_request_ended(method, endpoint)
                 recording.record_response(

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from app.observability import metrics, tracing
+from app.web.middleware import refusal_of
 
 if TYPE_CHECKING:
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -47,7 +48,7 @@ class RequestTrace:
         finally:
             state = scope.get("state", {})
             route = getattr(scope.get("route"), "path", None)
-            if "refusal" in state:  # the server's own response to a body that is not valid HTTP
-                status = state["refusal"].status
+            if (refusal := refusal_of(scope)) is not None:
+                status = refusal.status
             code, body_bytes = state.get("error_code"), state.get("body_bytes", 0)
             tracing.end_request(request, method, route, status, code=code, body_bytes=body_bytes)

@@ -95,7 +95,7 @@ def drained(node: Node, release: Release) -> Iterator[float]:
 
 
 def settled(release: Release) -> bool:
-    """Return whether every pod is there and ready."""
+    """Return whether all pods exist and are ready."""
     expected = {"api": 2, "worker": 2, "nats": release.values["nats"].get("replicas", 1)}
     return all(len(release.pods(part)) == len(release.ready(part)) == count for part, count in expected.items())
 

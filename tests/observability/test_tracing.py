@@ -94,7 +94,7 @@ print(tracing.inject(), [name for name in sys.modules if name.startswith("opente
 
 
 def test_spans_that_are_off_share_one_object() -> None:
-    assert tracing.span("decode") is tracing.span("svg", "CLIENT", status="STARTED")
+    assert tracing.span("decode") is tracing.span("svg", "CLIENT", {"status": "STARTED"})
     assert isinstance(tracing.span("decode"), nullcontext)
     assert tracing.begin_request("GET", [], {}) is None
 

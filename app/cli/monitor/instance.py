@@ -353,7 +353,6 @@ class TrackedInstance:
         self.reason = ""  # why the last scrape failed; empty if it succeeded
         self.restarted_at: float | None = None  # when a restart was last observed
         self.swapped_at: float | None = None  # when another instance was last observed to respond at this address
-        self.exits: dict[str, float] = {}  # when an exit of a worker process was last observed, by reason
         self.processes: dict[str, TrackedProcess] = {}  # by name
 
     @property
@@ -366,6 +365,12 @@ class TrackedInstance:
         """Metrics of the last successful scrape; empty if there are none."""
         latest = self.latest.samples if self.latest is not None else None
         return latest if latest is not None else Samples()
+
+    @property
+    def exits(self) -> dict[str, float]:
+        """When an exit of a worker process of this instance was last observed, by reason."""
+        since = -math.inf if self.swapped_at is None else self.swapped_at
+        return {labels[0]: at for (name, labels), at in self.increased_at.items() if name == EXITS and at > since}
 
     def record_failure(self, at: float, reason: str) -> None:
         """Record a failed scrape, and start the window again.
@@ -388,7 +393,7 @@ class TrackedInstance:
         if has_restarted:
             self.restarted_at, self.processes = scrape.at, {}
         if is_other:
-            self.swapped_at, self.exits = scrape.at, {}
+            self.swapped_at = scrape.at
             self.window.clear()
         if was_unreachable or is_other:
             self.processes = {}
@@ -416,8 +421,7 @@ class TrackedInstance:
         self.window.add(increase)
         for name, series in increase.samples.counters.items():
             self.seen[name] = sum_series([self.seen.get(name, {}), series])
-            self.increased_at |= {(name, labels): scrape.at for labels, value in series.items() if value}
-        self.exits |= {reason: scrape.at for (reason,) in increase.samples.counters.get(EXITS, {})}
+            self.increased_at |= {(name, labels): scrape.at for labels in series}
         if increase.is_reset and _start_of_master(scrape) is None:
             self.restarted_at, self.processes = scrape.at, {}
 

@@ -28,6 +28,7 @@ from app.cli.monitor.formatting import (
     table,
 )
 from app.cli.monitor.snapshot import API_PREFIX, DEGRADED, NOT_READY, READY, STORAGE_NEARLY_FULL, UNREACHABLE
+from app.observability.log_text import count_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -103,7 +104,7 @@ def draw_screen(view: View, width: int, height: int | None, *, hint: str = "") -
         body -= 1
         needed = len(top) + max(_min_height(required, optional) for required, optional in columns)
         hidden = _find_hidden(columns, body)
-        text = f" {len(hidden)} {'section' if len(hidden) == 1 else 'sections'} hidden; {needed} lines needed: "
+        text = f" {count_of(len(hidden), 'section')} hidden; {needed} lines needed: "
         bottom = [_encodable(Text(fit(text + ", ".join(hidden), width), LABEL, no_wrap=True), view)]
     layout = Table.grid(expand=False, padding=0)
     cells = []
@@ -338,7 +339,7 @@ def _errors_panel(view: View) -> Panel:
             return [Text("none since the service started", GOOD) if _has_metrics(view) else Text(NO_METRICS, LABEL)]
         rows = table(("error", "rate", "seen", "total"), body, width, height - bool(old)) if body else []
         if old:
-            rows.append(Text(f"{old} {'kind' if old == 1 else 'kinds'} not seen for {OLD_MIN} min", LABEL))
+            rows.append(Text(f"{count_of(old, 'kind')} not seen for {OLD_MIN} min", LABEL))
         return rows
 
     lines = max(2, bool(errors) + len(errors) + bool(old))
