@@ -48,6 +48,7 @@ pytestmark = [pytest.mark.live, pytest.mark.timeout(DURATION_S + 600)]
 SCRAPE_INTERVAL_S = 5 if PICTURES else 1
 PERIOD_S = DURATION_S / 2.5  # of the load, which rises and falls
 CLIENTS = 3
+MIN_ROUNDS = 3  # of each client: rates need several requests of each kind, whatever the speed of the machine
 WIDTH = 1600
 ADDRESS = "http://dashboards/"
 CROP = "/api/v1/frontal/crop"
@@ -129,6 +130,7 @@ def send_requests(apis: list[str], sample: Sample, number: int, has_ended: Calla
     failing = sample.json(image=sample.png_file(512, 512, b"none"), verify="pixels")
     # Each kind of request comes in every round, so that a slow machine has data for all panels too.
     rounds = itertools.chain.from_iterable(choose.sample(crops, len(crops)) for _ in itertools.count())
+    left = MIN_ROUNDS * len(crops)
     began = time.monotonic()
     with httpx.Client(headers={"Content-Type": "application/json", "Connection": "close"}, timeout=60) as client:
 
@@ -140,7 +142,7 @@ def send_requests(apis: list[str], sample: Sample, number: int, has_ended: Calla
         for content in bad:
             client.post(f"{apis[0]}{CROP}", content=content)
         submit(apis[0], failing)
-        while not has_ended():
+        while left > 0 or not has_ended():
             api, kind = choose.choice(apis), choose.random()
             if kind < 0.02:
                 client.post(f"{api}{CROP}", content=choose.choice(bad))
@@ -151,6 +153,7 @@ def send_requests(apis: list[str], sample: Sample, number: int, has_ended: Calla
                 submit(api, sample.json(image=sample.photo, **options))
             else:
                 client.post(f"{api}{CROP}", content=next(rounds))
+                left -= 1
             idleness = 0.5 + 0.5 * math.cos(2 * math.pi * (time.monotonic() - began) / PERIOD_S)
             time.sleep(choose.uniform(0.2, 0.5) * (1 + 2 * idleness))
 

@@ -141,6 +141,15 @@ def make_volumes(cluster: None) -> Iterator[Callable[..., None]]:
             volume = {"apiVersion": "v1", "kind": "PersistentVolume", "metadata": {"name": name}, "spec": spec}
             run("kubectl", "apply", "--filename=-", stdin=json.dumps(volume))
             made.append(name)
+            # The StatefulSet adopts the claim. Its own would be bound while its pod is scheduled, and the scheduler
+            # misses that at times: the pod then waits until the scheduler tries it again after five minutes.
+            resources = {"requests": spec["capacity"]}
+            claimed = {"accessModes": spec["accessModes"], "resources": resources, "volumeName": name}
+            release.namespace.apply(
+                {"apiVersion": "v1", "kind": "PersistentVolumeClaim", "metadata": claim, "spec": claimed}
+            )
+            bound = ("--for=jsonpath={.status.phase}=Bound", "--timeout=60s")
+            release.namespace.kubectl("wait", f"persistentvolumeclaim/{claim['name']}", *bound)
 
     yield make
     for name in made:
