@@ -5,7 +5,8 @@ the query string. It ends when /tmp/stop exists and every accepted task has ende
 
 Totals: `answered` and `accepted` are successes; `failed` are requests and tasks that failed or were lost; `wrong` are
 results other than the first one; `duplicated` are tasks that ended more than once; `unconnected` are attempts for which
-no connection could be opened; `retried` are repetitions; `slowest_s` is the longest time until a success.
+no connection could be opened; `retried` are repetitions, `retries` the reasons of the first ones; `slowest_s` is the
+longest time until a success.
 """
 
 import base64
@@ -45,6 +46,7 @@ account: dict[str, Any] = {
     "ended": {},
     "slowest_s": 0.0,
     "failures": [],
+    "retries": [],
 }
 
 
@@ -124,6 +126,14 @@ def note(key: str) -> None:
         account[key] += 1
 
 
+def retry(why: str) -> None:
+    """Count a repetition, keep the first reasons, and pause."""
+    with lock:
+        account["retried"] += 1
+        account["retries"] = [*account["retries"], why][:10]
+    time.sleep(PAUSE_S)
+
+
 def fail(why: str) -> None:
     """Count a failure, and keep the first ones."""
     with lock:
@@ -170,8 +180,7 @@ def send_sync(body: bytes, caller: Caller) -> None:
             measure(start)
             compare(json.loads(text))
         elif status == 503 and b"saturated" in text:
-            note("retried")
-            time.sleep(PAUSE_S)
+            retry(f"{status} {text[:200]!r}")
             continue
         elif status:
             fail(f"{status} {text[:200]!r}")
@@ -219,18 +228,17 @@ def submit(caller: Caller, body: bytes, key: str) -> str | None:
     while time.monotonic() < start + END_S:
         try:
             status, text = caller.call("POST", f"{CROP}/submit?{query}", body, headers)
-        except UnconnectedError:
+        except UnconnectedError as error:
             note("unconnected")
-            status, text = 0, b""
-        except (OSError, http.client.HTTPException):
-            status, text = 0, b""
+            status, text = 0, str(error).encode()
+        except (OSError, http.client.HTTPException) as error:
+            status, text = 0, f"{type(error).__name__}: {error}".encode()
         if status == 202:
             measure(start)
             return str(json.loads(text)["task_id"])
         if status and status not in RETRIED:
             fail(f"submit {status} {text[:200]!r}")
-        note("retried")
-        time.sleep(PAUSE_S)
+        retry(f"{status} {text[:200]!r}")
     return None
 
 

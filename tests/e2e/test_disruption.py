@@ -76,6 +76,7 @@ def test_a_rolling_update_a_scale_down_and_an_eviction_fail_no_request(
     assert account["answered"] > 5 * BETWEEN
 
 
+@pytest.mark.kind
 def test_an_upgrade_to_another_image_fails_no_request_and_leaves_the_queue_alone(
     other_image: str, release: Release, start_load: Callable[..., Load]
 ) -> None:

@@ -14,7 +14,7 @@ from tests.e2e.test_monitoring import require_targets
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-pytestmark = [pytest.mark.e2e, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.e2e, pytest.mark.kind, pytest.mark.timeout(600)]
 PORTS = {"api": 8000, "metrics": 9000, "queue": 4222, "queue's monitor": 8222}
 CALLER = {"e2e/caller": "allowed"}
 CONNECT = """

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from tests.e2e.cluster import Json
 
-pytestmark = [pytest.mark.e2e, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.e2e, pytest.mark.kind, pytest.mark.timeout(900)]
 BETWEEN = 30  # responses
 CALLERS = 4
 SERVERS = 3

@@ -102,6 +102,7 @@ def scaled_by_lag(cluster: None, make_release: Callable[..., Release]) -> Releas
     return made
 
 
+@pytest.mark.kind
 def test_workers_come_from_zero_with_the_lag_and_go_after_it(
     scaled_by_lag: Release, start_load: Callable[..., Load]
 ) -> None:
