@@ -151,7 +151,7 @@ class Settings(BaseSettings):
     )
     root_path: str = Field(
         "",
-        description="Path prefix behind a reverse proxy, such as `/faces`; links in /docs and, optionally, requests have it.",
+        description="Path prefix that a reverse proxy may remove, such as `/faces`; links in /docs contain it.",
     )
     enable_page: bool = Field(default=True, description="Page at `/`; false disables it and its assets.")
 
