@@ -41,7 +41,7 @@ if TYPE_CHECKING:
 
     Landmarks = npt.NDArray[Any] | Sequence[Any] | Mapping[str, Any] | object
     """Points of a face: an array or rows of x, y and optionally z, objects with these attributes or keys, or a result
-    of MediaPipe, whose classes are not known here."""
+    of MediaPipe, whose classes are not imported."""
 
 __all__ = ["ArgumentError", "FaceRegions", "InputError", "find_regions"]
 
@@ -249,7 +249,7 @@ def find_regions(  # noqa: PLR0913 - the options are keywords, so that editors a
         region_opacity: opacity of a region's fill, 0 to 1.
         stroke_width: width of outlines, in pixels.
         simplify: maximum deviation of simplified contours, in pixels.
-        verify: ``structure`` of the file alone, or also its ``pixels``.
+        verify: ``structure`` verifies the file without decoding it, ``pixels`` also decodes it.
         upright: rotate the result so that the eyes are level.
         crop: crop the result to the ``face``.
         margin: margin around a cropped face, as a fraction of its size.

@@ -142,15 +142,16 @@ class Settings(BaseSettings):
     connection_max_age_s: float = Field(
         30,
         ge=0,
-        description="Age of a connection, in seconds, at which it ends with its next response, up to 20 % earlier, so "
-        "that callers who keep connections open reach new pods; 0 turns the limit off.",
+        description="Maximum age of a connection, in seconds; it ends with the first response after 80 to 100 % of "
+        "this time, so that callers who keep connections open reach new pods. 0 turns the limit off.",
     )
     backlog: int = Field(2048, ge=64, description="Maximum length of the listen backlog, in connections.")
     forwarded_allow_ips: str = Field(
         "127.0.0.1", description="Trusted proxies (X-Forwarded-For), separated by commas; `*` trusts every client."
     )
     root_path: str = Field(
-        "", description="Path prefix behind a reverse proxy, such as `/faces`; requests may have it, links in /docs do."
+        "",
+        description="Path prefix that a reverse proxy may remove, such as `/faces`; links in /docs contain it.",
     )
     enable_page: bool = Field(default=True, description="Page at `/`; false disables it and its assets.")
 

@@ -1,4 +1,4 @@
-"""What commands share: their settings, and the end with an error message."""
+"""Helpers shared by the commands: loading settings, and exiting with an error message."""
 
 from __future__ import annotations
 
@@ -52,6 +52,6 @@ def print_error(text: str) -> None:
 
 
 def exit_with_error(text: str, status: int = EXIT_USAGE) -> NoReturn:
-    """Print an error message, and end the command."""
+    """Print an error message, and exit with a status."""
     print_error(text)
     sys.exit(status)

@@ -91,7 +91,8 @@ Only = Annotated[
     typer.Option("--only", metavar="CHECK", help=f"Run only this check; repeatable. One of {CHECKS}."),
 ]
 Skip = Annotated[
-    list[Check] | None, typer.Option("--skip", metavar="CHECK", help="Skip this check; repeatable. As for --only.")
+    list[Check] | None,
+    typer.Option("--skip", metavar="CHECK", help="Skip this check; repeatable. The names are those of --only."),
 ]
 Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Also show checks that passed or were skipped.")]
 Strict = Annotated[bool, typer.Option("--strict", help="Treat warnings as errors in the exit status.")]
@@ -99,7 +100,7 @@ CgroupRoot = Annotated[
     Path,
     typer.Option(
         "--cgroup-root",
-        metavar="FOLDER",
+        metavar="DIR",
         help="Mount point of the cgroup v2 file system.",
         exists=True,
         file_okay=False,

@@ -25,7 +25,7 @@ dead = typer.Typer(
 tasks.add_typer(dead, name="dead")
 
 Ids = Annotated[list[str] | None, typer.Argument(metavar="TASK_ID", show_default=False, help="Ids of the tasks.")]
-All = Annotated[bool, typer.Option("--all", help="All dead letters.")]
+All = Annotated[bool, typer.Option("--all", help="Select all dead letters.")]
 
 EXIT_UNKNOWN_TASK = 1
 EXIT_NO_QUEUE = 3
@@ -53,7 +53,7 @@ def list_dead(*, is_json: Annotated[bool, typer.Option("--json", help="Print JSO
 
 @dead.command(epilog="Example: facial-service tasks dead retry 0f8fad5bd9cb469fa16570867728950e")
 def retry(ids: Ids = None, *, is_all: All = False) -> None:
-    """Move tasks back to the queue, with their attempts reset."""
+    """Move tasks back to the queue, and reset their attempts."""
     _for_each(ids, is_all=is_all, label="Retrying", act=lambda dead_letters: dead_letters.retry)
 
 

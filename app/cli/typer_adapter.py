@@ -1,4 +1,4 @@
-"""Uses of typer's internals, which tests/contracts/test_typer.py checks after an upgrade."""
+"""Adapter for typer's internals, which tests/contracts/test_typer.py checks after an upgrade."""
 
 from __future__ import annotations
 

@@ -11,7 +11,7 @@ from app.face.errors import ImageCorruptError
 from app.face.frame import Size
 
 MAX_UNITS: Final = 16_384
-HVCC_BYTES: Final = 23  # of a configuration of HEVC, before its parameter sets
+HVCC_BYTES: Final = 23  # of an HEVC configuration (`hvcC`), before its parameter sets
 _MAX_HEADER_BYTES = 512
 _AV1_SEQUENCE, _AV1_FRAME_HEADER, _AV1_FRAME = 1, 3, 6
 _HEVC_LAST_SLICE, _HEVC_SPS, _HEVC_444 = 31, 33, 3
@@ -36,7 +36,7 @@ class _Bits:
     def take(self, count: int) -> int:
         self._left -= count
         if self._left < 0:
-            raise ImageCorruptError("expected a complete header of the image, got a shorter one")
+            raise ImageCorruptError("expected a complete image header, got a shorter one")
         return self._value >> self._left & (1 << count) - 1
 
     def take_exponential(self) -> int:
@@ -48,7 +48,7 @@ class _Bits:
 
 
 def scan_av1(data: memoryview) -> CodedHeaders:
-    """Scan the OBUs of an AV1 image; the sizes are the maximum ones in sequence headers."""
+    """Scan the OBUs of an AV1 image; the sizes are the maximum frame sizes in its sequence headers."""
     sizes: list[Size] = []
     position = frames = units = 0
     while position < len(data):
@@ -121,7 +121,7 @@ def scan_hevc(config: memoryview, data: memoryview) -> CodedHeaders:
     for unit in _iter_nal_units(config, data, length_bytes):
         units += 1
         if units > MAX_UNITS:
-            raise ImageCorruptError("expected fewer parts of an HEVC image, got too many")
+            raise ImageCorruptError(f"expected at most {MAX_UNITS} NAL units in an HEVC image, got more")
         if len(unit) < 3:  # noqa: PLR2004 - the head of a unit, and some content
             continue
         kind = unit[0] >> 1 & 63
@@ -138,7 +138,7 @@ def _iter_nal_units(config: memoryview, data: memoryview, length_bytes: int) -> 
         count, position = int.from_bytes(config[position + 1 : position + 3]), position + 3
         for _ in range(count):
             if position >= len(config):
-                raise ImageCorruptError("expected a complete configuration of HEVC, got a shorter one")
+                raise ImageCorruptError("expected a complete HEVC configuration, got a shorter one")
             length = int.from_bytes(config[position : position + 2])
             yield config[position + 2 : position + 2 + length]
             position += 2 + length

@@ -1,4 +1,4 @@
-"""Image files to pixels: photos as BGR or BGRA, label images as label values.
+"""Image files to pixels: images as BGR or BGRA, label maps as label values.
 
 The decoders that OpenCV uses fill in missing data silently, so call ``sniff.verify_structure`` first.
 """
@@ -173,7 +173,7 @@ def _find_transparent_grey(view: memoryview, image: npt.NDArray[Any]) -> ByteArr
 
 
 def decode_label_image(data: bytes | memoryview, info: ImageInfo) -> ByteArray:
-    """Decode a label image to the values that it stores, regardless of its palette, transparency or bit depth.
+    """Decode a label map to the values that it stores, regardless of its palette, transparency or bit depth.
 
     Raises:
         LabelMapFormatError: see `check_label_format`.

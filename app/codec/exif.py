@@ -5,10 +5,7 @@ JPEG, PNG and WebP files all embed the same block, so this parser is shared by t
 
 import struct
 
-from app.face import frame
-
-UPRIGHT = frame.UPRIGHT
-"""The orientation of an upright image, and the default if a file has no orientation tag."""
+from app.face.frame import NORMAL_ORIENTATION
 
 _ORIENTATION_TAG = 0x0112
 _TYPE_SHORT = 3
@@ -27,18 +24,18 @@ def read_orientation(block: memoryview) -> int:
         block = block[6:]
     order = _BYTE_ORDERS.get(bytes(block[:4]))
     if order is None:
-        return UPRIGHT
+        return NORMAL_ORIENTATION
     try:
         (directory,) = struct.unpack_from(f"{order}I", block, 4)
         (count,) = struct.unpack_from(f"{order}H", block, directory)
     except struct.error:
-        return UPRIGHT
+        return NORMAL_ORIENTATION
     entry = struct.Struct(f"{order}HHIHH")
     entries = block[directory + 2 : directory + 2 + count * entry.size]
     # Read the complete entries of a truncated directory.
     whole = len(entries) - len(entries) % entry.size
     for tag, kind, values, value, _ in entry.iter_unpack(entries[:whole]):
         if tag == _ORIENTATION_TAG:
-            is_valid = kind == _TYPE_SHORT and values == 1 and UPRIGHT <= value <= _LAST_ORIENTATION
-            return int(value) if is_valid else UPRIGHT
-    return UPRIGHT
+            is_valid = kind == _TYPE_SHORT and values == 1 and NORMAL_ORIENTATION <= value <= _LAST_ORIENTATION
+            return int(value) if is_valid else NORMAL_ORIENTATION
+    return NORMAL_ORIENTATION

@@ -1,8 +1,7 @@
 """ICC profiles of image files, which define the colour space of their pixels.
 
 Pixels are not converted. A profile is passed on with them, so that viewers show the colours of the original. AVIF, HEIC
-and PNG may name their colours instead, with numbers of ITU-T H.273. JPEG has no place for these, so they become a
-profile.
+and PNG may declare a colour space by numbers of ITU-T H.273 instead. JPEG cannot store these, so they become a profile.
 
 References: ICC.1 (profiles), ITU-T T.872 (JPEG), the PNG specification (iCCP), RFC 9649 (WebP), ITU-T H.273 (numbers).
 """
@@ -177,12 +176,12 @@ def _join_tags(tags: dict[bytes, bytes]) -> bytes:
     """Return a display profile of version 4 for RGB with these tags. Equal tags are written once."""
     table, data = b"", b""
     start = _HEADER_BYTES + 4 + 12 * len(tags)
-    places: dict[bytes, int] = {}
+    offsets: dict[bytes, int] = {}
     for name, content in tags.items():
-        if content not in places:
-            places[content] = start + len(data)
+        if content not in offsets:
+            offsets[content] = start + len(data)
             data += content + bytes(-len(content) % 4)
-        table += name + struct.pack(">II", places[content], len(content))
+        table += name + struct.pack(">II", offsets[content], len(content))
     size = start + len(data)
     date = struct.pack(">6H", 2020, 1, 1, 0, 0, 0)
     header = struct.pack(">I4sI", size, bytes(4), 0x04300000) + b"mntrRGB XYZ " + date + _MAGIC + bytes(28)

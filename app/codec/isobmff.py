@@ -12,9 +12,8 @@ from fractions import Fraction
 from typing import Final, Literal, NamedTuple
 
 from app.codec.bitstreams import HVCC_BYTES, MAX_UNITS, CodedHeaders, scan_av1, scan_hevc
-from app.codec.exif import UPRIGHT
 from app.face.errors import ImageCorruptError, ImageFormatError, ImageTooLargeError, ImageTruncatedError
-from app.face.frame import Size
+from app.face.frame import NORMAL_ORIENTATION, Size
 
 IsobmffFormat = Literal["avif", "heic"]
 
@@ -30,7 +29,8 @@ _IMAGE_BRANDS: Final = frozenset(
 _ALPHA_TYPES: Final = {b"urn:mpeg:mpegB:cicp:systems:auxiliary:alpha", b"urn:mpeg:hevc:2015:auxid:1"}
 _TRANSFORMS: Final = {b"clap", b"irot", b"imir"}
 
-# Where the corners of the stored image, numbered clockwise from its top left, are displayed, by EXIF orientation.
+# EXIF orientations, by the corners of the stored image (0 to 3, clockwise from the top left) in the order in which they
+# are displayed, also clockwise from the top left.
 _CORNERS: Final = {
     (0, 1, 2, 3): 1,
     (1, 0, 3, 2): 2,
@@ -48,9 +48,9 @@ _MAX_BOXES = 2_048
 _MAX_ITEMS = 1_024
 _MAX_ENTRIES = 16_384
 _MAX_BRANDS = 256
-# An image of AV1 may consist of up to four layers. More frames would be decoded without being seen.
+# An AV1 image may consist of up to four layers. Further frames would be decoded but not displayed.
 _MAX_FRAMES = 4
-# Pixels of the largest image, of its alpha, and of the parts of tiles beyond its edges. All of them must be decoded.
+# The largest image, its alpha, and the parts of edge tiles outside the image: all of these pixels must be decoded.
 _MAX_DECODED_PIXELS = 160_000_000
 # Encoders pad images to whole blocks, whose sides are at most this long.
 _MAX_BLOCK = 128
@@ -66,7 +66,7 @@ class _Item:
     kind: bytes = b""
     extents: list[tuple[int, int]] = field(default_factory=list)  # start in the file, and length
     properties: list[int] = field(default_factory=list)  # indices into the properties of the file
-    # Start and length of the association with each property.
+    # By property: start and length of its association in the file.
     associations: list[tuple[int, int]] = field(default_factory=list)
 
     @property
@@ -86,7 +86,7 @@ class _Meta:
     primary_span: tuple[int, int] = 0, 0  # of the id of the primary item
     items: dict[int, _Item] = field(default_factory=dict)
     properties: list[tuple[bytes, memoryview]] = field(default_factory=list)
-    # Positions of the types of references that need not be followed: those of auxiliary images and of metadata.
+    # Positions of the types of references that `strip` hides: those of auxiliary images and of metadata.
     auxiliaries: list[int] = field(default_factory=list)
     descriptions: list[int] = field(default_factory=list)
     # Ids of the items that an item refers to, in order, by type of reference and id of the item.
@@ -107,7 +107,7 @@ class _Meta:
         return found
 
     def find_alphas(self) -> dict[int, int]:
-        """Return the ids of the alphas of images, by id of the image."""
+        """Return the id of the alpha of each image that has one, by id of the image."""
         alphas: dict[int, int] = {}
         for (kind, source), targets in self.references.items():
             if kind == b"auxl" and self.is_image(source):
@@ -135,15 +135,15 @@ class IsobmffHeader(NamedTuple):
     decoded_size: Size
     largest_image: Size  # of the image itself, its tiles and its alpha
     tiles_pixels: int  # of all tiles, without alpha
-    exif_orientation: int  # the one that has the same effect as the rotation and mirroring
+    exif_orientation: int  # equivalent to the rotation and mirroring
     bit_depth: int
     is_grey: bool
     is_full_range: bool  # of grey pixels; others are converted
     has_alpha: bool
-    is_premultiplied: bool  # colours are multiplied with the alpha
+    is_premultiplied: bool  # colours are multiplied by the alpha
     profile: bytes  # ICC profile, or nothing
-    primaries: int  # of the colours; see ITU-T H.273, table 2; 2 if unknown
-    transfer: int  # of the colours; see ITU-T H.273, table 3; 2 if unknown
+    primaries: int  # colour primaries (ITU-T H.273, table 2); 2 if unspecified
+    transfer: int  # transfer characteristics (ITU-T H.273, table 3); 2 if unspecified
 
 
 def is_image(view: memoryview) -> bool:
@@ -190,10 +190,10 @@ def verify_isobmff(view: memoryview) -> int:
         key = tuple(item.extents)
         if key not in scans:
             data = _read_data(view, item)
-            # Parts of items may overlap, so the file size alone does not bound the work.
+            # Extents of items may overlap, so the file size alone does not bound the work.
             scanned_bytes += len(data)
             if scanned_bytes > _MAX_OVERLAP * len(view):
-                raise ImageCorruptError("expected images with data of their own, got shared ones")
+                raise ImageCorruptError("expected images with separate data, got overlapping data")
             scans[key] = _scan_image(meta, item, data)
         scan, size = scans[key], _read_size(meta, item, header.decoded_size)
         if any(each.width >= size.width + _MAX_BLOCK or each.height >= size.height + _MAX_BLOCK for each in scan.sizes):
@@ -213,7 +213,7 @@ def _describe(meta: _Meta) -> IsobmffHeader:
     kinds = {meta.item(number).kind for number in images}
     image_format = _CODECS.get(next(iter(kinds))) if len(kinds) == 1 else None
     if image_format is None:
-        raise ImageFormatError("expected an image of AV1 (AVIF) or HEVC (HEIC), got one of another kind")
+        raise ImageFormatError("expected an AV1 (AVIF) or HEVC (HEIC) image, got one of another codec")
     decoded_size = _read_size(meta, item)
     sizes = [_read_size(meta, meta.item(number)) for number in images]
     alphas = meta.find_alphas()
@@ -263,8 +263,8 @@ def strip(view: memoryview, *, is_alpha_kept: bool = True, is_alpha_primary: boo
 
     Without `is_alpha_kept`, they do not see its alpha. With `is_alpha_primary`, they see only the alpha.
 
-    Rotation, mirroring and clean aperture are removed, because some decoders apply them and some do not. So are
-    animations, brands, which let decoders prefer an animation, and EXIF and XMP, which decoders would parse.
+    Rotation, mirroring and clean aperture are removed, because only some decoders apply them. Animations, the brands
+    that make decoders prefer them, and EXIF and XMP, which decoders would parse, are removed as well.
 
     Raises:
         ImageError: see `read_header`.
@@ -408,12 +408,12 @@ def _parse_locations(reader: _Reader, idat: tuple[int, int] | None, meta: _Meta)
         for _ in range(reader.take(2)):
             entries += 1
             if entries > _MAX_ENTRIES:
-                raise ImageCorruptError(f"expected at most {_MAX_ENTRIES} parts of items, got more")
+                raise ImageCorruptError(f"expected at most {_MAX_ENTRIES} item extents, got more")
             reader.take(index_bytes)
             start, length = base + reader.take(offset_bytes), reader.take(length_bytes)
             if is_in_idat:
                 if idat is None or idat[0] + start + length > idat[1]:
-                    raise ImageCorruptError("expected parts of items that fit in the box idat, got a longer one")
+                    raise ImageCorruptError("expected item extents that fit in the box idat, got a longer one")
                 start += idat[0]
             if item is not None:
                 item.extents.append((start, length))
@@ -446,7 +446,7 @@ def _parse_properties(view: memoryview, start: int, end: int, meta: _Meta) -> No
 
 
 def _parse_references(reader: _Reader, meta: _Meta) -> None:
-    """Parse references as decoders do: one after the other, by their numbers of targets, regardless of the lengths."""
+    """Parse references as decoders do: in sequence, by their target counts; the lengths of their boxes are ignored."""
     if reader.version > 1:
         return  # decoders ignore unknown versions
     length = 4 if reader.version else 2
@@ -466,7 +466,7 @@ def _parse_references(reader: _Reader, meta: _Meta) -> None:
 
 
 def _read_size(meta: _Meta, item: _Item, default: Size | None = None) -> Size:
-    """Return the size of an image, from its description or, as decoders of HEIC do, from the image itself."""
+    """Return the size of an image, from its `ispe` property or, as HEIC decoders do, from the coded image."""
     content = meta.find(item, b"ispe")
     if content is not None and len(content) >= 12:  # noqa: PLR2004 - the version and two numbers
         size = Size(int.from_bytes(content[4:8]), int.from_bytes(content[8:12]))
@@ -516,14 +516,14 @@ def _read_orientation(meta: _Meta, item: _Item) -> int:
         elif kind == b"imir":
             order = (1, 0, 3, 2) if value & 1 else (3, 2, 1, 0)
             corners = [corners[position] for position in order]
-    return _CORNERS.get((corners[0], corners[1], corners[2], corners[3]), UPRIGHT)
+    return _CORNERS.get((corners[0], corners[1], corners[2], corners[3]), NORMAL_ORIENTATION)
 
 
 def _read_config(meta: _Meta, item: _Item, image_format: IsobmffFormat) -> tuple[int, bool]:
     """Return the bits per sample of an image, and whether it is grey."""
     config = meta.find(item, _CONFIGS[image_format])
     if config is None or len(config) < (4 if image_format == "avif" else HVCC_BYTES):
-        raise ImageCorruptError("expected the configuration of the decoder, got none or a shorter one")
+        raise ImageCorruptError("expected a complete decoder configuration, got none or a shorter one")
     if image_format == "avif":
         return 8 + 2 * (config[2] >> 6 & 1) + 2 * (config[2] >> 5 & 1), bool(config[2] >> 4 & 1)
     return 8 + (config[17] & 7), config[16] & 3 == 0
@@ -560,12 +560,12 @@ def _read_data(view: memoryview, item: _Item) -> memoryview:
     """Return the data of an item.
 
     Raises:
-        ImageTruncatedError: the file ends before the data do.
+        ImageTruncatedError: the file ends before the data.
         ImageCorruptError: the item has no data.
     """
     if not item.data_length:
         raise ImageCorruptError("expected data of each image, got none")
-    # Parts that overlap could otherwise add up to much more than the file.
+    # Otherwise, overlapping extents could add up to much more than the file.
     if item.data_length > len(view) or max(sum(extent) for extent in item.extents) > len(view):
         raise ImageTruncatedError("expected a complete file, got end of file in the data of an image")
     if len(item.extents) == 1:
@@ -587,7 +587,7 @@ def _scan_image(meta: _Meta, item: _Item, data: memoryview) -> CodedHeaders:
     """Scan the headers of a coded image without decoding it."""
     image_format = _CODECS.get(item.kind)
     if image_format is None:
-        raise ImageFormatError("expected an image of AV1 (AVIF) or HEVC (HEIC), got one of another kind")
+        raise ImageFormatError("expected an AV1 (AVIF) or HEVC (HEIC) image, got one of another codec")
     if image_format == "avif":
         scan = scan_av1(data)
     else:

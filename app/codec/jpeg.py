@@ -11,9 +11,9 @@ import cv2
 import numpy as np
 
 from app.codec.decoding_policy import require_decoding
-from app.codec.exif import UPRIGHT, read_orientation
+from app.codec.exif import read_orientation
 from app.face.errors import ImageCorruptError, ImageFormatError, ImageTruncatedError
-from app.face.frame import Size
+from app.face.frame import NORMAL_ORIENTATION, Size
 
 SIGNATURE = b"\xff\xd8\xff"
 
@@ -73,7 +73,7 @@ def read_jpeg_header(view: memoryview) -> JpegHeader:
     for marker, start, end in _iter_segments(view):
         if marker in _FRAMES:
             size, components = _parse_frame(marker, view[start:end])
-            return JpegHeader(size, components, orientation or UPRIGHT)
+            return JpegHeader(size, components, orientation or NORMAL_ORIENTATION)
         if marker == _SOS:
             break
         if marker == _APP1:
@@ -117,7 +117,7 @@ def verify_jpeg(view: memoryview) -> int:
             raise
     if summary.components is None or summary.scanned != summary.components:
         raise ImageCorruptError("expected a scan for each component of the JPEG, got fewer")
-    return summary.orientation or UPRIGHT
+    return summary.orientation or NORMAL_ORIENTATION
 
 
 class _Summary:

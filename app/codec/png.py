@@ -11,9 +11,9 @@ from typing import NamedTuple
 from isal import isal_zlib
 
 from app.codec.decoding_policy import require_decoding
-from app.codec.exif import UPRIGHT, read_orientation
+from app.codec.exif import read_orientation
 from app.face.errors import ImageCorruptError, ImageTruncatedError
-from app.face.frame import Size
+from app.face.frame import NORMAL_ORIENTATION, Size
 
 SIGNATURE = b"\x89PNG\r\n\x1a\n"
 GREY, COLOUR, PALETTE, GREY_ALPHA, COLOUR_ALPHA = 0, 2, 3, 4, 6
@@ -47,7 +47,7 @@ _BYTES_PER_CHUNK = 1_024
 # The maximum expansion of deflate.
 _MAX_DEFLATE_RATIO = 1032
 # libpng inflates the data after the last row and discards it: a file of 16 MiB would keep it busy for half a minute.
-# This much surplus costs no more than decoding a photo does, so it is allowed.
+# This much surplus costs no more than decoding an image, so it is allowed.
 _MAX_SURPLUS_BYTES = 64 * 1024 * 1024
 # Above this size, inflating the data twice costs less than copying it, which touches much new memory.
 _MAX_COPIED_BYTES = 64 * 1024 * 1024
@@ -96,7 +96,7 @@ def verify_png(view: memoryview) -> int:
     """Verify that a PNG is complete: the checksum and order of the chunks that libpng does not ignore, and IEND.
 
     libpng ignores other chunks with a wrong checksum, the palette of a PNG that is not a palette PNG, image data that
-    continue after another chunk, and bytes after the head of IEND. Return the EXIF orientation, 1 to 8.
+    continues after another chunk, and bytes after the head of IEND. Return the EXIF orientation, 1 to 8.
 
     Raises:
         ImageTruncatedError: the file ends before IEND.
@@ -129,14 +129,14 @@ def verify_png(view: memoryview) -> int:
         deque(_iter_inflated(data, _count_raw_bytes(header)), maxlen=0)
     if header.colour_type == PALETTE and not has_palette:
         raise ImageCorruptError("expected a palette in a palette PNG, got none")
-    return orientation or UPRIGHT
+    return orientation or NORMAL_ORIENTATION
 
 
 def iter_chunks(view: memoryview, *, is_checked: bool = True) -> Iterator[tuple[bytes, int, int]]:
     """Yield the type, start and end of the content of each chunk, up to and including IEND.
 
-    The type of a chunk with a wrong checksum is ``DAMAGED`` if libpng ignores such a chunk. The checksum of image data
-    is only checked with ``is_checked``.
+    The type of a chunk with a wrong checksum is ``DAMAGED`` if libpng ignores such a chunk. The checksums of
+    image data are checked only with ``is_checked``.
 
     Raises:
         ImageTruncatedError: the file ends before IEND.
@@ -203,7 +203,7 @@ def find_chunk(view: memoryview, kind: bytes) -> memoryview:
 
 
 def read_transparent_grey(view: memoryview) -> int | None:
-    """Return the grey value that is transparent, in the bit depth of the file, or None; OpenCV does not decode it.
+    """Return the transparent grey value (tRNS) in the bit depth of the file, or None. OpenCV ignores it.
 
     Raises:
         ImageTruncatedError: the file ends before the image data.
@@ -217,7 +217,7 @@ def read_transparent_grey(view: memoryview) -> int | None:
 
 
 def strip_png(view: memoryview, *, as_grey: bool = False, is_alpha_kept: bool = False) -> bytearray:
-    """Copy a PNG without anything that its pixels do not need; its checksums are not verified again.
+    """Return a copy of a PNG with only the chunks that its pixels need. Checksums are not verified again.
 
     The copy omits what could be harmful: compressed text and profiles that libpng would inflate, orientation,
     transparency of colours unless it is kept, animation frames, and excessive image data after the last row. With

@@ -5,9 +5,8 @@ from importlib.util import find_spec
 from typing import Literal
 
 from app.codec import isobmff, jpeg, png, webp
-from app.codec.exif import UPRIGHT
 from app.face.errors import ImageEmptyError, ImageFormatError, ImageTooLargeError, ImageTruncatedError
-from app.face.frame import Size
+from app.face.frame import NORMAL_ORIENTATION, Size
 
 ImageFormat = Literal["png", "jpeg", "webp", "avif", "heic"]
 
@@ -49,7 +48,7 @@ class ImageInfo:
     # 1 to 8; 1 if upright or unknown. Of an AVIF or HEIC, the one with the effect of its rotation and mirroring. PNG
     # and WebP may store it after the pixels, so the value is reliable only after
     # `verify_structure`.
-    exif_orientation: int = UPRIGHT
+    exif_orientation: int = NORMAL_ORIENTATION
 
 
 def sniff_image(data: bytes | memoryview, *, max_pixels: int) -> ImageInfo:

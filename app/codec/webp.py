@@ -6,9 +6,9 @@ References: RFC 9649 (container, lossless) and RFC 6386 (lossy).
 import struct
 from collections.abc import Iterator
 
-from app.codec.exif import UPRIGHT, read_orientation
+from app.codec.exif import read_orientation
 from app.face.errors import ImageCorruptError, ImageFormatError, ImageTruncatedError
-from app.face.frame import Size
+from app.face.frame import NORMAL_ORIENTATION, Size
 
 RIFF, WEBP = b"RIFF", b"WEBP"
 
@@ -67,7 +67,7 @@ def verify_webp(view: memoryview) -> int:
             raise
     if not has_image:
         raise ImageCorruptError("expected an image in the WebP, got none")
-    return orientation or UPRIGHT
+    return orientation or NORMAL_ORIENTATION
 
 
 def find_chunk(view: memoryview, kind: bytes) -> memoryview:

@@ -68,8 +68,8 @@ class Frame:
         return math.sqrt(abs(float(np.linalg.det(self.transform[:, :2]))))
 
     def from_stored(self, size: Size, orientation: int) -> "Frame":
-        """Return the frame for an image of this size before its EXIF orientation is applied; see `orient_size`."""
-        if orientation == UPRIGHT:
+        """Return the frame that maps the stored pixels, an image of this size, instead of the displayed image."""
+        if orientation == NORMAL_ORIENTATION:
             return self
         oriented = make_orientation_transform(size, orientation)
         transform = compose_transforms(self.transform, oriented)
@@ -84,7 +84,7 @@ class Frame:
         return Frame(self.size, transform, self.inverse / reduction)
 
 
-UPRIGHT: Final = 1
+NORMAL_ORIENTATION: Final = 1
 """The EXIF orientation of an image that viewers show as it is stored."""
 
 # By EXIF orientation, from stored to displayed: the linear part, and the translation in stored widths and heights.
@@ -117,7 +117,7 @@ def make_orientation_transform(size: Size, orientation: int) -> Transform:
         >>> transform_points(np.array([[1.0, 2.0]]), make_orientation_transform(Size(40, 30), 6)).tolist()
         [[28.0, 1.0]]
     """
-    if orientation == UPRIGHT:
+    if orientation == NORMAL_ORIENTATION:
         return IDENTITY_TRANSFORM
     linear, sides = _ORIENTATIONS[orientation]
     return np.column_stack((linear, np.array(sides) @ size)).astype(np.float64)
@@ -125,7 +125,7 @@ def make_orientation_transform(size: Size, orientation: int) -> Transform:
 
 def orient_pixels(image: ByteArray, orientation: int) -> ByteArray:
     """Apply an EXIF orientation to the pixels of an image as stored."""
-    if orientation == UPRIGHT:
+    if orientation == NORMAL_ORIENTATION:
         return image
     linear, _ = _ORIENTATIONS[orientation]
     pixels = cv2.transpose(image) if orientation in _TRANSPOSED else image
@@ -242,7 +242,7 @@ def _crop_to_frame(image: ByteArray, frame: Frame, rim: int) -> tuple[ByteArray,
 def _warp(part: ByteArray, transform: Transform, size: Size) -> ByteArray:
     """Warp colours and alpha separately, because colours are extended beyond the image edge but alpha is not."""
     warped = cv2.warpAffine(part, transform, size, flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
-    # A level edge is between two pixels; a slanted edge is antialiased.
+    # An axis-aligned edge lies between pixels; an oblique edge is antialiased.
     method = cv2.INTER_LINEAR if transform[0, 0] and transform[0, 1] else cv2.INTER_NEAREST
     opaque = np.full(part.shape[:2], _OPAQUE, np.uint8)
     alpha = cv2.warpAffine(opaque, transform, size, flags=method, borderMode=cv2.BORDER_CONSTANT)

@@ -72,7 +72,7 @@ class ImagePyramid:
     def get_level(self, max_reduction: float) -> Level:
         """Return the smallest level that is reduced at most this much; decode it if there is none.
 
-        A reduction below 1 counts as 1.
+        A ``max_reduction`` below 1 counts as 1.
         """
         limit = max(max_reduction, 1.0) + _ROUNDING
         fine = [level for level in self._levels if level.reduction <= limit]
@@ -83,7 +83,7 @@ class ImagePyramid:
         return max(fine, key=lambda level: level.reduction)
 
     def flip(self) -> "ImagePyramid":
-        """Return the image flipped horizontally; it decodes nothing that this one has decoded."""
+        """Return the pyramid of the horizontally flipped image, which shares the decoded levels of this one."""
         return _FlippedPyramid(self)
 
     def undo_flip(self, points: npt.NDArray[np.floating]) -> npt.NDArray[np.float64]:
@@ -113,14 +113,14 @@ class _FlippedPyramid(ImagePyramid):
 
 
 def make_overview(level: Level) -> Level:
-    """Return a level as BGR, shrunk so that its longer side is once or twice ``OVERVIEW_SIDE`` if it is longer."""
+    """Return a level as BGR. If it is larger, shrink it to a longer side of one to two times ``OVERVIEW_SIDE``."""
     return _shrink_and_blend(level, max(level.pixels.shape[:2]) // OVERVIEW_SIDE)
 
 
 def make_closeup(level: Level, x: float, y: float, reach: float, max_reduction: float) -> Level:
-    """Return a level as BGR, at least as fine as the maximum reduction if the level is.
+    """Return a part of a level as BGR, not reduced by more than ``max_reduction`` unless the level itself is.
 
-    It contains at least the part within `reach` of the point ``(x, y)`` in each direction, in pixels of the image.
+    The part extends from the point ``(x, y)`` by at least ``reach`` in each direction, in pixels of the image.
     """
     if level.pixels.shape[2] != BGRA_CHANNELS:
         return level
@@ -140,7 +140,7 @@ def make_closeup(level: Level, x: float, y: float, reach: float, max_reduction: 
 
 def _shrink_and_blend(level: Level, factor: int) -> Level:
     pixels, reduction = level.pixels, level.reduction
-    # A strip that is lower than a block stays as it is; it has few pixels.
+    # A strip thinner than one block is left unchanged; it has few pixels.
     if 1 < factor <= min(pixels.shape[:2]):
         pixels, reduction = shrink(pixels, factor), reduction * factor
     return replace(level, pixels=blend_on_grey(pixels), reduction=reduction)

@@ -1,4 +1,4 @@
-"""Label images to label maps: the meaning of pixel values, and scaling to the size of the image."""
+"""Label maps: the meaning of pixel values, and scaling to the size of the image."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -21,7 +21,7 @@ MAX_RUNS: Final = 200_000
 hundred times the memory of a pixel. A face of 24 million pixels has less than half as many runs."""
 
 _BAND_PIXELS: Final = 1 << 20
-"""Pixels of a colour label image processed at once, which bounds the memory for an image of noise."""
+"""Pixels of a coloured label map that are processed at once, which bounds the memory for noise."""
 
 _COLOUR_BITS: Final = np.uint32(0xFFFFFF)
 
@@ -37,7 +37,7 @@ class LabelMap:
 
 
 def image_to_label_map(image: ByteArray) -> LabelMap:
-    """Convert a decoded label image, ``(H, W)`` label ids or ``(H, W, 3)`` BGR, to a label map.
+    """Convert the pixels of a label map, ``(H, W)`` label ids or ``(H, W, 3)`` BGR, to a label map.
 
     The values of a grey image are label ids: ``LABELS`` names 1 to 10, others are named ``label_<id>``. An image whose
     channels are equal is a grey one. In any other image each colour is a label named after it, and black is background.

@@ -10,7 +10,14 @@ import numpy as np
 from app.face.contours import COORDINATE_DECIMALS
 from app.face.frame import ByteArray, Frame, Size, transform_points
 from app.face.label_map import LabelMap, image_to_label_map, scale_labels
-from app.face.landmarks import DepthArray, FloatArray, compute_bbox, compute_interocular_px, compute_roll_deg
+from app.face.landmarks import (
+    DepthArray,
+    FloatArray,
+    compute_bbox,
+    compute_interocular_px,
+    compute_roll_deg,
+    compute_yaw_pitch_deg,
+)
 from app.face.outlines import (
     Outline,
     check_total,
@@ -19,7 +26,6 @@ from app.face.outlines import (
     outline_labels,
     outline_landmarks,
 )
-from app.face.pose import compute_yaw_pitch_deg
 from app.face.regions import OmittedRegion, Region
 from app.face.rendering.svg import EmbeddedImage, OverlayStyle, render_svg
 
@@ -65,7 +71,7 @@ class FaceResult:
     roll_deg: float  # positive clockwise
     interocular_px: float  # distance between the outer eye corners
     bbox: tuple[float, float, float, float]  # `(x, y, width, height)` of the landmarks
-    label_colours: Mapping[int, str] = field(default_factory=dict)  # by label id, if the label image has colours
+    label_colours: Mapping[int, str] = field(default_factory=dict)  # by label id, if the label map has colours
     # None if the depths are unknown:
     depths_px: DepthArray | None = None  # rounded
     yaw_pitch_deg: tuple[float, float] | None = None  # see `compute_yaw_pitch_deg`
@@ -74,14 +80,14 @@ class FaceResult:
 def process_faces(requests: Sequence[FaceRequest], on_step: OnStep = no_step) -> list[FaceResult]:
     """Extract the regions of each of several faces in one image, and render them as an overlay for each.
 
-    The requests have the same label image and the same custom regions. A label image describes the whole image, so
+    The requests have the same label map and the same custom regions. A label map describes the whole image, so
     every result contains all of its regions. It is traced once.
 
-    The steps are ``segmentation`` (if there is a label image), ``contours`` and ``svg``.
+    The steps are ``segmentation`` (if there is a label map), ``contours`` and ``svg``.
 
     Raises:
         LandmarkDegenerateError: the landmarks do not form a face.
-        LabelMapError: the label image cannot be used.
+        LabelMapError: the label map cannot be used.
         RegionError: the custom regions cannot be used.
     """
     label_map = _read_label_image(requests[0], on_step)

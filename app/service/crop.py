@@ -28,7 +28,7 @@ from app.codec.sniff import MAX_SIDE_PX, ImageInfo, sniff_image, verify_structur
 from app.face.detection.landmark_detector import DetectedFace, move_detection
 from app.face.errors import ImageTooLargeError, InputError
 from app.face.frame import (
-    UPRIGHT,
+    NORMAL_ORIENTATION,
     ByteArray,
     Frame,
     Size,
@@ -45,12 +45,12 @@ from app.face.landmarks import (
     MESH_POINTS_WITH_IRISES,
     compute_roll_deg,
     look_normalized,
+    points_to_depths_px,
     points_to_landmarks_px,
     select_faces,
 )
 from app.face.outlines import check_regions
 from app.face.pipeline import FaceRequest, FaceResult, OnStep, process_faces
-from app.face.pose import points_to_depths_px
 from app.face.rendering.svg import EmbeddedImage, combine_svgs
 from app.observability.recording import (
     image_step,
@@ -96,7 +96,7 @@ class CropInput:
     # `(N, 2)` or `(N, 3)`, or `(F, N, 2)` for several faces; None to detect them.
     points: npt.NDArray[np.float64] | None
     are_points_normalized: bool = False  # regardless of the units of the options
-    # A label image, landmark indices by region name, or None for the catalogue.
+    # The content of a label map, landmark indices by region name, or None for the catalogue.
     segmentation_map: bytes | Mapping[str, Sequence[int]] | None
     options: CropOptions
 
@@ -121,7 +121,7 @@ class CheckedInput:
     faces: tuple[SentFace, ...] | None  # selected ones of those that were sent; None to detect them
     label_image: bytes | memoryview | None = None
     label_info: ImageInfo | None = None
-    # Landmark indices by region name. Without this and a label image, the catalogue is used.
+    # Landmark indices by region name. Without this and a label map, the catalogue is used.
     region_landmarks: Mapping[str, Sequence[int]] | None = None
     options: CropOptions
     are_units_guessed: bool = False  # the landmarks were sent as pixels, and read as normalized
@@ -166,7 +166,7 @@ class CropResult:
     image: ImageInfo
     face: FaceResult
     detected: DetectedFace | None  # None if the request contained the landmarks
-    orientation: int = UPRIGHT  # the EXIF orientation that was applied to the image
+    orientation: int = NORMAL_ORIENTATION  # the EXIF orientation that was applied to the image
     processing_time_ms: float
     are_units_guessed: bool = False  # see `CheckedInput`
 
@@ -286,7 +286,7 @@ class CropService:
         located = self._locate_faces(image, checked, on_step)
         frames = _choose_frames(checked, located, self.limits)
         backgrounds = _encode_backgrounds(image, checked, frames, on_step)
-        # Decode the label image only now, although a label map that is too complex would then be rejected later. Both
+        # Decode the label map only now, although one that is too complex would then be rejected later. Both
         # decoded images together would raise peak memory by a quarter.
         del image
         label_image = _decode_labels(checked, on_step)
@@ -346,7 +346,7 @@ class CropService:
 
 def choose_orientation(info: ImageInfo, options: CropOptions | LandmarkOptions) -> int:
     """Return the EXIF orientation to apply to an image by the options of a request."""
-    return info.exif_orientation if options.orientation == "displayed" else UPRIGHT
+    return info.exif_orientation if options.orientation == "displayed" else NORMAL_ORIENTATION
 
 
 def find_faces(
@@ -363,7 +363,7 @@ def find_faces(
     """
     faces = detectors.detect(image, on_step, options.face, info.exif_orientation)
     orientation = choose_orientation(info, options)
-    if orientation == UPRIGHT:
+    if orientation == NORMAL_ORIENTATION:
         return faces
     transform = make_orientation_transform(info.size, orientation)
 

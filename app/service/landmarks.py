@@ -11,8 +11,7 @@ import orjson
 
 from app.face.contours import COORDINATE_DECIMALS
 from app.face.frame import Frame, orient_size
-from app.face.landmarks import compute_bbox, compute_interocular_px, compute_roll_deg
-from app.face.pose import compute_yaw_pitch_deg
+from app.face.landmarks import compute_bbox, compute_interocular_px, compute_roll_deg, compute_yaw_pitch_deg
 from app.observability.recording import image_step
 from app.service.crop import choose_orientation, find_faces, open_image
 from app.service.serialization import (

@@ -10,8 +10,7 @@ import pybase64
 
 from app.face.contours import COORDINATE_DECIMALS, measure_rings
 from app.face.frame import orient_size, transform_points
-from app.face.landmarks import MAX_FACES, compute_bbox
-from app.face.pose import MAX_FRONTAL_DEG
+from app.face.landmarks import MAX_FACES, MAX_FRONTAL_DEG, compute_bbox
 from app.service.crop import CropResult, CropResults
 
 if TYPE_CHECKING:

@@ -30,7 +30,7 @@ def keep_freed_memory() -> None:
         mallopt(_TRIM_THRESHOLD, TRIM_THRESHOLD_BYTES)
 
 
-def end_with_parent(parent: int, number: signal.Signals) -> None:
+def end_with_parent(parent: int, death_signal: signal.Signals) -> None:
     """Make the kernel send this process a signal when its parent ends; exit if the parent has ended already.
 
     Only Linux offers this, so every process also checks its parent from time to time. The kernel sends the signal when
@@ -41,13 +41,13 @@ def end_with_parent(parent: int, number: signal.Signals) -> None:
         SystemExit: the parent has ended.
     """
     if _libc is not None:
-        _libc.prctl(_PR_SET_PDEATHSIG, int(number), 0, 0, 0)
+        _libc.prctl(_PR_SET_PDEATHSIG, int(death_signal), 0, 0, 0)
     if os.getppid() != parent:
         raise SystemExit(0)
 
 
 def describe_exit(code: int | None) -> str:
-    """Describe an exit status, or the negative number of the signal that killed a process; None if unknown.
+    """Describe an exit code: a status, or the negated number of the signal that killed the process; None if unknown.
 
     Example:
         >>> describe_exit(3)

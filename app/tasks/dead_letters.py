@@ -109,7 +109,7 @@ class DeadLetterQueue:
         return found
 
     async def retry(self, task_id: str) -> None:
-        """Move a task back to the queue, with its attempts reset.
+        """Move a task back to the queue, and reset its attempts.
 
         Raises:
             TaskUnknownError: no dead letter of this id exists.

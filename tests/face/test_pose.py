@@ -9,8 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from app.face.frame import Size
-from app.face.landmarks import compute_roll_deg
-from app.face.pose import compute_yaw_pitch_deg, points_to_depths_px
+from app.face.landmarks import compute_roll_deg, compute_yaw_pitch_deg, points_to_depths_px
 from benchmarks import variants
 
 SIZE = Size(512, 512)

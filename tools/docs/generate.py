@@ -9,6 +9,7 @@ import argparse
 import json
 import re
 import sys
+from collections import Counter
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -93,9 +94,17 @@ def metrics_table() -> str:
 
 
 def labels_table() -> str:
-    """Return the table of metric labels and their values."""
-    values = {(label, _label_text(known)) for spec in METRICS for label, known in spec.labels.items()}
-    return markdown_table(("label", "values"), ((f"`{label}`", text) for label, text in sorted(values)))
+    """Return the table of metric labels and their values. A label with different values has the metrics of each."""
+    metrics: dict[tuple[str, str], list[str]] = {}
+    for spec in METRICS:
+        for label, known in spec.labels.items():
+            metrics.setdefault((label, _label_text(known)), []).append(f"`{spec.name}`")
+    count = Counter(label for label, _ in metrics)
+    rows = (
+        (f"`{label}`" + (f" of {', '.join(names)}" if count[label] > 1 else ""), text)
+        for (label, text), names in sorted(metrics.items())
+    )
+    return markdown_table(("label", "values"), rows)
 
 
 def _label_text(known: str | tuple[str, ...]) -> str:

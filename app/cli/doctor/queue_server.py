@@ -87,7 +87,7 @@ class JetStreamResponses:
 
 
 def probe_servers(settings: Settings) -> Iterator[tuple[Finding, ServerInfo | None]]:
-    """Probe all servers of `NATS_URL` at the same time, and yield a finding and the ``INFO`` message of each."""
+    """Probe all servers of `NATS_URL` concurrently, and yield a finding and the ``INFO`` message of each."""
     part = "queue.address"
     servers = [urlsplit(server) for server in settings.nats_servers]
     # In threads, because a DNS lookup has no timeout.

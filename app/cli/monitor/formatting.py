@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
 NO_VALUE: Final = "-"
-LABEL: Final = "dim"
+LABEL_STYLE: Final = "dim"
 BLOCKS: Final = " ▁▂▃▄▅▆▇█"
 ASCII_BLOCKS: Final = " .:-=+*#%"
 
@@ -182,7 +182,7 @@ def grid(items: Sequence[tuple[str, Cell]], width: int, columns: int) -> list[Te
             cell_width = ends[column] - (ends[column - 1] if column else 0)
             value = fit(cell.text, cell_width)
             name = fit(label, cell_width - len(value) - 1)
-            line.append(name, LABEL)
+            line.append(name, LABEL_STYLE)
             line.append(" " * (cell_width - len(name) - len(value)))
             line.append(value, cell.style)
         lines.append(line)
@@ -205,10 +205,10 @@ def table(head: Sequence[str], body: Sequence[Sequence[Cell]], width: int, heigh
     has_head = any(head) and height > 1
     available = height - has_head
     shown = body if len(body) <= available else body[: available - 1]
-    lines = [_row([Cell(name, LABEL) for name in head], widths)] if has_head else []
+    lines = [_row([Cell(name, LABEL_STYLE) for name in head], widths)] if has_head else []
     lines += [_row(row, widths) for row in shown]
     if len(shown) < len(body):
-        lines.append(Text(f"and {len(body) - len(shown)} more", LABEL, no_wrap=True))
+        lines.append(Text(f"and {len(body) - len(shown)} more", LABEL_STYLE, no_wrap=True))
     return lines
 
 
@@ -241,10 +241,10 @@ def chart(
     for row, bars in enumerate(draw_bars(values, chart_width, height, is_ascii=is_ascii)):
         line = Text(no_wrap=True, overflow="crop")
         name = {0: label, 1: maximum}.get(row, "")
-        line.append(fit(name, label_width - 1).ljust(label_width), LABEL)
+        line.append(fit(name, label_width - 1).ljust(label_width), LABEL_STYLE)
         line.append(bars, style)
         if is_flat:
-            line.append(maximum.rjust(_LABEL_WIDTH), LABEL)
+            line.append(maximum.rjust(_LABEL_WIDTH), LABEL_STYLE)
         lines.append(line)
     return lines
 

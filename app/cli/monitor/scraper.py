@@ -43,7 +43,7 @@ class Target:
 
 
 def parse_target(text: str) -> Target:
-    """Parse an address: a URL, with or without scheme, of a port or of ``/metrics`` or ``/health`` on it.
+    """Parse the address of an instance: HOST:PORT, or a URL with or without the path of its metrics or health.
 
     Raises:
         AddressError: the address is invalid.
@@ -73,7 +73,7 @@ def parse_target(text: str) -> Target:
 
 
 def parse_targets(texts: Iterable[str]) -> list[Target]:
-    """Parse addresses of different instances.
+    """Parse the addresses of several instances.
 
     Raises:
         AddressError: an address is invalid or repeated. A repeated instance would be counted twice.
@@ -145,7 +145,7 @@ class Scraper:
 
 
 def _describe(error: Exception) -> str:
-    """Return in a few words why a request failed, without any content of the request."""
+    """Return a short reason why a request failed, without any content of the request."""
     for cause in _causes(error):
         if isinstance(cause, socket.gaierror | UnicodeError):  # UnicodeError: a name too long for IDNA
             return "host name cannot be resolved"

@@ -13,7 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from app.cli.monitor.formatting import (
-    LABEL,
+    LABEL_STYLE,
     Cell,
     chart,
     fit,
@@ -105,7 +105,7 @@ def draw_screen(view: View, width: int, height: int | None, *, hint: str = "") -
         needed = len(top) + max(_min_height(required, optional) for required, optional in columns)
         hidden = _find_hidden(columns, body)
         text = f" {count_of(len(hidden), 'section')} hidden; {needed} lines needed: "
-        bottom = [_encodable(Text(fit(text + ", ".join(hidden), width), LABEL, no_wrap=True), view)]
+        bottom = [_encodable(Text(fit(text + ", ".join(hidden), width), LABEL_STYLE, no_wrap=True), view)]
     layout = Table.grid(expand=False, padding=0)
     cells = []
     for number, (required, optional) in enumerate(columns):
@@ -147,7 +147,7 @@ def _status_bar(snapshot: Snapshot, width: int, hint: str) -> Text:
     # Drop parts from the left if space is short: the user knows the address best.
     while parts and bar.cell_len + sum(len(part) + 2 for part in parts) + 1 > width:
         parts.pop(0)
-    bar.append(f"{'  '.join(parts)} ".rjust(max(0, width - bar.cell_len)), LABEL)
+    bar.append(f"{'  '.join(parts)} ".rjust(max(0, width - bar.cell_len)), LABEL_STYLE)
     return bar
 
 
@@ -212,14 +212,14 @@ def _draw_column(panels: Sequence[tuple[Panel, int]], width: int, view: View) ->
     for panel, height in panels:
         lines = [_encodable(line, view) for line in panel.draw(width - FRAME_WIDTH, height)[:height]]
         if is_stale:
-            lines = [Text(line.plain, LABEL, no_wrap=True) for line in lines]
+            lines = [Text(line.plain, LABEL_STYLE, no_wrap=True) for line in lines]
         frames.append(
             Frame(
                 Group(*lines),
-                title=Text(panel.title, LABEL if is_stale else "bold not dim"),
+                title=Text(panel.title, LABEL_STYLE if is_stale else "bold not dim"),
                 title_align="left",
                 box=box.ROUNDED,
-                border_style=LABEL,
+                border_style=LABEL_STYLE,
                 width=width,
                 height=height + FRAME,
             )
@@ -283,7 +283,7 @@ def _tasks_panel(view: View) -> Panel:
     tasks = view.snapshot.tasks
     if tasks.queue_up is None:
         text = "tasks are disabled" if _has_metrics(view) else NO_METRICS
-        return Panel("Tasks", 1, 1, 1, lambda *_: [Text(text, LABEL)])
+        return Panel("Tasks", 1, 1, 1, lambda *_: [Text(text, LABEL_STYLE)])
 
     def draw(width: int, height: int) -> list[Text]:
         storage = Cell(format_size(tasks.storage_bytes))
@@ -328,18 +328,20 @@ def _errors_panel(view: View) -> Panel:
     def draw(width: int, height: int) -> list[Text]:
         body = [
             [
-                Cell(name, style if stats.seen else LABEL),
-                Cell(format_rate(stats.per_s), style if stats.per_s else LABEL),
-                Cell(format_count(stats.seen), "" if stats.seen else LABEL),
-                Cell(format_count(stats.total), "" if stats.seen else LABEL),
+                Cell(name, style if stats.seen else LABEL_STYLE),
+                Cell(format_rate(stats.per_s), style if stats.per_s else LABEL_STYLE),
+                Cell(format_count(stats.seen), "" if stats.seen else LABEL_STYLE),
+                Cell(format_count(stats.total), "" if stats.seen else LABEL_STYLE),
             ]
             for name, stats, style in errors
         ]
         if not known:
-            return [Text("none since the service started", GOOD) if _has_metrics(view) else Text(NO_METRICS, LABEL)]
+            return [
+                Text("none since the service started", GOOD) if _has_metrics(view) else Text(NO_METRICS, LABEL_STYLE)
+            ]
         rows = table(("error", "rate", "seen", "total"), body, width, height - bool(old)) if body else []
         if old:
-            rows.append(Text(f"{count_of(old, 'kind')} not seen for {OLD_MIN} min", LABEL))
+            rows.append(Text(f"{count_of(old, 'kind')} not seen for {OLD_MIN} min", LABEL_STYLE))
         return rows
 
     lines = max(2, bool(errors) + len(errors) + bool(old))
@@ -373,7 +375,7 @@ def _routes_panel(view: View) -> Panel:
     def draw(width: int, height: int) -> list[Text]:
         head = ("route", "rate", "errors", "p50", "p95") if width >= _WIDE else ("route", "rate", "p95", "errors")
         body = [[cells[name] for name in head] for cells in map(_route_cells, routes)]
-        return table(head, body, width, height) or [Text("no requests yet", LABEL)]
+        return table(head, body, width, height) or [Text("no requests yet", LABEL_STYLE)]
 
     return Panel("Routes", 3, 1 + len(routes), 1 + len(routes), draw)
 
@@ -383,9 +385,9 @@ def _route_cells(route: RouteStats) -> dict[str, Cell]:
     if path.startswith(API_PREFIX):  # drop the prefix and the version, which all API routes share
         path = path.removeprefix(API_PREFIX).partition("/")[2]
     return {
-        "route": Cell(f"{route.method} {path}", "" if route.flow.per_s else LABEL, keep_end=True),
+        "route": Cell(f"{route.method} {path}", "" if route.flow.per_s else LABEL_STYLE, keep_end=True),
         "rate": Cell(format_rate(route.flow.per_s)),
-        "errors": Cell(format_rate(route.errors.per_s), WARN if route.errors.per_s else LABEL),
+        "errors": Cell(format_rate(route.errors.per_s), WARN if route.errors.per_s else LABEL_STYLE),
         "p50": Cell(_latency_text(route.latency, route.latency.p50_s)),
         "p95": Cell(_latency_text(route.latency, route.latency.p95_s)),
     }
@@ -405,7 +407,7 @@ def _steps_panel(view: View) -> Panel:
             ]
             for step in steps
         ]
-        return table(("step", "rate", "p50", "p95"), body, width, height) or [Text("none recently", LABEL)]
+        return table(("step", "rate", "p50", "p95"), body, width, height) or [Text("none recently", LABEL_STYLE)]
 
     return Panel("Image steps", 3, 1 + len(steps), 1 + len(steps), draw)
 
@@ -437,7 +439,7 @@ def _process_totals(snapshot: Snapshot) -> Iterator[tuple[str, Cell]]:
             if process.kind == kind
         ]
         ready = states.count("ready")
-        style = GOOD if ready == len(states) and states else WARN if ready else BAD if states else LABEL
+        style = GOOD if ready == len(states) and states else WARN if ready else BAD if states else LABEL_STYLE
         yield label, Cell(f"{ready}/{len(states)} ready" if states else "none", style)
     yield "CPU", Cell(format_percent(snapshot.cpu_percent))
     yield "memory", Cell(format_size(snapshot.memory_bytes))
@@ -462,12 +464,12 @@ def _instance_row(instance: InstanceStatus, *, is_only_host: bool) -> list[Cell]
 def _process_row(process: ProcessStatus, *, is_unreachable: bool) -> tuple[int, list[Cell]]:
     text, style = process.state, {"ready": GOOD, "up": GOOD, "gone": BAD}.get(process.state, WARN)
     if is_unreachable:
-        text, style = "unknown", LABEL
+        text, style = "unknown", LABEL_STYLE
     elif process.changed_s is not None and process.state != "gone":
         text, style = f"new {format_span(process.changed_s)}" if text == "ready" else text, WARN
     cpu, memory = format_percent(process.cpu_percent), format_size(process.memory_bytes)
-    priority = 1 if style not in {GOOD, LABEL} else {"api": 2, "tasks": 2}.get(process.kind, 3)
-    rest = LABEL if is_unreachable else ""
+    priority = 1 if style not in {GOOD, LABEL_STYLE} else {"api": 2, "tasks": 2}.get(process.kind, 3)
+    rest = LABEL_STYLE if is_unreachable else ""
     return priority, [Cell(process.name, rest), Cell(text, style), Cell(cpu, rest), Cell(memory, rest)]
 
 

@@ -225,7 +225,7 @@ LabelMap = Annotated[
     str | None,
     typer.Option(
         metavar="PATTERN",
-        help="Path of an image's segmentation map, with the same placeholders. Every image must have one.",
+        help="Path of an image's segmentation map, with the same placeholders. If set, every image must have one.",
     ),
 ]
 Detect = Annotated[
@@ -243,7 +243,7 @@ Jobs = Annotated[
         min=1,
         max=256,
         show_default=f"usable cores; twice as many with {URL}",
-        help="Images processed at a time.",
+        help="Maximum number of images processed concurrently.",
     ),
 ]
 Url = Annotated[
@@ -269,7 +269,7 @@ DryRun = Annotated[bool, typer.Option("--dry-run", help="Only list what the run 
 Json = Annotated[bool, typer.Option("--json", help="Print the summary, or the list of a dry run, as JSON.")]
 Report = Annotated[
     str | None,
-    typer.Option(metavar="FILE", help="Write a JSON line to this file for each image that is done or failed."),
+    typer.Option(metavar="FILE", help="Write a JSON line to this file for each processed or failed image."),
 ]
 
 

@@ -29,7 +29,7 @@ MAX_IGNORED_ROWS: Final = 20
 
 
 class Progress:
-    """Counts of a run, and its report file, which receives a JSON line for each image that is done or failed."""
+    """Counts of a run, and its report file, which receives a JSON line for each processed or failed image."""
 
     def __init__(self, plan: Plan, report: IO[bytes] | None) -> None:
         self.total = len(plan.jobs)

@@ -25,8 +25,8 @@ LEFT_EYE_KEYPOINT: Final = 1
 KEYPOINTS: Final = 6
 
 MIN_HINT: Final = 0.04
-"""Confidence above which an anchor hints at a face, even if it is too low for a detection. On the 93 photos of the
-benchmark, 0.05 loses no face that searching all tiles finds, 0.1 loses a frontal one of 57 px."""
+"""Confidence from which an anchor is a hint of a face, even if it is too low for a detection. On the 93 photos of the
+benchmark, 0.05 misses no face that a search of all tiles finds, but 0.1 misses a frontal face of 57 px."""
 
 _VALUES: Final = 4 + 2 * KEYPOINTS
 _MAX_IOU: Final = 0.3
@@ -42,7 +42,7 @@ class Detection(NamedTuple):
 
 
 class Scan(NamedTuple):
-    """Detections in an image, and hints at faces that may be too small for a detection at this scale."""
+    """Detections in an image, and hints of faces that may be too small to be detected at this scale."""
 
     hints: npt.NDArray[np.float64]  # `(N, 2)` in pixels: anchors with a confidence of at least `MIN_HINT`
     detections: list[Detection]  # by descending confidence
@@ -76,7 +76,7 @@ class FaceDetector:
         return self.scan(image_bgr).detections
 
     def scan(self, image_bgr: ByteArray) -> Scan:
-        """Detect faces in an image of any size, and return hints at further ones."""
+        """Detect faces in an image of any size, and return hints of further faces."""
         side = self._config.side
         square, scale, left, top = letterbox(image_bgr, side)
         values, logits = (output[0] for output in self._model.run(square))
