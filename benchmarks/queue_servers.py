@@ -28,6 +28,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import nats
 import psutil
 from nats.js import api
+from nats.js.errors import ServiceUnavailableError
 from rich.console import Console
 from rich.table import Table
 
@@ -41,13 +42,14 @@ if TYPE_CHECKING:
 
 SERVERS = (1, 3)
 # Size of a message in bytes, with the number of messages in a round.
-SIZES = {100_000: 1000, 1_000_000: 200}
+SIZES = {100_000: 200, 1_000_000: 40}
 ROUNDS = 3
 OUTSTANDING = 16  # publications that wait for their acknowledgement
 BATCH = 8
 STREAM = "MEASURED"
 SYNC_INTERVAL = "10s"
 TIMEOUT_S = 60
+RETRY_S = 0.1
 
 
 class Servers(NamedTuple):
@@ -152,7 +154,11 @@ async def _consume(jetstream: JetStreamContext, messages: int) -> None:
     consumer = await jetstream.pull_subscribe("measured", durable="measured")
     left = messages
     while left:
-        batch = await consumer.fetch(min(BATCH, left), timeout=TIMEOUT_S)
+        try:
+            batch = await consumer.fetch(min(BATCH, left), timeout=TIMEOUT_S)
+        except ServiceUnavailableError:  # while the servers of a cluster elect a leader for the consumer
+            await asyncio.sleep(RETRY_S)
+            continue
         await asyncio.gather(*(message.ack_sync(timeout=TIMEOUT_S) for message in batch))
         left -= len(batch)
 
@@ -171,10 +177,11 @@ def main() -> None:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--rounds", type=int, default=ROUNDS, help="rounds per case (default: %(default)s)")
+    parser.add_argument("--servers", type=int, action="append", help="number of servers; repeatable (default: 1 and 3)")
     parser.add_argument("--output", type=Path, help=f"file to update, such as {FIGURES.name}; by default, none")
     arguments = parser.parse_args()
     cases = []
-    for count in SERVERS:
+    for count in arguments.servers or SERVERS:
         for size, messages in SIZES.items():
             rounds = [measure(count, size, messages) for _ in range(arguments.rounds)]
             medians = {name: round(statistics.median(one[name] for one in rounds), 3) for name in rounds[0]}

@@ -173,12 +173,15 @@ def _seconds(text: str) -> float:
     return datetime.fromisoformat(text).timestamp()
 
 
-def simulated_waits(run: Run) -> NDArray[np.float64]:
-    """Return the waits of the simulation for the submission times and durations of a run."""
+def simulated_waits(run: Run, *, slowdown: float = 1.0) -> NDArray[np.float64]:
+    """Return the waits of the simulation for the submission times and durations of a run.
+
+    With `slowdown`, tasks take so many times as long, as for a comparison with another load.
+    """
     arrivals = Arrivals(
         times_s=run.times.submitted_s - run.times.submitted_s[0],
         lanes=np.zeros(len(run.times.submitted_s), np.int64),
-        service_s=run.times.service_s + run.pause_s,
+        service_s=slowdown * (run.times.service_s + run.pause_s),
     )
     return run.delay_s + simulate(arrivals, Pods(processes=1), Scaling(kind="fixed", min_pods=1, max_pods=1)).waits_s
 

@@ -14,6 +14,7 @@ from __future__ import annotations
 import argparse
 import math
 from collections import deque
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -99,7 +100,9 @@ class Day:
         phase = 2 * math.pi * (time_s / 3600 - PEAK_HOUR) / 24
         return self.mean_rate * (1 + self.swing * np.cos(phase))
 
-    def arrivals(self, service_s: Sequence[float], seed: int, *, duration_s: float = DAY_S) -> Arrivals:
+    def arrivals(
+        self, service_s: Sequence[float] | NDArray[np.float64], seed: int, *, duration_s: float = DAY_S
+    ) -> Arrivals:
         """Return random arrivals; each task takes as long as a random one of `service_s`."""
         random = np.random.default_rng(seed)
         highest = self.mean_rate * (1 + self.swing)
@@ -478,7 +481,7 @@ class _Autoscaler:
         start = current - sum(change for change in recent if change * sign > 0)
         if policy["type"] == "Pods":
             return start + sign * int(policy["value"])
-        factor = 1 + sign * policy["value"] / 100
+        factor = 1 + sign * float(policy["value"]) / 100
         return math.ceil(start * factor) if sign > 0 else math.floor(start * factor)
 
 
@@ -497,8 +500,8 @@ DAYS: dict[str, tuple[str, ...]] = {
 }
 DRAWN = "KEDA, `minReplicas: 1`"
 PICTURE = Path(__file__).parents[1] / "docs" / "scaling-day.svg"
-TITLE = "A simulated day: 10 tasks per second on average, six bursts of 5,000 tasks, KEDA with minReplicas 1"
-DOCUMENTED_RATE = 10.0
+TITLE = "A day with 2 tasks per second, six bursts of 5,000 tasks, KEDA (minReplicas 1)"
+DOCUMENTED_RATE = 2.0
 SEED = 19
 BIN_S = 600.0
 
@@ -577,14 +580,18 @@ def simulate_day(
     return arrivals, result, summarize(arrivals, result, pods.processes)
 
 
+def document_day(name: str) -> tuple[dict[str, float], str]:
+    """Simulate a day of docs/scaling.md; return its figures and its chart."""
+    arrivals, result, figures = simulate_day(Day(mean_rate=DOCUMENTED_RATE), DAYS[name])
+    return figures, draw_day(TITLE, arrivals, result)
+
+
 def document_days() -> None:
-    """Simulate the days of docs/scaling.md, and store their figures and the chart."""
-    figures = {}
-    for name, changes in track(DAYS.items(), "days"):
-        arrivals, result, figures[name] = simulate_day(Day(mean_rate=DOCUMENTED_RATE), changes)
-        if name == DRAWN:
-            PICTURE.write_text(draw_day(TITLE, arrivals, result), encoding="utf-8")
-    store(FIGURES, "days", figures)
+    """Simulate the days of docs/scaling.md in parallel, and store their figures and the chart."""
+    with ProcessPoolExecutor() as pool:
+        days = dict(zip(DAYS, track(pool.map(document_day, DAYS), "days", total=len(DAYS)), strict=True))
+    PICTURE.write_text(days[DRAWN][1], encoding="utf-8")
+    store(FIGURES, "days", {name: figures for name, (figures, _) in days.items()})
 
 
 def main() -> None:
