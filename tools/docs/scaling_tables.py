@@ -132,7 +132,7 @@ def queue_rate(message_bytes: int) -> float:
     case = next(
         case for case in _measured("queue_servers") if (case["servers"], case["bytes"]) == (REPLICAS, message_bytes)
     )
-    by_cpu = 1000 / case["busiest_cpu_ms_per_message"]
+    by_cpu: float = 1000 / case["busiest_cpu_ms_per_message"]
     by_network = NETWORK_BYTES_PER_S / (COPIES_SENT * message_bytes)
     return UTILIZATION * min(by_cpu, by_network)
 
