@@ -26,8 +26,9 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks import inputs
+from benchmarks.autoscaling import Scaling
 from benchmarks.scaling_figures import FIGURES, store
-from benchmarks.simulation import QUANTILES, Arrivals, Pods, Scaling, simulate
+from benchmarks.simulation import QUANTILES, Arrivals, Pods, simulate
 from benchmarks.tasks import call, cpu_times, finish, nats_pid, submit, task_pids, tasks_service
 
 if TYPE_CHECKING:

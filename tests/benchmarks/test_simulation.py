@@ -9,17 +9,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pytest
 
-from benchmarks.simulation import (
-    DEFAULT_BEHAVIOR,
-    Arrivals,
-    Day,
-    Pods,
-    Scaling,
-    read_values,
-    scaling_of,
-    simulate,
-    simulate_day,
-)
+from benchmarks.autoscaling import DEFAULT_BEHAVIOR, Scaling, read_values, scaling_of
+from benchmarks.simulation import Arrivals, Day, Pods, simulate, simulate_day
 
 if TYPE_CHECKING:
     from collections.abc import Callable
