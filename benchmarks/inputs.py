@@ -74,6 +74,16 @@ def small_request() -> tuple[bytes, str]:
     return _make_form(small, (EXAMPLES / "astronaut.landmarks.json").read_bytes())
 
 
+@cache
+def photo_request(scale: int) -> tuple[bytes, str]:
+    """Return a multipart body with the sample as a JPEG, enlarged and without landmarks, and its content type."""
+    sample = cv2.imread(str(EXAMPLES / "astronaut.png"))
+    if sample is None:
+        raise FileNotFoundError("examples/astronaut.png")
+    enlarged = cv2.resize(sample, None, fx=scale, fy=scale, interpolation=cv2.INTER_CUBIC)
+    return _make_form(cv2.imencode(".jpg", enlarged, [cv2.IMWRITE_JPEG_QUALITY, 90])[1].tobytes())
+
+
 def _make_form(image: bytes, points: bytes | None = None) -> tuple[bytes, str]:
     boundary = b"8f2c1d0b7a"
     parts = [(b"image", b"image.png", b"image/png", image)]

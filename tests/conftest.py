@@ -35,6 +35,7 @@ settings.load_profile("suite")
 # Folders and files of this folder that `make test` leaves out, so that it takes at most 6 minutes on two idle cores:
 # those that take longest, or are least likely to fail alone. `make test-all` runs them too.
 SLOW = (
+    "benchmarks/test_documented_day.py",
     "browser",
     "e2e",
     "chart/test_combinations.py",
@@ -76,6 +77,7 @@ SLOW = (
     "live/test_processes.py",
     "live/test_prometheus.py",
     "live/test_queue_cluster.py",
+    "live/test_queue_wait.py",
     "live/test_restart.py",
     "live/test_slow_readers.py",
     "live/test_slow_senders.py",

@@ -93,7 +93,7 @@ def own_service(
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     """A folder like a clone of the repository, with an own photo."""
-    for name in ("examples", "charts", "tools"):
+    for name in ("benchmarks", "examples", "charts", "tools"):
         (tmp_path / name).symlink_to(ROOT / name)
     (tmp_path / ".venv").mkdir()
     (tmp_path / ".venv" / "bin").symlink_to(Path(sys.executable).parent)

@@ -14,6 +14,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import scaling_tables
 from pydantic import SecretStr
 
 from app.cli.doctor.catalogue import CATALOGUE, Check
@@ -31,7 +32,7 @@ if TYPE_CHECKING:
 ROOT = Path(__file__).parents[2]
 DOCUMENTS = tuple(
     ROOT / "docs" / f"{name}.md"
-    for name in ("api", "doctor", "errors", "metrics", "performance", "regions", "settings")
+    for name in ("api", "doctor", "errors", "metrics", "performance", "regions", "scaling", "settings")
 )
 LATEST = ROOT / "benchmarks" / "latest.json"
 # Benchmarks in the documentation: their names, and what they measure. A name with a dot is one figure, without a ratio.
@@ -174,6 +175,11 @@ def performance_table() -> str:
     return markdown_table(("what", "measured", "ratio to the reference", "budget of the ratio"), rows)
 
 
+def scaling_table(name: str) -> str:
+    """Return a table of the capacity model."""
+    return markdown_table(*scaling_tables.TABLES[name]())
+
+
 TABLES: dict[str, Callable[[], str]] = {
     "settings": settings_table,
     "metrics": metrics_table,
@@ -182,6 +188,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "errors": errors_table,
     "performance": performance_table,
     "regions": regions_table,
+    **{name: partial(scaling_table, name) for name in scaling_tables.TABLES},
     **{f"doctor_{check.name.lower()}": partial(doctor_table, check) for check in Check},
 }
 
