@@ -4,7 +4,7 @@
 # set, and DATA_DIR if `serve` runs an embedded NATS server (NATS_URL is empty).
 
 # A Debian image with Python 3.11 to 3.13.
-ARG BASE_IMAGE=python:3.13-slim-bookworm
+ARG BASE_IMAGE=python:3.13.14-slim-bookworm@sha256:67a1e1f215ccda113cfc024e8639049257e88f273898f595b61476d128d387e8
 
 # --- packages pinned in requirements.lock -----------------------------------------------------------------------------
 FROM ${BASE_IMAGE} AS locked

@@ -78,9 +78,9 @@ def test_variables_are_settings() -> None:
     assert names <= Settings.model_fields.keys()
 
 
-def test_base_fits_the_package_and_names_no_registry() -> None:
+def test_base_is_pinned_fits_the_package_and_names_no_registry() -> None:
     base = default("BASE_IMAGE")
-    minor = int(re.fullmatch(r"python:3\.(\d+)-slim-\w+", base)[1])  # type: ignore[index]
+    minor = int(re.fullmatch(r"python:3\.(\d+)\.\d+-slim-\w+@sha256:[0-9a-f]{64}", base)[1])  # type: ignore[index]
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     lowest, beyond = map(int, re.fullmatch(r">=3\.(\d+),<3\.(\d+)", project["requires-python"]).groups())  # type: ignore[union-attr]
     assert lowest <= minor < beyond
