@@ -388,3 +388,15 @@ def test_other_signals_end_it(image: str, signal: str) -> None:
 def test_a_signal_while_modules_load_is_heard(image: str) -> None:
     code = "import app.cli, os, signal, time; os.kill(1, signal.SIGTERM); time.sleep(5)"
     assert docker("run", "--rm", "--entrypoint=python", image, "-c", code, check=False).returncode == 143
+
+
+@live
+def test_sbom_is_complete(image: str, tmp_path: Path) -> None:
+    tools = ROOT / ".tools"
+    if not shutil.which("syft", path=f"{tools / 'bin'}:{os.environ['PATH']}") or not (tools / "spdx").is_dir():
+        pytest.skip("syft and tools/spdx are not installed; `make release-tools` installs them")
+    script = ROOT / "tools/release/sbom.sh"
+    file = tmp_path / "image.spdx.json"
+    done = subprocess.run([script, f"docker:{image}", file], capture_output=True, text=True, timeout=600, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "valid and complete" in done.stderr

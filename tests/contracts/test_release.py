@@ -129,6 +129,21 @@ def test_both_platforms_are_built_natively_and_published() -> None:
         assert f'"{arch}=${arch.upper()}"' in publish["run"]
 
 
+def test_names_are_those_of_the_chart_and_the_documentation() -> None:
+    workflow = yaml.safe_load(read(".github/workflows/release.yml"))
+    chart = yaml.safe_load(read("charts/facial-service/Chart.yaml"))
+    owner = re.fullmatch(r"https://github\.com/([\w-]+)/facial-service", chart["home"])
+    assert owner
+    image, charts = (
+        workflow["env"][name].replace("${{ github.repository_owner }}", owner[1]) for name in ("IMAGE", "CHARTS")
+    )
+    assert image == yaml.safe_load(read("charts/facial-service/values.yaml"))["image"]["repository"]
+    text = read("docs/upgrading.md")
+    assert f"docker pull {image}:{__version__}\n" in text
+    assert f"oci://{charts}/{chart['name']} --version {__version__} " in text
+    assert f"identity='{chart['home']}/.github/workflows/release.yml@refs/tags/v{__version__}'\n" in text
+
+
 def test_actionlint_finds_nothing() -> None:
     program = shutil.which("actionlint") or pytest.skip("actionlint is not on PATH; `make tools` installs it")
     done = subprocess.run([program, *map(str, WORKFLOWS)], cwd=ROOT, capture_output=True, text=True, check=False)
