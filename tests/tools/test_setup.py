@@ -221,8 +221,8 @@ def test_an_unknown_name_is_rejected(home: Path, capsys: pytest.CaptureFixture[s
     with pytest.raises(SystemExit, match="2"):
         setup.main(["kubectl"], home)
     expected = (
-        "NAME: expected prometheus, promtool, alertmanager, amtool, helm, helm4, test-collector, crds, dashboards, "
-        "typescript_client, python_client, got kubectl"
+        "NAME: expected prometheus, promtool, alertmanager, amtool, helm, helm4, test-collector, actionlint, "
+        "syft, crds, dashboards, typescript_client, python_client, spdx, got kubectl"
     )
     assert expected in capsys.readouterr().err
 

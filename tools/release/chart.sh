@@ -8,7 +8,7 @@ PATH=$PWD/.tools/bin:$PATH
 folder=${1:?expected the folder for the package}
 helm lint --strict charts/facial-service >&2
 package=$(helm package charts/facial-service --destination "$folder" | sed -n 's/^Successfully packaged chart and saved it to: //p')
-for file in Chart.yaml README.md values.yaml values.schema.json files/rules/facial-service-slo.yaml; do
+for file in README.md values.yaml values.schema.json files/rules/facial-service-slo.yaml; do
   tar -xzOf "$package" "facial-service/$file" | cmp - "charts/facial-service/$file" >&2
 done
 helm template facial "$package" >/dev/null

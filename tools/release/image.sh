@@ -18,8 +18,7 @@ read -ra more <<<"${BUILD_OPTIONS:-}"
 
 build() { # build OPTIONS…
   docker buildx build "${options[@]}" ${more[@]+"${more[@]}"} "$@" . >&2
-  digest=$(sed -n 's/^ *"containerimage.digest": "\(sha256:[0-9a-f]*\)".*/\1/p' "$metadata")
-  [[ -n $digest ]] || { echo "docker buildx: expected the digest of the image in the metadata, found none" >&2; exit 1; }
+  digest=$(grep -o '"containerimage\.digest": *"sha256:[0-9a-f]\{64\}"' "$metadata" | grep -o 'sha256:[0-9a-f]*') || { echo "docker buildx: expected the digest of the image in the metadata, found none" >&2; exit 1; }
 }
 
 case ${1:-} in

@@ -10,19 +10,22 @@ PATH=$PWD/.tools/bin:$PATH
 
 tag=$1 image=$2 charts=$3 version=${1#v}
 folder=build/release/$version
+for platform in "${@:4}"; do
+  [[ $platform == *=sha256:* ]] || { echo "$platform: expected ARCH=sha256:…" >&2; exit 2; }
+done
+notes=$(python3 tools/release/notes.py "$tag")
 rm -rf "$folder"
 mkdir -p "$folder"
+printf '%s\n' "$notes" >"$folder/notes.md"
 read -ra cosign_options <<<"${COSIGN_OPTIONS:---yes}"
 log() { printf '· %s\n' "$*" >&2; }
 
-python3 tools/release/notes.py "$tag" >"$folder/notes.md"
 package=$(tools/release/chart.sh "$folder")
 
 log "SBOMs"
 digests=()
 for platform in "${@:4}"; do
   arch=${platform%%=*} digest=${platform#*=}
-  [[ $digest == sha256:* ]] || { echo "$platform: expected ARCH=sha256:…" >&2; exit 2; }
   digests+=("$image@$digest")
   tools/release/sbom.sh "registry:$image@$digest" "$folder/facial-service-$version-$arch.spdx.json" --platform "linux/$arch"
 done
