@@ -22,6 +22,7 @@ DIGEST, OTHER = ("sha256:" + digit * 64 for digit in "ab")
 DOCKER = """
 case $* in "buildx build"*) ;; *) exit 0 ;; esac
 echo "$SOURCE_DATE_EPOCH $*" >>"$CALLS"
+case $* in *--no-cache*) METADATA=${SECOND:-$METADATA} ;; esac
 while [ "$1" != --metadata-file ]; do shift; done
 [ -z "$METADATA" ] || printf "$METADATA" >"$2"
 """
@@ -52,7 +53,7 @@ class Scripts:
             env={"HOME": os.environ["HOME"], "PATH": self._path, "CALLS": str(self.calls), "METADATA": metadata, **env},
             capture_output=True,
             text=True,
-            timeout=120,
+            timeout=250,
             check=False,
         )
 
@@ -93,6 +94,19 @@ def test_a_build_without_a_digest_fails(scripts: Scripts, tmp_path: Path, metada
     done = scripts.run("image.sh", "layout", tmp_path / "image", metadata=metadata)
     assert done.returncode == 1
     assert "expected the digest of the image in the metadata, found none" in done.stderr
+
+
+def test_a_dry_run_fails_if_two_builds_differ(scripts: Scripts, tmp_path: Path, write_program: WriteProgram) -> None:
+    for name in ("actionlint", "helm"):
+        if not shutil.which(name, path=f"{ROOT / '.tools/bin'}:{os.environ['PATH']}"):
+            pytest.skip(f"{name} is not on PATH; `make tools` installs it")
+    write_program(tmp_path / "bin", "syft", "exit 1")
+    metadata, second = (f'{{"containerimage.digest": "{digest}"}}' for digest in (DIGEST, OTHER))
+    done = scripts.run("dry_run.sh", metadata=metadata, SECOND=second, OUTPUT=str(tmp_path / "output"))
+    assert done.returncode == 1
+    assert f"expected the same digest from two builds, got {DIGEST} and {OTHER}" in done.stderr
+    calls = scripts.calls.read_text(encoding="utf-8").splitlines()
+    assert ["--no-cache" in call for call in calls] == [False, True]
 
 
 @pytest.mark.parametrize(

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Try everything of a release that needs no registry and no identity: check the workflows and the versions, package the
 # chart, build the image twice and compare the digests, write the SBOM and check it. Results are in build/release.
-# Environment: BASE_IMAGE and BUILDX_BUILDER, as for image.sh.
+# Environment: BASE_IMAGE and BUILDX_BUILDER, as for image.sh; OUTPUT, another folder.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 PATH=$PWD/.tools/bin:$PATH
@@ -9,7 +9,7 @@ PATH=$PWD/.tools/bin:$PATH
 # As in the workflow. The default builder of Docker has no option to rewrite timestamps.
 buildkit=$(sed -n 's/^ *driver-opts: image=//p' .github/workflows/release.yml | sort -u)
 builder=facial-service-release
-folder=build/release
+folder=${OUTPUT:-build/release}
 log() { printf '· %s\n' "$*" >&2; }
 fail() { log "$*"; exit 1; }
 
