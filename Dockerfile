@@ -4,7 +4,7 @@
 # set, and DATA_DIR if `serve` runs an embedded NATS server (NATS_URL is empty).
 
 # A Debian image with Python 3.11 to 3.13.
-ARG BASE_IMAGE=python:3.13-slim-bookworm
+ARG BASE_IMAGE=python:3.13.14-slim-bookworm@sha256:67a1e1f215ccda113cfc024e8639049257e88f273898f595b61476d128d387e8
 
 # --- packages pinned in requirements.lock -----------------------------------------------------------------------------
 FROM ${BASE_IMAGE} AS locked
@@ -29,9 +29,12 @@ RUN PYTHONPATH="$(echo /opt/venv/lib/python3*/site-packages)" python /build/tool
 COPY pyproject.toml README.md LICENSE NOTICE /build/
 COPY app/ /build/app/
 COPY facial_service/ /build/facial_service/
-RUN pip wheel --no-deps --no-index --no-build-isolation --wheel-dir /wheels /build \
+# Two builds of a commit must have the same digest: modes of files do not depend on the checkout, and bytecode is compiled
+# in one process with a fixed seed, because it depends on the objects that the process already has.
+RUN chmod -R u=rwX,go=rX /build \
+    && pip wheel --no-deps --no-index --no-build-isolation --wheel-dir /wheels /build \
     && pip install --no-compile --no-deps --no-index --prefix /service /wheels/*.whl \
-    && python -m compileall -q --invalidation-mode unchecked-hash /service \
+    && PYTHONHASHSEED=0 python -m compileall -q --invalidation-mode unchecked-hash /service \
     && find /service -exec touch --no-dereference --date="@${SOURCE_DATE_EPOCH}" {} +
 
 # --- packages without build and test files ----------------------------------------------------------------------------
@@ -47,7 +50,7 @@ RUN pip uninstall --quiet --yes setuptools \
     && PYTHONDONTWRITEBYTECODE=1 /opt/venv/bin/python /build/tools/slim_packages.py . \
     && rm httpx/_main.py /opt/venv/bin/httpx \
     && find . -type f \( -name '*.pyi' -o -name '*.py[dx]' -o -name '*.px[di]' -o -name '*.[ach]' \) -delete \
-    && python -m compileall -q -j 0 -x '/(pygments|numpy/(distutils|f2py))/' \
+    && PYTHONHASHSEED=0 python -m compileall -q -x '/(pygments|numpy/(distutils|f2py))/' \
         --invalidation-mode unchecked-hash . \
     && find /opt/venv -exec touch --no-dereference --date="@${SOURCE_DATE_EPOCH}" {} +
 

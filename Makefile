@@ -24,7 +24,7 @@ run: $(VENV)/.runtime models ## Set up, start the service, and print its URLs
 .PHONY: help
 help: ## List all targets
 	@awk 'BEGIN {FS = ":.*##"} /^##@/ {printf "\n\033[1m%s\033[0m\n", substr($$0, 5)} \
-	  /^[a-z0-9-]+:.*##/ {printf "  \033[36m%-11s\033[0m %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	  /^[a-z0-9-]+:.*##/ {printf "  \033[36m%-15s\033[0m %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 ##@ Check
 .PHONY: test
@@ -33,7 +33,7 @@ test: $(VENV)/.dev tools models test-images ## Run all tests except slow ones: a
 	@$(BIN)/pytest $(or $(ARGS),-m "not slow")
 
 .PHONY: test-all
-test-all: $(VENV)/.dev tools models test-images ## Run all tests, as continuous integration does (about an hour)
+test-all: $(VENV)/.dev tools release-tools models test-images ## Run all tests, as continuous integration does (about an hour)
 	@$(BIN)/pytest $(ARGS)
 
 .PHONY: lint
@@ -42,6 +42,7 @@ lint: $(VENV)/.dev ## Check style, complexity, types, layers, spelling and gener
 	@$(BIN)/ruff format --check $(PACKAGES)
 	@$(BIN)/mypy -p app -p facial_service -p benchmarks -p grafana.builder -p prometheus.source
 	@MYPYPATH=tools $(BIN)/mypy tools/docs/*.py examples/*.py tools/setup.py tools/models.py tools/page_constants.py tools/photos.py tools/record_kubernetes.py tools/slim_packages.py
+	@MYPYPATH=tools/release $(BIN)/mypy tools/release/*.py
 	@MYPYPATH=charts $(BIN)/mypy charts/*.py
 	@$(BIN)/lint-imports --no-cache
 	@$(BIN)/codespell $$(git ls-files)
@@ -51,6 +52,8 @@ lint: $(VENV)/.dev ## Check style, complexity, types, layers, spelling and gener
 	@$(BIN)/python -m prometheus.source.generate --check
 	@$(BIN)/python -m grafana.builder --check
 	@$(BIN)/python charts/generate.py --check
+	@$(BIN)/python tools/release/version.py --check
+	@! command -v actionlint >/dev/null || actionlint
 	@$(BIN)/pytest -q tests/contracts/test_language.py tests/contracts/test_source.py -k "not examples"
 
 .PHONY: test-nats
@@ -63,13 +66,13 @@ bench: $(VENV)/.dev models ## Compare performance with the reference program; wr
 
 ##@ Kubernetes
 IMAGE ?= facial-service:e2e
-BASE_IMAGE ?= python:3.13-slim-bookworm
+BASE_IMAGE ?=
 export IMAGE
 
 .PHONY: image
 image: ## Build the container image with Docker (IMAGE=name:tag, BASE_IMAGE=…)
 	@$(call need,docker,install Docker to build the image)
-	@docker build --tag $(IMAGE) --build-arg BASE_IMAGE=$(BASE_IMAGE) \
+	@docker build --tag $(IMAGE) $(if $(BASE_IMAGE),--build-arg BASE_IMAGE=$(BASE_IMAGE)) \
 	  --build-arg REVISION=$$(git rev-parse HEAD) --build-arg CREATED=$$(git log -1 --format=%cI) .
 
 .PHONY: kind-up
@@ -88,6 +91,16 @@ forward: ## Forward ports of the service, Prometheus, Alertmanager and Grafana; 
 e2e: $(VENV)/.dev ## Run the end-to-end tests on the cluster of KUBECONFIG; IMAGE must be loaded
 	@E2E_REQUIRED=1 E2E_IMAGE=$(IMAGE) KUBECONFIG=$${KUBECONFIG:-$$HOME/.kube/config} $(BIN)/pytest tests/e2e --verbose -rP $(ARGS)
 
+##@ Release
+.PHONY: release-dry-run
+release-dry-run: release-tools ## Try a release without publishing: image built twice, chart, SBOM; needs Docker and Go
+	@$(call need,docker,install Docker to build the image)
+	@tools/release/dry_run.sh
+
+.PHONY: release-tools
+release-tools: ## Install what makes and checks the parts of a release: helm, actionlint, syft, a validator of SPDX
+	@$(PYTHON) tools/setup.py helm actionlint syft spdx
+
 ##@ Change
 .PHONY: format
 format: $(VENV)/.dev ## Format the code
@@ -104,6 +117,7 @@ generate: $(VENV)/.dev models ## Regenerate generated files: docs, rules, dashbo
 	@$(BIN)/python tools/page_constants.py
 	@$(BIN)/python -m prometheus.source.generate
 	@$(BIN)/python -m grafana.builder
+	@$(BIN)/python tools/release/version.py
 	@$(BIN)/python charts/generate.py
 	@$(BIN)/python tools/docs/draw_overlay.py docs
 	@$(BIN)/python tools/docs/draw_page.py docs
@@ -134,7 +148,8 @@ golden: $(VENV)/.dev ## Regenerate the golden overlays; inspect them before you 
 lock: $(VENV)/.dev ## Update the dependency lock files
 	@$(BIN)/uv pip compile -q pyproject.toml --extra heif --extra otel --group build $(LOCK_OPTIONS) -o requirements.lock
 	@$(BIN)/uv pip compile -q pyproject.toml --extra heif --extra otel --group build --group dev -c requirements.lock $(LOCK_OPTIONS) -o requirements-dev.lock
-	@$(BIN)/uv pip compile -q tools/python_client/requirements.in $(LOCK_OPTIONS) -o tools/python_client/requirements.lock
+	@for folder in python_client spdx; do \
+	  $(BIN)/uv pip compile -q tools/$$folder/requirements.in $(LOCK_OPTIONS) -o tools/$$folder/requirements.lock; done
 
 LOCK_OPTIONS := --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header --upgrade
 

@@ -50,6 +50,7 @@ SLOW = (
     "contracts/test_compose.py",
     "contracts/test_image.py",
     "contracts/test_rules_scenarios.py",
+    "contracts/test_sbom.py",
     "face/test_contours.py",
     "live/doctor",
     "live/process",

@@ -6,7 +6,8 @@ takes seconds, or Go builds the version that `tools/*/go.mod` pins, which takes 
 installed, so that no service starts. Definitions of custom resources are copied from the Go modules that
 `tools/crds/go.mod` pins. npm installs what `tools/dashboards/package-lock.json` pins and builds the page from it.
 Generators of API clients are installed from `tools/typescript_client` and `tools/python_client`, each in its own
-folder, because their dependencies conflict with those of the service.
+folder, because their dependencies conflict with those of the service. What only a release needs (syft, `tools/spdx`) is
+installed if it is named.
 """
 
 import argparse
@@ -32,6 +33,7 @@ PROGRESS_INTERVAL_S = 10.0
 PAGE_NAME = "dashboards"
 TYPESCRIPT_NAME = "typescript_client"
 PYTHON_NAME = "python_client"
+SPDX_NAME = "spdx"
 PAGE = b"<!doctype html><title>Alertmanager</title><p>Built without its web page; the API is complete.</p>"
 
 Version = tuple[int, int, int]
@@ -55,6 +57,7 @@ class Tool(NamedTuple):
     version_arguments: tuple[str, ...] = ("--version",)
     version_variable: str = "github.com/prometheus/common/version.Version"
     version_module: str = ""  # if the program is in this repository, the module whose version it has
+    is_default: bool = True  # installed if nothing is named
 
     def pinned_version(self) -> str:
         """Return the version of the program that Go builds."""
@@ -130,6 +133,24 @@ TOOLS = (
         ".",
         version_variable="main.version",
         version_module="go.opentelemetry.io/collector/otelcol",
+    ),
+    Tool(
+        "actionlint",
+        "the check of the workflows",
+        (1, 7, 0),
+        "actionlint",
+        "github.com/rhysd/actionlint/cmd/actionlint",
+        version_arguments=("-version",),
+        version_variable="github.com/rhysd/actionlint.version",
+    ),
+    Tool(
+        "syft",
+        "the test of the SBOM",
+        (1, 57, 0),
+        "syft",
+        "github.com/anchore/syft/cmd/syft",
+        version_variable="main.version",
+        is_default=False,
     ),
 )
 
@@ -434,7 +455,7 @@ def set_up_page(source: Path, home: Path) -> str:
 
 
 def folder_of(name: str, home: Path = HOME) -> Path:
-    """Return the folder of an installed generator of clients, which depends on the versions that are pinned."""
+    """Return the folder of installed packages, which depends on the versions that are pinned."""
     files = sorted(path for path in (FOLDER / name).iterdir() if path.is_file())
     return home / name / hashlib.sha256(b"".join(path.read_bytes() for path in files)).hexdigest()[:8]
 
@@ -455,7 +476,7 @@ def set_up_typescript(source: Path, home: Path) -> str:
 
 
 def set_up_python(source: Path, home: Path) -> str:
-    """Install the generator of Python clients, unless its versions are unchanged, and return its folder.
+    """Install the packages of a lock file, unless their versions are unchanged, and return their folder.
 
     Raises:
         SetupError: pip failed.
@@ -465,7 +486,7 @@ def set_up_python(source: Path, home: Path) -> str:
         run(sys.executable, "-m", "venv", folder, label="creating an environment")
         pip = (folder / "bin" / "python", "-m", "pip", "install", "--quiet", "--disable-pip-version-check")
         lock = source / "requirements.lock"
-        run(*pip, "--require-hashes", "--requirement", lock, label="installing openapi-python-client")
+        run(*pip, "--require-hashes", "--requirement", lock, label=f"installing tools/{source.name}")
 
     return _install(source, home, install)
 
@@ -486,7 +507,7 @@ def _install(source: Path, home: Path, install: Callable[[Path], None]) -> str:
 def main(arguments: Sequence[str] | None = None, home: Path = HOME) -> int:
     """Install what is named, or everything; return the exit status."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    names = [*(tool.name for tool in TOOLS), DEFINITIONS_NAME, PAGE_NAME, TYPESCRIPT_NAME, PYTHON_NAME]
+    names = [*(tool.name for tool in TOOLS), DEFINITIONS_NAME, PAGE_NAME, TYPESCRIPT_NAME, PYTHON_NAME, SPDX_NAME]
     parser.add_argument("names", metavar="NAME", nargs="*", help=f"what to install: {', '.join(names)}")
     wanted: list[str] = parser.parse_args(arguments).names
     if unknown := set(wanted) - set(names):
@@ -495,7 +516,7 @@ def main(arguments: Sequence[str] | None = None, home: Path = HOME) -> int:
     with (home / "lock").open("w") as lock:  # concurrent runs wait for each other
         fcntl.flock(lock, fcntl.LOCK_EX)
         for tool in TOOLS:
-            if not wanted or tool.name in wanted:
+            if tool.name in wanted or (not wanted and tool.is_default):
                 _report(tool.name, set_up_tool, tool, home)
         for definitions in DEFINITIONS if not wanted or DEFINITIONS_NAME in wanted else ():
             _report(definitions.name, set_up_definitions, definitions, home)
@@ -504,6 +525,8 @@ def main(arguments: Sequence[str] | None = None, home: Path = HOME) -> int:
         for name, set_up in ((TYPESCRIPT_NAME, set_up_typescript), (PYTHON_NAME, set_up_python)):
             if not wanted or name in wanted:
                 _report(name, set_up, FOLDER / name, home)
+        if SPDX_NAME in wanted:
+            _report(SPDX_NAME, set_up_python, FOLDER / SPDX_NAME, home)
     return 0
 
 

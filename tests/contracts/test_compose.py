@@ -88,10 +88,11 @@ def test_variables_are_settings_that_the_service_takes(monkeypatch: pytest.Monke
 
 def test_images_are_pinned_and_name_no_registry() -> None:
     for name, service in SERVICES.items():
-        image = re.fullmatch(r"\$\{[A-Z_]+_IMAGE:-([\w/-]+):([\w.-]+)\}", service["image"])
+        image = re.fullmatch(r"\$\{[A-Z_]+_IMAGE:-([\w/-]+):([\w.-]+)(@sha256:[0-9a-f]{64})?\}", service["image"])
         assert image, name
         if "build" not in service and service["image"] != SERVICE["image"]:
             assert re.fullmatch(r"v?\d+\.\d+\.\d+", image[2]), name
+            assert image[3], name
 
 
 def test_the_base_is_the_dockerfiles() -> None:

@@ -78,9 +78,9 @@ def test_variables_are_settings() -> None:
     assert names <= Settings.model_fields.keys()
 
 
-def test_base_fits_the_package_and_names_no_registry() -> None:
+def test_base_is_pinned_fits_the_package_and_names_no_registry() -> None:
     base = default("BASE_IMAGE")
-    minor = int(re.fullmatch(r"python:3\.(\d+)-slim-\w+", base)[1])  # type: ignore[index]
+    minor = int(re.fullmatch(r"python:3\.(\d+)\.\d+-slim-\w+@sha256:[0-9a-f]{64}", base)[1])  # type: ignore[index]
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     lowest, beyond = map(int, re.fullmatch(r">=3\.(\d+),<3\.(\d+)", project["requires-python"]).groups())  # type: ignore[union-attr]
     assert lowest <= minor < beyond
@@ -388,3 +388,15 @@ def test_other_signals_end_it(image: str, signal: str) -> None:
 def test_a_signal_while_modules_load_is_heard(image: str) -> None:
     code = "import app.cli, os, signal, time; os.kill(1, signal.SIGTERM); time.sleep(5)"
     assert docker("run", "--rm", "--entrypoint=python", image, "-c", code, check=False).returncode == 143
+
+
+@live
+def test_sbom_is_complete(image: str, tmp_path: Path) -> None:
+    tools = ROOT / ".tools"
+    if not shutil.which("syft", path=f"{tools / 'bin'}:{os.environ['PATH']}") or not (tools / "spdx").is_dir():
+        pytest.skip("syft and tools/spdx are not installed; `make release-tools` installs them")
+    script = ROOT / "tools/release/sbom.sh"
+    file = tmp_path / "image.spdx.json"
+    done = subprocess.run([script, f"docker:{image}", file], capture_output=True, text=True, timeout=600, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "valid and complete" in done.stderr

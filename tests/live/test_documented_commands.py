@@ -40,7 +40,7 @@ COMMAND = "facial-service"
 # They run until they are stopped, or need input that the documentation only names; their arguments are checked.
 NOT_RUN = ("serve", "worker", "monitor", "completion fish", "completion zsh", "tasks dead retry", "tasks dead drop")
 # Programs that need a cluster, a container engine or a registry. tests/e2e and tests/contracts use them.
-OPERATORS = {"docker", "git", "kind", "kubectl", "npm", "npx", "openssl", "pip", "pipx"}
+OPERATORS = {"cosign", "docker", "git", "kind", "kubectl", "npm", "npx", "openssl", "pip", "pipx"}
 RENDERED = ("install", "template", "upgrade")  # commands of helm that render the chart
 SHELL = {"", "cd", "export", "for", "source", "while"}
 
@@ -171,6 +171,9 @@ def test_command_runs(own_service: Any, folder: Path, command: str, output: str)
             if words:  # otherwise, it is the name of the image
                 parse(words)
             return
+    if name.endswith(".sh"):
+        assert os.access(ROOT / "tools" / "release" / name, os.X_OK)
+        return
     check = {"make": check_make, "helm": check_helm, "python": check_python}.get(name)
     if check is not None:
         check(words, folder, env)

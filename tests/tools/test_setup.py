@@ -221,8 +221,8 @@ def test_an_unknown_name_is_rejected(home: Path, capsys: pytest.CaptureFixture[s
     with pytest.raises(SystemExit, match="2"):
         setup.main(["kubectl"], home)
     expected = (
-        "NAME: expected prometheus, promtool, alertmanager, amtool, helm, helm4, test-collector, crds, dashboards, "
-        "typescript_client, python_client, got kubectl"
+        "NAME: expected prometheus, promtool, alertmanager, amtool, helm, helm4, test-collector, actionlint, "
+        "syft, crds, dashboards, typescript_client, python_client, spdx, got kubectl"
     )
     assert expected in capsys.readouterr().err
 
@@ -304,3 +304,14 @@ def test_page_is_built_once_for_each_version_of_its_sources(
 def test_page_needs_npm(home: Path, tmp_path: Path) -> None:
     with pytest.raises(setup.SetupError, match="npm is not on PATH"):
         setup.set_up_page(tmp_path, home)
+
+
+def test_what_only_a_release_needs_is_installed_if_it_is_named(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    installed: list[str] = []
+    monkeypatch.setattr(setup, "_report", lambda name, *_: installed.append(name))
+    assert setup.main([], home) == 0
+    assert "actionlint" in installed
+    assert not {"syft", "spdx"} & set(installed)
+    installed.clear()
+    assert setup.main(["syft", "spdx"], home) == 0
+    assert installed == ["syft", "spdx"]
