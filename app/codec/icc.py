@@ -1,15 +1,17 @@
 """ICC profiles of image files, which define the colour space of their pixels.
 
 Pixels are not converted. A profile is passed on with them, so that viewers show the colours of the original. AVIF, HEIC
-and PNG may declare a colour space by numbers of ITU-T H.273 instead. JPEG cannot store these, so they become a profile.
+and PNG may declare a colour space by numbers of ITU-T H.273 instead, and PNG also by an exponent and chromaticities. JPEG
+cannot store these, so they become a profile.
 
-References: ICC.1 (profiles), ITU-T T.872 (JPEG), the PNG specification (iCCP), RFC 9649 (WebP), ITU-T H.273 (numbers).
+References: ICC.1 (profiles), ITU-T T.872 (JPEG), the PNG specification (colour chunks), RFC 9649 (WebP), ITU-T H.273
+(numbers).
 """
 
 import struct
 from collections.abc import Iterable
-from functools import cache
-from typing import Final, Literal, NamedTuple
+from functools import lru_cache
+from typing import Final, Literal, NamedTuple, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -29,11 +31,23 @@ _SPACE, _MAGIC_SPAN, _MAGIC = slice(16, 20), slice(36, 40), b"acsp"
 _MAX_NAME = 80
 _DEFLATE = b"\0"
 _CICP_BYTES = 4
+_CHRM, _GAMA = struct.Struct(">8I"), struct.Struct(">I")
+_PNG_UNIT = 100_000
+# Like libpng, take colours that are this close to those of sRGB as them: chromaticities, and the ratio of exponents.
+_MAX_CHROMATICITY_ERROR, _MAX_EXPONENT_ERROR = 0.01, 0.05
+_SRGB_EXPONENT = 2.2
+# Of a white that the eye could adapt to; that of incandescent light is 0.34.
+_MIN_WHITE_RESPONSE = 0.1
+_EXPONENTS = (0.1, 10.0)
+"""Range of the exponents in `gAMA` chunks that are used; others would turn the image black or white."""
+
+Chromaticities: TypeAlias = tuple[tuple[float, float], ...]
+"""``(x, y)`` of red, green, blue and white."""
 
 _D65, _WHITE_OF_DCI = (0.3127, 0.3290), (0.314, 0.351)
 # Chromaticities of red, green, blue and white, by the number of colour primaries in H.273.
 _BT709 = 1
-_PRIMARIES: Final = {
+_PRIMARIES: Final[dict[int, Chromaticities]] = {
     _BT709: ((0.640, 0.330), (0.300, 0.600), (0.150, 0.060), _D65),
     5: ((0.640, 0.330), (0.290, 0.600), (0.150, 0.060), _D65),  # BT.470 BG
     6: ((0.630, 0.340), (0.310, 0.595), (0.155, 0.070), _D65),  # BT.601
@@ -66,7 +80,7 @@ def read_icc_profile(data: bytes | memoryview, info: ImageInfo) -> IccProfile | 
     A malformed profile counts as none, as in viewers. So does the profile of a CMYK image, which is decoded to RGB.
     """
     view = memoryview(data)
-    is_grey = False
+    is_grey, named = False, b""
     try:
         match info.format:
             case "jpeg":
@@ -74,18 +88,18 @@ def read_icc_profile(data: bytes | memoryview, info: ImageInfo) -> IccProfile | 
                 profile = _join_segments(jpeg.iter_icc_segments(view, JPEG_SEGMENT_START))
             case "png":
                 is_grey = png.read_png_header(view).colour_type in {png.GREY, png.GREY_ALPHA}
-                named = bytes(png.find_chunk(view, b"cICP"))  # takes precedence over a profile
-                profile = b"" if is_grey or len(named) != _CICP_BYTES else make_rgb_profile(named[0], named[1])
-                profile = profile or _inflate(png.find_chunk(view, b"iCCP"))
+                named, profile = _read_png_colours(view, is_grey=is_grey)
             case "webp":
                 profile = bytes(webp.find_chunk(view, b"ICCP"))
             case "avif" | "heic":
                 header = isobmff.read_header(view)
                 is_grey, profile = header.is_grey, header.profile
-                if not profile and not is_grey:
-                    profile = make_rgb_profile(header.primaries, header.transfer)
+                if not profile:
+                    named = make_rgb_profile(_BT709 if is_grey else header.primaries, header.transfer)
     except ImageError:
         return None
+    if named:
+        return IccProfile(named, "rgb")
     size = int.from_bytes(profile[:4])
     if not _HEADER_BYTES <= size <= min(len(profile), MAX_PROFILE_BYTES) or profile[_MAGIC_SPAN] != _MAGIC:
         return None
@@ -120,7 +134,58 @@ def _inflate(content: memoryview) -> bytes:
         return b""
 
 
-@cache
+def _read_png_colours(view: memoryview, *, is_grey: bool) -> tuple[bytes, bytes]:
+    """Return a profile for the colours that a PNG names, and the profile that it contains; one of them is empty.
+
+    The chunks take precedence in this order: `cICP`, `iCCP`, `sRGB`, then `gAMA` and `cHRM`.
+    """
+    numbers = bytes(png.find_chunk(view, b"cICP"))
+    if len(numbers) == _CICP_BYTES and (named := make_rgb_profile(_BT709 if is_grey else numbers[0], numbers[1])):
+        return named, b""
+    profile = _inflate(png.find_chunk(view, b"iCCP"))
+    if numbers or profile or png.find_chunk(view, b"sRGB"):
+        return b"", profile
+    # Of a grey image, only the white matters, and viewers adapt it.
+    chromaticities = None if is_grey else _read_chromaticities(png.find_chunk(view, b"cHRM"))
+    exponent = _read_exponent(png.find_chunk(view, b"gAMA"))
+    if chromaticities is None and exponent is None:
+        return b"", b""
+    curve = _SRGB_CURVE if exponent is None else (exponent,)
+    return _make_profile(chromaticities or _PRIMARIES[_BT709], curve, "PNG colours"), b""
+
+
+def _read_chromaticities(content: memoryview) -> Chromaticities | None:
+    """Return the content of a `cHRM` chunk; None if it is malformed or that of sRGB."""
+    if len(content) != _CHRM.size:
+        return None
+    values = [value / _PNG_UNIT for value in _CHRM.unpack(content)]
+    white, *corners = zip(values[::2], values[1::2], strict=True)
+    points = (*corners, white)
+    if all(
+        abs(a - b) <= _MAX_CHROMATICITY_ERROR
+        for pair in zip(points, _PRIMARIES[_BT709], strict=True)
+        for a, b in zip(*pair, strict=True)
+    ):
+        return None
+    if any(x + y > 1 or y == 0 for x, y in points):
+        return None
+    columns, white_xyz = np.column_stack([_to_xyz(*corner) for corner in corners]), _to_xyz(*white)
+    if abs(np.linalg.det(columns)) < _MAX_CHROMATICITY_ERROR or (_BRADFORD @ white_xyz).min() < _MIN_WHITE_RESPONSE:
+        return None
+    # White must be a mixture of the primaries.
+    return points if np.linalg.solve(columns, white_xyz).min() > 0 else None
+
+
+def _read_exponent(content: memoryview) -> float | None:
+    """Return the exponent of a `gAMA` chunk, from samples to light; None if it is malformed or about that of sRGB."""
+    encoding = _GAMA.unpack(content)[0] / _PNG_UNIT if len(content) == _GAMA.size else 0.0
+    exponent = 1 / encoding if encoding else 0.0
+    low, high = _EXPONENTS
+    if not low <= exponent <= high or abs(exponent / _SRGB_EXPONENT - 1) <= _MAX_EXPONENT_ERROR:
+        return None
+    return exponent
+
+
 def make_rgb_profile(primaries: int, transfer: int) -> bytes:
     """Return a profile for colours of H.273, or no bytes for those of sRGB, and for unknown ones and HDR.
 
@@ -132,13 +197,19 @@ def make_rgb_profile(primaries: int, transfer: int) -> bytes:
     curve = _CURVES.get(transfer, _SRGB_CURVE)
     if primaries not in _PRIMARIES or transfer in _HDR_CURVES or (primaries == _BT709 and curve is _SRGB_CURVE):
         return b""
-    *corners, white = [np.array([x / y, 1.0, (1 - x - y) / y]) for x, y in _PRIMARIES[primaries]]
+    return _make_profile(_PRIMARIES[primaries], curve, f"H.273 colours {primaries}/{transfer}")
+
+
+@lru_cache(maxsize=64)
+def _make_profile(chromaticities: Chromaticities, curve: tuple[float, ...], name: str) -> bytes:
+    """Return a profile for RGB with these chromaticities and this parametric curve."""
+    *corners, white = [_to_xyz(*point) for point in chromaticities]
     columns = np.column_stack(corners)
     adaptation = _make_adaptation(white)
     colorants = adaptation @ (columns * np.linalg.solve(columns, white))
     curve_tag = b"para" + struct.pack(">IHH", 0, 3 if len(curve) > 1 else 0, 0) + _to_fixed(*curve)
     tags = {
-        b"desc": _make_text_tag(f"H.273 colours {primaries}/{transfer}"),
+        b"desc": _make_text_tag(name),
         b"cprt": _make_text_tag("No copyright"),
         b"wtpt": _make_xyz_tag(_D50_XYZ),
         b"chad": b"sf32\0\0\0\0" + _to_fixed(*adaptation.ravel()),
@@ -150,6 +221,11 @@ def make_rgb_profile(primaries: int, transfer: int) -> bytes:
         b"bTRC": curve_tag,
     }
     return _join_tags(tags)
+
+
+def _to_xyz(x: float, y: float) -> npt.NDArray[np.float64]:
+    """Return the XYZ colour of a chromaticity, with a luminance of 1."""
+    return np.array([x / y, 1.0, (1 - x - y) / y])
 
 
 def _make_adaptation(white: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:

@@ -177,3 +177,84 @@ def test_named_colours_of_png(make: SimpleNamespace) -> None:
     assert read(make.png.build(make.bgr, colour=2, before=own + named)) == expected
     assert read(make.png.build(make.bgr, colour=2, before=chunk(b"cICP", bytes([1, 13, 0, 1])))) is None
     assert read(make.png.build(make.grey, before=named)) is None
+
+
+def make_chrm(primaries: tuple[float, ...], white: tuple[float, float] = (0.3127, 0.3290)) -> bytes:
+    return struct.pack(">8I", *(round(100_000 * value) for value in (*white, *primaries)))
+
+
+GAMA_LINEAR, GAMA_SRGB = struct.pack(">I", 100_000), struct.pack(">I", 45_455)
+CHRM_P3, CHRM_SRGB = make_chrm((0.68, 0.32, 0.265, 0.69, 0.15, 0.06)), make_chrm((0.64, 0.33, 0.3, 0.6, 0.15, 0.06))
+
+
+@pytest.mark.parametrize("rgb", [(200, 120, 90), (120, 140, 100), (128, 128, 128)])
+@pytest.mark.parametrize(
+    ("gama", "chrm", "numbers"),
+    [
+        pytest.param(GAMA_LINEAR, b"", (1, 8), id="linear"),
+        pytest.param(GAMA_LINEAR, CHRM_SRGB, (1, 8), id="linear with the primaries of sRGB"),
+        pytest.param(GAMA_SRGB, CHRM_P3, (12, 13), id="P3 with about the curve of sRGB"),
+        pytest.param(b"", CHRM_P3, (12, 13), id="P3 alone"),
+        pytest.param(GAMA_LINEAR, CHRM_P3, (12, 8), id="linear P3"),
+    ],
+)
+def test_exponent_and_chromaticities_of_png_become_a_profile(
+    make: SimpleNamespace, gama: bytes, chrm: bytes, numbers: tuple[int, int], rgb: tuple[int, int, int]
+) -> None:
+    chunks = [(b"gAMA", gama), (b"cHRM", chrm)]
+    before = b"".join(make.png.chunk(kind, content) for kind, content in chunks if content)
+    profile = read(make.png.build(make.bgr, colour=2, before=before))
+    assert profile is not None
+    assert profile.space == "rgb"
+    expected = make_rgb_profile(*numbers)
+    assert to_srgb(profile.data, rgb) == pytest.approx(to_srgb(expected, rgb), abs=1)
+
+
+@pytest.mark.parametrize(
+    "chunks",
+    [
+        pytest.param([(b"gAMA", GAMA_SRGB), (b"cHRM", CHRM_SRGB)], id="sRGB"),
+        pytest.param([(b"sRGB", b"\0"), (b"gAMA", GAMA_LINEAR), (b"cHRM", CHRM_P3)], id="sRGB takes precedence"),
+        pytest.param([(b"cICP", bytes([1, 13, 0, 1])), (b"gAMA", GAMA_LINEAR)], id="cICP takes precedence"),
+        pytest.param([(b"gAMA", bytes(4))], id="exponent 0"),
+        pytest.param([(b"gAMA", b"\xff" * 4)], id="huge exponent"),
+        pytest.param([(b"gAMA", b"\0\0\0\1")], id="tiny exponent"),
+        pytest.param([(b"gAMA", GAMA_LINEAR[:3])], id="short gAMA"),
+        pytest.param([(b"cHRM", CHRM_P3[:-1])], id="short cHRM"),
+        pytest.param([(b"cHRM", bytes(32))], id="chromaticities 0"),
+        pytest.param([(b"cHRM", b"\xff" * 32)], id="huge chromaticities"),
+        pytest.param([(b"cHRM", make_chrm((0.3, 0.3) * 3))], id="primaries of one colour"),
+        pytest.param([(b"cHRM", make_chrm((0.64, 0.33, 0.3, 0.6, 0.15, 0.06), (0.7, 0.2)))], id="white outside"),
+    ],
+)
+def test_srgb_and_malformed_colours_of_png_have_no_profile(
+    make: SimpleNamespace, chunks: list[tuple[bytes, bytes]]
+) -> None:
+    before = b"".join(make.png.chunk(kind, content) for kind, content in chunks)
+    assert read(make.png.build(make.bgr, colour=2, before=before)) is None
+
+
+def test_profile_of_png_takes_precedence_over_its_exponent(make: SimpleNamespace) -> None:
+    own = make.png.chunk(b"iCCP", b"own\0\0" + zlib.compress(make_profile()))
+    before = make.png.chunk(b"gAMA", GAMA_LINEAR) + own
+    assert read(make.png.build(make.bgr, colour=2, before=before)) == IccProfile(make_profile(), "rgb")
+
+
+def test_exponent_of_grey_png_applies_to_its_channels(make: SimpleNamespace) -> None:
+    before = make.png.chunk(b"gAMA", GAMA_LINEAR) + make.png.chunk(b"cHRM", CHRM_P3)
+    profile = read(make.png.build(make.grey, before=before))
+    assert profile is not None
+    assert profile.space == "rgb"
+    assert to_srgb(profile.data, (60, 60, 60)) == pytest.approx(to_srgb(make_rgb_profile(1, 8), (60, 60, 60)), abs=1)
+    pixels = np.dstack([make.grey] * 3)
+    assert read(encode_image(pixels, profile).data) == profile
+
+
+def test_any_content_of_colour_chunks_is_accepted(make: SimpleNamespace) -> None:
+    random = np.random.default_rng(15)
+    found = 0
+    for _ in range(500):
+        values = (10.0 ** random.uniform(-1, 5.2, 8)).astype(">u4")
+        before = make.png.chunk(b"gAMA", random.bytes(4)) + make.png.chunk(b"cHRM", values.tobytes())
+        found += read(make.png.build(make.bgr, colour=2, before=before)) is not None
+    assert found
