@@ -87,6 +87,10 @@ def consumer_name(lane: int) -> str:
     return f"{CONSUMER}-{lane}" if lane else CONSUMER
 
 
+def _lane_filter(lane: int) -> str:
+    return f"tasks.*.{lane}.*" if lane else "tasks.*.*"
+
+
 def dead_subject(task_id: str) -> str:
     """Return the subject of a task's dead letter."""
     return f"tasks-dead.{TASK_TYPE}.{task_id}"
@@ -108,7 +112,8 @@ def stream_configs(settings: Settings) -> list[api.StreamConfig]:
     tasks = api.StreamConfig(
         name=STREAM,
         description="Tasks that wait or are in progress",
-        subjects=["tasks.>"],
+        # Only those that a consumer takes: any other message would stay forever.
+        subjects=[_lane_filter(lane) for lane in range(LANES)],
         retention=api.RetentionPolicy.WORK_QUEUE,
         discard=api.DiscardPolicy.NEW,
         max_msgs=settings.task_queue_max_messages,
@@ -150,7 +155,7 @@ def consumer_config(settings: Settings, lane: int = 0) -> api.ConsumerConfig:
         # stop delivering without a report.
         max_deliver=-1,
         max_ack_pending=-1,
-        filter_subject=f"tasks.*.{lane}.*" if lane else "tasks.*.*",
+        filter_subject=_lane_filter(lane),
     )
 
 
