@@ -91,6 +91,8 @@ SLOW = (
     "service/test_orientation.py",
     "supervisor/test_managed_processes.py",
     "tasks/test_connection.py",
+    "tasks/test_damaged_consumers.py",
+    "tasks/test_other_clients.py",
     "tasks/test_queue.py",
     "tasks/test_worker.py",
     "web/routes/test_all_faces.py",

@@ -133,8 +133,17 @@ METRICS: tuple[MetricSpec, ...] = (
     MetricSpec(
         "task_repairs_total",
         "counter",
-        "Inconsistencies of records, stream and consumers that the reconciler repaired, by reason.",
-        {"reason": ("task_lost", "record_restored", "record_expired", "message_removed", "consumer_recreated")},
+        "Inconsistencies of records, stream and consumers that were repaired, by reason.",
+        {
+            "reason": (
+                "task_lost",
+                "record_restored",
+                "record_expired",
+                "record_unreadable",
+                "message_removed",
+                "consumer_recreated",
+            )
+        },
     ),
     MetricSpec("task_queue_size", "gauge", "Tasks waiting for a worker.", _TYPE),
     MetricSpec("active_tasks_count", "gauge", "Tasks delivered to a worker and not yet acknowledged.", _TYPE),

@@ -161,7 +161,7 @@ def record_task_dead_lettered(task_type: str) -> None:
 
 
 def record_task_repair(reason: str) -> None:
-    """Count a repair by the reconciler."""
+    """Count a repair of records, stream or consumers."""
     record("task_repairs_total", (reason,))
 
 

@@ -175,6 +175,40 @@ def store_folder(settings: Settings) -> Path | None:
     return settings.data_dir.absolute() if is_embedded else None
 
 
+class ConsumerState:
+    """State of a consumer on the disk of the embedded server, as of the creation of this object.
+
+    nats-server does not restore a consumer whose state is damaged, for example by a power failure, and does not create
+    it again while the state exists. Without the state, it delivers all messages that the stream still holds.
+    """
+
+    def __init__(self, settings: Settings, stream: str, consumer: str) -> None:
+        self._store = store_folder(settings)
+        self._folder = self._store and self._store / JETSTREAM_FOLDER / "$G" / "streams" / stream / "obs" / consumer
+        self._identity = self._identify()
+
+    def discard(self) -> bool:
+        """Delete the state, unless another process has replaced it meanwhile; return whether it was deleted."""
+        if self._store is None or self._folder is None or self._identity is None:
+            return False
+        if self._identify() != self._identity:
+            return False
+        damaged = self._store / f"damaged-{self._folder.name}-{secrets.token_hex(4)}"
+        with suppress(OSError):
+            self._folder.rename(damaged)  # at once, before the server can write to it
+            shutil.rmtree(damaged, ignore_errors=True)
+            return True
+        return False
+
+    def _identify(self) -> tuple[int, int] | None:
+        if self._folder is None:
+            return None
+        with suppress(OSError):
+            found = self._folder.stat()
+            return found.st_ino, found.st_ctime_ns
+        return None
+
+
 def is_up(settings: Settings) -> bool:
     """Return whether the server accepts connections."""
     server = urlsplit(settings.nats_url)

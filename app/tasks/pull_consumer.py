@@ -157,8 +157,9 @@ class PullConsumer:
             lane.requested.clear()
 
     async def _receive(self, message: Msg) -> None:
-        status = (message.headers or {}).get("Status")
-        if status is not None and not message.data:
+        # Only a stored message can be acknowledged. One of another client may have the headers of a status.
+        if not message.reply:
+            status = (message.headers or {}).get("Status")
             lane = self._lanes[int(message.subject.rpartition(".")[2])]
             lane.has_more = False
             if lane.requested:

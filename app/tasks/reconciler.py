@@ -27,7 +27,7 @@ import msgspec
 import nats.errors
 from nats.js.api import ConsumerConfig, DeliverPolicy
 
-from app.observability.recording import record_error, record_task_completed, record_task_repair
+from app.observability.recording import record_error, record_task_completed
 from app.observability.rich_logging import get_logger, log_task_failed
 from app.tasks.connection import RevisionConflictError
 from app.tasks.errors import QueueError
@@ -40,6 +40,7 @@ from app.tasks.records import (
     TaskError,
     TaskStatus,
     age_s,
+    note_repair,
     read_lifetime,
 )
 from app.tasks.stream import RECORDS_STREAM, STREAM, consumer_config, consumer_name, record_subject
@@ -189,7 +190,7 @@ class Reconciler:
         if time.time() > read_lifetime(headers, position.timestamp.isoformat()).removed_at + EXPIRY_MARGIN_S:
             self._open.pop(task_id, None)
             await self._records.remove(task_id, revision)
-            _count_repair("record_expired", "Removed an expired record that the server kept", task_id)
+            note_repair("record_expired", "Removed an expired record that the server kept", task_id)
         elif headers.get(STATUS_HEADER, "") in _FINAL:
             self._open.pop(task_id, None)
         else:
@@ -259,7 +260,7 @@ class Reconciler:
             record_task_completed(end.type, end.status.value)
             record_error(TASK_LOST, "tasks")
             log_task_failed(end.task_id, TASK_LOST, detail)
-            _count_repair(TASK_LOST, "Marked a task as failed, because its message is missing", end.task_id)
+            note_repair(TASK_LOST, "Marked a task as failed, because its message is missing", end.task_id)
 
     async def _reload(self, task_id: str) -> StoredRecord | None:
         """Read a record again; None if it has changed since it was scanned."""
@@ -288,7 +289,7 @@ class Reconciler:
             await manager.delete_consumer(STREAM, consumer_name(lane))
             await manager.add_consumer(STREAM, consumer_config(self._settings, lane))
             name, count = consumer_name(lane), untracked[lane]
-            _count_repair("consumer_recreated", f"Created the consumer {name} again: {count} messages were not tracked")
+            note_repair("consumer_recreated", f"Created the consumer {name} again: {count} messages were not tracked")
         self._stuck_seq = -1
 
     async def _remove_ended_messages(self, state: QueueState, lane: int) -> bool:
@@ -307,7 +308,7 @@ class Reconciler:
             if message is not None and message[0] <= floor:
                 await delete_message(self._connection, message[0])
                 removed += 1
-                _count_repair("message_removed", "Removed the message of a finished task", task_id)
+                note_repair("message_removed", "Removed the message of a finished task", task_id)
                 if removed == RESTORED_PER_PASS:
                     break
         return removed > 0
@@ -325,7 +326,7 @@ async def restore_record(
         return False
     with contextlib.suppress(RevisionConflictError, MessageError, NewerTaskError):
         await records.create(decode_task(found[1]).record)
-        _count_repair("record_restored", "Restored the record of a waiting task", task_id)
+        note_repair("record_restored", "Restored the record of a waiting task", task_id)
     return True
 
 
@@ -386,9 +387,3 @@ class Lease:
             self._held_until = 0.0
             headers = {"Nats-Expected-Last-Subject-Sequence": str(self._revision), "Nats-TTL": "1"}
             await self._connection.store(record_subject(_LEASE_KEY), b"", headers)
-
-
-def _count_repair(reason: str, text: str, task_id: str = "") -> None:
-    record_task_repair(reason)
-    extra = {"event": "repaired", "reason": reason} | ({"task_id": task_id} if task_id else {})
-    log.warning("🔧 %s", f"{text}: {task_id}" if task_id else text, extra=extra)

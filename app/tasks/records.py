@@ -15,6 +15,7 @@ disappear: a worker processes a message without a record, because the record may
 
 from __future__ import annotations
 
+import contextlib
 import math
 import time
 from dataclasses import dataclass
@@ -28,6 +29,8 @@ from msgspec import Meta
 
 from app import __version__
 from app.observability import tracing
+from app.observability.recording import record_task_repair
+from app.observability.rich_logging import get_logger
 from app.service.coalescing import Coalescer
 from app.tasks.connection import RevisionConflictError
 from app.tasks.errors import QueueUnavailableError, TaskUnknownError
@@ -39,6 +42,8 @@ if TYPE_CHECKING:
 
     from app.settings import Settings
     from app.tasks.connection import Connection
+
+log = get_logger("tasks")
 
 # Bounds of the TTL of a record that is not final; within them it is that of a final one. The reconciler renews the
 # record while the task's message exists. A shorter TTL costs more writes, and a longer one bridges a longer outage.
@@ -240,15 +245,26 @@ class Records:
         return None if stored is None or stored.is_expired else (stored.record, stored.revision)
 
     async def load(self, task_id: str) -> StoredRecord | None:
-        """Return a record even if it has expired; None if none is stored."""
+        """Return a record even if it has expired; None if none is stored.
+
+        If another client has deleted or overwritten the record, what it left is removed: a task whose message waits
+        gets its record back, and its id can be used again.
+        """
         found = await self._read(record_subject(task_id))
-        # A key that an operator deletes with the `nats` command becomes an empty message.
-        if found is None or not found.data:
+        if found is None:
             return None
-        return StoredRecord(decode_record(found.data), found.sequence, found.lifetime)
+        if found.data:
+            with contextlib.suppress(msgspec.DecodeError, UnicodeDecodeError):
+                record = decode_record(found.data)
+                if record.task_id == task_id:
+                    return StoredRecord(record, found.sequence, found.lifetime)
+            note_repair("record_unreadable", "Removed a record that another client has overwritten", task_id)
+        # Otherwise, a client has deleted the key, which leaves an empty message.
+        await self.remove(task_id, found.sequence)
+        return None
 
     async def remove(self, task_id: str, revision: int) -> None:
-        """Delete the revisions of a record up to an expired one."""
+        """Delete the revisions of a record up to the given one."""
         request = msgspec.json.encode({"filter": record_subject(task_id), "seq": revision + 1})
         await self._connection.request(f"$JS.API.STREAM.PURGE.{RECORDS_STREAM}", request)
 
@@ -263,7 +279,7 @@ class Records:
         if found is None or time.time() > found.lifetime.expires_at:
             return None
         try:
-            record, _ = await self.get(found.data.decode())
+            record, _ = await self.get(found.data.decode("ascii", "replace"))
         except TaskUnknownError:
             return None
         return record if record.status is TaskStatus.SUCCESS and record.digest == digest else None
@@ -301,6 +317,13 @@ class Records:
         if found.error is None or found.error.code != _NOT_FOUND:
             raise QueueUnavailableError(_UNREADABLE)
         return None
+
+
+def note_repair(reason: str, text: str, task_id: str = "") -> None:
+    """Log and count a repair; the reason is a label value of ``task_repairs_total``."""
+    record_task_repair(reason)
+    extra = {"event": "repaired", "reason": reason} | ({"task_id": task_id} if task_id else {})
+    log.warning("🔧 %s", f"{text}: {task_id}" if task_id else text, extra=extra)
 
 
 def require_known(stored: StoredRecord | None) -> tuple[Record, int]:
@@ -341,7 +364,14 @@ def read_lifetime(headers: Mapping[str, str], timestamp: str) -> Lifetime:
     visible_s = headers.get(VISIBLE_HEADER, removed_s)
     if visible_s is None:
         return UNLIMITED
-    return Lifetime(stored_at + float(visible_s), stored_at + float(removed_s or visible_s))
+    return Lifetime(stored_at + _parse_seconds(visible_s), stored_at + _parse_seconds(removed_s or visible_s))
+
+
+def _parse_seconds(text: str) -> float:
+    try:
+        return float(text)
+    except ValueError:  # of another client: the server also accepts `1h` and `never`
+        return math.inf
 
 
 def age_s(timestamp: str) -> float:

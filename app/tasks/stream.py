@@ -20,7 +20,9 @@ from typing import TYPE_CHECKING, Any, Final
 from nats.js import api
 from nats.js.errors import APIError, BadRequestError, NotFoundError
 
+from app.observability.recording import record_task_repair
 from app.observability.rich_logging import get_logger
+from app.tasks.embedded_server import ConsumerState
 
 if TYPE_CHECKING:
     from nats.aio.client import Client
@@ -45,6 +47,11 @@ DUPLICATE_WINDOW_S: Final = 120.0
 _TASK_ID: Final = re.compile(r"[A-Za-z0-9_-]+", re.ASCII)
 _NAME_IN_USE: Final = {10058, 10148}  # a stream or consumer of this name exists with another configuration
 _NO_STORAGE: Final = 10047
+_NO_CONSUMER: Final = 10012  # its state on the disk is damaged
+_CONSUMER_REMEDY: Final = (
+    f"its state on the server may be damaged; delete the consumer's folder in `streams/{STREAM}/obs` of the storage "
+    "while the server is stopped"
+)
 _STORAGE_REMEDY: Final = (
     "the storage limit of the server or the account is below what its streams reserve; raise `max_file` of the server, "
     "or the limit of the account, above TASK_QUEUE_MAX_BYTES and TASK_DEAD_MAX_BYTES and the max_bytes of all other "
@@ -87,6 +94,10 @@ def consumer_name(lane: int) -> str:
     return f"{CONSUMER}-{lane}" if lane else CONSUMER
 
 
+def _lane_filter(lane: int) -> str:
+    return f"tasks.*.{lane}.*" if lane else "tasks.*.*"
+
+
 def dead_subject(task_id: str) -> str:
     """Return the subject of a task's dead letter."""
     return f"tasks-dead.{TASK_TYPE}.{task_id}"
@@ -108,7 +119,8 @@ def stream_configs(settings: Settings) -> list[api.StreamConfig]:
     tasks = api.StreamConfig(
         name=STREAM,
         description="Tasks that wait or are in progress",
-        subjects=["tasks.>"],
+        # Only those that a consumer takes: any other message would stay forever.
+        subjects=[_lane_filter(lane) for lane in range(LANES)],
         retention=api.RetentionPolicy.WORK_QUEUE,
         discard=api.DiscardPolicy.NEW,
         max_msgs=settings.task_queue_max_messages,
@@ -150,7 +162,7 @@ def consumer_config(settings: Settings, lane: int = 0) -> api.ConsumerConfig:
         # stop delivering without a report.
         max_deliver=-1,
         max_ack_pending=-1,
-        filter_subject=f"tasks.*.{lane}.*" if lane else "tasks.*.*",
+        filter_subject=_lane_filter(lane),
     )
 
 
@@ -168,8 +180,8 @@ async def ensure_streams(client: Client, settings: Settings) -> None:
     for config, existing in sorted(zip(configs, found, strict=True), key=lambda pair: _growth(*pair)):
         await _ensure_stream(manager, config, existing)
     # Lane 0 first: a consumer of an earlier version takes the messages of all lanes until it is updated.
-    await manager.add_consumer(STREAM, consumer_config(settings))
-    await asyncio.gather(*(manager.add_consumer(STREAM, consumer_config(settings, lane)) for lane in range(1, LANES)))
+    await _ensure_consumer(manager, settings, 0)
+    await asyncio.gather(*(_ensure_consumer(manager, settings, lane) for lane in range(1, LANES)))
 
 
 async def require_streams(client: Client, settings: Settings) -> None:
@@ -221,6 +233,22 @@ async def _ensure_stream(
         log.warning("Stream %s keeps its old settings: %s", config.name, reason)
     else:
         log.info("Stream %s was updated to the settings", config.name)
+
+
+async def _ensure_consumer(manager: JetStreamContext, settings: Settings, lane: int) -> None:
+    config, name = consumer_config(settings, lane), consumer_name(lane)
+    state = ConsumerState(settings, STREAM, name)
+    try:
+        await manager.add_consumer(STREAM, config)
+    except APIError as error:
+        if error.err_code != _NO_CONSUMER:
+            raise
+        if not state.discard():
+            raise StreamSetupError(f"consumer {name} cannot be created: {_CONSUMER_REMEDY}") from error
+        await manager.add_consumer(STREAM, config)
+        record_task_repair("consumer_recreated")
+        extra = {"event": "repaired", "reason": "consumer_recreated"}
+        log.warning("🔧 Created the consumer %s again: its state on the disk was damaged", name, extra=extra)
 
 
 def _is_as_wanted(config: api.StreamConfig, existing: api.StreamConfig) -> bool:

@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 def repairs(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Return a list that receives the reasons of repairs."""
     found: list[str] = []
-    monkeypatch.setattr(module, "record_task_repair", found.append)
+    monkeypatch.setattr(records_module, "record_task_repair", found.append)
     return found
 
 
@@ -55,7 +55,7 @@ def _record(**changes: object) -> Record:
 def test_every_reason_is_a_label_value_of_the_metric() -> None:
     spec = next(spec for spec in metrics.METRICS if spec.name == "task_repairs_total")
     assert set(spec.labels["reason"]) == {
-        "task_lost", "record_restored", "record_expired", "message_removed", "consumer_recreated",
+        "task_lost", "record_restored", "record_expired", "record_unreadable", "message_removed", "consumer_recreated",
     }  # fmt: skip
 
 
