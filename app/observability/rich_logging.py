@@ -80,7 +80,10 @@ DEFAULT_THEME = {
     "traceback.path": GREY,
     "traceback.title": f"bold {RED}",
 }
-_EMPTY_RECORD: Final = vars(logging.makeLogRecord({"levelno": logging.INFO, "levelname": "INFO"}))
+_UNUSED: Final = ("thread", "threadName", "process", "processName")  # see `configure_logging`
+_EMPTY_RECORD: Final = vars(
+    logging.makeLogRecord({"levelno": logging.INFO, "levelname": "INFO", **dict.fromkeys(_UNUSED)})
+)
 _FIELD_COUNT: Final = len(_EMPTY_RECORD)
 _LATE_FIELDS: Final = ("message", "asctime")
 _STATUS = r" (?:(?P<ok>[123]\d\d)|(?P<client>4\d\d)|(?P<server>5\d\d))(?= [\d.]+ms )"
