@@ -7,7 +7,9 @@ from typing import Final
 
 # Control characters, line separators, characters that change the direction of text, and surrogates.
 _UNSAFE: Final = re.compile("[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
-_UNITS: Final = ("KiB", "MiB", "GiB")
+_UNITS: Final = ("B", "KiB", "MiB", "GiB")
+_NEXT_UNIT: Final = 1023.5  # rounds to 1024
+_THREE_DIGITS: Final = 99.95  # rounds to 100; more significant digits would need an exponent
 
 
 def escape_unsafe(text: str) -> str:
@@ -46,14 +48,16 @@ def count_of(number: int, noun: str, plural: str = "") -> str:
     return f"{number} {noun if number == 1 else plural or noun + 's'}"
 
 
-def size_of(number: int) -> str:
-    """Return a size in bytes with a unit.
+def size_of(number: float) -> str:
+    """Return a size in bytes with a unit, in up to three significant digits.
 
     Example:
-        >>> size_of(812), size_of(35_123), size_of(16 * 1024 * 1024)
-        ('812 B', '34.3 KiB', '16.0 MiB')
+        >>> size_of(812), size_of(35_123), size_of(16 * 2**20), size_of(1023 * 2**20), size_of(2.25 * 2**30)
+        ('812 B', '34.3 KiB', '16 MiB', '1023 MiB', '2.25 GiB')
     """
-    if number < 1024:  # noqa: PLR2004 - the unit
-        return f"{number} B"
-    power = min((number.bit_length() - 1) // 10, len(_UNITS))
-    return f"{number / 1024**power:.1f} {_UNITS[power - 1]}"
+    power = 0
+    while number >= _NEXT_UNIT and power < len(_UNITS) - 1:
+        number /= 1024
+        power += 1
+    digits = ".0f" if power == 0 or number >= _THREE_DIGITS else ".3g"
+    return f"{number:{digits}} {_UNITS[power]}"

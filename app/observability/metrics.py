@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING, Any, Literal
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 from prometheus_client.core import GaugeMetricFamily
 
+from app.observability.value_store import Series, series_of
+
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
@@ -318,6 +320,7 @@ def install(buckets: Mapping[str, Sequence[float]]) -> None:
     recorded = [spec for spec in (*METRICS, *_added) if not spec.is_collected]
     _objects = {spec.name: _make(spec, buckets, registry) for spec in recorded}
     child.cache_clear()
+    series.cache_clear()
     # A series must start at 0, because rate() cannot see the first increment of a series that starts at 1.
     for spec in recorded:
         values = [known for known in spec.labels.values() if isinstance(known, tuple)]
@@ -347,11 +350,17 @@ def is_enabled() -> bool:
     return bool(_objects)
 
 
-@functools.lru_cache(maxsize=4096)
+@functools.cache  # prometheus_client keeps all of them, too
 def child(name: str, *labels: str) -> Any:
     """Return the object for one set of label values, in the order of the table; check `is_enabled` first."""
     metric = _objects[name]
     return metric.labels(*labels) if labels else metric
+
+
+@functools.cache
+def series(name: str, labels: tuple[str, ...]) -> Series:
+    """Return the stored values of `child`, which `multiprocess.record` changes."""
+    return series_of(child(name, *labels))
 
 
 def method_label(method: str) -> str:

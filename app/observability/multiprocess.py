@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from prometheus_client import CollectorRegistry
 from prometheus_client.registry import Collector
@@ -17,7 +17,15 @@ from prometheus_client.registry import Collector
 from app.observability import value_directory
 from app.observability.metrics import gauge_family
 from app.observability.rich_logging import get_logger
-from app.observability.value_store import FILE_NAME, CorruptFileError, ValueStore, merge_metrics, read_file, use_store
+from app.observability.value_store import (
+    FILE_NAME,
+    CorruptFileError,
+    Series,
+    ValueStore,
+    merge_metrics,
+    read_file,
+    use_store,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -81,7 +89,7 @@ def maintain() -> None:
         _store.maintain()
 
 
-def record(observations: Iterable[tuple[Any, float]]) -> None:
+def record(observations: Iterable[tuple[Series, float]]) -> None:
     """Add to metrics, and write the changed values together; see `ValueStore.record`."""
     if _store is not None:
         _store.record(observations)

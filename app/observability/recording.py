@@ -10,15 +10,19 @@ from __future__ import annotations
 import functools
 import inspect
 import time
-from contextlib import contextmanager
+from collections import Counter
+from contextlib import AbstractContextManager, nullcontext
 from contextvars import ContextVar
-from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, cast
+from typing import TYPE_CHECKING, Any, Final, ParamSpec, TypeVar, cast
 
 from app.observability import metrics, multiprocess, tracing
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
-    from contextlib import AbstractContextManager
+    from collections.abc import Callable, Iterable
+
+    from app.observability.value_store import Series
+
+    Entry = tuple[Series, float]  # with the amount to add or to observe
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -27,20 +31,27 @@ _STEPS = "image_processing_duration_seconds"
 _WORK = "task_processing_duration_seconds"
 _WAIT = "task_wait_seconds"
 
-_deferred: ContextVar[list[tuple[str, tuple[str, ...], float]] | None] = ContextVar("deferred", default=None)
+_deferred: ContextVar[list[Entry] | None] = ContextVar("deferred", default=None)
 
 
-@contextmanager
-def deferred() -> Iterator[None]:
+class _Deferral:
+    """Block at whose end the metrics recorded inside it are written; cheaper than a generator."""
+
+    __slots__ = ("_entries", "_token")
+
+    def __enter__(self) -> None:
+        self._entries: list[Entry] = []
+        self._token = _deferred.set(self._entries)
+
+    def __exit__(self, *_: object) -> None:
+        _deferred.reset(self._token)
+        if self._entries:
+            multiprocess.record(self._entries)
+
+
+def deferred() -> AbstractContextManager[None]:
     """Write the metrics that are recorded inside the block, on any thread, when the block ends."""
-    entries: list[tuple[str, tuple[str, ...], float]] = []
-    token = _deferred.set(entries)
-    try:
-        yield
-    finally:
-        _deferred.reset(token)
-        if entries:
-            _write(entries)
+    return _Deferral()
 
 
 def record(name: str, labels: tuple[str, ...] = (), amount: float = 1) -> None:
@@ -51,18 +62,16 @@ def record(name: str, labels: tuple[str, ...] = (), amount: float = 1) -> None:
     Example:
         >>> record("cache_lookups_total", ("hit",))
     """
-    if not metrics.is_enabled():
-        return
+    if metrics.is_enabled():
+        _add([(metrics.series(name, labels), amount)])
+
+
+def _add(added: list[Entry]) -> None:
     entries = _deferred.get()
     if entries is None:
-        _write([(name, labels, amount)])
+        multiprocess.record(added)
     else:
-        entries.append((name, labels, amount))
-
-
-def _write(entries: list[tuple[str, tuple[str, ...], float]]) -> None:
-    child = metrics.child
-    multiprocess.record([(child(name, *labels), amount) for name, labels, amount in entries])
+        entries += added
 
 
 def record_image_processed(image_format: str) -> None:
@@ -85,6 +94,13 @@ def record_region_generated(region_type: str, count: int = 1) -> None:
     record("regions_generated_total", (region_type,), count)
 
 
+def record_regions_generated(region_types: Iterable[str]) -> None:
+    """Count the regions of a result, by their types."""
+    if metrics.is_enabled():
+        counted = Counter(region_types).items()
+        _add([(metrics.series("regions_generated_total", (kind,)), count) for kind, count in counted])
+
+
 def record_error(error_type: str, component: str) -> None:
     """Count an error by its public code."""
     record("errors_total", (error_type, component))
@@ -93,7 +109,7 @@ def record_error(error_type: str, component: str) -> None:
 def record_request_started(method: str, endpoint: str) -> None:
     """Count a request in progress, at once and also inside `deferred`."""
     if metrics.is_enabled():
-        _write([("api_requests_in_progress", (method, endpoint), 1)])
+        multiprocess.record([(metrics.series("api_requests_in_progress", (method, endpoint)), 1)])
 
 
 def record_request_ended(method: str, endpoint: str) -> None:
@@ -112,12 +128,18 @@ def record_response(
     response_bytes: int = 0,
 ) -> None:
     """Record the count, durations and sizes of a request; without a valid request, there are none."""
-    labels = (method, endpoint)
-    record("api_requests_total", (method, endpoint, status))
-    record("api_request_duration_seconds", labels, duration_s)
-    record("api_request_upload_seconds", labels, upload_s)
-    record("api_request_size_bytes", labels, request_bytes)
-    record("api_response_size_bytes", labels, response_bytes)
+    if metrics.is_enabled():
+        labels = (method, endpoint)
+        series = metrics.series
+        _add(
+            [
+                (series("api_requests_total", (method, endpoint, status)), 1),
+                (series("api_request_duration_seconds", labels), duration_s),
+                (series("api_request_upload_seconds", labels), upload_s),
+                (series("api_request_size_bytes", labels), request_bytes),
+                (series("api_response_size_bytes", labels), response_bytes),
+            ]
+        )
 
 
 def record_rejection(reason: str) -> None:
@@ -175,27 +197,32 @@ def record_cache_lookup(result: str) -> None:
     record("cache_lookups_total", (result,))
 
 
-@contextmanager
-def _timed(name: str, label: str) -> Iterator[None]:
-    if not metrics.is_enabled():
-        yield
-        return
-    start = time.perf_counter()
-    try:
-        yield
-    finally:
-        record(name, (label,), time.perf_counter() - start)
+class _Timer:
+    """Block whose duration is observed, also if it fails; cheaper than a generator."""
+
+    __slots__ = ("_label", "_name", "_start_s")
+
+    def __init__(self, name: str, label: str) -> None:
+        self._name, self._label = name, label
+
+    def __enter__(self) -> None:
+        self._start_s = time.perf_counter()
+
+    def __exit__(self, *_: object) -> None:
+        record(self._name, (self._label,), time.perf_counter() - self._start_s)
 
 
-def _measured(name: str, label: str) -> AbstractContextManager[None]:
-    """Time a block; a step of image processing is a span, too."""
-    timer = _timed(name, label)
-    return tracing.span_around(label, timer) if name == _STEPS and tracing.is_recording() else timer
+_NOTHING: Final[AbstractContextManager[None]] = nullcontext()
 
 
 def image_step(operation: str) -> AbstractContextManager[None]:
     """Time one step of image processing, including a step that fails, and record it as a span."""
-    return _measured(_STEPS, operation)
+    timer = _Timer(_STEPS, operation) if metrics.is_enabled() else _NOTHING
+    return tracing.span_around(operation, timer) if tracing.is_recording() else timer
+
+
+def _attempt(task_type: str) -> AbstractContextManager[None]:
+    return _Timer(_WORK, task_type) if metrics.is_enabled() else _NOTHING
 
 
 def track_image_processing(operation: str) -> Callable[[Callable[P, R]], Callable[P, R]]:
@@ -208,7 +235,7 @@ def track_image_processing(operation: str) -> Callable[[Callable[P, R]], Callabl
         >>> decode(b"abc")
         3
     """
-    return _track(_STEPS, operation)
+    return _track(image_step, operation)
 
 
 def track_task_metrics(task_type: str) -> Callable[[Callable[P, R]], Callable[P, R]]:
@@ -224,23 +251,25 @@ def track_task_metrics(task_type: str) -> Callable[[Callable[P, R]], Callable[P,
         >>> work(b"abc")
         3
     """
-    return _track(_WORK, task_type)
+    return _track(_attempt, task_type)
 
 
-def _track(name: str, label: str) -> Callable[[Callable[P, R]], Callable[P, R]]:
+def _track(
+    block: Callable[[str], AbstractContextManager[None]], label: str
+) -> Callable[[Callable[P, R]], Callable[P, R]]:
     def decorate(function: Callable[P, R]) -> Callable[P, R]:
         if inspect.iscoroutinefunction(function):
 
             @functools.wraps(function)
             async def timed_async(*args: P.args, **kwargs: P.kwargs) -> Any:
-                with _measured(name, label):
+                with block(label):
                     return await function(*args, **kwargs)
 
             return cast("Callable[P, R]", timed_async)
 
         @functools.wraps(function)
         def timed(*args: P.args, **kwargs: P.kwargs) -> R:
-            with _measured(name, label):
+            with block(label):
                 return function(*args, **kwargs)
 
         return timed

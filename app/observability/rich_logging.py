@@ -80,7 +80,11 @@ DEFAULT_THEME = {
     "traceback.path": GREY,
     "traceback.title": f"bold {RED}",
 }
-_FIELD_COUNT: Final = len(logging.makeLogRecord({}).__dict__)
+_UNUSED: Final = ("thread", "threadName", "process", "processName")  # see `configure_logging`
+_EMPTY_RECORD: Final = vars(
+    logging.makeLogRecord({"levelno": logging.INFO, "levelname": "INFO", **dict.fromkeys(_UNUSED)})
+)
+_FIELD_COUNT: Final = len(_EMPTY_RECORD)
 _LATE_FIELDS: Final = ("message", "asctime")
 _STATUS = r" (?:(?P<ok>[123]\d\d)|(?P<client>4\d\d)|(?P<server>5\d\d))(?= [\d.]+ms )"
 
@@ -143,6 +147,23 @@ def get_logger(component: str) -> logging.Logger:
     return logging.getLogger(f"{ROOT}.{component}")
 
 
+def log_request(logger: logging.Logger, message: str, fields: Mapping[str, object]) -> None:
+    """Log a line at level INFO, as ``logger.info(message, extra=fields)`` does, for lines on the path of every request.
+
+    Creating a record takes as long as formatting it. This copies one that has no fields of a caller, which are not
+    collected anyway (`configure_logging`).
+
+    Example:
+        >>> log_request(get_logger("api"), "GET / 200", {"status": 200})
+    """
+    if logger.isEnabledFor(logging.INFO):
+        created = time.time()
+        record = logging.LogRecord.__new__(logging.LogRecord)
+        own = {"name": logger.name, "msg": message, "created": created, "msecs": created % 1 * 1000}
+        record.__dict__ = {**_EMPTY_RECORD, **own, **fields}
+        logger.handle(record)
+
+
 class LogLimit:
     """Rate limit for logging an error that may occur repeatedly."""
 
@@ -166,7 +187,7 @@ def configure_logging(options: LogOptions) -> None:
         OSError: the log file cannot be opened.
         rich.errors.StyleSyntaxError: the theme contains an invalid style (only if lines are formatted by Rich).
     """
-    handlers: list[logging.Handler] = [_rich_handler(options) if options.is_rich else logging.StreamHandler()]
+    handlers: list[logging.Handler] = [_rich_handler(options) if options.is_rich else _JsonHandler()]
     if options.file is not None:
         handlers.append(_file_handler(options.file, options))
     root = logging.getLogger()
@@ -306,8 +327,10 @@ class JsonFormatter(logging.Formatter):
             if (identifier := variable.get()) is not None:
                 line[name] = identifier
         # A record has its own fields first; `message` and `asctime` are added by other formatters.
-        added = islice(record.__dict__.items(), _FIELD_COUNT, None)
-        line |= {name: value for name, value in added if name not in _LATE_FIELDS}
+        added = dict(islice(record.__dict__.items(), _FIELD_COUNT, None))
+        for name in _LATE_FIELDS:
+            added.pop(name, None)
+        line |= added
         if record.exc_info:
             line["exc_info"] = self.formatException(record.exc_info)
             if record.exc_info[0] is not None:
@@ -317,6 +340,15 @@ class JsonFormatter(logging.Formatter):
         except TypeError:  # a surrogate, a large integer or a key that is no text; orjson is slower if it accepts keys
             text = json.dumps(line, default=str, skipkeys=True)
         return escape_unsafe_json(text)
+
+
+class _JsonHandler(logging.StreamHandler):  # type: ignore[type-arg]  # generic only in the stubs
+    """Handler for standard error, which is not flushed again if it writes each line at once."""
+
+    def flush(self) -> None:
+        """Write what the stream has kept, if it keeps anything."""
+        if not getattr(self.stream, "line_buffering", False):
+            super().flush()
 
 
 def _file_handler(path: Path, options: LogOptions) -> logging.Handler:

@@ -5,8 +5,8 @@ a block ends the process with SIGBUS. `ValueFile` allocates a file in full and w
 error instead. `ValueStore` keeps values that cannot be written in memory and writes them later, so that no counter
 loses anything. Nothing here raises because of the directory, except when it is set up.
 
-A request changes about 40 values. `ValueStore.record` changes all of them in memory first, then writes each file in a
-few calls, because one call per value costs more than the rest of the recording.
+A request changes about 40 values. `ValueStore.record` changes all of them in a copy of the files in memory first, then
+writes each file in a few calls, because one call per value costs more than the rest of the recording.
 
 This is the only module that relies on internals of prometheus_client. `tests/contracts/test_prometheus_internals.py`
 names them.
@@ -21,7 +21,7 @@ import re
 import struct
 import threading
 from bisect import bisect_left
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import orjson
 from prometheus_client import Histogram, Metric, values
@@ -31,7 +31,7 @@ from prometheus_client.multiprocess import MultiProcessCollector
 from app.observability.rich_logging import LogLimit, get_logger
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Iterable, Sequence
     from pathlib import Path
 
 log = get_logger("server")
@@ -46,8 +46,9 @@ _USED = struct.Struct("=i")
 _LENGTH = struct.Struct("=i")
 _VALUE = struct.Struct("=dd")  # value, timestamp
 _FIRST = 8
+_NUMBER_BYTES = 8  # entries are aligned to this
 # Values closer than this are written in one call, which costs about as much as the system call that it saves.
-_MAX_GAP_BYTES = 8192
+_MAX_GAP = 16_384 // _NUMBER_BYTES
 
 
 class CorruptFileError(ValueError):
@@ -128,6 +129,10 @@ def parse_key(key: str) -> tuple[str, str, tuple[tuple[str, str], ...], str]:
 class ValueFile:
     """A file that is open for writing: a new one, or one that an earlier process of the slot has left.
 
+    Attributes:
+        numbers: the content as 8-byte numbers; a timestamp follows each value.
+        changed: indexes of the values in `numbers` that `flush` has to write.
+
     Raises:
         OSError: the file cannot be opened or allocated.
     """
@@ -135,13 +140,14 @@ class ValueFile:
     def __init__(self, path: Path) -> None:
         self._path = path
         self._descriptor = _open(path)
+        self.changed: list[int] = []
         try:
-            self._positions = self._load()
+            self._indexes = self._load()
         except BaseException:
             self.close()
             raise
 
-    def _load(self) -> dict[str, tuple[int, float]]:
+    def _load(self) -> dict[str, int]:
         try:
             data = _read(self._descriptor)
             entries = _parse(data)
@@ -149,41 +155,51 @@ class ValueFile:
             log.error("Metrics file %s is corrupt and was reset: %s", self._path, error)  # noqa: TRY400 - not a bug
             os.ftruncate(self._descriptor, 0)
             data, entries = b"", []
-        self._capacity = max(INITIAL_BYTES, os.fstat(self._descriptor).st_size)
-        _allocate(self._descriptor, self._capacity)
-        self._data = bytearray(data or _USED.pack(_FIRST).ljust(_FIRST, b"\0"))
-        os.pwrite(self._descriptor, self._head(), 0)
-        return {key: (position, value) for key, value, _, position in entries}
+        self._used = max(len(data), _FIRST)
+        self._reserve(max(INITIAL_BYTES, os.fstat(self._descriptor).st_size), data)
+        self._bytes[: _USED.size] = self._head()
+        os.pwrite(self._descriptor, self._bytes[:_FIRST], 0)
+        return {key: position // _NUMBER_BYTES for key, _, _, position in entries}
+
+    def _reserve(self, capacity: int, content: bytes | memoryview) -> None:
+        """Allocate space for `capacity` bytes in the file and in memory."""
+        _allocate(self._descriptor, capacity)
+        self._bytes = memoryview(bytearray(-(-capacity // _NUMBER_BYTES) * _NUMBER_BYTES))
+        self._bytes[: len(content)] = content
+        self.numbers = self._bytes.cast("d")
+        self._capacity = capacity
 
     def _head(self) -> bytes:
-        return _USED.pack(len(self._data))
+        return _USED.pack(self._used)
 
-    def find(self, key: str) -> tuple[int, float]:
-        """Return the position and the value of a key, which is added with the value 0 if it is new.
+    def find(self, key: str) -> int:
+        """Return the index of the value of a key, which is added with the value 0 if it is new.
 
         Raises:
             OSError: the file has no room for another value, or is damaged.
         """
-        found = self._positions.get(key)
-        return found if found is not None else (self._add(key), 0.0)
+        found = self._indexes.get(key)
+        return self._add(key) if found is None else found
 
-    def write(self, changes: Iterable[tuple[int, float, float]]) -> None:
-        """Write values and timestamps at positions that `find` returned.
+    def flush(self) -> None:
+        """Write the changed values, with their timestamps.
 
         Raises:
             OSError: the file cannot be written.
         """
-        data, pack, size = self._data, _VALUE.pack_into, _VALUE.size
-        start = end = -1
-        for position, value, timestamp in sorted(changes):
-            pack(data, position, value, timestamp)
-            if start < 0:
-                start = position
-            elif position > end + _MAX_GAP_BYTES:
-                os.pwrite(self._descriptor, data[start:end], start)
-                start = position
-            end = position + size
-        os.pwrite(self._descriptor, data[start:end], start)
+        changed = sorted(self.changed)
+        self.changed.clear()
+        start = last = changed[0]
+        for index in changed:
+            if index > last + _MAX_GAP:
+                self._write(start, last)
+                start = index
+            last = index
+        self._write(start, last)
+
+    def _write(self, start: int, last: int) -> None:
+        position = start * _NUMBER_BYTES
+        os.pwrite(self._descriptor, self._bytes[position : last * _NUMBER_BYTES + _VALUE.size], position)
 
     def is_intact(self) -> bool:
         """Return whether the file still exists under its name, with its full size and its header."""
@@ -205,20 +221,19 @@ class ValueFile:
         encoded = key.encode()
         padded = encoded + b" " * _padding(len(encoded))
         entry = _LENGTH.pack(len(encoded)) + padded + _VALUE.pack(0.0, 0.0)
-        used = len(self._data)
-        capacity = self._capacity
-        while used + len(entry) > capacity:
-            capacity *= 2
-        if capacity > self._capacity:
-            _allocate(self._descriptor, capacity)
-            self._capacity = capacity
+        used, end = self._used, self._used + len(entry)
+        if end > self._capacity:
+            capacity = self._capacity
+            while end > capacity:
+                capacity *= 2
+            self._reserve(capacity, self._bytes[:used])
+        self._bytes[used:end] = entry
         os.pwrite(self._descriptor, entry, used)
         # Last, so that a scrape never reads half an entry.
-        os.pwrite(self._descriptor, _USED.pack(used + len(entry)), 0)
-        self._data += entry
-        position = len(self._data) - _VALUE.size
-        self._positions[key] = (position, 0.0)
-        return position
+        os.pwrite(self._descriptor, _USED.pack(end), 0)
+        self._used = end
+        index = self._indexes[key] = (end - _VALUE.size) // _NUMBER_BYTES
+        return index
 
 
 def _open(path: Path) -> int:
@@ -262,44 +277,32 @@ class ValueStore:
             if not self.is_failing:
                 self._attach([value])
 
-    def record(self, observations: Iterable[tuple[Any, float]]) -> None:
-        """Observe amounts in histograms and add them to counters and gauges, then write all changed values.
-
-        Each amount is paired with a metric without labels, or with the child for one set of label values.
-        """
+    def record(self, observations: Iterable[tuple[Series, float]]) -> None:
+        """Observe amounts in histograms and add them to counters and gauges, then write all changed values."""
         with self.lock:
             self.follow_fork()
-            changed: list[StoredValue] = []
-            added: tuple[tuple[StoredValue, float], ...]
-            for child, amount in observations:
-                if type(child) is Histogram:  # isinstance takes ten times as long, because the class is a protocol
-                    bucket = bisect_left(child._upper_bounds, amount)  # noqa: SLF001 - as Histogram.observe does
-                    added = ((child._sum, amount), (child._buckets[bucket], 1.0))  # noqa: SLF001
+            for (bounds, stored), amount in observations:
+                if bounds:
+                    stored[-1].add(amount)
+                    stored[bisect_left(bounds, amount)].add(1.0)
                 else:
-                    added = ((child._value, amount),)  # noqa: SLF001 - as Counter.inc and Gauge.inc do
-                for value, addend in added:
-                    value.value += addend
-                    value.timestamp = 0.0
-                    changed.append(value)
-            self.write(changed)
+                    stored[0].add(amount)
+            self.flush()
 
-    def write(self, changed: Iterable[StoredValue]) -> None:
-        """Write values to their files; keep those in memory that cannot be written."""
-        changes: dict[ValueFile, list[tuple[int, float, float]]] = {}
-        for value in changed:
-            if value.file is not None:
-                changes.setdefault(value.file, []).append((value.position, value.value, value.timestamp))
-        for file, written in changes.items():
-            try:
-                file.write(written)
-            except OSError as error:
-                self._detach(file)
-                self.fail(error)
+    def flush(self) -> None:
+        """Write the changed values to their files; keep those in memory that cannot be written."""
+        for file in self._files.values():
+            if file.changed:
+                try:
+                    file.flush()
+                except OSError as error:
+                    self._detach(file)
+                    self.fail(error)
 
     def _detach(self, file: ValueFile) -> None:
         for value in self._values:
             if value.file is file:
-                value.file = None
+                value.detach()
 
     def follow_fork(self) -> None:
         """Open the files of the new slot if the process was forked."""
@@ -341,10 +344,10 @@ class ValueStore:
             self._close_files()
 
     def _rebuild(self) -> None:
+        for value in self._values:
+            value.detach()
         self._close_files()
         self.is_failing = False
-        for value in self._values:
-            value.file = None
         self._attach(self._values)
 
     def _attach(self, added: Iterable[StoredValue]) -> None:
@@ -353,7 +356,7 @@ class ValueStore:
                 value.attach(self._file(value.prefix))
         except OSError as error:
             self.fail(error)
-        self.write(added)
+        self.flush()
 
     def _file(self, prefix: str) -> ValueFile:
         if prefix not in self._files:
@@ -367,15 +370,16 @@ class ValueStore:
 
 
 class StoredValue:
-    """A value with the interface that prometheus_client expects, kept in memory and, if possible, in a file."""
+    """A value with the interface that prometheus_client expects: in a file if possible, otherwise only in memory."""
 
+    __slots__ = ("_index", "_is_live", "_is_loaded", "_key", "_store", "_timestamp", "_value", "file", "prefix")
     _multiprocess = True
 
     def __init__(self, store: ValueStore, kind: str, key: str, mode: str) -> None:
         self.prefix = f"{kind}_{mode}" if kind == "gauge" else kind
-        self.value = self.timestamp = 0.0
         self.file: ValueFile | None = None  # None while the value is only in memory
-        self.position = 0  # in the file
+        self._index = 0  # in the file
+        self._value = self._timestamp = 0.0  # while the value is only in memory
         self._store = store
         self._key = key
         self._is_live = mode.startswith("live")
@@ -384,7 +388,8 @@ class StoredValue:
 
     def reset(self) -> None:
         """Restart at 0, to which `attach` adds the value of an earlier process of the slot."""
-        self.value = self.timestamp = 0.0
+        self.file = None
+        self._value = self._timestamp = 0.0
         self._is_loaded = False
 
     def attach(self, file: ValueFile) -> None:
@@ -393,40 +398,80 @@ class StoredValue:
         Raises:
             OSError: the file has no room for the value.
         """
-        self.position, before = file.find(self._key)
+        index = file.find(self._key)
         if not self._is_loaded and not self._is_live:  # the live gauge of a dead process does not count
-            self.value += before
+            self._value += file.numbers[index]
         self._is_loaded = True
-        self.file = file
+        self.file, self._index = file, index
+        self._replace(self._value, self._timestamp)
+
+    def detach(self) -> None:
+        """Keep the value in memory until it is attached again."""
+        if self.file is not None:
+            self._value, self._timestamp = self.file.numbers[self._index : self._index + 2]
+            self.file = None
+
+    def _replace(self, value: float, timestamp: float) -> None:
+        if self.file is None:
+            self._value, self._timestamp = value, timestamp
+        else:
+            self.file.numbers[self._index], self.file.numbers[self._index + 1] = value, timestamp
+            self.file.changed.append(self._index)
+
+    def add(self, amount: float) -> None:
+        """Add to the value, which `ValueStore.flush` writes; the caller holds the lock."""
+        file = self.file
+        if file is None:
+            self._value += amount
+        else:
+            file.numbers[self._index] += amount
+            file.changed.append(self._index)
 
     def inc(self, amount: float) -> None:
         """Add to the value."""
         with self._store.lock:
             self._store.follow_fork()
-            self.value += amount
-            self.timestamp = 0.0
-            self._store.write((self,))
+            self.add(amount)
+            self._store.flush()
 
     def set(self, value: float, timestamp: float | None = None) -> None:
         """Replace the value."""
         with self._store.lock:
             self._store.follow_fork()
-            self.value = value
-            self.timestamp = timestamp or 0.0
             self._is_loaded = True
-            self._store.write((self,))
+            self._replace(value, timestamp or 0.0)
+            self._store.flush()
 
     def get(self) -> float:
         """Return the value."""
         with self._store.lock:
             self._store.follow_fork()
-            return self.value
+            return self._value if self.file is None else self.file.numbers[self._index]
 
     def set_exemplar(self, exemplar: object) -> None:
         """Do nothing, because the file format has no exemplars."""
 
     def get_exemplar(self) -> None:
         """Return None, because the file format has no exemplars."""
+
+
+class Series(NamedTuple):
+    """The stored values of a metric without labels, or of the child for one set of label values.
+
+    Attributes:
+        bounds: upper bounds of the buckets of a histogram; empty for a counter or a gauge.
+        stored: the value, or for a histogram those of the buckets and then the sum.
+    """
+
+    bounds: Sequence[float]
+    stored: Sequence[StoredValue]
+
+
+def series_of(metric: Any) -> Series:
+    """Return the stored values of a metric without labels, or of a child."""
+    if isinstance(metric, Histogram):  # added to as in Histogram.observe
+        return Series(tuple(metric._upper_bounds), (*metric._buckets, metric._sum))  # noqa: SLF001
+    return Series((), (metric._value,))  # noqa: SLF001 - added to as in Counter.inc and Gauge.inc
 
 
 def use_store(store: ValueStore) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections import Counter
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from hashlib import sha256
@@ -56,7 +55,7 @@ from app.observability.recording import (
     image_step,
     record_image_processed,
     record_landmarks_processed,
-    record_region_generated,
+    record_regions_generated,
     track_image_processing,
 )
 from app.observability.rich_logging import (
@@ -411,10 +410,9 @@ def _count(image_format: str, faces: Sequence[FaceResult]) -> None:
     record_image_processed(image_format)
     for face in faces:
         record_landmarks_processed(len(face.landmarks_px))
-    kinds = Counter(region.kind for face in faces for region in face.regions)
-    for region_type, count in kinds.items():
-        record_region_generated(region_type, count)
-    log_regions_extracted(kinds.total())
+    kinds = [region.kind for face in faces for region in face.regions]
+    record_regions_generated(kinds)
+    log_regions_extracted(len(kinds))
 
 
 @contextmanager

@@ -264,7 +264,7 @@ def _log_access(scope: Scope, status: int, start: float, bytes_out: int) -> None
         fields["type"] = TYPE_PREFIX + code
         client = f"{client} {code}"
     message = f"{method} {path} {status} {duration_ms:.1f}ms {client}"  # faster than arguments
-    log.info(message, extra=fields)
+    rich_logging.log_request(log, message, fields)
 
 
 @lru_cache(maxsize=1024)

@@ -1,7 +1,9 @@
 """Every error code of docs/errors.md: response, access line and metric carry the same one.
 
 Each table row causes one code over HTTP. Codes that need a state of the service (full, unavailable, stopping) have a
-service of their own. ``internal_error`` needs a bug, so `tests/web/test_middleware.py` tests it.
+service of their own. ``internal_error`` needs a bug, so `tests/web/test_middleware.py` tests it. ``landmarks_shape``
+cannot occur over HTTP, because a body that is accepted has rows of two or three numbers. It is an error of programs
+that call `app.face` (`tests/face/test_landmarks.py`).
 """
 
 from __future__ import annotations
@@ -19,7 +21,7 @@ import pytest
 
 from app.face.errors import PUBLIC_CODES
 from app.web.error_handlers import REJECTIONS
-from app.web.problems import PROBLEMS
+from app.web.problems import PROBLEMS, TASK_ERRORS
 from tests.live import test_hostile_images as images
 from tests.live import test_hostile_requests as requests
 
@@ -55,6 +57,8 @@ IN_OTHER_STATES = {
     "task_too_large",
 }
 NOT_OVER_HTTP = {"internal_error", "landmarks_shape"}
+# The first two are tested with their traces in test_tracing.py; the last has no attempt: test_tasks_recovery.py.
+OF_TASKS = {"task_gave_up", "result_too_large", "task_lost"}
 
 
 def rows(sample: Sample) -> dict[str, dict[str, Any]]:
@@ -134,6 +138,7 @@ def test_every_code_is_in_response_line_and_metric(
     table = rows(sample)
     ended = {"idempotency_conflict", "task_ended"}
     assert set(table) | set(CONNECTIONS) | ended | IN_OTHER_STATES | NOT_OVER_HTTP == set(PROBLEMS) | set(PUBLIC_CODES)
+    assert set(TASK_ERRORS) == OF_TASKS
     with run_service(
         WORKERS=1, TASK_WORKERS=1, ENABLE_TASKS="true", API_KEYS=f"shop:{KEY}", BODY_TIMEOUT_S=1
     ) as service:

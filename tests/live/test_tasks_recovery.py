@@ -150,9 +150,13 @@ def test_waiting_tasks_whose_messages_were_cut_off_the_store_end_as_lost(
             for (name, labels), value in service.scrape().items()
             if name == "task_repairs_total"
         }
+        errors = service.scrape()["errors_total", frozenset({("type", "task_lost"), ("component", "tasks")})]
+        lost = [line for line in service.log_lines() if line.get("event") == "failed"]
         again = submit(service, sample.json())
         assert again is not None
         assert end_of(service, again, wait_until) == "SUCCESS"
+    assert {line["code"] for line in lost} == {"task_lost"}
+    assert errors == len(lost) == ends["FAILURE task_lost"]
     assert ends.keys() == {"SUCCESS", "FAILURE task_lost"}
     assert ends.total() == 6
     assert repairs["task_lost"] == ends["FAILURE task_lost"]

@@ -304,9 +304,11 @@ def test_failed_task_has_the_code(
 
 
 @contextmanager
-def queue_of(run_nats: Any, run_service: Any, run_worker: Any, **settings: Any) -> Iterator[tuple[Any, Any]]:
+def queue_of(
+    run_nats: Any, run_service: Any, run_worker: Any, *, max_payload: int = 8 << 20, **settings: Any
+) -> Iterator[tuple[Any, Any]]:
     """Run an API and a task worker in instances of their own."""
-    with run_nats() as nats:
+    with run_nats(max_payload=max_payload) as nats:
         given = {"NATS_URL": nats.url, "TASK_WORKERS": 1, "TASK_ACK_WAIT_S": 2, "TASK_MAX_DELIVERIES": 2, **settings}
         with run_service(WORKERS=1, **given) as service, run_worker(**given) as worker:
             yield service, worker
@@ -340,16 +342,42 @@ def test_retry_after_a_killed_worker(
     assert named(spans, "queue wait").end_s <= killed_at + CLOCK_S
 
 
+def require_task_code(worker: Any, task_id: str, code: str, wait_until: Callable[..., Any]) -> None:
+    """Check that one line of the task and one count of the metric have the code of its error."""
+    lines = worker.wait_for_lines(lambda line: line.get("task_id") == task_id and line.get("event") == "failed")
+    assert [line["code"] for line in lines] == [code]
+    series = "errors_total", frozenset({("type", code), ("component", "tasks")})
+    wait_until(lambda: worker.scrape().get(series) == 1, limit_s=LIMIT_S, what=f"the count of {code}")
+
+
+def test_result_that_is_too_large_for_the_queue(
+    run_nats: Any, run_service: Any, run_worker: Any, collector: Collector, sample: Any, wait_until: Callable[..., Any]
+) -> None:
+    settings = {"OTEL_EXPORTER_OTLP_ENDPOINT": collector.url, **SOON}
+    with queue_of(run_nats, run_service, run_worker, max_payload=36 << 10, **settings) as (service, worker):
+        form = sample.form(segmentation_map=sample.labels, simplify=b"0", show_landmarks=b"true")
+        headers = {"content-type": sample.multipart}
+        made = call(service, "POST", f"{CROP}/submit", content=form, headers=headers)
+        assert made.response.status_code == 202, made.response.text
+        task = end_of(service, made.response.json()["task_id"], wait_until)
+        assert task["error"]["code"] == "result_too_large"
+        spans = wait_for(collector, wait_until, made.trace_id, f"POST {CROP}/submit", PROCESS)
+        require_task_code(worker, task["task_id"], "result_too_large", wait_until)
+    attempt = named(spans, PROCESS)
+    assert (attempt.is_error, attempt.code) == (True, "result_too_large")
+
+
 def test_poison_task(
     run_nats: Any, run_service: Any, run_worker: Any, collector: Collector, sample: Any, wait_until: Callable[..., Any]
 ) -> None:
     """The task kills each worker that processes it; the last delivery moves it to the dead letters."""
     settings = {"OTEL_EXPORTER_OTLP_ENDPOINT": collector.url, "FAULT_POISON_REGION": "poison", **SOON}
-    with queue_of(run_nats, run_service, run_worker, **settings) as (service, _worker):
+    with queue_of(run_nats, run_service, run_worker, **settings) as (service, worker):
         made = submit(service, sample.json(segmentation_map={"poison": [61, 0, 291, 17]}))
         task = end_of(service, made.response.json()["task_id"], wait_until)
         assert task["error"]["code"] == "task_gave_up"
         spans = wait_for(collector, wait_until, made.trace_id, f"POST {CROP}/submit", PROCESS)
+        require_task_code(worker, task["task_id"], "task_gave_up", wait_until)
     attempt = named(spans, PROCESS)  # those before died with their processes
     assert (attempt.is_error, attempt.code) == (True, "task_gave_up")
     assert attempt.attributes["messaging.nats.message.delivery_count"] == 3

@@ -31,6 +31,10 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 
+# No formatter of the service prints these fields of a record.
+UNUSED = {"pathname", "filename", "module", "lineno", "funcName", "relativeCreated"}
+
+
 @pytest.fixture
 def logged(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., io.StringIO]]:
     """Return a function that configures logging and returns the output; the setup is removed afterwards."""
@@ -72,6 +76,24 @@ def test_json_is_one_object_per_line_with_the_ids_of_the_request(logged: Callabl
     assert "ValueError: invalid literal" in second["exc_info"]
     assert second["exc_type"] == "ValueError"
     assert "request_id" not in third
+
+
+def test_line_of_a_request_is_one_of_the_standard_library(
+    logged: Callable[..., io.StringIO], caplog: pytest.LogCaptureFixture
+) -> None:
+    """It passes the filters and handlers of any other line, with the same fields in the same order."""
+    stream = logged(format="json")
+    fields = {"status": 200, "path": "/%s"}
+    rich_logging.log_request(get_logger("api"), "GET /%s 200", fields)
+    get_logger("api").info("GET /%s 200", extra=fields)
+    fast, usual = (json.loads(line) for line in stream.getvalue().splitlines())
+    assert (list(fast), fast["message"], fast["level"]) == (list(usual), "GET /%s 200", "INFO")
+    one, other = (vars(record) for record in caplog.records)
+    assert one.keys() == other.keys()
+    assert {name for name in one if one[name] != other[name]} <= {"msg", "message", "created", "msecs"} | UNUSED
+    get_logger("api").setLevel("WARNING")
+    rich_logging.log_request(get_logger("api"), "GET / 200", fields)
+    assert len(stream.getvalue().splitlines()) == 2
 
 
 def test_rich_lines_contain_the_component_and_parse_no_markup(logged: Callable[..., io.StringIO]) -> None:

@@ -16,7 +16,7 @@ from prometheus_client.mmap_dict import MmapedDict, mmap_key
 from prometheus_client.multiprocess import MultiProcessCollector
 
 from app.observability import metrics, multiprocess, recording, value_store
-from app.observability.value_store import CorruptFileError, StoredValue, ValueFile, ValueStore, read_file
+from app.observability.value_store import CorruptFileError, StoredValue, ValueFile, ValueStore, read_file, series_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -36,9 +36,11 @@ def test_library_reads_what_is_written(tmp_path: Path) -> None:
     path = tmp_path / "counter_worker-0.db"
     file = ValueFile(path)
     for number, key in enumerate(KEYS):
-        position, before = file.find(key)
-        assert before == 0
-        file.write([(position, number + 0.5, 7.0)])
+        index = file.find(key)
+        assert file.numbers[index] == 0
+        file.numbers[index], file.numbers[index + 1] = number + 0.5, 7.0
+        file.changed.append(index)
+    file.flush()
     expected = [(key, number + 0.5, 7.0) for number, key in enumerate(KEYS)]
     assert [entry[:3] for entry in MmapedDict.read_all_values_from_file(path)] == expected
     assert read_file(path) == expected
@@ -51,7 +53,7 @@ def test_files_of_the_library_are_continued(tmp_path: Path) -> None:
         library.write_value(key, 3.0, 0.0)
     library.close()
     file = ValueFile(path)
-    assert [file.find(key)[1] for key in KEYS] == [3.0] * len(KEYS)
+    assert [file.numbers[file.find(key)] for key in KEYS] == [3.0] * len(KEYS)
 
 
 def test_library_merges_to_the_same_values(scrape: Scrape, tmp_path: Path) -> None:
@@ -89,8 +91,9 @@ def test_record_changes_the_same_values_as_the_library(scrape: Scrape) -> None:
     gauge.inc()
     counter_of_regions.inc(3)
     by_library, start = difference(start), values()
-    multiprocess.record([(histogram, amount) for amount in amounts])
-    multiprocess.record([(gauge, 1), (counter_of_regions, 1), (counter_of_regions, 2)])
+    multiprocess.record([(series_of(histogram), amount) for amount in amounts])
+    regions = series_of(counter_of_regions)
+    multiprocess.record([(series_of(gauge), 1), (regions, 1), (regions, 2)])
     assert difference(start) == pytest.approx(by_library)
     assert by_library["api_request_duration_seconds_count", "/x", "POST"] == len(amounts)
 

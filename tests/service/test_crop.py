@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import time
+from collections import Counter
 from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, get_args
@@ -63,7 +64,7 @@ def counts(monkeypatch: pytest.MonkeyPatch) -> dict[str, int]:
     """Return the counted landmarks and regions, by type."""
     counted: dict[str, int] = {}
     monkeypatch.setattr(crop, "record_landmarks_processed", lambda count: counted.update(landmarks=count))
-    monkeypatch.setattr(crop, "record_region_generated", lambda kind, count: counted.update({kind: count}))
+    monkeypatch.setattr(crop, "record_regions_generated", lambda kinds: counted.update(Counter(kinds)))
     return counted
 
 

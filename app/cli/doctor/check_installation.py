@@ -12,8 +12,9 @@ import sys
 from typing import TYPE_CHECKING
 
 from app import PACKAGE_MODELS
-from app.cli.doctor.findings import Finding, error, format_bytes, ok, warning
+from app.cli.doctor.findings import Finding, error, ok, warning
 from app.face.detection.model_files import KNOWN_FILES
+from app.observability.log_text import size_of
 from app.supervisor.processes import describe_exit
 
 if TYPE_CHECKING:
@@ -56,7 +57,7 @@ def _check_model(file: Path) -> Finding:
         return error(part, str(file), found, expected="a readable file", advice=f"run `chmod a+r {file}`")
     digest = hashlib.sha256(content).hexdigest()
     if digest == known.sha256:
-        return ok(part, file.name, f"{format_bytes(len(content))}, the expected SHA-256")
+        return ok(part, file.name, f"{size_of(len(content))}, the expected SHA-256")
     expected = f"{known.size} bytes, SHA-256 {known.sha256[:12]}…"
     if len(content) < known.size:
         return error(part, str(file), f"incomplete: {len(content)} bytes", expected=expected)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import psutil
 
 from app.cli.doctor.context import Role
-from app.cli.doctor.findings import Finding, error, format_bytes, note, ok, skipped, warning
+from app.cli.doctor.findings import Finding, error, note, ok, skipped, warning
 from app.cli.doctor.queue_server import (
     ACCOUNT_INFO,
     CONSUMER_INFO,
@@ -21,6 +21,7 @@ from app.cli.doctor.queue_server import (
     query_jetstream,
     stream_info,
 )
+from app.observability.log_text import size_of
 from app.tasks.connection import expected_server, is_supported_server
 from app.tasks.embedded_server import LOCK, PAYLOAD_MARGIN, EmbeddedServerError, find_program, find_running_server
 from app.tasks.errors import QueueUnavailableError
@@ -172,9 +173,9 @@ def _check_payload(settings: Settings, servers: Sequence[ServerInfo]) -> Finding
     part, needed = "queue.payload", settings.max_body_bytes + PAYLOAD_MARGIN
     limit = min(server.max_payload for server in servers)
     if limit >= needed:
-        return ok(part, "max_payload", format_bytes(limit))
-    found = f"{format_bytes(limit)}: larger tasks are rejected with 413 task_too_large"
-    expected = f"at least {needed} ({format_bytes(needed)}) for MAX_BODY_BYTES={settings.max_body_bytes}"
+        return ok(part, "max_payload", size_of(limit))
+    found = f"{size_of(limit)}: larger tasks are rejected with 413 task_too_large"
+    expected = f"at least {needed} ({size_of(needed)}) for MAX_BODY_BYTES={settings.max_body_bytes}"
     return warning(part, "max_payload", found, expected=expected)
 
 
@@ -231,7 +232,7 @@ def _format(key: str, value: Any) -> str:
     if key == "ack_wait" and isinstance(value, int):
         return f"{value / 1e9:g} s"
     if key == "max_bytes" and isinstance(value, int) and value > 0:
-        return format_bytes(value)
+        return size_of(value)
     return "none" if value is None else str(value)
 
 
@@ -280,14 +281,14 @@ def check_storage(settings: Settings, responses: JetStreamResponses) -> Iterator
             found = f"{used} used; when it is full, new tasks are rejected with 503"
             yield report(part, setting, found, expected=f"less than {NEARLY_FULL:.0%}", advice=advice)
     if dead_letters.get("messages"):
-        found = f"{dead_letters['messages']} dead letters, {format_bytes(dead_letters['bytes'])}"
+        found = f"{dead_letters['messages']} dead letters, {size_of(dead_letters['bytes'])}"
         advice = "list them and their errors with `facial-service tasks dead list`; see FacialServiceDeadTasks"
         yield note(part, DEAD_STREAM, found, advice)
 
 
 def _usage(state: dict[str, int], limit: int) -> tuple[float, str]:
     used = state.get("bytes", 0)
-    return used / limit, f"{format_bytes(used)} of {format_bytes(limit)}"
+    return used / limit, f"{size_of(used)} of {size_of(limit)}"
 
 
 def _check_writes(stats: NatsServerStats) -> Iterator[Finding]:
@@ -301,7 +302,7 @@ def _check_writes(stats: NatsServerStats) -> Iterator[Finding]:
         yield error(
             part,
             "reserved",
-            f"{format_bytes(reserved)} of {format_bytes(limit)}: the server can neither create nor update streams",
+            f"{size_of(reserved)} of {size_of(limit)}: the server can neither create nor update streams",
             expected="no more than the limit of the server",
             advice=f"raise `max_file` of the server to {reserved} or more (chart: `nats.persistence.size`), start the "
             "service, which applies the limits of the settings to its streams, then lower `max_file` again",
@@ -316,15 +317,15 @@ def _check_server_storage(settings: Settings, responses: JetStreamResponses, sta
         limit = used + stats.free if stats.free is not None else stats.storage_limit or 0
     if not limit:
         advice = "set NATS_MONITOR_URL to the server's monitoring port (chart: `externalNats.monitorUrl`)"
-        return note(part, subject, f"{format_bytes(used)} used; the server does not report its limit", advice)
-    found = f"{format_bytes(used)} of {format_bytes(limit)} used"
+        return note(part, subject, f"{size_of(used)} used; the server does not report its limit", advice)
+    found = f"{size_of(used)} of {size_of(limit)} used"
     if used >= NEARLY_FULL * limit:
         report = error if used >= FULL * limit else warning
         return report(part, subject, found, expected=f"less than {NEARLY_FULL:.0%}")
     total = settings.task_queue_max_bytes + settings.result_max_bytes + settings.task_dead_max_bytes
     if total > limit:
         expected = "twice the sum of TASK_QUEUE_MAX_BYTES, RESULT_MAX_BYTES and TASK_DEAD_MAX_BYTES"
-        found = f"{format_bytes(limit)}, less than tasks and results may use: {format_bytes(total)}"
+        found = f"{size_of(limit)}, less than tasks and results may use: {size_of(total)}"
         return warning(part, subject, found, expected=expected)
     return ok(part, subject, found)
 

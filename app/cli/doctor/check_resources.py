@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, NamedTuple
 import psutil
 
 from app.cli.doctor.catalogue import CATALOGUE
-from app.cli.doctor.findings import Finding, error, format_bytes, note, ok, skipped, warning
+from app.cli.doctor.findings import Finding, error, note, ok, skipped, warning
+from app.observability.log_text import size_of
 from app.observability.value_store import FILE_NAME
 from app.service.fair_queue import EXPRESS_IMAGE_BYTES
 from app.settings import MIB
@@ -121,11 +122,11 @@ def _check_metrics_folder(context: Context, path: Path) -> Finding:
     need = METRIC_BYTES_PER_PROCESS * (context.worker_count + 1)
     if folder.problem:
         return error(part, subject, f"not writable: {folder.problem}", expected=WRITABLE)
-    found = f"{format_bytes(folder.free)} free of {format_bytes(folder.size)}, {folder.file_system}"
+    found = f"{size_of(folder.free)} free of {size_of(folder.size)}, {folder.file_system}"
     if folder.free < MIN_METRIC_BYTES:
-        return error(part, subject, f"{found}: too little for metrics", expected=format_bytes(need))
+        return error(part, subject, f"{found}: too little for metrics", expected=size_of(need))
     if folder.size < need:
-        expected = f"{format_bytes(need)}, {format_bytes(METRIC_BYTES_PER_PROCESS)} for each process"
+        expected = f"{size_of(need)}, {size_of(METRIC_BYTES_PER_PROCESS)} for each process"
         return warning(part, subject, found, expected=expected)
     if folder.file_system not in IN_MEMORY and configured is not None:
         advice = "use a folder in memory (chart: an `emptyDir` with `medium: Memory`)"
@@ -190,12 +191,12 @@ def _check_data_folder(settings: Settings) -> Finding:
     if folder.problem:
         location = "" if folder.exists else f" (in {folder.path}, where it would be created)"
         return error(part, subject, f"not writable: {folder.problem}{location}", expected="a writable folder")
-    found = f"{format_bytes(folder.free)} free on {folder.file_system}"
+    found = f"{size_of(folder.free)} free on {folder.file_system}"
     limits = settings.task_queue_max_bytes + settings.result_max_bytes + settings.task_dead_max_bytes
-    need = format_bytes(STORE_HEADROOM * limits)
+    need = size_of(STORE_HEADROOM * limits)
     if folder.free < LOW_DATA_BYTES:
         report = error if folder.free < MIN_DATA_BYTES else warning
-        expected = f"{need} for a full queue, at least {format_bytes(LOW_DATA_BYTES)}"
+        expected = f"{need} for a full queue, at least {size_of(LOW_DATA_BYTES)}"
         return report(part, subject, found, expected=expected)
     if folder.file_system in IN_MEMORY:
         found += ": in memory, so a restart of the machine or container deletes all tasks"
@@ -212,9 +213,9 @@ def _check_log_folder(settings: Settings, file: Path) -> Finding:
     part, subject, folder = "disk.log-file", f"LOG_FILE {file}", inspect_folder(file.parent)
     if folder.problem:
         return error(part, subject, f"not writable: {folder.problem}", expected=WRITABLE)
-    need, found = settings.log_file_max_bytes * (settings.log_file_backups + 1), f"{format_bytes(folder.free)} free"
+    need, found = settings.log_file_max_bytes * (settings.log_file_backups + 1), f"{size_of(folder.free)} free"
     if folder.free < need:
-        return warning(part, subject, found, expected=f"{format_bytes(need)} for the log and its backups")
+        return warning(part, subject, found, expected=f"{size_of(need)} for the log and its backups")
     return ok(part, subject, found)
 
 
@@ -327,7 +328,7 @@ def _check_memory(context: Context, limits: CgroupLimits) -> Iterator[Finding]:
         return
     yield _check_memory_need(context, limit)
     if limits.memory_used is not None and limits.memory_used > IN_USE_RATIO * limit:
-        found = f"{format_bytes(limits.memory_used)} of {format_bytes(limit)}"
+        found = f"{size_of(limits.memory_used)} of {size_of(limit)}"
         advice = f"{remedy}; see FacialServiceMemoryNearLimit"
         yield warning(part, "memory in use", found, expected=f"less than {IN_USE_RATIO:.0%}", advice=advice)
     if limits.oom_kills:
@@ -342,12 +343,12 @@ def _check_memory_need(context: Context, limit: int) -> Finding:
     images = BYTES_PER_PIXEL * settings.max_image_pixels * settings.work_threads * workers
     images += EXPRESS_IMAGE_BYTES * context.api_worker_count
     maximum = need + bodies + images
-    found = f"{format_bytes(limit)}; {workers} workers and the other processes need {format_bytes(need)}"
+    found = f"{size_of(limit)}; {workers} workers and the other processes need {size_of(need)}"
     if need > HIGH_RATIO * limit:
         report = error if need > limit else warning
-        return report(part, "memory limit", found, expected=f"at least {format_bytes(need / HIGH_RATIO)}")
+        return report(part, "memory limit", found, expected=f"at least {size_of(need / HIGH_RATIO)}")
     if maximum > limit:
-        found += f", and {format_bytes(maximum)} with the largest bodies and images in every slot"
+        found += f", and {size_of(maximum)} with the largest bodies and images in every slot"
         advice = f"{CATALOGUE[part].remedy}, or lower MAX_CONCURRENCY, MAX_BODY_BYTES or MAX_IMAGE_PIXELS"
         return note(part, "memory limit", found, advice)
     return ok(part, "memory limit", found)
@@ -410,4 +411,4 @@ def _check_temporary(context: Context) -> Iterator[Finding]:
             found = f"not writable: {folder.problem}"
             yield error(part, str(path), found, expected=WRITABLE)
         else:
-            yield ok(part, str(path), f"{format_bytes(folder.free)} free")
+            yield ok(part, str(path), f"{size_of(folder.free)} free")

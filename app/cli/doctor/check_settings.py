@@ -7,7 +7,8 @@ import ipaddress
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
-from app.cli.doctor.findings import Finding, format_bytes, invalid_value, note, ok, warning
+from app.cli.doctor.findings import Finding, invalid_value, note, ok, warning
+from app.observability.log_text import size_of
 from app.settings import Settings
 
 if TYPE_CHECKING:
@@ -137,8 +138,8 @@ def _check_sizes(settings: Settings) -> Iterator[Finding]:
         ("TASK_DEAD_MAX_BYTES", settings.task_dead_max_bytes),
     ):
         if limit < settings.max_body_bytes:
-            size, expected = format_bytes(settings.max_body_bytes), "enough for many requests of the maximum size"
-            found = f"{format_bytes(limit)}: less than one request may have (MAX_BODY_BYTES, {size})"
+            size, expected = size_of(settings.max_body_bytes), "enough for many requests of the maximum size"
+            found = f"{size_of(limit)}: less than one request may have (MAX_BODY_BYTES, {size})"
             advice = f"raise {name}, or lower MAX_BODY_BYTES (chart: `settings`)"
             yield warning(COMBINATIONS, name, found, expected=expected, advice=advice)
     if settings.result_ttl < MAX_POLL_S:

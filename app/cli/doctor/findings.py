@@ -101,19 +101,6 @@ def invalid_value(setting: InvalidSetting) -> Finding:
     return error("settings.values", setting.name, "invalid value", expected=expected)
 
 
-def format_bytes(size: float) -> str:
-    """Format an amount of memory or storage.
-
-    Example:
-        >>> format_bytes(17 * 2**20), format_bytes(2.25 * 2**30), format_bytes(512)
-        ('17 MiB', '2.25 GiB', '0.5 KiB')
-    """
-    for unit, name in ((2**30, "GiB"), (2**20, "MiB")):
-        if size >= unit:
-            return f"{size / unit:.3g} {name}" if size / unit < 1000 else f"{size / unit:.0f} {name}"  # noqa: PLR2004
-    return f"{size / 1024:.3g} KiB"
-
-
 def worst_status(findings: Sequence[Finding]) -> Status:
     """Return the worst status, or ``ok`` if there are no findings."""
     return max((finding.status for finding in findings), key=lambda status: status.rank, default=Status.OK)

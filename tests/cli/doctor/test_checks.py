@@ -19,7 +19,6 @@ from app.cli.doctor.findings import (
     Finding,
     Status,
     error,
-    format_bytes,
     format_line,
     ok,
     skipped,
@@ -36,6 +35,7 @@ from app.cli.doctor.queue_server import (
     probe_servers,
     stream_info,
 )
+from app.observability.log_text import size_of
 from app.settings import Settings
 from tests.terminal import Terminal
 
@@ -295,4 +295,4 @@ def test_report_formats() -> None:
             "document": "docs/doctor.md#queue",
         }
     ]
-    assert format_bytes(1023 * 2**20) == "1023 MiB"
+    assert size_of(1023 * 2**20) == "1023 MiB"
