@@ -33,7 +33,7 @@ test: $(VENV)/.dev tools models test-images ## Run all tests except slow ones: a
 	@$(BIN)/pytest $(or $(ARGS),-m "not slow")
 
 .PHONY: test-all
-test-all: $(VENV)/.dev tools release-tools models test-images ## Run all tests, as continuous integration does (about an hour)
+test-all: $(VENV)/.dev tools models test-images ## Run all tests, as continuous integration does (about an hour)
 	@$(BIN)/pytest $(ARGS)
 
 .PHONY: lint

@@ -1,8 +1,8 @@
 """ICC profiles of image files, which define the colour space of their pixels.
 
 Pixels are not converted. A profile is passed on with them, so that viewers show the colours of the original. AVIF, HEIC
-and PNG may declare a colour space by numbers of ITU-T H.273 instead, and PNG also by an exponent and chromaticities. JPEG
-cannot store these, so they become a profile.
+and PNG may declare a colour space by numbers of ITU-T H.273 instead, and PNG also by an exponent and chromaticities.
+JPEG cannot store these, so they become a profile.
 
 References: ICC.1 (profiles), ITU-T T.872 (JPEG), the PNG specification (colour chunks), RFC 9649 (WebP), ITU-T H.273
 (numbers).
