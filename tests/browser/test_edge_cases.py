@@ -202,9 +202,9 @@ def test_file_names_with_a_special_meaning_for_curl(visitor: Visitor, sample: Sa
         response = visitor.response_of(
             lambda name=name: drop(visitor, "#stage", landmarks_of(sample), (name, "image/jpeg", sample.jpeg))
         )
-        expect(visitor.page.locator("#curl")).to_contain_text(name.strip())
+        expect(visitor.page.locator("#snippet")).to_contain_text(name.strip())
         visitor.expect_regions(15)
-        run_shell(visitor.page.locator("#curl").inner_text(), tmp_path)
+        run_shell(visitor.page.locator("#snippet").inner_text(), tmp_path)
         check_saved_response(tmp_path, response)
 
 
@@ -392,13 +392,13 @@ def test_incomplete_page_is_reported(visitor: Visitor) -> None:
     page.goto(page.url)
     page.evaluate("document.getAnimations().forEach((animation) => animation.finish())")
     expect(page.locator("#stalled")).to_be_visible()
-    for button in ("#choose", "#sample", "#image-choose", "#landmarks-choose", "#map-choose"):
+    for button in ("#choose", "#sample-landmarks", "#image-choose", "#landmarks-choose", "#map-choose"):
         expect(page.locator(button)).to_be_disabled()
 
 
 def test_focus_does_not_return_to_the_top(visitor: Visitor) -> None:
     page = visitor.page
-    page.locator("#sample").focus()
+    page.locator("#sample-landmarks").focus()
     page.keyboard.press("Enter")
     visitor.expect_regions(15)
     assert focused(page) == "summary"

@@ -78,7 +78,7 @@ def test_task_is_cancelled_and_another_succeeds(
             page.click("#save-json")
         response = orjson.loads(caught.value.path().read_bytes())
         assert [region["name"] for region in response["regions"]] == names(visitor)
-        run_shell(page.locator("#curl").inner_text(), tmp_path)
+        run_shell(page.locator("#snippet").inner_text(), tmp_path)
         check_saved_response(tmp_path, response)
         page.locator("#upright").check()
         expect(status).to_contain_text("its result is not displayed")
@@ -119,7 +119,7 @@ def test_file_that_is_not_an_image(visitor: Visitor) -> None:
     assert "image_unsupported_format" in text
     expect(visitor.page.locator("#welcome")).to_be_visible()
     expect(visitor.page.locator(".region")).to_have_count(0)
-    visitor.page.click("#sample")
+    visitor.page.click("#sample-landmarks")
     visitor.expect_regions(15)
     expect(visitor.page.locator("#error-notice")).to_be_empty()
 
@@ -249,7 +249,7 @@ def guarded(run_service: Callable[..., AbstractContextManager[RunningService]]) 
 def test_api_key_is_requested_and_kept_in_the_tab(visit: Visit, guarded: str, tmp_path: Path) -> None:
     visitor = visit(guarded, f"{PREFIX}/")
     page = visitor.page
-    page.click("#sample")
+    page.click("#sample-landmarks")
     expect(page.locator("#key")).to_be_focused()
     assert visitor.calls == []  # no request without a key
     for none in ("  ", "ключ…", "two\u200bparts"):  # not valid in a header
@@ -271,13 +271,13 @@ def test_api_key_is_requested_and_kept_in_the_tab(visit: Visit, guarded: str, tm
     assert set(visitor.calls) == {f"POST {PREFIX}/api/v1/frontal/crop"}
     expect(page.locator("#key-form")).to_be_hidden()
 
-    command = page.locator("#curl").inner_text()
+    command = page.locator("#snippet").inner_text()
     assert KEY not in command
     assert KEY not in page.content()
     response = visitor.response_of(lambda: page.locator("#upright").check())
     visitor.expect_regions(15)
-    expect(page.locator("#curl")).to_contain_text("upright=true")
-    run_shell(page.locator("#curl").inner_text(), tmp_path, API_KEY=KEY)
+    expect(page.locator("#snippet")).to_contain_text("upright=true")
+    run_shell(page.locator("#snippet").inner_text(), tmp_path, API_KEY=KEY)
     check_saved_response(tmp_path, response)
 
     assert page.evaluate("[localStorage.length, document.cookie, location.href]") == [0, "", f"{guarded}{PREFIX}/"]
@@ -292,7 +292,7 @@ def test_api_key_is_requested_and_kept_in_the_tab(visit: Visit, guarded: str, tm
 def test_urls_have_the_prefix_and_disabled_tasks_are_explained(visit: Visit, guarded: str) -> None:
     visitor = visit(guarded, f"{PREFIX}/")
     page = visitor.page
-    page.click("#sample")
+    page.click("#sample-landmarks")
     expect(page.locator("#task-off")).to_contain_text("disabled on this service")
     expect(page.locator("#task-start")).to_be_hidden()
     link = page.evaluate("document.querySelector('nav a').href")
@@ -372,7 +372,7 @@ def test_page_works_with_the_keyboard_alone(visitor: Visitor, sample: Sample, tm
     page.keyboard.press("Enter")
     expect(page.locator("#task-status")).to_have_text("Cancelled")
     expect(page.locator("#task-start")).to_be_focused()
-    tab_to(visitor, "#curl-copy")
+    tab_to(visitor, "#snippet-copy")
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])

@@ -69,7 +69,7 @@ class Visitor:
 
     def load_sample(self) -> None:
         """Load the sample and wait for its regions."""
-        self.page.click("#sample")
+        self.page.click("#sample-landmarks")
         self.expect_regions(15)
 
     def choose(self, *, image: Any = None, landmarks: Any = None, label_map: Any = None) -> None:
