@@ -83,6 +83,10 @@ class Visitor:
         expect(self.page.locator("#stage[data-busy=false] .region")).to_have_count(count)
         expect(self.page.locator("#regions li")).to_have_count(count)
 
+    def expect_regions_of_faces(self, count: int) -> None:
+        """Wait until the overlay contains the regions of this number of faces, and no request is running."""
+        expect(self.page.locator("#stage[data-busy=false] .overlay [data-face] .regions")).to_have_count(count)
+
     def responses_of(self, action: Callable[[], Any]) -> list[dict[str, Any]]:
         """Run an action and return the JSON response of the API, which has one document for each face."""
         with self.page.expect_response(lambda response: urlsplit(response.url).path.endswith("/crop")) as caught:

@@ -78,6 +78,7 @@ def _render(title: str, prefix: str, *, has_page: bool) -> str:
 def docs_policy(html: bytes) -> str:
     """Return the Content-Security-Policy of /docs, which allows its assets, and its inline scripts by hash."""
     return (
-        f"default-src 'none'; script-src 'self' {script_hashes(html)}; style-src 'self' 'unsafe-inline'; img-src 'self' data:; "
-        "font-src 'self' data:; connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+        f"default-src 'none'; script-src 'self' {script_hashes(html)}; style-src 'self' 'unsafe-inline'; "
+        "img-src 'self' data:; font-src 'self' data:; connect-src 'self'; "
+        "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
     )
