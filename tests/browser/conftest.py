@@ -1,7 +1,7 @@
-"""Fixtures for tests of the page in Chromium, with a running service.
+"""Fixtures for tests of the page in Chromium and Firefox, with a running service.
 
-Chromium is the program in CHROMIUM, or the one on PATH. If it is missing, the tests are skipped, or fail if
-BROWSER_REQUIRED is 1.
+Chromium is the program in CHROMIUM, or the one on PATH, and Firefox the one in FIREFOX, or on PATH. If one is missing,
+its tests are skipped, or fail if BROWSER_REQUIRED is 1.
 """
 
 from __future__ import annotations
@@ -48,10 +48,21 @@ COUNT_URLS = """
 @pytest.fixture(scope="session")
 def chromium() -> str:
     """Return the path of Chromium."""
-    found = os.environ.get("CHROMIUM") or shutil.which("chromium") or shutil.which("chromium-browser")
+    return find_browser("CHROMIUM", "chromium", "chromium-browser")
+
+
+@pytest.fixture(scope="session")
+def firefox() -> str:
+    """Return the path of Firefox."""
+    return find_browser("FIREFOX", "firefox-esr", "firefox")
+
+
+def find_browser(variable: str, *names: str) -> str:
+    """Return the program in an environment variable, or the first one on PATH; skip the test if there is none."""
+    found = os.environ.get(variable) or next(filter(None, map(shutil.which, names)), None)
     if found:
         return found
-    message = "Chromium not found: set CHROMIUM, or install it (Debian: apt-get install chromium)"
+    message = f"{names[0]}: not found; set {variable}, or install it (Debian: apt-get install {names[0]})"
     if os.environ.get("BROWSER_REQUIRED") == "1":
         pytest.fail(message)
     pytest.skip(message)

@@ -65,12 +65,14 @@ def test_task_is_cancelled_and_another_succeeds(
     page.click("#task-cancel")
     expect(status).to_have_text("Cancelled")
     expect(page.locator("#task-cancel")).to_be_hidden()
+    expect(progress).to_be_hidden()
     first = page.locator("#task-id").inner_text()
 
     with run_worker(NATS_URL=nats.url, TASK_WORKERS=1):
         page.click("#task-start")
         expect(status).to_have_text("Completed: its result is displayed")
         assert page.locator("#task-id").inner_text() not in {"", first}
+        expect(progress).to_be_visible()
         assert progress.evaluate("bar => bar.value") == 1
         expect(page.locator("#summary")).to_contain_text("as a task")
         visitor.expect_regions(15)
@@ -78,7 +80,7 @@ def test_task_is_cancelled_and_another_succeeds(
             page.click("#save-json")
         response = orjson.loads(caught.value.path().read_bytes())
         assert [region["name"] for region in response["regions"]] == names(visitor)
-        run_shell(page.locator("#curl").inner_text(), tmp_path)
+        run_shell(page.locator("#snippet").inner_text(), tmp_path)
         check_saved_response(tmp_path, response)
         page.locator("#upright").check()
         expect(status).to_contain_text("its result is not displayed")
@@ -90,6 +92,7 @@ def test_task_is_cancelled_and_another_succeeds(
         assert visitor.error_text()
         page.click("#task-start")
         expect(status).to_have_text("Failed")
+        expect(progress).to_be_hidden()
         assert visitor.error_text()
 
 
@@ -114,12 +117,12 @@ def test_file_that_is_not_an_image(visitor: Visitor) -> None:
     visitor.expect_error(REFUSED.format(422))
     visitor.choose(image=("notes.png", "image/png", b"these are notes, not an image, and long enough"))
     text = visitor.error_text()
-    assert "The image format is not supported" in text
-    assert "as PNG, JPEG, WebP or AVIF" in text
+    assert "Unsupported file type" in text
+    assert "Expected PNG, JPEG, WebP, AVIF or HEIC, got a file of unknown format." in text
     assert "image_unsupported_format" in text
     expect(visitor.page.locator("#welcome")).to_be_visible()
     expect(visitor.page.locator(".region")).to_have_count(0)
-    visitor.page.click("#sample")
+    visitor.page.click("#sample-landmarks")
     visitor.expect_regions(15)
     expect(visitor.page.locator("#error-notice")).to_be_empty()
 
@@ -139,7 +142,7 @@ def test_image_without_a_face(visitor: Visitor) -> None:
 def test_wrong_number_of_landmarks(visitor: Visitor, sample: Sample) -> None:
     visitor.expect_error(REFUSED.format(422))
     visitor.choose(landmarks=("x.json", "application/json", b'[{"x": 1, "y": 2}]'), image=image_of(sample))
-    assert "number of landmarks is wrong" in visitor.error_text()
+    assert "Wrong number of landmarks" in visitor.error_text()
     visitor.choose(landmarks=landmarks_of(sample))
     visitor.expect_regions(15)
 
@@ -150,7 +153,7 @@ def test_files_above_the_limit_are_not_sent(visitor: Visitor, tmp_path: Path) ->
         large.truncate(17 * 1024 * 1024)
     visitor.choose(image=str(file))
     text = visitor.error_text()
-    assert "Expected at most 16 MB in total, got 17 MB" in text
+    assert "17 MB; the limit is 16 MB." in text
     assert "Nothing was sent" in text
     assert visitor.calls == []
 
@@ -203,11 +206,13 @@ class _Stripper(BaseHTTPRequestHandler):
 
     def handle_any(self) -> None:
         body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
-        if not self.path.startswith(f"{PREFIX}/"):
+        url = urlsplit(self.path)
+        if url.path != PREFIX and not url.path.startswith(f"{PREFIX}/"):
             self.send_error(404)
             return
+        path = f"/{self.path.removeprefix(PREFIX).removeprefix('/')}"
         connection = http.client.HTTPConnection(self.target, timeout=60)
-        connection.request(self.command, self.path.removeprefix(PREFIX), body, dict(self.headers))
+        connection.request(self.command, path, body, dict(self.headers))
         response = connection.getresponse()
         content = response.read()
         self.send_response(response.status)
@@ -249,7 +254,7 @@ def guarded(run_service: Callable[..., AbstractContextManager[RunningService]]) 
 def test_api_key_is_requested_and_kept_in_the_tab(visit: Visit, guarded: str, tmp_path: Path) -> None:
     visitor = visit(guarded, f"{PREFIX}/")
     page = visitor.page
-    page.click("#sample")
+    page.click("#sample-landmarks")
     expect(page.locator("#key")).to_be_focused()
     assert visitor.calls == []  # no request without a key
     for none in ("  ", "ключ…", "two\u200bparts"):  # not valid in a header
@@ -271,13 +276,13 @@ def test_api_key_is_requested_and_kept_in_the_tab(visit: Visit, guarded: str, tm
     assert set(visitor.calls) == {f"POST {PREFIX}/api/v1/frontal/crop"}
     expect(page.locator("#key-form")).to_be_hidden()
 
-    command = page.locator("#curl").inner_text()
+    command = page.locator("#snippet").inner_text()
     assert KEY not in command
     assert KEY not in page.content()
     response = visitor.response_of(lambda: page.locator("#upright").check())
     visitor.expect_regions(15)
-    expect(page.locator("#curl")).to_contain_text("upright=true")
-    run_shell(page.locator("#curl").inner_text(), tmp_path, API_KEY=KEY)
+    expect(page.locator("#snippet")).to_contain_text("upright=true")
+    run_shell(page.locator("#snippet").inner_text(), tmp_path, API_KEY=KEY)
     check_saved_response(tmp_path, response)
 
     assert page.evaluate("[localStorage.length, document.cookie, location.href]") == [0, "", f"{guarded}{PREFIX}/"]
@@ -292,12 +297,46 @@ def test_api_key_is_requested_and_kept_in_the_tab(visit: Visit, guarded: str, tm
 def test_urls_have_the_prefix_and_disabled_tasks_are_explained(visit: Visit, guarded: str) -> None:
     visitor = visit(guarded, f"{PREFIX}/")
     page = visitor.page
-    page.click("#sample")
+    page.click("#sample-landmarks")
     expect(page.locator("#task-off")).to_contain_text("disabled on this service")
     expect(page.locator("#task-start")).to_be_hidden()
     link = page.evaluate("document.querySelector('nav a').href")
     assert link == f"{guarded}{PREFIX}/docs"
     assert httpx.get(link).status_code == 200
+
+
+PATHS = [PREFIX, f"{PREFIX}/", f"{PREFIX}?from=mail"]
+
+
+def check_prefix(visitor: Visitor, path: str) -> None:
+    """Use the page at a prefix."""
+    page = visitor.page
+    visitor.load_sample()
+    assert set(visitor.calls) == {f"POST {PREFIX}/api/v1/frontal/crop"}
+    url = urlsplit(page.url)
+    assert (url.path, url.query) == (f"{PREFIX}/", urlsplit(path).query)
+    expect(page.locator("#snippet")).to_contain_text(f"{PREFIX}/page/sample/astronaut.jpg")
+    page.reload()
+    visitor.load_sample()
+
+
+@pytest.mark.parametrize("path", PATHS)
+def test_page_behind_a_proxy_that_strips_the_prefix(visit: Visit, served: RunningService, path: str) -> None:
+    """The service does not know the prefix, and receives the same request with and without the slash."""
+    with stripping_proxy(served.api) as address:
+        check_prefix(visit(address, path), path)
+
+
+@pytest.mark.parametrize("path", PATHS)
+def test_page_behind_a_proxy_that_keeps_the_prefix(visit: Visit, keeping: RunningService, path: str) -> None:
+    check_prefix(visit(keeping, path), path)
+
+
+@pytest.fixture(scope="module")
+def keeping(run_service: Callable[..., AbstractContextManager[RunningService]]) -> Iterator[RunningService]:
+    """Run a service whose proxy does not change paths."""
+    with run_service(WORKERS=1, ROOT_PATH=PREFIX) as running:
+        yield running
 
 
 # Accessibility
@@ -372,7 +411,14 @@ def test_page_works_with_the_keyboard_alone(visitor: Visitor, sample: Sample, tm
     page.keyboard.press("Enter")
     expect(page.locator("#task-status")).to_have_text("Cancelled")
     expect(page.locator("#task-start")).to_be_focused()
-    tab_to(visitor, "#curl-copy")
+    tab_to(visitor, "#snippet-copy")
+    tab_to(visitor, "#tab-curl")
+    for key, tab in (("ArrowRight", "python"), ("ArrowRight", "javascript"), ("Home", "curl"), ("End", "javascript")):
+        page.keyboard.press(key)
+        expect(page.locator(f"#tab-{tab}")).to_be_focused()
+        expect(page.locator(f"#tab-{tab}")).to_have_attribute("aria-selected", "true")
+        expect(page.get_by_role("tab", selected=True)).to_have_count(1)
+    tab_to(visitor, "#snippet-panel")
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])

@@ -45,7 +45,7 @@ SVG = "{http://www.w3.org/2000/svg}"
 
 def test_sample_needs_one_click_and_nothing_is_sent_before(visitor: Visitor) -> None:
     assert visitor.calls == []
-    response = visitor.response_of(lambda: visitor.page.click("#sample"))
+    response = visitor.response_of(lambda: visitor.page.click("#sample-landmarks"))
     visitor.expect_regions(15)
     assert visitor.calls == ["POST /api/v1/frontal/crop"]
     assert names(visitor) == [region["name"] for region in response["regions"]]
@@ -122,7 +122,7 @@ def test_paste(visit: Callable[..., Visitor], served: RunningService, sample: Sa
     )
     visitor.page.keyboard.press("Control+V")
     visitor.expect_regions(15)
-    expect(visitor.page.locator("#curl-note")).to_contain_text("Save the pasted files as image.png")
+    expect(visitor.page.locator("#snippet-note")).to_contain_text("Save the pasted files as image.png")
 
 
 def test_regions_and_labels_are_shown_and_hidden(visitor: Visitor) -> None:
@@ -252,7 +252,7 @@ def test_large_image(visitor: Visitor, sample: Sample) -> None:
 
 def test_downloads_match_the_view(visitor: Visitor) -> None:
     page = visitor.page
-    response = visitor.response_of(lambda: page.click("#sample"))
+    response = visitor.response_of(lambda: page.click("#sample-landmarks"))
     visitor.expect_regions(15)
     name, content = save(visitor, "json")
     assert (name, orjson.loads(content)) == ("astronaut.regions.json", response)
@@ -360,37 +360,37 @@ def test_curl_command_returns_the_same_regions(visitor: Visitor, sample: Sample,
     visitor.response_of(lambda: page.locator("#upright").check())
     response = visitor.response_of(lambda: page.locator("#crop").check())
     visitor.expect_regions(15)
-    expect(page.locator("#curl")).to_contain_text("crop=face")
-    run_shell(page.locator("#curl").inner_text(), tmp_path)
+    expect(page.locator("#snippet")).to_contain_text("crop=face")
+    run_shell(page.locator("#snippet").inner_text(), tmp_path)
     check_saved_response(tmp_path, response)
 
     page.locator("#show-labels").check(force=True)
-    page.locator("#curl-format").select_option("svg")
-    run_shell(page.locator("#curl").inner_text(), tmp_path)
+    page.locator("#snippet-format").select_option("svg")
+    run_shell(page.locator("#snippet").inner_text(), tmp_path)
     overlay = (tmp_path / "face.svg").read_text()
     assert 'class="labels"' in overlay
     assert 'class="photo"' in overlay
     parse_svg(overlay)
 
-    page.locator("#curl-format").select_option("json")
+    page.locator("#snippet-format").select_option("json")
     visitor.response_of(lambda: page.locator("#crop").uncheck())
     name = """a photo; it's "odd", $HOME\\x.jpg"""
     (tmp_path / name).write_bytes(sample.jpeg)
     (tmp_path / "points.json").write_bytes(sample.landmarks)
     response = visitor.response_of(lambda: drop(visitor, "#stage", landmarks_of(sample), (name, "", sample.jpeg)))
     visitor.expect_regions(15)
-    expect(page.locator("#curl")).to_contain_text("points.json")
-    run_shell(page.locator("#curl").inner_text(), tmp_path)
+    expect(page.locator("#snippet")).to_contain_text("points.json")
+    run_shell(page.locator("#snippet").inner_text(), tmp_path)
     check_saved_response(tmp_path, response)
 
 
 def test_curl_command_is_copied(visit: Callable[..., Visitor], served: RunningService) -> None:
     visitor = visit(served, permissions=["clipboard-read", "clipboard-write"])
     visitor.load_sample()
-    visitor.page.click("#curl-copy")
-    expect(visitor.page.locator("#curl-copy")).to_contain_text("Copied")
+    visitor.page.click("#snippet-copy")
+    expect(visitor.page.locator("#snippet-copy")).to_contain_text("Copied")
     copied = visitor.page.evaluate("navigator.clipboard.readText()")
-    assert copied == visitor.page.locator("#curl").inner_text()
+    assert copied == visitor.page.locator("#snippet").inner_text()
 
 
 def test_object_urls_are_revoked(visitor: Visitor, sample: Sample) -> None:

@@ -137,8 +137,8 @@ def test_all_faces_are_displayed_and_one_is_selected(visitor: Visitor, sample: S
     assert len(visitor.calls) == calls  # the result contains all faces
     assert orjson.loads(save(visitor, "json")[1]) == responses[1]
     (tmp_path / "two.png").write_bytes(sample.encode(".png", two_faces(sample)))
-    expect(page.locator("#curl")).to_contain_text("face=1")
-    run_shell(page.locator("#curl").inner_text(), tmp_path)
+    expect(page.locator("#snippet")).to_contain_text("face=1")
+    run_shell(page.locator("#snippet").inner_text(), tmp_path)
     check_saved_response(tmp_path, responses[1])
 
     # In the picture: by the box of the other face, and by a region while all faces are displayed.
@@ -224,7 +224,7 @@ def test_faces_of_a_mediapipe_result(
 
 def test_every_warning_has_a_text(visitor: Visitor, sample: Sample) -> None:
     page = visitor.page
-    response = visitor.response_of(lambda: page.click("#sample"))
+    response = visitor.response_of(lambda: page.click("#sample-landmarks"))
     visitor.expect_regions(15)
     source = Path(serialization.__file__).read_text(encoding="utf-8")
     codes = sorted(set(re.findall(r'"code": "(\w+)"', source)))

@@ -69,7 +69,7 @@ class Visitor:
 
     def load_sample(self) -> None:
         """Load the sample and wait for its regions."""
-        self.page.click("#sample")
+        self.page.click("#sample-landmarks")
         self.expect_regions(15)
 
     def choose(self, *, image: Any = None, landmarks: Any = None, label_map: Any = None) -> None:
@@ -82,6 +82,10 @@ class Visitor:
         """Wait until the overlay and the list contain this number of regions, and no request is running."""
         expect(self.page.locator("#stage[data-busy=false] .region")).to_have_count(count)
         expect(self.page.locator("#regions li")).to_have_count(count)
+
+    def expect_regions_of_faces(self, count: int) -> None:
+        """Wait until the overlay contains the regions of this number of faces, and no request is running."""
+        expect(self.page.locator("#stage[data-busy=false] .overlay [data-face] .regions")).to_have_count(count)
 
     def responses_of(self, action: Callable[[], Any]) -> list[dict[str, Any]]:
         """Run an action and return the JSON response of the API, which has one document for each face."""

@@ -63,14 +63,14 @@ def find_address(log: Path, process: subprocess.Popen[bytes]) -> str:
 
 def show_result(page: Page) -> None:
     """Process the sample with all labels, cropped to the face."""
-    page.click("#sample")
+    page.click("#sample-landmarks")
     expect(page.locator("#regions li")).to_have_count(15)
     page.locator("#show-labels").check(force=True)
     page.locator("#upright").check()
     page.locator("#crop").check()
     page.locator("#margin").fill("45")
     page.locator("#margin").dispatch_event("change")
-    expect(page.locator("#curl")).to_contain_text("margin=0.45")
+    expect(page.locator("#snippet")).to_contain_text("margin=0.45")
     expect(page.locator("#stage[data-busy=false] .labels text")).to_have_count(15)
 
 

@@ -116,6 +116,7 @@ export class Controller {
       map: isReplaced && isLabelImage ? null : map,
       options: { ...options, units: isReplaced ? "pixels" : options.units },
       face: "all",
+      isZoomed: false,
       result: null,
       highlighted: null,
     });
@@ -171,13 +172,16 @@ export class Controller {
     if (this.store.state.image) this.process();
   }
 
-  /** Load the sample of the page. */
-  async loadSample() {
-    await this.run(() => this.loadSample(), async (signal) => {
-      const [image, landmarks] = await Promise.all(["astronaut.jpg", "astronaut.landmarks.json"].map(api.fetchAsset));
+  /**
+   * Load a sample of the page, instead of all files of the user.
+   * @param {...string} names of the image and, optionally, its landmarks
+   */
+  async loadSample(...names) {
+    await this.run(() => this.loadSample(...names), async (signal) => {
+      const [image, landmarks] = await Promise.all(names.map(api.fetchAsset));
       if (signal.aborted) return; // the user has chosen another file
-      this.store.set({ map: null });
-      await this.addFiles({ image, landmarks }, "sample");
+      this.store.set({ map: null, landmarks: null });
+      await this.addFiles({ image, ...(landmarks ? { landmarks } : {}) }, "sample");
     });
   }
 

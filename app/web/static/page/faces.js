@@ -4,6 +4,12 @@
 /** @typedef {import("./state.js").Field} Field @typedef {{face: number, response: CropResponse}} Face a face by its index */
 /** @typedef {{x: number, y: number, width: number, height: number, faces: Face[]}} Cell a part of the frame, in its pixels */
 /** @typedef {{width: number, height: number, cells: Cell[]}} Frame the displayed image @typedef {{face: number, bbox: number[]}} FaceBox */
+/** @typedef {{x: number, y: number, width: number, height: number}} Box */
+
+/** Margin around a zoomed face, in parts of its longer side: enough for the hair, and for labels. */
+const ZOOM_MARGIN = 0.4;
+/** Largest part of the frame that is worth a zoom. */
+const MAX_ZOOM_AREA = 0.7;
 
 /**
  * Return the selected face, or all faces.
@@ -64,6 +70,37 @@ export function arrangeFrames(faces) {
     faces: [face],
   }));
   return { width: columns * width, height: Math.ceil(faces.length / columns) * height, cells };
+}
+
+/**
+ * Return the part of the frame that contains the displayed faces, with a margin.
+ * @param {State} state
+ * @returns {Box | null} null if the faces have their own frames, or fill most of the frame
+ */
+export function findZoom(state) {
+  const faces = displayedFaces(state);
+  if (!faces.length || !areInOneFrame(faces)) return null;
+  const frame = arrangeFrames(faces);
+  const boxes = faces.map(({ response: { face: { bbox: [x, y, width, height] } } }) => {
+    const margin = ZOOM_MARGIN * Math.max(width, height);
+    return [x - margin, y - margin, x + width + margin, y + height + margin];
+  });
+  const x = Math.max(0, Math.min(...boxes.map(([left]) => left)));
+  const y = Math.max(0, Math.min(...boxes.map(([, top]) => top)));
+  const width = Math.min(frame.width, Math.max(...boxes.map(([, , right]) => right))) - x;
+  const height = Math.min(frame.height, Math.max(...boxes.map(([, , , bottom]) => bottom))) - y;
+  const isSmaller = width > 0 && height > 0 && width * height < MAX_ZOOM_AREA * frame.width * frame.height;
+  return isSmaller ? { x, y, width, height } : null;
+}
+
+/**
+ * Return the visible part of the frame.
+ * @param {State} state with a result
+ * @returns {Box}
+ */
+export function visiblePart(state) {
+  const { width, height } = arrangeFrames(displayedFaces(state));
+  return (state.isZoomed && findZoom(state)) || { x: 0, y: 0, width, height };
 }
 
 /** @param {Face[]} faces */

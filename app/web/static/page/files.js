@@ -13,10 +13,25 @@ const MIN_POINTS = 468;
 /** Members of the results of MediaPipe that contain landmarks. */
 const MEDIAPIPE_MEMBERS = ["faceLandmarks", "face_landmarks", "multiFaceLandmarks", "multi_face_landmarks", "landmark"];
 
-/** @param {Controller} controller */
-export function initFileInputs(controller) {
+/** Files of each sample. */
+const SAMPLES = /** @type {Record<string, [image: string, landmarks?: string]>} */ ({
+  "sample-portrait": ["astronaut.jpg"],
+  "sample-faces": ["faces.jpg"],
+  "sample-landmarks": ["astronaut.jpg", "astronaut.landmarks.json"],
+});
+
+/**
+ * @param {Controller} controller
+ * @param {boolean} hasDetection without it, samples without landmarks are not offered
+ */
+export function initFileInputs(controller, hasDetection) {
   byId("choose").addEventListener("click", () => byId("image-file").click());
-  byId("sample").addEventListener("click", () => controller.loadSample());
+  for (const [id, files] of Object.entries(SAMPLES)) {
+    byId(id).addEventListener("click", () => controller.loadSample(...files));
+    byId(id).hidden = files.length === 1 && !hasDetection;
+  }
+  const sample = SAMPLES[hasDetection ? "sample-portrait" : "sample-landmarks"];
+  byId("sample").addEventListener("click", () => controller.loadSample(...sample));
   for (const slot of ["image", "landmarks", "map"]) {
     const input = /** @type {HTMLInputElement} */ (byId(`${slot}-file`));
     byId(`${slot}-choose`).addEventListener("click", () => input.click());

@@ -2,13 +2,13 @@
 
 import { apiKey } from "./api.js";
 import { Controller } from "./controller.js";
-import { initCurl } from "./curl.js";
 import { byId, formatBytes } from "./dom.js";
 import { initDownloads } from "./downloads.js";
 import { initFileInputs } from "./files.js";
 import { initNotices } from "./notices.js";
 import { initOptions } from "./options.js";
 import { initRegionList } from "./region_list.js";
+import { initSnippets } from "./snippets.js";
 import { initStage } from "./stage.js";
 import { Store, createInitialState } from "./state.js";
 import { initTasks } from "./tasks.js";
@@ -36,7 +36,7 @@ function isFocusable(element) {
   return element === null || (element.isConnected && !element.closest("[hidden]"));
 }
 
-const { hasTasks, isKeyNeeded, maxBodyBytes } = document.documentElement.dataset;
+const { hasDetection, hasTasks, isKeyNeeded, maxBodyBytes } = document.documentElement.dataset;
 const config = { isKeyNeeded: isKeyNeeded === "true", maxBodyBytes: Number(maxBodyBytes) };
 const store = new Store(createInitialState(Boolean(apiKey.get())));
 const controller = new Controller(store, config);
@@ -47,13 +47,11 @@ initStage(store, (face) => controller.selectFace(face));
 initRegionList(store);
 initOptions(controller);
 initTasks(controller, hasTasks === "true");
-initCurl(store, config.isKeyNeeded);
+initSnippets(store, config.isKeyNeeded);
 initNotices(controller);
-initFileInputs(controller);
+initFileInputs(controller, hasDetection === "true");
 initDownloads(controller);
 store.subscribe(restoreFocus);
-for (const id of ["choose", "sample", "image-choose", "landmarks-choose", "map-choose"]) {
-  /** @type {HTMLButtonElement} */ (byId(id)).disabled = false;
-}
+for (const button of document.querySelectorAll("button:disabled")) /** @type {HTMLButtonElement} */ (button).disabled = false;
 byId("stalled").hidden = true;
 document.documentElement.dataset.ready = "true";

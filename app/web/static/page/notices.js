@@ -9,50 +9,51 @@ import { hasChanged } from "./state.js";
 
 /** Heading and hint by error code. For other codes, the page shows the title of the problem document. */
 const MESSAGES = /** @type {Record<string, [string, string]>} */ ({
-  no_face: [
-    "No face was found in this photo",
-    "Use a photo with a larger face seen from the front, or add its landmarks.",
-  ],
+  no_face: ["No face was found", "Use a photo with a larger face seen from the front, or add its landmarks."],
   face_index: ["The photo has fewer faces", "Select the first face again."],
   detection_unavailable: [
     "This service cannot detect faces",
     "Add the landmarks of the face as a JSON file, or ask the operator to install the face-detection models.",
   ],
-  image_unsupported_format: ["The image format is not supported", "Save the image as PNG, JPEG, WebP or AVIF, and choose it again."],
+  image_unsupported_format: ["Unsupported file type", ""],
   image_empty: ["The file is empty", "Choose another file."],
-  image_truncated: ["The image is truncated", "It may not have been saved or downloaded completely. Get the file again."],
-  image_corrupt: ["The image is corrupt", "Open it in an image editor, save it again, and choose the new file."],
-  image_too_large: ["The image has too many pixels", "Scale it down, and choose it again."],
+  image_truncated: ["The file is incomplete", "Download or copy it again."],
+  image_corrupt: ["The file is corrupt", "Save it again in an image editor."],
+  image_too_large: ["The photo is too large", "Scale it down, and choose it again."],
   body_too_large: ["The files are too large", "Choose a smaller photo, or save it as JPEG."],
   task_too_large: ["The files are too large for a task", "Choose a smaller photo, or save it as JPEG."],
-  landmarks_count: ["The number of landmarks is wrong", "Choose a file with the 478 or 468 points of MediaPipe’s face mesh."],
+  landmarks_count: ["Wrong number of landmarks", "Choose a file with the points of MediaPipe’s face mesh."],
   landmarks_out_of_range: [
     "The landmarks are outside the photo",
     "Check that they belong to this photo, and whether their units are pixels or 0 to 1.",
   ],
-  label_map_format: ["The label map is not a valid label image", "Use a PNG or lossless WebP with one label or colour for each region."],
+  label_map_format: ["Unsupported type of label map", "Use a label image with one label or colour for each region."],
   unauthorized: ["The API key was not accepted", "Check the key, or request a new one from the operator."],
   saturated: ["The service is at capacity", ""],
   shutting_down: ["The service is restarting", ""],
   queue_full: ["The task queue is full", "You can still process the photo without a task."],
   queue_unavailable: ["The task queue is unreachable", "You can still process the photo without a task."],
-  task_unknown: ["The task was not found", "Its result may have expired. Submit it again."],
-  unreadable: [
-    "The response cannot be read",
-    "It has an unexpected format. A proxy between this page and the service may have changed it.",
-  ],
+  task_unknown: ["The task was not found, or its result has expired", "Submit it again."],
+  unreadable: ["The response cannot be read", "A proxy between this page and the service may have changed it."],
   network: ["The service is unreachable", "Check your connection, and that the service is running. Your photo is still loaded."],
 });
+/** Codes whose heading says as much as the detail of the API. */
+const WITHOUT_DETAIL = new Set([
+  "no_face", "face_index", "detection_unavailable", "image_empty", "image_truncated", "unauthorized", "saturated",
+  "shutting_down", "queue_full", "queue_unavailable", "task_unknown",
+]);
+/** Numbers of pixels in the detail of an image that is too large. */
+const PIXELS = /at most (\d+) pixels, got .* (\d+) pixels$/;
 
 /** Headings and hints for a file that is not valid, by field. */
 const FIELD_MESSAGES = /** @type {Record<string, [string, string]>} */ ({
   landmarks: [
     "The landmarks are not valid",
-    "Check the landmarks file: a JSON list of points, each as {\"x\": 1.5, \"y\": 2} or [1.5, 2].",
+    "Use a JSON list of points, each as {\"x\": 1.5, \"y\": 2} or [1.5, 2].",
   ],
   segmentation_map: [
     "The label map is not valid",
-    "Check the label map: a PNG or lossless WebP of labels, or a JSON object of region name to landmark indices.",
+    "Use a PNG or lossless WebP of labels, or a JSON object of region name to landmark indices.",
   ],
 });
 /** Text of a warning, by its code. For other codes, the page shows the message of the API. */
@@ -217,7 +218,8 @@ function explain(code, title, text, status) {
   const isOtherFile = field in FIELD_MESSAGES && (code.startsWith("image_") || !(code in MESSAGES));
   const fallback = /** @type {[string, string]} */ ([title || `The service returned status ${status}`, ""]);
   const [heading, hint] = isOtherFile ? FIELD_MESSAGES[field] : MESSAGES[code] || fallback;
-  return { heading, detail: toSentence(message), hint: hint || (status >= 500 ? SERVER_HINT : "") };
+  const detail = WITHOUT_DETAIL.has(code) && !isOtherFile ? "" : toSentence(message.replace(PIXELS, formatPixels));
+  return { heading, detail, hint: hint || (status >= 500 ? SERVER_HINT : "") };
 }
 
 /**
@@ -227,7 +229,7 @@ function explain(code, title, text, status) {
  * @returns {ErrorNotice}
  */
 export function describeBodyTooLarge(bytes, limit) {
-  const detail = `Expected at most ${formatBytes(limit)} in total, got ${formatBytes(bytes)}. Nothing was sent.`;
+  const detail = `${formatBytes(bytes)}; the limit is ${formatBytes(limit)}. Nothing was sent.`;
   const [heading, hint] = MESSAGES.body_too_large;
   return { heading, detail, hint, code: "body_too_large", requestId: "", canRetry: false };
 }
@@ -245,6 +247,17 @@ export function describePngError() {
     requestId: "",
     canRetry: false,
   };
+}
+
+/**
+ * Format the numbers of pixels of an image, and of the limit, which is smaller.
+ * @param {string} _
+ * @param {string} limit
+ * @param {string} pixels
+ */
+function formatPixels(_, limit, pixels) {
+  const format = (/** @type {string} */ count) => `${Math.ceil(Number(count) / 100_000) / 10} MP`;
+  return `${format(pixels)}; the limit is ${format(limit)}`;
 }
 
 /** @param {string} text */

@@ -70,7 +70,9 @@ function addListeners(list, store) {
     event.preventDefault();
     const rows = rowsOf(list);
     const next = rows[step(rows.indexOf(row), rows.length)];
-    /** @type {HTMLElement | null} */ (next.querySelector(control.tagName))?.focus();
+    // Browsers scroll a focused element to the middle of the window, and the photo would leave it.
+    /** @type {HTMLElement | null} */ (next.querySelector(control.tagName))?.focus({ preventScroll: true });
+    next.scrollIntoView({ block: "nearest" });
   });
 }
 

@@ -32,9 +32,10 @@ export function toPathData(region) {
 /**
  * Render regions, one group each.
  * @param {CropResponse} response
+ * @param {Size} size of the visible part of the frame, to which the width of outlines is proportional
  */
-export function renderRegions(response) {
-  const stroke = (constants.STROKE_PX * longerSide(response.output)) / constants.REFERENCE_SIDE_PX;
+export function renderRegions(response, size) {
+  const stroke = (constants.STROKE_PX * longerSide(size)) / constants.REFERENCE_SIDE_PX;
   const group = createSvgElement("g", {
     class: "regions",
     "fill-rule": "evenodd",
@@ -99,7 +100,7 @@ function renderLeader(x, y, anchor, [toX, toY], colour, fontSize) {
 /**
  * Render landmarks as dots: one path of lines with zero length and round caps.
  * @param {number[][]} points in the frame
- * @param {Size} size
+ * @param {Size} size of the visible part of the frame
  */
 export function renderLandmarks(points, size) {
   return createSvgElement("path", {
@@ -158,6 +159,23 @@ export function drawImage(context, image, cells) {
     context.drawImage(image, 0, 0, response.image.width, response.image.height);
     context.restore();
   }
+}
+
+/**
+ * Return a region with other coordinates: those relative to a point.
+ * @param {Region} region
+ * @param {{x: number, y: number}} origin
+ * @returns {Region}
+ */
+export function moveOrigin(region, { x, y }) {
+  const move = (/** @type {number[][]} */ ring) => ring.map((point) => [point[0] - x, point[1] - y]);
+  const [left, top, width, height] = region.bbox;
+  return {
+    ...region,
+    bbox: [left - x, top - y, width, height],
+    contours: region.contours.map(move),
+    holes: region.holes.map((hole) => ({ ...hole, contour: move(hole.contour) })),
+  };
 }
 
 /** @param {Size} size */

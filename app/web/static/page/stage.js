@@ -1,9 +1,9 @@
 /** The image with the overlays of its faces. The region below the pointer is highlighted. */
 
 import { byId, createElement, createSvgElement, formatArea, hasPointerMoved } from "./dom.js";
-import { arrangeFrames, displayedFaces, displayedRegions, drawnFaces, selectableBoxes } from "./faces.js";
+import { arrangeFrames, displayedFaces, displayedRegions, drawnFaces, findZoom, selectableBoxes, visiblePart } from "./faces.js";
 import { layoutLabels } from "./label_layout.js";
-import { landmarksOf, positionImage, renderLabels, renderLandmarks, renderRegions } from "./rendering.js";
+import { landmarksOf, moveOrigin, positionImage, renderLabels, renderLandmarks, renderRegions } from "./rendering.js";
 import { hasChanged } from "./state.js";
 
 /** @typedef {import("./state.js").State} State */
@@ -35,20 +35,21 @@ export function initStage(store, selectFace) {
     if (face === null) store.set({ highlighted: findRegion(event) });
     else selectFace(face);
   });
+  byId("zoom").addEventListener("click", () => store.set({ isZoomed: !store.state.isZoomed }));
   new ResizeObserver(() => updateLabels(overlay, store.state)).observe(frame);
 
   store.subscribe((state, before) => {
     byId("stage").dataset.busy = String(state.isBusy);
-    if (hasChanged(state, before, "result", "face")) showResult(frame, photos, overlay, state);
+    if (hasChanged(state, before, "result", "face", "isZoomed")) showResult(frame, photos, overlay, state);
     if (hasChanged(state, before, "result", "face", "image", "preview", "isBusy")) showImage(frame, photos, state);
-    if (hasChanged(state, before, "result", "face", "view", "landmarks")) updateView(frame, overlay, state);
-    if (hasChanged(state, before, "result", "face", "hidden", "labelled")) {
+    if (hasChanged(state, before, "result", "face", "isZoomed", "view", "landmarks")) updateView(frame, overlay, state);
+    if (hasChanged(state, before, "result", "face", "isZoomed", "hidden", "labelled")) {
       for (const region of overlay.querySelectorAll("[data-region]")) {
         region.classList.toggle("off", state.hidden.has(Number(region.getAttribute("data-region"))));
       }
       updateLabels(overlay, state);
     }
-    if (hasChanged(state, before, "result", "face", "highlighted", "hidden")) updateHighlight(overlay, state);
+    if (hasChanged(state, before, "result", "face", "isZoomed", "highlighted", "hidden")) updateHighlight(overlay, state);
   });
 }
 
@@ -120,27 +121,37 @@ function showResult(frame, photos, overlay, state) {
   const faces = displayedFaces(state);
   overlay.replaceChildren();
   frame.dataset.result = String(faces.length > 0);
+  const zoom = byId("zoom");
+  zoom.hidden = !findZoom(state);
+  zoom.textContent = state.isZoomed ? "Show the whole photo" : `Zoom to the ${faces.length > 1 ? "faces" : "face"}`;
   if (!faces.length) {
+    photos.removeAttribute("style");
     setPhotos(frame, photos, 1);
     overlay.removeAttribute("aria-label");
     overlay.setAttribute("aria-hidden", "true");
     return;
   }
   const { width, height, cells } = arrangeFrames(faces);
-  setAspectRatio(frame, width, height);
+  const part = visiblePart(state);
+  setAspectRatio(frame, part.width, part.height);
   setPhotos(frame, photos, cells.length);
-  overlay.setAttribute("viewBox", `0 0 ${width} ${height}`);
+  photos.style.left = `${(-100 * part.x) / part.width}%`;
+  photos.style.top = `${(-100 * part.y) / part.height}%`;
+  photos.style.width = `${(100 * width) / part.width}%`;
+  photos.style.height = `${(100 * height) / part.height}%`;
+  overlay.setAttribute("viewBox", `${part.x} ${part.y} ${part.width} ${part.height}`);
   overlay.setAttribute("aria-label", describeOverlay(state));
   overlay.removeAttribute("aria-hidden");
   overlay.append(...selectableBoxes(state).map(renderBox));
   cells.forEach((cell, index) => {
     placeCell(/** @type {HTMLElement} */ (photos.children[index]), cell, width, height);
     const { x, y, width: w, height: h } = cell;
-    const part = createSvgElement("svg", { class: "cell", x, y, width: w, height: h, viewBox: `0 0 ${w} ${h}` });
+    const cellElement = createSvgElement("svg", { class: "cell", x, y, width: w, height: h, viewBox: `0 0 ${w} ${h}` });
     for (const { face, response } of drawnFaces(cell.faces)) {
-      part.append(createSvgElement("g", { "data-face": face }, renderRegions(response)));
+      const size = cells.length === 1 ? part : response.output;
+      cellElement.append(createSvgElement("g", { "data-face": face }, renderRegions(response, size)));
     }
-    overlay.append(part);
+    overlay.append(cellElement);
   });
 }
 
@@ -207,10 +218,10 @@ function updateView(frame, overlay, state) {
   for (const regions of overlay.querySelectorAll(".regions")) regions.setAttribute("fill-opacity", String(view.opacity));
   for (const dots of overlay.querySelectorAll(".landmarks")) dots.remove();
   if (!view.landmarks) return;
-  forEachCell(overlay, state, (part, cell) => {
+  forEachCell(overlay, state, (element, cell, part) => {
     for (const { response } of cell.faces) {
       const points = landmarksOf(response, landmarks, options.units);
-      if (points) part.append(renderLandmarks(points, response.output));
+      if (points) element.append(renderLandmarks(points, part));
     }
   });
 }
@@ -224,16 +235,20 @@ function updateLabels(overlay, state) {
   for (const labels of overlay.querySelectorAll(".labels, .face-number")) labels.remove();
   const displayedWidth = overlay.getBoundingClientRect().width;
   if (!state.result || !displayedWidth) return;
-  const fontSize = (LABEL_PX * arrangeFrames(displayedFaces(state)).width) / displayedWidth;
+  const fontSize = (LABEL_PX * visiblePart(state).width) / displayedWidth;
   const frames = arrangeFrames(displayedFaces(state)).cells.length;
   const isOneFace = drawnFaces(displayedFaces(state)).length === 1;
-  forEachCell(overlay, state, (part, cell) => {
+  forEachCell(overlay, state, (element, cell, part) => {
     for (const { response } of drawnFaces(cell.faces)) {
       const regions = response.regions.filter((region) => !state.hidden.has(region.id));
-      const all = layoutLabels(regions, state.labelled, response.output, fontSize);
+      const moved = part.x || part.y ? regions.map((region) => moveOrigin(region, part)) : regions;
+      const all = layoutLabels(moved, state.labelled, part, fontSize);
       // Columns of labels would hide the neighbouring faces.
       const labels = isOneFace ? all : all.filter(({ target }) => !target);
-      if (labels.length) part.append(renderLabels(labels, fontSize));
+      if (!labels.length) continue;
+      const group = renderLabels(labels, fontSize);
+      if (moved !== regions) group.setAttribute("transform", `translate(${part.x} ${part.y})`);
+      element.append(group);
     }
   });
   for (const { face, bbox: [x, y] } of selectableBoxes(state)) {
@@ -246,12 +261,15 @@ function updateLabels(overlay, state) {
 /**
  * @param {SVGElement} overlay
  * @param {State} state
- * @param {(part: Element, cell: Cell) => void} action
+ * @param {(element: Element, cell: Cell, part: import("./faces.js").Box) => void} action gets the element of a cell, the
+ *   cell, and its visible part
  */
 function forEachCell(overlay, state, action) {
   const faces = displayedFaces(state);
-  const parts = overlay.querySelectorAll(".cell");
-  if (faces.length) arrangeFrames(faces).cells.forEach((cell, index) => action(parts[index], cell));
+  if (!faces.length) return;
+  const elements = overlay.querySelectorAll(".cell");
+  const { cells } = arrangeFrames(faces);
+  cells.forEach((cell, index) => action(elements[index], cell, cells.length === 1 ? visiblePart(state) : { ...cell, x: 0, y: 0 }));
 }
 
 /**

@@ -34,6 +34,7 @@
  * @property {Options} options
  * @property {"all" | number} face index of the displayed face, or all faces
  * @property {View} view
+ * @property {boolean} isZoomed whether only the displayed faces are visible, not the whole frame
  * @property {ReadonlySet<number>} hidden ids of hidden regions
  * @property {ReadonlySet<number>} labelled ids of regions with a label
  * @property {number | null} highlighted id of the highlighted region
@@ -64,6 +65,7 @@ export function createInitialState(hasKey) {
     options: { upright: false, crop: false, margin: 0.25, units: "pixels" },
     face: "all",
     view: { image: true, landmarks: false, opacity: DEFAULT_OPACITY },
+    isZoomed: false,
     hidden: new Set(),
     labelled: new Set(),
     highlighted: null,

@@ -51,10 +51,10 @@ export function initTasks(controller, hasTasks) {
  * @param {Task} task
  * @param {import("./state.js").State} state
  */
-function renderTask(task, { result, taskNote }) {
+function renderTask(task, { result, taskNote, isTaskRunning }) {
   const progress = /** @type {HTMLProgressElement} */ (byId("task-progress"));
   progress.value = task.progress;
-  progress.dataset.status = task.status;
+  progress.hidden = !isTaskRunning && task.status !== "SUCCESS"; // no bar for a task that will not complete
   const percent = task.status === "STARTED" ? `: ${Math.round(100 * task.progress)} %` : "";
   const status = task.status === "SUCCESS" && result?.taskId !== task.task_id ? "SUPERSEDED" : task.status;
   const text = taskNote || `${STATUS_TEXTS[status] || status}${percent}`;
@@ -105,7 +105,7 @@ async function pollTask(controller, fields) {
     finishTask(controller, task, fields);
   } catch (error) {
     const isUnknown = error instanceof api.ApiError && error.code === "task_unknown";
-    const taskNote = isUnknown ? "Task not found: its result may have expired" : "Status unavailable: the task may still be running";
+    const taskNote = isUnknown ? "Not found" : "Status unavailable: the task may still be running";
     store.set({ taskNote });
     controller.reportError(error, () => resumePolling(controller, fields), { keepsResult: true });
   } finally {
