@@ -55,7 +55,8 @@ def make_collage(portrait: np.ndarray) -> np.ndarray:
     collage = np.full((height, width, 3), BACKGROUND_BGR, np.uint8)
     for centre, side, angle, is_mirrored in PRINTS:
         photo = cv2.flip(portrait, 1) if is_mirrored else portrait
-        sheet = cv2.copyMakeBorder(photo, *[BORDER_PX] * 4, cv2.BORDER_CONSTANT, value=PAPER_BGR)
+        border = BORDER_PX
+        sheet = cv2.copyMakeBorder(photo, border, border, border, border, cv2.BORDER_CONSTANT, value=PAPER_BGR)
         middle = (sheet.shape[1] / 2, sheet.shape[0] / 2)
         matrix = cv2.getRotationMatrix2D(middle, -angle, side / portrait.shape[0])
         matrix[:, 2] += np.subtract(centre, middle)

@@ -37,7 +37,7 @@ const MESSAGES = /** @type {Record<string, [string, string]>} */ ({
   unreadable: ["The response cannot be read", "A proxy between this page and the service may have changed it."],
   network: ["The service is unreachable", "Check your connection, and that the service is running. Your photo is still loaded."],
 });
-/** Codes whose heading says as much as the detail of the API. */
+/** Codes whose heading contains the whole detail of the API. */
 const WITHOUT_DETAIL = new Set([
   "no_face", "face_index", "detection_unavailable", "image_empty", "image_truncated", "unauthorized", "saturated",
   "shutting_down", "queue_full", "queue_unavailable", "task_unknown",
