@@ -88,7 +88,11 @@ class TaskError(msgspec.Struct, frozen=True):
 
 
 class Record(msgspec.Struct, frozen=True, kw_only=True):
-    """Record of one task."""
+    """Record of one task.
+
+    A later version may only add fields with default values, because a record that cannot be decoded is removed. Any
+    other change needs another bucket.
+    """
 
     task_id: str  # 32 hexadecimal digits
     type: str = TASK_TYPE
