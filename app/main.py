@@ -89,7 +89,7 @@ def create_app(
 
 async def _redirect_prefix(request: Request) -> Response:
     """Redirect a request for the prefix alone, because links of the page are relative."""
-    return RedirectResponse(f"{request.scope['path']}/", 308)
+    return RedirectResponse(str(request.url.replace(scheme="", netloc="", path=f"{request.scope['path']}/")), 308)
 
 
 def _make_lifespan(state: WebState) -> Callable[[FastAPI], AbstractAsyncContextManager[None]]:

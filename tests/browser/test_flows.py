@@ -324,7 +324,10 @@ def check_prefix(visitor: Visitor, path: str) -> None:
 def test_page_behind_a_proxy_that_strips_the_prefix(visit: Visit, served: RunningService, path: str) -> None:
     """The service does not know the prefix, and receives the same request with and without the slash."""
     with stripping_proxy(served.api) as address:
-        check_prefix(visit(address, path), path)
+        visitor = visit(address, path)
+        check_prefix(visitor, path)
+    if not urlsplit(path).path.endswith("/"):  # Chromium requests assets early, before the page has added the slash
+        visitor.errors = [error for error in visitor.errors if "404" not in error]
 
 
 @pytest.mark.parametrize("path", PATHS)
@@ -471,7 +474,7 @@ def test_screen_reader_roles_and_names(visitor: Visitor, sample: Sample) -> None
     expect(page.get_by_role("slider", name="Opacity")).to_have_count(1)
     visitor.expect_error(REFUSED.format(422))
     visitor.choose(image=("x.png", "image/png", sample.png[:100]))
-    expect(page.get_by_role("alert")).to_contain_text("The image")
+    expect(page.get_by_role("alert")).to_contain_text("The file is incomplete")
 
 
 def test_reduced_motion(visit: Visit, served: RunningService) -> None:

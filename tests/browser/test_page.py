@@ -73,7 +73,7 @@ def test_upload_with_landmarks_and_custom_regions(visitor: Visitor, sample: Samp
     assert names(visitor) == own
     visitor.page.check("#show-labels", force=True)
     assert visitor.page.locator(".labels text").all_text_contents() == own
-    assert visitor.page.locator("main img").count() == 1  # the photo
+    assert visitor.page.locator("#stage img").count() == 1  # the photo
     assert visitor.page.title() == "facial-service"
     parse_svg(save(visitor, "svg")[1])
     # Custom regions apply to any image; landmarks belong to one.

@@ -126,8 +126,8 @@ def test_code_of_a_task_with_an_api_key(
     visitor = visit(guarded)
     page = visitor.page
     page.click("#sample-landmarks")
-    page.keyboard.type(KEY)
-    page.keyboard.press("Enter")
+    page.locator("#key").fill(KEY)
+    page.locator("#key").press("Enter")
     visitor.expect_regions(15)
     with run_worker(NATS_URL=nats.url, TASK_WORKERS=1, API_KEYS=KEY):
         page.click("#task-start")

@@ -69,7 +69,7 @@ def large() -> bytes:
 
 
 class UnconnectedError(Exception):
-    """No connection could be opened, so the request was not sent."""
+    """No connection to the service could be opened, so the request was not sent."""
 
 
 class Caller:
@@ -110,6 +110,9 @@ class Caller:
         self._connection.request(method, path, body, headers)
         answer = self._connection.getresponse()
         text = answer.read()
+        if "X-Request-ID" not in answer.headers:  # the address of a Service that was deleted may lead to another server
+            self._hang_up()
+            raise UnconnectedError(f"{answer.status} of another server")
         if not self._is_kept:
             self._hang_up()
         return answer.status, text

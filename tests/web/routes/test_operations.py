@@ -94,11 +94,21 @@ def test_prefix_of_the_proxy_is_accepted(make_app: MakeApp, call: Call, path: st
     assert with_prefix.content == without.content
 
 
-@pytest.mark.parametrize(("path", "status"), [("/facesx/version", 404), ("/faces/faces/version", 404), ("/faces", 308)])
-def test_prefix_is_a_whole_part_of_the_path(make_app: MakeApp, call: Call, path: str, status: int) -> None:
+@pytest.mark.parametrize(
+    ("path", "status", "location"),
+    [
+        ("/facesx/version", 404, None),
+        ("/faces/faces/version", 404, None),
+        ("/faces", 308, "/faces/"),
+        ("/faces?from=mail&x=%20", 308, "/faces/?from=mail&x=%20"),
+    ],
+)
+def test_prefix_is_a_whole_part_of_the_path(
+    make_app: MakeApp, call: Call, path: str, status: int, location: str | None
+) -> None:
     response = call(make_app(root_path="/faces"), "GET", path)
     assert response.status_code == status
-    assert response.headers.get("location") == ("/faces/" if status == 308 else None)
+    assert response.headers.get("location") == location
 
 
 def test_prefix_that_is_also_a_path_of_the_service_stays_with_the_proxy(make_app: MakeApp, call: Call) -> None:
