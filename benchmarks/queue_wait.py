@@ -13,12 +13,13 @@ from __future__ import annotations
 import argparse
 import http.client
 import json
-import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
+from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -140,16 +141,21 @@ def run_singly(server: Server, bodies: list[tuple[bytes, str]]) -> Times:
 
 def submit_at(server: Server, bodies: list[tuple[bytes, str]], moments: NDArray[np.float64]) -> Times:
     """Submit a task at each moment, in seconds from now, and wait until all have succeeded."""
-    local = threading.local()
+    free: SimpleQueue[http.client.HTTPConnection] = SimpleQueue()
     start = time.perf_counter()
 
     def submit_one(number: int) -> str:
-        if not hasattr(local, "connection"):
-            local.connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=60)
         time.sleep(max(0.0, start + moments[number] - time.perf_counter()))
-        return submit(local.connection, *bodies[number % len(bodies)])
+        connection = free.get()
+        try:
+            return submit(connection, *bodies[number % len(bodies)])
+        finally:
+            free.put(connection)
 
-    with ThreadPoolExecutor(SUBMITTERS) as pool:
+    with ExitStack() as stack:
+        for _ in range(SUBMITTERS):
+            free.put(stack.enter_context(closing(http.client.HTTPConnection("127.0.0.1", server.port, timeout=60))))
+        pool = stack.enter_context(ThreadPoolExecutor(SUBMITTERS))
         locations = list(pool.map(submit_one, range(len(moments))))
     connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=120)
     for location in locations:
