@@ -62,7 +62,10 @@ class ServiceClient(Client):
         try:
             while (left_s := end - loop.time()) > 0:
                 send = super().request(subject, payload, timeout=left_s, old_style=old_style, headers=headers)
-                copies.add(asyncio.create_task(send))
+                copy = asyncio.create_task(send)
+                # asyncio logs an exception that is not read. A copy may fail even after it has been cancelled.
+                copy.add_done_callback(lambda copy: copy.cancelled() or copy.exception())
+                copies.add(copy)
                 done, _ = await asyncio.wait(copies, timeout=min(pause_s, left_s), return_when=asyncio.FIRST_COMPLETED)
                 if done:
                     return done.pop().result()
@@ -70,8 +73,7 @@ class ServiceClient(Client):
             raise nats.errors.TimeoutError
         finally:
             for copy in copies:
-                if not copy.cancel() and not copy.cancelled():
-                    copy.exception()  # asyncio would log it if it were not read
+                copy.cancel()
 
     def fail_requests(self) -> None:
         """Fail the requests in flight with `nats.errors.ConnectionReconnectingError`."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import json
 import logging
 import shutil
@@ -704,6 +705,28 @@ class TestRepeatedRequests:
                 assert not client._resp_map
 
         asyncio.run(main())
+
+
+def test_a_request_that_is_cancelled_while_the_connection_is_lost_logs_nothing(run_server: RunServer) -> None:
+    server, reported = run_server(), list[dict[str, Any]]()
+
+    async def main() -> None:
+        asyncio.get_running_loop().set_exception_handler(lambda _, context: reported.append(context))
+        async with connected(server) as (client, other):
+            await other.subscribe("repeat.*", cb=ignore)
+            await other.flush()
+            request = asyncio.create_task(client.request("repeat.a", timeout=10))
+            await until(lambda: bool(client._resp_map), "the request")
+            client.fail_requests()
+            request.cancel()
+            await asyncio.wait({request})
+            await finish_cancelled()
+            assert request.cancelled()
+        del request
+        gc.collect()  # asyncio reports the exception of a task that is collected
+
+    asyncio.run(main())
+    assert reported == []
 
 
 async def finish_cancelled() -> None:
