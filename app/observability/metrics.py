@@ -319,7 +319,6 @@ def install(buckets: Mapping[str, Sequence[float]]) -> None:
     registry = CollectorRegistry(auto_describe=False)  # never scraped, because a scrape reads the files
     recorded = [spec for spec in (*METRICS, *_added) if not spec.is_collected]
     _objects = {spec.name: _make(spec, buckets, registry) for spec in recorded}
-    child.cache_clear()
     series.cache_clear()
     # A series must start at 0, because rate() cannot see the first increment of a series that starts at 1.
     for spec in recorded:
@@ -350,14 +349,13 @@ def is_enabled() -> bool:
     return bool(_objects)
 
 
-@functools.cache  # prometheus_client keeps all of them, too
 def child(name: str, *labels: str) -> Any:
     """Return the object for one set of label values, in the order of the table; check `is_enabled` first."""
     metric = _objects[name]
     return metric.labels(*labels) if labels else metric
 
 
-@functools.cache
+@functools.cache  # prometheus_client keeps all of them, too
 def series(name: str, labels: tuple[str, ...]) -> Series:
     """Return the stored values of `child`, which `multiprocess.record` changes."""
     return series_of(child(name, *labels))

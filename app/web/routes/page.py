@@ -89,6 +89,7 @@ def _digest(content: bytes) -> str:
     return hashlib.sha256(content).hexdigest()[:16]
 
 
+@lru_cache(maxsize=8)
 def script_hashes(html: bytes) -> str:
     """Return the inline scripts of a document as sources of a Content-Security-Policy."""
     digests = (hashlib.sha256(script).digest() for script in _INLINE_SCRIPT.findall(html))
